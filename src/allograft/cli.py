@@ -1,0 +1,145 @@
+"""The command line. It imports nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allograft import __version__
+from allograft.errors import AllograftError, SpecError, UnitsFailed
+
+app = typer.Typer(
+    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol. "
+    "Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")]
+
+
+def main() -> None:
+    """Run a command. Exit code 2 for a user's mistake, 3 when some units failed; never a traceback for either."""
+    try:
+        app()
+    except AllograftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
+def study(
+    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")],
+    set_: Set = None,
+    workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+) -> None:
+    """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
+    from allograft.study import read_study, run_study
+    from allograft.study.models import predict_command
+    from allograft.study.table import print_tables
+
+    result = run_study(read_study(file, set_ or ()), out, workers=workers, checkpoint_seconds=checkpoint_seconds, say=_say)
+    print_tables(result.study, result.plan, result.lines)
+    print(f"report: {result.out / 'report.html'}")
+    for line in result.lines:
+        if line.recommended and (line.title, line.target) in result.models:
+            print(f"recommended for {line.target}: {line.title}\n  {predict_command(result.models[line.title, line.target])}")
+    if result.failed:
+        raise UnitsFailed(f"{result.failed} of {sum(len(line.runs) for line in result.lines)} runs failed; the table shows which and why")
+
+
+@app.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
+def train(
+    file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
+    set_: Set = None,
+) -> None:
+    """Run one recipe once and leave a model folder; nothing is judged."""
+    from allograft.study import read_study
+    from allograft.study.models import predict_command
+    from allograft.study.run import train_model
+
+    print(predict_command(train_model(read_study(file, set_ or ()), out, say=_say)))
+
+
+@app.command(epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay")
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, a folder, or a manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
+    overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
+    probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+) -> None:
+    """Segment images with a model: masks on each image's own grid, volumes and warnings in results.csv."""
+    from allograft.study.predictions import write_predictions
+
+    written = write_predictions(model, images, out, overlay=overlay, probabilities=probabilities, device=device)
+    print(f"{written} predictions in {out}; volumes and warnings in {out / 'results.csv'}. Research use only, not a medical device.")
+
+
+@app.command(epilog="Example: allograft methods")
+def methods() -> None:
+    """List the methods, one line each."""
+    from allograft.table import summaries
+
+    for name, line in summaries("method"):
+        print(f"{name:20} {line}")
+
+
+@app.command(epilog="Example: allograft phantom brain phantoms/brain --seed 0")
+def phantom(
+    name: Annotated[str, typer.Argument(help="Which phantom: brain.")],
+    out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
+    dims: Annotated[int, typer.Option(help="2 or 3.")] = 2,
+    subjects: Annotated[int, typer.Option(help="Subjects a site.")] = 12,
+    size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
+    site: Annotated[
+        list[str] | None, typer.Option(help="A site and its shift: --site a=none --site b=severe", metavar="NAME=SHIFT")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write synthetic sites whose shift is known; it stands beside the manifest in shift.json."""
+    from allograft.table import find
+
+    sites = dict(_pair(text) for text in site or ())
+    manifest = find("phantom", name)(out, dims=dims, subjects=subjects, size=size, seed=seed, **({"sites": sites} if sites else {}))
+    print(manifest)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, shift = text.partition("=")
+    if not equals:
+        raise SpecError(f"--site {text}: expected NAME=SHIFT, for example --site b=severe")
+    return name, shift
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Cohorts: tables of cases, read from a manifest, seen through views in which hidden labels are absent."""
+
+from allograft.cohort.coding import Coding
+from allograft.cohort.cohort import Cohort, Slices
+from allograft.cohort.loader import Loader
+from allograft.cohort.manifest import Case, read_manifest
+from allograft.cohort.preprocessing import Preprocessing
+
+__all__ = ["Case", "Coding", "Cohort", "Loader", "Preprocessing", "Slices", "read_manifest"]

@@ -1,0 +1,68 @@
+"""From what a manifest's labels say to the numbers a network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from allograft.errors import ImageError, ManifestError, nearest
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How labels become numbers; part of every fingerprint.
+
+    Args:
+        mask: class name -> the mask values it stands for; class i of the network's output is the i-th name, 0 the background.
+        label: the class names of image labels, in the order of the network's output.
+        several: labels are sets ``a|b`` (multi-label).
+        attributes: attribute -> its values, in order; () for a number.
+
+    Example:
+        >>> Coding(mask={"vessel": (1,)}).mask_to_index(np.array([[0, 255]]), "a.png").tolist()
+        [[0, 1]]
+    """
+
+    mask: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    label: tuple[str, ...] = ()
+    several: bool = False
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def mask_to_index(self, values: np.ndarray, name: str) -> np.ndarray:
+        """Mask values -> class indices, int64. With one class and nothing but 0 and 255, 255 means that class.
+
+        Raises:
+            ImageError: a value that no class stands for, with the file and what was expected.
+        """
+        found = np.unique(values)
+        if len(self.mask) == 1 and set(found.tolist()) <= {0, 255}:
+            return (values > 0).astype(np.int64)
+        index = {0: 0} | {value: i for i, wanted in enumerate(self.mask.values(), 1) for value in wanted}
+        unknown = [int(value) for value in found if int(value) not in index]
+        if unknown:
+            expected = ", ".join(f"{', '.join(map(str, wanted))} = {name}" for name, wanted in self.mask.items())
+            raise ImageError(
+                f"{name}: mask value {unknown[0]} stands for no class ({len(unknown)} such values); expected 0 = background, "
+                f"{expected}. Mend the mask, or name its values: classes: {{NAME: [{unknown[0]}]}}"
+            )
+        table = np.zeros(int(found.max(initial=0)) + 1, dtype=np.int64)
+        for value, i in index.items():
+            if 0 <= value < len(table):
+                table[value] = i
+        return table[values.astype(np.int64)]
+
+    def label_to_index(self, text: str, name: str) -> int | list[float]:
+        """A class name -> its index; with ``several``, ``a|b`` -> a list of 0.0 and 1.0."""
+        names = [part.strip() for part in text.split("|")] if self.several else [text]
+        for one in names:
+            if one not in self.label:
+                raise ManifestError(f"{name}: {nearest(one, self.label, 'class')}")
+        return [float(one in names) for one in self.label] if self.several else self.label.index(text)
+
+    def attribute(self, key: str, text: str | None) -> float | int:
+        """A number for an attribute: its index among the values (-100 if absent), or the number itself (nan if absent)."""
+        if self.attributes[key]:
+            return self.attributes[key].index(text) if text is not None else -100
+        return float(text) if text is not None else float("nan")

@@ -1,0 +1,226 @@
+"""A cohort: a table of cases with one label set. Its views (a site, a split, few labels, no labels) are cohorts too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.cohort.coding import Coding
+from allograft.cohort.manifest import Case, read_manifest
+from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.shelf import Reference, Shelf
+from allograft.errors import ManifestError, SpecError
+from allograft.seeds import Seeds
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A volume as 2-D slices across ``axis`` of the study's grid, with ``neighbours`` slices on either side as channels."""
+
+    axis: int = 2
+    neighbours: int = 0
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Cases, the sites their indices refer to, and the shelf their prepared arrays lie on.
+
+    A view made by ``unlabelled()`` holds no labels and no path to one: what a method may not see is absent.
+
+    Args:
+        cases: the rows.
+        sites: names; ``Batch.site`` is an index into them, -1 for a site that is not among them.
+        shelf: prepares and keeps arrays.
+        slices: volumes as slices, or None.
+        chosen: (case name, slice) pairs to keep, for a budget counted in slices.
+    """
+
+    cases: tuple[Case, ...]
+    sites: tuple[str, ...]
+    shelf: Shelf
+    slices: Slices | None = None
+    chosen: frozenset[tuple[str, int]] | None = None
+
+    @staticmethod
+    def read(
+        manifest: Path | str,
+        coding: Coding | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        cache: Path | None = None,
+        slices: Slices | None = None,
+        root: Path | None = None,
+    ) -> Cohort:
+        """Read a manifest (see DESIGN's contract; ``read_manifest`` for what is refused).
+
+        Args:
+            coding: what mask values and labels mean; by default masks hold one class named "foreground".
+            cache: a folder for prepared arrays; in memory when None.
+        """
+        cases = read_manifest(manifest, root)
+        coding = coding or Coding(mask={"foreground": (1,)})
+        coding = replace(coding, attributes=_categories(cases))
+        sites = tuple(sorted({case.site for case in cases}))
+        return Cohort(cases, sites, Shelf(preprocessing or Preprocessing(), coding, cache), slices)
+
+    # ------------------------------------------------------------------ views
+    def where(self, keep: Callable[[Case], bool]) -> Cohort:
+        """The cases for which ``keep`` says yes."""
+        return replace(self, cases=tuple(case for case in self.cases if keep(case)))
+
+    def site(self, name: str) -> Cohort:
+        """One site's cases."""
+        return self.where(lambda case: case.site == name)
+
+    def of(self, subjects: Iterable[str]) -> Cohort:
+        """The cases of these subjects."""
+        wanted = set(subjects)
+        return self.where(lambda case: case.subject in wanted)
+
+    def labelled(self, key: str) -> Cohort:
+        """The cases that have this label."""
+        return self.where(lambda case: key in case.labels)
+
+    def unlabelled(self) -> Cohort:
+        """The same cases with every label absent."""
+        return replace(self, cases=tuple(case.unlabelled() for case in self.cases))
+
+    def few(self, count: int, seeds: Seeds) -> Cohort:
+        """``count`` items (slices, or cases without slicing); smaller counts are nested in larger ones."""
+        order = [self.items[i] for i in torch.randperm(len(self.items), generator=seeds.rng("few")).tolist()]
+        kept = order[:count]
+        return replace(
+            self,
+            cases=tuple(case for which, case in enumerate(self.cases) if any(item[0] == which for item in kept)),
+            chosen=frozenset((self.cases[which].name, place) for which, place in kept) if self.slices else None,
+        )
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Every subject once, sorted."""
+        return tuple(sorted({case.subject for case in self.cases}))
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every case shows a label. Views are made so that it is all or none."""
+        return bool(self.cases) and all(case.labels for case in self.cases)
+
+    # ------------------------------------------------------------------ items
+    @cached_property
+    def items(self) -> tuple[tuple[int, int], ...]:
+        """(case, slice) of each item; slice is 0 for whole images."""
+        if self.slices is None:
+            return tuple((which, 0) for which in range(len(self.cases)))
+        every = []
+        for which, case in enumerate(self.cases):
+            depth = self.shelf.image(case)[0].shape[1 + self.slices.axis]
+            every += [(which, place) for place in range(depth) if self.chosen is None or (case.name, place) in self.chosen]
+        return tuple(every)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def case(self, index: int) -> Batch:
+        """One item as a Batch with B = 1, on the study's grid."""
+        which, place = self.items[index]
+        return self._batch(self.cases[which], (place,))
+
+    def whole(self, which: int) -> Batch:
+        """One case as the judge sees it: B = 1, or B = depth with ``slices``."""
+        case = self.cases[which]
+        depth = self.shelf.image(case)[0].shape[1 + self.slices.axis] if self.slices else 1
+        return self._batch(case, tuple(range(depth)))
+
+    def restack(self, values: Tensor) -> Tensor:
+        """A prediction for ``whole`` (B, K, *spatial) -> (K, *size) on the study's grid."""
+        return values[0] if self.slices is None else values.movedim(0, 1 + self.slices.axis)
+
+    def reference(self, which: int) -> Reference:
+        """The truth about a case on the image's own grid."""
+        return self.shelf.reference(self.cases[which])
+
+    def fingerprint(self) -> list[Any]:
+        """JSON values that change when anything a recipe could see through this view changes."""
+        coding = self.shelf.coding
+        return [
+            [self.shelf.fingerprint(case) for case in self.cases],
+            list(self.sites),
+            [list(coding.mask.items()), list(coding.label), coding.several, [[k, list(v)] for k, v in coding.attributes.items()]],
+            None if self.slices is None else [self.slices.axis, self.slices.neighbours],
+            None if self.chosen is None else sorted(map(list, self.chosen)),
+        ]
+
+    # ------------------------------------------------------------------ arrays
+    def _batch(self, case: Case, places: tuple[int, ...]) -> Batch:
+        image, geometry = self.shelf.image(case)
+        coding, size = self.shelf.coding, len(places)
+        labels: dict[str, Any] = {}
+        if "mask" in case.labels:
+            labels["mask"] = self._cut(self.shelf.mask(case), places, neighbours=0)
+        if "label" in case.labels:
+            value = coding.label_to_index(str(case.labels["label"]), case.name)
+            labels["label"] = torch.tensor([value] * size)
+        region = self.shelf.region(case)
+        attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
+        spacing = geometry.spacing
+        if self.slices is not None:
+            spacing = tuple(mm for axis, mm in enumerate(spacing) if axis != self.slices.axis)
+        return Batch(
+            image=self._cut(image, places, neighbours=self.slices.neighbours if self.slices else 0),
+            site=torch.full((size,), self.sites.index(case.site) if case.site in self.sites else -1),
+            cases=tuple(f"{case.name}#{place}" for place in places) if self.slices else (case.name,),
+            labels=labels,
+            attributes={key: torch.tensor([value] * size) for key, value in attributes.items()},
+            region=None if region is None else self._cut(region, places, neighbours=0),
+            spacing=torch.tensor([spacing] * size, dtype=torch.float32),
+        )
+
+    def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int) -> Tensor:
+        """(C, *size) -> (B, C * (2 neighbours + 1), *spatial); at the ends the last slice is repeated."""
+        if self.slices is None:
+            return torch.from_numpy(np.asarray(array))[None]
+        axis = 1 + self.slices.axis
+        depth = array.shape[axis]
+        cuts = []
+        for place in places:
+            near = [min(max(place + offset, 0), depth - 1) for offset in range(-neighbours, neighbours + 1)]
+            cut = np.take(array, near, axis=axis)  # (C, ..., 2n + 1, ...)
+            first = np.moveaxis(cut, axis, 1)
+            cuts.append(first.reshape(-1, *first.shape[2:]))
+        return torch.from_numpy(np.stack(cuts))
+
+
+def _categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
+    """Attribute -> its values in order; () for one that is a number throughout."""
+    values: dict[str, set[str]] = {}
+    for case in cases:
+        for key, value in case.attributes.items():
+            values.setdefault(key, set()).add(value)
+    return {key: () if all(map(_is_number, found)) else tuple(sorted(found)) for key, found in sorted(values.items())}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_sites(cohort: Cohort, wanted: Iterable[str], what: str) -> None:
+    """Raise ``ManifestError`` with the nearest name for a site that no case has, ``SpecError`` when no case is left at it."""
+    from allograft.errors import nearest
+
+    for name in wanted:
+        if name not in cohort.sites:
+            raise ManifestError(f"{what}: {nearest(name, cohort.sites, 'site')}")
+        if not cohort.site(name).cases:
+            raise SpecError(f"{what}: no case of site '{name}' is left after the filter 'where'; loosen it")

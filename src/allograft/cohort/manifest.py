@@ -1,0 +1,155 @@
+"""The manifest: CSV or Parquet, one row a case, checked row by row before anything is read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from allograft.errors import ManifestError, nearest
+
+REQUIRED = ("image", "subject", "site")
+LABEL_FILES = ("mask", "boxes", "paired")
+LABELS = ("mask", "label", "boxes", "paired")
+SPLITS = ("train", "val", "test")
+KNOWN = (*REQUIRED, "split", *LABELS, "region")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a manifest.
+
+    Args:
+        name: the image's path as the manifest writes it; unique.
+        subject: the patient.
+        site: the hospital, scanner or laboratory.
+        image: one file, or several that become channels.
+        labels: "mask", "boxes", "paired" -> ``Path``; "label" -> text. A hidden label is absent.
+        region: a mask of the pixels that count.
+        split: what the manifest itself says, or None.
+        attributes: every other column that is not empty.
+    """
+
+    name: str
+    subject: str
+    site: str
+    image: tuple[Path, ...]
+    labels: Mapping[str, Path | str] = field(default_factory=dict)
+    region: Path | None = None
+    split: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def unlabelled(self) -> Case:
+        """The same case with every label absent."""
+        return replace(self, labels={})
+
+
+def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...]:
+    """Read and check a manifest.
+
+    Args:
+        path: a ``.csv`` or ``.parquet`` file.
+        root: the folder that no path may leave; the manifest's own by default.
+
+    Raises:
+        ManifestError: a missing file or column, an empty cell, a duplicate row, a path outside ``root``, an unknown split,
+            or a subject on two sides of a split, each with its row.
+    """
+    path = Path(path)
+    rows = _rows(path)
+    folder = path.parent.resolve()
+    root = root.resolve() if root else folder
+    columns = list(rows[0])
+    for name in REQUIRED:
+        if name not in columns:
+            raise ManifestError(f"{path}: column '{name}' is missing; found {', '.join(columns)}. {nearest(name, columns, 'column')}")
+    cases: dict[str, Case] = {}
+    for number, row in enumerate(rows, 2):  # row 1 is the header
+        case = _case(row, folder, root, f"{path}, row {number}")
+        if case.name in cases:
+            raise ManifestError(f"{path}, row {number}: image '{case.name}' stands in an earlier row too; keep one row a case")
+        cases[case.name] = case
+    _check_sides(cases.values(), path)
+    return tuple(cases.values())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise ManifestError(f"{path}: no such manifest; expected a .csv or .parquet file with the columns {', '.join(REQUIRED)}")
+    if path.suffix == ".parquet":
+        rows = _parquet_rows(path)
+    else:
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in reader]
+                if reader.fieldnames and len(set(reader.fieldnames)) < len(reader.fieldnames):
+                    raise ManifestError(f"{path}: a column name stands twice in the header {', '.join(reader.fieldnames)}; rename one")
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ManifestError(f"{path}: not a CSV file in UTF-8 ({error}); save it again as CSV, UTF-8") from error
+    if not rows:
+        raise ManifestError(f"{path}: holds no rows; expected one row a case below the header")
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, str]]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises many kinds
+        raise ManifestError(f"{path}: not a Parquet file ({error}); write it again, or use CSV") from error
+    return [
+        {str(key): "" if pd.isna(value) else str(value).strip() for key, value in row.items()} for row in frame.to_dict(orient="records")
+    ]
+
+
+def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:
+    for name in REQUIRED:
+        if not row.get(name):
+            raise ManifestError(f"{where}: column '{name}' is empty; every case needs one")
+    split = row.get("split") or None
+    if split is not None and split not in SPLITS:
+        raise ManifestError(f"{where}: split is '{split}'; expected train, val, test or empty")
+    images = tuple(_inside(part.strip(), folder, root, f"{where}, image") for part in row["image"].split(";"))
+    labels: dict[str, Path | str] = {}
+    for name in LABELS:
+        if row.get(name):
+            labels[name] = _inside(row[name], folder, root, f"{where}, {name}") if name in LABEL_FILES else row[name]
+    return Case(
+        name=row["image"],
+        subject=row["subject"],
+        site=row["site"],
+        image=images,
+        labels=labels,
+        region=_inside(row["region"], folder, root, f"{where}, region") if row.get("region") else None,
+        split=split,
+        attributes={key: value for key, value in row.items() if key not in KNOWN and value},
+    )
+
+
+def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
+    try:
+        path = (folder / text).resolve()
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{where}: '{text[:80]}' is no path ({error}); write a path relative to the manifest") from error
+    if not path.is_relative_to(root):
+        raise ManifestError(f"{where}: '{text}' leaves the data folder {root}; put the files below the manifest, or move the manifest up")
+    if not exists:
+        raise ManifestError(f"{where}: no file '{text}' in {folder}; mend the path or remove the row")
+    return path
+
+
+def _check_sides(cases: Iterable[Case], path: Path) -> None:
+    sides: dict[str, str] = {}
+    for case in cases:
+        if case.split is None:
+            continue
+        side = sides.setdefault(case.subject, case.split)
+        if side != case.split:
+            raise ManifestError(
+                f"{path}: subject '{case.subject}' is on two sides, {side} and {case.split} (image '{case.name}'); "
+                "give all images of a patient the same split"
+            )

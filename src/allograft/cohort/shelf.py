@@ -1,0 +1,164 @@
+"""Prepared cases: read, put on the study's grid once, and kept memory-mapped under the hash of what they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allograft.cohort.coding import Coding
+from allograft.cohort.manifest import Case
+from allograft.cohort.preprocessing import Geometry, Preprocessing, geometry, normalise, to_grid
+from allograft.cohort.readers import Picture, read_image, read_mask
+from allograft.errors import ImageError
+from allograft.tree import content_hash, write_bytes
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The truth about a case on the image's own grid.
+
+    Args:
+        mask: (*shape) int64 class indices.
+        region: (*shape) bool, or None when every pixel counts.
+        geometry: how the study's grid relates to this one.
+    """
+
+    mask: Tensor
+    region: Tensor | None
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where prepared arrays lie: in ``folder``, or in memory when there is none.
+
+    An array's name is the hash of the bytes of its files and of all settings that shape it, so nothing on the shelf is ever stale.
+    """
+
+    preprocessing: Preprocessing
+    coding: Coding
+    folder: Path | None = None
+    memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def image(self, case: Case) -> tuple[np.ndarray, Geometry]:
+        """(C, *size) float32 on the study's grid, normalised, and its geometry."""
+
+        def make() -> dict[str, np.ndarray]:
+            picture = read_image(case.image)
+            place = geometry(picture, self.preprocessing, case.name)
+            # normalised as stored: what is cut off still counts, and padding does not
+            grid = to_grid(normalise(picture.array.astype(np.float32), self.preprocessing.intensity), place, nearest=False)
+            text = json.dumps(asdict(place)).encode()
+            return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8)}
+
+        made = self._kept(self._image_key(case), ("image", "geometry"), make)
+        return made["image"], _geometry(made["geometry"])
+
+    def mask(self, case: Case) -> np.ndarray:
+        """(1, *size) int64 class indices on the study's grid. ``KeyError`` when the mask is hidden."""
+        path = Path(case.labels["mask"])
+        key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
+
+        def make() -> dict[str, np.ndarray]:
+            place = self.image(case)[1]
+            index = self.coding.mask_to_index(_same_shape(read_mask(path), place, case, path).array, str(path))
+            return {"mask": to_grid(index.astype(np.int16), place, nearest=True)}
+
+        return self._kept(key, ("mask",), make)["mask"].astype(np.int64)
+
+    def region(self, case: Case) -> np.ndarray | None:
+        """(1, *size) bool on the study's grid, or None."""
+        if case.region is None:
+            return None
+        path = case.region
+        key = content_hash("region", file_hash(path), self._image_key(case))
+
+        def make() -> dict[str, np.ndarray]:
+            place = self.image(case)[1]
+            return {"region": to_grid((_same_shape(read_mask(path), place, case, path).array > 0).astype(np.uint8), place, nearest=True)}
+
+        return self._kept(key, ("region",), make)["region"].astype(bool)
+
+    def reference(self, case: Case) -> Reference:
+        """The stored mask and region, not resampled."""
+        place = self.image(case)[1]
+        path = Path(case.labels["mask"])
+        mask = self.coding.mask_to_index(_same_shape(read_mask(path), place, case, path).array[0], str(path))
+        region = None
+        if case.region is not None:
+            region = torch.from_numpy(_same_shape(read_mask(case.region), place, case, case.region).array[0] > 0)
+        return Reference(torch.from_numpy(mask), region, place)
+
+    def fingerprint(self, case: Case) -> str:
+        """A hash of everything this view of a case shows; hidden labels have no part in it."""
+        labels = {key: file_hash(value) if isinstance(value, Path) else value for key, value in case.labels.items()}
+        region = None if case.region is None else file_hash(case.region)
+        return content_hash(case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes))
+
+    def _image_key(self, case: Case) -> str:
+        return content_hash("image", [file_hash(path) for path in case.image], asdict(self.preprocessing))
+
+    def _kept(self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        if key in self.memory:
+            kept: dict[str, np.ndarray] = self.memory[key]
+            return kept
+        if self.folder is None:
+            self.memory[key] = make()
+            made: dict[str, np.ndarray] = self.memory[key]
+            return made
+        paths = {name: self.folder / key[:2] / f"{key}-{name}.npy" for name in names}
+        found = _mapped(paths)
+        if found is None:
+            for name, array in make().items():
+                file = io.BytesIO()
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+                write_bytes(paths[name], file.getvalue())
+            found = _mapped(paths)
+            if found is None:
+                raise ImageError(f"{self.folder}: prepared images cannot be read back; is the disk sound?")
+        self.memory[key] = found
+        return found
+
+
+def _mapped(paths: dict[str, Path]) -> dict[str, np.ndarray] | None:
+    try:  # copy-on-write: a tensor may share the memory, the file cannot change
+        return {name: np.load(path, mmap_mode="c", allow_pickle=False) for name, path in paths.items()}
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _geometry(text: np.ndarray) -> Geometry:
+    read = json.loads(bytes(text))
+    return Geometry(**{key: tuple(value) if isinstance(value, list) else value for key, value in read.items()})
+
+
+def _same_shape(mask: Picture, place: Geometry, case: Case, path: Path) -> Picture:
+    if mask.spatial != place.shape:
+        raise ImageError(
+            f"{path}: has shape {mask.spatial}, its image '{case.name}' has {place.shape}; a mask or region lies on its image's own grid: "
+            "export it again at the image's size"
+        )
+    return mask
+
+
+def file_hash(path: Path | str) -> str:
+    """blake2b of a file's bytes; read again when its size or time changes."""
+    status = os.stat(path)
+    return _file_hash(str(path), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: str, size: int, time: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=12)).hexdigest()

@@ -1,0 +1,125 @@
+"""Which subjects train, validate and test: drawn once, written down, never moved."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from allograft.cohort.manifest import Case
+from allograft.errors import SplitError
+from allograft.seeds import Seeds
+from allograft.tree import write_bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a subject stands: ``split`` is train, val, test, or "fold" (test in fold ``fold``, train in the others)."""
+
+    split: str
+    fold: int = -1
+
+    def in_fold(self, fold: int) -> str:
+        """train, val or test in one fold of the study."""
+        if self.split != "fold":
+            return self.split
+        return "test" if self.fold == fold else "train"
+
+
+def draw_splits(
+    cases: Iterable[Case],
+    sources: Sequence[str],
+    *,
+    test: float = 0.3,
+    val: float = 0.2,
+    folds: int = 1,
+    known: Mapping[str, Place] | None = None,
+) -> dict[str, Place]:
+    """Give every subject its place, by subject and then by site.
+
+    The manifest's own ``split`` column wins; a subject in ``known`` never moves; new subjects fill whichever part of their site
+    is short. Validation subjects are drawn at source sites only: at a target site every label that a recipe may use counts as
+    label budget. With ``folds`` > 1 the subjects of the other sites rotate through the test set.
+
+    Args:
+        test, val: shares of a site's subjects; val is a share of what the test set leaves. At least one subject stays for training.
+        known: places drawn earlier.
+    """
+    places = dict(known or {})
+    by_site: dict[str, dict[str, str | None]] = {}
+    for case in cases:
+        by_site.setdefault(case.site, {})[case.subject] = case.split
+    for site, subjects in sorted(by_site.items()):
+        for subject, split in subjects.items():
+            if split is not None:
+                places[subject] = Place(split)
+        new = [subject for subject in _shuffled(subjects, site) if subject not in places]
+        here = [places[subject] for subject in subjects if subject in places]
+        if folds > 1 and site not in sources:
+            _fill_folds(places, new, here, folds, site)
+        else:
+            _fill_parts(places, new, here, test, val if site in sources else 0.0)
+    return places
+
+
+def _shuffled(subjects: Iterable[str], site: str) -> list[str]:
+    names = sorted(subjects)
+    seeds = Seeds(0, ("splits", site))  # by name, so that a subject's turn does not depend on who else is there
+    return sorted(names, key=seeds.number)
+
+
+def _fill_parts(places: dict[str, Place], new: list[str], here: list[Place], test: float, val: float) -> None:
+    total = len(new) + len(here)
+    wanted_test = min(max(1, round(test * total)), total - 1) if test > 0 and total > 1 else 0
+    rest = total - wanted_test
+    wanted_val = min(max(1, round(val * rest)), rest - 1) if val > 0 and rest > 1 else 0
+    tests, vals = (sum(place.split == part for place in here) for part in ("test", "val"))
+    for subject in new:
+        if tests < wanted_test:
+            places[subject], tests = Place("test"), tests + 1
+        elif vals < wanted_val:
+            places[subject], vals = Place("val"), vals + 1
+        else:
+            places[subject] = Place("train")
+
+
+def _fill_folds(places: dict[str, Place], new: list[str], here: list[Place], folds: int, site: str) -> None:
+    if len(new) + len(here) < folds:
+        raise SplitError(f"site '{site}' has {len(new) + len(here)} subjects; test: {{folds: {folds}}} needs at least {folds}")
+    sizes = [sum(place.fold == fold for place in here) for fold in range(folds)]
+    for subject in new:
+        fold = sizes.index(min(sizes))
+        places[subject] = Place("fold", fold)
+        sizes[fold] += 1
+
+
+def read_splits(path: Path) -> dict[str, Place]:
+    """Read ``splits.csv``; {} when there is none yet."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["subject"]: Place(row["split"], int(row["fold"])) for row in csv.DictReader(file)}
+
+
+def write_splits(path: Path, places: Mapping[str, Place], cases: Iterable[Case]) -> None:
+    """Write ``subject,site,split,fold``, sorted by site and subject; a subject at two sites has a row for each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject", "site", "split", "fold"])
+    for site, subject in sorted({(case.site, case.subject) for case in cases}):
+        writer.writerow([subject, site, places[subject].split, places[subject].fold])
+    write_bytes(path, text.getvalue().encode())
+
+
+def budget_order(subjects: Iterable[str], seeds: Seeds) -> list[str]:
+    """The order in which subjects get labelled: nested budgets are prefixes of it; it changes with the seed.
+
+    >>> budget_order(["c", "a", "b"], Seeds(0)) == budget_order(["b", "c", "a"], Seeds(0))
+    True
+    """
+    names = sorted(set(subjects))
+    return [names[i] for i in torch.randperm(len(names), generator=seeds.rng("budget")).tolist()]

@@ -1,0 +1,8 @@
+"""What a recipe runs in: settings, the journal of a run, the store of finished units, and ``Context`` itself."""
+
+from allograft.context.context import Context, Meter
+from allograft.context.journal import Journal, NoJournal
+from allograft.context.settings import Budget, Settings
+from allograft.context.store import Store
+
+__all__ = ["Budget", "Context", "Journal", "Meter", "NoJournal", "Settings", "Store"]

@@ -1,0 +1,229 @@
+"""Context: it keys every run by content, and either runs it or loads what it left."""
+
+from __future__ import annotations
+
+import copy
+import resource
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from allograft import __version__
+from allograft.batch import Batch
+from allograft.cohort import Cohort, Loader
+from allograft.context.journal import Journal, NoJournal
+from allograft.context.settings import Settings
+from allograft.context.store import Store
+from allograft.errors import AllograftError, NeedsError, SpecError
+from allograft.recipe import Carry, Scenario, Stage, title, total_needs
+from allograft.seeds import Seeds
+from allograft.step import GradientStep, Objective
+from allograft.table import find
+from allograft.tasks import Task
+from allograft.transforms.sample import Sample
+from allograft.tree import content_hash, digest, plain
+
+
+@dataclass
+class Meter:
+    """What a unit cost, itself alone: the units it builds on have their own."""
+
+    train_seconds: float = 0.0
+    trainable_parameters: int = 0
+
+    def cost(self) -> dict[str, Any]:
+        """As a record says it. Peak memory is the process's own high-water mark on a CPU."""
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "train_seconds": round(self.train_seconds, 3),
+            "trainable_parameters": self.trainable_parameters,
+            "peak_memory_mb": round(peak, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a recipe runs in.
+
+    Args:
+        fabric: places, autocasts, runs backward.
+        seeds: the place of this unit's draws.
+        task: the supervised loss and the label it needs.
+        settings: budget, optimizer, augmentation.
+        folder: where units are kept; None keeps nothing.
+        workers: loader processes.
+        checkpoint_seconds: between checkpoints.
+        template: the user's own network, for specs that name it.
+        progress: whether to show bars on a terminal.
+        journal, meter, label: of the current unit.
+    """
+
+    fabric: Any
+    seeds: Seeds
+    task: Task
+    settings: Settings
+    folder: Path | None = None
+    workers: int = 0
+    checkpoint_seconds: float = 60.0
+    template: nn.Module | None = None
+    progress: bool = True
+    journal: Journal | NoJournal = field(default_factory=NoJournal)
+    meter: Meter = field(default_factory=Meter)
+    label: str = ""
+
+    # ------------------------------------------------------------------ units
+    def draws(self, recipe: Any, scenario: Scenario, network: Any) -> str:
+        """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does."""
+        narrowed = scenario.narrowed(total_needs(recipe))
+        task = [type(self.task).__name__, plain(self.task)]
+        network_key = [dict(network.spec), digest(network)]
+        return content_hash(plain(recipe), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings), task)
+
+    def key(self, draws: str) -> str:
+        """The unit of a run: its draws, and all else that its bytes depend on."""
+        return content_hash(draws, self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__)
+
+    def unit(self, recipe: Any, scenario: Scenario, network: Any) -> str:
+        """The content key under which a run is kept; the whole scenario may be given."""
+        return self.key(self.draws(recipe, scenario, network))
+
+    def run(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
+        """Run a recipe, or load what it left: ``carry = yield from context.run(self.first, scenario, network)``.
+
+        The network is copied, so the caller's own stays as it is. A recipe sees only what it needs and draws only from the place its
+        content names; so the key is complete, and cached = run. Stages found on the disk are yielded too: a judge who has a new test
+        set judges them without training.
+        """
+        check_needs(recipe, scenario)
+        draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
+        key = self.key(draws)
+        scenario = scenario.narrowed(total_needs(recipe))
+        store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
+        found = store.load() if store and self.fabric.broadcast(store.carry_file.exists()) else None
+        if found is not None:
+            carry, stages, _ = found
+            for stage in stages:
+                yield replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
+            return replace(carry, network=carry.network.to(self.fabric.device))
+        inner = self._inside(recipe, draws, store)
+        return (yield from inner._run(recipe, scenario, network, key, store))
+
+    def _inside(self, recipe: Any, draws: str, store: Store | None) -> Context:
+        journal: Journal | NoJournal = NoJournal()
+        if store:
+            journal = Journal(store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero)
+        seed = self.seeds.seed
+        return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=f"{title(recipe)}, seed {seed}: ")
+
+    def _run(self, recipe: Any, scenario: Scenario, network: Any, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
+        running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
+        own: list[Stage] = []
+        for moment in range(2**31):
+            try:
+                with self.seeds.everything("run", moment):  # draws outside train() too are named by content
+                    stage = next(running)
+            except StopIteration as stop:
+                carry: Carry = stop.value
+                break
+            if not stage.unit:
+                if stage.name in [earlier.name for earlier in own]:
+                    raise AllograftError(f"{title(recipe)}: stage '{stage.name}' was yielded twice; give each its own name")
+                own.append(stage)
+                stage = replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
+                if store:
+                    store.keep_stage(stage, {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost()})
+            yield stage
+        if store:
+            store.keep(carry, own, self.meter.cost())
+            self.journal.clear()
+        self.fabric.barrier()
+        return carry
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """A result computed once in the life of a unit, also across restarts."""
+        return self.journal.once(name, make)
+
+    # ------------------------------------------------------------------ what recipes build steps from
+    @property
+    def batch_size(self) -> int:
+        """Cases a step, over all processes."""
+        return self.settings.budget.batch_size
+
+    def loader(
+        self,
+        cohorts: Iterable[Cohort],
+        name: str,
+        *,
+        share: Callable[[int], tuple[int, ...]] | None = None,
+        augmentation: str | None = None,
+    ) -> Loader:
+        """Batches of these cohorts, cropped and augmented as the study says, or more strongly for a row that asks for it."""
+        return Loader(
+            tuple(cohorts),
+            self.batch_size,
+            self.seeds.child("loader", name),
+            Sample(augmentation or self.settings.augmentation, self.settings.patch),
+            share,
+            self.workers,
+            self.settings.budget.steps_per_epoch,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+        )
+
+    def optimizer(
+        self, parameters: Iterable[nn.Parameter], request: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> torch.optim.Optimizer:
+        """The study's optimizer, or another ``{name: arguments}``, over these parameters."""
+        ((name, arguments),) = (request or self.settings.optimizer).items()
+        moving = list(parameters)
+        self.meter.trainable_parameters = max(self.meter.trainable_parameters, sum(p.numel() for p in moving))
+        try:
+            made: torch.optim.Optimizer = find("optimizer", name)(moving, **(arguments or {}))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"optimizer: {name}: {error}") from error
+        return made
+
+    def gradient_step(
+        self, network: nn.Module, objective: Objective | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> GradientStep:
+        """The default step: the task's loss, and the study's optimizer over all that requires gradients."""
+        owned = list(objective.parameters()) if isinstance(objective, nn.Module) else []
+        if optimizer is None:
+            optimizer = self.optimizer([p for p in (*network.parameters(), *owned) if p.requires_grad])
+        return GradientStep(network, objective or self.task.objective, optimizer, self.fabric, clip=self.settings.clip)
+
+
+def check_needs(recipe: Any, scenario: Scenario) -> None:
+    """Raise ``NeedsError`` when the scenario lacks what the recipe, or one in its fields, needs."""
+    needs = total_needs(recipe)
+    lacks = [
+        ("source_images", bool(scenario.source), "source images", "add source sites: source: [SITE]"),
+        ("target_images", bool(scenario.target), "target images", "add target sites with training images: target: [SITE]"),
+        ("target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
+        ("all_target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
+        ("pool", bool(scenario.pool), "a pool of images", "add pool: to the study"),
+        ("stream", bool(scenario.stream), "a stream of phases", "add stream: to the study"),
+    ]
+    for name, present, what, mend in lacks:
+        if getattr(needs, name) and not present:
+            raise NeedsError(f"recipe '{title(recipe)}' needs {what}, and this study gives none; {mend}, or drop the recipe")
+
+
+def copied(network: Any) -> Any:
+    """A deep copy that keeps its spec."""
+    twin = copy.deepcopy(network)
+    twin.spec = network.spec
+    return twin
+
+
+def on_device(batch: Batch, fabric: Any) -> Batch:
+    """The batch where the network is."""
+    moved: Batch = fabric.to_device(batch)
+    return moved

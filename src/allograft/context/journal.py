@@ -1,0 +1,99 @@
+"""Where a run keeps its place, so that ``kill -9`` costs at most the steps since the newest checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from allograft import tree
+from allograft.errors import AllograftError
+
+
+@dataclass
+class Journal:
+    """Checkpoints of one unit, by name, in a folder that goes when the unit is finished.
+
+    Args:
+        folder: made when something is kept.
+        seconds: between checkpoints.
+        writes: False on all processes but the first.
+    """
+
+    folder: Path
+    seconds: float = 60.0
+    writes: bool = True
+    last: float = field(default_factory=time.monotonic)
+    used: set[str] = field(default_factory=set)
+
+    def open(self, name: str, span: range) -> Any | None:
+        """The newest state kept under a name, or None. A name used twice in one run is a mistake of the recipe."""
+        if name in self.used:
+            raise AllograftError(f"train(name={name!r}) was called twice in one run; give each call its own name")
+        self.used.add(name)
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            kept = tree.load(path)
+        except tree.DamagedFile:
+            return None  # run again, to the same bytes
+        return kept if kept.get("span") == [span.start, span.stop] else None
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self.writes and time.monotonic() - self.last >= self.seconds
+
+    def keep(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+        """Write a checkpoint now."""
+        if self.writes:
+            tree.save(self._path(name), {**state(), "span": [span.start, span.stop]})
+            self.last = time.monotonic()
+
+    def finish(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep a finished call, unless it is so short that a replay repeats it sooner (to the same bytes)."""
+        if self.due():
+            self.keep(name, span, state)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result of ``make``, computed once in the life of the unit; a tree of dicts, lists, numbers and tensors."""
+        kept = self.open(f"once-{name}", range(1))
+        if kept is None:
+            kept = {"value": make()}
+            self.keep(f"once-{name}", range(1), lambda: kept)
+        return kept["value"]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        if self.writes:
+            tree.remove(self.folder)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+@dataclass
+class NoJournal:
+    """For runs that are not to be resumed."""
+
+    def open(self, name: str, span: range) -> None:
+        """Nothing is ever kept."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def keep(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+        """Keeps nothing."""
+
+    def finish(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+        """Keeps nothing."""
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Computed each time."""
+        return make()
+
+    def clear(self) -> None:
+        """Nothing to forget."""

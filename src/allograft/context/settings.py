@@ -1,0 +1,62 @@
+"""The training settings that every row of a study shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from allograft.errors import SpecError
+
+Strength = Literal["none", "light", "strong"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: in steps, or in epochs when ``epochs`` is given.
+
+    Args:
+        steps, adapt_steps: of a training from scratch, and of an adaptation.
+        epochs, adapt_epochs: the same told in epochs.
+        batch_size: cases a step.
+        steps_per_epoch: the length of an epoch, if it is not one pass over the cases.
+    """
+
+    steps: int = 600
+    adapt_steps: int = 200
+    epochs: int | None = None
+    adapt_epochs: int | None = None
+    batch_size: int = 16
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "adapt_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"budget.{name}: found {getattr(self, name)}, expected at least 1")
+
+    def training(self, epoch: int) -> int:
+        """Steps of a training from scratch, for a loader whose epoch has ``epoch`` steps."""
+        return self.steps if self.epochs is None else self.epochs * epoch
+
+    def adaptation(self, epoch: int) -> int:
+        """Steps of an adaptation."""
+        return self.adapt_steps if self.adapt_epochs is None else self.adapt_epochs * epoch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study says about training; part of every unit's key.
+
+    Args:
+        budget: lengths and batch size.
+        optimizer: one ``{name: arguments}`` of the table of optimizers.
+        augmentation: none, light or strong, for every row alike.
+        patch: training crops of this size; None trains on whole images.
+        clip: the largest gradient norm.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    optimizer: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"adam": {"lr": 1e-3}})
+    augmentation: Strength = "light"
+    patch: tuple[int, ...] | None = None
+    clip: float | None = None

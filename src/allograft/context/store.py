@@ -1,0 +1,89 @@
+"""Finished units: what each carries on, and its stages' predictors, so that it can be built upon and judged again without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allograft import tree
+from allograft.batch import Batch
+from allograft.networks import rebuilt
+from allograft.predictor import Prediction, load_predictor, save_predictor
+from allograft.recipe import Carry, Stage
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of one unit: ``carry.safetensors``, written last, and ``stages/NAME/``.
+
+    Args:
+        folder: of this unit.
+        writes: False on all processes but the first.
+        template: the user's own network, for specs that name it.
+    """
+
+    folder: Path
+    writes: bool = True
+    template: nn.Module | None = None
+
+    @property
+    def carry_file(self) -> Path:
+        """Its existence says that the unit is finished."""
+        return self.folder / "carry.safetensors"
+
+    def stage_folder(self, name: str) -> Path:
+        """Where a stage's predictor lies."""
+        return self.folder / "stages" / name
+
+    def keep_stage(self, stage: Stage, card: Mapping[str, Any]) -> None:
+        """Save a stage's predictor, the moment it is yielded: the network moves on."""
+        folder = self.stage_folder(stage.name)
+        if self.writes and stage.predictor is not None and not (folder / "card.json").exists():
+            save_predictor(stage.predictor, folder, card)
+
+    def keep(self, carry: Carry, stages: list[Stage], cost: Mapping[str, Any]) -> None:
+        """Save the end of a run; only now is the unit finished."""
+        if self.writes:
+            parts = {name: {"spec": dict(part.spec), "state": part.state_dict()} for name, part in carry.parts.items()}  # type: ignore[arg-type]
+            state = {
+                "spec": dict(carry.network.spec),
+                "network": carry.network.state_dict(),
+                "optimizer": carry.optimizer,
+                "parts": parts,
+                "stages": [{"name": stage.name, "seen": list(stage.seen), "judged": stage.predictor is not None} for stage in stages],
+                "cost": dict(cost),
+            }
+            tree.save(self.carry_file, state)
+
+    def load(self) -> tuple[Carry, list[Stage], dict[str, Any]] | None:
+        """The carry, the stages (predictors load when called) and the cost; None when unfinished or damaged."""
+        if not self.carry_file.exists():
+            return None
+        try:
+            kept = tree.load(self.carry_file)
+        except tree.DamagedFile:
+            return None
+        stages = []
+        for one in kept["stages"]:
+            predictor = Kept(self.stage_folder(one["name"]), self.template) if one["judged"] else None
+            if predictor is not None and not (predictor.folder / "card.json").exists():
+                return None
+            stages.append(Stage(one["name"], predictor, tuple(one["seen"])))
+        parts = {name: rebuilt(part["spec"], part["state"]) for name, part in kept["parts"].items()}
+        network = rebuilt(kept["spec"], kept["network"], self.template)
+        return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A stage's predictor on disk, loaded when it is called."""
+
+    folder: Path
+    template: nn.Module | None = None
+
+    def __call__(self, batch: Batch) -> Prediction:
+        return load_predictor(self.folder, template=self.template, device=batch.image.device)[0](batch)

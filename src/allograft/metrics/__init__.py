@@ -1,0 +1,1 @@
+"""Scores as pure functions on tensors, usable without the rest of Allograft."""

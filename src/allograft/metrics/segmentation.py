@@ -1,0 +1,257 @@
+"""Overlap and surface metrics of one case, from boolean masks or from label maps, in 2-D and 3-D."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from allograft.errors import SpecError
+
+METRICS = ("dice", "iou", "hd95", "asd")
+IGNORED = -100
+
+
+def dice(prediction: Tensor, target: Tensor) -> float:
+    """Dice coefficient 2 |P and T| / (|P| + |T|), in [0, 1].
+
+    Args:
+        prediction: (*spatial) bool.
+        target: (*spatial) bool, the same shape.
+
+    Returns:
+        The coefficient; nan when both masks are empty, because no overlap is defined then.
+
+    Raises:
+        SpecError: the masks are not boolean, or their shapes differ.
+
+    Example:
+        >>> dice(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+        0.6666666666666666
+    """
+    _check_masks(prediction, target)
+    both, total = int((prediction & target).sum()), int(prediction.sum()) + int(target.sum())
+    return 2 * both / total if total else math.nan
+
+
+def iou(prediction: Tensor, target: Tensor) -> float:
+    """Intersection over union |P and T| / |P or T| (Jaccard index), in [0, 1].
+
+    Args:
+        prediction: (*spatial) bool.
+        target: (*spatial) bool, the same shape.
+
+    Returns:
+        The index; nan when both masks are empty.
+
+    Raises:
+        SpecError: the masks are not boolean, or their shapes differ.
+
+    Example:
+        >>> iou(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+        0.5
+    """
+    _check_masks(prediction, target)
+    both, union = int((prediction & target).sum()), int((prediction | target).sum())
+    return both / union if union else math.nan
+
+
+def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
+    """Distance in mm from each surface voxel of one mask to the nearest surface voxel of the other, both ways.
+
+    A mask's surface is the mask minus its erosion by the cross-shaped element; voxels on the border of the image belong to it.
+
+    Args:
+        prediction: (*spatial) bool.
+        target: (*spatial) bool, the same shape.
+        spacing: voxel size in mm, one positive number per axis.
+
+    Returns:
+        Two float64 tensors on the CPU, (N,) from the prediction's N surface voxels to the target's surface and (M,) back.
+        An empty mask has no surface: N or M is 0, and the distances to it are inf.
+
+    Raises:
+        SpecError: the masks are not boolean, their shapes differ, or the spacing does not fit them.
+
+    Example:
+        >>> there, back = surface_distances(torch.tensor([[True, False, False]]), torch.tensor([[False, False, True]]), (1.0, 0.5))
+        >>> there.tolist(), back.tolist()
+        ([1.0], [1.0])
+    """
+    _check_masks(prediction, target)
+    sampling = _check_spacing(spacing, prediction.ndim)
+    first, second = _joint_crop(prediction, target)
+    first_surface, second_surface = _surface(first), _surface(second)
+    there = _distance_to(second_surface, sampling)[first_surface]
+    back = _distance_to(first_surface, sampling)[second_surface]
+    return torch.from_numpy(there), torch.from_numpy(back)
+
+
+def hausdorff95(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> float:
+    """95 % Hausdorff distance in mm: the larger of the 95th percentiles of the two directed surface distances.
+
+    The percentile interpolates linearly, and is taken per direction, as in MONAI (``percentile=95, directed=False``); other
+    libraries pool both directions first and get a smaller value.
+
+    Args:
+        prediction: (*spatial) bool.
+        target: (*spatial) bool, the same shape.
+        spacing: voxel size in mm, one positive number per axis.
+
+    Returns:
+        The distance; nan when either mask is empty.
+
+    Raises:
+        SpecError: as ``surface_distances``.
+
+    Example:
+        >>> hausdorff95(torch.tensor([[True, False, False]]), torch.tensor([[False, False, True]]), (1.0, 0.5))
+        1.0
+    """
+    return _hausdorff95(*surface_distances(prediction, target, spacing))
+
+
+def average_surface_distance(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> float:
+    """Symmetric average surface distance in mm: the mean of both directed surface distances, pooled (MONAI's ``symmetric=True``).
+
+    Args:
+        prediction: (*spatial) bool.
+        target: (*spatial) bool, the same shape.
+        spacing: voxel size in mm, one positive number per axis.
+
+    Returns:
+        The distance; nan when either mask is empty.
+
+    Raises:
+        SpecError: as ``surface_distances``.
+
+    Example:
+        >>> average_surface_distance(torch.tensor([[True, True, False]]), torch.tensor([[False, True, True]]), (1.0, 2.0))
+        1.0
+    """
+    return _average(*surface_distances(prediction, target, spacing))
+
+
+def case_metrics(
+    prediction: Tensor,
+    target: Tensor,
+    classes: Sequence[str],
+    spacing: Sequence[float] | Tensor,
+    region: Tensor | None = None,
+) -> dict[str, float]:
+    """Dice, IoU, 95 % Hausdorff and average surface distance (mm) of one case, for each class and on average.
+
+    Args:
+        prediction: (*spatial) integer label map; 0 = background, i + 1 = ``classes[i]``.
+        target: (*spatial) integer label map; -100 = not annotated, left out of both maps.
+        classes: the names of the foreground classes.
+        spacing: voxel size in mm, one positive number per axis.
+        region: (*spatial) bool, the voxels that count; in both maps the others become background before measuring.
+
+    Returns:
+        ``dice/NAME``, ``iou/NAME``, ``hd95/NAME``, ``asd/NAME`` for each class, and their means over the classes where they are
+        defined, ``dice``, ``iou``, ``hd95``, ``asd``. A class absent from both maps is nan throughout; a class absent from
+        one has Dice and IoU 0 and distances nan. A mean over nothing is nan.
+
+    Raises:
+        SpecError: shapes differ, a map holds a value that is no class, or the spacing does not fit.
+
+    Example:
+        >>> truth = torch.tensor([[0, 1, 1], [0, 0, 0]])
+        >>> scores = case_metrics(torch.tensor([[0, 1, 0], [0, 0, 0]]), truth, ["vessel", "lesion"], (1.0, 1.0))
+        >>> round(scores["dice"], 3), scores["hd95/vessel"], scores["dice/lesion"]
+        (0.667, 0.95, nan)
+    """
+    _check_maps(prediction, target, region, len(classes))
+    counted = target != IGNORED if region is None else (target != IGNORED) & region
+    scores = {
+        f"{metric}/{name}": value
+        for number, name in enumerate(classes, start=1)
+        for metric, value in _class_metrics((prediction == number) & counted, (target == number) & counted, spacing).items()
+    }
+    return scores | {metric: _defined_mean([scores[f"{metric}/{name}"] for name in classes]) for metric in METRICS}
+
+
+def _class_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> dict[str, float]:
+    # Both surface metrics share one pair of distance transforms, which is nearly all of the cost.
+    there, back = surface_distances(prediction, target, spacing)
+    values = (dice(prediction, target), iou(prediction, target), _hausdorff95(there, back), _average(there, back))
+    return dict(zip(METRICS, values, strict=True))
+
+
+def _hausdorff95(there: Tensor, back: Tensor) -> float:
+    if not len(there) or not len(back):
+        return math.nan
+    # numpy, because torch.quantile refuses more than 16 million values.
+    return max(float(np.percentile(there.numpy(), 95)), float(np.percentile(back.numpy(), 95)))
+
+
+def _average(there: Tensor, back: Tensor) -> float:
+    return float(torch.cat([there, back]).mean()) if len(there) and len(back) else math.nan
+
+
+def _defined_mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def _joint_crop(prediction: Tensor, target: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Both masks, cut to the box that holds them: distances are the same, and the transform sees far fewer voxels."""
+    union = prediction | target
+    box = []
+    for axis in range(union.ndim):
+        others = [other for other in range(union.ndim) if other != axis]
+        held = torch.nonzero(union.any(dim=others) if others else union).flatten()
+        box.append(slice(int(held[0]), int(held[-1]) + 1) if len(held) else slice(0, 0))
+    return prediction[tuple(box)].cpu().numpy(), target[tuple(box)].cpu().numpy()
+
+
+def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    padded = np.pad(mask, 1)  # outside the image counts as background
+    inner = mask.copy()
+    for axis in range(mask.ndim):
+        for start in (0, 2):
+            inner &= padded[tuple(slice(start, start + n) if axis == k else slice(1, 1 + n) for k, n in enumerate(mask.shape))]
+    surface: NDArray[np.bool_] = mask & ~inner
+    return surface
+
+
+def _distance_to(surface: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
+    if not surface.any():  # the transform would measure to a point outside the image
+        return np.full(surface.shape, np.inf)
+    distance: NDArray[np.float64] = distance_transform_edt(~surface, sampling=spacing)
+    return distance
+
+
+def _check_masks(prediction: Tensor, target: Tensor) -> None:
+    if prediction.shape != target.shape:
+        raise SpecError(f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid")
+    for name, mask in (("prediction", prediction), ("target", target)):
+        if mask.dtype != torch.bool:
+            raise SpecError(f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first")
+
+
+def _check_spacing(spacing: Sequence[float] | Tensor, dims: int) -> list[float]:
+    values = [float(value) for value in spacing]
+    if len(values) != dims or not all(0 < value < math.inf for value in values):
+        raise SpecError(f"spacing is {values}, expected {dims} positive numbers in mm, one per axis of the mask")
+    return values
+
+
+def _check_maps(prediction: Tensor, target: Tensor, region: Tensor | None, classes: int) -> None:
+    shapes = {tuple(each.shape) for each in (prediction, target, region) if each is not None}
+    if len(shapes) > 1:
+        raise SpecError(f"prediction, target and region have different shapes {sorted(shapes)}; bring them to one grid")
+    if region is not None and region.dtype != torch.bool:
+        raise SpecError(f"region is {region.dtype}, expected torch.bool (True = counts)")
+    for name, labels, ignored in (("prediction", prediction, 0), ("target", target, IGNORED)):
+        if labels.is_floating_point() or labels.is_complex():
+            raise SpecError(f"{name} is {labels.dtype}, expected an integer label map; take the argmax of the logits first")
+        wrong = ((labels < 0) | (labels > classes)) & (labels != ignored)
+        if wrong.any():
+            raise SpecError(f"{name} holds {int(labels[wrong][0])}, which is no class; expected 0 (background) to {classes}")

@@ -1,0 +1,155 @@
+"""Network = encoder + decoder + heads, and the spec from which it can be built again, surgery included."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allograft.errors import ModelError, SpecError
+from allograft.table import find
+
+Spec = Mapping[str, Any]
+"""``{"build": {name: arguments}, "surgery": [{name: arguments}, ...]}``, JSON values only."""
+
+
+class Network(nn.Module):
+    """The one interface of every network that we build.
+
+    Args:
+        encoder: (B, C, *spatial) -> features, finest first, the bottleneck last; ``encoder.levels`` are its stages in that order.
+        decoder: features -> (B, C', *spatial); None for classifiers.
+        heads: keyed like labels; each maps (features, decoded) to an output.
+        multiple: every side of an image must be a multiple of it.
+    """
+
+    spec: Spec
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module | None, heads: Mapping[str, nn.Module], *, multiple: int = 1) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.heads = nn.ModuleDict(dict(heads))
+        self.multiple = multiple
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.encoder(image)
+        decoded = self.decoder(features) if self.decoder is not None else None
+        return {key: head(features, decoded) for key, head in self.heads.items()}
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """encoder, decoder, heads: the order in which scopes count."""
+        yield "encoder", self.encoder
+        if self.decoder is not None:
+            yield "decoder", self.decoder
+        yield "heads", self.heads
+
+
+class Wrapped(nn.Module):
+    """Any ``nn.Module`` that maps (B, C, *spatial) to one output, as a network with a single part.
+
+    Recipes that treat encoder and decoder apart refuse it.
+    """
+
+    spec: Spec
+
+    def __init__(self, module: nn.Module, key: str, *, multiple: int = 1) -> None:
+        super().__init__()
+        self.module = module
+        self.key = key
+        self.multiple = multiple
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        output = self.module(image)
+        return dict(output) if isinstance(output, Mapping) else {self.key: output}
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """One part, the module itself."""
+        yield "module", self.module
+
+
+AnyNetwork = Network | Wrapped
+
+
+def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
+    """A network from its spec, surgery applied in order; weights are drawn from the global generators.
+
+    Args:
+        template: the user's own module, for a spec whose build name is ``custom``; it is copied.
+
+    Raises:
+        SpecError: an unknown name, or arguments that the builder refuses.
+        ModelError: a ``custom`` spec without a template.
+    """
+    ((name, arguments),) = spec["build"].items()
+    if name == "custom":
+        if template is None:
+            raise ModelError(
+                f"this model holds the user's own network {arguments.get('class')}; hand it over: load(folder, network=MODULE)"
+            )
+        network: AnyNetwork = Wrapped(copy.deepcopy(template), arguments["key"], multiple=arguments.get("multiple", 1))
+    elif name.startswith("monai."):
+        network = _from_monai(name, arguments)
+    else:
+        network = _call(find("network", name), name, arguments)
+    network.spec = {"build": {name: dict(arguments)}, "surgery": []}
+    for step in spec.get("surgery", ()):
+        ((name, arguments),) = step.items()
+        network = operate(network, name, **arguments)
+    return network
+
+
+def rebuilt(spec: Spec, state: Mapping[str, Any], template: nn.Module | None = None) -> AnyNetwork:
+    """A network from its spec and weights; the global generators are left alone."""
+    with torch.random.fork_rng(devices=()):  # building draws weights that are then replaced
+        network = build(spec, template)
+    network.load_state_dict(state)
+    return network
+
+
+def operate(network: AnyNetwork, name: str, **arguments: Any) -> AnyNetwork:
+    """Apply a named operation in place and write it into the spec, so that the network can be built again."""
+    changed: AnyNetwork = find("surgery", name)(network, **arguments)
+    changed.spec = {**network.spec, "surgery": [*network.spec["surgery"], {name: arguments}]}
+    return changed
+
+
+def spec_of(request: Mapping[str, Any], in_channels: int, outputs: Mapping[str, int]) -> Spec:
+    """The full spec for a study's ``network: {name: arguments}`` once channels and outputs are known.
+
+    MONAI classes are named ``monai.SwinUNETR``; they get ``in_channels`` and ``out_channels``.
+    """
+    ((name, arguments),) = request.items()
+    if name.startswith("monai."):
+        (key, channels), *others = outputs.items()
+        if others:
+            raise SpecError(f"network '{name}' gives one output, the task asks for {', '.join(outputs)}; choose a network of our table")
+        return {"build": {name: {"in_channels": in_channels, "out_channels": channels, **(arguments or {}), "key": key}}, "surgery": []}
+    return {"build": {name: {"in_channels": in_channels, "outputs": dict(outputs), **(arguments or {})}}, "surgery": []}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """All parameters, trainable or not."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _from_monai(name: str, arguments: Mapping[str, Any]) -> Wrapped:
+    from monai.networks import nets
+
+    class_name = name.removeprefix("monai.")
+    if not isinstance(getattr(nets, class_name, None), type):
+        from allograft.errors import nearest
+
+        raise SpecError(nearest(class_name, [n for n in dir(nets) if n[0].isupper()], "MONAI network"))
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items() if key not in ("key", "multiple")}
+    return Wrapped(_call(getattr(nets, class_name), name, given), arguments["key"], multiple=arguments.get("multiple", 1))
+
+
+def _call(builder: Any, name: str, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return builder(**arguments)
+    except TypeError as error:
+        raise SpecError(f"network: {name}: {error}; see the arguments in its documentation") from error

@@ -1,0 +1,109 @@
+"""MONAI's U-Net as encoder, decoder and head: the same modules, unrolled from its recursion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allograft.errors import SpecError
+from allograft.networks.network import Network
+
+
+class UNetEncoder(nn.Module):
+    """(B, C, *spatial) -> one feature a level, finest first; level i has ``channels[i]`` channels."""
+
+    def __init__(self, levels: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(levels)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = []
+        for level in self.levels:
+            image = level(image)
+            features.append(image)
+        return features
+
+
+class UNetDecoder(nn.Module):
+    """Features -> (B, channels[0], *spatial) at the resolution of the first level."""
+
+    def __init__(self, ups: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.ups = nn.ModuleList(ups)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        decoded = features[-1]
+        for up, skip in zip(self.ups, reversed(features[1:-1]), strict=True):
+            decoded = up(torch.cat([skip, decoded], dim=1))
+        return decoded
+
+
+class UNetHead(nn.Module):
+    """The last up-sampling block, from the first skip and the decoded feature to (B, K, *spatial) logits."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, features: Sequence[Tensor], decoded: Tensor) -> Tensor:
+        logits: Tensor = self.block(torch.cat([features[0], decoded], dim=1))
+        return logits
+
+
+def unet(
+    in_channels: int,
+    outputs: Mapping[str, int],
+    *,
+    spatial_dims: int = 2,
+    channels: Sequence[int] = (16, 32, 64, 128),
+    strides: Sequence[int] | None = None,
+    num_res_units: int = 2,
+    norm: str = "instance",
+    dropout: float = 0.0,
+) -> Network:
+    """U-Net with residual units (Ronneberger et al. 2015; Kerfoot et al. 2019), for 2-D and 3-D segmentation.
+
+    Args:
+        in_channels: image channels.
+        outputs: ``{"mask": K}``.
+        channels: of each level, finest first; at least two.
+        strides: between levels, 2 by default.
+        num_res_units: convolutions with a shortcut a level; 0 for plain convolutions.
+        norm: "instance" or "batch".
+    """
+    from monai.networks.nets import UNet
+
+    if set(outputs) != {"mask"}:
+        raise SpecError(f"network unet: gives 'mask' only, the task asks for {', '.join(outputs)}; choose another network")
+    strides = tuple(strides or (2,) * (len(channels) - 1))
+    whole = UNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=outputs["mask"],
+        channels=tuple(channels),
+        strides=strides,
+        num_res_units=num_res_units,
+        norm=norm,
+        dropout=dropout,
+    )
+    downs, ups, bottom = unrolled(whole)
+    multiple = 1
+    for stride in strides:
+        multiple *= stride
+    *inner, last = ups
+    return Network(UNetEncoder([*downs, bottom]), UNetDecoder(inner), {"mask": UNetHead(last)}, multiple=multiple)
+
+
+def unrolled(whole: Any) -> tuple[list[nn.Module], list[nn.Module], nn.Module]:
+    """MONAI's recursive ``UNet`` -> (down blocks, up blocks from the bottom upwards, the bottom block)."""
+    downs: list[nn.Module] = []
+    ups: list[nn.Module] = []
+    node: Any = whole.model
+    while isinstance(node, nn.Sequential) and len(node) == 3 and type(node[1]).__name__ == "SkipConnection":
+        downs.append(node[0])
+        ups.insert(0, node[2])
+        node = node[1].submodule
+    return downs, ups, node

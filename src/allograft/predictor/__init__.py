@@ -1,0 +1,7 @@
+"""Predictors: from images to predictions, saved and loaded as one folder whatever the method."""
+
+from allograft.predictor.direct import Direct, Prediction, Predictor, quiet
+from allograft.predictor.folder import load_predictor, save_predictor
+from allograft.predictor.model import Model, load
+
+__all__ = ["Direct", "Model", "Prediction", "Predictor", "load", "load_predictor", "quiet", "save_predictor"]

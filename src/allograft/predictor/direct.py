@@ -1,0 +1,69 @@
+"""What a predictor is, and the plain one: a network's output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from allograft.batch import Batch
+
+Prediction = Mapping[str, Any]
+"""Keyed like labels: "mask" and "label" hold logits (log-probabilities are logits too); also "score", "chosen", "warnings"."""
+
+
+class Predictor(Protocol):
+    """A frozen dataclass whose fields are JSON values, tensors, networks or predictors; so one save and one load do for all."""
+
+    def __call__(self, batch: Batch) -> Prediction:
+        """A prediction for ``batch.unlabelled()`` that does not depend on which cases stand beside each other."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The network's own output; images are padded to the multiple it needs, outputs cropped back."""
+
+    network: Any
+
+    def __call__(self, batch: Batch) -> Prediction:
+        with quiet(self.network):
+            return padded(self.network, batch.image)
+
+
+def padded(network: Any, image: Tensor) -> dict[str, Tensor]:
+    """Run a network on an image of any size.
+
+    Args:
+        image: (B, C, *spatial); padded at the far end of each axis by its border values.
+
+    Returns:
+        Outputs; those with the padded spatial size are cropped to the image's own.
+    """
+    sizes = image.shape[2:]
+    missing = [-size % network.multiple for size in sizes]
+    if not any(missing):
+        outputs: dict[str, Tensor] = network(image)
+        return outputs
+    pads = [amount for gap in reversed(missing) for amount in (0, gap)]
+    whole = F.pad(image, pads, mode="replicate")
+    cut = (..., *(slice(0, size) for size in sizes))
+    return {key: value[cut] if value.shape[2:] == whole.shape[2:] else value for key, value in network(whole).items()}
+
+
+@contextmanager
+def quiet(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for each in modules for module in each.modules()]
+    for each in modules:
+        each.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,130 @@
+"""The judge: it alone holds the named test sets, and is called at each yield, because the network moves on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allograft import __version__
+from allograft.errors import AllograftError
+from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.recipe import Scenario, Stage, title, total_needs
+from allograft.seeds import Seeds
+from allograft.study.plan import TestSet
+from allograft.study.record import Record, read_record, record_name
+from allograft.tree import DamagedFile, content_hash, plain
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores stages and writes their records.
+
+    Args:
+        tests: the named test sets.
+        task: how a prediction is measured.
+        folder: where records go.
+        fabric: the device.
+    """
+
+    tests: tuple[TestSet, ...]
+    task: Any
+    folder: Path
+    fabric: Any
+
+    def __call__(self, stage: Stage, ordinal: int, scenario: Scenario, seed: int, cost: dict[str, Any]) -> None:
+        """Judge one stage on every test set that has no fresh record of it. ``scenario`` is the whole one; it is narrowed here."""
+        if stage.predictor is None:
+            return
+        seen = scenario.narrowed(total_needs(stage.recipe))
+        for test in self.tests:
+            if self._fresh(stage, test) is None:
+                self._record(stage, ordinal, seen, seed, test, cost).write(self.folder)
+
+    def complete(self, unit: str, stages: Iterable[str]) -> bool:
+        """Whether every test set has a fresh record of these stages of a unit."""
+        return all(self._fresh(Stage(name, unit=unit), test) is not None for name in stages for test in self.tests)
+
+    def _fresh(self, stage: Stage, test: TestSet) -> Record | None:
+        path = self.folder / f"{record_name(stage.unit, stage.name, test.site, test.part, test.fold)}.json"
+        if not path.exists():
+            return None
+        try:
+            record = read_record(path)
+        except AllograftError:
+            return None  # damaged: judged again
+        return record if record.data == content_hash(test.cohort.fingerprint()) else None
+
+    def _record(self, stage: Stage, ordinal: int, seen: Scenario, seed: int, test: TestSet, cost: dict[str, Any]) -> Record:
+        began = time.perf_counter()
+        cases = self.measure(stage, test)
+        seconds = time.perf_counter() - began
+        targets = sorted({case.site for cohort in seen.target for case in cohort.cases})
+        name = next(iter(plain(stage.recipe)))
+        return Record(
+            unit=stage.unit,
+            recipe={"name": name, "title": title(stage.recipe), "parameters": plain(stage.recipe)[name]},
+            seed=seed,
+            stage=stage.name,
+            ordinal=ordinal,
+            seen=stage.seen,
+            source=tuple(sorted({case.site for cohort in seen.source for case in cohort.cases})),
+            target="+".join(targets) or None,
+            site=test.site,
+            part=test.part,  # type: ignore[arg-type]
+            fold=test.fold,
+            labelled_subjects=tuple(sorted({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects})),
+            metrics=self.task.pool(cases),
+            cases=tuple(cases),
+            cost={**cost, "predict_seconds": round(seconds, 3)},
+            data=content_hash(test.cohort.fingerprint()),
+            environment=environment(self.fabric),
+        )
+
+    def measure(self, stage: Stage, test: TestSet) -> list[dict[str, Any]]:
+        """Every case's metrics; global generators are as they were before."""
+        cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
+        hidden = cohort.unlabelled()
+        cases = []
+        with Seeds(0, (stage.unit, stage.name)).everything("judge"):
+            for which, case in enumerate(cohort.cases):
+                batch = self.fabric.to_device(hidden.whole(which))
+                assert stage.predictor is not None
+                prediction = whole_prediction(stage.predictor, batch, CHUNK)
+                cases.append({"case": case.name, "subject": case.subject, **self.task.measure(prediction, cohort, which)})
+        return cases
+
+
+def environment(fabric: Any) -> dict[str, Any]:
+    """What same bytes depend on."""
+    return {
+        "allograft": __version__,
+        "torch": torch.__version__,
+        "device": str(fabric.device),
+        "threads": torch.get_num_threads(),
+        "processes": fabric.world_size,
+    }
+
+
+def failed_record(unit: str, recipe: Any, seed: int, target: str, fold: int, error: Exception, fabric: Any) -> Record:
+    """The record of a unit that went wrong: shown, never averaged away."""
+    name = next(iter(plain(recipe)))
+    told = str(error) if isinstance(error, (AllograftError, DamagedFile)) else f"{type(error).__name__}: {error}"
+    return Record(
+        unit=unit,
+        recipe={"name": name, "title": title(recipe), "parameters": plain(recipe)[name]},
+        seed=seed,
+        stage="failed",
+        ordinal=0,
+        site=target,
+        part="test",
+        target=target,
+        fold=fold,
+        status="failed",
+        error=told,
+        environment=environment(fabric),
+    )

@@ -1,0 +1,196 @@
+"""The plan of a study: its world of cohorts and splits, and the distinct units that answer its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from allograft.cohort import Case, Cohort
+from allograft.cohort.cohort import check_sites
+from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits
+from allograft.errors import SpecError, SplitError, nearest
+from allograft.recipe import Scenario, title, total_needs
+from allograft.seeds import Seeds
+from allograft.study.spec import Study, TargetLabels
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run that the table asks for; several rows may be answered by the same unit."""
+
+    recipe: Any
+    target: str
+    seed: int
+    fold: int
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Cases of one site that a judge holds."""
+
+    __test__ = False
+
+    site: str
+    part: str
+    fold: int
+    cohort: Cohort
+
+
+@dataclass(frozen=True)
+class World:
+    """All cases of a study and where each subject stands. Scenarios are cut from it; test sets never enter them."""
+
+    study: Study
+    cohort: Cohort
+    places: Mapping[str, Place]
+
+    @staticmethod
+    def read(study: Study, out: Path) -> World:
+        """Read the manifest, apply the filters, and place every subject (as ``OUT/splits.csv`` has it, new subjects beside them)."""
+        task = study.made_task
+        cohort = Cohort.read(study.manifest, task.coding, preprocessing=study.preprocessing, cache=out / "cache", slices=study.slices)
+        sites = (*study.source, *study.target)
+        for named, filters in ((study.source, study.where.source), (study.target, study.where.target)):
+            cohort = _filtered(cohort, named, filters)
+        check_sites(cohort, study.source, "source")
+        check_sites(cohort, study.target, "target")
+        cohort = replace(cohort.where(lambda case: case.site in sites), sites=sites)
+        places = draw_splits(
+            cohort.cases,
+            study.source,
+            test=study.test.fraction,
+            val=study.test.val,
+            folds=study.test.folds,
+            known=read_splits(out / "splits.csv"),
+        )
+        world = World(study, cohort, places)
+        world.check()
+        return world
+
+    def check(self) -> None:
+        """Raise for a source without training cases or a label budget that the target cannot meet."""
+        key = self.study.made_task.key
+        for site in self.study.source:
+            if not self.part(site, "train", 0).labelled(key).cases:
+                raise SplitError(f"source '{site}': no training case has a '{key}'; label some, or name another source")
+        for target in self.study.target:
+            for fold in range(self.folds):
+                self.scenario(target, 0, fold)
+
+    @property
+    def folds(self) -> int:
+        """How often the target's subjects rotate."""
+        return self.study.test.folds
+
+    def part(self, site: str, split: str, fold: int) -> Cohort:
+        """The cases of a site that train, validate or test in a fold."""
+        return self.cohort.where(lambda case: case.site == site and self.places[case.subject].in_fold(fold) == split)
+
+    def scenario(self, target: str, seed: int, fold: int, *, all_labels: bool = False) -> Scenario:
+        """What recipes may see: labelled source training cases, and of the target the labelled budget and the unlabelled rest."""
+        key = self.study.made_task.key
+        source = tuple(self.part(site, "train", fold).labelled(key) for site in self.study.source)
+        images = self.part(target, "train", fold)
+        labelled = self._budget(images.labelled(key), target, seed, all_labels=all_labels)
+        names = {case.name for case in labelled.cases} if labelled else set()
+        rest = images.where(lambda case: case.name not in names).unlabelled()
+        return Scenario(source, tuple(c for c in (labelled, rest) if c and c.cases), sites=self.cohort.sites)
+
+    def _budget(self, cohort: Cohort, target: str, seed: int, *, all_labels: bool) -> Cohort | None:
+        wanted = self.study.target_labels
+        if wanted == "none" and not all_labels:
+            return None
+        if wanted in ("all", "none") or all_labels:
+            return cohort
+        assert isinstance(wanted, TargetLabels)
+        seeds = Seeds(seed, ("budget", target))
+        if wanted.subjects is not None or wanted.fraction is not None:
+            total = len(cohort.subjects)
+            count = wanted.subjects if wanted.subjects is not None else max(1, round((wanted.fraction or 0) * total))
+            if count > total:
+                raise SplitError(
+                    f"target_labels: asks for {count} subjects, site '{target}' has {total} labelled training subjects; "
+                    "ask for fewer, or lower test: {fraction: ...}"
+                )
+            return cohort.of(budget_order(cohort.subjects, seeds)[:count])
+        if wanted.slices is not None and self.study.slices is None:
+            raise SpecError("target_labels: counts slices, but the study has none; set slices: {axis: 2}, or count cases or subjects")
+        count = wanted.cases or wanted.slices or 0
+        if wanted.cases is not None:
+            order = budget_order([case.name for case in cohort.cases], seeds)[:count]
+            return self._enough(cohort.where(lambda case: case.name in order), count, target)
+        return self._enough(cohort.few(count, seeds), count, target)
+
+    def _enough(self, cohort: Cohort, count: int, target: str) -> Cohort:
+        if len(cohort) < count and (self.study.slices is None or cohort.chosen is not None):
+            raise SplitError(f"target_labels: asks for {count}, site '{target}' has {len(cohort)} labelled training cases; ask for fewer")
+        return cohort
+
+    def tests(self, fold: int) -> list[TestSet]:
+        """Every site's labelled test cases, and the source sites' validation cases."""
+        key = self.study.made_task.key
+        every = [TestSet(site, "val", 0, self.part(site, "val", fold).labelled(key)) for site in self.study.source]
+        for site in (*self.study.source, *self.study.target):
+            rotates = site in self.study.target
+            every.append(TestSet(site, "test", fold if rotates else 0, self.part(site, "test", fold).labelled(key)))
+        return [test for test in every if test.cohort.cases]
+
+    def cases(self) -> Iterator[Case]:
+        """All cases."""
+        yield from self.cohort.cases
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows with their units, in the order in which they run."""
+
+    rows: tuple[Row, ...]
+    seeds: int
+    task: Any
+
+    @property
+    def headline(self) -> str:
+        """The metric of tables and selection."""
+        name: str = self.task.headline
+        return name
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """Distinct units."""
+        return tuple(dict.fromkeys(row.unit for row in self.rows))
+
+    def lines(self) -> dict[tuple[str, str], list[Row]]:
+        """(recipe's title, target) -> its rows over seeds and folds."""
+        grouped: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            grouped.setdefault((title(row.recipe), row.target), []).append(row)
+        return grouped
+
+
+def _filtered(cohort: Cohort, sites: tuple[str, ...], filters: Mapping[str, str]) -> Cohort:
+    for column in filters:
+        if not any(column in case.attributes for case in cohort.cases):
+            columns = {key for case in cohort.cases for key in case.attributes}
+            raise SpecError(f"where: {nearest(column, columns, 'column')}")
+    return cohort.where(lambda case: case.site not in sites or all(case.attributes.get(key) == value for key, value in filters.items()))
+
+
+def bare_rows(world: World) -> list[Row]:
+    """Rows without units: seed by seed, and within a seed recipe by recipe, so that what is shared runs first."""
+    study = world.study
+    return [
+        Row(recipe, target, seed, fold)
+        for seed in range(study.seeds)
+        for recipe in study.rows
+        for target in study.target
+        for fold in range(world.folds)
+    ]
+
+
+def scenario_of(world: World, row: Row) -> Scenario:
+    """What the row's recipe may see, before it is narrowed."""
+    return world.scenario(row.target, row.seed, row.fold, all_labels=total_needs(row.recipe).all_target_labels)

@@ -1,0 +1,116 @@
+"""Records: one JSON file a unit, stage and test set, written whole or not at all; the only thing tables are made of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from allograft.errors import OutputError
+from allograft.tree import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one predictor scored on one test set.
+
+    Args:
+        unit: the content key of the run.
+        recipe: ``{"name": ..., "parameters": {...}}``, every field of it.
+        stage, ordinal: which moment of the run.
+        seen: sites learned from so far.
+        source, target: the sites the unit saw; target None when it saw none.
+        site, part, fold: the site judged, "val" or "test", and the fold of its subjects.
+        labelled_subjects: target subjects whose labels the unit saw.
+        status, error: "done", or "failed" and why; then nothing else is known.
+        metrics: pooled over subjects; None = undefined.
+        cases: every metric of every case.
+        cost: train_seconds, predict_seconds, peak_memory_mb, trainable_parameters.
+        data: fingerprint of the test set.
+        environment: versions, device, threads.
+    """
+
+    unit: str
+    recipe: dict[str, Any]
+    seed: int
+    stage: str
+    ordinal: int
+    site: str
+    part: Literal["val", "test"]
+    seen: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    target: str | None = None
+    fold: int = 0
+    labelled_subjects: tuple[str, ...] = ()
+    status: Literal["done", "failed"] = "done"
+    error: str = ""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    cases: tuple[dict[str, Any], ...] = ()
+    cost: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def name(self) -> str:
+        """``UNIT-STAGE-TESTSET``, the name of its file."""
+        return record_name(self.unit, self.stage, self.site, self.part, self.fold)
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/NAME.json``."""
+        write_json(folder / f"{self.name}.json", asdict(self))
+
+
+def record_name(unit: str, stage: str, site: str, part: str, fold: int) -> str:
+    """The file name of a record, without its suffix."""
+    words = [unit, stage, site, part, *([f"fold{fold}"] if fold else [])]
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+
+
+def read_record(path: Path) -> Record:
+    """One record. ``OutputError`` when the file is not one."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree["schema"] != SCHEMA:
+            raise OutputError(f"{path}: schema {tree['schema']}, this version reads {SCHEMA}; use the version of Allograft that wrote it")
+        tuples = {key: tuple(tree[key]) for key in ("seen", "source", "labelled_subjects", "cases")}
+        return Record(**{**tree, **tuples})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew") from error
+
+
+def read_all(out: Path) -> dict[str, Record]:
+    """Every record of an output folder by name."""
+    return {path.stem: read_record(path) for path in sorted((out / "records").glob("*.json"))}
+
+
+def read_records(out: Path | str) -> pd.DataFrame:
+    """Every record as a row of a table; metrics become columns ``metrics/dice``, costs ``cost/train_seconds``.
+
+    Raises:
+        OutputError: no records, or a damaged one.
+    """
+    import pandas as pd
+
+    records = read_all(Path(out))
+    if not records:
+        raise OutputError(f"{out}: holds no records; expected the output folder of 'allograft study'")
+    return pd.DataFrame([_flat(asdict(record)) for record in records.values()])
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and key in ("metrics", "cost", "environment"):
+            flat.update({f"{key}/{inner}": one for inner, one in value.items()})
+        else:
+            flat[key] = value
+    return flat

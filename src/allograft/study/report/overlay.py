@@ -1,0 +1,153 @@
+"""A prediction and the truth drawn over their image: one rendering for organs and for vessels two pixels wide."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allograft.errors import SpecError
+
+AGREE, MISSED, EXTRA = "#1fd6a2", "#4d9dff", "#ff9a1f"
+"""Colours of what both mark, of truth not found, and of what is found without truth; told apart by colour-blind readers too."""
+SHORT, LONG = 256, 1024
+RIM, EDGE, INSIDE = 2, 0.85, 0.18
+"""Pixels of an outline, and how opaque the outline and what it encloses are. What is thinner than two rims is all outline."""
+SHADES = (0.0, 0.45, -0.35)
+"""Classes take turns: the plain colour, one lighter, one darker."""
+
+
+def draw_overlay(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic]) -> bytes:
+    """A PNG of an image with outlines: green where truth and prediction agree, blue where truth is missed, orange where too much is found.
+
+    Outlines have a faint filling; a structure thinner than two outlines is coloured whole, so vessels stay visible. The image turns
+    grey, because colours over colours mislead. Classes differ by shade.
+
+    Args:
+        image: (H, W) or (H, W, 3), any numbers; the 1st to 99th percentile become black to white.
+        truth: (H, W) class indices, 0 = background, negative = does not count; None where there is none: all that is found is orange then.
+        found: (H, W) class indices.
+
+    Returns:
+        The file's bytes; the short side has at least 256 pixels, the long one at most 1024 (which wins).
+
+    Raises:
+        SpecError: shapes that do not fit together.
+
+    Example:
+        >>> found = np.eye(8, dtype=int)
+        >>> draw_overlay(np.zeros((8, 8)), None, found)[:4]
+        b'\\x89PNG'
+    """
+    from PIL import Image
+
+    _check(image, truth, found)
+    height, width = found.shape
+    scale = min(max(1.0, SHORT / min(height, width)), LONG / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = Image.fromarray(_grey(image))
+    masks = [np.zeros_like(found) if truth is None else truth, found]
+    if scale > 1:
+        grey = grey.resize(size, Image.Resampling.BICUBIC)
+        masks = [_enlarged(mask, size) for mask in masks]
+    rim = RIM if scale >= 1 else max(RIM, round(RIM / scale))
+    canvas = Image.fromarray(_painted(np.asarray(grey), masks[0], masks[1], rim))
+    if scale < 1:
+        canvas = canvas.resize(size, Image.Resampling.BOX)
+    file = io.BytesIO()
+    canvas.quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def slice_of(volume: NDArray[np.generic], mask: NDArray[np.generic]) -> int:
+    """The index along the last axis with most foreground; the middle one when there is none.
+
+    Args:
+        volume: (C, *spatial) or (*spatial).
+        mask: (*spatial) class indices.
+
+    Example:
+        >>> mask = np.zeros((2, 2, 5), dtype=int)
+        >>> mask[0, 0, 3] = 1
+        >>> slice_of(mask, mask)
+        3
+    """
+    if volume.shape[-1] != mask.shape[-1]:
+        raise SpecError(f"overlay: the volume has {volume.shape[-1]} slices, the mask {mask.shape[-1]}; expected one grid")
+    counts = (mask > 0).reshape(-1, mask.shape[-1]).sum(0)  # type: ignore[operator]
+    return int(counts.argmax()) if counts.any() else mask.shape[-1] // 2
+
+
+def plane(image: NDArray[np.generic], index: int = 0) -> NDArray[np.generic]:
+    """The picture to draw: (C, H, W) -> (H, W), or (H, W, 3) of three channels; of (C, *spatial) volumes slice ``index``, turned upright.
+
+    A volume's first axis points to the right of the picture and its second one up. Give a mask as ``mask[None]``.
+
+    Example:
+        >>> plane(np.zeros((1, 4, 6, 9)), 2).shape
+        (6, 4)
+    """
+    if image.ndim == 4:
+        image = np.rot90(image[..., index], axes=(1, 2))
+    if image.ndim != 3:
+        raise SpecError(f"overlay: an image of shape {image.shape}; expected (C, H, W) or (C, D1, D2, D3)")
+    return np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
+
+
+def _check(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic]) -> None:
+    shapes = {found.shape, image.shape[:2], *([] if truth is None else [truth.shape])}
+    if len(shapes) > 1 or found.ndim != 2 or image.shape[2:] not in ((), (3,)) or not found.size:
+        masks = f"found {found.shape}" + ("" if truth is None else f", truth {truth.shape}")
+        raise SpecError(f"overlay: image {image.shape}, {masks}; expected (H, W) or (H, W, 3), and (H, W) for the masks")
+
+
+def _grey(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """(H, W[, 3]) of any range -> (H, W) uint8."""
+    values = np.asarray(image, dtype=np.float64)
+    if values.ndim == 3:
+        values = values @ np.array([0.299, 0.587, 0.114])
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
+    if high <= low:  # percentiles of a nearly empty image
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
+    return (255 * scaled.clip(0, 1)).round().astype(np.uint8)
+
+
+def _enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.generic]:
+    """(H, W) -> (height, width), nearest, pixels as little squares; any integer type."""
+    width, height = size
+    rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
+    return mask[rows][:, columns]
+
+
+def _painted(grey: NDArray[np.uint8], truth: NDArray[np.generic], found: NDArray[np.generic], rim: int) -> NDArray[np.uint8]:
+    """Grey (H, W) with coloured outlines: (H, W, 3)."""
+    canvas = np.repeat(grey[..., None].astype(np.float64) * 0.9, 3, axis=-1)
+    classes = [int(value) for value in np.union1d(truth, found) if value > 0]
+    for index in classes:
+        true, hit = truth == index, found == index
+        edge = _rim(true, rim) | _rim(hit, rim)
+        alpha = np.where(edge, EDGE, INSIDE)[..., None]
+        # a pixel found as another class is drawn for that class: it is too much of one, not only too little of the other
+        for colour, where in ((AGREE, true & hit), (MISSED, true & (found == 0)), (EXTRA, hit & ~true & (truth >= 0))):
+            mixed = (1 - alpha) * canvas + alpha * _shade(colour, index)
+            canvas[where] = mixed[where]
+    return canvas.round().astype(np.uint8)
+
+
+def _rim(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The pixels of a mask within ``width`` of its outside; the border of the picture is no outside."""
+    from scipy.ndimage import binary_erosion
+
+    inside: NDArray[np.bool_] = binary_erosion(mask, np.ones((3, 3), dtype=bool), iterations=width, border_value=1)
+    return mask & ~inside
+
+
+def _shade(colour: str, index: int) -> NDArray[np.float64]:
+    """The colour of the ``index``-th class: (3,) in [0, 255]."""
+    plain = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], dtype=np.float64)
+    shade = SHADES[(index - 1) % len(SHADES)]
+    return plain + shade * (255 - plain) if shade >= 0 else plain * (1 + shade)

@@ -1,0 +1,120 @@
+"""What a name stands for: ``name -> "module:attribute"``, strings only, so that a list of names imports nothing.
+
+Installed packages extend a table by entry points of the group ``allograft.<table>``, for example ``allograft.methods``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from allograft.errors import SpecError, nearest
+
+METHODS = {
+    "supervised": "allograft.methods.supervised:Supervised",
+    "finetune": "allograft.methods.finetune:Finetune",
+    "fourier": "allograft.methods.fourier:Fourier",
+    "target_supervised": "allograft.methods.target_supervised:TargetSupervised",
+    "joint": "allograft.methods.joint:Joint",
+}
+
+NETWORKS = {
+    "unet": "allograft.networks.unet:unet",
+}
+
+SURGERY: dict[str, str] = {}
+
+PREDICTORS = {
+    "direct": "allograft.predictor.direct:Direct",
+    "fourier": "allograft.methods.fourier:FourierPredictor",
+}
+
+OPTIMIZERS = {
+    "sgd": "torch.optim:SGD",
+    "adam": "torch.optim:Adam",
+    "adamw": "torch.optim:AdamW",
+}
+
+TASKS = {
+    "segmentation": "allograft.tasks.segmentation:Segmentation",
+}
+
+PHANTOMS = {
+    "brain": "allograft.phantoms.brain:write_brain",
+}
+
+_TABLES = {
+    "method": METHODS,
+    "network": NETWORKS,
+    "surgery": SURGERY,
+    "predictor": PREDICTORS,
+    "optimizer": OPTIMIZERS,
+    "task": TASKS,
+    "phantom": PHANTOMS,
+}
+
+
+def rows(kind: str) -> dict[str, str]:
+    """Every name of a kind (``method``, ``network``, ...), our own and those that installed packages add.
+
+    >>> rows("method")["finetune"]
+    'allograft.methods.finetune:Finetune'
+    """
+    added = {entry.name: entry.value for entry in entry_points(group=f"allograft.{kind}s")}
+    return {**added, **_TABLES[kind]}
+
+
+def place(kind: str, name: str) -> tuple[str, str]:
+    """Module and attribute of a name; ``SpecError`` with the nearest name when there is none."""
+    known = rows(kind)
+    if name not in known:
+        raise SpecError(nearest(name, known, "recipe" if kind == "method" else kind))
+    module, attribute = known[name].split(":")
+    return module, attribute
+
+
+def find(kind: str, name: str) -> Any:
+    """The object a name stands for; only now is its module imported."""
+    module, attribute = place(kind, name)
+    return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(kind: str, thing: object) -> str:
+    """The name under which a class or function stands in a table.
+
+    >>> import torch
+    >>> name_of("optimizer", torch.optim.Adam)
+    'adam'
+    """
+    where = f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', '')}"
+    known = rows(kind)
+    for name, row in known.items():
+        if row == where:
+            return name
+    for name in known:  # re-exported under another module: torch.optim:Adam lives in torch.optim.adam
+        if find(kind, name) is thing:
+            return name
+    raise SpecError(f"{where} stands in no row of the table of {kind}s; add a line, or an entry point of the group 'allograft.{kind}s'")
+
+
+def summaries(kind: str) -> Iterator[tuple[str, str]]:
+    """Each name with the first line of its docstring, read from the source text: nothing of it is imported."""
+    for name in rows(kind):
+        module, attribute = place(kind, name)
+        yield name, _first_line(module, attribute)
+
+
+def _first_line(module: str, attribute: str) -> str:
+    package, *inner = module.split(".")
+    root = importlib.util.find_spec(package)  # of the top package only: a spec of a submodule imports its parents
+    if root is None or not root.submodule_search_locations:
+        return ""
+    file = Path(root.submodule_search_locations[0]).joinpath(*inner).with_suffix(".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    node = next((n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == attribute), None)
+    return ((ast.get_docstring(node) if node else None) or "").split("\n")[0]

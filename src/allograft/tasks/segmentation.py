@@ -1,0 +1,142 @@
+"""Segmentation: Dice and cross-entropy, judged by overlap and surface distance on the image's own grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.cohort import Coding, Cohort
+from allograft.cohort.preprocessing import from_grid
+from allograft.errors import SpecError
+from allograft.metrics.segmentation import case_metrics
+
+
+def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - soft Dice of each image, mean over the foreground classes (Milletari et al. 2016, with plain sums below the line).
+
+    Args:
+        logits: (B, K, *spatial).
+        mask: (B, *spatial) int64; values outside ``counts`` are not read.
+        counts: (B, *spatial) bool, the pixels that count.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> mask = torch.tensor([[[0, 1]]])
+        >>> sure = 50.0 * F.one_hot(mask, 2).movedim(-1, 1)
+        >>> dice_loss(sure, mask, torch.ones_like(mask, dtype=torch.bool)).round(decimals=3).tolist()
+        [0.0]
+    """
+    weight = counts[:, None].to(logits.dtype)
+    probabilities = logits.softmax(1) * weight
+    truth = F.one_hot(mask.where(counts, 0), logits.shape[1]).movedim(-1, 1) * weight
+    space = tuple(range(2, logits.ndim))
+    both = (probabilities * truth).sum(space)
+    total = probabilities.sum(space) + truth.sum(space)
+    dice = (2 * both + smooth) / (total + smooth)
+    return 1 - dice[:, 1:].mean(1)
+
+
+def cross_entropy(logits: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
+    """Cross-entropy of each image, mean over the pixels that count: (B, K, *spatial), (B, *spatial), (B, *spatial) -> (B,)."""
+    each = F.cross_entropy(logits, mask.where(counts, -100), ignore_index=-100, reduction="none").flatten(1)
+    return each.sum(1) / counts.flatten(1).sum(1).clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Pixel-wise classes: softmax over background and ``classes``.
+
+    Args:
+        classes: names, the i-th standing for mask value i + 1; or name -> mask values. With a single class 255 is that class too.
+    """
+
+    key: ClassVar[str] = "mask"
+    headline: ClassVar[str] = "dice"
+
+    classes: tuple[str, ...] | dict[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise SpecError("task: segmentation: classes is empty; name at least one, for example classes: [vessel]")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names, background excluded."""
+        return tuple(self.classes)
+
+    @property
+    def coding(self) -> Coding:
+        """Mask values of each class."""
+        if isinstance(self.classes, dict):
+            return Coding(mask=dict(self.classes))
+        return Coding(mask={name: (value,) for value, name in enumerate(self.classes, 1)})
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """One channel a class, and the background."""
+        return {"mask": len(self.classes) + 1}
+
+    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+        """Dice + cross-entropy, mean over the images that are labelled at all, so that processes may share a batch."""
+        logits = output["mask"]
+        mask = batch.labels["mask"]
+        assert isinstance(mask, Tensor)
+        mask = mask[:, 0]
+        counts = mask >= 0
+        if batch.region is not None:
+            counts = counts & batch.region[:, 0]
+        labelled = counts.flatten(1).any(1).to(logits.dtype)
+        share = labelled / labelled.sum().clamp_min(1)
+        return {
+            "dice": (dice_loss(logits, mask, counts) * share).sum(),
+            "cross_entropy": (cross_entropy(logits, mask, counts) * share).sum(),
+        }
+
+    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """``loss`` of the network's output."""
+        return self.loss(network(batch.image), batch)
+
+    def probabilities(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
+        """Class probabilities (K, *shape) on the image's own grid."""
+        _, geometry = cohort.shelf.image(cohort.cases[which])
+        return from_grid(cohort.restack(prediction["mask"].float().softmax(1).cpu()), geometry)
+
+    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+        """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the region, each also by class."""
+        reference = cohort.reference(which)
+        found = self.probabilities(prediction, cohort, which).argmax(0)
+        measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
+        return {key: None if math.isnan(value) else value for key, value in measured.items()}
+
+    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
+        return mean_over_subjects(cases)
+
+
+def mean_over_subjects(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Each metric's mean over subjects of the mean over the subject's cases. Undefined (None) cases are left out and counted.
+
+    >>> mean_over_subjects([{"case": "a", "subject": "1", "dice": 0.5}, {"case": "b", "subject": "1", "dice": None}])
+    {'dice': 0.5, 'undefined/dice': 1}
+    """
+    pooled: dict[str, float | None] = {}
+    for key in [key for key in cases[0] if key not in ("case", "subject")] if cases else []:
+        by_subject: dict[str, list[float]] = {}
+        for case in cases:
+            if case[key] is not None:
+                by_subject.setdefault(case["subject"], []).append(case[key])
+        means = [torch.tensor(values, dtype=torch.float64).mean().item() for values in by_subject.values()]
+        pooled[key] = torch.tensor(means, dtype=torch.float64).mean().item() if means else None
+        undefined = sum(case[key] is None for case in cases)
+        if undefined:
+            pooled[f"undefined/{key}"] = undefined
+    return pooled

@@ -1,0 +1,187 @@
+"""The one loop. It knows no method's name: what a step holds is found, kept and restored without being declared."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.errors import TrainingError
+from allograft.step import Step
+
+if TYPE_CHECKING:
+    from allograft.context import Context
+
+FLUSH = 50
+"""Steps between two readings of the terms; reading waits for the device."""
+
+
+class Batches(Protocol):
+    """An endless source addressed by step number."""
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        """Batches from step ``start`` on."""
+
+
+@dataclass
+class History:
+    """Each term's value at each step."""
+
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    waiting: list[Mapping[str, Tensor]] = field(default_factory=list)
+
+    def add(self, terms: Mapping[str, Tensor], number: int) -> None:
+        """Note the terms of a step."""
+        self.waiting.append(terms)
+        if len(self.waiting) >= FLUSH:
+            self.flush(number)
+
+    def flush(self, number: int) -> None:
+        """Read what is waiting. ``TrainingError`` when a term is not finite."""
+        for terms in self.waiting:
+            for key, value in terms.items():
+                self.terms.setdefault(key, []).append(float(value))
+        recent = len(self.waiting)
+        self.waiting.clear()
+        for key, values in self.terms.items():
+            if not all(map(math.isfinite, values[-recent:] if recent else [])):
+                raise TrainingError(
+                    f"step {number}: the loss term '{key}' is not finite; lower the learning rate, or clip the gradients (clip: 1.0)"
+                )
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The newest value of each term."""
+        return {key: values[-1] for key, values in self.terms.items() if values}
+
+
+def train(step: Step, batches: Batches, *, steps: int | range, context: Context, name: str = "train") -> History:
+    """Run a step over batches, with checkpoints, and go on from the newest one.
+
+    Global generators are seeded anew at each step from (seed, unit, name, step, rank), and are outside as they were before.
+
+    Args:
+        step: called with a batch on the device; its state is what its fields hold (see ``parts``).
+        batches: addressed by step number.
+        steps: how many, or which numbers: epochs call ``train`` with ranges and a name each.
+        name: unique within a run; a finished call of this name is loaded, not repeated.
+    """
+    span = range(steps) if isinstance(steps, int) else steps
+    history, at, spent = History(), span.start, 0.0
+    saved = context.journal.open(name, span)
+    if saved is not None:
+        for path, part in parts(step):
+            part.load_state_dict(saved["parts"][path])
+        history, at, spent = History(saved["history"]), saved["at"], saved["seconds"]
+    began = time.perf_counter() - spent
+
+    def state(number: int) -> dict[str, Any]:
+        history.flush(number)
+        kept = {path: part.state_dict() for path, part in parts(step)}
+        return {"at": number, "history": history.terms, "seconds": time.perf_counter() - began, "parts": kept}
+
+    if at < span.stop:
+        with context.seeds.everything(name), _Bar(f"{context.label}{name}", span, at, context.progress) as bar:
+            stream = batches(at)
+            for number in range(at, span.stop):
+                batch = next(stream)  # never zip(range, stream): it draws one batch too many
+                context.seeds.seed_everything(name, number, context.fabric.global_rank)
+                terms = step(context.fabric.to_device(batch))
+                history.add(terms, number)
+                bar.show(number + 1, history)
+                if context.journal.due():
+                    context.journal.keep(name, span, partial(state, number + 1))
+        history.flush(span.stop)
+        context.journal.finish(name, span, partial(state, span.stop))
+    context.meter.train_seconds += time.perf_counter() - began
+    return history
+
+
+def parts(thing: Any, path: str = "step", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Every stateful thing a step holds, once: modules, optimizers, schedules, and the plain numbers of unfrozen dataclasses.
+
+    State hidden in a closure is not found; the resume test of the contract catches that.
+    """
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+        seen.add(id(thing))
+        yield path, thing
+    elif is_dataclass(thing) and not isinstance(thing, type):
+        seen.add(id(thing))
+        for f in fields(thing):
+            yield from parts(getattr(thing, f.name), f"{path}.{f.name}", seen)
+        counters = tuple(f.name for f in fields(thing) if type(getattr(thing, f.name)) in (int, float, bool))
+        if counters and not thing.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            yield f"{path}#", _Counters(thing, counters)
+    elif isinstance(thing, (list, tuple)):
+        for i, value in enumerate(thing):
+            yield from parts(value, f"{path}[{i}]", seen)
+    elif isinstance(thing, dict):
+        for key, value in thing.items():
+            yield from parts(value, f"{path}[{key}]", seen)
+
+
+@dataclass(frozen=True)
+class _Counters:
+    owner: Any
+    names: tuple[str, ...]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self.owner, name) for name in self.names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self.owner, name, value)
+
+
+@dataclass
+class _Bar:
+    """A progress line with steps a second, loss terms and time left; silent when nobody watches."""
+
+    title: str
+    span: range
+    start: int
+    wanted: bool
+    shown: Any = None
+    task: Any = None
+    update: Callable[..., None] | None = None
+
+    def __enter__(self) -> _Bar:
+        if self.wanted and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.shown = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[terms]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.shown.start()
+            done = self.start - self.span.start
+            self.task = self.shown.add_task(self.title, total=len(self.span), completed=done, terms="", speed="")
+        return self
+
+    def show(self, number: int, history: History) -> None:
+        if self.shown is None:
+            return
+        row = self.shown.tasks[0]
+        terms = "  ".join(f"{key} {value:.3f}" for key, value in history.last.items())
+        self.shown.update(self.task, completed=number - self.span.start, terms=terms, speed=f"{row.speed or 0:.1f} steps/s")
+
+    def __exit__(self, *reason: object) -> None:
+        if self.shown is not None:
+            self.shown.stop()

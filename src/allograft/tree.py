@@ -1,0 +1,153 @@
+"""One file format for all that is kept: a tree of dicts, lists, numbers and tensors <-> one .safetensors file, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allograft.errors import AllograftError, OutputError
+
+
+class DamagedFile(AllograftError):
+    """A kept file does not match its checksum, or cannot be read at all."""
+
+
+def content_hash(*things: Any) -> str:
+    """24 hex digits of JSON values, whatever the order of a mapping's keys.
+
+    >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.blake2b(json.dumps(things, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def digest(module: nn.Module) -> str:
+    """24 hex digits of a module's parameters and buffers."""
+    total = hashlib.blake2b(digest_size=12)
+    for name, tensor in module.state_dict().items():
+        total.update(name.encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def plain(thing: Any) -> Any:
+    """JSON values of a dataclass, mapping, sequence or path: what goes into keys, cards and records.
+
+    A recipe becomes ``{"name": {field: value}}`` with all fields, so that a changed default changes the key.
+    """
+    if is_dataclass(thing) and not isinstance(thing, type):
+        body = {f.name: plain(getattr(thing, f.name)) for f in fields(thing) if f.compare}
+        return {_table_name(thing): body} if hasattr(thing, "run") else body
+    if isinstance(thing, Mapping):
+        return {str(key): plain(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [plain(value) for value in thing]
+    if isinstance(thing, Path):
+        return thing.as_posix()
+    return thing
+
+
+def _table_name(recipe: Any) -> str:
+    from allograft.table import name_of
+
+    return name_of("method", type(recipe))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all."""
+    write_bytes(path, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+
+
+def save(path: Path, tree: Any) -> None:
+    """Keep a tree of dict / list / tuple / tensor / JSON values. Other types raise ``TypeError`` with their place."""
+    from safetensors.torch import save as to_bytes
+
+    tensors: dict[str, Tensor] = {}
+    shape = json.dumps(_take(tree, tensors, "tree"))
+    flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
+    write_bytes(path, to_bytes(flat, metadata={"tree": shape, "blake2b": _checksum(shape, flat)}))
+
+
+def load(path: Path) -> Any:
+    """Read what ``save`` wrote. ``DamagedFile`` when it is cut short or was changed."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        shape, checksum = metadata["tree"], metadata["blake2b"]
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{path}: not a whole file ({error}); delete it, it is made again") from error
+    if _checksum(shape, tensors) != checksum:
+        raise DamagedFile(f"{path}: its content does not match its checksum; delete it, it is made again")
+    return _give(json.loads(shape), tensors)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder that may be absent."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _checksum(shape: str, tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.blake2b(shape.encode(), digest_size=16)
+    for key in sorted(tensors):
+        total.update(_bytes(tensors[key]))
+    return total.hexdigest()
+
+
+def _take(thing: Any, tensors: dict[str, Tensor], at: str) -> Any:
+    if isinstance(thing, Tensor):
+        key = str(len(tensors))
+        tensors[key] = thing
+        return {"t": key}
+    if isinstance(thing, Mapping):
+        return {"d": [[key, _take(value, tensors, f"{at}.{key}")] for key, value in thing.items()]}  # pairs: optimizers have integer keys
+    if isinstance(thing, (list, tuple)):
+        return {"l" if isinstance(thing, list) else "u": [_take(value, tensors, f"{at}[{i}]") for i, value in enumerate(thing)]}
+    if thing is None or isinstance(thing, (str, bool, int, float)):
+        return thing
+    raise TypeError(f"{at}: a {type(thing).__name__} cannot be kept; only dicts, lists, numbers, strings and tensors can")
+
+
+def _give(shape: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(shape, dict):
+        return shape
+    ((kind, value),) = shape.items()
+    if kind == "t":
+        return tensors[value]
+    if kind == "d":
+        return {key: _give(inner, tensors) for key, inner in value}
+    values = [_give(inner, tensors) for inner in value]
+    return values if kind == "l" else tuple(values)

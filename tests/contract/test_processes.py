@@ -1,0 +1,73 @@
+"""Two processes train to what one process trains to.
+
+With SGD: Adam divides by the gradient's own size, so where a gradient is 0 but for rounding (a bias before a normalisation) its step
+has the size of the learning rate and the sign of the rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.contract.world import METHODS, request, run, session_of, write_cohort
+
+from allograft.context.store import Store
+
+SCRIPT = """
+import sys, json
+from pathlib import Path
+from allograft.study.run import local_fabric
+from tests.contract.world import request, run, session_of
+manifest, out, names = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+
+def work(fabric):
+    for name in names:
+        session = session_of(manifest, out / name, request(name), fabric=fabric, optimizer={"sgd": {"lr": 0.1}})
+        run(session)
+
+if __name__ == "__main__":
+    from lightning_fabric import Fabric
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
+    fabric.launch(work)
+"""
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """All methods on two processes, in one launch."""
+    folder = tmp_path_factory.mktemp("together")
+    manifest = write_cohort(folder / "cohort")
+    script = folder / "work.py"
+    script.write_text(SCRIPT)
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, str(script), str(manifest), str(folder / "out"), json.dumps(METHODS)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return manifest, folder / "out"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_equal_one(name: str, together: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest, out = together
+    _, row, records = run(session_of(manifest, tmp_path, request(name), optimizer={"sgd": {"lr": 0.1}}))
+    assert all(record.status == "done" for record in records.values())
+    alone, *_ = Store(tmp_path / "units" / row.unit).load()  # type: ignore[misc]
+    title = records[next(key for key in records if key.startswith(row.unit))].recipe
+    shared = next(
+        Store(folder).load()
+        for folder in (out / name / "units").iterdir()
+        if json.loads(next(folder.glob("stages/*/card.json")).read_text())["recipe"] == {title["name"]: title["parameters"]}
+    )
+    assert shared is not None
+    for key, value in shared[0].network.state_dict().items():
+        torch.testing.assert_close(value, alone.network.state_dict()[key], rtol=1e-3, atol=1e-4)

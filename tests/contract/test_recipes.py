@@ -1,0 +1,187 @@
+"""What every method of the table promises, whatever its paper."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.contract.world import METHODS, request, run, session_of, told, write_cohort
+
+from allograft import tree
+from allograft.context import Store
+from allograft.context.journal import Journal
+from allograft.recipe import parse_recipe, total_needs
+from allograft.study.plan import scenario_of
+from allograft.table import find
+from allograft.tree import digest, plain
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """name -> (folder, row, records, weights) of one plain run; made once a method."""
+    made: dict[str, Any] = {}
+
+    def of(name: str) -> Any:
+        if name not in made:
+            out = tmp_path_factory.mktemp(name)
+            _, row, records = run(session_of(manifest, out, request(name)))
+            made[name] = (out, row, records, weights(out, row.unit))
+        return made[name]
+
+    return of
+
+
+def weights(out: Path, unit: str) -> str:
+    found = Store(out / "units" / unit).load()
+    assert found is not None
+    return digest(found[0].network)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recipe_is_frozen_and_survives_yaml(name: str) -> None:
+    recipe = parse_recipe(request(name))
+    assert parse_recipe(plain(recipe)) == recipe
+    assert plain(parse_recipe(name)) == plain(find("method", name)())
+    if fields(recipe):
+        with pytest.raises(FrozenInstanceError):
+            setattr(recipe, fields(recipe)[0].name, None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_records_are_done_and_name_their_sites(name: str, undisturbed: Any) -> None:
+    _, row, records, _ = undisturbed(name)
+    own = [record for record in records.values() if record.unit == row.unit]
+    assert own
+    assert all(record.status == "done" for record in records.values()), [record.error for record in records.values()]
+    assert {(record.site, record.part) for record in own} == {("a", "val"), ("a", "test"), ("b", "test")}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
+    _, _, records, digested = undisturbed(name)
+    torch.manual_seed(123)  # whatever the caller drew before
+    np.random.seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    session = session_of(manifest, tmp_path, request(name))
+    _, row, again = run(session)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert told(again) == told(records)
+    assert weights(tmp_path, row.unit) == digested
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_callers_network_is_untouched(name: str, manifest: Path, tmp_path: Path) -> None:
+    session = session_of(manifest, tmp_path, request(name))
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    network = session.start(world, 0)
+    before = digest(network)
+    for stage in session.context(0).run(row.recipe, scenario_of(world, row), network):
+        assert stage.unit
+    assert digest(network) == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``first`` left in another study's folder gives the same result, and a finished unit trains nothing."""
+    _, _, records, digested = undisturbed(name)
+    run(session_of(manifest, tmp_path, "supervised"))
+    _, row, again = run(session_of(manifest, tmp_path, request(name)))
+    assert {key: value for key, value in told(again).items() if key in records} == told(records)
+    assert weights(tmp_path, row.unit) == digested
+
+    monkeypatch.setattr("allograft.step.GradientStep.__call__", lambda self, batch: pytest.fail("a finished unit was trained again"))
+    for file in (tmp_path / "records").iterdir():
+        file.unlink()  # a new judge with nothing but the stored stages
+    _, _, rejudged = run(session_of(manifest, tmp_path, request(name)))
+    assert told(rejudged) == told({key: value for key, value in again.items() if key in rejudged})
+    assert rejudged
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("write", [1, 3])
+def test_killed_and_resumed_is_undisturbed(
+    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends right after the n-th file it writes into its output; checkpoints come at every step."""
+    _, _, records, digested = undisturbed(name)
+    monkeypatch.setattr(Journal, "due", lambda self: self.writes)
+    count = 0
+    real = tree.write_bytes
+
+    def counted(path: Path, data: bytes) -> None:
+        nonlocal count
+        real(path, data)
+        count += "units" in path.parts or "records" in path.parts
+        if count == write:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        for module in ("allograft.tree", "allograft.predictor.folder"):
+            patch.setattr(f"{module}.write_bytes", counted)
+        with pytest.raises(Killed):
+            run(session_of(manifest, tmp_path, request(name)))
+    _, row, again = run(session_of(manifest, tmp_path, request(name)))
+    assert told(again) == told(records)
+    assert weights(tmp_path, row.unit) == digested
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, tmp_path: Path) -> None:
+    session = session_of(manifest, tmp_path, request(name))
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    needs = total_needs(row.recipe)
+    seen = scenario_of(world, row).narrowed(needs)
+    tests = {subject for test in world.tests(0) for subject in test.cohort.subjects}
+    for cohort in (*seen.source, *seen.target, *seen.pool, *seen.stream):
+        assert not tests & set(cohort.subjects)
+    if not needs.source_images:
+        assert seen.source == ()
+    if not (needs.target_labels or needs.all_target_labels):
+        assert all(not case.labels for cohort in seen.target for case in cohort.cases)
+        for cohort in seen.target:
+            with pytest.raises(KeyError):
+                cohort.case(0).labels["mask"]
+    elif not needs.all_target_labels:
+        assert len({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects}) <= 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_is_live_and_cases_do_not_see_each_other(name: str, manifest: Path, tmp_path: Path) -> None:
+    session = session_of(manifest, tmp_path, request(name))
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    cohort = world.part("b", "test", 0).unlabelled()
+    images = torch.cat([cohort.case(i).image for i in range(len(cohort))])
+    batch = replace(
+        cohort.case(0), image=images, site=torch.full((len(images),), -1), cases=tuple(map(str, range(len(images)))), spacing=None
+    )
+    live = {}
+    for stage in session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)):
+        assert stage.predictor is not None
+        live[stage.unit, stage.name] = stage.predictor(batch)
+        alone = stage.predictor(batch[1:2])
+        torch.testing.assert_close(alone["mask"], live[stage.unit, stage.name]["mask"][1:2], rtol=1e-4, atol=1e-4)
+    for (unit, name_), expected in live.items():
+        _, stages, _ = Store(tmp_path / "units" / unit).load()  # type: ignore[misc]
+        kept = next(stage.predictor for stage in stages if stage.name == name_)
+        assert kept is not None
+        assert torch.equal(kept(batch)["mask"], expected["mask"])

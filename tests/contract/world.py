@@ -1,0 +1,69 @@
+"""A tiny study on phantoms that every method of the table can run in a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from allograft.phantoms.brain import write_brain
+from allograft.study.plan import Row, World
+from allograft.study.record import Record, read_all
+from allograft.study.run import Session, local_fabric
+from allograft.study.spec import make_study
+from allograft.table import rows
+
+SMALL: dict[str, dict[str, Any]] = {
+    # method -> arguments that make it quick; a method that is not named runs with its defaults
+    "fourier": {"beta": 0.1, "donors": 2},
+}
+METHODS = sorted(rows("method"))
+
+
+def write_cohort(folder: Path) -> Path:
+    """Two sites of four subjects, 32 px."""
+    return write_brain(folder, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
+
+
+def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **changes: Any) -> Session:
+    """A session for one recipe."""
+    tree: dict[str, Any] = {
+        "cohort": str(manifest),
+        "task": {"segmentation": {"classes": ["white", "grey"]}},
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1}},
+        "source": ["a"],
+        "target": ["b"],
+        "target_labels": {"subjects": 2},
+        "recipes": [recipe],
+        "test": {"fraction": 0.5, "val": 0.5},
+        "seeds": 1,
+        "budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2},
+        **changes,
+    }
+    return Session(
+        make_study(tree),
+        out,
+        None,
+        fabric or local_fabric(accelerator="cpu"),
+        0,
+        changes.pop("checkpoint_seconds", 60.0),
+        lambda line: None,
+    )
+
+
+def request(name: str) -> dict[str, Any]:
+    """The YAML tree of a method, made quick."""
+    return {name: SMALL.get(name, {})}
+
+
+def run(session: Session) -> tuple[World, Row, dict[str, Record]]:
+    """Run the session's one recipe; its world, row and all records."""
+    world = session.prepare()
+    recipe = session.study.recipes[0]
+    row = next(row for row in session.plan(world).rows if row.recipe == recipe)
+    session.run(world, row, "1 of 1")
+    return world, row, read_all(session.out)
+
+
+def told(records: dict[str, Record]) -> dict[str, Any]:
+    """All of the records that must be the same bytes; costs are not."""
+    return {name: (r.metrics, r.cases, r.status, r.error, r.ordinal, r.seen, r.labelled_subjects, r.data) for name, r in records.items()}
