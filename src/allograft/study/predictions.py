@@ -7,13 +7,11 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from allograft.cohort.readers import read_image, write_image, write_mask
-from allograft.errors import ImageError
+from allograft.errors import ImageError, OutputError
 from allograft.predictor import load
 from allograft.predictor.model import Predicted, stem
-from allograft.study.report import draw_overlay
+from allograft.study.report import draw_overlay, plane, slice_of
 from allograft.tree import write_bytes
 
 
@@ -33,7 +31,7 @@ def write_predictions(
     rows: list[dict[str, object]] = []
     names: dict[str, str] = {}
     for one in loaded.predict(images):
-        name = stem(one.name)
+        name = "/".join(part for part in Path(stem(one.name)).parts if part not in ("/", ".", ".."))  # never out of OUT
         if name in names:
             raise ImageError(f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different folders")
         names[name] = one.name
@@ -50,15 +48,16 @@ def write_predictions(
 
 def _write(one: Predicted, path: Path, classes: Iterable[str], *, overlay: bool, probabilities: bool) -> None:
     suffix = ".png" if one.affine is None else ".nii.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent}: cannot be written ({error.strerror}); choose another --out") from error
     write_mask(path.with_name(f"{path.name}_mask{suffix}"), one.mask.numpy(), one.affine)
     if probabilities:
         for index, name in enumerate(classes, 1):
             write_image(path.with_name(f"{path.name}_{name}{suffix}"), one.probabilities[index].numpy(), one.affine)
     if overlay:
         image, found = read_image(one.files).array, one.mask.numpy()
-        if found.ndim == 3:
-            depth = int((found > 0).sum(axis=(0, 1)).argmax())
-            image, found = image[..., depth], found[..., depth]
-        shown = np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
-        write_bytes(path.with_name(f"{path.name}_overlay.png"), draw_overlay(shown, None, found))
+        index = slice_of(image, found)
+        picture = draw_overlay(plane(image, index), None, plane(found[None], index))
+        write_bytes(path.with_name(f"{path.name}_overlay.png"), picture)

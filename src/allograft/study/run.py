@@ -154,10 +154,11 @@ class Session:
                 empty += not shelf.mask(case).any()
         if empty:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
-        if self.fabric.is_global_zero:
-            write_splits(self.out / "splits.csv", world.places, world.cohort.cases)
         for row in bare_rows(world):
             check_needs(row.recipe, scenario_of(world, row))
+        self.context(0).optimizer(self.start(world, 0).parameters())  # their names and arguments, too, are refused before anything is kept
+        if self.fabric.is_global_zero:
+            write_splits(self.out / "splits.csv", world.places, world.cohort.cases)
         return world
 
     def plan(self, world: World) -> Plan:
@@ -173,7 +174,8 @@ class Session:
 
     def context(self, seed: int) -> Context:
         """What the recipes of one seed run in."""
-        template = self.network if isinstance(self.network, nn.Module) else self.network() if self.network else None
+        with Seeds(seed).everything("network"):
+            template = self.network if isinstance(self.network, nn.Module) else self.network() if self.network else None
         return Context(
             fabric=self.fabric,
             seeds=Seeds(seed),
@@ -203,11 +205,11 @@ class Session:
         """Run and judge one row, unless all of it is there already; a failure becomes a record."""
         context, scenario = self.context(row.seed), scenario_of(world, row)
         judge = Judge(tuple(world.tests(row.fold)), self.study.made_task, self.out / "records", self.fabric)
+        # before anything else: another target's row may have run this unit since
+        tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
         finished = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template).load()
         if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
             return
-        failure = self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json"
-        tree.remove(failure)
         self.say(f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}" + (f", fold {row.fold}" if world.folds > 1 else ""))
         ordinals: dict[str, int] = {}
         try:
@@ -230,9 +232,10 @@ class Session:
         from allograft.study.report import write_report
 
         table = lines(plan, read_all(self.out), self.study.selection)
-        complete = done == len(plan.rows)
-        pictures = pictures_of(self.out, world, table) if complete else {}
-        write_report(self.out / "report.html", study=self.study, plan=plan, lines=table, pictures=pictures, done=done, total=len(plan.rows))
+        pictures = pictures_of(self.out, world, table, self.context(0).template) if done == len(plan.rows) else {}
+        units = len({row.unit for row in plan.rows[:done]})
+        page = self.out / "report.html"
+        write_report(page, study=self.study, plan=plan, lines=table, pictures=pictures, done=units, total=len(plan.units), world=world)
 
 
 def _check_writable(out: Path) -> None:

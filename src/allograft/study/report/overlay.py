@@ -43,9 +43,8 @@ def draw_overlay(image: NDArray[np.generic], truth: NDArray[np.generic] | None, 
     from PIL import Image
 
     _check(image, truth, found)
-    height, width = found.shape
-    scale = min(max(1.0, SHORT / min(height, width)), LONG / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scale = min(max(1.0, SHORT / min(found.shape)), LONG / max(found.shape))
+    size = (max(1, round(found.shape[1] * scale)), max(1, round(found.shape[0] * scale)))
     grey = Image.fromarray(_grey(image))
     masks = [np.zeros_like(found) if truth is None else truth, found]
     if scale > 1:
@@ -56,7 +55,7 @@ def draw_overlay(image: NDArray[np.generic], truth: NDArray[np.generic] | None, 
     if scale < 1:
         canvas = canvas.resize(size, Image.Resampling.BOX)
     file = io.BytesIO()
-    canvas.quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    canvas.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
@@ -112,7 +111,7 @@ def _grey(image: NDArray[np.generic]) -> NDArray[np.uint8]:
     if high <= low:  # percentiles of a nearly empty image
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
-    return (255 * scaled.clip(0, 1)).round().astype(np.uint8)
+    return (4 * (63 * scaled.clip(0, 1)).round()).astype(np.uint8)  # 64 greys look the same and halve the file
 
 
 def _enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.generic]:
@@ -132,7 +131,11 @@ def _painted(grey: NDArray[np.uint8], truth: NDArray[np.generic], found: NDArray
         edge = _rim(true, rim) | _rim(hit, rim)
         alpha = np.where(edge, EDGE, INSIDE)[..., None]
         # a pixel found as another class is drawn for that class: it is too much of one, not only too little of the other
-        for colour, where in ((AGREE, true & hit), (MISSED, true & (found == 0)), (EXTRA, hit & ~true & (truth >= 0))):
+        for colour, where in (
+            (AGREE, true & hit),
+            (MISSED, true & (found == 0)),
+            (EXTRA, hit & ~true & (np.asarray(truth, dtype=np.int64) >= 0)),
+        ):
             mixed = (1 - alpha) * canvas + alpha * _shade(colour, index)
             canvas[where] = mixed[where]
     return canvas.round().astype(np.uint8)

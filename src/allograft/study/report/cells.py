@@ -1,0 +1,196 @@
+"""The decision table of one target: what stands in each cell, and what it is sorted by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from allograft.study.plan import Plan
+from allograft.study.report.facts import NOT_YET
+from allograft.study.select import Line
+from allograft.study.spec import Study
+
+NOTHING = "supervised"
+"""The row that does nothing: every difference is to it."""
+DIGITS = {"hd95": 2, "asd": 2}
+COSTS = {"train_seconds": "{:,.1f}", "peak_memory_mb": "{:,.0f}", "trainable_parameters": "{:,.0f}"}
+ORDER = ("iou", "hd95", "asd")
+"""These metrics come first; records sort theirs by name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Args:
+        text: what is read first.
+        small: below it.
+        value: what the column is sorted by; None goes last.
+        kind: "quiet" for words in the place of a number, "number", "name".
+        mark: a footnote's sign.
+    """
+
+    text: str
+    small: str = ""
+    value: float | None = None
+    kind: str = "number"
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, a second line under it, and what it means in a sentence."""
+
+    name: str
+    small: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and, for each line, whether it is recommended and its cells."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
+
+
+def seed_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, float]:
+    """Seed -> a metric (the headline by default) at a site, pooled over the subjects of all folds; undefined seeds are left out."""
+    scores = {}
+    for run in line.runs:
+        cases = [case for record in run.tests.get(site, ()) for case in record.cases]
+        value = plan.task.pool(cases).get(metric or plan.headline) if cases and not run.error else None
+        if value is not None:
+            scores[run.row.seed] = float(value)
+    return scores
+
+
+def subject_scores(plan: Plan, line: Line, site: str) -> dict[str, float]:
+    """Subject -> headline score at a site: mean over its cases, then over seeds. {} for tasks that score no single case."""
+    by_subject: dict[str, list[float]] = {}
+    for run in line.runs:
+        here: dict[str, list[float]] = {}
+        for record in run.tests.get(site, ()):
+            for case in record.cases:
+                if case.get(plan.headline) is not None:
+                    here.setdefault(str(case["subject"]), []).append(float(case[plan.headline]))
+        for subject, values in here.items():
+            by_subject.setdefault(subject, []).append(mean(values))
+    return {subject: mean(values) for subject, values in sorted(by_subject.items())}
+
+
+def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
+    """Mean difference to do-nothing over the seeds that both finished."""
+    if base is None or line is base:
+        return None
+    ours, theirs = seed_scores(plan, line, site), seed_scores(plan, base, site)
+    both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return mean(both) if both else None
+
+
+def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Table:
+    """The table of one target, in the order of the study."""
+    here = [line for line in lines if line.target == target]
+    others = [site for site in (*study.source, *study.target) if site != target]
+    base = next((line for line in here if line.title == NOTHING), None)
+    scores = [score for line in here if (score := line.score(target)) is not None]
+    best = max(scores) if len(scores) > 1 else None
+    extra = [metric for metric in _metrics(here, target) if "/" not in metric and metric != plan.headline]
+    columns = [
+        Column("recipe", hint="as in the study; sorts back to its order"),
+        Column(plan.headline, f"at {target}", "mean ± sd over seeds"),
+    ]
+    columns += [Column("gain", "vs nothing", "difference to do-nothing at the target, over the seeds that both finished")]
+    columns += [Column("seeds", "done", "finished seeds")]
+    columns += [
+        Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target") for site in others
+    ]
+    columns += [Column("worst", "site", "the lowest of the scores at all sites")]
+    columns += [Column(metric, f"at {target}", "mean ± sd over seeds") for metric in extra]
+    columns += [Column("train", "seconds", "of the run itself; a training that rows share is counted in its own row")]
+    columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
+    rows = []
+    for order, line in enumerate(here):
+        cells = [
+            Cell(line.title, value=order, kind="name"),
+            _score(line, target, plan.headline, best=best),
+            _gain(gain(plan, line, base, target), line is base),
+        ]
+        cells += [
+            _seeds(line),
+            *(_score(line, site, plan.headline) for site in others),
+            _worst(line),
+            *(_score(line, target, m) for m in extra),
+        ]
+        cells += [_cost(line, key, form) for key, form in COSTS.items()]
+        rows.append((line.recommended, tuple(cells)))
+    return Table(tuple(columns), tuple(rows))
+
+
+def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
+    """Every metric of every class at a target; None with fewer than two classes."""
+    here = [line for line in lines if line.target == target]
+    names = [metric for metric in _metrics(here, target) if "/" in metric and not metric.startswith("undefined/")]
+    if len({name.split("/", 1)[1] for name in names}) < 2:
+        return None
+    columns = (Column("recipe"), *(Column(*name.split("/", 1)) for name in names))
+    rows = [
+        (line.recommended, (Cell(line.title, value=n, kind="name"), *(_score(line, target, name) for name in names)))
+        for n, line in enumerate(here)
+    ]
+    return Table(columns, tuple(rows))
+
+
+def _metrics(here: Sequence[Line], target: str) -> list[str]:
+    """Every metric that was measured at a target, undefined ones too."""
+    found: dict[str, None] = {}
+    for line in here:
+        for run in line.runs:
+            for record in run.tests.get(target, ()):
+                found |= dict.fromkeys(record.metrics)
+        found |= dict.fromkeys(line.metrics.get(target, ()))
+    names = [name for name in found if not name.startswith("undefined/")]
+    return sorted(names, key=lambda name: ORDER.index(kind) if (kind := name.split("/")[0]) in ORDER else len(ORDER))
+
+
+def _score(line: Line, site: str, metric: str, *, best: float | None = None) -> Cell:
+    values = line.metrics.get(site, {}).get(metric, ())
+    if not values:
+        measured = any(record.cases for run in line.runs for record in run.tests.get(site, ()))
+        return Cell("undefined" if measured else _absent(line), kind="quiet")
+    digits = DIGITS.get(metric.split("/")[0], 3)
+    small = [f"± {stdev(values):.{digits}f}"] if len(values) > 1 else []
+    undefined = line.metrics[site].get(f"undefined/{metric}", ())
+    small += [f"{max(undefined):.0f} undefined"] if undefined else []
+    value = mean(values)
+    return Cell(f"{value:.{digits}f}", "\n".join(small), value, mark="†" if best is not None and value == best else "")
+
+
+def _absent(line: Line) -> str:
+    """Why there is no number."""
+    if line.done or not line.runs:
+        return "not measured"
+    return "not run yet" if all(run.error == NOT_YET for run in line.runs) else "failed"
+
+
+def _gain(value: float | None, is_base: bool) -> Cell:
+    if value is None:
+        return Cell("–", "do-nothing" if is_base else "", kind="quiet")
+    return Cell(f"{value:+.3f}".replace("-", "−"), value=value)
+
+
+def _seeds(line: Line) -> Cell:
+    waiting = sum(run.error == NOT_YET for run in line.runs)
+    failed = len(line.runs) - line.done - waiting
+    small = [*([f"{failed} failed"] if failed else []), *([f"{waiting} to go"] if waiting else [])]
+    return Cell(f"{line.done} of {len(line.runs)}", "\n".join(small), line.done, kind="warn" if failed else "number")
+
+
+def _worst(line: Line) -> Cell:
+    return Cell(_absent(line), kind="quiet") if line.worst is None else Cell(f"{line.worst[1]:.3f}", line.worst[0], line.worst[1])
+
+
+def _cost(line: Line, key: str, form: str) -> Cell:
+    value = line.cost(key)
+    return Cell("–", kind="quiet") if value is None else Cell(form.format(value), value=value)

@@ -1,0 +1,127 @@
+"""Overlays: what agrees, what is missed and what is too much can be told apart, thin or thick, in any range of numbers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from allograft.errors import SpecError
+from allograft.study.report import draw_overlay, plane, slice_of
+from allograft.study.report.overlay import AGREE, EXTRA, MISSED
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def _near(pixels: np.ndarray, colour: str, within: int = 60) -> np.ndarray:
+    wanted = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
+    return np.abs(pixels - wanted).max(-1) < within
+
+
+def _disc(size: int, centre: tuple[int, int], radius: int) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size]
+    return ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2).astype(int)
+
+
+def test_thin_structures_are_coloured_whole() -> None:
+    truth = np.zeros((300, 300), dtype=int)
+    truth[100, 20:280] = 1
+    pixels = _pixels(draw_overlay(np.full((300, 300), 7.0), truth, np.roll(truth, 3, axis=0)))
+    assert _near(pixels, MISSED)[100, 20:280].all()
+    assert _near(pixels, EXTRA)[103, 20:280].all()
+    assert not _near(pixels, AGREE).any()
+    assert (pixels[150] == pixels[150, :, :1]).all()  # the rest stays grey
+
+
+def test_thick_structures_are_outlined_and_the_image_shows_through() -> None:
+    truth = _disc(300, (150, 150), 80)
+    image = np.random.default_rng(0).normal(size=(300, 300))
+    pixels = _pixels(draw_overlay(image, truth, truth))
+    tint = pixels[..., 1] - pixels[..., 0]  # how green
+    assert tint[150, 72] > 120
+    assert 0 < tint[130:170, 130:170].max() < 60
+    assert pixels[130:170, 130:170].std() > 20
+
+
+def test_each_pixel_is_of_the_class_that_was_found() -> None:
+    truth = np.zeros((256, 256), dtype=int)
+    found = truth.copy()
+    truth[10:14, 10:200], found[10:14, 10:200] = 1, 2  # confused: too much of class 2
+    pixels = _pixels(draw_overlay(np.zeros((256, 256)), truth, found))
+    red, green, blue = pixels[12, 100]
+    assert red > green > blue  # an orange
+    assert not _near(pixels, MISSED).any()
+
+
+def test_without_truth_all_is_prediction_and_ignored_pixels_are_not_judged() -> None:
+    found = np.zeros((256, 256), dtype=int)
+    found[50:53, :] = 1
+    assert _near(_pixels(draw_overlay(np.zeros((256, 256)), None, found)), EXTRA)[51].all()
+    ignored = np.full((256, 256), -100)
+    assert not _near(_pixels(draw_overlay(np.zeros((256, 256)), ignored, found)), EXTRA).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((64, 96), (384, 256)), ((300, 400), (400, 300)), ((2048, 1024), (512, 1024)), ((10, 1000), (1024, 10))],
+)
+def test_size_is_bounded(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    empty = np.zeros(shape, dtype=int)
+    assert Image.open(io.BytesIO(draw_overlay(empty, empty, empty))).size == size
+
+
+def test_a_thin_vessel_survives_shrinking() -> None:
+    truth = np.zeros((2048, 2048), dtype=int)
+    truth[1000:1002] = 1
+    pixels = _pixels(draw_overlay(np.zeros((2048, 2048)), truth, truth))
+    assert (pixels[499:502].max(0)[:, 1] > 80).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_any_range_of_numbers_gives_the_same_picture(scale: float) -> None:
+    image = np.random.default_rng(1).random((40, 50, 3))
+    empty = np.zeros((40, 50), dtype=np.uint8)
+    plain, scaled = (_pixels(draw_overlay(each, empty, empty)) for each in (image, image * scale - 3 * scale))
+    assert np.abs(plain - scaled).max() <= 8
+
+
+def test_pixels_that_are_no_numbers_and_flat_images_are_drawn() -> None:
+    image = np.full((20, 20), np.nan)
+    empty = np.zeros((20, 20), dtype=int)
+    assert draw_overlay(image, empty, empty)
+    image[0, 0], image[1, 1] = np.inf, 3.0
+    assert draw_overlay(image, empty, empty)
+
+
+def test_same_bytes_twice() -> None:
+    image, mask = np.random.default_rng(2).random((60, 60)), _disc(60, (30, 30), 12)
+    assert draw_overlay(image, mask, np.roll(mask, 3)) == draw_overlay(image, mask, np.roll(mask, 3))
+
+
+@pytest.mark.parametrize(
+    ("image", "truth", "found"), [((4, 5), (5, 4), (4, 5)), ((4, 5), None, (5, 4)), ((4, 5, 2), None, (4, 5)), ((4,), None, (4,))]
+)
+def test_shapes_that_do_not_fit_are_named(image: tuple[int, ...], truth: tuple[int, ...] | None, found: tuple[int, ...]) -> None:
+    with pytest.raises(SpecError, match="overlay: image"):
+        draw_overlay(np.zeros(image), None if truth is None else np.zeros(truth), np.zeros(found))
+
+
+def test_slice_and_plane_of_a_volume() -> None:
+    mask = np.zeros((6, 4, 9), dtype=int)
+    mask[5, 3, 7] = 2
+    mask[:, :, 2] = -100  # does not count
+    assert slice_of(mask[None], mask) == 7
+    assert slice_of(mask[None], mask * 0) == 4
+    shown = plane(mask[None], 7)
+    assert shown.shape == (4, 6)
+    assert shown[0, 5] == 2  # the end of the second axis is up, that of the first is right
+    assert plane(np.zeros((3, 4, 5))).shape == (4, 5, 3)
+    assert plane(np.zeros((2, 4, 5))).shape == (4, 5)
+    with pytest.raises(SpecError, match="shape"):
+        plane(np.zeros((4, 5)))
+    with pytest.raises(SpecError, match="slices"):
+        slice_of(np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 5)))
