@@ -24,6 +24,10 @@ class SplitError(AllograftError):
     """Subjects cannot be divided as asked."""
 
 
+class LeakageError(AllograftError):
+    """A patient, or a copy of a picture, stands on two sides of a split."""
+
+
 class SpecError(AllograftError):
     """A study file, or an argument of the same meaning, is wrong."""
 

@@ -221,6 +221,8 @@ def _explain(cls: type, error: Any, where: str) -> str:
             owner = kind if is_dataclass(kind) else owner  # type: ignore[assignment]
         return f"{at}: {nearest(place[-1], [f.name for f in fields(owner)], 'key')}"
     message = error["msg"].removeprefix("Value error, ")
+    if message != error["msg"]:  # ours, of a nested recipe: it says what was found
+        return f"{at}: {message}"
     return message if message.startswith(where) else f"{at}: {message}, found {json.dumps(error['input'], default=str)}"
 
 
@@ -231,7 +233,7 @@ def _hint(cls: Any, name: str) -> Any:
 
 def _nested(tree: Any) -> Any:
     try:
-        return parse_recipe(tree, "first")
+        return parse_recipe(tree, "recipe")
     except SpecError as error:
         raise ValueError(str(error)) from None
 

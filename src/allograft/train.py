@@ -41,20 +41,18 @@ class History:
         """Note the terms of a step."""
         self.waiting.append(terms)
         if len(self.waiting) >= FLUSH:
-            self.flush(number)
+            self.flush(number + 1)
 
     def flush(self, number: int) -> None:
-        """Read what is waiting. ``TrainingError`` when a term is not finite."""
-        for terms in self.waiting:
+        """Read what is waiting, the newest of it from step ``number - 1``. ``TrainingError`` when a term is not finite."""
+        for step, terms in enumerate(self.waiting, number - len(self.waiting)):
             for key, value in terms.items():
                 self.terms.setdefault(key, []).append(float(value))
-        recent = len(self.waiting)
+                if not math.isfinite(self.terms[key][-1]):
+                    raise TrainingError(
+                        f"step {step}: the loss term '{key}' is not finite; lower the learning rate, or clip the gradients (clip: 1.0)"
+                    )
         self.waiting.clear()
-        for key, values in self.terms.items():
-            if not all(map(math.isfinite, values[-recent:] if recent else [])):
-                raise TrainingError(
-                    f"step {number}: the loss term '{key}' is not finite; lower the learning rate, or clip the gradients (clip: 1.0)"
-                )
 
     @property
     def last(self) -> dict[str, float]:

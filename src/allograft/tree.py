@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,17 @@ def _table_name(recipe: Any) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a temporary beside it, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be what is missing
+            part.unlink()
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
 
 
@@ -123,6 +125,7 @@ def _bytes(tensor: Tensor) -> bytes:
 def _checksum(shape: str, tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.blake2b(shape.encode(), digest_size=16)
     for key in sorted(tensors):
+        total.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
         total.update(_bytes(tensors[key]))
     return total.hexdigest()
 

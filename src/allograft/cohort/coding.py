@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from allograft.errors import ImageError, ManifestError, nearest
+from allograft.errors import ImageError, ManifestError, SpecError, nearest
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,14 @@ class Coding:
     label: tuple[str, ...] = ()
     several: bool = False
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        owners: dict[int, str] = {0: "background"}
+        for name, values in self.mask.items():
+            for value in values:
+                if value in owners:
+                    raise SpecError(f"classes: mask value {value} stands for both '{owners[value]}' and '{name}'; give it to one")
+                owners[value] = name
 
     def mask_to_index(self, values: np.ndarray, name: str) -> np.ndarray:
         """Mask values -> class indices, int64. With one class and nothing but 0 and 255, 255 means that class.

@@ -28,6 +28,10 @@ class Slices:
     axis: int = 2
     neighbours: int = 0
 
+    def __post_init__(self) -> None:
+        if self.axis not in (0, 1, 2) or self.neighbours < 0:
+            raise SpecError(f"slices: found axis {self.axis}, neighbours {self.neighbours}; expected axis 0, 1 or 2, and neighbours >= 0")
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -121,7 +125,7 @@ class Cohort:
             return tuple((which, 0) for which in range(len(self.cases)))
         every = []
         for which, case in enumerate(self.cases):
-            depth = self.shelf.image(case)[0].shape[1 + self.slices.axis]
+            depth = self._depth(case)
             every += [(which, place) for place in range(depth) if self.chosen is None or (case.name, place) in self.chosen]
         return tuple(every)
 
@@ -136,8 +140,15 @@ class Cohort:
     def whole(self, which: int) -> Batch:
         """One case as the judge sees it: B = 1, or B = depth with ``slices``."""
         case = self.cases[which]
-        depth = self.shelf.image(case)[0].shape[1 + self.slices.axis] if self.slices else 1
-        return self._batch(case, tuple(range(depth)))
+        return self._batch(case, tuple(range(self._depth(case))))
+
+    def _depth(self, case: Case) -> int:
+        if self.slices is None:
+            return 1
+        size = self.shelf.image(case)[0].shape[1:]
+        if len(size) != 3:
+            raise SpecError(f"slices: image '{case.name}' has {len(size)} axes, slices are cut from volumes; remove slices from the study")
+        return int(size[self.slices.axis])
 
     def restack(self, values: Tensor) -> Tensor:
         """A prediction for ``whole`` (B, K, *spatial) -> (K, *size) on the study's grid."""
@@ -153,10 +164,15 @@ class Cohort:
         return [
             [self.shelf.fingerprint(case) for case in self.cases],
             list(self.sites),
-            [list(coding.mask.items()), list(coding.label), coding.several, [[k, list(v)] for k, v in coding.attributes.items()]],
+            [list(coding.mask.items()), list(coding.label), coding.several],
+            sorted({(key, v, values.index(v)) for key, values in coding.attributes.items() for v in values if v in self._values(key)}),
             None if self.slices is None else [self.slices.axis, self.slices.neighbours],
             None if self.chosen is None else sorted(map(list, self.chosen)),
         ]
+
+    def _values(self, key: str) -> set[str]:
+        """What an attribute is at these cases: a value that only others have changes no fingerprint."""
+        return {case.attributes[key] for case in self.cases if key in case.attributes}
 
     # ------------------------------------------------------------------ arrays
     def _batch(self, case: Case, places: tuple[int, ...]) -> Batch:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from allograft.errors import ManifestError, nearest
 
@@ -83,9 +84,14 @@ def _rows(path: Path) -> list[dict[str, str]]:
         try:
             with open(path, newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
-                rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in reader]
+                stored = list(reader)
                 if reader.fieldnames and len(set(reader.fieldnames)) < len(reader.fieldnames):
                     raise ManifestError(f"{path}: a column name stands twice in the header {', '.join(reader.fieldnames)}; rename one")
+                for number, row in enumerate(stored, 2):
+                    if None in row:
+                        mend = "put a cell that holds a comma in double quotes"
+                        raise ManifestError(f"{path}, row {number}: has more cells than the header; {mend}")
+                rows = [{key: (value or "").strip() for key, value in row.items()} for row in stored]
         except (UnicodeDecodeError, csv.Error) as error:
             raise ManifestError(f"{path}: not a CSV file in UTF-8 ({error}); save it again as CSV, UTF-8") from error
     if not rows:
@@ -100,9 +106,14 @@ def _parquet_rows(path: Path) -> list[dict[str, str]]:
         frame = pd.read_parquet(path)
     except Exception as error:  # pyarrow raises many kinds
         raise ManifestError(f"{path}: not a Parquet file ({error}); write it again, or use CSV") from error
-    return [
-        {str(key): "" if pd.isna(value) else str(value).strip() for key, value in row.items()} for row in frame.to_dict(orient="records")
-    ]
+    return [{str(key): _text(value) for key, value in row.items()} for row in frame.to_dict(orient="records")]
+
+
+def _text(value: Any) -> str:
+    """A Parquet cell as CSV would say it."""
+    if value is None or (isinstance(value, float) and (value != value or value.is_integer())):
+        return "" if value is None or value != value else str(int(value))
+    return "" if str(value) in ("NaT", "<NA>") else str(value).strip()
 
 
 def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:

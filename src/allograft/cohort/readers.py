@@ -1,4 +1,4 @@
-"""Images and masks from files, and back: NIfTI, PNG, JPEG, TIFF, BMP, GIF, PPM. Every refusal is an ``ImageError`` that says the mend."""
+"""Images and masks from files, and back: NIfTI, DICOM, photographs and arrays. Every refusal is an ``ImageError`` that says the mend."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ import numpy as np
 
 from allograft.errors import ImageError, OutputError
 
-NIFTI, TIFF = (".nii.gz", ".nii"), (".tif", ".tiff")
-SUFFIXES = (*NIFTI, ".png", ".jpg", ".jpeg", *TIFF, ".bmp", ".gif", ".ppm", ".pgm")  # upper case too
-# Named, because Pillow would otherwise try every plugin it has, some of which start other programs.
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")
-_PLAIN, _ALPHA, _PALETTE = ("1", "L", "RGB", "I", "I;16", "I;16B", "F"), ("LA", "RGBA", "RGBX"), ("P", "PA")
+NIFTI, TIFF, ARRAYS = (".nii.gz", ".nii"), (".tif", ".tiff"), (".npz", ".npy")
+SUFFIXES = (*NIFTI, ".dcm", ".png", ".jpg", ".jpeg", *TIFF, ".bmp", ".gif", ".ppm", ".pgm", *ARRAYS)  # upper case too
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
     """One image as stored.
 
-    ``array`` is (C, *spatial) in file order: (C, H, W) for photographs, voxels (C, i, j, k) for NIfTI. ``affine`` is (4, 4),
-    voxel -> mm in RAS world coordinates, or None for photographs. A 2-D image with an affine is a plane of a volume: its first
-    two columns belong to the two axes, the third to the axis of length one that was dropped.
+    ``array`` is (C, *spatial) in file order: (C, H, W) for photographs, voxels (C, i, j, k) for NIfTI and DICOM series. ``affine`` is
+    (4, 4), voxel -> mm in RAS world coordinates, or None for photographs and arrays. A 2-D image with an affine is a plane of a
+    volume: its first two columns belong to the two axes, the third to the axis of length one that was dropped.
 
     >>> picture = Picture(np.zeros((1, 4, 5)), np.diag([2.0, 3.0, 1.0, 1.0]))
     >>> picture.spatial, picture.spacing
@@ -54,7 +51,7 @@ class Picture:
 
 
 def read_image(paths: Sequence[Path]) -> Picture:
-    """Read one image; several files are its channels, in the order given.
+    """Read one image; several files are its channels, in the order given. A folder is a DICOM series, see ``read_dicom``.
 
     Integers keep the type they are stored in, floating numbers and scaled NIfTI become float32. EXIF rotation is applied, alpha
     is dropped whatever it holds, a palette becomes RGB. NIfTI axes of length one are dropped, its fourth axis is channels, its
@@ -151,16 +148,12 @@ def write_image(path: Path, values: np.ndarray, affine: np.ndarray | None) -> No
 
 
 def _read(path: Path, *, mask: bool) -> Picture:
-    if not path.is_file():
-        raise ImageError(f"{path}: missing{' (a folder)' if path.is_dir() else ''}; expected an image file; correct the path")
-    name = path.name.lower()
-    if not name.endswith(SUFFIXES):
-        raise ImageError(f"{path}: unknown suffix; can read {', '.join(SUFFIXES)}; convert the file")
-    read: Callable[..., Picture] = _read_nifti if name.endswith(NIFTI) else _read_tiff if name.endswith(TIFF) else _read_photograph
+    read = _reader(path)
     head = b""
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
+        if not path.is_dir():
+            with path.open("rb") as file:
+                head = file.read(8)
         picture = read(path, mask=mask)
     except ImageError:
         raise
@@ -169,6 +162,24 @@ def _read(path: Path, *, mask: bool) -> Picture:
         mend = "cut it into tiles" if "DecompressionBomb" in found else "export it again from where it came"
         raise ImageError(f"{path}: found {found}, not a whole image that can be read; {mend}") from error
     return Picture(_checked(path, picture.array), picture.affine)
+
+
+def _reader(path: Path) -> Callable[..., Picture]:
+    """By the suffix; DICOM, which often has none, by its content too."""
+    from allograft.cohort import arrays, dicom, photographs  # here, because they need Picture
+
+    if not path.is_file():
+        if path.is_dir() and any(path.iterdir()):
+            return dicom.read_dicom
+        raise ImageError(f"{path}: missing{' (a folder)' if path.is_dir() else ''}; expected an image file; correct the path")
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        return _read_nifti
+    if name.endswith(".dcm") or (not name.endswith(SUFFIXES) and dicom.is_dicom(path)):
+        return dicom.read_dicom
+    if not name.endswith(SUFFIXES):
+        raise ImageError(f"{path}: unknown suffix; can read {', '.join(SUFFIXES)}; convert the file")
+    return arrays.read_array if name.endswith(ARRAYS) else photographs.read_tiff if name.endswith(TIFF) else photographs.read_photograph
 
 
 def _checked(path: Path, array: np.ndarray) -> np.ndarray:
@@ -183,63 +194,6 @@ def _checked(path: Path, array: np.ndarray) -> np.ndarray:
         if wrong := array.size - int(np.isfinite(array).sum()):
             raise ImageError(f"{path}: {wrong} of {array.size} pixels are NaN or infinite; replace them, by the background's value say")
     return np.ascontiguousarray(array, np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))
-
-
-def _read_photograph(path: Path, *, mask: bool) -> Picture:
-    from PIL import Image, ImageOps
-
-    with Image.open(path, formats=_FORMATS) as stored:
-        frames = 1 if stored.format == "MPO" else getattr(stored, "n_frames", 1)  # a camera's MPO ends with previews
-        if frames > 1:
-            raise ImageError(f"{path}: {frames} frames; expected one; store each alone, or a volume as NIfTI")
-        if stored.mode not in (*_PLAIN, *_ALPHA, *_PALETTE):
-            raise ImageError(f"{path}: pixels of mode {stored.mode}; expected grey, RGB or palette; convert it to RGB")
-        step = _grey_step(path) if stored.format == "PNG" else 1
-        turned = ImageOps.exif_transpose(stored)
-    if turned.mode in _PALETTE and not mask:
-        turned = turned.convert("RGB")
-    array = np.asarray(turned)
-    array = array[..., :-1] if turned.mode in (*_ALPHA, "PA") else array // step if mask and step > 1 else array
-    return Picture(array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0), None)
-
-
-def _grey_step(path: Path) -> int:
-    """By how much Pillow multiplies the stored greys of a PNG; refuses what it would silently cut to 8 bits."""
-    with path.open("rb") as file:
-        depth, colour = file.read(26)[24:]
-    if depth == 16 and colour != 0:
-        raise ImageError(f"{path}: a PNG of 16 bits a channel in colour or with alpha, which would lose 8 bits; store it as TIFF")
-    return {2: 85, 4: 17}.get(depth, 1) if colour == 0 else 1
-
-
-def _read_tiff(path: Path, *, mask: bool) -> Picture:
-    """Pillow reads what it keeps whole, tifffile the rest: deep, floating, many channels, and turned, which Pillow 13 scrambles."""
-    import tifffile
-    from PIL import Image
-
-    with tifffile.TiffFile(path) as file:
-        page: Any = file.pages[0]
-        if len(file.pages) != 1:
-            raise ImageError(f"{path}: {len(file.pages)} pages; expected one; store each alone, or a volume as NIfTI")
-        orientation = int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
-        if orientation == 1 and page.bitspersample <= 8 and (page.samplesperpixel == 1 or page.photometric not in (0, 1)):
-            return _read_photograph(path, mask=mask)
-        if page.photometric not in (0, 1, 2) or sorted(page.axes) not in (["X", "Y"], ["S", "X", "Y"]):
-            raise ImageError(f"{path}: TIFF pixels {page.photometric!r} along {page.axes}; expected grey or RGB; convert it")
-        if Image.MAX_IMAGE_PIXELS and page.imagelength * page.imagewidth > 2 * Image.MAX_IMAGE_PIXELS:
-            raise ImageError(f"{path}: {page.imagelength} x {page.imagewidth} pixels are too many; cut it into tiles")
-        array = page.asarray()
-        array = array[None] if page.axes == "YX" else np.moveaxis(array, page.axes.index("S"), 0)
-        if page.photometric == 0 and array.dtype.kind in "bu":  # white is zero
-            array = array ^ array.dtype.type(2**page.bitspersample - 1)
-        alpha = sum(int(kind) in (1, 2) for kind in page.extrasamples)
-    return Picture(_turned(array[: len(array) - alpha], orientation), None)
-
-
-def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply the EXIF orientation to (C, H, W)."""
-    array = array.swapaxes(1, 2) if orientation in (5, 6, 7, 8) else array
-    return array[:, :: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 def _read_nifti(path: Path, *, mask: bool) -> Picture:

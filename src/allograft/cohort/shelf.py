@@ -8,7 +8,8 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,16 @@ class Shelf:
             # normalised as stored: what is cut off still counts, and padding does not
             grid = to_grid(normalise(picture.array.astype(np.float32), self.preprocessing.intensity), place, nearest=False)
             text = json.dumps(asdict(place)).encode()
-            return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8)}
+            affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
+            return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
-        made = self._kept(self._image_key(case), ("image", "geometry"), make)
+        made = self._kept(self._image_key(case), ("image", "geometry", "affine"), make)
         return made["image"], _geometry(made["geometry"])
+
+    def _affine(self, case: Case) -> np.ndarray | None:
+        self.image(case)
+        kept: np.ndarray = self.memory[self._image_key(case)]["affine"]
+        return kept if kept.size else None
 
     def mask(self, case: Case) -> np.ndarray:
         """(1, *size) int64 class indices on the study's grid. ``KeyError`` when the mask is hidden."""
@@ -72,7 +79,7 @@ class Shelf:
 
         def make() -> dict[str, np.ndarray]:
             place = self.image(case)[1]
-            index = self.coding.mask_to_index(_same_shape(read_mask(path), place, case, path).array, str(path))
+            index = self.coding.mask_to_index(self._on_grid(path, place, case).array, str(path))
             return {"mask": to_grid(index.astype(np.int16), place, nearest=True)}
 
         return self._kept(key, ("mask",), make)["mask"].astype(np.int64)
@@ -86,7 +93,7 @@ class Shelf:
 
         def make() -> dict[str, np.ndarray]:
             place = self.image(case)[1]
-            return {"region": to_grid((_same_shape(read_mask(path), place, case, path).array > 0).astype(np.uint8), place, nearest=True)}
+            return {"region": to_grid((self._on_grid(path, place, case).array > 0).astype(np.uint8), place, nearest=True)}
 
         return self._kept(key, ("region",), make)["region"].astype(bool)
 
@@ -94,10 +101,10 @@ class Shelf:
         """The stored mask and region, not resampled."""
         place = self.image(case)[1]
         path = Path(case.labels["mask"])
-        mask = self.coding.mask_to_index(_same_shape(read_mask(path), place, case, path).array[0], str(path))
+        mask = self.coding.mask_to_index(self._on_grid(path, place, case).array[0], str(path))
         region = None
         if case.region is not None:
-            region = torch.from_numpy(_same_shape(read_mask(case.region), place, case, case.region).array[0] > 0)
+            region = torch.from_numpy(self._on_grid(case.region, place, case).array[0] > 0)
         return Reference(torch.from_numpy(mask), region, place)
 
     def fingerprint(self, case: Case) -> str:
@@ -106,8 +113,30 @@ class Shelf:
         region = None if case.region is None else file_hash(case.region)
         return content_hash(case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes))
 
+    def _on_grid(self, path: Path, place: Geometry, case: Case) -> Picture:
+        """A mask or region, which must lie on its image's own grid: the same shape, and at the same place in mm where both say it."""
+        mask, affine = read_mask(path), self._affine(case)
+        if mask.spatial != place.shape:
+            raise ImageError(
+                f"{path}: has shape {mask.spatial}, its image '{case.name}' has {place.shape}; a mask or region lies on its image's own "
+                "grid: export it again at the image's size"
+            )
+        if affine is not None and mask.affine is not None:
+            corners = np.array(list(product(*[(0, size - 1) for size in mask.spatial], *[(0,)] * (3 - len(mask.spatial)), (1,))))
+            apart = np.abs(corners @ (affine - mask.affine).T).max()
+            if apart > 0.5 * min(place.stored_spacing):
+                raise ImageError(
+                    f"{path}: lies up to {apart:.1f} mm from its image '{case.name}'; a mask or region lies on its image's own grid: "
+                    "resample it onto the image, or mend its affine"
+                )
+        return mask
+
     def _image_key(self, case: Case) -> str:
-        return content_hash("image", [file_hash(path) for path in case.image], asdict(self.preprocessing))
+        return content_hash("image", [file_hash(path) for path in case.image], self._settings)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return asdict(self.preprocessing)
 
     def _kept(self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         if key in self.memory:
@@ -143,17 +172,10 @@ def _geometry(text: np.ndarray) -> Geometry:
     return Geometry(**{key: tuple(value) if isinstance(value, list) else value for key, value in read.items()})
 
 
-def _same_shape(mask: Picture, place: Geometry, case: Case, path: Path) -> Picture:
-    if mask.spatial != place.shape:
-        raise ImageError(
-            f"{path}: has shape {mask.spatial}, its image '{case.name}' has {place.shape}; a mask or region lies on its image's own grid: "
-            "export it again at the image's size"
-        )
-    return mask
-
-
 def file_hash(path: Path | str) -> str:
-    """blake2b of a file's bytes; read again when its size or time changes."""
+    """blake2b of a file's bytes, or of the files of a folder (a DICOM series); read again when a size or time changes."""
+    if Path(path).is_dir():
+        return content_hash([[one.name, file_hash(one)] for one in sorted(Path(path).iterdir()) if one.is_file()])
     status = os.stat(path)
     return _file_hash(str(path), status.st_size, status.st_mtime_ns)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from allograft.cohort.manifest import Case
+from allograft.cohort.manifest import SPLITS, Case
 from allograft.errors import SplitError
 from allograft.seeds import Seeds
 from allograft.tree import write_bytes
@@ -50,13 +51,12 @@ def draw_splits(
         known: places drawn earlier.
     """
     places = dict(known or {})
-    by_site: dict[str, dict[str, str | None]] = {}
+    by_site: dict[str, set[str]] = {}
     for case in cases:
-        by_site.setdefault(case.site, {})[case.subject] = case.split
+        by_site.setdefault(case.site, set()).add(case.subject)
+        if case.split is not None:  # of one image: it holds for all images of the subject, at every site
+            places[case.subject] = Place(case.split)
     for site, subjects in sorted(by_site.items()):
-        for subject, split in subjects.items():
-            if split is not None:
-                places[subject] = Place(split)
         new = [subject for subject in _shuffled(subjects, site) if subject not in places]
         here = [places[subject] for subject in subjects if subject in places]
         if folds > 1 and site not in sources:
@@ -95,22 +95,40 @@ def _fill_folds(places: dict[str, Place], new: list[str], here: list[Place], fol
         fold = sizes.index(min(sizes))
         places[subject] = Place("fold", fold)
         sizes[fold] += 1
+    if 0 in sizes:
+        raise SplitError(
+            f"site '{site}': fold {sizes.index(0)} has no test subject, because its subjects were placed otherwise before and never move; "
+            "choose another --out, remove 'split' from the manifest, or keep test: {folds: ...} as it was"
+        )
 
 
 def read_splits(path: Path) -> dict[str, Place]:
     """Read ``splits.csv``; {} when there is none yet."""
     if not path.exists():
         return {}
+    places = {}
+    for number, row in enumerate(_split_rows(path), 2):
+        if row.get("split") not in (*SPLITS, "fold") or not re.fullmatch(r"-?\d+", row.get("fold") or ""):
+            raise SplitError(f"{path}, row {number}: found {row}; expected subject,site,split,fold; mend it, or choose another --out")
+        places[row["subject"]] = Place(row["split"], int(row["fold"]))
+    return places
+
+
+def _split_rows(path: Path) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
-        return {row["subject"]: Place(row["split"], int(row["fold"])) for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))
 
 
 def write_splits(path: Path, places: Mapping[str, Place], cases: Iterable[Case]) -> None:
-    """Write ``subject,site,split,fold``, sorted by site and subject; a subject at two sites has a row for each."""
+    """Write ``subject,site,split,fold``, sorted by site and subject; a subject at two sites has a row for each.
+
+    Rows of subjects that a filter leaves out today stay, so that they find their place again tomorrow.
+    """
+    earlier = {(row["site"], row["subject"]) for row in (_split_rows(path) if path.exists() else ()) if row["subject"] in places}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["subject", "site", "split", "fold"])
-    for site, subject in sorted({(case.site, case.subject) for case in cases}):
+    for site, subject in sorted(earlier | {(case.site, case.subject) for case in cases}):
         writer.writerow([subject, site, places[subject].split, places[subject].fold])
     write_bytes(path, text.getvalue().encode())
 

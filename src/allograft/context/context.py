@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import resource
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from allograft import __version__
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
 from allograft.context.journal import Journal, NoJournal
+from allograft.context.lock import locked
 from allograft.context.settings import Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, NeedsError, SpecError
@@ -25,7 +27,7 @@ from allograft.step import GradientStep, Objective
 from allograft.table import find
 from allograft.tasks import Task
 from allograft.transforms.sample import Sample
-from allograft.tree import content_hash, digest, plain
+from allograft.tree import content_hash, digest, plain, remove
 
 
 @dataclass
@@ -106,14 +108,23 @@ class Context:
         key = self.key(draws)
         scenario = scenario.narrowed(total_needs(recipe))
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
-        found = store.load() if store and self.fabric.broadcast(store.carry_file.exists()) else None
-        if found is not None:
-            carry, stages, _ = found
-            for stage in stages:
-                yield replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
-            return replace(carry, network=carry.network.to(self.fabric.device))
-        inner = self._inside(recipe, draws, store)
-        return (yield from inner._run(recipe, scenario, network, key, store))
+        with self._alone(store):
+            found = store.load() if store and self.fabric.broadcast(store.carry_file.exists()) else None
+            if found is None:
+                inner = self._inside(recipe, draws, store)
+                return (yield from inner._run(recipe, scenario, network, key, store))
+        carry, stages, _ = found
+        if store and self.fabric.is_global_zero:
+            remove(store.folder / "journal")  # a process killed between its last write and clearing left it
+        for stage in stages:
+            yield replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
+        return replace(carry, network=carry.network.to(self.fabric.device))
+
+    def _alone(self, store: Store | None) -> AbstractContextManager[None]:
+        """The unit's lock, while it is unfinished; another process's is waited for, since what it trains may be shared."""
+        if store is None or not self.fabric.is_global_zero or store.carry_file.exists():
+            return nullcontext()
+        return locked(store.lock_file)
 
     def _inside(self, recipe: Any, draws: str, store: Store | None) -> Context:
         journal: Journal | NoJournal = NoJournal()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,13 @@ from typing import Any
 
 from allograft import tree
 from allograft.errors import AllograftError
+
+STOP = threading.Event()
+"""Set when the process is asked to end (SIGTERM): the next step writes a checkpoint and raises ``Stopped``."""
+
+
+class Stopped(BaseException):
+    """The process was asked to end and its place is kept. No unit has failed, so this is no ``Exception``."""
 
 
 @dataclass
@@ -44,13 +52,15 @@ class Journal:
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return self.writes and time.monotonic() - self.last >= self.seconds
+        return self.writes and (STOP.is_set() or time.monotonic() - self.last >= self.seconds)
 
     def keep(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
         """Write a checkpoint now."""
         if self.writes:
             tree.save(self._path(name), {**state(), "span": [span.start, span.stop]})
             self.last = time.monotonic()
+        if STOP.is_set():
+            raise Stopped
 
     def finish(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
         """Keep a finished call, unless it is so short that a replay repeats it sooner (to the same bytes)."""

@@ -30,8 +30,8 @@ class Budget:
     steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "adapt_steps", "batch_size"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "adapt_steps", "epochs", "adapt_epochs", "batch_size", "steps_per_epoch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SpecError(f"budget.{name}: found {getattr(self, name)}, expected at least 1")
 
     def training(self, epoch: int) -> int:

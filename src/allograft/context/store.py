@@ -35,6 +35,11 @@ class Store:
         """Its existence says that the unit is finished."""
         return self.folder / "carry.safetensors"
 
+    @property
+    def lock_file(self) -> Path:
+        """Held while the unit runs."""
+        return self.folder / "lock"
+
     def stage_folder(self, name: str) -> Path:
         """Where a stage's predictor lies."""
         return self.folder / "stages" / name

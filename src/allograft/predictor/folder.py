@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,26 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"{path}: format {form!r}, this version of Allograft reads {FORMAT}; use the version that wrote it: {card.get('allograft')}"
         )
     return dict(card)
+
+
+def first_network(shape: Any) -> dict[str, Any]:
+    """The spec of the first network in a card's predictor."""
+    found = _networks(shape)
+    spec = next(found, None)
+    if spec is None:
+        raise ModelError("the card's predictor holds no network to start from")
+    return spec
+
+
+def _networks(shape: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(shape, list):
+        for one in shape:
+            yield from _networks(one)
+    elif isinstance(shape, dict) and "network" in shape:
+        yield shape["network"]
+    elif isinstance(shape, dict) and "fields" in shape:
+        for one in shape["fields"].values():
+            yield from _networks(one)
 
 
 def _take(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:

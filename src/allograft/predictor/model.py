@@ -1,4 +1,4 @@
-"""A saved model on new images: read, prepared as its card says, predicted, and brought back to each image's own grid."""
+"""A saved model on new images: read, prepared as its card says, and predicted; masks are brought back to each image's own grid."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices
+from allograft.cohort.dicom import is_dicom
 from allograft.cohort.manifest import read_manifest
-from allograft.cohort.preprocessing import Geometry
 from allograft.cohort.readers import SUFFIXES, read_image
 from allograft.cohort.shelf import Shelf
 from allograft.errors import ImageError, ManifestError, ModelError
@@ -22,6 +22,7 @@ from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor
 from allograft.recipe import validated
 from allograft.table import find
+from allograft.tasks import Answer
 
 CHUNK = 16
 """Slices of a volume predicted at a time."""
@@ -34,22 +35,14 @@ class Predicted:
     Args:
         name: the image's path as given.
         files: the image's file, or files that are channels.
-        mask: (*shape) int64 class indices on the image's own grid.
-        probabilities: (K, *shape) float.
-        geometry: of the image.
         affine: (4, 4) of the image, or None for photographs.
-        volumes: class -> mm^3 (pixels for photographs).
-        warnings: what a reader of the result should know.
+        answer: numbers, and pictures on the image's own grid.
     """
 
     name: str
     files: tuple[Path, ...]
-    mask: Tensor
-    probabilities: Tensor
-    geometry: Geometry
     affine: np.ndarray | None
-    volumes: Mapping[str, float]
-    warnings: tuple[str, ...]
+    answer: Answer
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Model:
 
         model = allograft.load("runs/vessels/models/finetune@chase")
         for one in model.predict(["photo.png"]):
-            print(one.name, one.volumes)
+            print(one.name, one.answer.values)
     """
 
     predictor: Predictor
@@ -79,7 +72,7 @@ class Model:
         Raises:
             ImageError: an unreadable image, or one whose channels are not those of the training images.
         """
-        cases = list(_cases(images))
+        cases = [case.unlabelled() for case in _cases(images)]  # a manifest's masks are not looked at
         cohort = Cohort(tuple(cases), (), self.shelf(), validated(Slices, s, "card") if (s := self.card.get("slices")) else None)
         for which, case in enumerate(cases):
             yield self._predict(cohort, which, case)
@@ -93,15 +86,9 @@ class Model:
         if channels != self.card["channels"]:
             raise ImageError(f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the image")
         prediction = whole_prediction(self.predictor, cohort.whole(which).to(self.device), CHUNK)
-        probabilities = self.task.probabilities(prediction, cohort, which)
-        mask = probabilities.argmax(0)
-        _, geometry = cohort.shelf.image(case)
-        affine = read_image(case.image).affine
+        answer = self.task.answer(prediction, cohort, which)
         cohort.shelf.memory.clear()  # one image at a time
-        voxel = float(np.prod(geometry.stored_spacing))
-        volumes = {name: float((mask == index).sum()) * voxel for index, name in enumerate(self.task.names, 1)}
-        warnings = [f"no {name} found" for name, volume in volumes.items() if volume == 0]
-        return Predicted(case.name, case.image, mask, probabilities, geometry, affine, volumes, tuple(warnings))
+        return Predicted(case.name, case.image, read_image(case.image).affine, answer)
 
 
 def load(folder: Path | str, *, network: nn.Module | None = None, device: str = "cpu") -> Model:
@@ -133,6 +120,9 @@ def _cases(images: Path | str | Iterable[Path | str]) -> Iterator[Case]:
         if one.suffix in (".csv", ".parquet"):
             yield from read_manifest(one)
         elif one.is_dir():
+            if any(is_dicom(path) for path in one.iterdir() if path.is_file()):
+                yield _bare(one, one.name)  # a series is one image
+                continue
             found = sorted(path for path in one.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
             if not found:
                 raise ManifestError(f"{one}: holds no image; expected files ending in {', '.join(SUFFIXES)}")

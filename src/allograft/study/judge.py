@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 
 from allograft import __version__
 from allograft.errors import AllograftError
+from allograft.metrics.label_free import mean_entropy
 from allograft.predictor.model import CHUNK, whole_prediction
 from allograft.recipe import Scenario, Stage, title, total_needs
 from allograft.seeds import Seeds
 from allograft.study.plan import TestSet
-from allograft.study.record import Record, read_record, record_name
+from allograft.study.record import LABEL_FREE, Record, measured, read_record, record_name
+from allograft.tasks.segmentation import mean_over_subjects
 from allograft.tree import DamagedFile, content_hash, plain
 
 
@@ -57,7 +59,7 @@ class Judge:
             record = read_record(path)
         except AllograftError:
             return None  # damaged: judged again
-        return record if record.data == content_hash(test.cohort.fingerprint()) else None
+        return record if record.data == _data(test) else None
 
     def _record(self, stage: Stage, ordinal: int, seen: Scenario, seed: int, test: TestSet, cost: dict[str, Any]) -> Record:
         began = time.perf_counter()
@@ -78,10 +80,10 @@ class Judge:
             part=test.part,  # type: ignore[arg-type]
             fold=test.fold,
             labelled_subjects=tuple(sorted({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects})),
-            metrics=self.task.pool(cases),
+            metrics=self._pooled(cases),
             cases=tuple(cases),
             cost={**cost, "predict_seconds": round(seconds, 3)},
-            data=content_hash(test.cohort.fingerprint()),
+            data=_data(test),
             environment=environment(self.fabric),
         )
 
@@ -95,8 +97,26 @@ class Judge:
                 batch = self.fabric.to_device(hidden.whole(which))
                 assert stage.predictor is not None
                 prediction = whole_prediction(stage.predictor, batch, CHUNK)
-                cases.append({"case": case.name, "subject": case.subject, **self.task.measure(prediction, cohort, which)})
+                labelled = self.task.measure(prediction, cohort, which) if self.task.key in case.labels else {}
+                cases.append({"case": case.name, "subject": case.subject, **self._label_free(prediction), **labelled})
         return cases
+
+    def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:
+        if self.task.key not in ("mask", "label"):
+            return {}
+        return {"entropy": mean_entropy(prediction[self.task.key], several=self.task.coding.several)}
+
+    def _pooled(self, cases: list[dict[str, Any]]) -> dict[str, float | None]:
+        """The task's metrics of the labelled cases; label-free scores of all, under names of their own."""
+        labelled = measured(cases)
+        free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
+        told = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
+        return {**(self.task.pool(labelled) if labelled else {}), **told}
+
+
+def _data(test: TestSet) -> str:
+    """Fingerprint of the cases alone: another site in the study leaves the records of this one as they are."""
+    return content_hash(replace(test.cohort, sites=()).fingerprint())
 
 
 def environment(fabric: Any) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from allograft import tree
+from allograft.cohort import Case
 from allograft.cohort.shelf import file_hash
+from allograft.errors import ModelError
 from allograft.predictor.folder import read_card
 from allograft.recipe import total_needs
 from allograft.study.plan import Row, World, scenario_of
@@ -20,7 +23,8 @@ from allograft.tree import plain, write_json
 def model_name(line: Line) -> str:
     """``finetune-scope-top@chase``, safe as a folder name."""
     words = re.sub(r"[^A-Za-z0-9_.]+", "-", line.title).strip("-")
-    return f"{words}@{re.sub(r'[^A-Za-z0-9_.-]+', '-', line.target)}"
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", line.target)
+    return f"{words}@{safe}" + ("" if safe == line.target else f".{tree.content_hash(line.target)[:6]}")  # two targets never share a folder
 
 
 def export_models(out: Path, study: Study, table: list[Line], world: World) -> dict[tuple[str, str], Path]:
@@ -80,3 +84,14 @@ def training_images(world: World, row: Row) -> list[str]:
 def predict_command(folder: Path) -> str:
     """What to copy into a terminal."""
     return f"allograft predict {folder} IMAGES -o predictions"
+
+
+def refuse_training_images(card: Mapping[str, Any], cases: Iterable[Case], folder: Path) -> None:
+    """Raise when a model was trained on an image that it is to be judged on."""
+    trained = set(card.get("training_images", ()))
+    known = [case.name for case in cases if any(file_hash(path) in trained for path in case.image)]
+    if known:
+        raise ModelError(
+            f"{folder}: was trained on {len(known)} of these images, '{known[0]}' for example; a score on them says nothing: "
+            "take them out of the manifest"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from allograft.batch import Batch
@@ -18,10 +17,19 @@ from allograft.study.report import Picture, draw_overlay, plane, slice_of
 from allograft.study.select import Line
 
 WANTED = ("worst", "median", "best")
+UNLABELLED = ("surest", "median", "least sure")
 
 
 def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[tuple[str, str], list[Picture]]:
-    """Worst, median and best test case of every finished line at its target; ``template`` is the user's own network, if any."""
+    """Worst, median and best test case of every finished line at its target; none where nothing is segmented.
+
+    Where the target has no labels: the cases the model is surest and least sure of, without a truth.
+
+    Args:
+        template: the user's own network, if any.
+    """
+    if "mask" not in world.study.made_task.outputs:
+        return {}
     return {(line.title, line.target): _pictures(out, world, line, template) for line in table if line.best_run is not None}
 
 
@@ -30,29 +38,26 @@ def _pictures(out: Path, world: World, line: Line, template: nn.Module | None) -
     folder = out / "models" / model_name(line)
     if run is None or line.target not in run.tests or not (folder / "card.json").exists():
         return []
-    headline = world.study.made_task.headline
-    cases = {case["case"]: case for record in run.tests[line.target][:1] for case in record.cases if case[headline] is not None}
-    ranked = sorted(cases, key=lambda name: cases[name][headline])
+    cases = [case for record in run.tests[line.target][:1] for case in record.cases]
+    words, key = WANTED, world.study.made_task.headline
+    if not any(case.get(key) is not None for case in cases):
+        words, key = UNLABELLED, "entropy"
+    scores = {case["case"]: case[key] for case in cases if case.get(key) is not None}
+    ranked = sorted(scores, key=lambda name: scores[name])
     if not ranked:
         return []
     predictor, _ = load_predictor(folder, template=template)
-    made = []
-    for word, name in zip(WANTED, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True):
-        picture = _draw(world, predictor, name)
-        if picture is not None:
-            made.append(Picture(word, f"{headline} {cases[name][headline]:.3f}", picture))
-    return made
+    chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
+    return [Picture(word, f"{key} {scores[name]:.3f}", _draw(world, predictor, name)) for word, name in chosen]
 
 
-def _draw(world: World, predictor: object, name: str) -> bytes | None:
+def _draw(world: World, predictor: object, name: str) -> bytes:
     task = world.study.made_task
-    if task.key != "mask":
-        return None
     cohort = world.cohort.where(lambda case: case.name == name)
     hidden: Batch = cohort.unlabelled().whole(0)
     prediction = whole_prediction(predictor, hidden, CHUNK)  # type: ignore[arg-type]
-    found = task.probabilities(prediction, cohort, 0).argmax(0).numpy()
-    truth = cohort.reference(0).mask.numpy()
+    found = task.answer(prediction, cohort, 0).mask.numpy()
+    truth = cohort.reference(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
     image = read_image(cohort.cases[0].image).array
-    index = slice_of(image, truth)
-    return draw_overlay(plane(image, index), plane(truth[None], index), plane(found[None], index))
+    index = slice_of(image, found if truth is None else truth)
+    return draw_overlay(plane(image, index), None if truth is None else plane(truth[None], index), plane(found[None], index))

@@ -131,12 +131,12 @@ class World:
         return cohort
 
     def tests(self, fold: int) -> list[TestSet]:
-        """Every site's labelled test cases, and the source sites' validation cases."""
+        """Every site's test cases, labelled or not, and the source sites' labelled validation cases."""
         key = self.study.made_task.key
         every = [TestSet(site, "val", 0, self.part(site, "val", fold).labelled(key)) for site in self.study.source]
         for site in (*self.study.source, *self.study.target):
             rotates = site in self.study.target
-            every.append(TestSet(site, "test", fold if rotates else 0, self.part(site, "test", fold).labelled(key)))
+            every.append(TestSet(site, "test", fold if rotates else 0, self.part(site, "test", fold)))
         return [test for test in every if test.cohort.cases]
 
     def cases(self) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Predictions as files: masks on each image's own grid, volumes and warnings, overlays, probabilities."""
+"""Predictions as files: a table of numbers and warnings, and masks, overlays and probabilities on each image's own grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from allograft.tree import write_bytes
 def write_predictions(
     model: Path, images: Iterable[Path], out: Path, *, overlay: bool = False, probabilities: bool = False, device: str = "cpu"
 ) -> int:
-    """Predict and write ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine) for each image, and ``OUT/results.csv``.
+    """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an image.
+
+    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine) for each image.
 
     Returns:
         How many images were predicted.
@@ -35,29 +37,34 @@ def write_predictions(
         if name in names:
             raise ImageError(f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different folders")
         names[name] = one.name
-        _write(one, out / name, loaded.task.names, overlay=overlay, probabilities=probabilities)
-        unit = "pixels" if one.affine is None else "mm3"
-        rows.append({"image": one.name, "unit": unit, **one.volumes, "warnings": "; ".join(one.warnings)})
+        _write(one, out / name, overlay=overlay, probabilities=probabilities)
+        unit = {} if one.answer.mask is None else {"unit": "pixels" if one.affine is None else "mm3"}
+        rows.append({"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)})
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["image", "unit", *loaded.task.names, "warnings"], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(out / "results.csv", text.getvalue().encode())
     return len(rows)
 
 
-def _write(one: Predicted, path: Path, classes: Iterable[str], *, overlay: bool, probabilities: bool) -> None:
-    suffix = ".png" if one.affine is None else ".nii.gz"
+def _write(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> None:
+    """The pictures of an answer; a class alone leaves none."""
+    answer, suffix = one.answer, ".png" if one.affine is None else ".nii.gz"
+    if answer.mask is not None:
+        write_mask(_beside(path, f"mask{suffix}"), answer.mask.numpy(), one.affine)
+        if overlay:
+            image, found = read_image(one.files).array, answer.mask.numpy()
+            index = slice_of(image, found)
+            write_bytes(_beside(path, "overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
+    if probabilities or answer.mask is None:  # an image that was made is the answer itself
+        for name, values in answer.maps.items():
+            write_image(_beside(path, f"{name}{suffix}"), values.numpy(), one.affine)
+
+
+def _beside(path: Path, ending: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent}: cannot be written ({error.strerror}); choose another --out") from error
-    write_mask(path.with_name(f"{path.name}_mask{suffix}"), one.mask.numpy(), one.affine)
-    if probabilities:
-        for index, name in enumerate(classes, 1):
-            write_image(path.with_name(f"{path.name}_{name}{suffix}"), one.probabilities[index].numpy(), one.affine)
-    if overlay:
-        image, found = read_image(one.files).array, one.mask.numpy()
-        index = slice_of(image, found)
-        picture = draw_overlay(plane(image, index), None, plane(found[None], index))
-        write_bytes(path.with_name(f"{path.name}_overlay.png"), picture)
+    return path.with_name(f"{path.name}_{ending}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from allograft.errors import OutputError
-from allograft.tree import write_json
+from allograft.tree import content_hash, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ class Record:
         labelled_subjects: target subjects whose labels the unit saw.
         status, error: "done", or "failed" and why; then nothing else is known.
         metrics: pooled over subjects; None = undefined.
-        cases: every metric of every case.
+        cases: every metric of every case; one without labels has label-free scores alone.
         cost: train_seconds, predict_seconds, peak_memory_mb, trainable_parameters.
         data: fingerprint of the test set.
         environment: versions, device, threads.
@@ -60,6 +60,11 @@ class Record:
     schema: int = SCHEMA
 
     @property
+    def measured(self) -> tuple[dict[str, Any], ...]:
+        """The cases that have labels, without their label-free scores."""
+        return measured(self.cases)
+
+    @property
     def name(self) -> str:
         """``UNIT-STAGE-TESTSET``, the name of its file."""
         return record_name(self.unit, self.stage, self.site, self.part, self.fold)
@@ -69,10 +74,30 @@ class Record:
         write_json(folder / f"{self.name}.json", asdict(self))
 
 
+LABEL_FREE = ("entropy",)
+"""Scores that every case has."""
+
+
+def measured(cases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The cases that have labels, without their label-free scores.
+
+    >>> measured([{"case": "a", "subject": "1", "entropy": 0.1}, {"case": "b", "subject": "1", "entropy": 0.1, "dice": 0.5}])
+    ({'case': 'b', 'subject': '1', 'dice': 0.5},)
+    """
+    bare = ({key: value for key, value in case.items() if key not in LABEL_FREE} for case in cases)
+    return tuple(case for case in bare if set(case) - {"case", "subject"})
+
+
 def record_name(unit: str, stage: str, site: str, part: str, fold: int) -> str:
     """The file name of a record, without its suffix."""
     words = [unit, stage, site, part, *([f"fold{fold}"] if fold else [])]
-    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+    return "-".join(map(_filed, words))
+
+
+def _filed(word: str) -> str:
+    """A word for file names; two words never become the same one."""
+    safe = re.sub(r"[^A-Za-z0-9_.]+", "_", word)
+    return safe if safe == word else f"{safe}.{content_hash(word)[:6]}"
 
 
 def read_record(path: Path) -> Record:
@@ -87,9 +112,16 @@ def read_record(path: Path) -> Record:
         raise OutputError(f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew") from error
 
 
-def read_all(out: Path) -> dict[str, Record]:
-    """Every record of an output folder by name."""
-    return {path.stem: read_record(path) for path in sorted((out / "records").glob("*.json"))}
+def read_all(out: Path, *, skip_damaged: bool = False) -> dict[str, Record]:
+    """Every record of an output folder by name; in the middle of a study a damaged one is skipped, since it is judged anew."""
+    records = {}
+    for path in sorted((out / "records").glob("*.json")):
+        try:
+            records[path.stem] = read_record(path)
+        except OutputError:
+            if not skip_damaged:
+                raise
+    return records
 
 
 def read_records(out: Path | str) -> pd.DataFrame:

@@ -134,7 +134,7 @@ def _pooled(plan: Plan, runs: Iterable[Chosen]) -> dict[str, dict[str, tuple[flo
     values: dict[str, dict[str, tuple[float, ...]]] = {}
     for run in runs:
         for site, records in run.tests.items():
-            pooled = plan.task.pool([case for record in records for case in record.cases])
+            pooled = plan.task.pool([case for record in records for case in record.measured])
             for key, value in pooled.items():
                 if value is not None:
                     inner = values.setdefault(site, {})
@@ -148,8 +148,8 @@ def _recommend(made: list[Line], rule: str) -> list[Line]:
 
     marked: dict[str, int] = {}
     for number, line in enumerate(made):
-        if not line.done:
-            continue
+        if not line.done or line.score(line.target) is None:
+            continue  # a site without labels ranks nothing
         best = marked.get(line.target)
         if best is None or rule == "last" or _standing(line, rule) > _standing(made[best], rule):
             marked[line.target] = number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
-from allograft.recipe import AnyRecipe, Needs, parse_recipe, total_needs, validated
+from allograft.recipe import AnyRecipe, Needs, is_recipe, parse_recipe, title, total_needs, validated
 from allograft.table import find
 
 
@@ -49,6 +49,11 @@ class Test:
     fraction: float = 0.3
     val: float = 0.2
     folds: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.fraction < 1 and 0 <= self.val < 1 and self.folds >= 1):
+            found = f"fraction {self.fraction}, val {self.val}, folds {self.folds}"
+            raise SpecError(f"test: found {found}; expected shares from 0 to below 1, and at least 1 fold")
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,10 @@ class Study:
         doubled = [site for site in self.target if site in self.source]
         if doubled:
             raise SpecError(f"target: site '{doubled[0]}' is a source too; name it on one side")
+        if not self.source and self.start == "scratch":
+            raise SpecError("source: is empty and start is scratch, so there is nothing to adapt; name a model: start: FOLDER, or a source")
+        if not self.source and self.selection == "source-val":
+            raise SpecError("selection: source-val needs a source site; choose last")
         find("optimizer", next(iter(self.optimizer)))
 
     @property
@@ -128,15 +137,18 @@ class Study:
     def rows(self) -> tuple[Any, ...]:
         """The recipes of the table: those every study has, then the listed ones, each once.
 
-        Do-nothing and its strongly augmented twin are always there; target-only and source + target where target labels exist.
+        Do-nothing and its strongly augmented twin are always there; target-only and source + target where target labels exist. Without a
+        source, do-nothing is the start itself, and what other recipes would train on the source first is replaced by it.
         """
-        always: list[Any] = ["supervised", {"supervised": {"augmentation": "strong"}}]
-        if self.target_labels != "none":
-            always += ["target_supervised", "joint"]
+        labelled = self.target_labels != "none"
+        always: list[Any] = ["supervised", {"supervised": {"augmentation": "strong"}}] if self.source else ["start"]
+        always += ["target_supervised"] if labelled else []
+        always += ["joint"] if labelled and self.source else []
         rows: list[Any] = []
         for recipe in (*map(parse_recipe, always), *self.recipes):
-            if recipe not in rows:
-                rows.append(recipe)
+            rooted = recipe if self.source else source_free(recipe)
+            if rooted not in rows:
+                rows.append(rooted)
         return tuple(rows)
 
     def needs(self) -> Needs:
@@ -145,6 +157,16 @@ class Study:
         for recipe in self.rows:
             total = total | total_needs(recipe)
         return total
+
+
+def source_free(recipe: Any) -> Any:
+    """The recipe with ``supervised`` in its fields replaced by ``start``, the model that stands for the source."""
+    inner = {
+        f.name: parse_recipe("start") if title(value).startswith("supervised") else source_free(value)
+        for f in fields(recipe)
+        if is_recipe(value := getattr(recipe, f.name))
+    }
+    return replace(recipe, **inner)
 
 
 def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
@@ -166,9 +188,7 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise SpecError(f"{path}: expected keys and values, found {type(tree).__name__}")
-    for override in overrides:
-        _override(tree, override)
-    return replace(make_study(tree), file=path)
+    return replace(make_study(overridden(tree, overrides)), file=path)
 
 
 def make_study(tree: Mapping[str, Any] | Study) -> Study:
@@ -188,6 +208,8 @@ def parse_yaml(text: str, name: str) -> Any:
         return yaml.load(text, _Strict)  # a SafeLoader
     except yaml.YAMLError as error:
         raise SpecError(f"{name}: not plain YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, AttributeError) as error:  # a tag that its value does not fit: !!int abc
+        raise SpecError(f"{name}: not plain YAML: {error}") from error
     except RecursionError as error:
         raise SpecError(f"{name}: nested too deeply to be a study") from error
 
@@ -225,6 +247,13 @@ def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[str, Any]:
 
 
 _Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree with ``key=value`` or ``key.inner=value`` applied, values as YAML."""
+    for override in overrides:
+        _override(tree, override)
+    return tree
 
 
 def _override(tree: dict[str, Any], text: str) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from allograft.study.comparison import NOTHING, Comparison, compare, difference, score_interval, seed_scores, subject_scores
 from allograft.study.plan import Plan
 from allograft.study.report.facts import NOT_YET
 from allograft.study.select import Line
 from allograft.study.spec import Study
+from allograft.study.table import p_value
 
-NOTHING = "supervised"
-"""The row that does nothing: every difference is to it."""
+__all__ = ["NOTHING", "Cell", "Column", "Table", "class_table", "decision_table", "gain", "seed_scores", "subject_scores"]
 DIGITS = {"hd95": 2, "asd": 2}
 COSTS = {"train_seconds": "{:,.1f}", "peak_memory_mb": "{:,.0f}", "trainable_parameters": "{:,.0f}"}
 ORDER = ("iou", "hd95", "asd")
 """These metrics come first; records sort theirs by name."""
+INTERVAL = "percentile bootstrap over subjects, of the mean over seeds; too narrow with fewer than ten subjects"
 
 
 @dataclass(frozen=True)
@@ -55,45 +58,17 @@ class Table:
     rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
 
 
-def seed_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, float]:
-    """Seed -> a metric (the headline by default) at a site, pooled over the subjects of all folds; undefined seeds are left out."""
-    scores = {}
-    for run in line.runs:
-        cases = [case for record in run.tests.get(site, ()) for case in record.cases]
-        value = plan.task.pool(cases).get(metric or plan.headline) if cases and not run.error else None
-        if value is not None:
-            scores[run.row.seed] = float(value)
-    return scores
-
-
-def subject_scores(plan: Plan, line: Line, site: str) -> dict[str, float]:
-    """Subject -> headline score at a site: mean over its cases, then over seeds. {} for tasks that score no single case."""
-    by_subject: dict[str, list[float]] = {}
-    for run in line.runs:
-        here: dict[str, list[float]] = {}
-        for record in run.tests.get(site, ()):
-            for case in record.cases:
-                if case.get(plan.headline) is not None:
-                    here.setdefault(str(case["subject"]), []).append(float(case[plan.headline]))
-        for subject, values in here.items():
-            by_subject.setdefault(subject, []).append(mean(values))
-    return {subject: mean(values) for subject, values in sorted(by_subject.items())}
-
-
 def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
-    """Mean difference to do-nothing over the seeds that both finished."""
-    if base is None or line is base:
-        return None
-    ours, theirs = seed_scores(plan, line, site), seed_scores(plan, base, site)
-    both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return mean(both) if both else None
+    """Difference to do-nothing over the subjects and seeds that both have."""
+    found = None if base is None or line is base else difference(plan, line, base, site)
+    return None if found is None else found[0]
 
 
 def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Table:
     """The table of one target, in the order of the study."""
     here = [line for line in lines if line.target == target]
     others = [site for site in (*study.source, *study.target) if site != target]
-    base = next((line for line in here if line.title == NOTHING), None)
+    compared = compare(lines, plan, target)
     scores = [score for line in here if (score := line.score(target)) is not None]
     best = max(scores) if len(scores) > 1 else None
     extra = [metric for metric in _metrics(here, target) if "/" not in metric and metric != plan.headline]
@@ -101,7 +76,9 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
         Column("recipe", hint="as in the study; sorts back to its order"),
         Column(plan.headline, f"at {target}", "mean ± sd over seeds"),
     ]
-    columns += [Column("gain", "vs nothing", "difference to do-nothing at the target, over the seeds that both finished")]
+    columns += [Column("95 % interval", "over subjects", INTERVAL)]
+    columns += [Column("gain", "vs nothing", "difference to do-nothing, over the subjects and seeds that both have; 95 % over subjects")]
+    columns += [Column("p", "Holm", "exact two-sided Wilcoxon signed-rank test over subjects, Holm over the rows of this table")]
     columns += [Column("seeds", "done", "finished seeds")]
     columns += [
         Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target") for site in others
@@ -112,18 +89,10 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
     rows = []
     for order, line in enumerate(here):
-        cells = [
-            Cell(line.title, value=order, kind="name"),
-            _score(line, target, plan.headline, best=best),
-            _gain(gain(plan, line, base, target), line is base),
-        ]
-        cells += [
-            _seeds(line),
-            *(_score(line, site, plan.headline) for site in others),
-            _worst(line),
-            *(_score(line, target, m) for m in extra),
-        ]
-        cells += [_cost(line, key, form) for key, form in COSTS.items()]
+        cells = [Cell(line.title, value=order, kind="name"), _score(line, target, plan.headline, best=best)]
+        cells += [_interval(score_interval(plan, line, target)), _gain(compared.get(line.title), line.title == NOTHING)]
+        cells += [_p(compared.get(line.title)), _seeds(line), *(_score(line, site, plan.headline) for site in others), _worst(line)]
+        cells += [_score(line, target, metric) for metric in extra] + [_cost(line, key, form) for key, form in COSTS.items()]
         rows.append((line.recommended, tuple(cells)))
     return Table(tuple(columns), tuple(rows))
 
@@ -157,7 +126,7 @@ def _metrics(here: Sequence[Line], target: str) -> list[str]:
 def _score(line: Line, site: str, metric: str, *, best: float | None = None) -> Cell:
     values = line.metrics.get(site, {}).get(metric, ())
     if not values:
-        measured = any(record.cases for run in line.runs for record in run.tests.get(site, ()))
+        measured = any(record.measured for run in line.runs for record in run.tests.get(site, ()))
         return Cell("undefined" if measured else _absent(line), kind="quiet")
     digits = DIGITS.get(metric.split("/")[0], 3)
     small = [f"± {stdev(values):.{digits}f}"] if len(values) > 1 else []
@@ -174,10 +143,28 @@ def _absent(line: Line) -> str:
     return "not run yet" if all(run.error == NOT_YET for run in line.runs) else "failed"
 
 
-def _gain(value: float | None, is_base: bool) -> Cell:
-    if value is None:
+def _interval(interval: tuple[float, float] | None) -> Cell:
+    """Sorted by its lower end."""
+    return Cell("–", kind="quiet") if interval is None else Cell("{:.3f} to {:.3f}".format(*interval).replace("-", "−"), value=interval[0])
+
+
+def _gain(found: Comparison | None, is_base: bool) -> Cell:
+    if found is None:
         return Cell("–", "do-nothing" if is_base else "", kind="quiet")
-    return Cell(f"{value:+.3f}".replace("-", "−"), value=value)
+    interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
+    return Cell(f"{found.difference:+.3f}".replace("-", "−"), interval.replace("-", "−"), found.difference)
+
+
+def _p(found: Comparison | None) -> Cell:
+    """The adjusted p with the plain one and a note below it, or in its place why there is none."""
+    if found is None or found.adjusted is None or found.p is None:
+        return Cell("–", _narrow("" if found is None else found.note), kind="quiet")
+    small = "\n".join(filter(None, (f"raw {p_value(found.p)}", _narrow(found.note))))
+    return Cell(p_value(found.adjusted), small, found.adjusted)
+
+
+def _narrow(note: str) -> str:
+    return textwrap.fill(note, 18)
 
 
 def _seeds(line: Line) -> Cell:

@@ -104,7 +104,7 @@ def splits(study: Study, lines: Sequence[Line], world: World | None) -> list[tup
         for case in world.cases():
             found.setdefault(case.site, {}).setdefault(world.places[case.subject].split, []).append((case.subject, case.name))
     else:
-        seen = {(record.site, str(case["subject"]), str(case["case"])) for record in records_of(lines) for case in record.cases}
+        seen = {(record.site, str(case["subject"]), str(case["case"])) for record in records_of(lines) for case in record.measured}
         for site, subject, name in sorted(seen):
             found.setdefault(site, {}).setdefault("test", []).append((subject, name))
     return [

@@ -1,0 +1,225 @@
+"""The command line. It imports nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from allograft import __version__
+from allograft.cli.imports import imports
+from allograft.errors import AllograftError, SpecError, UnitsFailed
+
+if TYPE_CHECKING:
+    from allograft.study import Result
+
+app = typer.Typer(
+    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol. "
+    "Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.add_typer(imports, name="import")
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")]
+
+
+def main() -> None:
+    """Run a command. Exit code 2 for a user's mistake, 3 when some units failed; never a traceback for either."""
+    try:
+        app()
+    except AllograftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except BaseException as reason:
+        if type(reason).__name__ != "Stopped":  # named, not imported: its module is heavy
+            raise
+        print("stopped; the place is kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(143)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
+def study(
+    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")],
+    set_: Set = None,
+    workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+    shard: Annotated[str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")] = "1/1",
+) -> None:
+    """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
+    from allograft.context.journal import STOP
+    from allograft.study import read_study, run_study
+
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    part = _shard(shard)
+    result = run_study(read_study(file, set_ or ()), out, workers=workers, checkpoint_seconds=checkpoint_seconds, say=_say, shard=part)
+    _show(result)
+
+
+@app.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
+def train(
+    file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
+    set_: Set = None,
+) -> None:
+    """Run one recipe once and leave a model folder; nothing is judged."""
+    from allograft.study import read_study
+    from allograft.study.models import predict_command
+    from allograft.study.run import train_model
+
+    print(predict_command(train_model(read_study(file, set_ or ()), out, say=_say)))
+
+
+@app.command(epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay")
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, a folder, or a manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
+    overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
+    probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+) -> None:
+    """Segment images with a model: masks on each image's own grid, volumes and warnings in results.csv."""
+    from allograft.study.predictions import write_predictions
+
+    written = write_predictions(model, images, out, overlay=overlay, probabilities=probabilities, device=device)
+    print(f"{written} predictions in {out}; volumes and warnings in {out / 'results.csv'}. Research use only, not a medical device.")
+
+
+@app.command(epilog="Example: allograft adapt runs/vessels/models/finetune@chase new-site/manifest.csv --recipe finetune -o runs/new")
+def adapt(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
+    recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
+    set_: Set = None,
+) -> None:
+    """Adapt a finished model to a new site, without its source images."""
+    from allograft.study.adapt import adapt_model
+    from allograft.study.spec import overridden, parse_yaml
+
+    changes = overridden({}, set_ or ())
+    _show(adapt_model(model, manifest, parse_yaml(recipe, "--recipe"), out, overrides=changes, say=_say))
+
+
+@app.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
+def evaluate(
+    judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
+    manifest: Annotated[Path, typer.Argument(help="The labelled cases to judge on.")],
+    classes: Annotated[list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+) -> None:
+    """Judge a model or predictions on a manifest; images a model was trained on are refused."""
+    from allograft.study.adapt import evaluate as judge
+    from allograft.study.adapt import write_evaluation
+
+    found = judge(judged, manifest, task={"segmentation": {"classes": classes}} if classes else None, device=device)
+    for site, metrics in found.metrics.items():
+        print(f"{site}: " + ", ".join(f"{key} {'undefined' if value is None else format(value, '.3f')}" for key, value in metrics.items()))
+    if found.unlabelled:
+        print(f"{found.unlabelled} cases have no label and are not measured")
+    if out is not None:
+        write_evaluation(found, out)
+
+
+@app.command(epilog="Example: allograft report runs/vessels --without-images")
+def report(
+    out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    without_images: Annotated[bool, typer.Option("--without-images", help="Leave patients' images out of the page.")] = False,
+) -> None:
+    """Make report.html and results.csv anew from the records."""
+    from allograft.study.run import rebuild
+
+    _show(rebuild(out, pictures=not without_images, say=_say))
+
+
+@app.command(epilog="Example: allograft methods")
+def methods() -> None:
+    """List the methods, one line each."""
+    from allograft.table import summaries
+
+    for name, line in summaries("method"):
+        print(f"{name:20} {line}")
+
+
+@app.command(epilog="Example: allograft phantom brain phantoms/brain --seed 0")
+def phantom(
+    name: Annotated[str, typer.Argument(help="Which phantom: brain.")],
+    out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
+    dims: Annotated[int, typer.Option(help="2 or 3.")] = 2,
+    subjects: Annotated[int, typer.Option(help="Subjects a site.")] = 12,
+    size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
+    site: Annotated[
+        list[str] | None, typer.Option(help="A site and its shift: --site a=none --site b=severe", metavar="NAME=SHIFT")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write synthetic sites whose shift is known; it stands beside the manifest in shift.json."""
+    from allograft.table import find
+
+    sites = dict(_pair(text) for text in site or ())
+    manifest = find("phantom", name)(out, dims=dims, subjects=subjects, size=size, seed=seed, **({"sites": sites} if sites else {}))
+    print(manifest)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, shift = text.partition("=")
+    if not equals:
+        raise SpecError(f"--site {text}: expected NAME=SHIFT, for example --site b=severe")
+    return name, shift
+
+
+def _show(result: Result) -> None:
+    """The table, where the report lies, and the command to go on with."""
+    from allograft.study.models import predict_command
+    from allograft.study.table import print_tables
+
+    print_tables(result.study, result.plan, result.lines)
+    print(f"report: {result.out / 'report.html'}")
+    for line in result.lines:
+        if line.recommended and (line.title, line.target) in result.models:
+            print(f"recommended for {line.target}: {line.title}\n  {predict_command(result.models[line.title, line.target])}")
+    for target in result.study.target:
+        if result.models and not any(line.recommended for line in result.lines if line.target == target):
+            print(f"nothing is ranked for {target}: it was not measured; its models lie in {result.out / 'models'}")
+    if result.failed:
+        raise UnitsFailed(f"{result.failed} of {sum(len(line.runs) for line in result.lines)} runs failed; the table shows which and why")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, total = text.partition("/")
+    if not (slash and part.isdigit() and total.isdigit() and 1 <= int(part) <= int(total)):
+        raise SpecError(f"--shard {text}: expected I/N with I from 1 to N, for example --shard 2/4")
+    return int(part), int(total)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""``allograft import``: manifests from other people's layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from allograft.errors import SpecError
+
+if TYPE_CHECKING:
+    from allograft.cohort.importers import Options
+
+imports = typer.Typer(
+    help="Make a manifest from other people's layouts. Files stay where they lie.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Src = Annotated[Path, typer.Argument(help="What to import.", metavar="SRC")]
+Out = Annotated[
+    Path, typer.Argument(help="A folder that holds all files, for its manifest.csv; or a path that ends in .csv.", metavar="OUT")
+]
+Site = Annotated[str, typer.Option(help="The hospital, scanner or laboratory that the images are from.")]
+Images = Annotated[Path, typer.Option(help="The folder of the images.")]
+Subject = Annotated[str | None, typer.Option(help="Where the patient stands in a file's name: --subject '{subject}_*'")]
+Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Say that each image is of another patient.")]
+Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Take the test images too, which have no masks.")]
+Class = Annotated[list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")]
+Append = Annotated[bool, typer.Option("--append", help="Add to a manifest that exists.")]
+Split = Annotated[str | None, typer.Option(help="train, val or test, for rows whose source names none.")]
+Prefix = Annotated[str, typer.Option("--subject-prefix", help="Put before each subject, where two hospitals count alike.")]
+Shared = Annotated[bool, typer.Option("--shared-subjects", help="A subject at two sites is one patient.")]
+Mask = Annotated[str | None, typer.Option(help="The mask: a pattern below SRC; for a table, a column or pattern of columns.")]
+Paired = Annotated[str | None, typer.Option(help="The registered image of another modality, named as --mask is.")]
+Region = Annotated[str | None, typer.Option(help="A mask of the pixels that count, named as --mask is.")]
+
+
+@imports.command(
+    epilog="Example: allograft import medmnist pneumoniamnist.npz data --site guangzhou --class 0=normal --one-image-per-subject"
+)
+def medmnist(
+    src: Src,
+    out: Out,
+    site: Site,
+    class_: Class = None,
+    once: Once = False,
+    append: Append = False,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """One .npz of images and labels; the images become PNGs."""
+    from allograft.cohort.importers import import_medmnist
+
+    options = _options(append, None, prefix, shared)
+    print(import_medmnist(src, out, site=site, classes=_named(class_), one_image_per_subject=once, **options))
+
+
+@imports.command(epilog="Example: allograft import msd Task04_Hippocampus Task04_Hippocampus --site vanderbilt --one-image-per-subject")
+def msd(
+    src: Src,
+    out: Out,
+    site: Site,
+    subject: Subject = None,
+    once: Once = False,
+    unlabelled: Unlabelled = False,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """A Medical Segmentation Decathlon folder with its dataset.json."""
+    from allograft.cohort.importers import import_msd
+
+    options = _options(append, split, prefix, shared)
+    print(import_msd(src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options))
+
+
+@imports.command(epilog="Example: allograft import nnunet Dataset027_ACDC Dataset027_ACDC --site dijon --subject '{subject}_frame*'")
+def nnunet(
+    src: Src,
+    out: Out,
+    site: Site,
+    subject: Subject = None,
+    once: Once = False,
+    unlabelled: Unlabelled = False,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """An nnU-Net dataset folder: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz."""
+    from allograft.cohort.importers import import_nnunet
+
+    options = _options(append, split, prefix, shared)
+    print(import_nnunet(src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options))
+
+
+@imports.command(
+    epilog="Example: allograft import coco data/train.json data --images data/train --site A --split train --one-image-per-subject"
+)
+def coco(
+    src: Src,
+    out: Out,
+    images: Images,
+    site: Site,
+    subject: Subject = None,
+    once: Once = False,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """A COCO JSON and its images; the boxes go to OUT/boxes."""
+    from allograft.cohort.importers import import_coco
+
+    options = _options(append, split, prefix, shared)
+    print(import_coco(src, out, images=images, site=site, subject=subject, one_image_per_subject=once, **options))
+
+
+@imports.command(epilog="Example: allograft import voc data/Annotations data --images data/JPEGImages --site A --one-image-per-subject")
+def voc(
+    src: Src,
+    out: Out,
+    images: Images,
+    site: Site,
+    subject: Subject = None,
+    once: Once = False,
+    zero_based: Annotated[bool, typer.Option("--zero-based", help="Pixels are counted from 0, the end exclusive.")] = False,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """A folder of Pascal VOC XML files and their images; the boxes go to OUT/boxes."""
+    from allograft.cohort.importers import import_voc
+
+    options = _options(append, split, prefix, shared)
+    print(import_voc(src, out, images=images, site=site, subject=subject, one_image_per_subject=once, zero_based=zero_based, **options))
+
+
+@imports.command(epilog="Example: allograft import bids data data --site-column centre --mask 'derivatives/manual/{name}_mask.nii.gz'")
+def bids(
+    src: Src,
+    out: Out,
+    suffix: Annotated[list[str] | None, typer.Option(help="T1w by default; several are channels of one image.")] = None,
+    mask: Mask = None,
+    site: Annotated[str | None, typer.Option(help="The one site of the images.")] = None,
+    site_column: Annotated[str | None, typer.Option(help="Or the column of participants.tsv that names it.")] = None,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """A BIDS folder: sub-*/[ses-*/]anat, masks below derivatives by a pattern."""
+    from allograft.cohort.importers import import_bids
+
+    options = _options(append, split, prefix, shared)
+    print(import_bids(src, out, suffix=suffix or "T1w", mask=mask, site=site, site_column=site_column, **options))
+
+
+@imports.command(
+    epilog="Example: allograft import folder data data --image 'A/{subject}_0000.nii.gz' --mask 'A/{subject}.nii.gz' --site A --append"
+)
+def folder(
+    src: Src,
+    out: Out,
+    image: Annotated[list[str], typer.Option(help="A pattern below SRC; names in braces become columns, several patterns are channels.")],
+    mask: Mask = None,
+    paired: Paired = None,
+    region: Region = None,
+    site: Annotated[str | None, typer.Option(help="The one site of the images, unless {site} is in the pattern.")] = None,
+    once: Once = False,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """Files laid out by a pattern."""
+    from allograft.cohort.importers import import_folder
+
+    options = _options(append, split, prefix, shared)
+    print(import_folder(src, out, image=image, mask=mask, paired=paired, region=region, site=site, one_image_per_subject=once, **options))
+
+
+@imports.command(epilog="Example: allograft import table labels.csv . --image path --subject patient_id --site hospital --label dx")
+def table(
+    src: Src,
+    out: Out,
+    image: Annotated[list[str], typer.Option(help="A column of paths, or a pattern of columns: 'images/{id}.png'; several are channels.")],
+    subject: Annotated[str | None, typer.Option(help="The column of the patient.")] = None,
+    site: Annotated[str | None, typer.Option(help="The column of the site.")] = None,
+    site_name: Annotated[str | None, typer.Option(help="The one site of a table without such a column.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of the class.")] = None,
+    mask: Mask = None,
+    paired: Paired = None,
+    region: Region = None,
+    boxes: Annotated[str | None, typer.Option(help="The boxes file, named as --mask is.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="The column of train, val or test.")] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="A further column to take over; no other is.")] = None,
+    class_: Class = None,
+    once: Once = False,
+    append: Append = False,
+    split: Split = None,
+    prefix: Prefix = "",
+    shared: Shared = False,
+) -> None:
+    """A CSV of your own, by the names of its columns."""
+    from allograft.cohort.importers import import_table
+
+    columns: dict[str, Any] = {"subject": subject, "site": site, "site_name": site_name, "label": label, "split_column": split_column}
+    files: dict[str, Any] = {"image": image, "mask": mask, "paired": paired, "region": region, "boxes": boxes}
+    more: dict[str, Any] = {"attributes": attribute or (), "classes": _named(class_), "one_image_per_subject": once}
+    print(import_table(src, out, **columns, **files, **more, **_options(append, split, prefix, shared)))
+
+
+def _options(append: bool, split: str | None, prefix: str, shared: bool) -> Options:
+    return {"append": append, "split": split, "subject_prefix": prefix, "shared_subjects": shared}
+
+
+def _named(pairs: list[str] | None) -> dict[str, str]:
+    parts = [pair.partition("=") for pair in pairs or ()]
+    if wrong := [stored for stored, equals, name in parts if not (equals and name)]:
+        raise SpecError(f"--class {wrong[0]}: expected STORED=NAME, for example --class 0=normal")
+    return {stored: name for stored, _, name in parts}

@@ -1,0 +1,234 @@
+"""What ``doctor`` looks for: each check takes what was seen and gives findings, one sentence each, with the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from allograft.cohort.gate import Findings, check_leakage
+from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.survey import Look
+from allograft.errors import LeakageError
+
+Severity = Literal["stop", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A case in a finding: its row in the manifest, its name, its subject as an ordinal, and what was found there."""
+
+    row: int
+    name: str
+    subject: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that stops a study, spoils it, or is worth knowing; ``text`` names no case, ``cases`` are examples."""
+
+    severity: Severity
+    topic: str
+    text: str
+    cases: tuple[Named, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """The facts of one site; mappings are value -> number of cases, most frequent first, ``boxes`` -> number of boxes.
+
+    ``scale`` is the median over images of the 99th percentile of absolute intensities, ``scale_after`` the
+    median after the preprocessing; ``smallest_p`` that of an exact Wilcoxon test on the labelled test subjects of the default test
+    fraction, 1.0 where none is labelled.
+    """
+
+    name: str
+    cases: int
+    subjects: int
+    test_subjects: int
+    smallest_p: float
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    prepared: Mapping[str, int] = field(default_factory=dict)
+    channels: Mapping[str, int] = field(default_factory=dict)
+    depths: Mapping[str, int] = field(default_factory=dict)
+    orientations: Mapping[str, int] = field(default_factory=dict)
+    spacings: Mapping[str, int] = field(default_factory=dict)
+    codes: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    boxes: Mapping[str, int] = field(default_factory=dict)
+    labelled: Mapping[str, int] = field(default_factory=dict)
+    scale: float = 0.0
+    scale_after: float = 0.0
+
+    @property
+    def classes(self) -> tuple[set[tuple[str, str]], ...]:
+        """(column, class) pairs that live here; a mask of 0 and 255 holds class 1."""
+        codes = {"1"} if set(self.codes) <= {"0", "255"} and "255" in self.codes else set(self.codes) - {"0"}
+        columns = {"mask": codes, "label": set(self.labels), "boxes": set(self.boxes)}
+        return tuple({(column, name) for name in names} for column, names in columns.items())
+
+
+Name = Callable[[Look, str], Named]
+
+
+def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
+    """Files that cannot be read, masks that lie on another grid or hold codes without a class."""
+    topics: tuple[tuple[str, Severity, str], ...] = (
+        ("unreadable", "stop", "{} cannot be read; export them again, or remove their rows"),
+        ("geometry", "stop", "{} with a mask, region, pair or boxes that do not lie on the image; export both on one grid"),
+        ("codes", "stop", "{} with mask values that stand for no class; name them in task: classes, or mend the masks"),
+        ("preprocessing", "stop", "{} that the preprocessing cannot be applied to; change preprocessing, or store what it asks for"),
+    )
+    for topic, severity, text in topics:
+        found = [(look, detail) for look in looks for kind, detail in look.problems if kind == topic]
+        if found:
+            yield Finding(severity, topic, text.format(_count(len(found), "case")), tuple(name(*one) for one in found[:10]))
+
+
+def check_subjects(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Sites that cannot be split, and test sets on which nothing can be significant."""
+    for site in sites:
+        if site.subjects == 1:
+            text = f"site '{site.name}' has one subject and cannot be split: no test set, no interval over subjects; add subjects"
+            yield Finding("warning", "subjects", text)
+        elif site.test_subjects > 0 and site.smallest_p > 0.05:
+            few = f"site '{site.name}': {_count(site.test_subjects, 'labelled test subject')} at the default test fraction"
+            text = f"{few} allow no p below {site.smallest_p:.2g}: no difference can be significant; label more, or rotate with test: folds"
+            yield Finding("warning", "subjects", text)
+
+
+def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Classes that live at one site only, sites of one class, codes 0 and 255, cases without labels."""
+    for column, index in (("mask", 0), ("label", 1), ("boxes", 2)):
+        here = {site.name: {name for _, name in site.classes[index]} for site in sites if site.classes[index]}
+        every = set().union(*here.values()) if here else set()
+        for name, own in here.items() if len(here) > 1 else ():
+            alone = sorted(own - set().union(*(others for other, others in here.items() if other != name)))
+            if alone:
+                which = f"{column} class{'es' * (len(alone) > 1)} {', '.join(map(repr, alone))} live{'s' * (len(alone) == 1)}"
+                text = f"{which} at site '{name}' only: a network can tell class from site alone; leave out, merge, or find other sites"
+                yield Finding("warning", "one-site class", text)
+            if len(every) > 1 and len(own) == 1:
+                text = f"site '{name}' carries one {column} class only, {min(own)!r}: nothing can be told apart there; add the others"
+                yield Finding("warning", "one-class site", text)
+    eight = [site.name for site in sites if set(site.codes) <= {"0", "255"} and "255" in site.codes]
+    if eight:
+        text = f"masks of {_sites(eight)} hold 0 and 255: 255 is read as the one class; with several, write classes: {{NAME: [255]}}"
+        yield Finding("note", "mask codes", text)
+    for site in sites:
+        if "255" in site.codes and set(site.codes) - {"0", "255"}:
+            text = f"masks of site '{site.name}' mix 255 with {', '.join(sorted(set(site.codes) - {'0', '255'}))}: mend them to one coding"
+            yield Finding("warning", "mask codes", text)
+    keys = {key for site in sites for key in site.labelled}
+    for site in sites:
+        for key in sorted(keys):
+            lacking = site.cases - site.labelled.get(key, 0)
+            if lacking:
+                bare = f"site '{site.name}': {lacking} of {site.cases} cases have no '{key}'"
+                text = f"{bare}; recipes may see their images, nothing is judged on them"
+                yield Finding("note", "unlabelled", text)
+
+
+def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Preprocessing) -> Iterator[Finding]:
+    """Channels, axes, sizes, orientations, spacings and bit depths that differ between cases."""
+
+    def of(key: str) -> dict[str, int]:
+        return _total(getattr(site, key) for site in sites)
+
+    axes = {len(look.size) for look in looks if look.size}
+    if len(axes) > 1:
+        yield Finding("stop", "axes", "planes and volumes in one cohort; keep one, or cut the volumes into planes (slices:)")
+    if len(of("channels")) > 1:
+        yield Finding(
+            "stop",
+            "channels",
+            f"different numbers of channels: {_listed(of('channels'))}; convert all to grey or to RGB",
+        )
+    if len(of("prepared")) > 1:
+        sizes = f"{len(of('prepared'))} sizes after the preprocessing ({_listed(of('prepared'))})"
+        text = f"{sizes}; batches need one: set preprocessing: size, or patch"
+        yield Finding("warning", "size", text)
+    if len(of("orientations")) > 1:
+        removed = preprocessing.orientation is not None
+        mend = f"orientation: {preprocessing.orientation} makes them one" if removed else "set preprocessing: orientation: RAS"
+        yield Finding("note" if removed else "warning", "orientation", f"orientations {_listed(of('orientations'))}; {mend}")
+    spacings = [look.spacing for look in looks if look.spacing is not None]
+    if spacings and len({len(one) for one in spacings}) == 1 and (np.ptp(spacings, axis=0) > 0.1 * np.median(spacings, axis=0)).any():
+        removed = preprocessing.spacing is not None
+        mend = "the preprocessing makes them one" if removed else "set preprocessing: spacing, so that a millimetre is one everywhere"
+        span = " x ".join(f"{low:g}-{high:g}" for low, high in zip(np.min(spacings, 0), np.max(spacings, 0), strict=True))
+        yield Finding("note" if removed else "warning", "spacing", f"voxel sizes differ ({span} mm); {mend}")
+    if len(of("depths")) > 1:
+        yield Finding("note", "bit depth", f"pixels are stored as {_listed(of('depths'))}; intensity scaling must make them one")
+
+
+def check_intensity(sites: Sequence[Site], preprocessing: Preprocessing) -> Iterator[Finding]:
+    """Intensity scales orders of magnitude apart, and whether the preprocessing removes that."""
+    scaled = [site for site in sites if site.scale > 0]
+    if len(scaled) < 2:
+        return
+    low, high = min(scaled, key=lambda site: site.scale), max(scaled, key=lambda site: site.scale)
+    if high.scale / low.scale < 8:
+        return
+    ratio = high.scale / low.scale
+    medians = f"{low.scale:.3g} at '{low.name}', {high.scale:.3g} at '{high.name}'"
+    apart = f"intensity scales of sites are {np.log10(ratio):.1f}, about {np.log10(ratio):.0f}, orders of magnitude apart ({medians})"
+    after = [site.scale_after for site in scaled if site.scale_after > 0]
+    left = max(after) / min(after) if after else np.inf
+    if left < 2:
+        text = f"{apart}; intensity: {preprocessing.intensity}, image by image, removes it (a factor of {left:.2f} is left)"
+        yield Finding("note", "intensity scale", text)
+    else:
+        text = f"{apart}; intensity: {preprocessing.intensity} does not remove it (a factor of {left:.3g} is left): use zscore"
+        yield Finding("warning", "intensity scale", text)
+
+
+def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name) -> Iterator[Finding]:
+    """Copies, near-duplicates and weak ones, through the gate."""
+
+    def examples(groups: Sequence[Sequence[str]]) -> tuple[Named, ...]:
+        return tuple(name(looks[one], f"pair {number}") for number, group in enumerate(groups[:5], 1) for one in group[:2])
+
+    try:
+        check_leakage({one: str(look.case.split) for one, look in looks.items() if look.case.split}, duplicates)
+    except LeakageError as error:
+        head = str(error).partition(":")[0].replace("sides", "sides of the manifest's split column")
+        yield Finding("stop", "leak", f"{head}; remove one of each pair, or give both one split")
+    across = [group for group in duplicates.copies if len({duplicates.subjects[one] for one in group}) > 1]
+    within = [group for group in duplicates.copies if group not in across]
+    mend = "near_duplicates: group gives them one split"
+    near, weak = ([(pair.first, pair.second) for pair in pairs] for pairs in (duplicates.near, duplicates.weak))
+    found: tuple[tuple[Severity, str, Sequence[Sequence[str]]], ...] = (
+        ("warning", f"{{}} of images with the same pixels under different subjects; {mend}", across),
+        ("note", "{} of images with the same pixels within a subject; remove the copies, they count twice", within),
+        ("warning", f"{{}} of near-duplicates (correlation above 0.99) under different subjects; {mend}", near),
+        ("note", "{} of similar images (correlation 0.95 to 0.99) under different subjects; look at the contact sheet of a study", weak),
+    )
+    for severity, text, groups in found:
+        if groups:
+            word = "pair" if groups is near or groups is weak else "group"
+            yield Finding(severity, "duplicates", text.format(_count(len(groups), word)), examples(groups))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _sites(names: Sequence[str]) -> str:
+    return f"site{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
+
+
+def _listed(counts: Mapping[str, int], most: int = 5) -> str:
+    shown = [f"{value} ({number})" for value, number in list(counts.items())[:most]]
+    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+def _total(mappings: Any) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for mapping in mappings:
+        for key, number in mapping.items():
+            total[key] = total.get(key, 0) + number
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,95 @@
+"""BIDS: ``sub-01/[ses-1/]anat/sub-01_[ses-1_]..._T1w.nii.gz``, and masks below ``derivatives`` by a pattern."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from allograft.cohort.importers.patterns import Partners
+from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
+from allograft.cohort.importers.subjects import need_folder, need_site
+from allograft.errors import ManifestError, nearest
+
+_FILE = re.compile(r"(?P<name>(?:[A-Za-z0-9]+-[A-Za-z0-9]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?")
+
+
+def import_bids(
+    src: Path,
+    out: Path,
+    *,
+    suffix: str | Sequence[str] = "T1w",
+    mask: str | None = None,
+    site: str | None = None,
+    site_column: str | None = None,
+    **options: Unpack[Options],
+) -> Imported:
+    """Take every anatomical image with the suffix, one row each; several suffixes are channels of one image.
+
+    ``mask``: a pattern below ``src`` with ``{subject}``, ``{session}``, any other entity such as ``{run}``, or ``{name}``, the image's
+    name without suffix: ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``. The site is
+    ``site``, or stands in ``site_column`` of ``participants.tsv``.
+    """
+    src = need_folder(src)
+    first, *channels = [suffix] if isinstance(suffix, str) else list(suffix)
+    sites = _sites(src, site_column) if site_column else None
+    site = None if sites is not None else need_site(site, src)
+    unmatched: list[str] = []
+    images = list(_images(src, unmatched))
+    by_name = {(str(path.parent), values["name"], ending): path for path, values, ending in images}
+    chosen = _with_suffix(images, first, src)
+    names = tuple(dict.fromkeys(name for _, values in chosen for name in values))
+    masks = Partners.of(mask, src, names) if mask else None
+    rows: list[Row] = []
+    for path, values in chosen:
+        files = [path, *(by_name.get((str(path.parent), values["name"], ending)) for ending in channels)]
+        if None in files:
+            unmatched.append(f"{path.name}: no {channels[files.index(None) - 1]} beside it, left out")
+            continue
+        where = site if sites is None else sites.get(values["subject"])
+        rows.append(Row(image=files, subject=values["subject"], site=where, timepoint=values.get("session")))
+        if masks is not None:
+            rows[-1]["mask"] = masks.find(values, path)
+            unmatched += [] if rows[-1]["mask"] else [f"{path.relative_to(src).as_posix()}: no mask"]
+    unmatched += [f"{path.relative_to(src).as_posix()}: a mask without an image" for path in (masks.left if masks else [])]
+    return write_manifest(out, rows, unmatched, **options)
+
+
+def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, str], str]]:
+    """Path, entities and suffix of every anatomical image."""
+    for path in sorted([*src.glob("sub-*/anat/*.nii*"), *src.glob("sub-*/ses-*/anat/*.nii*")]):
+        name = path.relative_to(src).as_posix()
+        found = _FILE.fullmatch(path.name)
+        values = dict(pair.split("-") for pair in found["name"].rstrip("_").split("_")) if found else {}
+        if found is None or values.pop("sub", None) != path.relative_to(src).parts[0].removeprefix("sub-"):
+            unmatched.append(f"{name}: not named as BIDS asks, sub-LABEL_..._SUFFIX.nii.gz in the folder of its subject")
+            continue
+        values |= {"subject": path.relative_to(src).parts[0].removeprefix("sub-"), "name": found["name"].rstrip("_")}
+        session = values.pop("ses", None)
+        yield path, values | ({"session": session} if session else {}), found["suffix"]
+
+
+def _with_suffix(images: Sequence[tuple[Path, dict[str, str], str]], suffix: str, src: Path) -> list[tuple[Path, dict[str, str]]]:
+    chosen = [(path, values) for path, values, ending in images if ending == suffix]
+    if not chosen:
+        found = ", ".join(sorted({ending for _, _, ending in images})) or "no anatomical image"
+        raise ManifestError(f"{src}: no image with the suffix '{suffix}'; found {found}; name one: --suffix T1w")
+    return chosen
+
+
+def _sites(src: Path, column: str) -> Mapping[str, str]:
+    """Participant label -> site."""
+    path = src / "participants.tsv"
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(
+            f"{path}: cannot be read ({error}); expected a table with participant_id and {column}; or name the site"
+        ) from error
+    for wanted in ("participant_id", column):
+        if rows and wanted not in rows[0]:
+            raise ManifestError(f"{path}: {nearest(wanted, filter(None, rows[0]), 'column')}")
+    return {(row["participant_id"] or "").strip().removeprefix("sub-"): (row[column] or "").strip() for row in rows}

@@ -1,0 +1,50 @@
+"""Boxes files: ``{"boxes": [[x0, y0, x1, y1], ...], "labels": [...]}`` in pixels, end exclusive, one JSON an image."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from allograft.cohort.importers.rows import manifest_path, relative
+from allograft.errors import ManifestError
+
+
+@dataclass
+class BoxFile:
+    """The boxes of one image, as they are read."""
+
+    boxes: list[list[float]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def add(self, box: Sequence[object], label: str, size: tuple[int, int] | None, where: str) -> None:
+        """Add x0, y0, x1, y1, cut to the image's (width, height) where it is known.
+
+        >>> some = BoxFile()
+        >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"); some.boxes
+        [[1, 2, 30, 9.5]]
+        """
+        try:
+            numbers = [float(str(one)) for one in box]
+        except ValueError:
+            numbers = []
+        if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+            raise ManifestError(f"{where}: box {str(box)[:80]}; expected four finite numbers; mend or remove it")
+        if size is not None:
+            numbers = [min(max(one, 0.0), float(length)) for one, length in zip(numbers, (*size, *size), strict=True)]
+        x0, y0, x1, y1 = (int(one) if one.is_integer() else one for one in numbers)
+        if not (x1 > x0 and y1 > y0):
+            inside = "" if size is None else f" inside an image of {size[0]} x {size[1]} pixels"
+            raise ManifestError(f"{where}: box {str(box)[:80]} has no area{inside}; mend or remove it")
+        if not label.strip():
+            raise ManifestError(f"{where}: a box without a class; name it")
+        self.boxes.append([x0, y0, x1, y1])
+        self.labels.append(label.strip())
+
+    def file(self, image: Path, out: Path) -> tuple[Path, bytes]:
+        """Where it goes, ``boxes/`` and the image's own path beside the manifest, and what it holds."""
+        folder = manifest_path(out).parent
+        path = folder / "boxes" / f"{relative(image, folder, 'image')}.json"
+        return path, (json.dumps({"boxes": self.boxes, "labels": self.labels}) + "\n").encode()

@@ -1,0 +1,98 @@
+"""COCO: one JSON of images, annotations and categories, and a folder of images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Unpack
+
+from allograft.cohort.importers.boxes import BoxFile
+from allograft.cohort.importers.msd import read_json
+from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
+from allograft.cohort.importers.subjects import check_once, is_image, need_folder, need_site, stem, subject_of
+from allograft.errors import ManifestError
+
+
+def import_coco(
+    src: Path,
+    out: Path,
+    *,
+    images: Path,
+    site: str,
+    subject: str | None = None,
+    one_image_per_subject: bool = False,
+    **options: Unpack[Options],
+) -> Imported:
+    """Take every image of the JSON that lies in ``images``, with its boxes in ``boxes/`` beside the manifest.
+
+    x, y, width, height become x, y, x + width, y + height, cut to the image. An image without annotations has an empty list: it was
+    looked at. Crowds are left out and counted. ``subject``: where the patient stands in ``file_name`` without suffix.
+    """
+    src, site, images = Path(src), need_site(site, src), need_folder(images)
+    held = read_json(src, dict)
+    listed = _images(held, src)
+    found, crowds = _boxes(held, listed, src)
+    rows, files, unmatched = [], [], []
+    for one in listed:
+        path = images / one["file_name"]
+        if not os.path.isfile(path):
+            unmatched.append(f"{one['file_name']}: in the JSON but not in {images}")
+            continue
+        who = subject_of(stem(one["file_name"]), subject, one_image_per_subject=one_image_per_subject, source=src)
+        files.append(found[one["id"]].file(path, out))
+        rows.append(Row(image=[path], boxes=files[-1][0], subject=who, site=site))
+    if one_image_per_subject:
+        check_once(Counter(row["subject"] for row in rows), src)
+    known = {os.path.abspath(images / one["file_name"]) for one in listed}
+    for path in sorted(images.rglob("*")):
+        if path.is_file() and is_image(path) and os.path.abspath(path) not in known:
+            unmatched.append(f"{path.relative_to(images).as_posix()}: an image that the JSON does not name")
+    notes = [f"classes: {', '.join(sorted({label for one in found.values() for label in one.labels}))}"]
+    notes += [f"{crowds} crowds left out"] if crowds else []
+    return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
+
+
+def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path) -> tuple[dict[Any, BoxFile], int]:
+    """Boxes by image id, and how many crowds were left out."""
+    categories = {str(one.get("id")): str(one.get("name", "")) for one in _entries(held, "categories", src)}
+    found = {one["id"]: BoxFile() for one in listed}
+    sizes = {one["id"]: _size(one) for one in listed}
+    crowds = 0
+    for note in _entries(held, "annotations", src):
+        where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
+        if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
+            raise ManifestError(
+                f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; mend or remove it"
+            )
+        if note.get("iscrowd"):
+            crowds += 1
+            continue
+        box = note.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, (int, float)) for number in box):
+            raise ManifestError(f"{where}: bbox {str(box)[:80]}; expected [x, y, width, height]; mend or remove it")
+        corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        found[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
+    return found, crowds
+
+
+def _entries(held: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:
+    entries = held.get(key)
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise ManifestError(f"{src}: '{key}' is no list of objects; expected a COCO file with images, annotations, categories; correct SRC")
+    return entries
+
+
+def _images(held: dict[str, Any], src: Path) -> list[dict[str, Any]]:
+    listed = _entries(held, "images", src)
+    for one in listed:
+        if not isinstance(one.get("file_name"), str) or not one["file_name"] or not isinstance(one.get("id"), (int, str)):
+            raise ManifestError(f"{src}: image {str(one)[:80]}; expected an id and a file_name; mend it")
+    if twice := [name for name, count in Counter(one["id"] for one in listed).items() if count > 1]:
+        raise ManifestError(f"{src}: image id {twice[0]} stands twice; keep one")
+    return listed
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    width, height = entry.get("width"), entry.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None

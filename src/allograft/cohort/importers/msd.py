@@ -1,0 +1,97 @@
+"""Medical Segmentation Decathlon: a folder with ``dataset.json``, ``imagesTr``, ``labelsTr`` and ``imagesTs``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Unpack
+
+from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
+from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
+from allograft.errors import ManifestError
+
+
+def import_msd(
+    src: Path,
+    out: Path,
+    *,
+    site: str,
+    subject: str | None = None,
+    one_image_per_subject: bool = False,
+    unlabelled: bool = False,
+    **options: Unpack[Options],
+) -> Imported:
+    """Take the training cases with their masks, and with ``unlabelled`` the test cases, which have none.
+
+    ``subject``: where the patient stands in a file's name, ``'{subject}_*'``, else ``one_image_per_subject``.
+    """
+    src, site = need_folder(src), need_site(site, src)
+    described = read_json(src / "dataset.json", dict)
+    entries = [(_text(one, "image", src), _text(one, "label", src)) for one in _list(described, "training", src)]
+    tests = [one if isinstance(one, str) else _text(one, "image", src) for one in _list(described, "test", src, optional=True)]
+    if unlabelled:
+        entries += [(one, "") for one in tests]
+    rows: list[Row] = []
+    unmatched = [] if unlabelled else [f"{one}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
+    for image, mask in entries:
+        path = src / image
+        if not os.path.exists(path):
+            unmatched.append(f"{image}: in dataset.json but not in the folder")
+            continue
+        who = subject_of(stem(path.name), subject, one_image_per_subject=one_image_per_subject, source=src)
+        row: Row = {"image": [path], "subject": who, "site": site}
+        if mask and os.path.exists(src / mask):
+            row["mask"] = src / mask
+        elif mask:
+            unmatched.append(f"{image}: its mask {mask} is missing; imported without")
+        rows.append(row)
+    if one_image_per_subject:
+        check_once(Counter(row["subject"] for row in rows), src)
+    return write_manifest(out, rows, unmatched, notes=mask_notes(described.get("labels"), src), **options)
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file whose outermost value is a ``kind``."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            held = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: cannot be read as JSON ({error}); correct SRC, or export it again") from error
+    if not isinstance(held, kind):
+        raise ManifestError(f"{path}: holds a {type(held).__name__}; expected a {kind.__name__}; correct SRC")
+    return held
+
+
+def mask_notes(labels: object, source: Path) -> list[str]:
+    """The line for a study, from ``{"1": "anterior"}`` or ``{"anterior": 1}``: name -> mask values without the background.
+
+    >>> mask_notes({"0": "background", "1": "anterior"}, Path("."))
+    ['for the study: task: {segmentation: {"anterior": [1]}}']
+    """
+    if not isinstance(labels, dict) or not labels:
+        return []
+    found: dict[str, list[int]] = {}
+    for key, value in labels.items():
+        name, number = (value, key) if isinstance(value, str) and str(key).isdigit() else (key, value)
+        try:
+            numbers = [int(one) for one in (number if isinstance(number, list) else [number])]
+        except (TypeError, ValueError) as error:
+            raise ManifestError(f"{source}: label {name!r} is {number!r}; expected a number; mend dataset.json") from error
+        if numbers != [0] and str(name) != "ignore":
+            found.setdefault(str(name), []).extend(numbers)
+    return [f"for the study: task: {{segmentation: {json.dumps(found)}}}"]
+
+
+def _list(described: dict[str, Any], key: str, src: Path, *, optional: bool = False) -> list[Any]:
+    held = described.get(key, [] if optional else None)
+    if not isinstance(held, list):
+        raise ManifestError(f"{src / 'dataset.json'}: '{key}' is a {type(held).__name__}; expected a list of cases; correct SRC")
+    return held
+
+
+def _text(entry: object, key: str, src: Path) -> str:
+    if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key]:
+        raise ManifestError(f"{src / 'dataset.json'}: a case {str(entry)[:80]}; expected {{'image': .., 'label': ..}}; mend it")
+    return str(entry[key])

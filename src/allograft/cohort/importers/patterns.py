@@ -1,0 +1,120 @@
+"""Path patterns: ``A/{subject}_0000.nii.gz``, with ``*`` for anything within a name and ``**`` for any folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from allograft.cohort.dicom import is_dicom
+from allograft.errors import ManifestError
+
+_TOKEN = re.compile(r"\{([^{}]*)\}|\*\*/|\*\*|\*")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern of paths below a folder; each ``{name}`` is a piece of one file or folder name, the same wherever it stands.
+
+    >>> Pattern("{label}/{subject}_*.png").match("cat/07_a.png")
+    {'label': 'cat', 'subject': '07'}
+    >>> Pattern("{label}/{subject}_*.png").match("07_a.png") is None
+    True
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        parts = self.text.split("/")
+        if not self.text or self.text.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", self.text):
+            raise ManifestError(f"pattern '{self.text}': expected a path below SRC, such as images/{{subject}}.png")
+        if wrong := [name for name in self.names if not name.isidentifier()]:
+            raise ManifestError(f"pattern '{self.text}': {{{wrong[0]}}} is no name; expected letters in braces, such as {{subject}}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in braces, each once."""
+        return tuple(dict.fromkeys(found[1] for found in _TOKEN.finditer(self.text) if found[1] is not None))
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """What the names stand for in a path, or None when it does not fit."""
+        found = self._expression.fullmatch(path)
+        return None if found is None else found.groupdict()
+
+    def walk(self, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+        """Files, and folders that are DICOM series, below ``folder`` that fit, in order of their paths."""
+        fixed = _TOKEN.split(self.text, maxsplit=1)[0].rpartition("/")[0]
+        start = folder / fixed
+        if not start.is_dir():
+            return
+        depth = None if "**" in self.text else self.text.count("/")
+        for path in _below(start, None if depth is None else depth - (fixed.count("/") + 1 if fixed else 0)):
+            found = self.match(path.relative_to(folder).as_posix())
+            if found is not None and (path.is_file() or _is_series(path)):
+                yield path, found
+
+    @cached_property
+    def _expression(self) -> re.Pattern[str]:
+        parts, seen, end = [], set(), 0
+        for token in _TOKEN.finditer(self.text):
+            parts.append(re.escape(self.text[end : token.start()]))
+            end = token.end()
+            if (name := token[1]) is None:
+                parts.append({"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*"}[token[0]])
+            else:
+                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
+                seen.add(name)
+        return re.compile("".join(parts) + re.escape(self.text[end:]), re.DOTALL)
+
+
+def _is_series(folder: Path) -> bool:
+    return any(path.is_file() and is_dicom(path) for path in folder.iterdir())
+
+
+def _below(folder: Path, depth: int | None) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        yield path
+        if path.is_dir() and depth != 0 and not path.is_symlink():  # a link could lead back up
+            yield from _below(path, None if depth is None else depth - 1)
+
+
+@dataclass(frozen=True)
+class Partners:
+    """The files of a pattern, found by what its names stand for; ``left`` are those that nobody asked for."""
+
+    pattern: Pattern
+    by_key: dict[tuple[str, ...], list[Path]]
+    used: set[tuple[str, ...]]
+
+    @staticmethod
+    def of(pattern: str, folder: Path, known: tuple[str, ...]) -> Partners:
+        """Index a pattern whose names must be among ``known``."""
+        shape = Pattern(pattern)
+        if unknown := [name for name in shape.names if name not in known]:
+            names = ", ".join(f"{{{name}}}" for name in known) or "no name at all"
+            raise ManifestError(
+                f"pattern '{pattern}': {{{unknown[0]}}} is not in the image's pattern, which has {names}; use the same names"
+            )
+        by_key: dict[tuple[str, ...], list[Path]] = {}
+        for path, found in shape.walk(folder):
+            by_key.setdefault(tuple(found[name] for name in shape.names), []).append(path)
+        return Partners(shape, by_key, set())
+
+    def find(self, values: Mapping[str, str], image: Path) -> Path | None:
+        """The one file that goes with an image, None when there is none; two are refused."""
+        key = tuple(values.get(name, "") for name in self.pattern.names)
+        found = self.by_key.get(key, [])
+        if len(found) > 1:
+            names = f"{found[0].name} and {found[1].name}"
+            raise ManifestError(f"{image}: {names} both fit '{self.pattern.text}'; narrow the pattern so that one is left")
+        self.used.add(key)
+        return found[0] if found else None
+
+    @property
+    def left(self) -> list[Path]:
+        """Files that no image asked for."""
+        return sorted(path for key, paths in self.by_key.items() if key not in self.used for path in paths)

@@ -1,0 +1,97 @@
+"""Who a file is of. A file's name is never taken for a patient unless the user says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from allograft.cohort.dicom import is_dicom
+from allograft.cohort.importers.patterns import Pattern
+from allograft.cohort.manifest import KNOWN
+from allograft.cohort.readers import SUFFIXES
+from allograft.errors import ManifestError, nearest
+
+
+def subject_of(name: str, pattern: str | None, *, one_image_per_subject: bool, source: Path) -> str:
+    """The subject of a file called ``name`` (without suffix): by ``pattern``, or the name itself where that is said.
+
+    >>> subject_of("p07_left", "{subject}_*", one_image_per_subject=False, source=Path("a.json"))
+    'p07'
+    """
+    if pattern is not None:
+        if "{subject}" not in pattern:
+            raise ManifestError(f"subject pattern '{pattern}': expected {{subject}} in it, such as '{{subject}}_*'")
+        found = Pattern(pattern).match(name)
+        if found is None:
+            raise ManifestError(f"{source}: '{name}' does not fit the subject pattern '{pattern}'; mend the pattern")
+        return found["subject"]
+    need_subject(source, one_image_per_subject=one_image_per_subject)
+    return name
+
+
+def need_subject(source: Path, *, one_image_per_subject: bool) -> None:
+    """Refuse to take a file's name for a patient unless the user says that each image is of another one."""
+    if not one_image_per_subject:
+        mend = "say where the subject stands (--subject '{subject}_*'), or that each image is of another patient: --one-image-per-subject"
+        raise ManifestError(f"{source}: does not say which patient an image is of, and images of one must not be on two sides; {mend}")
+
+
+def check_once(subjects: Mapping[str, int], source: Path) -> None:
+    """With ``one_image_per_subject`` no subject may have two images."""
+    twice = [name for name, count in subjects.items() if count > 1]
+    if twice:
+        raise ManifestError(f"{source}: one image per subject was said, but '{twice[0]}' has {subjects[twice[0]]}; leave that option out")
+
+
+def need_site(site: str | None, source: Path) -> str:
+    """The site's name, which every import needs."""
+    if not site or not site.strip():
+        raise ManifestError(f"{source}: needs a site, the hospital, scanner or laboratory that the images are from; name it: --site A")
+    return site
+
+
+def need_folder(src: Path) -> Path:
+    """``src`` when it is a folder."""
+    if not Path(src).is_dir():
+        raise ManifestError(f"{src}: no such folder; correct SRC")
+    return Path(src)
+
+
+def stem(name: str) -> str:
+    """A name without the suffix of an image.
+
+    >>> stem("images/a.b.nii.gz")
+    'images/a.b'
+    """
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file can be read as an image by its name, or is DICOM; folders are taken to be series."""
+    return path.is_dir() or path.name.lower().endswith(SUFFIXES) or is_dicom(path)
+
+
+def class_names(found: set[str], classes: Mapping[str, str] | None, source: Path) -> dict[str, str]:
+    """Stored label -> class name; a label without a name keeps its own.
+
+    >>> class_names({"0", "1"}, {"1": "pneumonia"}, Path("a.npz"))
+    {'0': '0', '1': 'pneumonia'}
+    """
+    for stored, name in (classes or {}).items():
+        if stored not in found:
+            raise ManifestError(f"{source}: {nearest(stored, found, 'class')}")
+        if not name.strip() or re.search(r"[|;]", name):
+            raise ManifestError(f"{source}: class name '{name}' for {stored}; expected a word without | and ;")
+    return {stored: (classes or {}).get(stored, stored) for stored in sorted(found)}
+
+
+def column_names(names: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """The names of a pattern that become columns: all but ``name``, which only tells files apart."""
+    reserved = [name for name in names if name in KNOWN and name not in ("subject", "site", "split", "label")]
+    if reserved:
+        raise ManifestError(f"pattern '{source}': {{{reserved[0]}}} is a column of files; call it {{name}}")
+    return tuple(name for name in names if name != "name")

@@ -1,0 +1,135 @@
+"""A table of the user's own: any CSV whose columns say where the image is, who it is of, and what it shows."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
+from allograft.cohort.importers.subjects import check_once, class_names, need_site, need_subject, stem
+from allograft.cohort.manifest import KNOWN
+from allograft.errors import ManifestError, nearest
+
+_NAME = re.compile(r"\{([^{}]*)\}")
+_MISSING = ("", "na", "nan", "n/a", "none", "null")
+
+
+def import_table(
+    src: Path,
+    out: Path,
+    *,
+    image: str | Sequence[str],
+    subject: str | None = None,
+    site: str | None = None,
+    site_name: str | None = None,
+    label: str | None = None,
+    mask: str | None = None,
+    paired: str | None = None,
+    region: str | None = None,
+    boxes: str | None = None,
+    split_column: str | None = None,
+    attributes: Sequence[str] = (),
+    classes: Mapping[str, str] | None = None,
+    one_image_per_subject: bool = False,
+    **options: Unpack[Options],
+) -> Imported:
+    """Take every row of a CSV (comma, semicolon or tab) whose image exists.
+
+    All but ``site_name``, ``attributes`` and ``classes`` are names of columns; those of files may be patterns of columns instead,
+    ``'images/{id}.png'``. Paths are relative to the table. ``site_name``: the one site of a table without such a column. Only the columns
+    named are taken over, ``attributes`` under their own names, because a table may hold what must not travel with the images.
+    ``classes``: label as stored -> class name. An empty label, or NA, is no label.
+    """
+    src = Path(src)
+    rows = _read(src)
+    images = [image] if isinstance(image, str) else list(image)
+    files = {key: one for key, one in (("mask", mask), ("paired", paired), ("region", region), ("boxes", boxes)) if one}
+    texts = {key: one for key, one in (("subject", subject), ("site", site), ("label", label), ("split", split_column)) if one}
+    _check_columns(
+        src, tuple(rows[0]), (*texts.values(), *(name for one in (*images, *files.values()) for name in _names(one))), attributes
+    )
+    fixed = {} if site else {"site": need_site(site_name, src)}
+    if subject is None:
+        need_subject(src, one_image_per_subject=one_image_per_subject)
+    names = class_names({_value(row, label) for row in rows} - {""}, classes, src) if label else {}
+    unmatched: list[str] = []
+    result = [
+        row | fixed | ({"label": names.get(row["label"])} if label else {})
+        for row in _found(src, rows, images, texts | {name: name for name in attributes}, files, unmatched)
+    ]
+    if one_image_per_subject:
+        check_once(Counter(made["subject"] for made in result), src)
+    return write_manifest(out, result, unmatched, notes=[f"classes: {', '.join(names.values())}"] if names else [], **options)
+
+
+def _found(
+    src: Path,
+    rows: Sequence[Mapping[str, str]],
+    images: Sequence[str],
+    texts: Mapping[str, str],
+    files: Mapping[str, str],
+    unmatched: list[str],
+) -> Iterator[Row]:
+    """The rows whose image exists."""
+    for number, row in enumerate(rows, 2):
+        paths = [_path(one, row, src, number) for one in images]
+        if not all(path and os.path.exists(path) for path in paths):
+            unmatched.append(f"row {number}: no image {', '.join(_filled(one, row) for one in images)}")
+            continue
+        made: Row = {"subject": stem(_filled(images[0], row)), "image": paths} | {key: _value(row, one) for key, one in texts.items()}
+        for key, one in files.items():
+            made[key] = _path(one, row, src, number)
+            if made[key] is not None and not os.path.exists(made[key]):
+                unmatched.append(f"row {number}: no {key} {_filled(one, row)}; imported without")
+                made[key] = None
+        yield made
+
+
+def _check_columns(src: Path, columns: Sequence[str], wanted: Sequence[str], attributes: Sequence[str]) -> None:
+    for name in (*wanted, *attributes):
+        if name not in columns:
+            raise ManifestError(f"{src}: {nearest(name, columns, 'column')}")
+    if reserved := [name for name in attributes if name in KNOWN]:
+        raise ManifestError(f"{src}: attribute '{reserved[0]}' is a column of manifests with a meaning; name it by its own option")
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            head = file.readline()
+            mark = "," if "," in head else ";" if ";" in head else "\t" if "\t" in head else ","
+            file.seek(0)
+            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file, delimiter=mark)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot be read as CSV in UTF-8 ({error}); correct SRC, or save the table again as CSV") from error
+    if not rows:
+        raise ManifestError(f"{path}: holds no rows below its header; correct SRC")
+    return rows
+
+
+def _names(spec: str) -> list[str]:
+    """The columns that a specification names: itself, or those in braces."""
+    return _NAME.findall(spec) or [spec]
+
+
+def _filled(spec: str, row: Mapping[str, str]) -> str:
+    return _NAME.sub(lambda found: row[found[1]], spec) if "{" in spec else row[spec]
+
+
+def _path(spec: str, row: Mapping[str, str], src: Path, number: int) -> Path | None:
+    if any(not row[name] for name in _names(spec)):
+        return None
+    text = _filled(spec, row)
+    if not text.isprintable():
+        raise ManifestError(f"{src}, row {number}: {text!r} is no path; mend it")
+    return src.parent / text
+
+
+def _value(row: Mapping[str, str], column: str | None) -> str:
+    text = row[column] if column else ""
+    return "" if text.lower() in _MISSING else text

@@ -1,0 +1,193 @@
+"""One pass over the files of a cohort: what each case holds, whatever its files are like."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allograft.cohort.coding import Coding
+from allograft.cohort.manifest import Case
+from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid
+from allograft.cohort.readers import Picture, read_image, read_mask
+from allograft.cohort.twins import Fingerprint, fingerprint, standardised, thumbnail
+from allograft.errors import AllograftError
+from allograft.seeds import Seeds
+
+STYLED = 40
+"""Images of a site whose style is measured, drawn by name; all images are read."""
+LEVELS = np.linspace(0.02, 0.98, 25)
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """How an image looks: ``intensity`` quantiles, ``spectrum`` (log10 amplitude by radius), ``layout`` (bright and dark, 8 x 8)."""
+
+    intensity: np.ndarray
+    spectrum: np.ndarray
+    layout: np.ndarray
+    spread: float
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one case's files hold. ``problems`` are (what kind, what was found) pairs; a case whose image is unreadable has only those."""
+
+    case: Case
+    row: int
+    problems: tuple[tuple[str, str], ...] = ()
+    print: Fingerprint | None = None
+    size: tuple[int, ...] = ()
+    prepared: tuple[int, ...] | None = None
+    channels: int = 0
+    kind: str = ""
+    orientation: str = ""
+    spacing: tuple[float, ...] | None = None
+    scale: float = 0.0
+    scale_after: float | None = None
+    codes: Mapping[int, int] = field(default_factory=dict)
+    boxes: Mapping[str, int] = field(default_factory=dict)
+    before: Style | None = None
+    after: Style | None = None
+
+
+def survey(cases: Sequence[Case], preprocessing: Preprocessing, coding: Coding | None = None) -> list[Look]:
+    """Look at every case once; nothing that a file holds raises."""
+    turn = sorted(range(len(cases)), key=lambda number: Seeds(0, ("style",)).number(cases[number].name))
+    left: dict[str, int] = {}
+    styled = set()
+    for number in turn:  # drawn by name, so that neighbours in a folder are not all there is
+        site = cases[number].site
+        left[site] = left.get(site, 0) + 1
+        if left[site] <= STYLED:
+            styled.add(number)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda item: _look(item[1], item[0], preprocessing, coding, item[0] in styled), enumerate(cases)))
+
+
+def _look(case: Case, number: int, preprocessing: Preprocessing, coding: Coding | None, styled: bool) -> Look:
+    row = number + 2  # row 1 of the manifest is its header
+    try:
+        picture = read_image(case.image)
+    except AllograftError as error:
+        return Look(case, row, (("unreadable", str(error)),))
+    problems: list[tuple[str, str]] = []
+    facts: dict[str, Any] = {}
+    if "mask" in case.labels:
+        facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems)
+    if "boxes" in case.labels:
+        facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
+    if case.region is not None:
+        _same_grid("region", case.region, picture, problems)
+    if "paired" in case.labels:
+        _same_grid("paired", Path(case.labels["paired"]), picture, problems)
+    try:
+        place = geometry(picture, preprocessing, case.name)
+        facts["prepared"] = place.size
+        if styled:
+            after = to_grid(normalise(picture.array.astype(np.float32), preprocessing.intensity), place, nearest=False)
+            facts |= {"before": style(picture.array), "after": style(after), "scale_after": _scale(after)}
+    except AllograftError as error:
+        problems.append(("preprocessing", str(error)))
+    return Look(
+        case,
+        row,
+        tuple(problems),
+        fingerprint(picture),
+        picture.spatial,
+        channels=len(picture.array),
+        kind=picture.array.dtype.name,
+        orientation=_orientation(picture),
+        spacing=None if picture.affine is None else tuple(round(mm, 3) for mm in picture.spacing),
+        scale=_scale(picture.array),
+        **facts,
+    )
+
+
+def style(array: np.ndarray) -> Style:
+    """(C, *spatial) -> its style; a volume's spectrum and layout are those of its middle plane.
+
+    >>> style(np.arange(256.0).reshape(1, 16, 16)).layout.shape
+    (8, 8)
+    """
+    values = _some(array)
+    plane = array if array.ndim == 3 else array[..., array.shape[-1] // 2]
+    small = thumbnail(plane.astype(np.float32))
+    amplitude = np.abs(np.fft.fft2(small))
+    radius = np.rint(np.hypot(*np.meshgrid(*[np.fft.fftfreq(len(small)) * len(small)] * 2))).astype(int)
+    rings = [amplitude[radius == ring].mean() for ring in range(1, 25)]
+    floor = 1e-6 * max(float(np.abs(small).max()), 1e-30) * small.size**0.5
+    layout = 8 * standardised(thumbnail(plane, 8))  # mean 0 and standard deviation 1 over the 64 places
+    return Style(np.quantile(values, LEVELS), np.log10(np.maximum(rings, floor)), layout, float(values.std()))
+
+
+def _some(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(-1)
+    return np.asarray(flat[:: max(1, flat.size // 50_000)], np.float64)
+
+
+def _scale(array: np.ndarray) -> float:
+    return float(np.quantile(np.abs(_some(array)), 0.99))
+
+
+def _orientation(picture: Picture) -> str:
+    if picture.affine is None:
+        return ""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(letter or "?" for letter in aff2axcodes(picture.affine)[: len(picture.spatial)])
+
+
+def _codes(path: Path, picture: Picture, coding: Coding | None, problems: list[tuple[str, str]]) -> dict[int, int]:
+    """Mask value -> pixels."""
+    mask = _same_grid("mask", path, picture, problems)
+    if mask is None:
+        return {}
+    if coding is not None and coding.mask:
+        try:
+            coding.mask_to_index(mask.array, str(path))
+        except AllograftError as error:
+            problems.append(("codes", str(error)))
+    if mask.array.dtype == np.uint8:
+        counts = np.bincount(mask.array.reshape(-1), minlength=1)
+        return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
+    return {int(code): int(count) for code, count in zip(*np.unique(mask.array, return_counts=True), strict=True)}
+
+
+def _same_grid(what: str, path: Path, picture: Picture, problems: list[tuple[str, str]]) -> Picture | None:
+    try:
+        other = read_image([path]) if what == "paired" else read_mask(path)
+    except AllograftError as error:
+        problems.append(("unreadable", str(error)))
+        return None
+    if other.spatial != picture.spatial:
+        problems.append(("geometry", f"{what} of shape {other.spatial} on an image of {picture.spatial}"))
+    elif (other.affine is None) != (picture.affine is None):
+        problems.append(("geometry", f"{what} {'without' if other.affine is None else 'with'} an affine, its image the other way"))
+    elif other.affine is not None and picture.affine is not None and not np.allclose(other.affine, picture.affine, rtol=1e-3, atol=0.01):
+        problems.append(("geometry", f"{what} with another affine than its image: {_orientation(other)} on {_orientation(picture)}"))
+    return other
+
+
+def _boxes(path: Path, picture: Picture, problems: list[tuple[str, str]]) -> dict[str, int]:
+    """Box label -> how many."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        boxes, labels = np.asarray(tree["boxes"], float).reshape(-1, 4), [str(label) for label in tree["labels"]]
+        if len(boxes) != len(labels):
+            raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problems.append(("unreadable", f"{path}: no boxes file ({type(error).__name__}: {error}); expected boxes and labels as JSON"))
+        return {}
+    height, width = picture.spatial[-2:]
+    limits = np.array([width, height, width, height])
+    wrong = int(((boxes < 0) | (boxes > limits)).any(1).sum() + (boxes[:, :2] >= boxes[:, 2:]).any(1).sum()) if len(boxes) else 0
+    if wrong:
+        problems.append(("geometry", f"{wrong} of {len(boxes)} boxes leave the image or are empty"))
+    return {label: labels.count(label) for label in sorted(set(labels))}

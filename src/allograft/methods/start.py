@@ -1,0 +1,24 @@
+"""The start itself: the weights a study is given, judged as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from allograft.context import Context
+from allograft.predictor import Direct
+from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+
+
+@dataclass(frozen=True)
+class Start:
+    """Judge the model a study starts from as it came: do-nothing where there is no source."""
+
+    paper: ClassVar[Paper | None] = None
+    needs: ClassVar[Needs] = Needs()
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """One stage, no step."""
+        yield Stage("start", Direct(network))
+        return Carry(network)

@@ -1,0 +1,86 @@
+"""``results.csv``: the table of a study for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from allograft.study.comparison import Comparison, compare, score_interval, subject_ids
+from allograft.study.plan import Plan
+from allograft.study.select import Line
+from allograft.tree import write_bytes
+
+COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
+COLUMNS = (
+    *("recipe", "target", "site", "metric", "recommended", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
+    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_holm", "cohen_dz", "rank_biserial", "note"),
+    *COSTS,
+    "predict_seconds",
+)
+
+
+def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
+    """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged, numbers in full, empty = none.
+
+    ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired by subject; p values are of the exact
+    two-sided signed-rank test, and Holm's over the rows of one target and site. A line that was judged nowhere has one row.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    compared: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for line in lines:
+        for site in _sites(line):
+            if (line.target, site) not in compared:
+                compared[line.target, site] = compare(lines, plan, line.target, site=site)
+            writer.writerow(_row(plan, line, site, compared[line.target, site].get(line.title)))
+    path = out / "results.csv"
+    write_bytes(path, text.getvalue().encode())
+    return path
+
+
+def _sites(line: Line) -> list[str]:
+    """The target, and wherever else the line was judged."""
+    judged = {site for run in line.runs for site in run.tests}
+    return [line.target, *sorted(judged - {line.target})]
+
+
+def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:
+    low, high = score_interval(plan, line, site) or (None, None)
+    row: dict[str, Any] = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "metric": plan.headline}
+    row |= {"recommended": "yes" if line.recommended else "no", "seeds_done": line.done, "seeds": len(line.runs)}
+    row |= {"subjects": len(subject_ids(line, site)), "mean": line.score(site), "sd_over_seeds": line.spread(site)}
+    row |= {"low": low, "high": high}
+    if found is not None:
+        row |= {"paired_subjects": found.subjects, "difference": found.difference, "difference_low": found.low}
+        row |= {"difference_high": found.high, "p": found.p, "p_holm": found.adjusted, "cohen_dz": found.effect}
+        row |= {"rank_biserial": found.rank_biserial, "note": found.note}
+    row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}
+    row["predict_seconds"] = _predict_seconds(line, site)
+    return {key: "" if value is None else value for key, value in row.items()}
+
+
+def _predict_seconds(line: Line, site: str) -> float | None:
+    """Seconds to predict a site's test cases, mean over the finished seeds."""
+    seconds = [
+        sum(record.cost["predict_seconds"] for record in run.tests[site])
+        for run in line.runs
+        if run.tests.get(site) and all("predict_seconds" in record.cost for record in run.tests[site])
+    ]
+    return fmean(seconds) if seconds else None
+
+
+def _word(text: str) -> str:
+    """A name that no spreadsheet takes for a formula.
+
+    >>> _word("=1+1"), _word("chase")
+    ("'=1+1", 'chase')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

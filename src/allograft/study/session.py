@@ -1,0 +1,243 @@
+"""A session: one process's part in a study, from reading and checking to the last page."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allograft import tree
+from allograft.cohort.splits import write_splits
+from allograft.context import Context, Store
+from allograft.context.context import check_needs
+from allograft.context.lock import held_elsewhere
+from allograft.errors import OutputError, SpecError
+from allograft.networks import build
+from allograft.networks.load import load_weights
+from allograft.networks.network import spec_of
+from allograft.predictor import quiet
+from allograft.predictor.folder import first_network, read_card
+from allograft.recipe import Stage, title
+from allograft.seeds import Seeds
+from allograft.study.judge import Judge, failed_record
+from allograft.study.models import export_models, refuse_training_images
+from allograft.study.plan import Plan, Row, World, bare_rows, scenario_of
+from allograft.study.record import read_all, record_name
+from allograft.study.results import write_results
+from allograft.study.select import Line, lines
+from allograft.study.spec import Study
+from allograft.transforms.sample import Sample
+from allograft.tree import plain
+
+NetworkSource = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study leaves.
+
+    Args:
+        out: the folder.
+        study, plan: what was asked.
+        lines: the table.
+        models: (recipe's title, target) -> model folder.
+    """
+
+    out: Path
+    study: Study
+    plan: Plan
+    lines: tuple[Line, ...]
+    models: Mapping[tuple[str, str], Path]
+
+    @property
+    def failed(self) -> int:
+        """How many runs failed."""
+        return sum(bool(run.error) for line in self.lines for run in line.runs)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's part in a study."""
+
+    study: Study
+    out: Path
+    network: NetworkSource | None
+    fabric: Any
+    workers: int
+    checkpoint_seconds: float
+    say: Callable[[str], None]
+
+    def prepare(self) -> World:
+        """Read and check everything before anything is trained."""
+        _check_writable(self.out)
+        world = World.read(self.study, self.out)
+        cases = list(world.cases())
+        self.say(f"preparing {len(cases)} images")
+        shelf, empty = world.cohort.shelf, 0
+        for case in cases:
+            shelf.image(case)
+            shelf.region(case)
+            if "mask" in case.labels:
+                empty += not shelf.mask(case).any()
+        if empty:
+            self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
+        for row in bare_rows(world):
+            check_needs(row.recipe, scenario_of(world, row))
+        if self.study.start != "scratch" and self._start_path().is_dir():
+            tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
+            refuse_training_images(read_card(self._start_path()), tested, self._start_path())
+        self._try(world)
+        self.context(0).optimizer(self.start(world, 0).parameters())  # their names and arguments, too, are refused before anything is kept
+        if self.fabric.is_global_zero:
+            write_splits(self.out / "splits.csv", world.places, world.cohort.cases)
+            start = self.study.start if self.study.start == "scratch" else str(self._start_path().resolve())
+            kept = {**plain(self.study), "cohort": str(self.study.manifest.resolve()), "start": start}
+            tree.write_json(self.out / "study.json", kept)
+        return world
+
+    def _try(self, world: World) -> None:
+        """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
+        network = self.start(world, 0)
+        sample = Sample("none", self.study.patch)(world.cohort.case(0), Seeds(0).rng("try"))
+        try:
+            with quiet(network):
+                network(sample.image)
+        except (RuntimeError, ValueError) as error:
+            raise SpecError(
+                f"network: cannot take a training sample of shape {tuple(sample.image.shape)} ({str(error).splitlines()[0]}); "
+                f"set patch or preprocessing.size to multiples of {network.multiple}, and spatial_dims to the images'"
+            ) from error
+
+    def plan(self, world: World) -> Plan:
+        """Rows with their content keys."""
+        keyed = []
+        networks = {seed: self.start(world, seed) for seed in range(self.study.seeds)}
+        for row in bare_rows(world):
+            context = self.context(row.seed)
+            keyed.append(replace(row, unit=context.unit(row.recipe, scenario_of(world, row), networks[row.seed])))
+        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task)
+        self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
+        return plan
+
+    def context(self, seed: int) -> Context:
+        """What the recipes of one seed run in."""
+        with Seeds(seed).everything("network"):
+            template = self.network if isinstance(self.network, nn.Module) else self.network() if self.network else None
+        return Context(
+            fabric=self.fabric,
+            seeds=Seeds(seed),
+            task=self.study.made_task,
+            settings=self.study.settings,
+            folder=self.out / "units",
+            workers=self.workers,
+            checkpoint_seconds=self.checkpoint_seconds,
+            template=template,
+        )
+
+    def start(self, world: World, seed: int) -> Any:
+        """The network that every recipe of a seed starts from."""
+        task = self.study.made_task
+        with Seeds(seed).everything("network"):
+            if self.network is not None:
+                module = self.network if isinstance(self.network, nn.Module) else self.network()
+                place = f"{type(module).__module__}:{type(module).__qualname__}"
+                return build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module)
+            channels = world.cohort.case(0).image.shape[1]
+            network = build(self._spec(channels, task.outputs))
+        if self.study.start != "scratch":
+            load_weights(network, self._start_path())
+        return network
+
+    def _start_path(self) -> Path:
+        path = Path(self.study.start)
+        beside = self.study.file.parent / path if self.study.file is not None else path
+        return path if path.is_absolute() or path.exists() else beside
+
+    def _spec(self, channels: int, outputs: Mapping[str, int]) -> Mapping[str, Any]:
+        """The study's network; a model folder as start brings its own."""
+        path = self._start_path()
+        if self.study.start != "scratch" and path.is_dir():
+            return first_network(read_card(path)["predictor"])
+        return spec_of(self.study.network, channels, outputs)
+
+    def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
+        """Run the rows of a shard; a unit that another process holds is come back to."""
+        wanted = set(plan.units[shard[0] - 1 :: shard[1]])
+        todo = [row for row in plan.rows if row.unit in wanted]
+        total = len(todo)
+        while todo:
+            free = [n for n, row in enumerate(todo) if not held_elsewhere(Store(self.out / "units" / row.unit).lock_file)]
+            turn = self.fabric.broadcast(free[0] if free else None)
+            if turn is None:
+                time.sleep(1.0)
+                continue
+            self.run(world, todo.pop(turn), f"{total - len(todo)} of {total}")
+            if report and todo and self.fabric.is_global_zero:
+                self.report(world, plan, pictures=False)
+
+    def run(self, world: World, row: Row, place: str) -> None:
+        """Run and judge one row, unless all of it is there already; a failure becomes a record."""
+        context, scenario = self.context(row.seed), scenario_of(world, row)
+        judge = Judge(tuple(world.tests(row.fold)), self.study.made_task, self.out / "records", self.fabric)
+        # before anything else: another target's row may have run this unit since
+        tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
+        finished = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template).load()
+        if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
+            return
+        self.say(f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}" + (f", fold {row.fold}" if world.folds > 1 else ""))
+        ordinals: dict[str, int] = {}
+        try:
+            for stage in context.run(row.recipe, scenario, self.start(world, row.seed)):
+                ordinal = ordinals[stage.unit] = ordinals.get(stage.unit, -1) + 1
+                if self.fabric.is_global_zero:
+                    judge(stage, ordinal, scenario, row.seed, self._cost(stage))
+                self.fabric.barrier()
+        except Exception as error:  # a unit that fails is shown; the rest goes on
+            failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")
+            self.say(f"[{place}] failed: {type(error).__name__}: {error}")
+            _keep_traceback(self.out, row.unit, error)
+
+    def _cost(self, stage: Stage) -> dict[str, Any]:
+        return dict(read_card(Store(self.out / "units" / stage.unit).stage_folder(stage.name))["cost"])
+
+    def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
+        """Table, models, ``results.csv`` and report."""
+        table = lines(plan, read_all(self.out), self.study.selection)
+        models = export_models(self.out, self.study, table, world)
+        write_results(self.out, plan, table)
+        if report:
+            self.report(world, plan, pictures=pictures)
+        return Result(self.out, self.study, plan, tuple(table), models)
+
+    def report(self, world: World, plan: Plan, *, pictures: bool) -> None:
+        """Write ``report.html`` from the records that are there."""
+        from allograft.study.pictures import pictures_of
+        from allograft.study.report import write_report
+
+        table = lines(plan, read_all(self.out, skip_damaged=not pictures), self.study.selection)
+        drawn = pictures_of(self.out, world, table, self.context(0).template) if pictures else {}
+        failed = {run.row.unit for line in table for run in line.runs if run.error}
+        done = sum(Store(self.out / "units" / unit).carry_file.exists() or (unit in failed and pictures) for unit in plan.units)
+        page = self.out / "report.html"
+        write_report(page, study=self.study, plan=plan, lines=table, pictures=drawn, done=done, total=len(plan.units), world=world)
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def _keep_traceback(out: Path, unit: str, error: Exception) -> None:
+    import traceback
+
+    tree.write_bytes(out / "units" / unit / "error.txt", "".join(traceback.format_exception(error)).encode())

@@ -1,0 +1,137 @@
+"""Skin tones of many images as a table, and how far they agree with people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from allograft.cohort.readers import NIFTI, SUFFIXES, read_image
+from allograft.errors import ImageError, ManifestError, SpecError
+from allograft.transforms.skin_tone import PATCHES, THRESHOLDS, Skin, SkinTone, calibrate_thresholds, estimate_skin_tone, fitzpatrick_type
+from allograft.tree import write_bytes
+
+Thresholds = Literal["default", "kinyanjui", "calibrate"]
+
+PHOTOGRAPHS = tuple(suffix for suffix in SUFFIXES if suffix not in NIFTI)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What was written.
+
+    Args:
+        tones: image name -> its tone.
+        thresholds: the five angles in degrees that part the types.
+        within_one: share of the images with a human type and a known one that differ by at most one; None without human types. With
+            ``calibrate`` it is measured on the very labels that the thresholds were fitted to.
+    """
+
+    tones: Mapping[str, SkinTone]
+    thresholds: tuple[float, ...]
+    within_one: float | None
+
+    @property
+    def unknown(self) -> int:
+        """Images whose type is unknown."""
+        return sum(tone.type is None for tone in self.tones.values())
+
+
+def label_skin_tones(
+    images: Iterable[Path],
+    out: Path,
+    *,
+    skin: Skin = "patches",
+    thresholds: Thresholds = "default",
+    human: Path | None = None,
+    column: str = "type",
+) -> Labelled:
+    """Write ``image,angle,type,patch,note`` for each image; see ``estimate_skin_tone``.
+
+    ``type`` is 1 to 6 or "unknown", ``patch`` the upper-left corner ``row:column`` on the image at 256 x 256. An image that holds no
+    colours or cannot be read is unknown, with the reason in ``note``.
+
+    Args:
+        images: files and folders; of a folder all photographs below it, in order.
+        out: a ``.csv`` file.
+        thresholds: "calibrate" fits them to the human types.
+        human: a CSV file with the columns ``image`` (as in ``out``, or the file's name) and ``column``.
+        column: the column of human Fitzpatrick types, 1 to 6; empty cells and other values do not count.
+
+    Raises:
+        ImageError: a path that does not exist, or a folder without photographs.
+        ManifestError: human types that cannot be read, or that no image has.
+        SpecError: "calibrate" without human types.
+    """
+    if thresholds == "calibrate" and human is None:
+        raise SpecError("thresholds: calibrate needs human types; give a CSV file with the columns image and type")
+    asked = "default" if thresholds == "calibrate" else thresholds
+    types = {} if human is None else _human_types(human, column)
+    tones = {name: _tone(path, skin, asked) for name, path in _files(images)}
+    known = {name: types.get(name, types.get(Path(name).name)) for name, tone in tones.items() if tone.type is not None}
+    judged = {name: kind for name, kind in known.items() if kind is not None}
+    if human is not None and not judged:
+        raise ManifestError(f"{human}: no row names an image whose tone is known; write image as in {out}, or the file's name")
+    limits: tuple[float, ...] = THRESHOLDS[asked]
+    if thresholds == "calibrate":
+        limits = calibrate_thresholds([tones[name].angle for name in judged], list(judged.values()))
+        tones = {name: _again(tone, limits) for name, tone in tones.items()}
+    near = [abs((tones[name].type or 0) - kind) <= 1 for name, kind in judged.items()]
+    write_bytes(out, _table(tones))
+    return Labelled(tones, limits, sum(near) / len(near) if near else None)
+
+
+def _files(images: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    for given in map(Path, images):
+        if given.is_dir():
+            found = sorted(path for path in given.rglob("*") if path.is_file() and path.name.lower().endswith(PHOTOGRAPHS))
+            if not found:
+                raise ImageError(f"{given}: holds no photograph; expected files ending in {', '.join(PHOTOGRAPHS)}")
+            yield from ((path.as_posix(), path) for path in found)
+        elif given.exists():
+            yield given.as_posix(), given
+        else:
+            raise ImageError(f"{given}: no such file; expected photographs, or a folder of them")
+
+
+def _tone(path: Path, skin: Skin, thresholds: str) -> SkinTone:
+    try:
+        picture = read_image([path])
+        if len(picture.array) != 3 or picture.array.dtype != np.uint8 or len(picture.spatial) != 2:
+            found = f"{picture.array.dtype} with {len(picture.array)} channels"
+            return SkinTone(float("nan"), None, None, f"{found}; expected colours, 8 bits a channel")
+        return estimate_skin_tone(picture.array.transpose(1, 2, 0), thresholds=thresholds, skin=skin)
+    except ImageError as error:
+        return SkinTone(float("nan"), None, None, str(error))
+
+
+def _again(tone: SkinTone, limits: Sequence[float]) -> SkinTone:
+    return tone if tone.type is None else SkinTone(tone.angle, fitzpatrick_type(tone.angle, limits), tone.patch)
+
+
+def _human_types(path: Path, column: str) -> dict[str, int]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot be read ({error}); expected a CSV file with the columns image and {column}") from error
+    if not rows or not {"image", column} <= set(rows[0]):
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise ManifestError(f"{path}: found {found}; expected the columns image and {column}")
+    return {row["image"]: int(row[column]) for row in rows if (row[column] or "").strip() in set("123456")}
+
+
+def _table(tones: Mapping[str, SkinTone]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "angle", "type", "patch", "note"])
+    for name, tone in tones.items():
+        angle = "" if np.isnan(tone.angle) else f"{tone.angle:.2f}"
+        patch = "" if tone.patch is None else "{}:{}".format(*PATCHES[tone.patch])
+        writer.writerow([name, angle, tone.type or "unknown", patch, tone.note])
+    return text.getvalue().encode()

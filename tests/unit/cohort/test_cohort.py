@@ -1,0 +1,244 @@
+"""Views of a cohort: what is hidden is absent, what is prepared is prepared once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.tiny import read, write_photographs, write_rows, write_volumes
+
+from allograft.cohort import Cohort, Slices, shelf
+from allograft.cohort.cohort import check_sites
+from allograft.errors import ImageError, ManifestError, SpecError
+from allograft.seeds import Seeds
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_photographs(tmp_path / "cohort", {"a": 2, "b": 3}, (12, 10))
+
+
+def test_views(manifest: Path) -> None:
+    cohort = read(manifest)
+    assert (len(cohort), cohort.sites, cohort.subjects) == (5, ("a", "b"), ("a0", "a1", "b0", "b1", "b2"))
+    assert cohort.site("b").subjects == ("b0", "b1", "b2")
+    assert cohort.of(["b2", "a0"]).subjects == ("a0", "b2")
+    assert cohort.site("b").case(0).site.tolist() == [1]
+    assert replace(cohort.site("b"), sites=("b",)).case(0).site.tolist() == [0]
+    assert replace(cohort.site("b"), sites=("a",)).case(0).site.tolist() == [-1]
+
+
+def test_a_case_holds_image_and_mask(manifest: Path) -> None:
+    cohort = read(manifest)
+    case = cohort.case(1)
+    assert (tuple(case.image.shape), case.image.dtype, tuple(case.labels["mask"].shape)) == ((1, 1, 12, 10), torch.float32, (1, 1, 12, 10))
+    assert torch.equal(case.image[0, 0], torch.from_numpy(np.asarray(Image.open(manifest.parent / "a1.png"), np.float32)))
+    assert torch.equal(case.labels["mask"][0, 0], torch.tensor(np.array(Image.open(manifest.parent / "a1-mask.png"))).long())
+    assert case.cases == ("a1.png",)
+
+
+def test_unlabelled_holds_no_label_and_no_path_to_one(manifest: Path) -> None:
+    hidden = read(manifest).unlabelled()
+    assert "mask" not in repr(hidden.cases)
+    assert not hidden.has_labels
+    assert hidden.case(0).labels == {}
+    assert hidden.labelled("mask").cases == ()
+    with pytest.raises(KeyError):
+        hidden.reference(0)
+
+
+def test_all_or_none_have_labels(manifest: Path) -> None:
+    rows = read(manifest).cases
+    mixed = replace(read(manifest), cases=(rows[0].unlabelled(), *rows[1:]))
+    assert read(manifest).has_labels
+    assert not mixed.has_labels
+    assert mixed.labelled("mask").has_labels
+    assert not read(manifest).where(lambda case: False).has_labels
+
+
+def test_fingerprints_are_per_case(manifest: Path) -> None:
+    before = read(manifest).fingerprint()
+    mask = manifest.parent / "b1-mask.png"
+    Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
+    after = read(manifest).fingerprint()
+    assert [i for i in range(5) if before[0][i] != after[0][i]] == [3]
+    assert before[1:] == after[1:]
+    hidden = [read(manifest).unlabelled().fingerprint()]
+    Image.fromarray(0 * np.asarray(Image.open(mask))).save(mask)
+    hidden.append(read(manifest).unlabelled().fingerprint())
+    assert hidden[0] == hidden[1] != after
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cohort: cohort.unlabelled(),
+        lambda cohort: cohort.site("a"),
+        lambda cohort: replace(cohort, sites=("b", "a")),
+        lambda cohort: replace(cohort, slices=Slices()),
+        lambda cohort: replace(cohort, chosen=frozenset({("a0.png", 0)})),
+        lambda cohort: replace(cohort, shelf=replace(cohort.shelf, preprocessing=replace(cohort.shelf.preprocessing, size=(4, 4)))),
+        lambda cohort: replace(cohort, shelf=replace(cohort.shelf, coding=replace(cohort.shelf.coding, mask={"vessel": (2,)}))),
+        lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], subject="x"), *cohort.cases[1:])),
+        lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], attributes={"age": "3"}), *cohort.cases[1:])),
+        lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], region=cohort.cases[0].labels["mask"]), *cohort.cases[1:])),
+    ],
+)
+def test_whatever_a_view_shows_is_in_its_fingerprint(change: Any, manifest: Path) -> None:
+    cohort = read(manifest)
+    assert change(cohort).fingerprint() != cohort.fingerprint() == read(manifest).fingerprint()
+
+
+def test_region_and_attributes(manifest: Path) -> None:
+    folder = manifest.parent
+    rows = [
+        {"image": f"b{n}.png", "subject": f"b{n}", "site": "b", "region": f"b{n}-mask.png" if n else "", "sex": sex, "age": age}
+        for n, (sex, age) in enumerate((("m", "30"), ("f", "31.5"), ("", "")))
+    ]
+    cohort = read(write_rows(folder / "other.csv", rows))
+    assert cohort.case(0).region is None
+    assert torch.equal(cohort.case(1).region[0, 0], torch.from_numpy(np.asarray(Image.open(folder / "b1-mask.png")) > 0))
+    assert [cohort.case(i).attributes["sex"].item() for i in range(3)] == [1, 0, -100]
+    assert [cohort.case(i).attributes["age"].item() for i in range(2)] == [30, 31.5]
+    assert cohort.case(2).attributes["age"].isnan()
+
+
+def test_check_sites(manifest: Path) -> None:
+    cohort = read(manifest)
+    check_sites(cohort, ["a", "b"], "source")
+    with pytest.raises(ManifestError, match="target: unknown site 'bb'; did you mean 'b'"):
+        check_sites(cohort, ["bb"], "target")
+    with pytest.raises(SpecError, match="source: no case of site 'a' is left"):
+        check_sites(cohort.where(lambda case: case.site == "b"), ["a"], "source")
+
+
+# ---------------------------------------------------------------------- slices
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_have_neighbours_as_channels_and_repeat_the_ends(axis: int, tmp_path: Path) -> None:
+    shape = (3, 4, 5)
+    cohort = read(write_volumes(tmp_path, [shape]), slices=Slices(axis, neighbours=1))
+    i, j, k = np.indices(shape)
+    volume = 100 * i + 10 * j + k
+    depth = shape[axis]
+    assert len(cohort) == depth
+    for place in range(depth):
+        case = cohort.case(place)
+        near = [max(place - 1, 0), place, min(place + 1, depth - 1)]
+        expected = np.moveaxis(np.take(volume, near, axis), axis, 0)
+        assert np.array_equal(case.image[0].numpy(), expected)
+        assert np.array_equal(case.labels["mask"][0, 0].numpy(), np.take(k % 2, place, axis))
+        assert case.cases == (f"v0.nii.gz#{place}",)
+        assert case.spacing[0].tolist() == [mm for d, mm in enumerate((1.0, 2.0, 3.0)) if d != axis]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_restack_inverts_whole(axis: int, tmp_path: Path) -> None:
+    cohort = read(write_volumes(tmp_path, [(3, 4, 5), (2, 4, 5)]), slices=Slices(axis))
+    for which in (0, 1):
+        whole = cohort.whole(which)
+        assert torch.equal(cohort.restack(whole.image), torch.from_numpy(cohort.shelf.image(cohort.cases[which])[0]))
+        assert torch.equal(cohort.restack(whole.labels["mask"])[0], cohort.reference(which).mask)
+
+
+def test_whole_images_restack_to_themselves(manifest: Path) -> None:
+    cohort = read(manifest)
+    assert torch.equal(cohort.restack(cohort.whole(0).image), cohort.case(0).image[0])
+
+
+def test_few_slices_are_nested(tmp_path: Path) -> None:
+    cohort = read(write_volumes(tmp_path, [(2, 3, 5), (2, 3, 4), (2, 3, 3)]), slices=Slices(2))
+    assert len(cohort) == 12
+    kept = []
+    for count in (1, 4, 9, 12):
+        few = cohort.few(count, Seeds(1))
+        assert len(few) == count
+        kept.append({few.case(i).cases[0] for i in range(count)})
+        assert {name.split("#")[0] for name in kept[-1]} == {case.name for case in few.cases}
+        assert len(few.whole(0)) in (5, 4, 3)  # the judge sees the volume whole
+    assert kept[0] < kept[1] < kept[2] < kept[3]
+    assert {cohort.few(4, Seeds(2)).case(i).cases[0] for i in range(4)} != kept[1]
+
+
+def test_few_cases_are_nested(manifest: Path) -> None:
+    cohort = read(manifest)
+    kept = [{case.name for case in cohort.few(count, Seeds(0)).cases} for count in (1, 2, 4)]
+    assert [len(one) for one in kept] == [1, 2, 4]
+    assert kept[0] < kept[1] < kept[2]
+
+
+def test_slices_of_a_photograph_and_of_no_axis(manifest: Path) -> None:
+    with pytest.raises(SpecError, match=r"slices: image 'a0\.png' has 2 axes"):
+        len(read(manifest, slices=Slices(1)))
+    for wrong in ({"axis": 3}, {"axis": -1}, {"neighbours": -1}):
+        with pytest.raises(SpecError, match="slices: found"):
+            Slices(**wrong)
+
+
+# ---------------------------------------------------------------------- shelf
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is read from image and mask files, in order."""
+    seen: list[str] = []
+    for name in ("read_image", "read_mask"):
+        real = getattr(shelf, name)
+
+        def noted(paths: Any, real: Any = real) -> Any:
+            seen.append(paths.name if isinstance(paths, Path) else paths[0].name)
+            return real(paths)
+
+        monkeypatch.setattr(shelf, name, noted)
+    return seen
+
+
+def test_prepared_once_kept_on_disk_and_remade_when_damaged(manifest: Path, tmp_path: Path, reads: list[str]) -> None:
+    cohort = read(manifest, cache=tmp_path / "cache").site("a")
+    first = [cohort.case(0), cohort.case(0), cohort.case(1)]
+    assert sorted(reads) == ["a0-mask.png", "a0.png", "a1-mask.png", "a1.png"]
+
+    again = read(manifest, cache=tmp_path / "cache").site("a")
+    assert torch.equal(again.case(0).image, first[0].image)
+    assert torch.equal(again.case(0).labels["mask"], first[0].labels["mask"])
+    assert len(reads) == 4
+
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        whole = path.read_bytes()
+        path.unlink()  # the arrays above still lie on it
+        path.write_bytes(whole[:-5])
+    mended = read(manifest, cache=tmp_path / "cache").site("a")
+    assert torch.equal(mended.case(1).image, first[2].image)
+    assert reads[4:] == ["a1.png", "a1-mask.png"]
+
+
+def test_other_preprocessing_is_another_array(manifest: Path, tmp_path: Path, reads: list[str]) -> None:
+    one = read(manifest, cache=tmp_path / "cache")
+    other = Cohort.read(manifest, one.shelf.coding, cache=tmp_path / "cache")
+    assert not torch.equal(one.case(0).image, other.case(0).image)
+    assert torch.equal(one.case(0).labels["mask"], other.case(0).labels["mask"])
+
+
+def test_an_image_that_changed_is_read_again(manifest: Path, tmp_path: Path) -> None:
+    before = read(manifest, cache=tmp_path / "cache").case(0).image
+    Image.fromarray(np.full((12, 10), 9, np.uint8)).save(manifest.parent / "a0.png")
+    after = read(manifest, cache=tmp_path / "cache").case(0).image
+    assert not torch.equal(before, after)
+    assert (after == 9).all()
+
+
+def test_writing_into_a_case_does_not_change_what_is_kept(manifest: Path, tmp_path: Path) -> None:
+    cohort = read(manifest, cache=tmp_path / "cache")
+    before = cohort.case(0).image.clone()
+    cohort.case(0).image.zero_()
+    assert torch.equal(read(manifest, cache=tmp_path / "cache").case(0).image, before)
+
+
+@pytest.mark.parametrize("column", ["mask", "region"])
+def test_a_mask_of_another_size_names_both(column: str, manifest: Path) -> None:
+    Image.fromarray(np.ones((12, 11), np.uint8)).save(manifest.parent / "wide.png")
+    row = {"image": "a0.png", "subject": "a0", "site": "a", column: "wide.png"}
+    with pytest.raises(ImageError, match=r"wide\.png: has shape \(12, 11\), its image 'a0\.png' has \(12, 10\)"):
+        read(write_rows(manifest.parent / "other.csv", [row])).case(0)

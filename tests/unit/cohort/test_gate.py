@@ -1,0 +1,293 @@
+"""The leakage gate: copies are found whatever holds them, patients that look alike are not, and nothing is left across sides."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from allograft.cohort import Case, gate, read_manifest
+from allograft.cohort.gate import Findings, Pair, check_leakage, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort.readers import Picture, read_image, write_mask
+from allograft.cohort.splits import Place, draw_splits
+from allograft.cohort.twins import correlate, fingerprint, perceptual_hash, propose, standardised
+from allograft.errors import ImageError, LeakageError, SpecError
+
+
+def blobs(seed: int, size: int = 96) -> np.ndarray:
+    """Smooth noise, (size, size) uint8: natural enough for a perceptual hash."""
+    spectrum = np.fft.rfft2(np.random.default_rng(seed).normal(size=(size, size)))
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    image = np.fft.irfft2(spectrum / (frequency + 0.01) ** 2.5, s=(size, size))
+    return np.asarray((image - image.min()) / np.ptp(image) * 255, np.uint8)
+
+
+def keep(folder: Path, images: dict[str, np.ndarray], subjects: Sequence[str] = (), splits: Sequence[str] = ()) -> tuple[Case, ...]:
+    for name, array in images.items():
+        Image.fromarray(array).save(folder / name)
+    rows = enumerate(images)
+    return tuple(
+        Case(name, subjects[i] if subjects else str(i), "a", (folder / name,), split=splits[i] if splits else None) for i, name in rows
+    )
+
+
+# ---------------------------------------------------------------- finding
+def test_a_copy_is_found_whatever_file_holds_it(tmp_path: Path) -> None:
+    image = blobs(0)
+    cases = keep(tmp_path, {"a.png": image, "b.tif": image, "c.bmp": np.repeat(image[..., None], 3, 2), "d.png": blobs(1)})
+    Image.fromarray(image).save(tmp_path / "a.png", compress_level=0)
+    found = find_duplicates(cases)
+    assert found.copies == (("a.png", "b.tif", "c.bmp"),)
+    assert found.near == found.weak == ()
+
+
+def test_one_changed_pixel_is_no_exact_copy_but_a_near_one(tmp_path: Path) -> None:
+    image = blobs(0)
+    other = image.copy()
+    other[5, 5] ^= 255
+    found = find_duplicates(keep(tmp_path, {"a.png": image, "b.png": other}))
+    assert found.copies == ()
+    assert [(pair.first, pair.second, pair.why) for pair in found.near] == [("a.png", "b.png", "near")]
+
+
+@pytest.mark.parametrize("change", ["jpeg", "shift", "gamma", "half", "crop"])
+def test_a_changed_copy_is_near(tmp_path: Path, change: str) -> None:
+    image = blobs(3, 192)
+    cases = keep(tmp_path, {"a.png": image, "c.png": blobs(4, 192)})
+    path = tmp_path / "b.png"
+    changed = {
+        "jpeg": image,
+        "shift": np.roll(image, (6, -3), (0, 1)),
+        "gamma": np.asarray(255 * (image / 255) ** 1.1, np.uint8),
+        "half": np.asarray(image.reshape(96, 2, 96, 2).mean((1, 3)), np.uint8),
+        "crop": image[1:-1, 1:-1],
+    }[change]
+    if change == "jpeg":
+        path = tmp_path / "b.jpg"
+    Image.fromarray(changed).save(path, **({"quality": 60} if change == "jpeg" else {}))
+    found = find_duplicates((*cases, Case("b", "9", "b", (path,))))
+    assert [(pair.first, pair.second) for pair in found.near] == [("a.png", "b")]
+
+
+def test_flips_constant_images_and_one_subjects_images_are_no_near_duplicates(tmp_path: Path) -> None:
+    image = blobs(0)
+    flat, other = np.zeros((8, 8), np.uint8), np.full((8, 8), 7, np.uint8)
+    noisy = np.clip(image.astype(int) + 1, 0, 255).astype(np.uint8)
+    images = {"a.png": image, "b.png": image[:, ::-1], "c.png": flat, "d.png": other, "e.png": noisy}
+    found = find_duplicates(keep(tmp_path, images, subjects=["1", "2", "3", "4", "1"]))
+    assert (found.copies, found.near, found.weak) == ((), (), ())
+
+
+def test_volumes_are_compared_by_their_voxels_alone(tmp_path: Path) -> None:
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6) % 50
+    names = ("a.nii.gz", "b.nii", "c.nii.gz")
+    for name, values in zip(names, (volume, volume, volume + (volume == 3)), strict=True):
+        write_mask(tmp_path / name, values, np.eye(4))
+    found = find_duplicates([Case(name, name, "a", (tmp_path / name,)) for name in names])
+    assert (found.copies, found.near, found.weak) == ((("a.nii.gz", "b.nii"),), (), ())
+
+
+def test_the_type_that_holds_whole_numbers_does_not_matter() -> None:
+    array = blobs(0)[None]
+    hashes = {fingerprint(Picture(array.astype(kind), None)).pixels for kind in (np.uint8, np.uint16, np.int32, np.float32)}
+    assert len(hashes) == 1
+    assert fingerprint(Picture(array + np.float32(0.5), None)).pixels not in hashes
+    assert fingerprint(Picture(array.reshape(1, 48, 192), None)).pixels not in hashes
+
+
+def test_every_pair_within_the_distance_is_proposed_and_no_other() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**20, 5000, dtype=np.uint64)
+    found = {tuple(pair) for block in propose(hashes, 3) for pair in block.tolist()}
+    some = rng.integers(0, 5000, (20000, 2))
+    for i, j in np.sort(some[some[:, 0] != some[:, 1]], axis=1).tolist():
+        assert ((i, j) in found) == (int(hashes[i] ^ hashes[j]).bit_count() <= 3)
+
+
+def test_correlation_is_numpys_at_the_best_shift() -> None:
+    first, second = (standardised(blobs(seed, 64).astype(np.float32)) for seed in (1, 2))
+    slow = max(np.corrcoef(first[r : r + 58, c : c + 58].ravel(), second[3:61, 3:61].ravel())[0, 1] for r in range(7) for c in range(7))
+    assert correlate(first[None], second[None])[0] == pytest.approx(slow, abs=1e-4)
+    assert perceptual_hash(first[None])[0] != perceptual_hash(second[None])[0]
+
+
+def test_findings_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = keep(tmp_path, {"a.png": blobs(0), "b.png": blobs(0), "c.jpg": blobs(0)})
+    first = find_duplicates(cases, cache=tmp_path / "cache")
+    calls: list[object] = []
+    monkeypatch.setattr(gate, "read_image", lambda paths: calls.append(paths) or read_image(paths))
+    assert find_duplicates(cases, cache=tmp_path / "cache") == first
+    assert calls == []
+    Image.fromarray(blobs(7)).save(tmp_path / "b.png")
+    assert find_duplicates(cases, cache=tmp_path / "cache").copies == ()
+    (kept, *_) = (tmp_path / "cache").iterdir()
+    for file in (tmp_path / "cache").iterdir():
+        file.write_text('{"near": 3}')
+    assert find_duplicates(cases, cache=tmp_path / "cache").copies == ()  # a damaged file is made again
+    assert kept.exists()
+
+
+def test_an_unreadable_image_and_a_senseless_threshold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"a\.png"):
+        find_duplicates([Case("a.png", "1", "a", (tmp_path / "a.png",))])
+    with pytest.raises(SpecError, match="threshold"):
+        find_duplicates([], threshold=0.5)
+    assert find_duplicates([]) == Findings()
+
+
+# ---------------------------------------------------------------- deciding
+FOUND = Findings(
+    {"a": "1", "b": "2", "c": "3", "d": "4", "e": "1"},
+    {"a": "x", "b": "x", "c": "y", "d": "z", "e": "w"},
+    (Pair("b", "c", "near", 0.995),),
+    (Pair("c", "d", "weak", 0.96),),
+)
+
+
+def test_within_one_side_nothing_happens() -> None:
+    assert check_leakage(dict.fromkeys("abcde", "train"), FOUND) == ()
+    assert check_leakage({"a": "train"}, FOUND) == ()
+
+
+def test_every_kind_of_leak_stops_with_its_pair_and_the_mend() -> None:
+    with pytest.raises(LeakageError, match=r"'a' and 'e' \(same subject\): train and test.*give them one split"):
+        check_leakage({"a": "train", "e": "test"}, FOUND)
+    with pytest.raises(LeakageError, match=r"'a' and 'b' \(same pixels\): pool and test.*near_duplicates: group"):
+        check_leakage({"a": "pool", "b": "test"}, FOUND)
+    with pytest.raises(LeakageError, match=r"2 pairs.*'a' and 'c' \(correlation 0\.995\): fold 0 and fold 1"):  # through its copy b
+        check_leakage({"a": "fold 0", "b": "fold 0", "c": "fold 1"}, FOUND)
+    assert LeakageError.exit_code == 2
+
+
+def test_warnings_come_back_and_allowed_pairs_pass() -> None:
+    sides = {"b": "train", "c": "test", "d": "train"}
+    with pytest.raises(LeakageError):
+        check_leakage(sides, FOUND)
+    warned = check_leakage(sides, FOUND, near_duplicates="warn")
+    assert [(pair.first, pair.second, pair.why) for pair in warned] == [("b", "c", "near"), ("c", "d", "weak")]
+    assert [pair.why for pair in check_leakage(sides, FOUND, allow=[("c", "b")])] == ["weak"]
+    with pytest.raises(SpecError, match="allow_duplicates: no case 'q'"):
+        check_leakage(sides, FOUND, allow=[("c", "q")])
+    with pytest.raises(LeakageError, match="same pixels"):  # only near ones may be waved through
+        check_leakage({"a": "train", "b": "test"}, FOUND, near_duplicates="warn")
+
+
+def test_at_most_ten_pairs_are_listed() -> None:
+    names = [str(i) for i in range(30)]
+    found = Findings({name: name for name in names}, dict.fromkeys(names, "x"))
+    with pytest.raises(LeakageError, match=r"29 pairs.*and 19 more") as error:
+        check_leakage({name: "test" if name == "0" else "train" for name in names}, found)
+    assert str(error.value).count("same pixels") == 10
+
+
+def cases_of(found: Findings, **splits: str) -> tuple[Case, ...]:
+    return tuple(Case(name, subject, "a", (), split=splits.get(name)) for name, subject in found.subjects.items())
+
+
+def test_grouping_follows_chains_and_keeps_whoever_is_placed() -> None:
+    names = [case.subject for case in grouped(cases_of(FOUND), FOUND)]
+    assert names == ["1", "1", "1", "4", "1"]
+    known = {"3": Place("test"), "4": Place("train")}
+    assert [case.subject for case in grouped(cases_of(FOUND), FOUND, known=known)] == ["3", "3", "3", "4", "3"]
+    apart = grouped(cases_of(FOUND), FOUND, allow=[("a", "b"), ("a", "c")])
+    assert [case.subject for case in apart] == ["1", "2", "2", "4", "1"]
+
+
+def test_grouping_refuses_what_is_placed_apart() -> None:
+    with pytest.raises(LeakageError, match="splits\\.csv"):
+        grouped(cases_of(FOUND), FOUND, known={"2": Place("test"), "3": Place("train")})
+    with pytest.raises(LeakageError, match="split column"):
+        grouped(cases_of(FOUND, a="train", b="test"), FOUND)
+
+
+@st.composite
+def cohorts(draw: st.DrawFn) -> tuple[Findings, list[str]]:
+    size = draw(st.integers(2, 14))
+    names = [f"c{i}" for i in range(size)]
+    number = st.integers(0, size)
+    subjects = {name: str(draw(number)) for name in names}
+    pixels = {name: str(draw(number)) for name in names}
+    pairs = draw(st.lists(st.sampled_from(list(combinations(names, 2))), max_size=6, unique=True))
+    near = tuple(Pair(*pair, "near", 0.995) for pair in pairs if subjects[pair[0]] != subjects[pair[1]])
+    return Findings(subjects, pixels, near), [draw(st.sampled_from("ab")) for _ in names]
+
+
+@given(cohorts(), st.integers(1, 2))
+def test_grouping_never_leaves_a_pair_across_sides(cohort: tuple[Findings, list[str]], folds: int) -> None:
+    found, sites = cohort
+    if folds > 1:  # one patient at a source and at a target that rotates is refused by draw_splits
+        sites = ["b"] * len(sites)
+    cases = [replace(case, site=site) for case, site in zip(cases_of(found), sites, strict=True)]
+    merged = grouped(cases, found)
+    enough = all(len({case.subject for case in merged if case.site == site}) >= folds for site in set(sites))
+    sides = sides_of(merged, draw_splits(merged, ["a"], folds=folds if enough else 1))
+    assert len(sides) == len(cases)
+    assert check_leakage(sides, found) == ()
+
+
+def test_a_contact_sheet_shows_each_pair(tmp_path: Path) -> None:
+    cases = keep(tmp_path, {"a.png": blobs(0), "b.png": blobs(0)[1:]})
+    contact_sheet([Pair("a.png", "b.png", "weak", 0.96)] * 5, cases, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 146, 4 * 274)
+    assert np.ptp(sheet[146:, :128]) > 200
+    assert np.ptp(sheet[146:, 300:]) == 0
+
+
+# ---------------------------------------------------------------- real cohorts
+def test_vessels_pass_untouched(data_root: Path) -> None:
+    cases = read_manifest(data_root / "vessels" / "manifest.csv")
+    found = find_duplicates(cases)
+    prints = perceptual_hash(np.stack([fingerprint(read_image(case.image)).thumbnail for case in cases[:20]]))  # type: ignore[misc]
+    assert any(len(block) for block in propose(prints, 4))  # the hash alone would pair patients
+    assert (found.copies, found.near, found.weak) == ((), (), ())
+    assert grouped(cases, found) == cases
+
+
+def test_breast_ultrasound_holds_at_least_twenty_near_duplicates(data_root: Path) -> None:
+    cases = read_manifest(data_root / "breast_ultrasound" / "manifest.csv")
+    found = find_duplicates(cases)
+    assert 20 <= len(found.near) <= 60
+    with pytest.raises(LeakageError):
+        check_leakage(sides_of(cases, draw_splits(cases, ["busi"])), found)
+    merged = grouped(cases, found)
+    check_leakage(sides_of(merged, draw_splits(merged, ["busi"])), found)
+    assert len({case.subject for case in merged}) > 0.9 * len(cases)
+
+
+def test_patients_of_chest_xray_are_not_taken_for_one_another(data_root: Path) -> None:
+    cases = [case for case in read_manifest(data_root / "chest_xray" / "manifest.csv")][::2]
+    found = find_duplicates(cases)
+    assert found.near == ()
+    assert len(found.weak) <= 5
+
+
+def test_the_eight_leaks_of_pneumonia_mnist(data_root: Path, tmp_path: Path) -> None:
+    stored = np.load(data_root / "pneumonia_mnist" / "pneumoniamnist.npz")
+    with open(tmp_path / "manifest.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "subject", "site", "split"])
+        checked = {image.tobytes() for image in stored["val_images"]}
+        for part in ("train", "val"):
+            for number, image in enumerate(stored[f"{part}_images"]):
+                if part == "train" and number % 12 and image.tobytes() not in checked:
+                    continue  # a twelfth of those that leak nothing, to be quick
+                Image.fromarray(image).save(tmp_path / f"{part}-{number}.png", compress_level=1)
+                writer.writerow([f"{part}-{number}.png", f"{part}-{number}", "chest", part])
+    cases = read_manifest(tmp_path / "manifest.csv")
+    found = find_duplicates(cases)
+    sides = {case.name: str(case.split) for case in cases}
+    with pytest.raises(LeakageError) as error:
+        check_leakage(sides, found)
+    leaks = {name for group in found.copies for name in group if len({sides[other] for other in group}) > 1 and sides[name] == "val"}
+    assert len(leaks) == 8
+    assert "same pixels" in str(error.value)

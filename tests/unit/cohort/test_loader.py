@@ -1,0 +1,116 @@
+"""Step n is always the same batch: after a resume, with workers, over processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.tiny import read, write_photographs
+
+from allograft.batch import Batch
+from allograft.cohort import Cohort, Loader
+from allograft.errors import SpecError
+from allograft.seeds import Seeds
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Cohort]:
+    cohort = read(write_photographs(tmp_path_factory.mktemp("cohort"), {"a": 5, "b": 3}, (4, 4)))
+    return cohort.site("a"), cohort.site("b")
+
+
+def noisy(case: Batch, rng: torch.Generator) -> Batch:
+    return replace(case, image=case.image + torch.rand(case.image.shape, generator=rng))
+
+
+def loader(cohorts: tuple[Cohort, ...], batch_size: int = 4, **options: Any) -> Loader:
+    return Loader(cohorts, batch_size, Seeds(3, ("x",)), noisy, **options)
+
+
+def told(batches: Any) -> list[tuple[tuple[str, ...], list[float]]]:
+    return [(batch.cases, batch.image.flatten().tolist()) for batch in batches]
+
+
+def test_any_start_gives_the_same_batches(sites: tuple[Cohort, Cohort]) -> None:
+    whole = told(islice(loader(sites)(0), 9))
+    assert len({str(batch) for batch in whole}) == 9
+    for start in (1, 4, 8):
+        assert told(islice(loader(sites)(start), 9 - start)) == whole[start:]
+    again = loader(sites)
+    pieces = [told(islice(again(start), count)) for start, count in ((0, 2), (2, 3), (0, 1), (5, 4))]
+    assert pieces == [whole[0:2], whole[2:5], whole[0:1], whole[5:9]]
+
+
+def test_workers_change_nothing_and_live_on(sites: tuple[Cohort, Cohort]) -> None:
+    expected = told(islice(loader(sites)(0), 6))
+    made = loader(sites, workers=1)
+    first = told(islice(made(0), 3))
+    running = made.live["batches"]
+    assert first + told(islice(made(3), 3)) == expected
+    assert made.live["batches"] is running
+
+
+def test_ranks_share_a_batch(sites: tuple[Cohort, Cohort]) -> None:
+    whole = told(islice(loader(sites)(0), 5))
+    ranks = [told(islice(loader(sites, rank=rank, world=2)(0), 5)) for rank in (0, 1)]
+    for step, (cases, pixels) in enumerate(whole):
+        size = len(pixels) // 4
+        for rank in (0, 1):
+            mine, values = ranks[rank][step]
+            assert mine == cases[rank::2]
+            assert values == [x for place in range(rank, 4, 2) for x in pixels[place * size : (place + 1) * size]]
+
+
+def test_each_pass_sees_each_case_once_in_a_new_order(sites: tuple[Cohort, Cohort]) -> None:
+    drawn = [case for batch in islice(loader(sites[:1], batch_size=1)(0), 20) for case in batch.cases]
+    passes = [tuple(drawn[start : start + 5]) for start in range(0, 20, 5)]
+    assert all(len(set(one)) == 5 for one in passes)
+    assert len(set(passes)) > 1
+
+
+def test_cohorts_take_turns_whatever_their_size(sites: tuple[Cohort, Cohort]) -> None:
+    batches = list(islice(loader(sites)(0), 15))
+    assert all(Counter(case[0] for case in batch.cases) == {"a": 2, "b": 2} for batch in batches)
+    drawn = Counter(case for batch in batches for case in batch.cases)
+    assert {drawn[case.name] for case in sites[0].cases} == {6}
+    assert {drawn[case.name] for case in sites[1].cases} == {10}
+
+
+def test_an_empty_cohort_has_no_turn(sites: tuple[Cohort, Cohort]) -> None:
+    empty = sites[0].where(lambda case: False)
+    assert all(case[0] == "b" for batch in islice(loader((empty, sites[1]))(0), 3) for case in batch.cases)
+    with pytest.raises(SpecError, match="loader 'x' has no cases"):
+        loader((empty,))
+
+
+def test_share_decides_by_step(sites: tuple[Cohort, Cohort]) -> None:
+    batches = islice(loader(sites, share=lambda step: (4 - step, step))(0), 5)
+    assert [sum(case[0] == "b" for case in batch.cases) for batch in batches] == [0, 1, 2, 3, 4]
+    with pytest.raises(SpecError, match=r"share\(0\) is \(1, 1\); expected 2 counts that add up to 4"):
+        next(loader(sites, share=lambda step: (1, 1))(0))
+
+
+def test_a_case_met_twice_is_changed_anew(sites: tuple[Cohort, Cohort]) -> None:
+    one = sites[0].of(["a0"])
+    (batch,) = islice(loader((one,), batch_size=2)(0), 1)
+    assert batch.cases[0] == batch.cases[1]
+    assert not torch.equal(batch.image[0], batch.image[1])
+
+
+def test_seeds_change_order_and_draws(sites: tuple[Cohort, Cohort]) -> None:
+    other = replace(loader(sites), seeds=Seeds(4, ("x",)), live={})
+    assert told(islice(other(0), 2)) != told(islice(loader(sites)(0), 2))
+
+
+@pytest.mark.parametrize(("batch_size", "steps", "epoch"), [(4, None, 2), (8, None, 1), (3, None, 3), (100, None, 1), (4, 7, 7)])
+def test_an_epoch_is_a_number_of_steps(batch_size: int, steps: int | None, epoch: int, sites: tuple[Cohort, Cohort]) -> None:
+    assert loader(sites, batch_size, steps_per_epoch=steps).epoch == epoch
+
+
+def test_a_batch_that_processes_cannot_share(sites: tuple[Cohort, Cohort]) -> None:
+    with pytest.raises(SpecError, match="batch_size 3 cannot be divided among 2 processes"):
+        loader(sites, 3, world=2)

@@ -1,0 +1,263 @@
+"""CateNorm: the surgery, the two steps of an iteration, the two passes of a prediction, and the alignment of intensities."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.tiny import VESSEL, a_context
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.errors import SpecError
+from allograft.methods.catenorm import CateNorm, MaskLoss, TwoPass, TwoPassStep, align_intensities
+from allograft.networks import build, rebuilt
+from allograft.networks.network import Wrapped, operate
+from allograft.nn.catenorm import TwoBranchNorm2d, guided
+from allograft.predictor import Direct
+from allograft.recipe import Scenario
+from allograft.study.run import local_fabric
+from allograft.tasks.segmentation import Segmentation
+
+TWO = Segmentation(("one", "two"))
+
+
+def a_network(norm: str = "batch", classes: int = 3, **arguments: Any) -> Any:
+    torch.manual_seed(0)
+    return build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": classes}, "channels": [4, 8, 8], "norm": norm, **arguments}}})
+
+
+def changed(blocks: int = 4, classes: int = 3, norm: str = "batch") -> Any:
+    return operate(a_network(norm, classes), "catenorm", classes=classes, blocks=blocks)
+
+
+def a_batch(classes: int = 3) -> Batch:
+    rng = torch.Generator().manual_seed(1)
+    image = torch.randn(3, 1, 16, 16, generator=rng)
+    return Batch(image, torch.zeros(3), ("a", "b", "c"), {"mask": torch.randint(classes, (3, 1, 16, 16), generator=rng)})
+
+
+def branches(network: Any) -> dict[str, TwoBranchNorm2d]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, TwoBranchNorm2d)}
+
+
+# ---------------------------------------------------------------------------------------------------------------- surgery
+@pytest.mark.parametrize("training", [True, False])
+def test_the_general_branch_is_the_network_as_it_was(training: bool) -> None:
+    image = a_batch().image
+    plain, network = a_network().train(training), changed().train(training)
+    assert branches(network)
+    assert torch.equal(network(image)["mask"], plain(image)["mask"])
+
+
+@pytest.mark.parametrize(("blocks", "levels"), [(1, {"0"}), (2, {"0", "1"}), (4, {"0", "1", "2"})])
+def test_only_the_first_blocks_of_the_encoder_change(blocks: int, levels: set[str]) -> None:
+    assert {name.split(".")[2] for name in branches(changed(blocks))} == levels
+    assert all(name.startswith("encoder.levels.") for name in branches(changed(blocks)))
+
+
+def test_instance_normalisation_gives_way_to_batch_normalisation() -> None:
+    network = changed(norm="instance")
+    assert branches(network)
+    assert all(type(module.general).__name__ == "BatchNorm2d" for module in branches(network).values())
+    assert not any(type(module).__name__ == "InstanceNorm2d" for module in network.encoder.modules())
+
+
+def test_it_is_built_again_from_its_spec() -> None:
+    network = changed(blocks=2)
+    assert network.spec["surgery"] == [{"catenorm": {"classes": 3, "blocks": 2}}]
+    again = rebuilt(network.spec, network.state_dict())
+    batch = a_batch()
+    assert torch.equal(TwoPass(again)(batch)["mask"], TwoPass(network)(batch)["mask"])
+
+
+def test_networks_without_2d_levels_are_refused() -> None:
+    with pytest.raises(SpecError, match="2-D batch or instance"):
+        operate(a_network(spatial_dims=3), "catenorm", classes=3)
+    with pytest.raises(SpecError, match="at least 1"):
+        operate(a_network(), "catenorm", classes=3, blocks=0)
+    opaque = Wrapped(torch.nn.Conv2d(1, 3, 1), "mask")
+    opaque.spec = {"build": {}, "surgery": []}
+    with pytest.raises(SpecError, match="encoder has levels"):
+        operate(opaque, "catenorm", classes=3)
+
+
+# ---------------------------------------------------------------------------------------------------------------- prediction
+def test_two_passes_are_two_calls_by_hand() -> None:
+    network, batch = changed().eval(), a_batch()
+    with torch.no_grad():
+        first = network(batch.image)["mask"]
+        with guided(network, first.softmax(1)):
+            second = network(batch.image)["mask"]
+    found = TwoPass(network.train())(batch)["mask"]
+    assert torch.equal(found, second)
+    assert not torch.equal(found, first)
+    assert torch.equal(Direct(network)(batch)["mask"], first)  # no class map stays behind
+
+
+def test_an_image_of_any_size_is_padded_once() -> None:
+    network, batch = changed(), a_batch()
+    odd = Batch(batch.image[:, :, :13, :11], batch.site, batch.cases)
+    assert TwoPass(network)(odd)["mask"].shape == (3, 3, 13, 11)
+
+
+def test_the_class_map_goes_even_when_a_pass_fails() -> None:
+    network = changed()
+    with pytest.raises(ValueError, match="mine"), guided(network, torch.zeros(1)):
+        raise ValueError("mine")
+    assert all(module.mask is None for module in branches(network).values())
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss and steps
+@pytest.mark.parametrize(
+    ("task", "weight", "expected"),
+    [
+        (VESSEL, None, {"dice": 1.0}),
+        (TWO, None, {"dice": 0.5, "cross_entropy": 0.5}),
+        (TWO, 0.0, {"cross_entropy": 1.0}),
+        (TWO, 0.2, {"dice": 0.2, "cross_entropy": 0.8}),
+    ],
+)
+def test_the_weights_of_dice_and_cross_entropy(task: Segmentation, weight: float | None, expected: dict[str, float]) -> None:
+    classes = len(task.names) + 1
+    batch, network = a_batch(classes), a_network(classes=classes)
+    plain, found = task.objective(network, batch), MaskLoss(task, weight)(network, batch)
+    assert found.keys() == expected.keys()
+    for key, share in expected.items():
+        torch.testing.assert_close(found[key], share * plain[key])
+
+
+def a_step(network: Any, lr: float = 0.5, **changes: Any) -> TwoPassStep:
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    return TwoPassStep(network, MaskLoss(TWO), optimizer, local_fabric(accelerator="cpu"), changes.pop("clip_value", 0.1), **changes)
+
+
+def by_hand(network: Any, batch: Batch, lr: float, clip: float) -> None:
+    """One iteration of algorithm 1 with plain gradient descent."""
+    logits = network(batch.image)["mask"]
+    parameters = list(network.parameters())
+
+    def descend(loss: Tensor, limit: float) -> None:
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with torch.no_grad():
+            for p, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    p -= lr * gradient.clamp(-limit, limit)
+
+    def loss(logits: Tensor) -> Tensor:
+        return 0.5 * sum(TWO.loss({"mask": logits}, batch).values())  # type: ignore[return-value]
+
+    chances = logits.detach().softmax(1)  # of the weights before the first step
+    descend(loss(logits), float("inf"))
+    for module in branches(network).values():
+        module.mask = chances
+    descend(loss(network(batch.image)["mask"]), clip)
+    for module in branches(network).values():
+        module.mask = None
+
+
+def test_an_iteration_is_two_steps_of_descent() -> None:
+    network, batch = changed().train(), a_batch()
+    twin = copy.deepcopy(network)
+    step = a_step(network, clip_value=0.01)
+    for _ in range(2):
+        step(batch)
+        by_hand(twin, batch, 0.5, 0.01)
+    for (name, one), other in zip(network.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_each_branch_skips_the_others_step() -> None:
+    """Adam's momentum would move a parameter that has a gradient of 0; one that has none stays."""
+    network = changed().train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    step = TwoPassStep(network, MaskLoss(TWO), optimizer, local_fabric(accelerator="cpu"), 0.1)
+    for _ in range(3):
+        step(a_batch())
+    for name, p in network.named_parameters():
+        one_branch = ".general." in name or ".categorical." in name
+        assert optimizer.state[p]["step"] == (3 if one_branch else 6), name
+
+
+def test_each_branch_keeps_its_own_statistics() -> None:
+    network = changed().train()
+    a_step(network)(a_batch())
+    for module in branches(network).values():
+        assert int(module.general.num_batches_tracked) == int(module.categorical.norm.num_batches_tracked) == 1
+
+
+def test_the_second_pass_is_clipped_by_value_and_the_first_by_norm() -> None:
+    """With nearly nothing let through, no parameter moves by more than that."""
+    network = changed().train()
+    before = [p.detach().clone() for p in network.parameters()]
+    a_step(network, 1.0, clip_value=1e-4, clip=1e-9)(a_batch())
+    moved = max(float((p.detach() - q).abs().max()) for p, q in zip(network.parameters(), before, strict=True))
+    assert moved == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_another_task_is_refused() -> None:
+    class Other:
+        key = "label"
+
+    context = copy.copy(a_context())
+    object.__setattr__(context, "task", Other())
+    with pytest.raises(SpecError, match="'label'"):
+        next(CateNorm().run(Scenario(), a_network(), context))
+
+
+# ---------------------------------------------------------------------------------------------------------------- alignment
+def a_domain(seed: int, cases: int, shift: float) -> list[tuple[Tensor, Tensor]]:
+    rng = torch.Generator().manual_seed(seed)
+    made = []
+    for number in range(cases):
+        mask = torch.randint(3, (9, 7 + number), generator=rng)
+        made.append((shift + (1 + mask + number) * torch.randn(mask.shape, generator=rng, dtype=torch.float64) + 5 * mask, mask))
+    return made
+
+
+def test_alignment_is_that_of_a_loop_over_the_equations() -> None:
+    source, target = a_domain(0, 4, 10.0), a_domain(1, 3, -2.0)
+    found = align_intensities(source, target)
+    for label in range(3):
+        domains = [[image[mask == label].tolist() for image, mask in domain] for domain in (source, target)]
+        for moment in (statistics.fmean, statistics.pstdev):
+            values = [[moment(pixels) for pixels in domain] for domain in domains]
+            (here, there), (spread, wide) = map(statistics.fmean, values), map(statistics.pstdev, values)
+            for (_, mask), aligned, value in zip(source, found, values[0], strict=True):
+                expected = (
+                    max((value - here) / spread * wide + there, 0)
+                    if moment is statistics.pstdev
+                    else (value - here) / spread * wide + there
+                )
+                assert moment(aligned[mask == label].tolist()) == pytest.approx(expected)
+
+
+def test_a_domain_aligned_with_itself_is_itself() -> None:
+    source = a_domain(0, 4, 3.0)
+    before = [image.clone() for image, _ in source]
+    for aligned, image, old in zip(align_intensities(source, source), [image for image, _ in source], before, strict=True):
+        torch.testing.assert_close(aligned, image)
+        assert torch.equal(image, old)
+
+
+def test_a_class_that_a_case_lacks_does_not_count_there() -> None:
+    source, target = a_domain(0, 3, 3.0), a_domain(1, 3, 0.0)
+    image, mask = source[1]
+    source[1] = (image, mask.where(mask != 2, 0))
+    alone = align_intensities([source[0], source[2]], target)
+    both = align_intensities(source, target)
+    assert all(aligned.isfinite().all() for aligned in both)
+    for one, other, (_, classes) in zip(alone, (both[0], both[2]), (source[0], source[2]), strict=True):
+        torch.testing.assert_close(one[classes == 2], other[classes == 2])
+
+
+def test_what_cannot_be_aligned_is_refused() -> None:
+    source, target = a_domain(0, 2, 0.0), a_domain(1, 2, 0.0)
+    with pytest.raises(SpecError, match="class 2"):
+        align_intensities(source, [(image, mask.clamp_max(1)) for image, mask in target])
+    for wrong in ([], [(torch.zeros(2), torch.zeros(3))]):
+        with pytest.raises(SpecError, match="one shape"):
+            align_intensities(source, wrong)

@@ -1,0 +1,213 @@
+"""Starting weights: what fits is loaded, what can be made to fit is, what does not is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from monai.networks import nets
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from allograft.errors import ModelError
+from allograft.networks import build
+from allograft.networks.fit import inflated, rechannelled, resampled
+from allograft.networks.load import load_weights, read_weights
+from allograft.predictor import Direct, save_predictor
+
+UNET: dict[str, Any] = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}}
+VIT: dict[str, Any] = {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
+
+
+def network(name: str, outputs: dict[str, int], channels: int = 1, **arguments: Any) -> Any:
+    return build({"build": {name: {"in_channels": channels, "outputs": outputs, **arguments}}}).eval()
+
+
+def test_a_model_folder(tmp_path: Path) -> None:
+    trained, fresh = build(UNET), build(UNET)
+    save_predictor(Direct(trained), tmp_path, {})
+    report = load_weights(fresh, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), fresh.state_dict().values(), strict=True))
+    assert (len(report.matched), report.skipped, report.missing) == (len(fresh.state_dict()), (), ())
+
+
+def test_a_file_that_fits_in_part(tmp_path: Path) -> None:
+    save_file({"0.weight": torch.ones(2, 2), "1.weight": torch.ones(3, 3), "x": torch.ones(1)}, tmp_path / "w.safetensors")
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False))
+    report = load_weights(network, tmp_path / "w.safetensors")
+    assert (network[0].weight == 1).all()
+    assert report.matched == ("0.weight",)
+    assert report.skipped == ("1.weight: shape (3, 3), here (3, 2)", "x: no such tensor here")
+    assert report.missing == ("1.weight",)
+    assert str(report) == "1 tensors matched, 2 skipped, 1 missing"
+
+
+class Pickled:
+    """Not a tensor."""
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    torch.save({"weight": torch.ones(2, 2), "config": Pickled()}, tmp_path / "pickle.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    for name, told in (
+        ("absent", "no such weights"),
+        ("pickle.pt", "no plain state dict"),
+        ("list.pt", "holds no weights"),
+        ("text.pth", "no plain state dict"),
+        ("text.safetensors", "no safetensors file"),
+        ("other.safetensors", "none of its 1 tensors fits"),
+    ):
+        with pytest.raises(ModelError, match=told) as error:
+            load_weights(network, tmp_path / name)
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("units", [0, 2])
+def test_a_plain_monai_unet(tmp_path: Path, units: int, *, wrapped: bool) -> None:
+    reference = nets.UNet(2, 1, 2, channels=(4, 8, 8), strides=(2, 2), num_res_units=units, norm="instance").eval()
+    state: Any = reference.state_dict()
+    if wrapped:
+        state = {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}
+    torch.save(state, tmp_path / "unet.pt")
+    ours = build({"build": {"unet": {**UNET["build"]["unet"], "channels": [4, 8, 8], "num_res_units": units}}}).eval()
+    report = load_weights(ours, tmp_path / "unet.pt")
+    assert (report.skipped, report.missing, report.reshaped) == ((), (), ())
+    image = torch.randn(1, 1, 16, 16)
+    assert torch.equal(ours(image)["mask"], reference(image))
+
+
+def test_a_timm_state_dict_of_other_channels_and_classes(tmp_path: Path) -> None:
+    reference = timm.create_model("resnet18", num_classes=7).eval()
+    save_file(reference.state_dict(), tmp_path / "r.safetensors")
+    ours = network("resnet", {"label": 2})
+    report = load_weights(ours, tmp_path / "r.safetensors")
+    assert report.reshaped == ("encoder.body.conv1.weight: channels 3 -> 1",)
+    assert sorted(report.skipped) == ["fc.bias: no such tensor here", "fc.weight: no such tensor here"]
+    assert report.missing == ("heads.label.linear.weight", "heads.label.linear.bias")
+    grey = torch.randn(1, 1, 32, 32)
+    features = reference.forward_features(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(ours.encoder(grey)[-1], features, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_for_other_classes_is_left_as_drawn(tmp_path: Path) -> None:
+    trained, fresh = network("vit", {"label": 5}, **VIT), network("vit", {"label": 2}, **VIT)
+    head = fresh.heads["label"].linear.weight.clone()
+    torch.save(trained.state_dict(), tmp_path / "vit.pt")
+    report = load_weights(fresh, tmp_path / "vit.pt")
+    assert report.skipped[0] == "heads.label.linear.weight: shape (5, 8), here (2, 8)"
+    assert torch.equal(fresh.heads["label"].linear.weight, head)
+    assert torch.equal(fresh.encoder.body.pos_embed, trained.encoder.body.pos_embed)
+
+
+def test_position_tables_are_resampled(tmp_path: Path) -> None:
+    trained = network("vit", {"label": 2}, **VIT)
+    fresh = network("vit", {"label": 2}, **{**VIT, "image_size": 24})
+    torch.save(trained.state_dict(), tmp_path / "vit.pt")
+    report = load_weights(fresh, tmp_path / "vit.pt")
+    assert report.reshaped == ("encoder.body.pos_embed: table resampled",)
+    assert torch.equal(fresh.encoder.body.pos_embed[:, 0], trained.encoder.body.pos_embed[:, 0])  # the class token
+    swin: dict[str, Any] = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1], "num_heads": [2]}
+    trained, fresh = (network("swin", {"label": 2}, window_size=size, **swin) for size in (4, 8))
+    torch.save(trained.state_dict(), tmp_path / "swin.pt")
+    report = load_weights(fresh, tmp_path / "swin.pt")
+    assert [text.split(".")[-1] for text in report.reshaped] == ["relative_position_bias_table: table resampled"]
+
+
+def test_2d_weights_in_a_3d_network(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"channels": [4, 8, 8]}
+    flat = build({"build": {"dynunet": {"in_channels": 1, "outputs": {"mask": 2}, **arguments}}}).eval()
+    deep = build({"build": {"dynunet": {"in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 3, **arguments}}}).eval()
+    torch.save(flat.state_dict(), tmp_path / "flat.pt")
+    report = load_weights(deep, tmp_path / "flat.pt")
+    assert (report.skipped, report.missing) == ((), ())
+    assert all(text.endswith(": 2-D -> 3-D") for text in report.reshaped)
+    plane = torch.randn(1, 1, 9, 9)
+    kernel = torch.randn(2, 1, 3, 3)
+    volume = plane[:, :, None].expand(-1, -1, 5, -1, -1)
+    found = nn.functional.conv3d(volume, inflated(kernel, 3))
+    torch.testing.assert_close(found, nn.functional.conv2d(plane, kernel)[:, :, None].expand_as(found))
+
+
+def test_the_weights_of_an_encoder_alone(tmp_path: Path) -> None:
+    trained, fresh = build(UNET), build(UNET)
+    torch.save(trained.encoder.state_dict(), tmp_path / "encoder.pt")  # type: ignore[union-attr]
+    report = load_weights(fresh, tmp_path / "encoder.pt")
+    assert report.skipped == ()
+    assert all(not name.startswith("encoder.") for name in report.missing)
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [(3, 1), (1, 3), (3, 4), (4, 2)])
+def test_channels_keep_the_response_to_an_image_that_is_grey(stored: int, wanted: int) -> None:
+    weight = torch.randn(5, stored, 3, 3)
+    grey = torch.randn(2, 1, 7, 7)
+
+    def response(kernel: Tensor) -> Tensor:
+        return nn.functional.conv2d(grey.expand(-1, kernel.shape[1], -1, -1), kernel)
+
+    torch.testing.assert_close(response(rechannelled(weight, wanted)), response(weight), rtol=1e-4, atol=1e-5)
+
+
+def test_only_convolutions_on_the_image_change_channels(tmp_path: Path) -> None:
+    small, large = build(UNET), build({"build": {"unet": {**UNET["build"]["unet"], "channels": [8, 8]}}})
+    torch.save(small.state_dict(), tmp_path / "w.pt")
+    assert load_weights(large, tmp_path / "w.pt").reshaped == ()
+
+
+def test_a_table_without_a_grid_is_left() -> None:
+    assert resampled(torch.zeros(1, 7, 4), torch.zeros(1, 17, 4), 2) is None
+    assert resampled(torch.zeros(1, 16, 4), torch.zeros(1, 17, 4), 2) is None  # no class token to take
+    smooth = torch.arange(27.0)[:, None].expand(-1, 2)
+    assert resampled(smooth, torch.zeros(125, 2), 3).shape == (125, 2)  # type: ignore[union-attr]
+
+
+def test_timm_weights_on_an_offline_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(repository: str, file: str) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALLOGRAFT_WEIGHTS", raising=False)
+    ours = network("resnet", {"label": 2})
+    with pytest.raises(ModelError) as error:
+        load_weights(ours, "timm:resnet18.a1_in1k")
+    place = os.path.join("weights", "resnet18.a1_in1k.safetensors")
+    assert f"'model.safetensors' of the Hugging Face repository 'timm/resnet18.a1_in1k', and put it here: {place}" in str(error.value)
+
+    state = timm.create_model("resnet18").state_dict()
+    (tmp_path / "weights").mkdir()
+    save_file(state, tmp_path / place)
+    assert str(load_weights(ours, "timm:resnet18.a1_in1k")) == "119 tensors matched, 1 reshaped, 2 skipped, 2 missing"
+    assert load_weights(ours, tmp_path / "timm:resnet18").reshaped  # as a study beside its file names it; the default tag
+    with pytest.raises(ModelError, match="unknown set of timm weights 'resnet81"):
+        load_weights(ours, "timm:resnet81")
+
+
+def test_hub_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def fetched(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        save_file({"weight": torch.ones(2, 2)}, tmp_path / "cached.safetensors")
+        return str(tmp_path / "cached.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
+    monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path / "kept"))
+    assert read_weights("hf:owner/name")["weight"].shape == (2, 2)
+    assert read_weights("hf:owner/name/deep/w.safetensors")["weight"].shape == (2, 2)
+    assert asked == [("owner/name", "model.safetensors"), ("owner/name", "deep/w.safetensors")]
+    kept = tmp_path / "kept" / "owner" / "name"
+    kept.mkdir(parents=True)
+    save_file({"own": torch.ones(1)}, kept / "model.safetensors")
+    assert set(read_weights("hf:owner/name")) == {"own"}
+    for wrong in ("hf:owner", "hf:owner/../x"):
+        with pytest.raises(ModelError, match="expected hf:OWNER/NAME"):
+            read_weights(wrong)

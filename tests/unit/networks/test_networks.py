@@ -1,0 +1,227 @@
+"""Every network of the table: what it gives, that it is built again from its spec, and that every scope trains."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from monai.networks import nets
+from torch import Tensor
+
+from allograft.errors import SpecError
+from allograft.networks import SCOPES, Network, build, rebuilt, scope_parameters, trainable
+from allograft.seeds import Seeds
+from allograft.table import rows
+from allograft.tasks.multitask import Multitask
+from allograft.tasks.segmentation import Segmentation
+
+BOTH = {"mask": 2, "label": 3}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A network small enough to train in a moment."""
+
+    name: str
+    arguments: dict[str, Any]
+    outputs: dict[str, int]
+    size: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+TINY = {
+    "unet": Tiny("unet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
+    "dynunet": Tiny("dynunet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
+    "dynunet-3d": Tiny("dynunet", {"spatial_dims": 3, "channels": [4, 8, 8], "residual": True}, BOTH, (8, 8, 8), (4, 8, 8)),
+    "segresnet": Tiny("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (16, 16), (8, 16)),
+    "segresnet-3d": Tiny("segresnet", {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (8,) * 3, (8, 16)),
+    "swin_unetr": Tiny(
+        "swin_unetr", {"spatial_dims": 2, "feature_size": 12, "depths": [2, 1, 1, 1], "window_size": 3}, BOTH, (64, 64), (12, 12, 24, 48, 96, 192)
+    ),
+    "swin_unetr-3d": Tiny(
+        "swin_unetr", {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2}, BOTH, (64, 32, 32), (12, 12, 24, 48, 96, 192)
+    ),
+    "deeplabv3plus": Tiny("deeplabv3plus", {"encoder": "resnet18", "channels": 8}, BOTH, (32, 32), (64, 64, 128, 256, 512)),
+    "resnet": Tiny("resnet", {"small_stem": True}, {"label": 3}, (12, 12), (64, 64, 128, 256, 512)),
+    "resnet-3d": Tiny("resnet", {"spatial_dims": 3}, {"label": 3}, (12, 12, 12), (64, 64, 128, 256, 512)),
+    "densenet121": Tiny("densenet121", {}, {"label": 3}, (32, 32), (64, 256, 512, 1024, 1024)),
+    "densenet121-3d": Tiny("densenet121", {"spatial_dims": 3}, {"label": 3}, (32, 32, 32), (64, 256, 512, 1024, 1024)),
+    "vit": Tiny("vit", {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 3, "num_heads": 2}, {"label": 3}, (14, 18), (8, 8, 8)),
+    "swin": Tiny(
+        "swin",
+        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+        {"label": 3},
+        (14, 18),
+        (8, 16),
+    ),
+    "timm": Tiny("timm", {"name": "mobilenetv3_small_050"}, {"label": 3}, (32, 32), (16, 8, 16, 24, 288)),
+}
+
+
+@cache
+def made(key: str) -> Network:
+    tiny = TINY[key]
+    with Seeds(0).everything():
+        network = build({"build": {tiny.name: {"in_channels": 1, "outputs": tiny.outputs, **tiny.arguments}}})
+    assert isinstance(network, Network)
+    return network
+
+
+def images(key: str, cases: int = 2) -> Tensor:
+    return torch.randn(cases, 1, *TINY[key].size, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_table_is_covered() -> None:
+    assert {tiny.name for tiny in TINY.values()} == set(rows("network"))
+
+
+@pytest.mark.parametrize("key", TINY)
+def test_outputs_features_and_levels(key: str) -> None:
+    network, image, tiny = made(key).eval(), images(key), TINY[key]
+    with torch.no_grad():
+        outputs, features = network(image), network.encoder(image)
+    expected = {"mask": (2, 2, *tiny.size), "label": (2, 3)}
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {name: expected[name] for name in tiny.outputs}
+    assert tuple(feature.shape[1] for feature in features) == tiny.channels
+    assert len(list(network.encoder.levels)) == len(features)  # type: ignore[arg-type]
+    assert all(size % network.multiple == 0 for size in tiny.size)
+    sizes = [feature[0, 0].numel() for feature in features]
+    assert sizes == sorted(sizes, reverse=True)  # finest first
+
+
+@pytest.mark.parametrize("key", TINY)
+def test_a_spec_builds_the_same_network_again(key: str) -> None:
+    network, image = made(key).eval(), images(key, 1)
+    again = rebuilt(network.spec, network.state_dict()).eval()
+    assert again.spec == network.spec
+    with torch.no_grad():
+        found, expected = again(image), network(image)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("key", "scope"), [(key, scope) for key in TINY for scope in (("first",) if key.endswith("3d") else SCOPES)])
+def test_every_scope_trains(key: str, scope: Any) -> None:
+    network, image, tiny = copy.deepcopy(made(key)), images(key), TINY[key]
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    tuned = dict(scope_parameters(network, scope))
+    with trainable(network, scope) as parameters, Seeds(0).everything():
+        optimizer = torch.optim.SGD(parameters, 1e-3)
+        loss = sum(uneven(value) for value in network(image).values())
+        loss.backward()
+        optimizer.step()
+    moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved <= set(tuned)
+    assert len(moved) > 0.3 * len(tuned)  # a bias before a normalisation has no gradient
+    assert 0 < len(tuned) <= len(before)
+    assert scope != "decoder" or set(tiny.outputs) == {"mask", "label"} or {name.split(".")[0] for name in tuned} == {"heads"}
+    assert scope != "first" or all(name.startswith("encoder.") for name in tuned)
+
+
+def uneven(value: Tensor) -> Tensor:
+    """A loss that no normalisation makes constant."""
+    return (value * torch.linspace(-1, 1, value.numel()).view_as(value)).sum()
+
+
+def test_first_is_the_entrance_of_an_encoder_and_levels_hold_each_parameter_once() -> None:
+    for key in ("resnet", "densenet121", "vit", "timm", "deeplabv3plus"):
+        network = made(key)
+        held = [id(p) for level in network.encoder.levels for p in level.parameters()]  # type: ignore[union-attr]
+        assert sorted(held) == sorted(id(p) for p in network.encoder.parameters())
+    first = [name for name, _ in scope_parameters(made("resnet"), "first")]
+    assert first[0] == "encoder.body.conv1.weight"
+    assert all(name.startswith(("encoder.body.conv1", "encoder.body.bn1", "encoder.body.layer1")) for name in first)
+    assert any(name.endswith("pos_embed") for name, _ in scope_parameters(made("vit"), "first"))
+
+
+def test_the_skip_blocks_of_swin_unetr_belong_to_its_encoder() -> None:
+    network = made("swin_unetr-3d")
+    ours = {theirs.split(".")[0]: name.split(".")[0] for theirs, name in network.aliases.items()}
+    assert {ours[name] for name in ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10")} == {"encoder"}
+    assert {ours[f"decoder{number}"] for number in range(1, 6)} == {"decoder"}
+    decoder = sum(p.numel() for _, p in scope_parameters(network, "decoder"))
+    assert decoder < 0.5 * sum(p.numel() for p in network.parameters())
+
+
+def rearrange(x: Tensor, pattern: str) -> Tensor:
+    """The four patterns that MONAI uses of einops, which need not be installed."""
+    before, after = (side.split() for side in pattern.split("->"))
+    return x.permute([before.index(letter) for letter in after])
+
+
+@pytest.mark.parametrize(
+    ("key", "whole"),
+    [
+        ("swin_unetr", lambda: nets.SwinUNETR(1, 2, spatial_dims=2, feature_size=12, depths=(2, 1, 1, 1), window_size=3)),
+        ("swin_unetr-3d", lambda: nets.SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), window_size=2)),
+        ("dynunet", lambda: nets.DynUNet(2, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 8, 8])),
+        ("segresnet", lambda: nets.SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,))),
+    ],
+)
+def test_same_weights_same_function_as_monai(key: str, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai.networks.nets.swin_unetr.rearrange", rearrange)
+    network, reference = made(key).eval(), whole().eval()
+    ours = network.state_dict()
+    state = {theirs: ours[network.aliases[theirs]] for theirs in reference.state_dict()}
+    reference.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images(key))["mask"], reference(images(key)))
+
+
+def test_the_3d_classifiers_are_monais() -> None:
+    for key, whole in (
+        ("resnet-3d", nets.resnet18(spatial_dims=3, n_input_channels=1, num_classes=3, conv1_t_stride=2)),
+        ("densenet121-3d", nets.DenseNet121(spatial_dims=3, in_channels=1, out_channels=3)),
+    ):
+        network, ours = made(key).eval(), made(key).state_dict()
+        head = {"weight": ours["heads.label.linear.weight"], "bias": ours["heads.label.linear.bias"]}
+        state = {name: ours[network.aliases[name]] if name in network.aliases else head[name.split(".")[-1]] for name in whole.state_dict()}
+        whole.load_state_dict(state)
+        with torch.no_grad():
+            torch.testing.assert_close(network(images(key))["label"], whole.eval()(images(key)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_multitask_trains_mask_and_label_by_one_encoder() -> None:
+    from allograft.batch import Batch
+    from allograft.tasks.classification import Classification
+
+    task = Multitask(Segmentation(("vessel",)), Classification(("a", "b", "c")))
+    network = copy.deepcopy(made("unet"))
+    assert set(task.outputs) == set(network(images("unet")))
+    labels = {"mask": torch.zeros(2, 1, 16, 16, dtype=torch.int64), "label": torch.tensor([2, -100])}
+    network.zero_grad()
+    terms = task.objective(network, Batch(images("unet"), torch.zeros(2), ("a", "b"), labels))
+    assert set(terms) == {"dice", "cross_entropy", "label_cross_entropy"}
+    terms["label_cross_entropy"].backward()
+    assert next(network.encoder.parameters()).grad is not None
+    assert all(p.grad is None for p in network.decoder.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"resnet": {"outputs": {"mask": 2}}}, "network resnet: gives 'label', the task asks for mask"),
+        ({"resnet": {"depth": 19}}, "depth 19 in 2-D; expected one of 18, 34, 50, 101, 152"),
+        ({"timm": {"name": "resnet81"}}, "unknown timm model 'resnet81'; did you mean 'resnet"),
+        ({"timm": {"name": "resnet18", "pretrained": True}}, "start: timm:resnet18"),
+        ({"timm": {"name": "resnet18", "widht": 2}}, "timm model 'resnet18': .*widht"),
+        ({"deeplabv3plus": {"outputs": {"mask": 2}, "output_stride": 4}}, "output_stride is 4; expected 16 or 8"),
+        ({"unet": {"outputs": {"mask": 2, "paired": 1}, "channels": [4, 8]}}, "gives one of 'mask' or 'paired' and 'label'"),
+    ],
+)
+def test_what_is_refused(spec: Any, told: str) -> None:
+    ((name, arguments),) = spec.items()
+    with pytest.raises(SpecError, match=told):
+        build({"build": {name: {"in_channels": 1, "outputs": {"label": 2}, **arguments}}})
+
+
+def test_too_small_for_its_normalisation_says_so() -> None:
+    with pytest.raises(SpecError, match="swin_unetr: an image of 32x32 leaves one voxel.*more than 32"):
+        made("swin_unetr")(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(SpecError, match="dynunet: an image of 4x4 leaves one voxel"):
+        made("dynunet")(torch.zeros(1, 1, 4, 4))
+    with pytest.raises(SpecError, match="cannot train on one image; set batch_size: 2"):
+        copy.deepcopy(made("deeplabv3plus")).train()(torch.zeros(1, 1, 32, 32))

@@ -1,0 +1,76 @@
+"""Skin tones as a table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from allograft.errors import ImageError, ManifestError, SpecError
+from allograft.study.skin_tones import label_skin_tones
+
+TONES = {"fair": (240, 205, 180), "tan": (200, 150, 115), "dark": (110, 75, 50)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, colour in TONES.items():
+        Image.fromarray(np.full((64, 64, 3), colour, dtype=np.uint8)).save(images / f"{name}.png")
+    Image.fromarray(np.full((64, 64), 90, dtype=np.uint8)).save(images / "grey.png")
+    (images / "torn.png").write_bytes(b"\x89PNG\r\n")
+    (images / "notes.txt").write_text("no image")
+    return images
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return {Path(row["image"]).stem: row for row in csv.DictReader(file)}
+
+
+def test_one_row_an_image_and_reasons_where_unknown(folder: Path, tmp_path: Path) -> None:
+    done = label_skin_tones([folder], tmp_path / "tones.csv")
+    table = rows(tmp_path / "tones.csv")
+    assert list(table) == ["dark", "fair", "grey", "tan", "torn"]
+    assert list(table["dark"]) == ["image", "angle", "type", "patch", "note"]
+    assert [table[name]["type"] for name in ("fair", "tan", "dark")] == ["1", "3", "6"]
+    assert table["fair"]["patch"] == "230:115"
+    assert table["grey"]["type"] == table["torn"]["type"] == "unknown"
+    assert table["grey"]["angle"] == ""
+    assert "colours" in table["grey"]["note"]
+    assert "torn.png" in table["torn"]["note"]
+    assert done.unknown == 2
+    assert done.within_one is None
+
+
+def test_agreement_with_people_and_thresholds_fitted_to_them(folder: Path, tmp_path: Path) -> None:
+    human = tmp_path / "human.csv"
+    human.write_text("image,type\nfair.png,1\ntan.png,1\ndark.png,5\ngrey.png,3\n")
+    out = tmp_path / "tones.csv"
+    assert label_skin_tones([folder], out, human=human).within_one == pytest.approx(2 / 3)
+    fitted = label_skin_tones([folder], out, human=human, thresholds="calibrate")
+    assert fitted.within_one == 1
+    assert [rows(out)[name]["type"] for name in ("fair", "tan", "dark")] == ["1", "1", "5"]
+
+
+def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tones.csv"
+    with pytest.raises(ImageError, match="no such file"):
+        label_skin_tones([folder / "absent.png"], out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="no photograph"):
+        label_skin_tones([tmp_path / "empty"], out)
+    with pytest.raises(SpecError, match="human types"):
+        label_skin_tones([folder], out, thresholds="calibrate")
+    human = tmp_path / "human.csv"
+    human.write_text("image,kind\nfair.png,1\n")
+    with pytest.raises(ManifestError, match="columns image and type"):
+        label_skin_tones([folder], out, human=human)
+    human.write_text("image,type\nother.png,1\n")
+    with pytest.raises(ManifestError, match="no row names an image"):
+        label_skin_tones([folder], out, human=human)
+    assert not out.exists()

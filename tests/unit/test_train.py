@@ -1,0 +1,232 @@
+"""The loop: stopped anywhere, it goes on to the same bytes; it draws what it needs and nothing more."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.tiny import a_context
+from torch import nn
+
+from allograft.batch import Batch
+from allograft.context import Context, Journal
+from allograft.errors import AllograftError, TrainingError
+from allograft.seeds import Seeds
+from allograft.train import train
+
+
+class Gone(BaseException):
+    """Stands for a killed process."""
+
+
+@dataclass
+class Source:
+    """Batches of noise, and which of them were drawn."""
+
+    drawn: list[int] = field(default_factory=list)
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        number = start
+        while True:
+            self.drawn.append(number)
+            image = torch.rand(2, 1, 4, 4, generator=Seeds(1).rng(number))
+            yield Batch(image, torch.zeros(2).long(), ("a", "b"))
+            number += 1
+
+
+@dataclass
+class Counter:
+    count: int = 0
+    rate: float = 1.0
+
+
+@dataclass
+class Pair:
+    """Two networks, two optimizers, a schedule, a counter, dropout, running statistics; it draws from every global generator."""
+
+    first: nn.Module
+    others: dict[str, list[Any]]
+    one: torch.optim.Optimizer
+    two: torch.optim.Optimizer
+    schedule: Any
+    counter: Counter
+    calls: int = 0
+    dies_at: frozenset[int] = frozenset()  # a plain number would be restored with the rest
+
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
+        if self.calls in self.dies_at:
+            raise Gone
+        self.calls += 1
+        self.counter.count += 2
+        self.counter.rate *= 0.9
+        second = self.others["nets"][0]
+        noise = torch.randn(()) + np.random.rand() + random.random()
+        loss = (second(self.first(batch.image)) * noise).square().mean() * self.counter.rate
+        loss.backward()
+        for optimizer in (self.one, self.two)[: 1 + self.calls % 2]:
+            optimizer.step()
+        for optimizer in (self.one, self.two):
+            optimizer.zero_grad()
+        self.schedule.step()
+        return {"loss": loss.detach()}
+
+
+def a_pair(*dies_at: int) -> Pair:
+    with Seeds(0).everything():
+        first = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5))
+        second = nn.Conv2d(3, 1, 1)
+    one = torch.optim.Adam(first.parameters(), 0.01)
+    two = torch.optim.SGD(second.parameters(), 0.01, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(one, 3, 0.5)
+    return Pair(first, {"nets": [second]}, one, two, schedule, Counter(), 0, frozenset(dies_at))
+
+
+def told(pair: Pair) -> Any:
+    from allograft.tree import digest
+
+    counters = pair.counter.count, pair.counter.rate, pair.calls, pair.one.param_groups[0]["lr"]
+    return digest(pair.first), digest(pair.others["nets"][0]), counters
+
+
+def journalled(folder: Path, seconds: float = 0.0) -> Context:
+    return replace(a_context(), journal=Journal(folder, seconds))
+
+
+@pytest.mark.parametrize("dies_at", [1, 4, 9])
+def test_stopped_and_resumed_is_undisturbed(dies_at: int, tmp_path: Path) -> None:
+    whole = a_pair()
+    history = train(whole, Source(), steps=10, context=a_context())
+    with pytest.raises(Gone):
+        train(a_pair(dies_at), Source(), steps=10, context=journalled(tmp_path))
+    resumed, source = a_pair(), Source()
+    again = train(resumed, source, steps=10, context=journalled(tmp_path))
+    assert told(resumed) == told(whole)
+    assert again.terms == history.terms
+    assert source.drawn == list(range(dies_at, 10))
+    assert len(history.terms["loss"]) == 10
+
+
+def test_a_finished_call_is_loaded(tmp_path: Path) -> None:
+    whole = a_pair()
+    train(whole, Source(), steps=4, context=journalled(tmp_path))
+    loaded, source = a_pair(0), Source()
+    loaded_history = train(loaded, source, steps=4, context=journalled(tmp_path))
+    assert told(loaded) == told(whole)
+    assert source.drawn == []
+    assert len(loaded_history.terms["loss"]) == 4
+
+
+def test_another_length_or_a_damaged_checkpoint_starts_anew(tmp_path: Path) -> None:
+    train(a_pair(), Source(), steps=3, context=journalled(tmp_path))
+    source = Source()
+    train(a_pair(), source, steps=5, context=journalled(tmp_path))
+    assert source.drawn == [0, 1, 2, 3, 4]
+    (tmp_path / "train.safetensors").write_bytes(b"cut")
+    source = Source()
+    train(a_pair(), source, steps=5, context=journalled(tmp_path))
+    assert source.drawn == [0, 1, 2, 3, 4]
+
+
+def test_epochs_as_ranges_equal_one_call_of_their_names() -> None:
+    source = Source()
+    pair = a_pair()
+    for epoch in range(3):
+        train(pair, source, steps=range(2 * epoch, 2 * epoch + 2), context=a_context(), name=f"epoch-{epoch}")
+    assert source.drawn == [0, 1, 2, 3, 4, 5]
+    assert pair.calls == 6
+
+
+def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
+    context = journalled(tmp_path)
+    train(a_pair(), Source(), steps=1, context=context)
+    with pytest.raises(AllograftError, match=r"train\(name='train'\) was called twice"):
+        train(a_pair(), Source(), steps=1, context=context)
+    train(a_pair(), Source(), steps=1, context=context, name="more")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_exactly_n_batches_are_drawn(steps: int) -> None:
+    source = Source()
+    train(a_pair(), source, steps=steps, context=a_context())
+    assert source.drawn == list(range(steps))
+
+
+def test_the_callers_generators_are_untouched_and_unheard() -> None:
+    def run() -> Any:
+        pair = a_pair()
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        train(pair, Source(), steps=3, context=a_context())
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+        return told(pair)
+
+    first = run()
+    torch.rand(5)
+    np.random.rand()
+    random.random()
+    assert run() == first
+
+
+def test_name_and_seed_change_the_draws() -> None:
+    results = set()
+    for name, seed in (("a", 0), ("b", 0), ("a", 1)):
+        pair = a_pair()
+        train(pair, Source(), steps=2, context=a_context(seed=seed), name=name)
+        results.add(told(pair))
+    assert len(results) == 3
+
+
+@pytest.mark.parametrize(("bad", "steps"), [(3, 10), (60, 120), (49, 50), (0, 1)])
+def test_a_loss_that_is_not_finite_names_term_and_step(bad: int, steps: int) -> None:
+    calls = iter(range(1000))
+
+    def step(batch: Batch) -> dict[str, torch.Tensor]:
+        number = next(calls)
+        return {"dice": torch.tensor(1.0), "extra": torch.tensor(float("nan") if number >= bad else 1.0)}
+
+    with pytest.raises(TrainingError, match=rf"^step {bad}: the loss term 'extra' is not finite; lower the learning rate"):
+        train(step, Source(), steps=steps, context=a_context())
+    assert next(calls) <= bad + 50
+
+
+def test_terms_may_come_and_go() -> None:
+    calls = iter(range(10))
+
+    def step(batch: Batch) -> dict[str, torch.Tensor]:
+        number = next(calls)
+        return {"even" if number % 2 == 0 else "odd": torch.tensor(float(number))}
+
+    history = train(step, Source(), steps=5, context=a_context())
+    assert history.terms == {"even": [0, 2, 4], "odd": [1, 3]}
+    assert history.last == {"even": 4, "odd": 3}
+
+
+def test_the_checkpoint_is_of_finite_steps_only(tmp_path: Path) -> None:
+    def step(batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": torch.tensor(float("inf"))}
+
+    with pytest.raises(TrainingError, match="step 0"):
+        train(step, Source(), steps=3, context=journalled(tmp_path))
+    assert not list(tmp_path.glob("*"))
+
+
+def test_once_is_computed_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> Any:
+        made.append(1)
+        return {"x": [torch.ones(2), 3]}
+
+    def run() -> Any:
+        return journalled(tmp_path).once("split", make)
+
+    assert torch.equal(run()["x"][0], run()["x"][0])
+    assert made == [1]
+    assert a_context().once("split", make)["x"][1] == 3
+    assert made == [1, 1]
