@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)     ## a whole study on phantoms: table and report in runs/demo/out
-	$(PY) -m allograft phantom brain runs/demo/cohort --seed 0
+	$(PY) -m allograft phantom brain runs/demo/cohort --subjects 20 --seed 0
 	$(PY) -m allograft study examples/demo.yaml --out runs/demo/out
 
 test: $(STAMP)     ## every test and doctest, but the slow and the science ones

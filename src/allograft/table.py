@@ -21,27 +21,49 @@ METHODS = {
     "fourier": "allograft.methods.fourier:Fourier",
     "target_supervised": "allograft.methods.target_supervised:TargetSupervised",
     "joint": "allograft.methods.joint:Joint",
+    "unlearning": "allograft.methods.unlearning:Unlearning",
+    "catenorm": "allograft.methods.catenorm:CateNorm",
+    "l2sp": "allograft.methods.l2sp:L2sp",
+    "lora": "allograft.methods.lora:Lora",
+    "start": "allograft.methods.start:Start",
 }
 
 NETWORKS = {
     "unet": "allograft.networks.unet:unet",
+    "dynunet": "allograft.networks.dynunet:dynunet",
+    "segresnet": "allograft.networks.segresnet:segresnet",
+    "swin_unetr": "allograft.networks.swin_unetr:swin_unetr",
+    "deeplabv3plus": "allograft.networks.deeplab:deeplabv3plus",
+    "resnet": "allograft.networks.resnet:resnet",
+    "densenet121": "allograft.networks.resnet:densenet121",
+    "vit": "allograft.networks.backbone:vit",
+    "swin": "allograft.networks.backbone:swin",
+    "timm": "allograft.networks.backbone:timm",
 }
 
-SURGERY: dict[str, str] = {}
+SURGERY = {
+    "catenorm": "allograft.networks.catenorm:add_catenorm",
+    "lora": "allograft.networks.lora:add_lora",
+}
 
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "fourier": "allograft.methods.fourier:FourierPredictor",
+    "two_pass": "allograft.methods.catenorm:TwoPass",
 }
 
 OPTIMIZERS = {
     "sgd": "torch.optim:SGD",
     "adam": "torch.optim:Adam",
     "adamw": "torch.optim:AdamW",
+    "avagrad": "allograft.optim.avagrad:AvaGrad",
 }
 
 TASKS = {
     "segmentation": "allograft.tasks.segmentation:Segmentation",
+    "classification": "allograft.tasks.classification:Classification",
+    "multilabel": "allograft.tasks.multilabel:Multilabel",
+    "multitask": "allograft.tasks.multitask:Multitask",
 }
 
 PHANTOMS = {

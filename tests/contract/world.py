@@ -8,20 +8,28 @@ from typing import Any
 from allograft.phantoms.brain import write_brain
 from allograft.study.plan import Row, World
 from allograft.study.record import Record, read_all
-from allograft.study.run import Session, local_fabric
+from allograft.study.run import local_fabric
+from allograft.study.session import Session
 from allograft.study.spec import make_study
 from allograft.table import rows
 
 SMALL: dict[str, dict[str, Any]] = {
     # method -> arguments that make it quick; a method that is not named runs with its defaults
     "fourier": {"beta": 0.1, "donors": 2},
+    "unlearning": {"attributes": ["scanner"]},
+    "catenorm": {"warmup": 0.34},
 }
 METHODS = sorted(rows("method"))
 
 
 def write_cohort(folder: Path) -> Path:
-    """Two sites of four subjects, 32 px."""
-    return write_brain(folder, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
+    """Two sites of four subjects, 32 px. Those of "a" have two images each, from two scanners, for methods that need an attribute."""
+    manifest = write_brain(folder, sites={"a": "none", "b": "severe", "c": "none"}, subjects=4, size=32)
+    header, *lines = manifest.read_text().splitlines()
+    told = [f"{line},one" for line in lines if not line.endswith(",c")]
+    told += [f"{line.removesuffix(',c').replace(',c-', ',a-')},a,two" for line in lines if line.endswith(",c")]
+    manifest.write_text("\n".join([f"{header},scanner", *told, ""]))
+    return manifest
 
 
 def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **changes: Any) -> Session:

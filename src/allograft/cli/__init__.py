@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 
 app.add_typer(imports, name="import")
+label = typer.Typer(help="Label images automatically.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(label, name="label")
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")]
 
@@ -155,6 +157,51 @@ def report(
     from allograft.study.run import rebuild
 
     _show(rebuild(out, pictures=not without_images, say=_say))
+
+
+@app.command(epilog="Example: allograft doctor data/vessels/manifest.csv --html doctor.html")
+def doctor(
+    manifest: Annotated[Path | None, typer.Argument(help="The cohort to look at.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    system: Annotated[bool, typer.Option("--system", help="Tell of this machine instead.")] = False,
+) -> None:
+    """Look a cohort over before it is used: files, sites, labels, duplicates, and how far apart its sites are."""
+    if system or manifest is None:
+        from allograft.cohort.system import describe_system
+
+        for name, value in describe_system().items():
+            print(f"{name:24} {value}")
+        return
+    from allograft.cohort.doctor import examine, to_html, to_text
+    from allograft.tree import write_bytes
+
+    diagnosis = examine(manifest)
+    print(to_text(diagnosis), end="")
+    if html is not None:
+        write_bytes(html, to_html(diagnosis).encode())
+
+
+@label.command("skin-tone", epilog="Example: allograft label skin-tone photographs/ -o tones.csv")
+def skin_tone(
+    images: Annotated[list[Path], typer.Argument(help="Photographs of lesions, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A CSV file: image, angle, type, patch, note.")],
+    skin: Annotated[
+        Literal["patches", "ycbcr"], typer.Option(help="Eight patches at the border, or all pixels of skin colour.")
+    ] = "patches",
+    thresholds: Annotated[
+        Literal["default", "kinyanjui", "calibrate"], typer.Option(help="Angles between the types; calibrate fits them to --human.")
+    ] = "default",
+    human: Annotated[Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")] = None,
+) -> None:
+    """Estimate the skin tone of each photograph: typology angle and Fitzpatrick type, or unknown with the reason."""
+    from allograft.study.skin_tones import label_skin_tones
+
+    done = label_skin_tones(images, out, skin=skin, thresholds=thresholds, human=human)
+    limits = ", ".join(f"{limit:g}" for limit in done.thresholds)
+    print(f"{len(done.tones)} images in {out}, {done.unknown} unknown; limits {limits} degrees")
+    if done.within_one is not None:
+        note = " (on the labels that the limits were fitted to)" if thresholds == "calibrate" else ""
+        print(f"within one type of the human labels: {done.within_one:.1%}{note}")
 
 
 @app.command(epilog="Example: allograft methods")

@@ -173,7 +173,7 @@ def _pixel_hash(array: np.ndarray) -> str:
         low, high = int(array.min()), int(array.max())
         array = array.astype(next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), array.dtype))
     total = hashlib.blake2b(f"{array.dtype.name} {array.shape}".encode(), digest_size=12)
-    total.update(np.ascontiguousarray(array))
+    total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 

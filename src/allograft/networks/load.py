@@ -1,69 +1,143 @@
-"""Weights from a file or model folder into a network, with a report of what went where."""
+"""Weights from a file, a model folder or a published name into a network, with a report of what went where."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from allograft.errors import ModelError
+from allograft.networks.fetch import named_weights
+from allograft.networks.fit import fitted
+
+INSIDE = ("state_dict", "model_state_dict", "network_weights", "model", "network", "net", "teacher", "student")
+"""Where training scripts put the weights among other things."""
+REMOVED = ("", "module.", "model.", "network.", "net.", "backbone.", "encoder.", "module.model.", "module.backbone.")
+ADDED = ("", "encoder.", "swinViT.")
+"""Prefixes that files have and networks have not, and the other way round: wrappers, and weights of an encoder alone."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor of a weights file.
+    """What became of each tensor of a weights file, by the names of this network.
 
     Args:
         matched: loaded as it was.
+        reshaped: loaded after a change of shape, each with the change.
         skipped: in the file, but of no use here, each with the reason.
         missing: in the network, but not in the file; they keep their random start.
     """
 
     matched: tuple[str, ...]
+    reshaped: tuple[str, ...]
     skipped: tuple[str, ...]
     missing: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{len(self.matched)} tensors matched, {len(self.skipped)} skipped, {len(self.missing)} missing"
+        counts = (f"{len(self.reshaped)} reshaped, " if self.reshaped else "") + f"{len(self.skipped)} skipped, {len(self.missing)} missing"
+        return f"{len(self.matched)} tensors matched, {counts}"
 
 
-def load_weights(network: nn.Module, path: Path) -> LoadReport:
-    """Load a model folder of ours, or a safetensors file, into a network.
+def load_weights(network: nn.Module, source: Path | str) -> LoadReport:
+    """Load weights into a network, in place, as far as they fit.
+
+    Names are ours, or those of the library that the network comes from: a state dict of MONAI's ``UNet`` fits our ``unet``, one of timm our
+    ``resnet``. Convolutions on the image take other channels, 2-D kernels become 3-D ones, position tables are resampled. A head for other
+    classes is left as drawn.
+
+    Args:
+        source: a model folder of ours; a ``.safetensors`` file; a file of ``torch.save`` that holds tensors and nothing else, as they are
+            or under a key such as ``state_dict``; ``timm:NAME``; ``hf:OWNER/NAME[/FILE]``.
 
     Raises:
-        ModelError: no such file, a file of another kind (a pickle is never opened), or not one tensor that fits.
+        ModelError: no such weights, a file that holds more than tensors (it is not opened further), or not one tensor that fits.
     """
-    state = read_weights(path)
+    state = read_weights(source)
     own = network.state_dict()
-    matched = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if not matched:
-        raise ModelError(f"{path}: none of its {len(state)} tensors fits this network; choose the network that it was trained with")
-    network.load_state_dict(matched, strict=False)
-    skipped = tuple(
-        f"{key}: shape {tuple(value.shape)}, here {tuple(own[key].shape)}" if key in own else f"{key}: no such tensor here"
-        for key, value in state.items()
-        if key not in matched
-    )
-    return LoadReport(tuple(matched), skipped, tuple(key for key in own if key not in matched))
+    names = _names(network, state, own)
+    options = {"in_channels": _in_channels(network), "dims": max((value.ndim for value in own.values()), default=4) - 2}
+    loaded: dict[str, Tensor] = {}
+    reshaped, skipped = [], []
+    for key, value in state.items():
+        name = names.get(key)
+        if name is None:
+            skipped.append(f"{key}: no such tensor here")
+        elif value.shape == own[name].shape:
+            loaded[name] = value
+        elif (made := fitted(name, value, own[name], **options)) is not None:  # type: ignore[arg-type]
+            loaded[name] = made[0]
+            reshaped.append(f"{name}: {made[1]}")
+        else:
+            skipped.append(f"{key}: shape {tuple(value.shape)}, here {tuple(own[name].shape)}")
+    if not loaded:
+        raise ModelError(f"{source}: none of its {len(state)} tensors fits this network; choose the network that it was trained with")
+    network.load_state_dict(loaded, strict=False)
+    changed = {text.split(":")[0] for text in reshaped}
+    matched = tuple(name for name in loaded if name not in changed)
+    return LoadReport(matched, tuple(reshaped), tuple(skipped), tuple(name for name in own if name not in loaded))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(source: Path | str) -> dict[str, Tensor]:
     """A flat name -> tensor mapping. Of a model folder: the first network in it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    path = named_weights(source) or Path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise ModelError(f"{path}: no such weights; expected 'scratch', a model folder or a .safetensors file")
-    try:
-        state: dict[str, Any] = load_file(file)
-    except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{file}: no safetensors file ({error}); files of other kinds are not opened, save the weights as safetensors"
-        ) from error
+            f"{path}: no such weights; expected 'scratch', a model folder, a .safetensors or .pt file, timm:NAME or hf:OWNER/NAME"
+        )
+    state = _safetensors(file) if file.suffix == ".safetensors" else _state_dict(file)
     if path.is_dir():
         prefix = min((key.split("/")[0] for key in state if "/" in key), default="", key=len)
         state = {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
     return state
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: no safetensors file ({error}); export the weights again") from error
+    return state
+
+
+def _state_dict(file: Path) -> dict[str, Tensor]:
+    """What ``torch.save`` wrote of tensors alone; anything else in the file is refused by torch before it is made."""
+    import torch
+
+    try:
+        kept: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        mend = "save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors"
+        raise ModelError(f"{file}: no plain state dict ({reason}); files that hold more than tensors are not opened: {mend}") from error
+    for _ in range(3):
+        inner = next((kept[key] for key in INSIDE if isinstance(kept.get(key), Mapping)), None) if isinstance(kept, Mapping) else None
+        kept = kept if inner is None else inner
+    tensors = {str(key): value for key, value in kept.items() if isinstance(value, Tensor)} if isinstance(kept, Mapping) else {}
+    if not tensors:
+        raise ModelError(f"{file}: holds no weights; expected name -> tensor, as model.state_dict() gives it")
+    return tensors
+
+
+def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Key of the file -> name in the network, under the prefixes that resolve most keys."""
+    aliases: Mapping[str, str] = getattr(network, "aliases", {})
+    known = {**{name: name for name in own}, **{theirs: ours for theirs, ours in aliases.items() if ours in own}}
+    found: dict[str, str] = {}
+    for removed, added in product(REMOVED, ADDED):
+        names = {key: known[name] for key in state if key.startswith(removed) and (name := added + key.removeprefix(removed)) in known}
+        found = names if len(names) > len(found) else found
+    return found
+
+
+def _in_channels(network: nn.Module) -> int | None:
+    spec: Mapping[str, Any] = getattr(network, "spec", {})
+    return next((arguments.get("in_channels") for arguments in spec.get("build", {}).values()), None)

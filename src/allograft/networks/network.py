@@ -24,16 +24,26 @@ class Network(nn.Module):
         decoder: features -> (B, C', *spatial); None for classifiers.
         heads: keyed like labels; each maps (features, decoded) to an output.
         multiple: every side of an image must be a multiple of it.
+        aliases: name of a tensor in the library that the parts come from -> its name here; for weights saved by that library.
     """
 
     spec: Spec
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module | None, heads: Mapping[str, nn.Module], *, multiple: int = 1) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module | None,
+        heads: Mapping[str, nn.Module],
+        *,
+        multiple: int = 1,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.heads = nn.ModuleDict(dict(heads))
         self.multiple = multiple
+        self.aliases = dict(aliases or {})
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         features = self.encoder(image)

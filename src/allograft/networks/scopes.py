@@ -71,7 +71,8 @@ def trainable(network: AnyNetwork, scope: Scope) -> Iterator[list[nn.Parameter]]
         p.requires_grad_(was and id(p) in wanted)
     if scope != "full":
         for module in network.modules():
-            if not any(p.requires_grad for p in module.parameters()):
+            own = list(module.parameters())  # a module without any, dropout for example, goes with the block it stands in
+            if own and not any(p.requires_grad for p in own):
                 module.eval()
     try:
         yield [p for p in network.parameters() if p.requires_grad]

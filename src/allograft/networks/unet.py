@@ -8,23 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allograft.errors import SpecError
 from allograft.networks.network import Network
-
-
-class UNetEncoder(nn.Module):
-    """(B, C, *spatial) -> one feature a level, finest first; level i has ``channels[i]`` channels."""
-
-    def __init__(self, levels: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(levels)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        features = []
-        for level in self.levels:
-            image = level(image)
-            features.append(image)
-        return features
+from allograft.networks.parts import ChainEncoder, dense_output, heads_of, renamed
 
 
 class UNetDecoder(nn.Module):
@@ -64,11 +49,11 @@ def unet(
     norm: str = "instance",
     dropout: float = 0.0,
 ) -> Network:
-    """U-Net with residual units (Ronneberger et al. 2015; Kerfoot et al. 2019), for 2-D and 3-D segmentation.
+    """U-Net with residual units (Ronneberger et al. 2015; Kerfoot et al. 2019), for 2-D and 3-D.
 
     Args:
         in_channels: image channels.
-        outputs: ``{"mask": K}``.
+        outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
         channels: of each level, finest first; at least two.
         strides: between levels, 2 by default.
         num_res_units: convolutions with a shortcut a level; 0 for plain convolutions.
@@ -76,13 +61,12 @@ def unet(
     """
     from monai.networks.nets import UNet
 
-    if set(outputs) != {"mask"}:
-        raise SpecError(f"network unet: gives 'mask' only, the task asks for {', '.join(outputs)}; choose another network")
+    dense = dense_output("unet", outputs)
     strides = tuple(strides or (2,) * (len(channels) - 1))
     whole = UNet(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
-        out_channels=outputs["mask"],
+        out_channels=outputs[dense] if dense else 1,
         channels=tuple(channels),
         strides=strides,
         num_res_units=num_res_units,
@@ -94,7 +78,10 @@ def unet(
     for stride in strides:
         multiple *= stride
     *inner, last = ups
-    return Network(UNetEncoder([*downs, bottom]), UNetDecoder(inner), {"mask": UNetHead(last)}, multiple=multiple)
+    heads = heads_of(outputs, channels[-1], UNetHead(last))
+    network = Network(ChainEncoder([*downs, bottom]), UNetDecoder(inner) if dense else None, heads, multiple=multiple)
+    network.aliases = renamed(whole, network)
+    return network
 
 
 def unrolled(whole: Any) -> tuple[list[nn.Module], list[nn.Module], nn.Module]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from allograft.cohort import Case, Cohort
 from allograft.cohort.cohort import check_sites
+from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError, nearest
 from allograft.recipe import Scenario, title, total_needs
@@ -42,11 +43,15 @@ class TestSet:
 
 @dataclass(frozen=True)
 class World:
-    """All cases of a study and where each subject stands. Scenarios are cut from it; test sets never enter them."""
+    """All cases of a study and where each subject stands. Scenarios are cut from it; test sets never enter them.
+
+    ``listed`` are the cases as the manifest names them, before subjects of near-duplicates are grouped.
+    """
 
     study: Study
     cohort: Cohort
     places: Mapping[str, Place]
+    listed: tuple[Case, ...] = ()
 
     @staticmethod
     def read(study: Study, out: Path) -> World:
@@ -59,15 +64,8 @@ class World:
         check_sites(cohort, study.source, "source")
         check_sites(cohort, study.target, "target")
         cohort = replace(cohort.where(lambda case: case.site in sites), sites=sites)
-        places = draw_splits(
-            cohort.cases,
-            study.source,
-            test=study.test.fraction,
-            val=study.test.val,
-            folds=study.test.folds,
-            known=read_splits(out / "splits.csv"),
-        )
-        world = World(study, cohort, places)
+        placed, places = _placed(study, cohort, out)
+        world = World(study, placed, places, cohort.cases)
         world.check()
         return world
 
@@ -169,6 +167,26 @@ class Plan:
         for row in self.rows:
             grouped.setdefault((title(row.recipe), row.target), []).append(row)
         return grouped
+
+
+def _placed(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, Place]]:
+    """Every subject's place, once the leakage gate has let the cohort through.
+
+    With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps a row of its own in ``splits.csv``.
+    """
+    known = read_splits(out / "splits.csv")
+    findings = find_duplicates(cohort.cases, cache=out / "cache")
+    before = cohort.cases
+    if study.near_duplicates == "group":
+        cohort = replace(cohort, cases=grouped(before, findings, allow=study.allow_duplicates, known=known))
+    test = study.test
+    places = draw_splits(cohort.cases, study.source, test=test.fraction, val=test.val, folds=test.folds, known=known)
+    places |= {old.subject: places[new.subject] for old, new in zip(before, cohort.cases, strict=True)}
+    sides = sides_of(cohort.cases, places)
+    warned = check_leakage(sides, findings, near_duplicates=study.near_duplicates, allow=study.allow_duplicates)
+    if warned:
+        contact_sheet(warned, cohort.cases, out / "similar.png")
+    return cohort, places
 
 
 def _filtered(cohort: Cohort, sites: tuple[str, ...], filters: Mapping[str, str]) -> Cohort:

@@ -94,7 +94,7 @@ class Session:
         self._try(world)
         self.context(0).optimizer(self.start(world, 0).parameters())  # their names and arguments, too, are refused before anything is kept
         if self.fabric.is_global_zero:
-            write_splits(self.out / "splits.csv", world.places, world.cohort.cases)
+            write_splits(self.out / "splits.csv", world.places, world.listed)
             start = self.study.start if self.study.start == "scratch" else str(self._start_path().resolve())
             kept = {**plain(self.study), "cohort": str(self.study.manifest.resolve()), "start": start}
             tree.write_json(self.out / "study.json", kept)

@@ -86,6 +86,8 @@ class Study:
     target_labels: Literal["none", "all"] | TargetLabels = "none"
     selection: Literal["last", "source-val", "oracle"] = "last"
     test: Test = field(default_factory=Test)
+    near_duplicates: Literal["group", "warn", "stop"] = "stop"
+    allow_duplicates: tuple[tuple[str, str], ...] = ()
     seeds: int = 3
     budget: Budget = field(default_factory=Budget)
     optimizer: dict[str, dict[str, Any] | None] = field(default_factory=lambda: {"adam": {"lr": 1e-3}})

@@ -1,5 +1,5 @@
 """Tasks: what is predicted, its loss, and its metrics."""
 
-from allograft.tasks.task import Task
+from allograft.tasks.task import Answer, Task
 
-__all__ = ["Task"]
+__all__ = ["Answer", "Task"]

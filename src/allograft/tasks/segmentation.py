@@ -16,6 +16,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import case_metrics
+from allograft.tasks.task import Answer, defined
 
 
 def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -110,12 +111,22 @@ class Segmentation:
         _, geometry = cohort.shelf.image(cohort.cases[which])
         return from_grid(cohort.restack(prediction["mask"].float().softmax(1).cpu()), geometry)
 
+    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+        """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a photograph."""
+        _, geometry = cohort.shelf.image(cohort.cases[which])
+        probabilities = self.probabilities(prediction, cohort, which)
+        mask = probabilities.argmax(0)
+        voxel = math.prod(geometry.stored_spacing)
+        volumes: dict[str, float | str] = {name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)}
+        warnings = tuple(f"no {name} found" for name, volume in volumes.items() if volume == 0)
+        return Answer(volumes, mask, dict(zip(self.names, probabilities[1:], strict=True)), warnings)
+
     def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the region, each also by class."""
         reference = cohort.reference(which)
         found = self.probabilities(prediction, cohort, which).argmax(0)
         measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
-        return {key: None if math.isnan(value) else value for key, value in measured.items()}
+        return defined(measured)
 
     def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a prediction says of one image: numbers for a table, and pictures on the image's own grid.
+
+    Args:
+        values: name -> number or word, a column each: volumes in mm^3 (pixels for photographs), class probabilities.
+        mask: (*shape) int64 class indices, or None.
+        maps: name -> (*shape) float: a class's probability in every pixel, or an image that was made.
+        warnings: what a reader of the result should know.
+    """
+
+    values: Mapping[str, float | str]
+    mask: Tensor | None = None
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -33,8 +51,20 @@ class Task(Protocol):
     def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         """The supervised loss as an ``Objective``."""
 
+    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+        """What the prediction of ``cohort.whole(which)`` says of the image; no label is looked at."""
+
     def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
         """Everything a record says of one case; ``prediction`` is that of ``cohort.whole(which)``."""
 
     def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """Metrics of a test set from its cases; subjects are the unit. None = undefined."""
+        """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws subjects, with all their cases."""
+
+
+def defined(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """The same numbers with None for nan, as records keep them.
+
+    >>> defined({"dice": 0.5, "hd95": float("nan")})
+    {'dice': 0.5, 'hd95': None}
+    """
+    return {key: None if value != value else value for key, value in metrics.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from allograft.errors import SpecError
 
 Window = Literal["circle", "square"]
+SMALL_BLOCK = 0.12
+"""Columns, as a fraction of the width, up to which a block of frequencies is summed without a Fourier transform."""
 
 
 def swap_amplitude(target: Tensor, style: Tensor, beta: float, *, window: Window = "circle", rescale: bool = False) -> Tensor:
@@ -85,6 +88,17 @@ def low_amplitude(style: Tensor, beta: float) -> Tensor:
 def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor:
     """``swap_amplitude(target, style, beta)`` with ``amplitude = low_amplitude(style, beta)`` in place of the style.
 
+    Only a low block of the spectrum differs, so the image of that difference is added to the target: one transform forward, and for
+    each donor two small products instead of one back.
+
+    Args:
+        target: (..., H, W) float.
+        amplitude: (..., 2 r + 1, r + 1), leading dimensions broadcast against the target's: seven donors in one call.
+        beta: radius of the disc as a fraction of the short side, 0 to 0.5.
+
+    Returns:
+        (..., H, W) of the target's dtype, a new tensor.
+
     Raises:
         SpecError: the amplitudes were taken from images of another size.
     """
@@ -96,15 +110,50 @@ def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor
             f"the target's disc has {len(rows)} x {columns} frequencies, the amplitudes have {tuple(amplitude.shape[-2:])}; "
             "take them from images of the target's size and with the same beta"
         )
-    spectrum = torch.fft.rfft2(target.to(torch.promote_types(target.dtype, torch.float32)))
-    block = spectrum[..., rows, :columns]
+    precise = target.to(torch.promote_types(target.dtype, torch.float32))
+    block = torch.fft.rfft2(precise)[..., rows, :columns]
     phase = torch.where(block == 0, torch.ones_like(block), torch.sgn(block))
-    low = _low_frequencies(height, width, beta, "circle")[rows, :columns].to(target.device)
-    mixed = torch.where(low, phase * amplitude, block)
-    spectrum = spectrum.expand(*mixed.shape[:-2], *spectrum.shape[-2:]).clone()
-    spectrum[..., rows, :columns] = mixed
-    image: Tensor = torch.fft.irfft2(spectrum, s=(height, width)).to(target.dtype)
-    return image
+    louder = (amplitude - block.abs()) * _disc(height, width, beta).to(target.device)
+    change = torch.complex(phase.real * louder, phase.imag * louder)
+    mixed: Tensor = _image_of(change, height, width).add_(precise).to(target.dtype)
+    return mixed
+
+
+def _image_of(block: Tensor, height: int, width: int) -> Tensor:
+    """The real image (..., H, W) whose low frequencies are ``block`` (..., 2 r + 1, c), and whose others are 0.
+
+    A small block is summed by two products with matrices of waves, which costs less than the transform of mostly zeros.
+    """
+    rows, columns = block.shape[-2:]
+    if columns > SMALL_BLOCK * width:
+        image = torch.empty(*block.shape[:-2], height, width, dtype=block.real.dtype, device=block.device)
+        spectrum = block.new_zeros(height, width // 2 + 1)
+        places = torch.tensor([row % height for row in range(-(rows // 2), rows // 2 + 1)], device=block.device)
+        for one, plane in zip(block.reshape(-1, rows, columns), image.view(-1, height, width), strict=True):  # in memory that stays warm
+            spectrum[places, :columns] = one
+            plane.copy_(torch.fft.irfft2(spectrum, s=(height, width)))
+        return image
+    down, across = _waves(height, width, rows, columns)
+    half = block.mT @ down.to(block)  # (..., c, H)
+    parts = torch.cat([half.real.mT, half.imag.mT], dim=-1)  # (..., H, 2 c)
+    return parts @ across.to(parts)
+
+
+@lru_cache(maxsize=16)
+def _waves(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """exp(2 pi i u r / H) / (H W) as (2 r + 1, H); cosines above negative sines as (2 c, W), doubled where -v stands for v too."""
+    u, v = torch.arange(-(rows // 2), rows // 2 + 1, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
+    angle = 2 * math.pi * torch.outer(u, torch.arange(height, dtype=torch.float64)) / height
+    turn = 2 * math.pi * torch.outer(v, torch.arange(width, dtype=torch.float64)) / width
+    twice = torch.where(v > 0, 2.0, 1.0).to(torch.float64)[:, None]
+    return torch.polar(torch.ones_like(angle), angle) / (height * width), torch.cat([twice * turn.cos(), -twice * turn.sin()])
+
+
+@lru_cache(maxsize=16)
+def _disc(height: int, width: int, beta: float) -> Tensor:
+    """The disc within its block: (2 r + 1, c) bool."""
+    rows, columns = _block(height, width, beta)
+    return _low_frequencies(height, width, beta, "circle")[rows, :columns]
 
 
 def _block(height: int, width: int, beta: float) -> tuple[list[int], int]:

@@ -38,9 +38,15 @@ TINY = {
     "dynunet": Tiny("dynunet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
     "dynunet-3d": Tiny("dynunet", {"spatial_dims": 3, "channels": [4, 8, 8], "residual": True}, BOTH, (8, 8, 8), (4, 8, 8)),
     "segresnet": Tiny("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (16, 16), (8, 16)),
-    "segresnet-3d": Tiny("segresnet", {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (8,) * 3, (8, 16)),
+    "segresnet-3d": Tiny(
+        "segresnet", {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (8,) * 3, (8, 16)
+    ),
     "swin_unetr": Tiny(
-        "swin_unetr", {"spatial_dims": 2, "feature_size": 12, "depths": [2, 1, 1, 1], "window_size": 3}, BOTH, (64, 64), (12, 12, 24, 48, 96, 192)
+        "swin_unetr",
+        {"spatial_dims": 2, "feature_size": 12, "depths": [2, 1, 1, 1], "window_size": 3},
+        BOTH,
+        (64, 64),
+        (12, 12, 24, 48, 96, 192),
     ),
     "swin_unetr-3d": Tiny(
         "swin_unetr", {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2}, BOTH, (64, 32, 32), (12, 12, 24, 48, 96, 192)
@@ -219,7 +225,7 @@ def test_what_is_refused(spec: Any, told: str) -> None:
 
 
 def test_too_small_for_its_normalisation_says_so() -> None:
-    with pytest.raises(SpecError, match="swin_unetr: an image of 32x32 leaves one voxel.*more than 32"):
+    with pytest.raises(SpecError, match=r"swin_unetr: an image of 32x32 leaves one voxel.*more than 32"):
         made("swin_unetr")(torch.zeros(1, 1, 32, 32))
     with pytest.raises(SpecError, match="dynunet: an image of 4x4 leaves one voxel"):
         made("dynunet")(torch.zeros(1, 1, 4, 4))

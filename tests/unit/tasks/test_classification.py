@@ -29,7 +29,9 @@ def batch(label: torch.Tensor) -> Batch:
 
 def cohort(folder: Path, task: Any, *labels: str) -> Cohort:
     write_photographs(folder, {"a": len(labels)})
-    rows = [{"image": f"a{i}.png", "mask": f"a{i}-mask.png", "label": text, "subject": f"s{i}", "site": "a"} for i, text in enumerate(labels)]
+    rows = [
+        {"image": f"a{i}.png", "mask": f"a{i}-mask.png", "label": text, "subject": f"s{i}", "site": "a"} for i, text in enumerate(labels)
+    ]
     if task.key == "label":
         rows = [{key: value for key, value in row.items() if key != "mask"} for row in rows]
     return Cohort.read(write_rows(folder / "labels.csv", rows), task.coding, preprocessing=Preprocessing(intensity="none"))

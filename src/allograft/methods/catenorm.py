@@ -1,0 +1,207 @@
+"""Categorical normalisation: a second pass whose encoder is normalised by the classes that the first pass saw."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+from allograft.batch import Batch
+from allograft.context import Context
+from allograft.errors import SpecError
+from allograft.networks.network import operate
+from allograft.nn.catenorm import guided
+from allograft.predictor import Direct, Prediction, quiet
+from allograft.predictor.direct import padded
+from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.step import Terms, average_buffers, average_gradients, named_state
+from allograft.tasks import Task
+from allograft.train import train
+
+
+@dataclass(frozen=True)
+class CateNorm:
+    """Train two normalisations at once, a general one and one that follows the predicted classes; predict in two passes (Xiao et al. 2022).
+
+    One iteration (algorithm 1): a pass through the general branch, its loss, a step; then, with the detached probabilities of that pass as
+    class map, a pass through the categorical branch, its loss, gradients clipped by value, a step of the same optimizer. The other
+    branch's parameters have no gradient and skip the step. Before that, ``warmup`` of the steps train the general branch alone, in place
+    of the paper's pretrained model; then the run has as many iterations as every row has, and each of the others counts two steps.
+
+    The stages are the first pass and the second (Table 3 b). Where we differ: the task's Dice loss has plain sums below the line (eq. of
+    section 3: squares), its cross-entropy is the mean over pixels, and the learning rate is the study's, without a plateau.
+
+    Args:
+        blocks: levels of the encoder that get two branches, from the finest; the paper has 1 and 4.
+        warmup: share of the steps before the second pass begins.
+        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = 0.5, and 1 with a single class.
+        clip_value: largest absolute gradient in the second pass.
+    """
+
+    blocks: Annotated[int, Ge(1)] = 4
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.5
+    dice_weight: Annotated[float, Ge(0), Le(1)] | None = None
+    clip_value: Annotated[float, Gt(0)] = 0.1
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="xiao2022catenorm",
+        authors="Xiao, J. and Yu, L. and Zhou, Z. and Bai, Y. and Xing, L. and Yuille, A. and Zhou, Y.",
+        title="CateNorm: Categorical Normalization for Robust Medical Image Segmentation",
+        venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
+        year=2022,
+    )
+    needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """Surgery, warm-up, then two passes and two steps an iteration."""
+        if context.task.key != "mask":
+            raise SpecError(f"catenorm: the task predicts '{context.task.key}', class maps come from a segmentation; use another recipe")
+        network = operate(network, "catenorm", classes=context.task.outputs["mask"], blocks=self.blocks)
+        network = network.to(context.fabric.device).train()
+        batches = context.loader(scenario.source, "source")
+        steps = context.settings.budget.training(batches.epoch)
+        begin = round(self.warmup * steps)
+        loss = MaskLoss(context.task, self.dice_weight)
+        warm = context.gradient_step(network, loss)
+        train(warm, batches, steps=begin, context=context, name="warm-up")
+        step = TwoPassStep(network, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip)
+        train(step, batches, steps=range(begin, steps), context=context, name="train")
+        yield Stage("first-pass", Direct(network), scenario.sites)
+        yield Stage("second-pass", TwoPass(network), scenario.sites)
+        return Carry(network, named_state(step.optimizer, network))
+
+
+@dataclass(frozen=True)
+class MaskLoss:
+    """``lambda Dice + (1 - lambda) CE`` of the task's two terms."""
+
+    task: Task
+    dice_weight: float | None = None
+
+    def __call__(self, network: Any, batch: Batch) -> Terms:
+        return self.of(network(batch.image), batch)
+
+    def of(self, output: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The terms of an output; those of weight 0 are left out."""
+        share = self.dice_weight
+        if share is None:
+            share = 1.0 if output["mask"].shape[1] == 2 else 0.5
+        weights = {"dice": share, "cross_entropy": 1 - share}
+        terms = self.task.loss(output, batch)
+        return {key: weights.get(key, 1.0) * value for key, value in terms.items() if weights.get(key, 1.0) > 0}
+
+
+@dataclass
+class TwoPassStep:
+    """Two passes and two steps of one optimizer; ``clip`` is the norm of the first, ``clip_value`` the largest gradient of the second."""
+
+    network: Any
+    loss: MaskLoss
+    optimizer: torch.optim.Optimizer
+    fabric: Any
+    clip_value: float
+    clip: float | None = None
+
+    def __call__(self, batch: Batch) -> Terms:
+        with self.fabric.autocast():
+            output = self.network(batch.image)
+            first = self.loss.of(output, batch)
+        parameters = self._gradients(first)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.optimizer.step()
+        with self.fabric.autocast(), guided(self.network, output["mask"].detach().float().softmax(1)):
+            second = self.loss.of(self.network(batch.image), batch)
+        nn.utils.clip_grad_value_(self._gradients(second), self.clip_value)
+        self.optimizer.step()
+        return {f"{name}/{key}": value.detach() for name, terms in (("first", first), ("second", second)) for key, value in terms.items()}
+
+    def _gradients(self, terms: Terms) -> list[nn.Parameter]:
+        """Backward; parameters of the branch that was not passed have None, and the optimizer skips them."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(sum(terms.values()))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        average_gradients(parameters)
+        average_buffers(self.network)
+        return parameters
+
+
+@dataclass(frozen=True)
+class TwoPass:
+    """Two forward passes (eq. 3 and 4): the probabilities of the first guide the second's normalisation."""
+
+    network: Any
+
+    def __call__(self, batch: Batch) -> Prediction:
+        with quiet(self.network):
+            return padded(_Twice(self.network), batch.image)
+
+
+@dataclass(frozen=True)
+class _Twice:
+    network: Any
+
+    @property
+    def multiple(self) -> int:
+        return int(self.network.multiple)
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        first = self.network(image)["mask"]
+        with guided(self.network, first.softmax(1)):
+            second: dict[str, Tensor] = self.network(image)
+        return second
+
+
+def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Give each class of each source image the intensities that it would have in the target domain (appendix A, eq. 6 to 12).
+
+    Each class of each case has a mean and a standard deviation. Over a domain's cases these are standardised, and given the spread and
+    the mean that they have over the target's cases; the pixels of the class are then brought to the new mean and deviation.
+
+    A class that a case lacks does not count there. A spread of 0 (a single case, say) standardises to 0, and a deviation that would come
+    out negative is 0; the paper says neither.
+
+    Args:
+        source, target: cases of a domain, (image (*spatial) float, classes (*spatial) int64) each, sizes may differ.
+
+    Returns:
+        The source images, aligned, as new tensors of their own shapes and dtypes.
+
+    Raises:
+        SpecError: no cases, shapes that differ, or a class of the source that no target case has.
+
+    Example:
+        >>> mask = torch.tensor([0, 0, 1, 1])
+        >>> aligned = align_intensities([(torch.tensor([0.0, 2.0, 5.0, 7.0]), mask)], [(torch.tensor([10.0, 14.0, 1.0, 1.0]), mask)])
+        >>> aligned[0]
+        tensor([10., 14.,  1.,  1.])
+    """
+    if not source or not target or any(image.shape != mask.shape for image, mask in (*source, *target)):
+        raise SpecError("align_intensities: expected at least one (image, classes) in source and target, both of one shape")
+    aligned = [image.clone() for image, _ in source]
+    for label in sorted({int(value) for _, mask in source for value in mask.unique()}):
+        here, there = ([_moments(image, mask == label) for image, mask in domain if (mask == label).any()] for domain in (source, target))
+        if not there:
+            raise SpecError(f"align_intensities: class {label} of the source is in no target case; leave it out of the masks")
+        own, other = torch.stack(here), torch.stack(there)
+        spread = own.std(0, correction=0)
+        standard = torch.where(spread > 0, (own - own.mean(0)) / torch.where(spread > 0, spread, 1), 0)
+        new = standard * other.std(0, correction=0) + other.mean(0)
+        rows = iter(zip(own, new, strict=True))
+        for moved, (image, mask) in zip(aligned, source, strict=True):
+            inside = mask == label
+            if inside.any():
+                (mean, deviation), (wanted, width) = next(rows)
+                unit = (image[inside].double() - mean) / torch.where(deviation > 0, deviation, 1)
+                moved[inside] = (unit * width.clamp_min(0) + wanted).to(moved.dtype)
+    return aligned
+
+
+def _moments(image: Tensor, inside: Tensor) -> Tensor:
+    """Mean and standard deviation of the pixels: (2,) float64."""
+    values = image[inside].double()
+    return torch.stack([values.mean(), values.std(correction=0)])

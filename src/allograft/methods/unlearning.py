@@ -1,0 +1,296 @@
+"""Unlearning: a secondary head looks for skin tone, site or scanner in the features, and the encoder learns to hide it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from allograft.batch import Batch
+from allograft.cohort import Cohort
+from allograft.context import Context
+from allograft.errors import SpecError, nearest
+from allograft.networks import Network
+from allograft.nn.adversarial import (
+    class_weights,
+    confusion_loss,
+    negative_conditional_entropy,
+    reverse_gradient,
+    weighted_cross_entropy,
+)
+from allograft.predictor import Direct, quiet
+from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.step import Terms, average_buffers, average_gradients, named_state
+from allograft.train import train
+
+__all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
+
+MOST_VALUES = 50
+"""An attribute with more values than this is a measurement, not a group."""
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """Train on the source while an attribute (skin tone, site, scanner) is unlearned from the features (Bevan and Atapour-Abarghouei 2022).
+
+    A secondary head h (one linear layer on the encoder's last feature, averaged over space) predicts the attribute by class-weighted
+    cross-entropy L_s, in a step and with an optimizer of its own:
+
+    - ``lntl`` (learning not to learn): L_s is minimised by h and, through gradient reversal, maximised by the encoder; then the task's
+      loss + ``entropy`` * mean(sum p log p) moves the network.
+    - ``tabe`` (turning a blind eye): L_s moves h only; then the task's loss + ``confusion`` * cross-entropy of h's output to the uniform
+      distribution moves the network.
+    - ``clgr``: ``tabe``, with gradient reversal in L_s.
+
+    With several attributes each has a head, and the terms are added. Cases whose attribute is missing do not count in L_s.
+
+    Where we differ: the network's own step uses the study's optimizer, as every row does (the paper's: SGD 3e-4, momentum 0.9, batch
+    64). ``variant="released"`` is the published code: the network's step comes first; the secondary pass is never detached, so that
+    without reversal the encoder learns to PREDICT the attribute, and it steps the network's own optimizer on gradients of zero;
+    ``confusion`` compares with a fresh uniform random matrix instead of 1 / K, and its gradient moves the encoder a second time, by
+    ``encoder_lr`` (there 3e-3).
+
+    Args:
+        method: lntl, tabe or clgr.
+        attributes: manifest columns, or "site".
+        strength: multiplies all that follows; at 0 the secondary heads see detached features and the network is trained as ``supervised``.
+        reversal: gradients into the encoder are multiplied by minus this; 0 is the ablation without reversal.
+        entropy: weight of the negative conditional entropy (lntl).
+        confusion: weight of the confusion loss (tabe, clgr).
+        head_lr: SGD of the secondary heads, momentum 0.9; None = 3e-4 for lntl, 3e-3 for the others.
+        encoder_lr: SGD of the encoder under reversed gradients, momentum 0.9.
+        hidden: channels between two layers of the secondary head; None = one layer.
+        variant: paper or released.
+    """
+
+    method: Literal["lntl", "tabe", "clgr"] = "lntl"
+    attributes: tuple[str, ...] = ("site",)
+    strength: Annotated[float, Ge(0)] = 1.0
+    reversal: Annotated[float, Ge(0)] = 0.1
+    entropy: Annotated[float, Ge(0)] = 0.01
+    confusion: Annotated[float, Ge(0)] = 0.03
+    head_lr: Annotated[float, Gt(0)] | None = None
+    encoder_lr: Annotated[float, Gt(0)] = 3e-4
+    hidden: Annotated[int, Ge(1)] | None = None
+    variant: Literal["paper", "released"] = "paper"
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="bevan2022melanoma",
+        authors="Bevan, P. J. and Atapour-Abarghouei, A.",
+        title="Detecting Melanoma Fairly: Skin Tone Detection and Debiasing for Skin Lesion Classification",
+        venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
+        year=2022,
+        doi="10.1007/978-3-031-16852-9_1",
+    )
+    needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.steps`` updates on source batches, each a secondary step and a step of the network."""
+        if not isinstance(network, Network):
+            raise SpecError("unlearning: the network is one opaque module without an encoder; choose a network of our table")
+        network.train()
+        groups = [groups_of(scenario.source, name) for name in self.attributes]
+        batches = context.loader(scenario.source, "source")
+        image = context.fabric.to_device(next(batches(0))).image[:1]
+        with quiet(network):
+            channels = pooled(network.encoder(image)).shape[1]
+        heads = nn.ModuleList(SecondaryHead(channels, group, self.hidden) for group in groups).to(image.device)
+        step = self.step(network, heads, context)
+        train(step, batches, steps=context.settings.budget.training(batches.epoch), context=context)
+        yield Stage("trained", Direct(network), scenario.sites)
+        return Carry(network, named_state(step.optimizer, network))
+
+    def step(self, network: Network, heads: nn.ModuleList, context: Context) -> UnlearningStep:
+        """The update, with its three optimizers."""
+        lr = self.head_lr or (3e-4 if self.method == "lntl" else 3e-3)
+        encoder = [p for p in network.encoder.parameters() if p.requires_grad]
+        adversarial = self.strength > 0 and (self.reverses > 0 or self.variant == "released") and bool(encoder)
+        return UnlearningStep(
+            network,
+            heads,
+            context.task.objective,
+            context.optimizer(p for p in network.parameters() if p.requires_grad),
+            torch.optim.SGD(heads.parameters(), lr=lr, momentum=0.9),
+            torch.optim.SGD(encoder, lr=self.encoder_lr, momentum=0.9) if adversarial else None,
+            context.fabric,
+            self,
+            clip=context.settings.clip,
+        )
+
+    @property
+    def reverses(self) -> float:
+        """The factor of the reversal, 0 for ``tabe``."""
+        return 0.0 if self.method == "tabe" else self.strength * self.reversal
+
+
+@dataclass(frozen=True)
+class Group:
+    """An attribute's values in the source: their codes as batches hold them, and how many cases have each."""
+
+    attribute: str
+    codes: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    def target(self, batch: Batch) -> Tensor:
+        """(B,) int64: index into ``codes``; -100 where the value is missing, or is no value of the source."""
+        values = batch.site if self.attribute == "site" else batch.attributes[self.attribute]
+        same = values[:, None] == torch.tensor(self.codes, dtype=values.dtype, device=values.device)
+        return torch.where(same.any(1), same.int().argmax(1), -100)
+
+
+def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
+    """The values of an attribute among cases, missing ones left out.
+
+    Raises:
+        SpecError: an unknown attribute, one with a single value, or one with too many.
+    """
+    counts: dict[float, int] = {}
+    for cohort in cohorts:
+        coding = cohort.shelf.coding
+        if attribute != "site" and attribute not in coding.attributes:
+            raise SpecError(f"unlearning: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
+        for case in cohort.cases:
+            code = cohort.sites.index(case.site) if attribute == "site" else coding.attribute(attribute, case.attributes.get(attribute))
+            if not (math.isnan(code) or (isinstance(code, int) and code == -100)):
+                counts[code] = counts.get(code, 0) + 1
+    if not 2 <= len(counts) <= MOST_VALUES:
+        mend = "name an attribute that differs, or for 'site' several source sites"
+        if len(counts) > MOST_VALUES:
+            mend = "a measurement is no group: write ranges into the manifest"
+        raise SpecError(
+            f"unlearning: '{attribute}' has {len(counts)} value(s) among the source's training cases, expected 2 or more; {mend}"
+        )
+    codes = tuple(sorted(counts))
+    return Group(attribute, codes, tuple(counts[code] for code in codes))
+
+
+class SecondaryHead(nn.Module):
+    """Predicts one attribute from a pooled feature: (B, channels) -> (B, K) logits; one linear layer, or two with a ReLU between."""
+
+    weight: Tensor
+
+    def __init__(self, channels: int, group: Group, hidden: int | None = None) -> None:
+        super().__init__()
+        self.group = group
+        classes = len(group.codes)
+        between = () if hidden is None else (nn.Linear(channels, hidden), nn.ReLU())
+        self.layers = nn.Sequential(*between, nn.Linear(hidden or channels, classes))
+        self.register_buffer("weight", class_weights(torch.tensor(group.counts)), persistent=False)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        logits: Tensor = self.layers(feature)
+        return logits
+
+
+@dataclass
+class UnlearningStep:
+    """A secondary step and a step of the network, in the order of the recipe's variant.
+
+    Args:
+        network: with an ``encoder``.
+        heads: one ``SecondaryHead`` an attribute.
+        objective: the task's loss.
+        optimizer: of the network; ``head_optimizer`` of the heads; ``encoder_optimizer`` of the encoder under reversed gradients (in the
+            released code under the confusion loss, a second time), None where the secondary pass is detached.
+        fabric: autocast, backward.
+        recipe: method, weights and variant.
+        draw: the target of the released confusion loss, from logits.
+        clip: the largest norm of the network's own gradients.
+    """
+
+    network: Any
+    heads: Any
+    objective: Callable[[Any, Batch], Mapping[str, Tensor]]
+    optimizer: torch.optim.Optimizer
+    head_optimizer: torch.optim.Optimizer
+    encoder_optimizer: torch.optim.Optimizer | None
+    fabric: Any
+    recipe: Unlearning
+    draw: Callable[[Tensor], Tensor] = torch.rand_like
+    clip: float | None = None
+
+    def __call__(self, batch: Batch) -> Terms:
+        released, encoder = self.released, self.encoder_optimizer
+        terms: dict[str, Tensor] = {}
+        if encoder is not None and not released:
+            terms |= self._secondary(self._encoded(batch), batch, encoder)
+        with self.fabric.autocast(), captured(self.network.encoder) as seen:
+            primary = dict(self.objective(self.network, batch))
+            feature = pooled(seen[-1])
+        if encoder is None:
+            terms |= self._secondary(feature.detach(), batch)  # TABE: L_s alone, then the rest with the head that it left
+        with self.fabric.autocast():
+            primary |= self._hiding(feature)
+        twice = released and encoder is not None and self.recipe.method != "lntl"
+        self._update(primary, self.optimizer, *([encoder] if twice and encoder else []))
+        if released:
+            terms |= self._secondary(self._encoded(batch), batch, self.optimizer)
+        return {key: value.detach() for key, value in {**primary, **terms}.items()}
+
+    @property
+    def released(self) -> bool:
+        """Whether to step as the published code does; not at strength 0, where nothing is left of it."""
+        return self.recipe.variant == "released" and self.encoder_optimizer is not None
+
+    def _encoded(self, batch: Batch) -> Tensor:
+        with self.fabric.autocast():
+            feature = pooled(self.network.encoder(batch.image))
+            return reverse_gradient(feature, self.recipe.reverses) if self.recipe.reverses else feature
+
+    def _secondary(self, feature: Tensor, batch: Batch, *others: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """L_s of each head, and a step of the heads; of ``others`` too, where the feature is not detached."""
+        with self.fabric.autocast():
+            terms = {
+                f"secondary/{head.group.attribute}": weighted_cross_entropy(head(feature), head.group.target(batch), head.weight)
+                for head in self.heads
+            }
+        self._update(terms, *others, self.head_optimizer)
+        return terms
+
+    def _hiding(self, feature: Tensor) -> dict[str, Tensor]:
+        """What the network minimises beside the task's loss."""
+        recipe, terms = self.recipe, {}
+        for head in self.heads:
+            if recipe.method == "lntl" and recipe.strength * recipe.entropy > 0:
+                entropy = negative_conditional_entropy(head(feature))
+                terms[f"entropy/{head.group.attribute}"] = recipe.strength * recipe.entropy * entropy
+            if recipe.method != "lntl" and recipe.strength * recipe.confusion > 0:
+                logits = head(feature)
+                loss = confusion_loss(logits, self.draw(logits) if self.released else None)
+                terms[f"confusion/{head.group.attribute}"] = recipe.strength * recipe.confusion * loss
+        return terms
+
+    def _update(self, terms: Mapping[str, Tensor], *optimizers: torch.optim.Optimizer) -> None:
+        for each in (self.optimizer, self.head_optimizer):  # the encoder is the network's: its gradients are gone too
+            each.zero_grad(set_to_none=not self.released)  # zeros let momentum coast, as in the torch of the released code
+        self.fabric.backward(sum(terms.values()))
+        moving = {id(p): p for each in optimizers for group in each.param_groups for p in group["params"]}
+        average_gradients(list(moving.values()))
+        average_buffers(self.network)
+        if self.clip is not None and self.optimizer in optimizers:
+            nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.clip)
+        for each in optimizers:
+            each.step()
+
+
+def pooled(features: Any) -> Tensor:
+    """The last feature averaged over space: (B, C, *spatial) or a list of such -> (B, C)."""
+    last: Tensor = features[-1] if isinstance(features, (list, tuple)) else features
+    return last.flatten(2).mean(2) if last.ndim > 2 else last
+
+
+@contextmanager
+def captured(module: nn.Module) -> Generator[list[Any], None, None]:
+    """Inside, what the module returns is kept in the list too, so that one forward pass serves two losses."""
+    kept: list[Any] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    try:
+        yield kept
+    finally:
+        handle.remove()

@@ -1,0 +1,70 @@
+"""DynUNet, MONAI's U-Net in the manner of nnU-Net (Isensee et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from allograft.networks.network import Network
+from allograft.networks.parts import ChainEncoder, DenseHead, SkipDecoder, check_bottom, dense_output, heads_of, renamed
+
+
+class DynUNetEncoder(nn.Module):
+    """(B, C, *spatial) -> one feature a level, finest first; images too small for instance normalisation are refused."""
+
+    def __init__(self, levels: Sequence[nn.Module], multiple: int) -> None:
+        super().__init__()
+        self.chain = ChainEncoder(levels)
+        self.multiple = multiple
+
+    @property
+    def levels(self) -> nn.ModuleList:
+        """The levels."""
+        return self.chain.levels
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        check_bottom("dynunet", image, self.multiple)
+        features: list[Tensor] = self.chain(image)
+        return features
+
+
+def dynunet(
+    in_channels: int,
+    outputs: Mapping[str, int],
+    *,
+    spatial_dims: int = 2,
+    channels: Sequence[int] = (32, 64, 128, 256),
+    strides: Sequence[int] | None = None,
+    kernel_size: int = 3,
+    residual: bool = False,
+) -> Network:
+    """Plain or residual U-Net with instance normalisation and strided convolutions, for 2-D and 3-D.
+
+    Args:
+        in_channels: image channels.
+        outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
+        channels: of each level, finest first; at least three.
+        strides: of each level, the first one's too; by default 1, then 2.
+        residual: blocks with a shortcut.
+    """
+    from monai.networks.nets import DynUNet
+
+    dense = dense_output("dynunet", outputs)
+    strides = list(strides or (1, *(2,) * (len(channels) - 1)))
+    whole = DynUNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=outputs[dense] if dense else 1,
+        kernel_size=[kernel_size] * len(channels),
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=list(channels),
+        res_block=residual,
+    )
+    encoder = DynUNetEncoder([whole.input_block, *whole.downsamples, whole.bottleneck], math.prod(strides))
+    heads = heads_of(outputs, channels[-1], DenseHead(whole.output_block))
+    network = Network(encoder, SkipDecoder(list(whole.upsamples)) if dense else None, heads, multiple=encoder.multiple)
+    network.aliases = renamed(whole, network)
+    return network

@@ -1,0 +1,1 @@
+"""Layers that import only torch, usable in anybody's network."""

@@ -1,0 +1,231 @@
+"""AvaGrad: an adaptive optimizer whose learning rate and adaptability can be tuned apart (Savarese et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Variant = Literal["paper", "released"]
+BLOCK = 1 << 18
+"""Elements worked on at a time on a CPU, so that one sweep over gradient, weights and moments stays in the cache."""
+
+
+class AvaGrad(Optimizer):
+    """Adam-like steps whose vector of learning rates is normalised, so that ``eps`` no longer changes the size of the steps.
+
+    With g the gradient, d the number of all parameters, and every product element by element (Sheikh et al. 2022, "Adaptive
+    Optimization with Fewer Epochs Improves Across-Scanner Generalization", section 2.3)::
+
+        m_t = beta1 m_{t-1} + (1 - beta1) g_t            eta_t = 1 / (sqrt(v_{t-1}) + eps)
+        w_{t+1} = w_t - lr eta_t / ||eta_t / sqrt(d)||_2 m_t
+        v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
+
+    The norm goes over all groups. A parameter counts in it from its first gradient on; where ``weight_decay`` is not decoupled it is
+    added to the gradient. As eta_{t+1} needs v_t alone, its norm is taken in the same sweep that updates v.
+
+    ``variant="released"`` is what the authors' code does: the norm is per group and lags by one step, both moments are corrected for
+    their bias, and the first gradient only initialises::
+
+        c(t) = sqrt(1 - beta2^t)     w_{t+1} = w_t - lr gamma_t / (1 - beta1^t) m_t / (sqrt(v_{t-1}) / c(t - 1) + eps)
+        gamma_{t+1} = sqrt(d) / ||1 / (sqrt(v_{t-1}) / c(t) + eps)||_2
+
+    Args:
+        params: parameters, or groups of them.
+        lr: the step size; 10 in Sheikh et al. for U-Nets.
+        betas: decay of m and of v.
+        eps: adaptability: large values tend to SGD with momentum, small ones to Adam.
+        weight_decay: strength of the L2 penalty, or of the decay when decoupled.
+        decoupled: multiply the weights by ``1 - lr * weight_decay`` before each step instead (AvaGradW).
+        variant: "paper" or "released".
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> weight.grad = torch.tensor([1.0, -2.0])
+        >>> AvaGrad([weight], lr=1.0, betas=(0.9, 0.99)).step()  # the first step is SGD: all of v is 0
+        >>> weight.tolist()
+        [0.89..., 1.20...]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 10.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 0.1,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        variant: Variant = "paper",
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}, expected a number from 0 on")
+        if not 0 < eps < math.inf:
+            raise ValueError(f"eps is {eps}, expected a number above 0")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are {betas}, expected two numbers from 0 to below 1")
+        if variant not in ("paper", "released"):
+            raise ValueError(f"variant is {variant!r}, expected 'paper' or 'released'")
+        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "decoupled": decoupled, "variant": variant}
+        super().__init__(params, settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient; what ``closure`` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p not in self.state:
+                    self._begin(p, group)
+        everything = [p for group in self.param_groups for p in group["params"]]
+        overall = _rms([p for p in everything if p in self.state], self.state)
+        for group in self.param_groups:
+            if group["variant"] == "paper":
+                for bucket in _buckets(group["params"]):
+                    _paper(bucket, overall, group, self.state)
+            else:
+                norm = _rms([p for p in group["params"] if p in self.state], self.state)
+                for bucket in _buckets(group["params"], self.state):
+                    _released(bucket, norm, group, self.state)
+        return loss
+
+    def _begin(self, p: Tensor, group: dict[str, Any]) -> None:
+        if p.grad is not None and p.grad.is_sparse:
+            raise ValueError("AvaGrad needs dense gradients; make the embedding with sparse=False")
+        first, second = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
+        state = {"exp_avg": first, "exp_avg_sq": second}
+        if group["variant"] == "paper":
+            state["eta"] = torch.full_like(second, 1 / group["eps"])
+        else:
+            state["step"] = torch.tensor(0.0)
+        state["eta_norm"] = torch.full((), math.sqrt(p.numel()) / group["eps"], dtype=p.dtype, device=p.device)
+        self.state[p] = state
+
+
+Bucket = list[Tensor]
+
+
+def _rms(parameters: list[Tensor], state: Any) -> Tensor | float:
+    """``||eta / sqrt(d)||_2`` over parameters: a number on a CPU; elsewhere, where one would wait for it, a tensor."""
+    if not parameters:
+        return 1.0
+    device = parameters[0].device
+    norms = [state[p]["eta_norm"] for p in parameters]
+    if any(norm.device != device for norm in norms):
+        norms = [norm.to(device) for norm in norms]
+    rms = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float64) / math.sqrt(sum(p.numel() for p in parameters))
+    return float(rms) if device.type == "cpu" else rms
+
+
+def _buckets(parameters: list[Tensor], state: Any = None) -> Iterator[Bucket]:
+    """Parameters with a gradient that can be stepped together: of one device, dtype and age; on a CPU, few enough for the cache."""
+    open_: dict[Any, Bucket] = {}
+    sizes: dict[Any, int] = {}
+    for p in parameters:
+        if p.grad is None:
+            continue
+        key = (p.device, p.dtype, state and int(state[p]["step"]))
+        if p.is_cpu and key in open_ and sizes[key] + p.numel() > BLOCK:
+            yield open_.pop(key)
+            sizes[key] = 0
+        open_.setdefault(key, []).append(p)
+        sizes[key] = sizes.get(key, 0) + p.numel()
+    yield from open_.values()
+
+
+def _prepared(bucket: Bucket, group: dict[str, Any], state: Any, *, moves: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Gradients with the penalty, and both moments; weights decayed; the first moment is that of this step."""
+    gradients = [p.grad for p in bucket if p.grad is not None]
+    means, squares = [state[p]["exp_avg"] for p in bucket], [state[p]["exp_avg_sq"] for p in bucket]
+    if group["weight_decay"] and not group["decoupled"]:
+        gradients = list(torch._foreach_add(gradients, bucket, alpha=group["weight_decay"]))
+    if group["weight_decay"] and group["decoupled"] and moves:
+        torch._foreach_mul_(bucket, 1 - group["lr"] * group["weight_decay"])
+    torch._foreach_lerp_(means, gradients, 1 - group["betas"][0])
+    return gradients, means, squares
+
+
+def _paper(bucket: Bucket, norm: Tensor | float, group: dict[str, Any], state: Any) -> None:
+    gradients, means, squares = _prepared(bucket, group, state, moves=True)
+    etas = [state[p]["eta"] for p in bucket]
+    _descend(bucket, means, etas, norm, group["lr"])
+    _renew(squares, gradients, etas, group["betas"][1], group["eps"])
+    _keep_norms(bucket, etas, state)
+
+
+def _released(bucket: Bucket, norm: Tensor | float, group: dict[str, Any], state: Any) -> None:
+    age = int(state[bucket[0]]["step"])
+    beta1, beta2 = group["betas"]
+    gradients, means, squares = _prepared(bucket, group, state, moves=age > 0)
+    roots = list(torch._foreach_sqrt(squares))
+    if age > 0:
+        etas = list(torch._foreach_div(roots, math.sqrt(1 - beta2**age)))
+        _invert(etas, group["eps"])
+        _descend(bucket, means, etas, norm, group["lr"] / (1 - beta1 ** (age + 1)))
+    torch._foreach_div_(roots, math.sqrt(1 - beta2 ** (age + 1)))
+    _invert(roots, group["eps"])
+    _keep_norms(bucket, roots, state)
+    _decay(squares, gradients, beta2)
+    torch._foreach_add_([state[p]["step"] for p in bucket], 1)
+
+
+def _invert(roots: list[Tensor], eps: float) -> None:
+    torch._foreach_add_(roots, eps)
+    torch._foreach_reciprocal_(roots)
+
+
+def _descend(bucket: Bucket, means: list[Tensor], etas: list[Tensor], norm: Tensor | float, lr: float) -> None:
+    if isinstance(norm, Tensor):  # it stays on the device: nobody waits for the number
+        moves = list(torch._foreach_mul(means, etas))
+        torch._foreach_mul_(moves, (-lr / norm).to(means[0]))
+        torch._foreach_add_(bucket, moves)
+    else:
+        torch._foreach_addcmul_(bucket, means, etas, value=-lr / norm)
+
+
+def _decay(squares: list[Tensor], gradients: list[Tensor], beta2: float) -> None:
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+
+
+def _renew(squares: list[Tensor], gradients: list[Tensor], etas: list[Tensor], beta2: float, eps: float) -> None:
+    """Take v and eta on to this step, in the memory they have: fresh pages cost as much as the arithmetic.
+
+    On a CPU in one pass, by PyTorch's fused Adam on weights of 0 with a first moment of 1 and a learning rate of -1: it leaves
+    1 / (sqrt(v) + eps) in the weights. At an age of 1e18 its bias corrections are 1, and its beta1 next to 1 keeps the moment.
+    """
+    if squares[0].is_cpu and squares[0].dtype in (torch.float32, torch.float64):
+        longest = max(eta.numel() for eta in etas)
+        ones = _ones(max(BLOCK, longest), squares[0].dtype)[:longest].fill_(1)  # a gradient of nan leaves nan in it
+        moments = [torch.as_strided(ones, eta.shape, eta.stride()) for eta in etas]
+        gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, squares, strict=True)]
+        torch._foreach_zero_(etas)
+        ages = [torch.tensor(1e18)] * len(etas)
+        fixed: dict[str, Any] = {"lr": -1.0, "beta1": 1 - 2.0**-53, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+        torch._fused_adam_(etas, gradients, moments, squares, [], ages, beta2=beta2, eps=eps, **fixed)
+    else:
+        _decay(squares, gradients, beta2)
+        torch._foreach_copy_(etas, squares)
+        torch._foreach_sqrt_(etas)
+        _invert(etas, eps)
+
+
+@lru_cache(maxsize=2)
+def _ones(count: int, dtype: torch.dtype) -> Tensor:
+    return torch.ones(count, dtype=dtype)
+
+
+def _keep_norms(bucket: Bucket, etas: list[Tensor], state: Any) -> None:
+    for p, norm in zip(bucket, torch._foreach_norm(etas), strict=True):
+        state[p]["eta_norm"] = norm

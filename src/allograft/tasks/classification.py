@@ -1,0 +1,106 @@
+"""Classification: one class an image, softmax and cross-entropy, judged by the whole test set at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.cohort import Coding, Cohort
+from allograft.errors import SpecError
+from allograft.metrics.classification import classification_metrics
+from allograft.tasks.task import Answer, defined
+
+
+def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy of the cases that are labelled: (B, K) and (B,) int64, -100 = not labelled, -> (); 0 when none is.
+
+    >>> label_cross_entropy(torch.tensor([[50.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100])).item()
+    0.0
+    """
+    total = F.cross_entropy(logits, label, ignore_index=-100, reduction="sum")
+    return total / (label != -100).sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One class an image: softmax over ``classes``, which are the values of the manifest's column ``label``.
+
+    Metrics are pooled over the cases of a test set, not averaged over its subjects: a ranking is no property of a single subject. A
+    bootstrap of them resamples subjects, with all cases of each. With two classes the second is the finding: name the healthy one first.
+
+    Args:
+        classes: names, in the order of the network's output.
+    """
+
+    key: ClassVar[str] = "label"
+    headline: ClassVar[str] = "auroc"
+
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_classes(self.classes, "classification", least=2)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.classes
+
+    @property
+    def coding(self) -> Coding:
+        """Names to indices."""
+        return Coding(label=self.classes)
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """One logit a class."""
+        return {"label": len(self.classes)}
+
+    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+        """Cross-entropy, mean over the cases that are labelled."""
+        label = batch.labels["label"]
+        assert isinstance(label, Tensor)
+        return {"cross_entropy": label_cross_entropy(output["label"], label)}
+
+    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """``loss`` of the network's output."""
+        return self.loss(network(batch.image), batch)
+
+    def probabilities(self, prediction: Mapping[str, Any]) -> Tensor:
+        """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its slices."""
+        logits: Tensor = prediction["label"]
+        return logits.double().softmax(1).mean(0).cpu()
+
+    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+        """The most probable class, and the probability of each."""
+        found = self.probabilities(prediction).tolist()
+        return Answer({"label": self.classes[found.index(max(found))], **dict(zip(self.classes, found, strict=True))})
+
+    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+        """``label``, an index into ``classes``, and ``probabilities``: all that pooled metrics are made of."""
+        case = cohort.cases[which]
+        label = cohort.shelf.coding.label_to_index(str(case.labels["label"]), case.name)
+        return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
+
+    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """``classification_metrics`` of all cases together."""
+        if not cases:
+            return {}
+        probabilities = torch.tensor([case["probabilities"] for case in cases], dtype=torch.float64)
+        return defined(classification_metrics(probabilities, torch.tensor([case["label"] for case in cases]), self.classes))
+
+
+def check_classes(classes: Sequence[str], task: str, least: int) -> None:
+    """Raise ``SpecError`` for too few names, or one that stands twice or cannot be a column or a part of ``a|b``."""
+    if len(classes) < least:
+        raise SpecError(f"task: {task}: classes has {len(classes)} names; expected at least {least}, for example [normal, pneumonia]")
+    if len(set(classes)) < len(classes):
+        raise SpecError(f"task: {task}: a class stands twice in {', '.join(classes)}; remove one")
+    wrong = [name for name in classes if "|" in name or not name.strip() or name in ("label", "image", "unit", "warnings")]
+    if wrong:
+        raise SpecError(f"task: {task}: '{wrong[0]}' cannot be a class name; rename it in the manifest and here")

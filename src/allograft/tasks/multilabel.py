@@ -1,0 +1,96 @@
+"""Multi-label classification: any number of findings an image, each a question of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.cohort import Coding, Cohort
+from allograft.metrics.classification import multilabel_metrics
+from allograft.tasks.classification import check_classes
+from allograft.tasks.task import Answer, defined
+
+
+def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean over the answers that are known of the binary cross-entropy: (B, K) and (B, K), nan = not known, -> (); 0 when none is.
+
+    >>> round(binary_cross_entropy(torch.tensor([[50.0, 0.0]]), torch.tensor([[1.0, float("nan")]])).item(), 6)
+    0.0
+    """
+    known = ~label.isnan()
+    each = F.binary_cross_entropy_with_logits(logits, label.where(known, 0.0).to(logits.dtype), reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Multilabel:
+    """Any number of ``classes`` an image, written ``a|b`` in the manifest's column ``label``: a sigmoid each.
+
+    Metrics are pooled over the cases of a test set, as in ``classification``. A case with none of the classes cannot be told from an
+    unlabelled one, so give it a class of its own, ``no-finding`` for example.
+
+    Args:
+        classes: names, in the order of the network's output.
+    """
+
+    key: ClassVar[str] = "label"
+    headline: ClassVar[str] = "auroc"
+
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_classes(self.classes, "multilabel", least=1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.classes
+
+    @property
+    def coding(self) -> Coding:
+        """Sets of names to 0 and 1."""
+        return Coding(label=self.classes, several=True)
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """One logit a class."""
+        return {"label": len(self.classes)}
+
+    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+        """Binary cross-entropy, mean over the answers that are known."""
+        label = batch.labels["label"]
+        assert isinstance(label, Tensor)
+        return {"binary_cross_entropy": binary_cross_entropy(output["label"], label)}
+
+    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """``loss`` of the network's output."""
+        return self.loss(network(batch.image), batch)
+
+    def probabilities(self, prediction: Mapping[str, Any]) -> Tensor:
+        """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its slices."""
+        logits: Tensor = prediction["label"]
+        return logits.double().sigmoid().mean(0).cpu()
+
+    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+        """The classes with a probability of at least 0.5, and the probability of each."""
+        found = dict(zip(self.classes, self.probabilities(prediction).tolist(), strict=True))
+        return Answer({"label": "|".join(name for name, value in found.items() if value >= 0.5), **found})
+
+    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+        """``label``, a list of 0.0 and 1.0 in the order of ``classes``, and ``probabilities``."""
+        case = cohort.cases[which]
+        label = cohort.shelf.coding.label_to_index(str(case.labels["label"]), case.name)
+        return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
+
+    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """``multilabel_metrics`` of all cases together."""
+        if not cases:
+            return {}
+        probabilities = torch.tensor([case["probabilities"] for case in cases], dtype=torch.float64)
+        return defined(multilabel_metrics(probabilities, torch.tensor([case["label"] for case in cases]), self.classes))

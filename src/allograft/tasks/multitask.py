@@ -1,0 +1,95 @@
+"""Segmentation and classification by one network: what is seen, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.cohort import Coding, Cohort
+from allograft.errors import SpecError
+from allograft.tasks.classification import Classification
+from allograft.tasks.segmentation import Segmentation
+from allograft.tasks.task import Answer
+
+LABEL = ("label", "probabilities")
+
+
+@dataclass(frozen=True)
+class Multitask:
+    """Masks and one class an image together, from one encoder.
+
+    The cases of the study are those with a mask; among them a case without a class trains the mask alone, and is judged by it alone.
+
+    Args:
+        segmentation: the arguments of the task ``segmentation``.
+        classification: those of ``classification``.
+        weight: of the classification's loss; the segmentation's is 1.
+    """
+
+    key: ClassVar[str] = "mask"
+    headline: ClassVar[str] = "dice"
+
+    segmentation: Segmentation
+    classification: Classification
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise SpecError(f"task: multitask: weight is {self.weight}; expected 0 or more")
+        both = set(self.segmentation.names) & set(self.classification.names)
+        if both:
+            raise SpecError(f"task: multitask: '{sorted(both)[0]}' is a class of both tasks; rename one, results are told by name")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of both tasks' classes."""
+        return (*self.segmentation.names, *self.classification.names)
+
+    @property
+    def coding(self) -> Coding:
+        """Of masks and of labels."""
+        return Coding(mask=self.segmentation.coding.mask, label=self.classification.classes)
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """Both tasks' outputs."""
+        return {**self.segmentation.outputs, **self.classification.outputs}
+
+    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+        """The terms of both; ``label_cross_entropy`` is the classification's."""
+        terms = dict(self.segmentation.loss(output, batch))
+        if "label" in batch.labels:  # else no case of this batch has one
+            terms["label_cross_entropy"] = self.weight * self.classification.loss(output, batch)["cross_entropy"]
+        else:
+            terms["label_cross_entropy"] = 0.0 * output["label"].sum()
+        return terms
+
+    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """``loss`` of the network's output."""
+        return self.loss(network(batch.image), batch)
+
+    def probabilities(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
+        """Of the segmentation, (K, *shape) on the image's own grid."""
+        return self.segmentation.probabilities(prediction, cohort, which)
+
+    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+        """The mask with its volumes, and the class with its probabilities."""
+        mask, label = (task.answer(prediction, cohort, which) for task in (self.segmentation, self.classification))
+        return Answer({**mask.values, **label.values}, mask.mask, mask.maps, mask.warnings)
+
+    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+        """What both record; ``label`` is None where the case has none."""
+        measured = self.segmentation.measure(prediction, cohort, which)
+        if "label" in cohort.cases[which].labels:
+            return measured | self.classification.measure(prediction, cohort, which)
+        return measured | {"label": None, "probabilities": self.classification.probabilities(prediction).tolist()}
+
+    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """Masks as means over subjects, classes pooled over the cases that have one."""
+        masks = [{key: value for key, value in case.items() if key not in LABEL} for case in cases]
+        labelled = [case for case in cases if case["label"] is not None]
+        return self.segmentation.pool(masks) | self.classification.pool(labelled)

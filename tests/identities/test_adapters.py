@@ -1,0 +1,135 @@
+"""LoRA and L2-SP: what must change nothing, and what must be equal."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from allograft.errors import MissingExtraError, SpecError
+from allograft.methods.l2sp import Anchored, starting_point_penalty
+from allograft.methods.lora import rest
+from allograft.networks import Network, Wrapped, build, count_parameters, rebuilt
+from allograft.networks.lora import add_lora, fold
+from allograft.networks.network import operate
+from allograft.seeds import Seeds
+
+pytest.importorskip("peft")
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "unet": {"outputs": {"mask": 2, "label": 2}, "channels": [4, 8, 8], "norm": "batch"},
+    "dynunet": {"outputs": {"mask": 2}, "channels": [4, 8, 8], "spatial_dims": 3},
+    "vit": {"outputs": {"label": 2}, "image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2},
+    "timm": {"outputs": {"label": 2}, "name": "mobilenetv3_small_050"},  # grouped convolutions
+}
+
+
+def made(name: str) -> Any:
+    with Seeds(0).everything():
+        return build({"build": {name: {"in_channels": 1, **NETWORKS[name]}}}).eval()
+
+
+def image(name: str) -> torch.Tensor:
+    size = (16,) * (3 if name == "dynunet" else 2) if name != "timm" else (32, 32)
+    return torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(1))
+
+
+def disturbed(network: Any) -> Any:
+    """Adapters as if trained: the second factor is zero at first."""
+    with torch.no_grad(), Seeds(3).everything():
+        for key, p in network.named_parameters():
+            if ".lora_B." in key:
+                p.normal_(std=0.1)
+    return network
+
+
+def close(found: Any, expected: Any) -> None:
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fresh_adapter_changes_nothing_and_freezes_all_but_itself_and_the_heads(name: str) -> None:
+    network, x = made(name), image(name)
+    expected, before = network(x), count_parameters(network)
+    adapted = operate(network, "lora", rank=2)
+    assert all(torch.equal(adapted(x)[key], value) for key, value in expected.items())
+    moving = {key for key, p in adapted.named_parameters() if p.requires_grad}
+    assert all(".lora_" in key or key.startswith("heads.") for key in moving)
+    assert any(".lora_A." in key for key in moving)
+    assert any(key.startswith("heads.") for key in moving)
+    assert not any(".lora_" in key for key, _ in adapted.heads.named_parameters())
+    assert count_parameters(adapted) > before
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_equals_unfolded_and_is_a_plain_network_again(name: str) -> None:
+    plain, x = made(name), image(name)
+    adapted = disturbed(operate(copy.deepcopy(plain), "lora", rank=2, alpha=3.0))
+    expected = adapted(x)
+    assert not torch.equal(next(iter(expected.values())), next(iter(plain(x).values())))
+    folded = fold(adapted)
+    close(folded(x), expected)
+    assert folded.spec == plain.spec
+    assert list(folded.state_dict()) == list(plain.state_dict())
+    assert all(p.requires_grad for p in folded.parameters())
+    close(rebuilt(folded.spec, folded.state_dict()).eval()(x), expected)
+
+
+def test_an_adapted_network_is_built_again_from_its_spec() -> None:
+    adapted = disturbed(operate(made("unet"), "lora", rank=2))
+    again = rebuilt(adapted.spec, adapted.state_dict()).eval()
+    assert again.spec["surgery"] == [{"lora": {"rank": 2}}]
+    assert torch.equal(again(image("unet"))["mask"], adapted(image("unet"))["mask"])
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in adapted.parameters()]
+
+
+def test_transposed_convolutions_and_opaque_modules() -> None:
+    adapted = add_lora(made("unet"), rank=2)
+    kinds = {type(layer.get_base_layer()) for layer in adapted.modules() if hasattr(layer, "get_base_layer")}
+    assert kinds == {nn.Conv2d}
+    opaque = Wrapped(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)), "mask")
+    assert sum(p.requires_grad for p in add_lora(opaque, rank=1).parameters()) == 4
+    with pytest.raises(SpecError, match="no linear layer"):
+        add_lora(Network(nn.BatchNorm2d(1), None, {"label": nn.Linear(1, 1)}))
+    with pytest.raises(SpecError, match="rank is 0"):
+        add_lora(made("vit"), rank=0)
+
+
+def test_without_peft_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'allograft\[lora\]'"):
+        add_lora(made("vit"))
+
+
+def test_frozen_statistics_rest() -> None:
+    adapted = add_lora(made("unet"), rank=2).train()
+    rest(adapted)
+    for key, module in adapted.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.training == key.startswith("heads.")
+
+
+def test_no_pull_at_the_start_and_a_gradient_of_alpha_times_the_distance() -> None:
+    network = nn.Linear(3, 2)
+    start = {name: p.detach().clone() for name, p in network.named_parameters()}
+    assert starting_point_penalty(network, start, 0.3).item() == 0
+    with torch.no_grad():
+        network.weight += torch.arange(6.0).view(2, 3)
+    starting_point_penalty(network, start, 0.3).backward()
+    torch.testing.assert_close(network.weight.grad, 0.3 * torch.arange(6.0).view(2, 3))
+    assert (network.bias.grad == 0).all()  # type: ignore[union-attr]
+
+
+def test_strength_zero_is_plain_fine_tuning() -> None:
+    def inner(network: Any, batch: Any) -> dict[str, torch.Tensor]:
+        return {"loss": network.weight.sum()}
+
+    network = nn.Linear(1, 1)
+    start = {"weight": network.weight.detach() - 1}
+    assert set(Anchored(inner, start, 0.0)(network, None)) == {"loss"}  # type: ignore[arg-type]
+    terms = Anchored(inner, start, 0.5)(network, None)  # type: ignore[arg-type]
+    assert terms["starting_point"].item() == pytest.approx(0.25)
