@@ -30,13 +30,15 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
         a, b = seconds(first), seconds(second)
         ratios.append(a / b if turn % 2 == 0 else b / a)
     median = statistics.median(ratios)
-    keep(name, {"ratio": round(median, 4), "lowest": round(min(ratios), 4), "highest": round(max(ratios), 4), "limit": limit, "rounds": rounds})
+    low, high = round(min(ratios), 4), round(max(ratios), 4)
+    keep(name, {"ratio": round(median, 4), "lowest": low, "highest": high, "limit": limit, "rounds": rounds})
     return median
 
 
 def keep(name: str, result: dict[str, object]) -> None:
     """Print one line, and write ``results/NAME.json``: schema 1, the result, and the class of the hardware."""
-    hardware = {"machine": platform.machine(), "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(), "torch": torch.__version__}
+    hardware: dict[str, object] = {"machine": platform.machine(), "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}
+    hardware["torch"] = torch.__version__
     RESULTS.mkdir(exist_ok=True)
     tree = {"schema": 1, "name": name, "result": result, "hardware": hardware}
     (RESULTS / f"{name}.json").write_text(json.dumps(tree, indent=1, sort_keys=True) + "\n")

@@ -26,6 +26,10 @@ METHODS = {
     "l2sp": "allograft.methods.l2sp:L2sp",
     "lora": "allograft.methods.lora:Lora",
     "start": "allograft.methods.start:Start",
+    "mmtl": "allograft.methods.mmtl:Mmtl",
+    "octl": "allograft.methods.octl:Octl",
+    "adabn": "allograft.methods.adabn:AdaBn",
+    "spottunet": "allograft.methods.spottunet:SpotTunet",
 }
 
 NETWORKS = {
@@ -44,12 +48,14 @@ NETWORKS = {
 SURGERY = {
     "catenorm": "allograft.networks.catenorm:add_catenorm",
     "lora": "allograft.networks.lora:add_lora",
+    "spottunet": "allograft.methods.spottunet:add_policy",
 }
 
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "fourier": "allograft.methods.fourier:FourierPredictor",
     "two_pass": "allograft.methods.catenorm:TwoPass",
+    "spottunet": "allograft.methods.spottunet:SpotTunetPredictor",
 }
 
 OPTIMIZERS = {

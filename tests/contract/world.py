@@ -18,7 +18,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "fourier": {"beta": 0.1, "donors": 2},
     "unlearning": {"attributes": ["scanner"]},
     "catenorm": {"warmup": 0.34},
+    "adabn": {"first": "start"},  # two processes normalise by batches of half the size
 }
+STUDY: dict[str, dict[str, Any]] = {
+    # method -> what it asks of the study
+    "adabn": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
+}
+MOMENTUM = {"octl"}  # methods that go on from an optimizer's history, which SGD has with momentum only
 METHODS = sorted(rows("method"))
 
 
@@ -34,6 +40,7 @@ def write_cohort(folder: Path) -> Path:
 
 def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **changes: Any) -> Session:
     """A session for one recipe."""
+    name = recipe if isinstance(recipe, str) else next(iter(recipe))
     tree: dict[str, Any] = {
         "cohort": str(manifest),
         "task": {"segmentation": {"classes": ["white", "grey"]}},
@@ -45,8 +52,11 @@ def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **
         "test": {"fraction": 0.5, "val": 0.5},
         "seeds": 1,
         "budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2},
+        **STUDY.get(name, {}),
         **changes,
     }
+    if name in MOMENTUM and "sgd" in tree.get("optimizer", {}):
+        tree["optimizer"] = {"sgd": {"momentum": 0.9, **tree["optimizer"]["sgd"]}}
     return Session(
         make_study(tree),
         out,

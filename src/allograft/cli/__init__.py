@@ -104,11 +104,11 @@ def predict(
     probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
-    """Segment images with a model: masks on each image's own grid, volumes and warnings in results.csv."""
+    """Predict images with a model: masks on each image's own grid, volumes or class probabilities in results.csv."""
     from allograft.study.predictions import write_predictions
 
     written = write_predictions(model, images, out, overlay=overlay, probabilities=probabilities, device=device)
-    print(f"{written} predictions in {out}; volumes and warnings in {out / 'results.csv'}. Research use only, not a medical device.")
+    print(f"{written} predictions in {out}; numbers and warnings in {out / 'results.csv'}. Research use only, not a medical device.")
 
 
 @app.command(epilog="Example: allograft adapt runs/vessels/models/finetune@chase new-site/manifest.csv --recipe finetune -o runs/new")

@@ -179,9 +179,9 @@ class Cohort:
         image, geometry = self.shelf.image(case)
         coding, size = self.shelf.coding, len(places)
         labels: dict[str, Any] = {}
-        if "mask" in case.labels:
+        if "mask" in case.labels and coding.mask:
             labels["mask"] = self._cut(self.shelf.mask(case), places, neighbours=0)
-        if "label" in case.labels:
+        if "label" in case.labels and coding.label:
             value = coding.label_to_index(str(case.labels["label"]), case.name)
             labels["label"] = torch.tensor([value] * size)
         region = self.shelf.region(case)

@@ -82,23 +82,29 @@ class Session:
         for case in cases:
             shelf.image(case)
             shelf.region(case)
-            if "mask" in case.labels:
+            if "mask" in case.labels and shelf.coding.mask:
                 empty += not shelf.mask(case).any()
         if empty:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
         for row in bare_rows(world):
             check_needs(row.recipe, scenario_of(world, row))
+        if self.study.start != "scratch":
+            self.say(f"start: {load_weights(self.start(world, 0), self._start_path())}")
         if self.study.start != "scratch" and self._start_path().is_dir():
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
             refuse_training_images(read_card(self._start_path()), tested, self._start_path())
         self._try(world)
         self.context(0).optimizer(self.start(world, 0).parameters())  # their names and arguments, too, are refused before anything is kept
         if self.fabric.is_global_zero:
-            write_splits(self.out / "splits.csv", world.places, world.listed)
-            start = self.study.start if self.study.start == "scratch" else str(self._start_path().resolve())
-            kept = {**plain(self.study), "cohort": str(self.study.manifest.resolve()), "start": start}
-            tree.write_json(self.out / "study.json", kept)
+            self._keep(world)
         return world
+
+    def _keep(self, world: World) -> None:
+        """What ``report OUT`` and the next run need: the splits, and the study with its paths spelt out."""
+        write_splits(self.out / "splits.csv", world.places, world.listed)
+        path = self._start_path()
+        start = str(path.resolve()) if self.study.start != "scratch" and path.exists() else self.study.start
+        tree.write_json(self.out / "study.json", {**plain(self.study), "cohort": str(self.study.manifest.resolve()), "start": start})
 
     def _try(self, world: World) -> None:
         """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
@@ -155,6 +161,8 @@ class Session:
 
     def _start_path(self) -> Path:
         path = Path(self.study.start)
+        if self.study.start.startswith(("timm:", "hf:")):
+            return path  # a name, no file
         beside = self.study.file.parent / path if self.study.file is not None else path
         return path if path.is_absolute() or path.exists() else beside
 

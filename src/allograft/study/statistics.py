@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-DRAWS, POOLED_DRAWS = 9999, 999
+DRAWS, POOLED_DRAWS = 9999, 199
 """Resamples of a mean, and of a metric that only ``pool`` can compute."""
 EXACT = 50
 """Up to so many subjects p is exact."""

@@ -164,7 +164,7 @@ def _p(found: Comparison | None) -> Cell:
 
 
 def _narrow(note: str) -> str:
-    return textwrap.fill(note, 18)
+    return textwrap.fill(note, 26)
 
 
 def _seeds(line: Line) -> Cell:

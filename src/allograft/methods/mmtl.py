@@ -1,0 +1,109 @@
+"""Mixed mini-batch transfer learning: source gradients keep flowing while the target's share grows (Goodman et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le
+from torch.optim.lr_scheduler import LambdaLR
+
+from allograft.context import Context
+from allograft.errors import SpecError
+from allograft.methods.supervised import Supervised
+from allograft.predictor import Direct
+from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
+from allograft.step import named_state
+from allograft.train import train
+
+
+def target_count(epoch: int, epochs: int, batch_size: int) -> int:
+    """How many cases of a mini-batch come from the target in an epoch, counted from 0 (algorithm 1): int(epoch / epochs * batch_size).
+
+    >>> [target_count(epoch, 60, 16) for epoch in (0, 3, 4, 30, 59)]
+    [0, 0, 1, 8, 15]
+    """
+    if epochs < 1 or not 0 <= epoch < epochs:
+        raise SpecError(f"epoch {epoch} of {epochs}: expected an epoch from 0 to below the number of epochs")
+    return int(epoch / epochs * batch_size)
+
+
+def released_count(epoch: int, batch_size: int) -> int:
+    """The released code's schedule: one target case from the start, one more every fourth epoch: min(epoch // 4 + 1, batch_size).
+
+    >>> [released_count(epoch, 16) for epoch in (0, 3, 4, 59, 100)]
+    [1, 1, 2, 15, 16]
+    """
+    return min(epoch // 4 + 1, batch_size)
+
+
+@dataclass(frozen=True)
+class Mmtl:
+    """Tune on mini-batches of source and target cases in which the target's share grows with the epoch (MMTL).
+
+    The gradient is that of the mixed batch, alpha L'_source + (1 - alpha) L'_target. Source and target are both endless and
+    reshuffled; several sites of one side take turns. The budget's steps are divided into ``epochs`` equal parts. Where we differ from
+    the released code: it takes the last two subjects for the target, however many are labelled.
+
+    Args:
+        epochs: steps of the schedule; the paper's 60.
+        schedule: ``paper``: int(epoch / epochs * batch), which starts without any target case. ``released``:
+            min(epoch // 4 + 1, batch).
+        drop: the learning rate is divided by 10 after this share of the steps; 1 keeps it.
+        first: what the tuning starts from.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 60
+    schedule: Literal["paper", "released"] = "paper"
+    drop: Annotated[float, Gt(0), Le(1)] = 0.75
+    first: AnyRecipe = field(default_factory=Supervised)
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="goodman2022supervised",
+        authors="Goodman, S. and Greenspan, H. and Goldberger, J.",
+        title="Supervised Domain Adaptation Using Gradients Transfer for Improved Medical Image Analysis",
+        venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
+        year=2022,
+        doi="10.1007/978-3-031-16852-9_3",
+    )
+    needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """Algorithm 1, over ``budget.adapt_steps``; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
+        network = (yield from context.run(self.first, scenario, network)).network
+        network.train()
+        labelled = [cohort for cohort in scenario.target if cohort.has_labels]
+        steps = context.settings.budget.adaptation(context.loader(scenario.source, "source").epoch)
+        source, target = [len(c) for c in scenario.source], [len(c) for c in labelled]
+
+        def share(number: int) -> tuple[int, ...]:
+            epoch = min(number * self.epochs // steps, self.epochs - 1)
+            count = self.count(epoch, context.batch_size)
+            return (*dealt(context.batch_size - count, source, number), *dealt(count, target, number))
+
+        mixed = context.loader((*scenario.source, *labelled), "mixed", share=share)
+        step = context.gradient_step(network)
+        step.schedule = LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0)
+        train(step, mixed, steps=steps, context=context)
+        yield Stage("mixed", Direct(network), scenario.sites)
+        return Carry(network, named_state(step.optimizer, network))
+
+    def count(self, epoch: int, batch_size: int) -> int:
+        """Target cases of a batch in an epoch."""
+        if self.schedule == "released":
+            return released_count(epoch, batch_size)
+        return target_count(epoch, self.epochs, batch_size)
+
+
+def dealt(count: int, sizes: Sequence[int], turn: int) -> tuple[int, ...]:
+    """``count`` cases dealt out to the cohorts that have any, one after another; ``turn`` says who begins.
+
+    >>> dealt(3, [5, 0, 5], 0), dealt(3, [5, 0, 5], 1)
+    ((2, 0, 1), (1, 0, 2))
+    """
+    filled = [which for which, size in enumerate(sizes) if size]
+    counts = [0] * len(sizes)
+    for place in range(count):
+        counts[filled[(place + turn) % len(filled)]] += 1
+    return tuple(counts)

@@ -1,0 +1,262 @@
+"""SpotTUNet: a policy decides for each image which blocks of the network are tuned (Zakazov et al. 2021)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from allograft.batch import Batch
+from allograft.context import Context
+from allograft.errors import SpecError
+from allograft.methods.supervised import Supervised
+from allograft.networks import Network
+from allograft.networks.network import operate
+from allograft.predictor import Prediction, quiet
+from allograft.predictor.direct import padded
+from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
+from allograft.seeds import Seeds
+from allograft.step import GradientStep, Terms
+from allograft.train import train
+
+Size = Literal["small", "resnet34"]
+
+
+def gumbel_policy(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Tensor:
+    """Straight-through Gumbel-softmax: a decision forward, the softmax's gradient backward.
+
+    With s = softmax((logits + noise) / temperature) over the last axis, the value is 1 where s_1 > s_0, and its gradient is that of s_1.
+
+    Args:
+        logits: (B, L, 2); index 0 = tuned, 1 = frozen.
+        temperature: above 0.
+        noise: (B, L, 2) Gumbel noise, -log(-log(u)); None for none, as at inference.
+
+    Returns:
+        (B, L): 1 = the frozen copy, 0 = the tuned one; a tie is tuned.
+
+    Example:
+        >>> gumbel_policy(torch.tensor([[[0.0, 2.0], [1.0, 0.0]]]), 0.1)
+        tensor([[1., 0.]])
+    """
+    if not temperature > 0:
+        raise SpecError(f"temperature is {temperature}, expected a number above 0")
+    if logits.shape[-1] != 2 or (noise is not None and noise.shape != logits.shape):
+        found = None if noise is None else tuple(noise.shape)
+        raise SpecError(f"logits have shape {tuple(logits.shape)}, noise {found}; expected (B, L, 2) both")
+    disturbed = logits if noise is None else logits + noise
+    soft = (disturbed / temperature).softmax(-1)[..., 1]
+    hard = (disturbed[..., 1] > disturbed[..., 0]).to(soft)
+    return hard + (soft - soft.detach())
+
+
+class PolicyNetwork(nn.Module):
+    """(B, C, *spatial) -> (B, L, 2) logits: a stem of 32 filters and residual blocks of 64, 128 and 256, each halving the image.
+
+    Normalisation is by groups of channels, so that an image's policy does not depend on the batch (the released code has batch
+    normalisation).
+    """
+
+    def __init__(self, in_channels: int, gates: int, spatial_dims: int) -> None:
+        super().__init__()
+        from monai.networks.blocks import ResidualUnit
+
+        norm = ("group", {"num_groups": 8})
+        widths = (32, 64, 128, 256)
+        unit = partial(ResidualUnit, spatial_dims, norm=norm, act="relu", strides=2)
+        self.stem = ResidualUnit(spatial_dims, in_channels, 32, strides=2, subunits=1, norm=norm, act="relu")
+        self.blocks = nn.Sequential(*(unit(a, b, subunits=2) for a, b in pairwise(widths)))
+        self.last = nn.Linear(widths[-1], 2 * gates)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pooled = self.blocks(self.stem(image)).flatten(2).mean(-1)
+        logits: Tensor = self.last(pooled).unflatten(1, (-1, 2))
+        return logits
+
+
+class ResNetPolicy(nn.Module):
+    """(B, C, H, W) -> (B, L, 2) logits: torchvision's ResNet-34 with group normalisation."""
+
+    def __init__(self, in_channels: int, gates: int) -> None:
+        super().__init__()
+        from torchvision.models import resnet34
+
+        self.whole = resnet34(num_classes=2 * gates, norm_layer=partial(nn.GroupNorm, 8))
+        self.whole.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.whole(image).unflatten(1, (-1, 2))
+        return logits
+
+
+class SpotNetwork(Network):
+    """A network whose blocks stand beside frozen copies: level = I * frozen(x) + (1 - I) * tuned(x), I in {0, 1} for each image.
+
+    Blocks are the encoder's levels and the decoder's ups; the heads are tuned. Also gives "policy" (B, L), 1 = frozen.
+    """
+
+    def __init__(self, network: Network, policy: nn.Module, temperature: float) -> None:
+        super().__init__(network.encoder, network.decoder, dict(network.heads), multiple=network.multiple)
+        self.frozen = nn.ModuleList(copy.deepcopy(block) for block in blocks(network)).requires_grad_(False).eval()
+        self.policy = policy
+        self.temperature = temperature
+
+    def train(self, mode: bool = True) -> SpotNetwork:
+        """As usual, but the frozen copies stay in evaluation mode: their running statistics do not move."""
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        gates = gumbel_policy(self.policy(image), self.temperature, noise)
+        with gated(self, gates):
+            outputs = super().forward(image)
+        return {**outputs, "policy": gates}
+
+
+def blocks(network: Network) -> list[nn.Module]:
+    """What is gated: the encoder's levels, finest first, then the decoder's ups (if it has any), coarsest first."""
+    ups = getattr(network.decoder, "ups", None) if isinstance(network, Network) else None
+    levels = getattr(getattr(network, "encoder", None), "levels", None)
+    found = [*(levels or ()), *(ups or ())]
+    if not levels or any(isinstance(block, (nn.ParameterList, nn.ModuleList)) for block in found):
+        raise SpecError("spottunet: needs a network whose encoder is made of levels; use the unet")
+    return found
+
+
+@contextmanager
+def gated(network: SpotNetwork, gates: Tensor) -> Iterator[None]:
+    """Inside, each block's output is that of the copy which its gate (B, L) names, image by image."""
+    ran = [0] * len(network.frozen)
+
+    def choose(which: int, module: nn.Module, inputs: tuple[Tensor, ...], tuned: Tensor) -> Tensor:
+        ran[which] += 1
+        gate = gates[:, which].reshape(-1, *[1] * (tuned.ndim - 1))
+        return gate * network.frozen[which](*inputs) + (1 - gate) * tuned
+
+    with ExitStack() as stack:
+        for which, block in enumerate(blocks(network)):
+            stack.enter_context(_removed(block.register_forward_hook(partial(choose, which))))
+        yield
+    if ran != [1] * len(ran):
+        raise SpecError("spottunet: some blocks of this network do not run once each, so they cannot be gated; use the unet")
+
+
+@contextmanager
+def _removed(hook: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def add_policy(network: Network, *, policy: Size, in_channels: int, spatial_dims: int, temperature: float) -> SpotNetwork:
+    """Surgery: a policy network, and a frozen copy of each block as it is now."""
+    gates = len(blocks(network))
+    if policy == "resnet34" and spatial_dims != 2:
+        raise SpecError("spottunet: policy_network resnet34 is for 2-D images; use small, or slices: {axis: 2} in the study")
+    made = PolicyNetwork(in_channels, gates, spatial_dims) if policy == "small" else ResNetPolicy(in_channels, gates)
+    return SpotNetwork(network, made, temperature)
+
+
+@dataclass(frozen=True)
+class SpotTunetPredictor:
+    """The gated network without noise; beside the task's output it gives ``policy`` (B, L), 1 where a block's frozen copy was used."""
+
+    network: Any
+
+    def __call__(self, batch: Batch) -> Prediction:
+        with quiet(self.network):
+            return padded(self.network, batch.image)
+
+
+@dataclass
+class PolicyStep:
+    """A gradient step whose Gumbel noise is a function of case and step number, so that it is the same on one process and many."""
+
+    inner: GradientStep
+    seeds: Seeds
+    gates: int
+    number: int = 0
+
+    def __call__(self, batch: Batch) -> Terms:
+        uniform = torch.stack([torch.rand(self.gates, 2, generator=self.seeds.rng("gumbel", self.number, case)) for case in batch.cases])
+        noise = -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
+        self.inner.objective.noise = noise.to(batch.image)  # type: ignore[attr-defined]
+        self.number += 1
+        return self.inner(batch)
+
+
+@dataclass
+class PolicyObjective:
+    """The task's loss, and ``penalty * mean over gates of (1 - frozen)``, which consolidates the policy on few tuned blocks."""
+
+    task: Any
+    penalty: float
+    noise: Tensor | None = None
+
+    def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+        outputs = network(batch.image, self.noise)
+        terms = dict(self.task.loss(outputs, batch))
+        return terms if self.penalty == 0 else {**terms, "tuned": self.penalty * (1 - outputs["policy"]).mean()}
+
+
+@dataclass(frozen=True)
+class SpotTunet:
+    """Tune a copy of each block of the network, and with it a policy that decides per image and block between it and the frozen one.
+
+    Gated are the encoder's levels and the decoder's ups; the heads are always tuned. Where we differ from the released code: its frozen
+    copies' running statistics keep moving, because the network as a whole is in training mode.
+
+    Args:
+        policy_network: ``small`` (released: three residual blocks) or ``resnet34`` (paper; 2-D).
+        temperature: of the Gumbel-softmax.
+        penalty: lambda of the consolidation penalty; 0 in the paper's comparison, 0.005 to 0.012 in the released settings.
+        policy_rate: learning rate of the policy, as a multiple of the study's (released: 0.01 against 0.001).
+        policy_decay: weight decay of the policy.
+        first: what the tuning starts from.
+    """
+
+    policy_network: Size = "small"
+    temperature: Annotated[float, Gt(0)] = 0.1
+    penalty: Annotated[float, Ge(0)] = 0.0
+    policy_rate: Annotated[float, Gt(0)] = 10.0
+    policy_decay: Annotated[float, Ge(0)] = 0.001
+    first: AnyRecipe = field(default_factory=Supervised)
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="zakazov2021anatomy",
+        authors="Zakazov, I. and Shirokikh, B. and Chernyavskiy, A. and Belyaev, M.",
+        title="Anatomy of Domain Shift Impact on U-Net Layers in MRI Segmentation",
+        venue="Medical Image Computing and Computer Assisted Intervention",
+        year=2021,
+        doi="10.1007/978-3-030-87199-4_20",
+    )
+    needs: ClassVar[Needs] = Needs(target_labels=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.adapt_steps`` updates of the tuned copies and the policy on target batches."""
+        network = (yield from context.run(self.first, scenario, network)).network
+        labelled = [cohort for cohort in scenario.target if cohort.has_labels]
+        batches = context.loader(labelled, "target")
+        image = labelled[0].unlabelled().case(0).image
+        shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
+        network = operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
+        network = network.to(context.fabric.device).train()
+        tuned = [p for part in (network.encoder, network.decoder, network.heads) for p in part.parameters()]
+        optimizer = context.optimizer(tuned)
+        rate = self.policy_rate * optimizer.param_groups[0]["lr"]
+        optimizer.add_param_group({"params": list(network.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
+        inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer)
+        step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
+        train(step, batches, steps=context.settings.budget.adaptation(batches.epoch), context=context)
+        yield Stage("tuned", SpotTunetPredictor(network), scenario.sites)
+        return Carry(network)
