@@ -24,7 +24,7 @@ demo: $(STAMP)     ## a whole study on phantoms: table and report in runs/demo/o
 	$(PY) -m allograft study examples/demo.yaml --out runs/demo/out
 
 test: $(STAMP)     ## every test and doctest, but the slow and the science ones
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadgroup
 
 lint: $(STAMP)     ## ruff and mypy
 	$(PY) -m ruff check .

@@ -18,6 +18,8 @@ from tests.contract.world import METHODS, request, run, session_of, write_cohort
 
 from allograft.context.store import Store
 
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]  # one launch serves them all
+
 SCRIPT = """
 import sys, json
 from pathlib import Path
@@ -50,7 +52,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": root},
-        timeout=240,
+        timeout=540,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return manifest, folder / "out"

@@ -27,7 +27,7 @@ from allograft.step import GradientStep, Objective
 from allograft.table import find
 from allograft.tasks import Task
 from allograft.transforms.sample import Sample
-from allograft.tree import content_hash, digest, plain, remove
+from allograft.tree import content_hash, digest, plain
 
 
 @dataclass
@@ -114,8 +114,8 @@ class Context:
                 inner = self._inside(recipe, draws, store)
                 return (yield from inner._run(recipe, scenario, network, key, store))
         carry, stages, _ = found
-        if store and self.fabric.is_global_zero:
-            remove(store.folder / "journal")  # a process killed between its last write and clearing left it
+        if store:
+            store.tidy()
         for stage in stages:
             yield replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
         return replace(carry, network=carry.network.to(self.fabric.device))

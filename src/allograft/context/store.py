@@ -64,6 +64,11 @@ class Store:
             }
             tree.save(self.carry_file, state)
 
+    def tidy(self) -> None:
+        """Remove the journal of a finished unit, which a process killed between its last write and clearing left."""
+        if self.writes:
+            tree.remove(self.folder / "journal")
+
     def load(self) -> tuple[Carry, list[Stage], dict[str, Any]] | None:
         """The carry, the stages (predictors load when called) and the cost; None when unfinished or damaged."""
         if not self.carry_file.exists():

@@ -24,4 +24,4 @@ def mean_entropy(logits: Tensor, *, several: bool = False) -> float:
         entropy = -(share.xlogy(share) + (1 - share).xlogy(1 - share)) / math.log(2)
         return float(entropy.mean())
     shares = logits.softmax(1)
-    return float(-shares.xlogy(shares).sum(1).mean() / math.log(logits.shape[1]))
+    return float(shares.xlogy(shares).sum(1).mean().abs() / math.log(logits.shape[1]))

@@ -65,8 +65,8 @@ class SrsimReference:
     """Images to compare others with again and again: their maps are computed once.
 
     Args:
-        saliency: (N, H, W), 0 to 1.
-        gradient: (N, H, W), magnitudes.
+        maps: (N, 2, H W) float32: saliency and gradient magnitude, each divided by the root of its constant.
+        size: (H, W) of the maps.
         data_range: the value of white.
 
     Example:
@@ -75,43 +75,44 @@ class SrsimReference:
         3
     """
 
-    saliency: Tensor
-    gradient: Tensor
+    maps: Tensor
+    size: tuple[int, int]
     data_range: float = 1.0
 
     @classmethod
     def of(cls, images: Tensor | Iterable[Tensor], data_range: float = 1.0) -> SrsimReference:
         """The maps of (N, 1, H, W) images, or of such batches one after another; kept in float32, computed in float64."""
         batches = images.split(16) if isinstance(images, Tensor) else images
-        maps = [tuple(one.float() for one in similarity_maps(batch.double(), data_range)) for batch in batches]
-        return cls(torch.cat([saliency for saliency, _ in maps]), torch.cat([gradient for _, gradient in maps]), data_range)
+        kept, size = [], (0, 0)
+        for batch in batches:
+            saliency, gradient = similarity_maps(batch.double(), data_range)
+            size = (saliency.shape[1], saliency.shape[2])
+            scaled = saliency / math.sqrt(SALIENCY_CONSTANT), gradient / math.sqrt(GRADIENT_CONSTANT)
+            kept.append(torch.stack(scaled, dim=1).float().flatten(2))
+        return cls(torch.cat(kept), size, data_range)
 
     def __len__(self) -> int:
-        return len(self.saliency)
+        return len(self.maps)
 
     def scores(self, image: Tensor) -> Tensor:
         """``srsim`` of one image with each: (1, 1, H, W) -> (N,) float32. One donor at a time, which stays in the cache."""
         if image.ndim != 4 or len(image) != 1:
             raise SpecError(f"image has shape {tuple(image.shape)}, expected one image, (1, 1, H, W)")
-        r, g = (one[0].float() for one in similarity_maps(image.double(), self.data_range))
-        if r.shape != self.saliency.shape[1:]:
-            raise SpecError(f"the image's map is {tuple(r.shape)}, the references' {tuple(self.saliency.shape[1:])}; crop to one size")
-        r, g = r.reshape(-1), g.reshape(-1)
-        r_twice, r_square, g_twice, g_square = 2 * r, r * r + SALIENCY_CONSTANT, 2 * g, g * g + GRADIENT_CONSTANT
-        constants = torch.tensor(SALIENCY_CONSTANT, device=r.device), torch.tensor(GRADIENT_CONSTANT, device=r.device)
-        alike, above, below = (torch.empty_like(r) for _ in range(3))
-        sums = []
-        for s, h in zip(self.saliency.flatten(1).unbind(), self.gradient.flatten(1).unbind(), strict=True):
-            torch.addcmul(constants[1], g_twice, h, out=above)
-            torch.addcmul(g_square, h, h, out=alike)
-            alike.div_(above).rsqrt_()
-            torch.addcmul(constants[0], r_twice, s, out=above)
-            torch.addcmul(r_square, s, s, out=below)
-            alike.mul_(above.div_(below))
-            torch.maximum(r, s, out=below)
-            sums += [torch.dot(alike, below), below.sum()]
-        above, below = torch.stack(sums).view(-1, 2).unbind(1)
-        return above / (below + torch.finfo(torch.float32).eps)
+        r, g = (each[0].float() for each in similarity_maps(image.double(), self.data_range))
+        if r.shape != self.size:
+            raise SpecError(f"the image's map is {tuple(r.shape)}, the references' {self.size}; crop to one size")
+        own = torch.stack([r.reshape(-1) / math.sqrt(SALIENCY_CONSTANT), g.reshape(-1) / math.sqrt(GRADIENT_CONSTANT)])
+        twice, square, one = 2 * own, own * own + 1, torch.ones((), device=own.device)  # S of maps so scaled has the constant 1
+        above, below, sums = torch.empty_like(own), torch.empty_like(own), []
+        (alike, gradient), (spare, root), saliency = above, below, own[0]
+        for maps in self.maps.unbind():
+            torch.addcmul(one, twice, maps, out=above)
+            torch.addcmul(square, maps, maps, out=below)
+            alike.div_(spare).mul_(root.div_(gradient).rsqrt_())
+            torch.maximum(saliency, maps[0], out=spare)
+            sums += [torch.dot(alike, spare), spare.sum()]
+        weighted, weight = torch.stack(sums).view(-1, 2).unbind(1)
+        return weighted / (weight + torch.finfo(torch.float32).eps)
 
     def ranked(self, image: Tensor) -> Tensor:
         """All references, the most similar first: (N,) int64. Scores that round to the same 1e-6 stand in the references' order."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 Variant = Literal["paper", "released"]
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 """Elements worked on at a time on a CPU, so that one sweep over gradient, weights and moments stays in the cache."""
 
 
@@ -89,11 +89,15 @@ class AvaGrad(Optimizer):
                 if p.grad is not None and p not in self.state:
                     self._begin(p, group)
         everything = [p for group in self.param_groups for p in group["params"]]
+        ones: dict[Any, Tensor | None] = {}
         overall = _rms([p for p in everything if p in self.state], self.state)
         for group in self.param_groups:
             if group["variant"] == "paper":
                 for bucket in _buckets(group["params"]):
-                    _paper(bucket, overall, group, self.state)
+                    kind = bucket[0].device, bucket[0].dtype
+                    if kind not in ones:  # once a step: a gradient that is not finite leaves its mark in it
+                        ones[kind] = _ones([p for p in everything if (p.device, p.dtype) == kind])
+                    _paper(bucket, overall, group, self.state, ones[kind])
             else:
                 norm = _rms([p for p in group["params"] if p in self.state], self.state)
                 for bucket in _buckets(group["params"], self.state):
@@ -156,11 +160,11 @@ def _prepared(bucket: Bucket, group: dict[str, Any], state: Any, *, moves: bool)
     return gradients, means, squares
 
 
-def _paper(bucket: Bucket, norm: Tensor | float, group: dict[str, Any], state: Any) -> None:
+def _paper(bucket: Bucket, norm: Tensor | float, group: dict[str, Any], state: Any, ones: Tensor | None) -> None:
     gradients, means, squares = _prepared(bucket, group, state, moves=True)
     etas = [state[p]["eta"] for p in bucket]
     _descend(bucket, means, etas, norm, group["lr"])
-    _renew(squares, gradients, etas, group["betas"][1], group["eps"])
+    _renew(squares, gradients, etas, ones, beta2=group["betas"][1], eps=group["eps"])
     _keep_norms(bucket, etas, state)
 
 
@@ -199,21 +203,19 @@ def _decay(squares: list[Tensor], gradients: list[Tensor], beta2: float) -> None
     torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
 
 
-def _renew(squares: list[Tensor], gradients: list[Tensor], etas: list[Tensor], beta2: float, eps: float) -> None:
+def _renew(squares: list[Tensor], gradients: list[Tensor], etas: list[Tensor], ones: Tensor | None, *, beta2: float, eps: float) -> None:
     """Take v and eta on to this step, in the memory they have: fresh pages cost as much as the arithmetic.
 
-    On a CPU in one pass, by PyTorch's fused Adam on weights of 0 with a first moment of 1 and a learning rate of -1: it leaves
-    1 / (sqrt(v) + eps) in the weights. At an age of 1e18 its bias corrections are 1, and its beta1 next to 1 keeps the moment.
+    On a CPU in one pass, by PyTorch's fused AdamW with a first moment of 1, a learning rate of -1 and a weight decay of -1, which first
+    clears the weights: it leaves 1 / (sqrt(v) + eps) in them. At an age of 1e18 its bias corrections are 1, and its beta1 next to 1
+    keeps the moment.
     """
-    if squares[0].is_cpu and squares[0].dtype in (torch.float32, torch.float64):
-        longest = max(eta.numel() for eta in etas)
-        ones = _ones(max(BLOCK, longest), squares[0].dtype)[:longest].fill_(1)  # a gradient of nan leaves nan in it
+    if ones is not None:
         moments = [torch.as_strided(ones, eta.shape, eta.stride()) for eta in etas]
         gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, squares, strict=True)]
-        torch._foreach_zero_(etas)
         ages = [torch.tensor(1e18)] * len(etas)
-        fixed: dict[str, Any] = {"lr": -1.0, "beta1": 1 - 2.0**-53, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
-        torch._fused_adam_(etas, gradients, moments, squares, [], ages, beta2=beta2, eps=eps, **fixed)
+        fixed: dict[str, Any] = {"lr": -1.0, "beta1": 1 - 2.0**-53, "weight_decay": -1.0, "amsgrad": False, "maximize": False}
+        torch._fused_adamw_(etas, gradients, moments, squares, [], ages, beta2=beta2, eps=eps, **fixed)
     else:
         _decay(squares, gradients, beta2)
         torch._foreach_copy_(etas, squares)
@@ -221,11 +223,24 @@ def _renew(squares: list[Tensor], gradients: list[Tensor], etas: list[Tensor], b
         _invert(etas, eps)
 
 
-@lru_cache(maxsize=2)
-def _ones(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.ones(count, dtype=dtype)
+def _ones(bucket: Bucket) -> Tensor | None:
+    """Room for the longest of these parameters, all 1; None where the fused pass does not run."""
+    if not (bucket[0].is_cpu and bucket[0].dtype in (torch.float32, torch.float64)):
+        return None
+    longest = max(p.numel() for p in bucket)
+    return _room(1 << longest.bit_length(), bucket[0].dtype)[:longest].fill_(1)
+
+
+@lru_cache(maxsize=8)
+def _room(count: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(count, dtype=dtype)
 
 
 def _keep_norms(bucket: Bucket, etas: list[Tensor], state: Any) -> None:
-    for p, norm in zip(bucket, torch._foreach_norm(etas), strict=True):
+    if etas[0].is_cpu and etas[0].dtype in (torch.float32, torch.float64):
+        flat = [torch.as_strided(eta, (eta.numel(),), (1,)) for eta in etas]  # dense, in whatever order of axes
+        norms = [torch.dot(one, one).sqrt_() for one in flat]
+    else:
+        norms = list(torch._foreach_norm(etas))
+    for p, norm in zip(bucket, norms, strict=True):
         state[p]["eta_norm"] = norm

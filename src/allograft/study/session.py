@@ -194,8 +194,10 @@ class Session:
         judge = Judge(tuple(world.tests(row.fold)), self.study.made_task, self.out / "records", self.fabric)
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
-        finished = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template).load()
+        store = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template)
+        finished = store.load()
         if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
+            store.tidy()
             return
         self.say(f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}" + (f", fold {row.fold}" if world.folds > 1 else ""))
         ordinals: dict[str, int] = {}

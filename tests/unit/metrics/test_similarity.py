@@ -55,7 +55,7 @@ def test_kept_maps_give_the_scores_of_pairs() -> None:
     expected = srsim(images[:1].expand(8, -1, -1, -1), images[1:])
     torch.testing.assert_close(reference.scores(images[:1]).double(), expected, rtol=0, atol=2e-6)
     assert torch.equal(reference.ranked(images[:1]), expected.argsort(descending=True))
-    torch.testing.assert_close(SrsimReference.of(images[1:].split(3)).saliency, reference.saliency)
+    torch.testing.assert_close(SrsimReference.of(images[1:].split(3)).maps, reference.maps)
 
 
 def test_ties_stand_in_the_references_order() -> None:

@@ -94,7 +94,7 @@ def test_the_fused_pass_is_the_plain_formula(dtype: torch.dtype, bound: float) -
     v, g = [p.detach().abs() for p in _parameters()], [p.detach() for p in _parameters(seed=3)]
     v[0][0] = g[0][0] = 0.0
     found, etas = [one.to(dtype, copy=True) for one in v], [torch.full_like(one, 7.0, dtype=dtype) for one in v]
-    avagrad._renew(found, [one.to(dtype) for one in g], etas, 0.9, 1e-3)
+    avagrad._renew(found, [one.to(dtype) for one in g], etas, avagrad._ones(found), beta2=0.9, eps=1e-3)
     for old, gradient, new, eta in zip(v, g, found, etas, strict=True):
         expected = 0.9 * old + 0.1 * gradient**2
         torch.testing.assert_close(new.double(), expected, rtol=bound, atol=0)

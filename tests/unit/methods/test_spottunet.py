@@ -1,0 +1,132 @@
+"""SpotTUNet: which copy an image goes through, what is frozen, and what the policy learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.contract.world import run, session_of, write_cohort
+from torch import Tensor, nn
+
+from allograft.batch import Batch
+from allograft.errors import SpecError
+from allograft.methods import spottunet
+from allograft.methods.spottunet import PolicyObjective, SpotTunetPredictor, gumbel_policy
+from allograft.networks import Wrapped, build, rebuilt
+from allograft.networks.network import operate
+from allograft.table import find
+
+
+def _spotted(norm: str = "instance", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    arguments = {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8, 8], "num_res_units": 1, "norm": norm}
+    options = {"policy": "small", "in_channels": 1, "spatial_dims": 2, "temperature": 0.1, **changes}
+    return operate(build({"build": {"unet": arguments}}), "spottunet", **options)
+
+
+def _fixed(network: Any, gates: Tensor) -> None:
+    network.policy = nn.Module()
+    network.policy.forward = lambda image: torch.stack([-gates, gates], -1).expand(len(image), -1, -1)
+
+
+def test_fresh_copies_change_nothing_whatever_the_policy() -> None:
+    network = _spotted().eval()
+    plain = build({"build": network.spec["build"]})
+    plain.load_state_dict({key: value for key, value in network.state_dict().items() if not key.startswith(("frozen", "policy"))})
+    image = torch.rand(3, 1, 16, 16)
+    torch.testing.assert_close(network(image)["mask"], plain.eval()(image)["mask"])
+    assert network(image)["policy"].shape == (3, 4)  # three levels, one up
+
+
+def test_one_is_frozen_and_zero_is_tuned_image_by_image() -> None:
+    network = _spotted().eval()
+    image = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        before = network(image)["mask"]
+        for block in spottunet.blocks(network):
+            for p in block.parameters():
+                p.add_(0.3 * torch.randn(p.shape))
+    _fixed(network, torch.ones(1, 4))
+    torch.testing.assert_close(network(image)["mask"], before)
+    _fixed(network, -torch.ones(1, 4))
+    tuned = network(image)["mask"]
+    assert not torch.allclose(tuned, before, atol=1e-3)
+    _fixed(network, torch.tensor([[1.0] * 4, [-1.0] * 4]))
+    mixed = network(image)["mask"]
+    torch.testing.assert_close(mixed[0], before[0])
+    torch.testing.assert_close(mixed[1], tuned[1])
+
+
+def test_the_frozen_copy_stays_as_it_is_and_in_evaluation_mode() -> None:
+    network = _spotted("batch").train()
+    assert not any(module.training for module in network.frozen.modules())
+    assert not any(p.requires_grad for p in network.frozen.parameters())
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network(torch.rand(2, 1, 16, 16), torch.zeros(2, 4, 2))["mask"].sum().backward()
+    assert all(p.grad is None for p in network.frozen.parameters())
+    assert network.policy.last.weight.grad is not None
+    after = network.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before if key.startswith("frozen."))
+    assert any(not torch.equal(after[key], before[key]) for key in before if key.startswith("encoder.") and "running" in key)
+
+
+def test_forward_is_hard_and_backward_is_the_softmax() -> None:
+    logits = torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(3, 5, 2, dtype=torch.float64)
+    gates = gumbel_policy(logits, 0.7, noise)
+    assert set(gates.unique().tolist()) == {0.0, 1.0}
+    weight = torch.randn(3, 5, dtype=torch.float64)
+    (gates * weight).sum().backward()
+    twin = logits.detach().clone().requires_grad_()
+    (torch.sigmoid((twin + noise)[..., 1].sub((twin + noise)[..., 0]) / 0.7) * weight).sum().backward()
+    torch.testing.assert_close(logits.grad, twin.grad)
+    assert gumbel_policy(torch.zeros(1, 2, 2), 0.1).tolist() == [[0.0, 0.0]]
+    for wrong in (
+        lambda: gumbel_policy(logits, 0.0),
+        lambda: gumbel_policy(logits, 1.0, noise[:1]),
+        lambda: gumbel_policy(logits[..., :1], 1.0),
+    ):
+        with pytest.raises(SpecError):
+            wrong()
+
+
+def test_the_penalty_is_the_share_of_tuned_gates() -> None:
+    network = _spotted()
+    task = type("Task", (), {"loss": staticmethod(lambda outputs, batch: {"loss": outputs["mask"].mean()})})
+    _fixed(network, torch.tensor([[1.0, 1.0, 1.0, -1.0]]))
+    batch = Batch(torch.rand(2, 1, 16, 16), torch.tensor([0, 0]), ("a", "b"))
+    assert PolicyObjective(task, 0.012)(network, batch)["tuned"].item() == pytest.approx(0.012 / 4)
+    assert set(PolicyObjective(task, 0.0)(network, batch)) == {"loss"}
+
+
+@pytest.mark.parametrize("policy", ["small", "resnet34"])
+def test_it_can_be_rebuilt_and_an_images_policy_does_not_depend_on_its_neighbours(policy: str) -> None:
+    network = _spotted(policy=policy).eval()
+    image = torch.rand(3, 1, 40, 40)
+    twin = rebuilt(network.spec, network.state_dict()).eval()
+    with torch.no_grad():
+        assert torch.equal(twin(image)["mask"], network(image)["mask"])
+        torch.testing.assert_close(network.policy(image)[1:2], network.policy(image[1:2]), rtol=1e-4, atol=1e-5)
+    predicted = SpotTunetPredictor(network)(Batch(image[..., :39], torch.tensor([0, 0, 0]), ("a", "b", "c")))
+    assert predicted["mask"].shape == (3, 2, 40, 39)
+    assert predicted["policy"].shape == (3, 4)
+    assert find("predictor", "spottunet") is SpotTunetPredictor
+
+
+def test_networks_without_levels_and_volumes_for_resnet34_are_refused() -> None:
+    wrapped = Wrapped(nn.Conv2d(1, 2, 1), "mask")
+    wrapped.spec = {"build": {}, "surgery": []}
+    with pytest.raises(SpecError, match="levels"):
+        operate(wrapped, "spottunet", policy="small", in_channels=1, spatial_dims=2, temperature=0.1)
+    with pytest.raises(SpecError, match="2-D"):
+        _spotted(policy="resnet34", spatial_dims=3)
+
+
+def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path) -> None:
+    session = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", {"spottunet": {"penalty": 0.01}}, optimizer={"sgd": {"lr": 0.01}}
+    )
+    _, _, records = run(session)
+    assert all(record.status == "done" for record in records.values())
