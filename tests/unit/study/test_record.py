@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from allograft.errors import OutputError
 from allograft.study.record import SCHEMA, Record, read_all, read_record, read_records
@@ -98,3 +99,9 @@ def test_a_table_of_records(tmp_path: Path) -> None:
     assert frame.loc["u1", "recipe"]["name"] == "fourier"
     assert frame.loc["u2", ["status", "error"]].tolist() == ["failed", "why"]
     assert frame["metrics/dice"].isna().tolist() == [False, True]
+
+
+def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
+    """After a change: a migration, a note, and this file anew from ``TypeAdapter(Record).json_schema()``."""
+    kept = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "record.schema.json").read_text(encoding="utf-8"))
+    assert kept == TypeAdapter(Record).json_schema()
