@@ -14,6 +14,7 @@ from allograft.cohort import Cohort
 from allograft.errors import SpecError, nearest
 from allograft.networks import Network, Wrapped
 from allograft.table import find
+from allograft.tree import default
 
 if TYPE_CHECKING:
     from allograft.context import Context
@@ -158,8 +159,7 @@ def shown(recipe: Any) -> dict[str, Any]:
     different: dict[str, Any] = {}
     for f in fields(recipe):
         value = getattr(recipe, f.name)
-        default = f.default_factory() if callable(f.default_factory) else f.default
-        if value != default:
+        if value != default(f):
             different[f.name] = {name_of("method", type(value)): shown(value)} if is_recipe(value) else value
     return different
 

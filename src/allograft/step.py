@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from allograft.batch import Batch
+from allograft.schedule import Schedule
 
 Terms = Mapping[str, Tensor]
 Step = Callable[[Batch], Terms]
@@ -32,7 +33,7 @@ class GradientStep:
         objective: maps network and batch to terms.
         optimizer: holds the parameters that move; each must belong to the network or the objective.
         fabric: autocast, backward, device.
-        schedule: stepped once after each update.
+        schedule: told the loss after each update.
         clip: the largest norm of all gradients together.
     """
 
@@ -40,14 +41,15 @@ class GradientStep:
     objective: Objective
     optimizer: torch.optim.Optimizer
     fabric: Any
-    schedule: Any = None
+    schedule: Schedule | None = None
     clip: float | None = None
 
     def __call__(self, batch: Batch) -> Terms:
         self.optimizer.zero_grad(set_to_none=True)
         with self.fabric.autocast():
             terms = self.objective(self.network, batch)
-        self.fabric.backward(sum(terms.values()))
+        loss = torch.stack([*terms.values()]).sum()
+        self.fabric.backward(loss)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         average_gradients(parameters)
         average_buffers(self.network)
@@ -55,7 +57,7 @@ class GradientStep:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         if self.schedule is not None:
-            self.schedule.step()
+            self.schedule(loss.detach())
         return {key: value.detach() for key, value in terms.items()}
 
 

@@ -62,7 +62,16 @@ OPTIMIZERS = {
     "sgd": "torch.optim:SGD",
     "adam": "torch.optim:Adam",
     "adamw": "torch.optim:AdamW",
+    "nadam": "torch.optim:NAdam",
     "avagrad": "allograft.optim.avagrad:AvaGrad",
+}
+
+SCHEDULES = {
+    "constant": "allograft.schedule:constant",
+    "step": "allograft.schedule:step",
+    "poly": "allograft.schedule:poly",
+    "cosine": "allograft.schedule:cosine",
+    "plateau": "allograft.schedule:plateau",
 }
 
 TASKS = {
@@ -82,6 +91,7 @@ _TABLES = {
     "surgery": SURGERY,
     "predictor": PREDICTORS,
     "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
     "task": TASKS,
     "phantom": PHANTOMS,
 }

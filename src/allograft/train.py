@@ -14,6 +14,7 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.errors import TrainingError
+from allograft.figure import thinned
 from allograft.step import Step
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         history.flush(span.stop)
         context.journal.finish(name, span, partial(state, span.stop))
     context.meter.train_seconds += time.perf_counter() - began
+    context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
     return history
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,30 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def plain(thing: Any) -> Any:
+def plain(thing: Any, *, sparse: bool = False) -> Any:
     """JSON values of a dataclass, mapping, sequence or path: what goes into keys, cards and records.
 
     A recipe becomes ``{"name": {field: value}}`` with all fields, so that a changed default changes the key.
+
+    Args:
+        sparse: leave out the fields that have their default value.
     """
     if is_dataclass(thing) and not isinstance(thing, type):
-        body = {f.name: plain(getattr(thing, f.name)) for f in fields(thing) if f.compare}
+        named = ((f, getattr(thing, f.name)) for f in fields(thing) if f.compare)
+        body = {f.name: plain(value, sparse=sparse) for f, value in named if not (sparse and value == default(f))}
         return {_table_name(thing): body} if hasattr(thing, "run") else body
     if isinstance(thing, Mapping):
-        return {str(key): plain(value) for key, value in thing.items()}
+        return {str(key): plain(value, sparse=sparse) for key, value in thing.items()}
     if isinstance(thing, (list, tuple)):
-        return [plain(value) for value in thing]
+        return [plain(value, sparse=sparse) for value in thing]
     if isinstance(thing, Path):
         return thing.as_posix()
     return thing
+
+
+def default(field: Field[Any]) -> Any:
+    """The default value of a dataclass field; ``MISSING`` when it has none."""
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def _table_name(recipe: Any) -> str:

@@ -12,11 +12,11 @@ import allograft
 
 PACKAGE = Path(allograft.__file__).parent
 LAYERS = (
-    ("errors", "table", "batch", "seeds", "tree"),
+    ("errors", "table", "batch", "seeds", "tree", "figure"),
     ("cohort", "phantoms"),
     ("nn", "optim", "transforms", "metrics"),
     ("tasks", "networks"),
-    ("step", "train", "recipe", "context", "predictor"),
+    ("schedule", "step", "train", "recipe", "context", "predictor"),
     ("methods",),
     ("study",),
     ("cli",),

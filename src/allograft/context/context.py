@@ -21,7 +21,9 @@ from allograft.context.lock import locked
 from allograft.context.settings import Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, NeedsError, SpecError
+from allograft.figure import Figure
 from allograft.recipe import Carry, Scenario, Stage, title, total_needs
+from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
 from allograft.step import GradientStep, Objective
 from allograft.table import find
@@ -32,10 +34,11 @@ from allograft.tree import content_hash, digest, plain
 
 @dataclass
 class Meter:
-    """What a unit cost, itself alone: the units it builds on have their own."""
+    """What a unit cost and has to show, itself alone: the units it builds on have their own."""
 
     train_seconds: float = 0.0
     trainable_parameters: int = 0
+    figures: dict[str, Figure] = field(default_factory=dict)
 
     def cost(self) -> dict[str, Any]:
         """As a record says it. Peak memory is the process's own high-water mark on a CPU."""
@@ -82,19 +85,25 @@ class Context:
 
     # ------------------------------------------------------------------ units
     def draws(self, recipe: Any, scenario: Scenario, network: Any) -> str:
-        """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does."""
-        narrowed = scenario.narrowed(total_needs(recipe))
-        task = [type(self.task).__name__, plain(self.task)]
-        network_key = [dict(network.spec), digest(network)]
-        return content_hash(plain(recipe), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings), task)
+        """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does.
 
-    def key(self, draws: str) -> str:
-        """The unit of a run: its draws, and all else that its bytes depend on."""
-        return content_hash(draws, self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__)
+        Settings at their default do not count: an option added later leaves every earlier study's draws alone.
+        """
+        narrowed = scenario.narrowed(total_needs(recipe))
+        task = [type(self.task).__name__, plain(self.task, sparse=True)]
+        network_key = [dict(network.spec), digest(network)]
+        told = [plain(recipe, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
+        return content_hash(*told)
+
+    def key(self, draws: str, recipe: Any) -> str:
+        """The unit of a run: its draws, and all else that its bytes depend on, defaults included."""
+        defaults = [plain(recipe), plain(self.settings), plain(self.task)]
+        machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
+        return content_hash(draws, defaults, machine)
 
     def unit(self, recipe: Any, scenario: Scenario, network: Any) -> str:
         """The content key under which a run is kept; the whole scenario may be given."""
-        return self.key(self.draws(recipe, scenario, network))
+        return self.key(self.draws(recipe, scenario, network), recipe)
 
     def run(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
         """Run a recipe, or load what it left: ``carry = yield from context.run(self.first, scenario, network)``.
@@ -105,7 +114,7 @@ class Context:
         """
         check_needs(recipe, scenario)
         draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
-        key = self.key(draws)
+        key = self.key(draws, recipe)
         scenario = scenario.narrowed(total_needs(recipe))
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
         with self._alone(store):
@@ -152,7 +161,7 @@ class Context:
                     store.keep_stage(stage, {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost()})
             yield stage
         if store:
-            store.keep(carry, own, self.meter.cost())
+            store.keep(carry, own, self.meter.cost(), self.meter.figures)
             self.journal.clear()
         self.fabric.barrier()
         return carry
@@ -160,6 +169,10 @@ class Context:
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """A result computed once in the life of a unit, also across restarts."""
         return self.journal.once(name, make)
+
+    def show(self, name: str, figure: Figure) -> None:
+        """Keep data for a plot beside the unit; the report draws it under the recipe's name."""
+        self.meter.figures[name] = figure
 
     # ------------------------------------------------------------------ what recipes build steps from
     @property
@@ -202,13 +215,23 @@ class Context:
         return made
 
     def gradient_step(
-        self, network: nn.Module, objective: Objective | None = None, optimizer: torch.optim.Optimizer | None = None
+        self,
+        network: nn.Module,
+        objective: Objective | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        steps: int | None = None,
     ) -> GradientStep:
-        """The default step: the task's loss, and the study's optimizer over all that requires gradients."""
+        """The default step: the task's loss, and the study's optimizer over all that requires gradients.
+
+        Args:
+            steps: how many the study's schedule spans; None for a recipe whose paper sets the learning rate itself.
+        """
         owned = list(objective.parameters()) if isinstance(objective, nn.Module) else []
         if optimizer is None:
             optimizer = self.optimizer([p for p in (*network.parameters(), *owned) if p.requires_grad])
-        return GradientStep(network, objective or self.task.objective, optimizer, self.fabric, clip=self.settings.clip)
+        schedule = make_schedule(self.settings.schedule, optimizer, steps) if steps and "constant" not in self.settings.schedule else None
+        return GradientStep(network, objective or self.task.objective, optimizer, self.fabric, schedule, self.settings.clip)
 
 
 def check_needs(recipe: Any, scenario: Scenario) -> None:

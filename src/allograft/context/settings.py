@@ -53,6 +53,7 @@ class Settings:
         augmentation: none, light or strong, for every row alike.
         patch: training crops of this size; None trains on whole images.
         clip: the largest gradient norm.
+        schedule: one ``{name: arguments}`` of the table of schedules.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -60,3 +61,4 @@ class Settings:
     augmentation: Strength = "light"
     patch: tuple[int, ...] | None = None
     clip: float | None = None
+    schedule: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"constant": {}})

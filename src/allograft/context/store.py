@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import nn
 
 from allograft import tree
 from allograft.batch import Batch
+from allograft.errors import AllograftError
+from allograft.figure import Figure, from_json, to_json
 from allograft.networks import rebuilt
 from allograft.predictor import Prediction, load_predictor, save_predictor
 from allograft.recipe import Carry, Stage
@@ -50,9 +53,15 @@ class Store:
         if self.writes and stage.predictor is not None and not (folder / "card.json").exists():
             save_predictor(stage.predictor, folder, card)
 
-    def keep(self, carry: Carry, stages: list[Stage], cost: Mapping[str, Any]) -> None:
+    @property
+    def figures_file(self) -> Path:
+        """What the unit has to show in the report."""
+        return self.folder / "figures.json"
+
+    def keep(self, carry: Carry, stages: list[Stage], cost: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
         """Save the end of a run; only now is the unit finished."""
         if self.writes:
+            tree.write_json(self.figures_file, {name: to_json(figure) for name, figure in figures.items()})
             parts = {name: {"spec": dict(part.spec), "state": part.state_dict()} for name, part in carry.parts.items()}  # type: ignore[arg-type]
             state = {
                 "spec": dict(carry.network.spec),
@@ -63,6 +72,14 @@ class Store:
                 "cost": dict(cost),
             }
             tree.save(self.carry_file, state)
+
+    def figures(self) -> dict[str, Figure]:
+        """Name -> figure; empty for an unfinished unit, and for one whose file is damaged: figures decide nothing."""
+        try:
+            kept = json.loads(self.figures_file.read_text(encoding="utf-8"))
+            return {name: from_json(one) for name, one in kept.items()}
+        except (OSError, ValueError, AttributeError, AllograftError):
+            return {}
 
     def tidy(self) -> None:
         """Remove the journal of a finished unit, which a process killed between its last write and clearing left."""

@@ -49,7 +49,8 @@ class Finetune:
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target", augmentation=self.augmentation)
         with trainable(network, self.scope):
-            step = context.gradient_step(network)
-            train(step, batches, steps=context.settings.budget.adaptation(batches.epoch), context=context)
+            steps = context.settings.budget.adaptation(batches.epoch)
+            step = context.gradient_step(network, steps=steps)
+            train(step, batches, steps=steps, context=context)
         yield Stage("tuned", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

@@ -32,7 +32,8 @@ class Joint:
         network.train()
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader((*scenario.source, *labelled), "joint", augmentation=self.augmentation)
-        step = context.gradient_step(network)
-        train(step, batches, steps=context.settings.budget.training(batches.epoch), context=context)
+        steps = context.settings.budget.training(batches.epoch)
+        step = context.gradient_step(network, steps=steps)
+        train(step, batches, steps=steps, context=context)
         yield Stage("trained", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

@@ -87,7 +87,8 @@ class L2sp:
         start = {name: p.detach().clone() for name, p in network.named_parameters()}
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target")
-        step = context.gradient_step(network, Anchored(context.task.objective, start, self.alpha))
-        train(step, batches, steps=context.settings.budget.adaptation(batches.epoch), context=context)
+        steps = context.settings.budget.adaptation(batches.epoch)
+        step = context.gradient_step(network, Anchored(context.task.objective, start, self.alpha), steps=steps)
+        train(step, batches, steps=steps, context=context)
         yield Stage("tuned", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

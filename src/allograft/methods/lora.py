@@ -54,7 +54,8 @@ class Lora:
         batches = context.loader(labelled, "target")
         with trainable(network, "full"):
             rest(network)
-            train(context.gradient_step(network), batches, steps=context.settings.budget.adaptation(batches.epoch), context=context)
+            steps = context.settings.budget.adaptation(batches.epoch)
+            train(context.gradient_step(network, steps=steps), batches, steps=steps, context=context)
         fold(network)
         yield Stage("tuned", Direct(network), scenario.sites)
         return Carry(network)

@@ -14,6 +14,7 @@ from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
+from allograft.schedule import Planned
 from allograft.step import named_state
 from allograft.train import train
 
@@ -84,7 +85,7 @@ class Mmtl:
 
         mixed = context.loader((*scenario.source, *labelled), "mixed", share=share)
         step = context.gradient_step(network)
-        step.schedule = LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0)
+        step.schedule = Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
         train(step, mixed, steps=steps, context=context)
         yield Stage("mixed", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

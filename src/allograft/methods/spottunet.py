@@ -255,8 +255,9 @@ class SpotTunet:
         optimizer = context.optimizer(tuned)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
         optimizer.add_param_group({"params": list(network.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
-        inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer)
+        steps = context.settings.budget.adaptation(batches.epoch)
+        inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer, steps=steps)
         step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
-        train(step, batches, steps=context.settings.budget.adaptation(batches.epoch), context=context)
+        train(step, batches, steps=steps, context=context)
         yield Stage("tuned", SpotTunetPredictor(network), scenario.sites)
         return Carry(network)

@@ -31,7 +31,8 @@ class Supervised:
         """``budget.steps`` updates on source batches, the sites taking turns."""
         network.train()
         batches = context.loader(scenario.source, "source", augmentation=self.augmentation)
-        step = context.gradient_step(network)
-        train(step, batches, steps=context.settings.budget.training(batches.epoch), context=context)
+        steps = context.settings.budget.training(batches.epoch)
+        step = context.gradient_step(network, steps=steps)
+        train(step, batches, steps=steps, context=context)
         yield Stage("trained", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

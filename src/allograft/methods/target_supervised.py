@@ -38,7 +38,8 @@ class TargetSupervised:
         network.train()
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target", augmentation=self.augmentation)
-        step = context.gradient_step(network)
-        train(step, batches, steps=context.settings.budget.training(batches.epoch), context=context)
+        steps = context.settings.budget.training(batches.epoch)
+        step = context.gradient_step(network, steps=steps)
+        train(step, batches, steps=steps, context=context)
         yield Stage("trained", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

@@ -23,6 +23,7 @@ from allograft.networks.network import spec_of
 from allograft.predictor import quiet
 from allograft.predictor.folder import first_network, read_card
 from allograft.recipe import Stage, title
+from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
 from allograft.study.judge import Judge, failed_record
 from allograft.study.models import export_models, refuse_training_images
@@ -94,7 +95,8 @@ class Session:
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
             refuse_training_images(read_card(self._start_path()), tested, self._start_path())
         self._try(world)
-        self.context(0).optimizer(self.start(world, 0).parameters())  # their names and arguments, too, are refused before anything is kept
+        optimizer = self.context(0).optimizer(self.start(world, 0).parameters())  # a wrong argument is refused before anything is kept
+        make_schedule(self.study.settings.schedule, optimizer, 1)
         if self.fabric.is_global_zero:
             self._keep(world)
         return world

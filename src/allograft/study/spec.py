@@ -91,13 +91,13 @@ class Study:
     seeds: int = 3
     budget: Budget = field(default_factory=Budget)
     optimizer: dict[str, dict[str, Any] | None] = field(default_factory=lambda: {"adam": {"lr": 1e-3}})
-    schedule: Literal["constant"] = "constant"
+    schedule: str | dict[str, dict[str, Any] | None] = "constant"
     clip: float | None = None
     file: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("task", "network", "optimizer"):
-            if len(getattr(self, name)) != 1:
+        for name in ("task", "network", "optimizer", "schedule"):
+            if not isinstance(getattr(self, name), str) and len(getattr(self, name)) != 1:
                 raise SpecError(f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}")
         if not self.target:
             raise SpecError("target: names no site; expected at least one, for example target: [b]")
@@ -122,7 +122,8 @@ class Study:
     def settings(self) -> Settings:
         """What training is told."""
         optimizer = {name: arguments or {} for name, arguments in self.optimizer.items()}
-        return Settings(self.budget, optimizer, self.augmentation, self.patch, self.clip)
+        schedule = {self.schedule: {}} if isinstance(self.schedule, str) else {n: a or {} for n, a in self.schedule.items()}
+        return Settings(self.budget, optimizer, self.augmentation, self.patch, self.clip, schedule)
 
     @property
     def manifest(self) -> Path:
