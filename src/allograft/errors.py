@@ -66,7 +66,7 @@ def nearest(name: object, known: Iterable[str], what: str) -> str:
     """
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, 1, 0.5)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names[:40])}{', ...' if len(names) > 40 else ''}"
     return f"unknown {what} '{name}'; {hint}"
 
 

@@ -48,6 +48,8 @@ def plain(thing: Any, *, sparse: bool = False) -> Any:
     Args:
         sparse: leave out the fields that have their default value.
     """
+    if hasattr(thing, "tree"):  # a grid of recipes
+        return plain(thing.tree())
     if is_dataclass(thing) and not isinstance(thing, type):
         named = ((f, getattr(thing, f.name)) for f in fields(thing) if f.compare)
         body = {f.name: plain(value, sparse=sparse) for f, value in named if not (sparse and value == default(f))}
@@ -105,18 +107,26 @@ def save(path: Path, tree: Any) -> None:
 
 def load(path: Path) -> Any:
     """Read what ``save`` wrote. ``DamagedFile`` when it is cut short or was changed."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         shape, checksum = metadata["tree"], metadata["blake2b"]
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
         raise DamagedFile(f"{path}: not a whole file ({error}); delete it, it is made again") from error
     if _checksum(shape, tensors) != checksum:
         raise DamagedFile(f"{path}: its content does not match its checksum; delete it, it is made again")
     return _give(json.loads(shape), tensors)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a place where nothing is. ``OutputError`` when it cannot be written."""
+    try:
+        shutil.copytree(source, target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
 
 
 def remove(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from allograft.cohort.readers import Picture
+from allograft.cohort.readers import Picture, check_pixels
 from allograft.errors import ImageError
 
 _MOST_CHANNELS = 4  # a first axis that is longer is as likely rows or slices
@@ -41,6 +43,9 @@ def read_array(path: Path, *, mask: bool) -> Picture:
 
 def _stored(path: Path, key: str) -> np.ndarray:
     with path.open("rb") as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            _check_header(path, file, path.stat().st_size)
+        file.seek(0)
         held = np.load(file, allow_pickle=False)
         if isinstance(held, np.ndarray):
             return held
@@ -49,4 +54,22 @@ def _stored(path: Path, key: str) -> np.ndarray:
         if name not in names:
             found = f"{len(names)} arrays ({', '.join(names[:8])})"
             raise ImageError(f"{path}: holds {found}; expected one, or one called '{key}'; save each image in a file of its own")
+        with held.zip.open(f"{name}.npy") as member:
+            member.read(6)
+            _check_header(path, member, held.zip.getinfo(f"{name}.npy").file_size)
         return np.asarray(held[name])
+
+
+def _check_header(path: Path, file: IO[bytes], size: int) -> None:
+    """Refuse an array that is larger than what is stored of it, before it is made. ``file`` stands behind the magic string."""
+    version = tuple(file.read(2))
+    if version != (1, 0):  # the length of the header is told in four bytes
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-4, 1)
+        if length > size:
+            raise ImageError(f"{path}: its header tells of a header of {length} bytes, more than the file holds; save it again")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    check_pixels(path, shape)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ImageError(f"{path}: its header tells of an array {shape} of {dtype}, more than the file holds; save it again")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from allograft.cohort.readers import Picture
+from allograft.cohort.readers import Picture, check_pixels
 from allograft.errors import ImageError
 
 # Nothing else is parsed, so that no name or number of a patient is ever in memory.
@@ -112,6 +112,7 @@ def _pixels(path: Path, dataset: Any, *, mask: bool) -> np.ndarray:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ImageError(f"{path}: {frames} frames in one file; expected one slice a file; convert it to NIfTI, with dcm2niix for example")
+    check_pixels(path, (int(dataset.get("SamplesPerPixel") or 1), int(dataset.Rows), int(dataset.Columns)))
     kind = str(dataset.PhotometricInterpretation)
     if kind not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
         raise ImageError(f"{path}: pixels of kind {kind!r}; expected grey, palette, RGB or YBR; convert it to RGB")

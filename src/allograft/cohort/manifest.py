@@ -143,13 +143,14 @@ def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:
 def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
     try:
         path = (folder / text).resolve()
-        exists = path.exists()
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{where}: '{text[:80]}' is no path ({error}); write a path relative to the manifest") from error
+        kind = "a file" if path.is_file() or path.is_dir() else "neither file nor folder" if path.exists() else ""
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        found = getattr(error, "strerror", None) or type(error).__name__
+        raise ManifestError(f"{where}: '{text[:80]}' is no path ({found}); write a path relative to the manifest") from error
     if not path.is_relative_to(root):
         raise ManifestError(f"{where}: '{text}' leaves the data folder {root}; put the files below the manifest, or move the manifest up")
-    if not exists:
-        raise ManifestError(f"{where}: no file '{text}' in {folder}; mend the path or remove the row")
+    if kind != "a file":  # reading a pipe or a device would never end
+        raise ManifestError(f"{where}: {kind or 'no file'} '{text}' in {folder}; mend the path or remove the row")
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from allograft.cohort.readers import Picture
+from allograft.cohort.readers import Picture, check_pixels
 from allograft.errors import ImageError
 
 # Named, because Pillow would otherwise try every plugin it has, some of which start other programs.
@@ -57,6 +57,7 @@ def read_tiff(path: Path, *, mask: bool) -> Picture:
             return read_photograph(path, mask=mask)
         if page.photometric not in (0, 1, 2) or sorted(page.axes) not in (["X", "Y"], ["S", "X", "Y"]):
             raise ImageError(f"{path}: TIFF pixels {page.photometric!r} along {page.axes}; expected grey or RGB; convert it")
+        check_pixels(path, page.shape)
         if Image.MAX_IMAGE_PIXELS and page.imagelength * page.imagewidth > 2 * Image.MAX_IMAGE_PIXELS:
             raise ImageError(f"{path}: {page.imagelength} x {page.imagewidth} pixels are too many; cut it into tiles")
         array = page.asarray()

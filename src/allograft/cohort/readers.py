@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import math
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ import numpy as np
 from allograft.errors import ImageError, OutputError
 
 NIFTI, TIFF, ARRAYS = (".nii.gz", ".nii"), (".tif", ".tiff"), (".npz", ".npy")
+MOST_PIXELS = 2**30
+"""Numbers in one image, channels counted: four gigabytes once they are float32. A few bytes of a header can ask for more."""
 SUFFIXES = (*NIFTI, ".dcm", ".png", ".jpg", ".jpeg", *TIFF, ".bmp", ".gif", ".ppm", ".pgm", *ARRAYS)  # upper case too
 
 
@@ -182,6 +185,15 @@ def _reader(path: Path) -> Callable[..., Picture]:
     return arrays.read_array if name.endswith(ARRAYS) else photographs.read_tiff if name.endswith(TIFF) else photographs.read_photograph
 
 
+def check_pixels(name: Path | str, shape: Sequence[int], mend: str = "cut it into tiles, or export it again") -> None:
+    """Raise ``ImageError``, before anything is allocated, for a shape of more than ``MOST_PIXELS``.
+
+    >>> check_pixels("a.png", (3, 64, 64))
+    """
+    if math.prod(map(int, shape)) > MOST_PIXELS:
+        raise ImageError(f"{name}: an image of shape {tuple(shape)} has more than {MOST_PIXELS} pixels; {mend}")
+
+
 def _checked(path: Path, array: np.ndarray) -> np.ndarray:
     """Contiguous, in native byte order: booleans as uint8, floating numbers as float32, integers as they are."""
     if not array.size:
@@ -202,6 +214,11 @@ def _read_nifti(path: Path, *, mask: bool) -> Picture:
     image: Any = nibabel.load(path, mmap=False)
     if not isinstance(image, nibabel.Nifti1Pair):
         raise ImageError(f"{path}: a {type(image).__name__}; expected a NIfTI volume; convert it")
+    check_pixels(path, image.shape)
+    stored = image.header.get_data_dtype().itemsize * math.prod(image.shape)
+    if stored > path.stat().st_size * (1100 if path.name.lower().endswith(".gz") else 1):  # gzip packs a thousand to one at most
+        found = f"its header tells of {stored} bytes of pixels, the file is of {path.stat().st_size} bytes"
+        raise ImageError(f"{path}: {found}; export it again from where it came")
     millimetres = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
     affine = np.diag([millimetres] * 3 + [1.0]) @ np.array(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:

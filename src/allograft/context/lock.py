@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from allograft.errors import OutputError
+
 BEAT = 10.0
 """Seconds between two heartbeats."""
 STALE = 60.0
@@ -27,7 +29,10 @@ def locked(path: Path, *, wait: Callable[[], None] | None = None) -> Iterator[No
         path: the lock file; its folder is made.
         wait: called between two tries; sleeps one second by default.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     while not _taken(path):
         if _age(path) > STALE:
             _break(path)
@@ -54,9 +59,19 @@ def _taken(path: Path) -> bool:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # a lock without a holder would be waited for
+        raise _unwritable(path, error) from error
     return True
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out")
 
 
 def _age(path: Path) -> float:

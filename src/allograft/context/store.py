@@ -16,6 +16,7 @@ from allograft.errors import AllograftError
 from allograft.figure import Figure, from_json, to_json
 from allograft.networks import rebuilt
 from allograft.predictor import Prediction, load_predictor, save_predictor
+from allograft.predictor.folder import intact
 from allograft.recipe import Carry, Stage
 
 
@@ -97,7 +98,8 @@ class Store:
         stages = []
         for one in kept["stages"]:
             predictor = Kept(self.stage_folder(one["name"]), self.template) if one["judged"] else None
-            if predictor is not None and not (predictor.folder / "card.json").exists():
+            if predictor is not None and not intact(predictor.folder):
+                tree.remove(predictor.folder)  # or the stage, made again, would not be kept
                 return None
             stages.append(Stage(one["name"], predictor, tuple(one["seen"])))
         parts = {name: rebuilt(part["spec"], part["state"]) for name, part in kept["parts"].items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
 
-from allograft.errors import ModelError, nearest
+from allograft.errors import ModelError
 
 FILE = "model.safetensors"
 _NAMED = re.compile(r"(?:^|[\\/])(timm|hf):(.+)$")
@@ -31,7 +32,7 @@ def named_weights(start: Path | str) -> Path | None:
     kind, name = found.groups()
     repository, file, place = _timm(name) if kind == "timm" else _hub(name)
     kept = Path(os.environ.get("ALLOGRAFT_WEIGHTS", "weights")) / place
-    return kept if kept.is_file() else _downloaded(f"{kind}:{name}", repository, file, kept)
+    return kept if os.path.isfile(kept) else _downloaded(f"{kind}:{name}", repository, file, kept)
 
 
 def _timm(name: str) -> tuple[str, str, Path]:
@@ -39,7 +40,9 @@ def _timm(name: str) -> tuple[str, str, Path]:
 
     published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     if published is None or not published.hf_hub_id:
-        raise ModelError(f"start: timm:{name}: {nearest(name, timm.list_pretrained(), 'set of timm weights')}")
+        close = difflib.get_close_matches(name, timm.list_pretrained(), 1, 0.5)  # of a thousand names, the nearest alone
+        hint = f"did you mean '{close[0]}'?" if close else "timm.list_pretrained() lists them"
+        raise ModelError(f"start: timm:{name[:200]}: unknown set of timm weights '{name[:200]}'; {hint}")
     full = f"{published.architecture}.{published.tag}" if published.tag else str(published.architecture)
     repository = str(published.hf_hub_id)
     if repository.endswith("/"):  # the owner alone

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -85,25 +86,25 @@ def load_weights(network: nn.Module, source: Path | str) -> LoadReport:
 def read_weights(source: Path | str) -> dict[str, Tensor]:
     """A flat name -> tensor mapping. Of a model folder: the first network in it."""
     path = named_weights(source) or Path(source)
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
+    file = path / "model.safetensors" if os.path.isdir(path) else path
+    if not os.path.isfile(file):  # which says no to a name that is too long, where Path raises
         raise ModelError(
-            f"{path}: no such weights; expected 'scratch', a model folder, a .safetensors or .pt file, timm:NAME or hf:OWNER/NAME"
+            f"{str(path)[:200]}: no such weights; expected 'scratch', a model folder, a .safetensors or .pt file, "
+            "timm:NAME or hf:OWNER/NAME"
         )
     state = _safetensors(file) if file.suffix == ".safetensors" else _state_dict(file)
-    if path.is_dir():
+    if os.path.isdir(path):
         prefix = min((key.split("/")[0] for key in state if "/" in key), default="", key=len)
         state = {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
     return state
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         state: dict[str, Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
         raise ModelError(f"{file}: no safetensors file ({error}); export the weights again") from error
     return state
 
@@ -113,8 +114,10 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     import torch
 
     try:
+        if zipfile.is_zipfile(file) and sum(one.file_size for one in zipfile.ZipFile(file).infolist()) > file.stat().st_size:
+            raise ValueError("compressed, which torch.save never does")  # a few kilobytes could stand for terabytes
         kept: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file that is none may raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         mend = "save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors"
         raise ModelError(f"{file}: no plain state dict ({reason}); files that hold more than tensors are not opened: {mend}") from error
@@ -124,6 +127,9 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in kept.items() if isinstance(value, Tensor)} if isinstance(kept, Mapping) else {}
     if not tensors:
         raise ModelError(f"{file}: holds no weights; expected name -> tensor, as model.state_dict() gives it")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ModelError(f"{file}: '{name}' of shape {tuple(tensor.shape)} is larger than what is stored of it; save it again")
     return tensors
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allograft.errors import ModelError, SpecError
+from allograft.errors import AllograftError, ModelError, SpecError
+from allograft.networks.guard import offline, refuse_fetching
 from allograft.table import find
 
 Spec = Mapping[str, Any]
@@ -95,6 +96,7 @@ def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
         ModelError: a ``custom`` spec without a template.
     """
     ((name, arguments),) = spec["build"].items()
+    refuse_fetching(name, arguments)
     if name == "custom":
         if template is None:
             raise ModelError(
@@ -155,11 +157,15 @@ def _from_monai(name: str, arguments: Mapping[str, Any]) -> Wrapped:
 
         raise SpecError(nearest(class_name, [n for n in dir(nets) if n[0].isupper()], "MONAI network"))
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items() if key not in ("key", "multiple")}
+    given |= offline(name, getattr(nets, class_name))
     return Wrapped(_call(getattr(nets, class_name), name, given), arguments["key"], multiple=arguments.get("multiple", 1))
 
 
 def _call(builder: Any, name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         return builder(**arguments)
-    except TypeError as error:
-        raise SpecError(f"network: {name}: {error}; see the arguments in its documentation") from error
+    except AllograftError:
+        raise
+    except Exception as error:  # a library's builder may raise anything on arguments that make no sense to it
+        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SpecError(f"network: {name}: {what}; see the arguments in its documentation") from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allograft.errors import SpecError
 from allograft.networks.network import Network
 from allograft.networks.parts import ChainEncoder, dense_output, heads_of, renamed
 
@@ -63,6 +64,9 @@ def unet(
 
     dense = dense_output("unet", outputs)
     strides = tuple(strides or (2,) * (len(channels) - 1))
+    if spatial_dims not in (2, 3) or num_res_units < 0 or len(strides) != len(channels) - 1:
+        found = f"spatial_dims {spatial_dims}, num_res_units {num_res_units}, {len(channels)} channels and {len(strides)} strides"
+        raise SpecError(f"network: unet: found {found}; expected 2 or 3 dimensions, units from 0, and one stride fewer than channels")
     whole = UNet(
         spatial_dims=spatial_dims,
         in_channels=in_channels,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +17,19 @@ from torch import Tensor, nn
 from allograft import __version__
 from allograft.errors import AllograftError, ModelError
 from allograft.networks import rebuilt
+from allograft.networks.guard import bounded
 from allograft.table import find, name_of
 from allograft.tree import write_bytes, write_json
 
 FORMAT = 1
+CARD: Mapping[str, tuple[type, ...]] = {
+    **{"format": (int,), "allograft": (str,), "checksum": (str,), "contains_images": (bool,), "channels": (int,), "seed": (int,)},
+    **{"task": (dict,), "preprocessing": (dict,), "slices": (dict, type(None)), "recipe": (dict,), "cost": (dict,), "metrics": (dict,)},
+    **{"protocol": (dict,), "stage": (str,), "intended_use": (str,), "target": (str, type(None)), "training_images": (list,)},
+}
+"""What a card's facts must be, where they are given."""
+DEEPEST = 16
+"""Predictors inside predictors; no method needs more than a few."""
 
 
 def save_predictor(predictor: Any, folder: Path, card: Mapping[str, Any]) -> None:
@@ -34,8 +46,9 @@ def save_predictor(predictor: Any, folder: Path, card: Mapping[str, Any]) -> Non
     tensors: dict[str, Tensor] = {}
     shape = _take(predictor, "predictor", tensors)
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
-    write_bytes(folder / "model.safetensors", to_bytes(flat))
-    told = {"format": FORMAT, "allograft": __version__, "contains_images": holds_images(predictor)}
+    weights = to_bytes(flat)
+    write_bytes(folder / "model.safetensors", weights)
+    told = {"format": FORMAT, "allograft": __version__, "contains_images": holds_images(predictor), "checksum": _checksum(shape, weights)}
     write_json(folder / "card.json", {**card, **told, "predictor": shape})
 
 
@@ -52,51 +65,143 @@ def load_predictor(folder: Path | str, *, template: nn.Module | None = None, dev
     """The predictor and its card.
 
     Raises:
-        ModelError: a folder without card or weights, a file of another kind (a pickle, say), or weights that do not fit the card.
+        ModelError: a folder without card or weights, a file of another kind (a pickle, say), weights that do not fit the card, or a
+            card that asks for more memory than its weights account for.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = Path(folder)
     card = read_card(folder)
+    tensors = _weights(folder, device)
     try:
-        with safe_open(folder / "model.safetensors", "pt", device=str(device)) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / 'model.safetensors'}: no safetensors file ({error}); models of other kinds are not opened") from error
+        predictor = _give(card["predictor"], tensors, template, device, f"{folder / 'card.json'}: predictor")
+    except AllograftError as error:
+        place = str(folder / "card.json")
+        raise ModelError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
+    except Exception as error:  # builders may raise anything on arguments that nobody in his senses wrote
+        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder}: card and weights do not fit together ({what}); train or export the model again") from error
+    if not _unchanged(folder, card):
+        raise ModelError(f"{folder}: card and weights are not those that were saved together, one was damaged or changed; copy both again")
+    return predictor, card
+
+
+def intact(folder: Path) -> bool:
+    """Whether a model folder has card and weights, and both are as they were written."""
     try:
-        return _give(card["predictor"], tensors, template, device), card
-    except AllograftError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ModelError(f"{folder}: card and weights do not fit together ({error}); train or export the model again") from error
+        card = read_card(folder)
+        return "predictor" in card and _unchanged(folder, card)
+    except (ModelError, OSError):
+        return False
+
+
+def _unchanged(folder: Path, card: Mapping[str, Any]) -> bool:
+    """By the checksum; a card of an earlier version has none."""
+    return "checksum" not in card or card["checksum"] == _checksum(card.get("predictor"), (folder / "model.safetensors").read_bytes())
+
+
+def _weights(folder: Path, device: Any) -> dict[str, Tensor]:
+    """Name -> tensor. Safetensors compares the sizes in a file's header with the file itself before it makes anything."""
+    from safetensors import safe_open
+
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+        raise ModelError(f"{path}: no safetensors file ({error}); models of other kinds are not opened") from error
+
+
+def _checksum(shape: Any, weights: bytes) -> str:
+    total = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
+    total.update(weights)
+    return total.hexdigest()
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a model folder."""
+    """The card of a model folder, its facts of the kinds that they must be."""
     path = folder / "card.json"
-    if not folder.is_dir() or not path.exists():
+    if not os.path.isfile(path):  # which says no to a name that is too long, where Path raises
         raise ModelError(
-            f"{folder}: no model folder; expected a folder with card.json and model.safetensors, as 'allograft study' writes it"
+            f"{str(folder)[:200]}: no model folder; expected a folder with card.json and model.safetensors, as 'allograft study' writes it"
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         form = card["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a model card ({error})") from error
     if form != FORMAT:
         raise ModelError(
             f"{path}: format {form!r}, this version of Allograft reads {FORMAT}; use the version that wrote it: {card.get('allograft')}"
         )
+    _check_card(card, path)
     return dict(card)
+
+
+def _check_card(card: Mapping[str, Any], path: Path) -> None:
+    for key, kinds in CARD.items():
+        if key in card and type(card[key]) not in kinds:
+            wanted = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ModelError(f"{path}: {key}: expected {wanted}, found {str(card[key])[:60]!r}; export the model again")
+    if len(card.get("task", {"": {}})) != 1:
+        found = ", ".join(card["task"]) or "nothing"
+        raise ModelError(f"{path}: task: expected one {{name: {{...}}}}, found {found}; export the model again")
+    if not all(isinstance(one, str) for one in card.get("training_images", ())):
+        raise ModelError(f"{path}: training_images: expected a list of hashes; export the model again")
+    if "predictor" in card:
+        _check_shape(card["predictor"], f"{path}: predictor")
+
+
+_KINDS = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", list: "a list", type(None): "null"}
+
+
+def _check_shape(shape: Any, at: str, depth: int = 0) -> None:
+    """Raise ``ModelError`` unless ``shape`` is what ``_take`` makes: numbers, texts, lists, tensors, networks and predictors."""
+    if depth > DEEPEST:
+        raise ModelError(f"{at[:200]}: predictors inside predictors, more than {DEEPEST} deep; export the model again")
+    if isinstance(shape, list):
+        for number, one in enumerate(shape):
+            _check_shape(one, f"{at}.{number}", depth + 1)
+    elif isinstance(shape, dict):
+        kinds = {key: type(value) for key, value in shape.items()}
+        if kinds == {"kind": str, "fields": dict}:
+            for key, one in shape["fields"].items():
+                _check_shape(one, f"{at}.{key}", depth + 1)
+        elif kinds == {"network": dict, "at": str}:
+            _check_spec(shape["network"], at)
+        elif kinds != {"tensor": str}:
+            raise ModelError(f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again")
+
+
+def _check_spec(spec: Mapping[str, Any], at: str) -> None:
+    build, surgery = spec.get("build"), spec.get("surgery", [])
+    steps = [build, *surgery] if isinstance(surgery, list) else []
+    if not steps or any(not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps):
+        expected = "{'build': {name: {...}}, 'surgery': [{name: {...}}, ...]}"
+        raise ModelError(f"{at}: expected a network as {expected}, found {str(spec)[:60]}; export the model again")
 
 
 def first_network(shape: Any) -> dict[str, Any]:
     """The spec of the first network in a card's predictor."""
-    found = _networks(shape)
-    spec = next(found, None)
+    spec = next(_networks(shape), None)
     if spec is None:
-        raise ModelError("the card's predictor holds no network to start from")
+        raise ModelError("the card's predictor holds no network to start from; choose another model")
     return spec
+
+
+def starting_network(folder: Path) -> dict[str, Any]:
+    """The spec of the first network of a model folder, loaded once within bounds: what is returned may be built again.
+
+    Raises:
+        ModelError: as ``load_predictor``.
+    """
+    weights = folder / "model.safetensors"
+    _check_once(folder, *((path.stat().st_mtime_ns if path.exists() else 0) for path in (folder / "card.json", weights)))
+    return first_network(read_card(folder).get("predictor"))
+
+
+@cache
+def _check_once(folder: Path, *times: int) -> None:
+    if "custom" not in first_network(read_card(folder).get("predictor"))["build"]:
+        load_predictor(folder)
 
 
 def _networks(shape: Any) -> Iterator[dict[str, Any]]:
@@ -128,9 +233,9 @@ def _take(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{at}: a predictor holds JSON values, tensors, networks and predictors, not a {type(thing).__name__}")
 
 
-def _give(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Any) -> Any:
+def _give(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Any, at: str) -> Any:
     if isinstance(shape, list):
-        return tuple(_give(value, tensors, template, device) for value in shape)
+        return tuple(_give(value, tensors, template, device, f"{at}.{i}") for i, value in enumerate(shape))
     if not isinstance(shape, dict):
         return shape
     if "tensor" in shape:
@@ -138,6 +243,23 @@ def _give(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None,
     if "network" in shape:
         prefix = f"{shape['at']}/"
         state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        return rebuilt(shape["network"], state, template).to(device).eval()
-    inner = {key: _give(value, tensors, template, device) for key, value in shape["fields"].items()}
-    return find("predictor", shape["kind"])(**inner)
+        with bounded(state, at):
+            network = rebuilt(shape["network"], state, template)
+        return network.to(device).eval()
+    kind = find("predictor", shape["kind"])
+    inner = {key: _give(value, tensors, template, device, f"{at}.{key}") for key, value in shape["fields"].items()}
+    _check_fields(kind, inner, at)
+    return kind(**inner)
+
+
+def _check_fields(kind: Any, given: Mapping[str, Any], at: str) -> None:
+    """Numbers, texts, tensors and predictors where the dataclass has them; pydantic would not know a ``Protocol``."""
+    hints = get_type_hints(kind)
+    for key, value in given.items():
+        hint = hints.get(key)
+        number = hint in (int, float) and isinstance(value, (int, hint)) and not isinstance(value, bool)
+        plain = hint in (bool, str, Tensor) and isinstance(value, hint)
+        inner = hint not in (int, float, bool, str, Tensor) and (getattr(hint, "__name__", "") != "Predictor" or callable(value))
+        if not (number or plain or inner) or (key == "network" and not isinstance(value, nn.Module)):
+            wanted = "a network" if key == "network" else getattr(hint, "__name__", hint)
+            raise ModelError(f"{at}.{key}: expected {wanted}, found {str(value)[:60]!r}; export the model again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from allograft.errors import ManifestError, ModelError
 from allograft.metrics.segmentation import case_metrics
 from allograft.predictor import load
 from allograft.predictor.folder import read_card
-from allograft.predictor.model import CHUNK, stem, whole_prediction
+from allograft.predictor.model import stem
 from allograft.study.models import refuse_training_images
 from allograft.study.run import run_study
 from allograft.study.session import Result
@@ -84,9 +85,9 @@ def evaluate(judged: Path, manifest: Path, *, task: Mapping[str, Any] | None = N
     Raises:
         ModelError: an image the model was trained on; a folder that is neither; a missing prediction.
     """
-    if (judged / "card.json").exists():
+    if os.path.exists(judged / "card.json"):
         return _evaluate_model(judged, manifest, device)
-    if not judged.is_dir() or not any(path.name.lower().endswith(SUFFIXES) for path in judged.rglob("*")):
+    if not os.path.isdir(judged) or not any(path.name.lower().endswith(SUFFIXES) for path in judged.rglob("*")):
         raise ModelError(f"{judged}: neither a model folder (card.json) nor a folder of predicted masks ({', '.join(SUFFIXES[:3])}, ...)")
     if task is None or "segmentation" not in task:
         raise ModelError(f"{judged}: a folder of masks says nothing of its classes; name them: --classes vessel")
@@ -106,12 +107,12 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
     task = model.task
     cohort = Cohort.read(manifest, task.coding)
     shelf = Shelf(model.shelf().preprocessing, replace(cohort.shelf.coding))
-    cohort = replace(cohort, shelf=shelf)
+    cohort = replace(cohort, shelf=shelf, slices=model.slices)
     refuse_training_images(model.card, cohort.cases, folder)
     labelled = cohort.labelled(task.key)
     hidden, scored = labelled.unlabelled(), []
     for which, case in enumerate(labelled.cases):
-        prediction = whole_prediction(model.predictor, hidden.whole(which).to(model.device), CHUNK)
+        prediction = model.whole(hidden, which)
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **task.measure(prediction, labelled, which)})
         shelf.memory.clear()  # one image at a time
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)

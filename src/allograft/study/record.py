@@ -70,12 +70,13 @@ class Record:
         return record_name(self.unit, self.stage, self.site, self.part, self.fold)
 
     def write(self, folder: Path) -> None:
-        """Write ``folder/NAME.json``."""
-        write_json(folder / f"{self.name}.json", asdict(self))
+        """Write ``folder/NAME.json``, with a checksum of all that is in it."""
+        tree = asdict(self)
+        write_json(folder / f"{self.name}.json", {**tree, "checksum": content_hash(tree)})
 
 
-LABEL_FREE = ("entropy",)
-"""Scores that every case has."""
+LABEL_FREE = ("entropy", "prediction", "snd")
+"""What a case has without a label."""
 
 
 def measured(cases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
@@ -106,9 +107,12 @@ def read_record(path: Path) -> Record:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["schema"] != SCHEMA:
             raise OutputError(f"{path}: schema {tree['schema']}, this version reads {SCHEMA}; use the version of Allograft that wrote it")
+        checksum = tree.pop("checksum", None)  # records of earlier versions have none
+        if checksum is not None and checksum != content_hash(tree):
+            raise ValueError("its content does not match its checksum")
         tuples = {key: tuple(tree[key]) for key in ("seen", "source", "labelled_subjects", "cases")}
         return Record(**{**tree, **tuples})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew") from error
 
 

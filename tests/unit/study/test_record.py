@@ -47,7 +47,7 @@ def test_the_schema_is_designs(tmp_path: Path) -> None:
     assert SCHEMA == 1
     assert set(json.loads(next(tmp_path.iterdir()).read_text())) == {
         *("schema", "unit", "recipe", "seed", "stage", "ordinal", "seen", "source", "target", "site", "part", "fold"),
-        *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment"),
+        *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment", "checksum"),
     }
 
 
