@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from allograft.cohort.preprocessing import normalise
 from allograft.errors import ImageError, ManifestError, SpecError, nearest
 
 
@@ -19,6 +20,8 @@ class Coding:
         label: the class names of image labels, in the order of the network's output.
         several: labels are sets ``a|b`` (multi-label).
         attributes: attribute -> its values, in order; () for a number.
+        paired: channels of the paired image; 0 when the study has none.
+        paired_range: the values of the paired image that become 0 and 1; None = each channel's own smallest and largest.
 
     Example:
         >>> Coding(mask={"vessel": (1,)}).mask_to_index(np.array([[0, 255]]), "a.png").tolist()
@@ -29,6 +32,8 @@ class Coding:
     label: tuple[str, ...] = ()
     several: bool = False
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    paired: int = 0
+    paired_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         owners: dict[int, str] = {0: "background"}
@@ -60,6 +65,19 @@ class Coding:
             if 0 <= value < len(table):
                 table[value] = i
         return table[values.astype(np.int64)]
+
+    def paired_to_share(self, values: np.ndarray, name: str) -> np.ndarray:
+        """A paired image (C, *spatial) as shares of its range, float32: 0 to 1, and beyond where values lie outside ``paired_range``.
+
+        Raises:
+            ImageError: another number of channels than ``paired``, with the file.
+        """
+        if len(values) != self.paired:
+            raise ImageError(f"{name}: the paired image has {len(values)} channels; expected {self.paired}, set task: synthesis: channels")
+        if self.paired_range is None:
+            return normalise(values, "minmax")
+        low, high = self.paired_range
+        return ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
     def label_to_index(self, text: str, name: str) -> int | list[float]:
         """A class name -> its index; with ``several``, ``a|b`` -> a list of 0.0 and 1.0."""

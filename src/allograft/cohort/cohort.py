@@ -16,7 +16,7 @@ from allograft.batch import Batch
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.preprocessing import Preprocessing
-from allograft.cohort.shelf import Reference, Shelf
+from allograft.cohort.shelf import PairedReference, Reference, Shelf
 from allograft.errors import ManifestError, SpecError
 from allograft.seeds import Seeds
 
@@ -158,13 +158,22 @@ class Cohort:
         """The truth about a case on the image's own grid."""
         return self.shelf.reference(self.cases[which])
 
+    def paired_reference(self, which: int) -> PairedReference:
+        """The paired image of a case on the image's own grid."""
+        return self.shelf.paired_reference(self.cases[which])
+
     def fingerprint(self) -> list[Any]:
         """JSON values that change when anything a recipe could see through this view changes."""
         coding = self.shelf.coding
         return [
             [self.shelf.fingerprint(case) for case in self.cases],
             list(self.sites),
-            [list(coding.mask.items()), list(coding.label), coding.several],
+            [
+                list(coding.mask.items()),
+                list(coding.label),
+                coding.several,
+                *([coding.paired, coding.paired_range] if coding.paired else []),
+            ],
             sorted({(key, v, values.index(v)) for key, values in coding.attributes.items() for v in values if v in self._values(key)}),
             None if self.slices is None else [self.slices.axis, self.slices.neighbours],
             None if self.chosen is None else sorted(map(list, self.chosen)),
@@ -184,6 +193,8 @@ class Cohort:
         if "label" in case.labels and coding.label:
             value = coding.label_to_index(str(case.labels["label"]), case.name)
             labels["label"] = torch.tensor([value] * size)
+        if "paired" in case.labels and coding.paired:
+            labels["paired"] = self._cut(self.shelf.paired(case), places, neighbours=0)
         region = self.shelf.region(case)
         attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
         spacing = geometry.spacing

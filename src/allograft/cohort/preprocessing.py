@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from allograft.errors import ImageError, SpecError, nearest
 if TYPE_CHECKING:
     import torch
 
-Intensity = Literal["none", "zscore", "minmax", "percentile"]
+Intensity = Literal["none", "unit", "zscore", "minmax", "percentile"]
 _PAIRS = ("RL", "AP", "SI")
 
 
@@ -183,17 +183,25 @@ def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:
     """Scale the intensities of (C, *spatial), each channel by itself; float32.
 
     ``zscore``: mean 0 and standard deviation 1. ``minmax``: to [0, 1]. ``percentile``: clipped to the 1st and 99th percentile, then
-    to [0, 1]; where these are equal but the channel is not constant (sparse fluorescence), as ``minmax``. ``none``: as it is.
-    A constant channel becomes zeros. Before ``to_grid`` the numbers are those of the whole image, free of padding.
+    to [0, 1]; where these are equal but the channel is not constant (sparse fluorescence), as ``minmax``. ``unit``: whole numbers as
+    shares of the largest that their type holds (8 bits: of 255), so that a colour stays the same colour. ``none``: as it is. A
+    constant channel becomes zeros, but for the last two. Before ``to_grid`` the numbers are those of the whole image, free of padding.
     Raises ``SpecError`` for another word.
 
     >>> normalise(np.array([[[0.0, 5.0, 10.0]]]), "minmax").tolist()
     [[[0.0, 0.5, 1.0]]]
     """
-    if intensity not in ("none", "zscore", "minmax", "percentile"):
-        raise SpecError(nearest(intensity, ("none", "zscore", "minmax", "percentile"), "intensity"))
-    if intensity == "none":
+    if intensity not in get_args(Intensity):
+        raise SpecError(nearest(intensity, get_args(Intensity), "intensity"))
+    if intensity == "none" or (intensity == "unit" and array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1):
         return np.asarray(array, np.float32)
+    if intensity == "unit":
+        if array.dtype.kind == "f" or array.min() < 0:
+            found = f"{array.dtype} from {array.min():g} to {array.max():g}"
+            raise SpecError(
+                f"preprocessing.intensity: unit takes whole numbers from 0, or shares from 0 to 1; found {found}; choose zscore"
+            )
+        return np.asarray(array / np.iinfo(array.dtype).max, np.float32)
     result = np.zeros(array.shape, np.float32)
     for channel, stored in zip(result, array, strict=True):
         low, high = float(stored.min()), float(stored.max())

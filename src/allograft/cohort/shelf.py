@@ -20,7 +20,7 @@ from torch import Tensor
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
 from allograft.cohort.preprocessing import Geometry, Preprocessing, geometry, normalise, to_grid
-from allograft.cohort.readers import Picture, read_image, read_mask
+from allograft.cohort.readers import Picture, check_pixels, read_image, read_mask
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
 
@@ -41,6 +41,19 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class PairedReference:
+    """The paired image of a case on the image's own grid.
+
+    Args:
+        image: (C, *shape) float32 shares of the range, see ``Coding.paired_to_share``.
+        region: (*shape) bool, or None when every pixel counts.
+    """
+
+    image: Tensor
+    region: Tensor | None
+
+
+@dataclass(frozen=True)
 class Shelf:
     """Where prepared arrays lie: in ``folder``, or in memory when there is none.
 
@@ -58,8 +71,10 @@ class Shelf:
         def make() -> dict[str, np.ndarray]:
             picture = read_image(case.image)
             place = geometry(picture, self.preprocessing, case.name)
+            largest = (len(picture.array), *map(max, place.size, place.resampled))
+            check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
             # normalised as stored: what is cut off still counts, and padding does not
-            grid = to_grid(normalise(picture.array.astype(np.float32), self.preprocessing.intensity), place, nearest=False)
+            grid = to_grid(normalise(picture.array, self.preprocessing.intensity), place, nearest=False)
             text = json.dumps(asdict(place)).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
@@ -84,6 +99,16 @@ class Shelf:
 
         return self._kept(key, ("mask",), make)["mask"].astype(np.int64)
 
+    def paired(self, case: Case) -> np.ndarray:
+        """(C, *size) float32 of the paired image on the study's grid, resampled as images are. ``KeyError`` when it is hidden."""
+        path = Path(case.labels["paired"])
+        key = content_hash("paired", file_hash(path), self._image_key(case), self.coding.paired, self.coding.paired_range)
+
+        def make() -> dict[str, np.ndarray]:
+            return {"paired": to_grid(self._stored_pair(path, case), self.image(case)[1], nearest=False)}
+
+        return self._kept(key, ("paired",), make)["paired"]
+
     def region(self, case: Case) -> np.ndarray | None:
         """(1, *size) bool on the study's grid, or None."""
         if case.region is None:
@@ -102,10 +127,20 @@ class Shelf:
         place = self.image(case)[1]
         path = Path(case.labels["mask"])
         mask = self.coding.mask_to_index(self._on_grid(path, place, case).array[0], str(path))
-        region = None
-        if case.region is not None:
-            region = torch.from_numpy(self._on_grid(case.region, place, case).array[0] > 0)
-        return Reference(torch.from_numpy(mask), region, place)
+        return Reference(torch.from_numpy(mask), self._stored_region(case), place)
+
+    def paired_reference(self, case: Case) -> PairedReference:
+        """The stored paired image and region, not resampled. ``KeyError`` when the paired image is hidden."""
+        return PairedReference(torch.from_numpy(self._stored_pair(Path(case.labels["paired"]), case)), self._stored_region(case))
+
+    def _stored_pair(self, path: Path, case: Case) -> np.ndarray:
+        picture = self._on_grid(path, self.image(case)[1], case, image=True)
+        return self.coding.paired_to_share(picture.array, str(path))
+
+    def _stored_region(self, case: Case) -> Tensor | None:
+        if case.region is None:
+            return None
+        return torch.from_numpy(self._on_grid(case.region, self.image(case)[1], case).array[0] > 0)
 
     def fingerprint(self, case: Case) -> str:
         """A hash of everything this view of a case shows; hidden labels have no part in it."""
@@ -113,21 +148,24 @@ class Shelf:
         region = None if case.region is None else file_hash(case.region)
         return content_hash(case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes))
 
-    def _on_grid(self, path: Path, place: Geometry, case: Case) -> Picture:
-        """A mask or region, which must lie on its image's own grid: the same shape, and at the same place in mm where both say it."""
-        mask, affine = read_mask(path), self._affine(case)
+    def _on_grid(self, path: Path, place: Geometry, case: Case, *, image: bool = False) -> Picture:
+        """A mask, region or (``image``) paired image, which must lie on its image's own grid.
+
+        Of the same shape, and at the same place in mm where both say it.
+        """
+        mask, affine = read_image([path]) if image else read_mask(path), self._affine(case)
         if mask.spatial != place.shape:
             raise ImageError(
-                f"{path}: has shape {mask.spatial}, its image '{case.name}' has {place.shape}; a mask or region lies on its image's own "
-                "grid: export it again at the image's size"
+                f"{path}: has shape {mask.spatial}, its image '{case.name}' has {place.shape}; a mask, region or paired image lies on its "
+                "image's own grid: export it again at the image's size"
             )
         if affine is not None and mask.affine is not None:
             corners = np.array(list(product(*[(0, size - 1) for size in mask.spatial], *[(0,)] * (3 - len(mask.spatial)), (1,))))
             apart = np.abs(corners @ (affine - mask.affine).T).max()
             if apart > 0.5 * min(place.stored_spacing):
                 raise ImageError(
-                    f"{path}: lies up to {apart:.1f} mm from its image '{case.name}'; a mask or region lies on its image's own grid: "
-                    "resample it onto the image, or mend its affine"
+                    f"{path}: lies up to {apart:.1f} mm from its image '{case.name}'; a mask, region or paired image lies on its image's "
+                    "own grid: resample it onto the image, or mend its affine"
                 )
         return mask
 

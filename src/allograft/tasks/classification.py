@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
 from allograft.metrics.classification import classification_metrics
-from allograft.tasks.task import Answer, defined
+from allograft.tasks.task import Answer, check_weights, defined, weighted
 
 
 def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -36,15 +36,19 @@ class Classification:
 
     Args:
         classes: names, in the order of the network's output.
+        weights: a factor on the loss's one term, ``cross_entropy``.
     """
 
     key: ClassVar[str] = "label"
     headline: ClassVar[str] = "auroc"
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
 
     classes: tuple[str, ...]
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self.classes, "classification", least=2)
+        check_weights(self.weights, self.terms, "classification")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +69,7 @@ class Classification:
         """Cross-entropy, mean over the cases that are labelled."""
         label = batch.labels["label"]
         assert isinstance(label, Tensor)
-        return {"cross_entropy": label_cross_entropy(output["label"], label)}
+        return weighted({"cross_entropy": label_cross_entropy(output["label"], label)}, self.weights)
 
     def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.metrics.classification import multilabel_metrics
 from allograft.tasks.classification import check_classes
-from allograft.tasks.task import Answer, defined
+from allograft.tasks.task import Answer, check_weights, defined, weighted
 
 
 def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -37,15 +37,19 @@ class Multilabel:
 
     Args:
         classes: names, in the order of the network's output.
+        weights: a factor on the loss's one term, ``binary_cross_entropy``.
     """
 
     key: ClassVar[str] = "label"
     headline: ClassVar[str] = "auroc"
+    terms: ClassVar[tuple[str, ...]] = ("binary_cross_entropy",)
 
     classes: tuple[str, ...]
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_classes(self.classes, "multilabel", least=1)
+        check_weights(self.weights, self.terms, "multilabel")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,7 +70,7 @@ class Multilabel:
         """Binary cross-entropy, mean over the answers that are known."""
         label = batch.labels["label"]
         assert isinstance(label, Tensor)
-        return {"binary_cross_entropy": binary_cross_entropy(output["label"], label)}
+        return weighted({"binary_cross_entropy": binary_cross_entropy(output["label"], label)}, self.weights)
 
     def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
 from allograft.tasks.classification import Classification
 from allograft.tasks.segmentation import Segmentation
-from allograft.tasks.task import Answer
+from allograft.tasks.task import Answer, check_weights, weighted
 
 LABEL = ("label", "probabilities")
 
@@ -28,18 +28,22 @@ class Multitask:
         segmentation: the arguments of the task ``segmentation``.
         classification: those of ``classification``.
         weight: of the classification's loss; the segmentation's is 1.
+        weights: factors on the terms ``dice``, ``cross_entropy`` and ``label_cross_entropy``, on top of ``weight`` and of the tasks' own.
     """
 
     key: ClassVar[str] = "mask"
     headline: ClassVar[str] = "dice"
+    terms: ClassVar[tuple[str, ...]] = ("dice", "cross_entropy", "label_cross_entropy")
 
     segmentation: Segmentation
     classification: Classification
     weight: float = 1.0
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise SpecError(f"task: multitask: weight is {self.weight}; expected 0 or more")
+        check_weights(self.weights, self.terms, "multitask")
         both = set(self.segmentation.names) & set(self.classification.names)
         if both:
             raise SpecError(f"task: multitask: '{sorted(both)[0]}' is a class of both tasks; rename one, results are told by name")
@@ -66,7 +70,7 @@ class Multitask:
             terms["label_cross_entropy"] = self.weight * self.classification.loss(output, batch)["cross_entropy"]
         else:
             terms["label_cross_entropy"] = 0.0 * output["label"].sum()
-        return terms
+        return weighted(terms, self.weights)
 
     def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import case_metrics
-from allograft.tasks.task import Answer, defined
+from allograft.tasks.task import Answer, check_weights, defined, weighted
 
 
 def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -58,16 +58,20 @@ class Segmentation:
 
     Args:
         classes: names, the i-th standing for mask value i + 1; or name -> mask values. With a single class 255 is that class too.
+        weights: factors on the loss's terms ``dice`` and ``cross_entropy``; 1 where not named, 0 leaves a term out.
     """
 
     key: ClassVar[str] = "mask"
     headline: ClassVar[str] = "dice"
+    terms: ClassVar[tuple[str, ...]] = ("dice", "cross_entropy")
 
     classes: tuple[str, ...] | dict[str, tuple[int, ...]]
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.classes:
             raise SpecError("task: segmentation: classes is empty; name at least one, for example classes: [vessel]")
+        check_weights(self.weights, self.terms, "segmentation")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,10 +101,11 @@ class Segmentation:
             counts = counts & batch.region[:, 0]
         labelled = counts.flatten(1).any(1).to(logits.dtype)
         share = labelled / labelled.sum().clamp_min(1)
-        return {
+        terms = {
             "dice": (dice_loss(logits, mask, counts) * share).sum(),
             "cross_entropy": (cross_entropy(logits, mask, counts) * share).sum(),
         }
+        return weighted(terms, self.weights)
 
     def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
+from allograft.errors import SpecError, nearest
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Task(Protocol):
     """The label it needs, and the network's output it reads: "mask", "label", ..."""
     headline: ClassVar[str]
     """The metric that tables and selection use; larger is better."""
+    terms: ClassVar[tuple[str, ...]]
+    """The names of the loss's terms."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Factors on terms of the loss, a field of every task; a term that is not named has 1, and one of 0 is left out."""
 
     @property
     def coding(self) -> Coding:
@@ -59,6 +67,28 @@ class Task(Protocol):
 
     def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws subjects, with all their cases."""
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Terms of a loss by their factors; a factor of 1 leaves the bits alone, one of 0 the term out.
+
+    >>> import torch
+    >>> weighted({"dice": torch.tensor(0.5), "cross_entropy": torch.tensor(2.0)}, {"dice": 3.0, "cross_entropy": 0.0})
+    {'dice': tensor(1.5000)}
+    """
+    factors = {name: weights.get(name, 1.0) for name in terms}
+    return {name: value if factors[name] == 1 else factors[name] * value for name, value in terms.items() if factors[name] != 0}
+
+
+def check_weights(weights: Mapping[str, float], terms: Sequence[str], task: str) -> None:
+    """Raise ``SpecError`` for a factor of an unknown term, one that is negative or not finite, or when no term is left."""
+    for name, factor in weights.items():
+        if name not in terms:
+            raise SpecError(f"task: {task}: weights: {nearest(name, terms, 'term of the loss')}")
+        if not 0 <= factor < math.inf:
+            raise SpecError(f"task: {task}: weights: {name} is {factor}; expected 0 (left out) or more, and finite")
+    if all(weights.get(name, 1.0) == 0 for name in terms):
+        raise SpecError(f"task: {task}: weights: every term is 0, so nothing would be learned; give {' or '.join(terms)} more")
 
 
 def defined(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -322,3 +322,14 @@ def test_real_files_return_to_their_place():
         binary = (mask.array > 0).astype(np.uint8)
         back = from_grid(one_hot(to_grid(binary, place, nearest=True)[0], 2), place)
         assert dice(back.argmax(0).numpy() == 1, binary[0] == 1) > 0.97
+
+
+def test_unit_keeps_colours_as_shares_of_their_type() -> None:
+    eight = np.array([[[0, 51, 255]]], np.uint8)
+    assert np.allclose(normalise(eight, "unit"), [[[0.0, 0.2, 1.0]]])
+    assert np.allclose(normalise(eight.astype(np.uint16) * 257, "unit"), normalise(eight, "unit"))
+    shares = np.array([[[0.0, 0.5]]], np.float32)
+    assert np.array_equal(normalise(shares, "unit"), shares)
+    for wrong in (np.array([[[0.0, 2.0]]], np.float32), np.array([[[-1, 2]]], np.int16)):
+        with pytest.raises(SpecError, match="unit takes whole numbers"):
+            normalise(wrong, "unit")

@@ -1,0 +1,111 @@
+"""What the photographed phantoms share: draws keyed by content, smooth fields, checks, and the writing of a cohort."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from allograft.errors import OutputError, SpecError, nearest
+
+Row = Mapping[str, str | NDArray[np.uint8]]
+"""Column -> its text, or an image that is written to ``COLUMNs/SUBJECT.png``; ``subject`` is text."""
+
+
+def draws(seed: int, *path: str) -> np.random.Generator:
+    """A generator keyed by content: the same words give the same draws whatever else is drawn.
+
+    >>> draws(0, "anatomy", "a").random() == draws(0, "anatomy", "a").random() != draws(0, "anatomy", "b").random()
+    True
+    """
+    text = json.dumps([seed, *path]).encode()
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))
+
+
+def places(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(size, 1) and (1, size): how far down and to the right the pixels lie, from -1 to 1 at the image's edges.
+
+    >>> places(4)[0].ravel().tolist()
+    [-0.75, -0.25, 0.25, 0.75]
+    """
+    line = (np.arange(size) + 0.5) / size * 2 - 1
+    return line[:, None], line[None, :]
+
+
+def smooth_field(rng: np.random.Generator, size: int, grid: int) -> NDArray[np.float64]:
+    """Standard normal numbers on a coarse grid, laid over (size, size) by cubic splines.
+
+    >>> smooth_field(np.random.default_rng(0), 32, 4).shape
+    (32, 32)
+    """
+    coarse = rng.standard_normal((grid, grid))
+    return np.asarray(ndimage.zoom(coarse, size / grid, order=3, mode="nearest", grid_mode=True))
+
+
+def blurred(image: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """(H, W) or (H, W, C) under a Gaussian of ``sigma`` pixels; channels stay apart."""
+    return np.asarray(ndimage.gaussian_filter(image, (sigma, sigma, 0)[: image.ndim])) if sigma else image
+
+
+def to_bytes(image: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Shares of white -> uint8, cut off outside 0 to 1."""
+    return np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+
+
+def check_instrument(instrument: str, values: Mapping[str, Any]) -> None:
+    """Raise ``SpecError`` for a setting that is negative or not finite."""
+    for name, value in values.items():
+        if not (np.isfinite(value).all() and np.min(value) >= 0):
+            raise SpecError(f"{instrument}: {name} is {value}; expected finite numbers of at least 0")
+
+
+def check_request(phantom: str, dims: int, sites: Mapping[str, str], shifts: Iterable[str], numbers: tuple[int, int]) -> None:
+    """Raise ``SpecError`` for what cannot be written; ``numbers`` are subjects a site and pixels a side."""
+    subjects, size = numbers
+    if dims != 2:
+        raise SpecError(f"{phantom} phantom: dims is {dims}; it is a photograph, so 2; 'brain' has volumes")
+    if size < 32:
+        raise SpecError(f"{phantom} phantom: size is {size}; expected at least 32 pixels, or its structures are thinner than one")
+    if subjects < 1 or not sites:
+        raise SpecError(f"{phantom} phantom: {subjects} subjects at {len(sites)} sites; expected at least one of each")
+    for site, shift in sites.items():
+        if not re.fullmatch(r"\w[\w-]*", site, re.ASCII):
+            raise SpecError(f"{phantom} phantom: site '{site}' becomes a file name; use letters, digits, '_' and '-'")
+        if shift not in shifts:
+            raise SpecError(f"{phantom} phantom: site '{site}': {nearest(shift, shifts, 'shift')}")
+
+
+def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any]) -> Path:
+    """Write images, ``shift.json`` with the facts, and ``manifest.csv``, whose path is returned. ``OutputError`` when it cannot be."""
+    lines: list[list[str]] = []
+    try:
+        for row in rows:
+            if not lines:
+                lines.append(list(row))
+            lines.append([_told(out, column, str(row["subject"]), value) for column, value in row.items()])
+        (out / "shift.json").write_bytes((json.dumps(facts, indent=2) + "\n").encode())
+        (out / "manifest.csv").write_bytes("".join(",".join(line) + "\n" for line in lines).encode())
+    except OSError as error:
+        told = f"the {facts['phantom']} phantom cannot be written ({error.strerror}); give a folder that can be written"
+        raise OutputError(f"{out}: {told}") from error
+    return out / "manifest.csv"
+
+
+def _told(out: Path, column: str, subject: str, value: str | NDArray[np.uint8]) -> str:
+    if isinstance(value, str):
+        return value
+    name = f"{column}s/{subject}.png"
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(value).save(buffer, "PNG")
+    (out / name).write_bytes(buffer.getvalue())
+    return name
