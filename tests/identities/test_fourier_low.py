@@ -16,7 +16,7 @@ def _images(*shape, dtype=torch.float64, seed=0):
     return torch.rand(2, *shape, generator=rng, dtype=torch.float64).to(dtype).unbind()
 
 
-@pytest.mark.parametrize("small_block", [0.0, 0.12, 1.0])
+@pytest.mark.parametrize("small_block", [0.0, 0.07, 1.0])
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("size", SIZES)
 def test_equals_swapping_with_the_image(size, beta, small_block, monkeypatch):

@@ -1,41 +1,66 @@
-"""Feather-light Fourier domain adaptation: a test image borrows the low-frequency amplitude of source images (Zakazov et al. 2022)."""
+"""Feather-light Fourier domain adaptation: a test image borrows the low-frequency amplitude of source images (Zakazov et al. 2022).
+
+The paper's table 2 compares it (mean surface Dice over six pairs of sites 0.68 to 0.72, do-nothing 0.60) with a CycleGAN (0.60), which is
+the recipe ``cyclegan`` here, and with StyleSegor (0.60), StyleGAN (0.54) and fast artistic stylisation (0.14), which are not built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+import warnings
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from statistics import fmean
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Le
+import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
+from allograft.errors import NeedsError, SpecError
+from allograft.figure import Lines
+from allograft.methods.donors import Donors, Search, draw_donors, source_scans
 from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct, Prediction, Predictor
+from allograft.predictor.model import CHUNK, whole_prediction
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
-from allograft.transforms.fourier import crop_or_pad, low_amplitude, swap_amplitude, swap_low_amplitude
+from allograft.transforms.fourier import crop_or_pad, cut_low_amplitude, low_amplitude, swap_amplitude, swap_low_amplitude
+
+GRID = tuple(round(0.005 * step, 3) for step in range(8))
+PAPERS_SIDE = 256
+"""Pixels of the paper's images: what a step of the grid means in whole frequencies."""
+PIXELS = 2**21
+"""Versions of images that the network sees in one call hold at most so many pixels together."""
 
 
 @dataclass(frozen=True)
 class Fourier:
     """At test time, lend each image the low-frequency amplitude of source donors and average the predictions; nothing is trained.
 
-    The donors are drawn once a run, without replacement, from all source training images. Where the study sets one size for all images
-    (``preprocessing: {size: ...}``), only the donors' low-frequency amplitudes are kept, from which no image can be shown. Else the
-    donors themselves are, cropped or padded to each image, and the model's card says ``contains_images``.
+    Where the study sets one size for all images (``preprocessing: {size: ...}``), of a donor only the low-frequency amplitudes are kept,
+    from which no image can be shown; else the donor itself is, cropped or padded to each image. A search keeps a saliency and a gradient
+    map of every source image besides. The model's card says ``contains_images`` in both cases.
 
     Args:
-        beta: radius of the swapped disc as a fraction of the image's short side; 0 does nothing. The paper's best averages are 0.01 and
-            0.015; below ``1 / short side`` the disc holds the mean alone.
+        beta: radius of the swapped disc as a fraction of the image's short side, 0 to 0.5; 0 does nothing, and below ``1 / short side``
+            the disc holds the mean alone. The paper's averaged optimum is 0.01 for ``2d`` and ``2.5d``, 0.015 for ``3d``, 0.005 for one
+            or seven random donors. ``per-pair``: the best of ``beta_grid`` on the target's labelled cases, those of the study's label
+            budget. ``averaged``: the best mean over all target sites at hand. Each unit of a study sees one target, so there the two agree;
+            ``averaged_beta`` takes the curves of several. Equal scores go to the smaller beta.
         donors: how many source images lend their style.
+        search: how donors are found, see ``Donors``. ``random`` draws them once a run, without replacement. The paper finds ``3d``, ``2d``
+            and ``2.5d`` alike; its ablation has ``2d``, which needs a single slice of the target at a time. Of volumes cut into slices
+            ``3d`` compares the slices that are predicted together, at most 16 in a study.
         first: what is adapted.
     """
 
-    beta: Annotated[float, Ge(0), Le(0.5)] = 0.01
+    beta: float | Literal["per-pair", "averaged"] = 0.01
     donors: Annotated[int, Ge(1)] = 7
+    search: Literal["random"] | Search = "2d"
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(
@@ -46,54 +71,228 @@ class Fourier:
         year=2022,
         doi="10.1007/978-3-031-16852-9_9",
     )
-    needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.beta, str) and not 0 <= self.beta <= 0.5:
+            raise SpecError(f"fourier: beta is {self.beta}; expected a fraction of the short side from 0 to 0.5, per-pair or averaged")
+
+    @property
+    def needs(self) -> Needs:
+        """Source images; target labels where beta is chosen on them."""
+        return Needs(source_images=True, target_labels=isinstance(self.beta, str))
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """Section 3 of the paper with random donors (multi-source transfer)."""
+        """Section 3 of the paper: f_FDA(s, t) with the donors s of each slice t, and the mean prediction over them."""
         network = (yield from context.run(self.first, scenario, network)).network
-        style = draw_donors(scenario.source, self.donors, context.seeds.rng("donors"))
-        one_size = scenario.source[0].shelf.preprocessing.size is not None
-        kept = low_amplitude(style, self.beta) if one_size else style
-        yield Stage("adapted", FourierPredictor(Direct(network), kept, self.beta, contains_images=not one_size), scenario.sites)
+        labelled = [cohort for cohort in scenario.target if cohort.has_labels] if isinstance(self.beta, str) else []
+        grid = beta_grid(short_side(labelled)) if isinstance(self.beta, str) else (self.beta,)
+        build = self.style(scenario.source, max(grid), context)
+
+        def adapted(beta: float) -> FourierPredictor:
+            return build(Direct(network), beta)
+
+        beta = self.chosen(labelled, grid, adapted, context) if isinstance(self.beta, str) else self.beta
+        yield Stage("adapted", adapted(beta), scenario.sites)
         return Carry(network)
 
+    def style(self, source: tuple[Cohort, ...], largest: float, context: Context) -> Callable[[Predictor, float], FourierPredictor]:
+        """What is kept of the donors, as predictors for any beta up to ``largest``."""
+        one_size = source[0].shelf.preprocessing.size is not None
+        several = context.task.coding.several
+        donors = None
+        if self.search == "random":
+            images = draw_donors(source, self.donors, context.seeds.rng("donors"))
+        else:
+            scans = list(source_scans(source, "fourier"))
+            donors = Donors.of(scans, self.search, self.donors, sliced=source[0].slices is not None)
+            images = torch.cat([crop_or_pad(scan, donors.compared) if not one_size else scan for scan in scans])
+        size = (images.shape[-2], images.shape[-1])
+        kept = low_amplitude(images, largest) if one_size else images
 
-def draw_donors(source: tuple[Cohort, ...], count: int, rng: torch.Generator) -> Tensor:
-    """``count`` images of the source cohorts, drawn without replacement: (count, C, *spatial), of the first one's size."""
-    places = [(cohort, index) for cohort in source for index in range(len(cohort))]
-    chosen = torch.randperm(len(places), generator=rng)[:count].tolist()
-    images = [places[i][0].unlabelled().case(places[i][1]).image[0] for i in chosen]
-    return torch.stack([crop_or_pad(image, images[0].shape[-2:]) for image in images])
+        def build(inner: Predictor, beta: float) -> FourierPredictor:
+            style = cut_low_amplitude(kept, size, beta) if one_size else kept
+            return FourierPredictor(inner, style, beta, not one_size, several, donors)
+
+        return build
+
+    def chosen(
+        self, labelled: Sequence[Cohort], grid: Sequence[float], adapted: Callable[[float], FourierPredictor], context: Context
+    ) -> float:
+        """The best beta of the grid on labelled target cases; its curve goes into the report."""
+        parts = {name: cohort.site(name) for cohort in labelled for name in sorted({case.site for case in cohort.cases})}
+        if self.beta == "per-pair" and len(parts) > 1:
+            raise SpecError(f"fourier: beta per-pair is for one target, here are {', '.join(parts)}; name one target, or choose averaged")
+        curves = context.once("beta", lambda: {name: curve(adapted, grid, part, context) for name, part in parts.items()})
+        headline = context.task.headline
+        mean_alone = f"; up to {1 / side:.3f} only the mean is swapped" if (side := short_side(labelled)) * GRID[1] <= 1 else ""
+        figure = Lines(f"{headline} on labelled target cases{mean_alone}", tuple(grid), curves, "beta, radius / short side", headline)
+        context.show("beta", figure)
+        return averaged_beta([figure])
+
+
+def short_side(cohorts: Iterable[Cohort]) -> int:
+    """Pixels of the shortest side of any image."""
+    return min(min(cohort.whole(which).image.shape[-2:]) for cohort in cohorts for which in range(len(cohort.cases)))
+
+
+def beta_grid(side: int) -> tuple[float, ...]:
+    """The paper's 0, 0.005 ... 0.035; where its first step swaps the mean alone, also what those steps are in pixels of the paper's images.
+
+    Warns of the latter: an image of 35 pixels has a radius of more than a pixel only from 1 / 35 on.
+
+    Args:
+        side: short side of the images in pixels.
+
+    Example:
+        >>> beta_grid(256)
+        (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
+    """
+    if side * GRID[1] > 1:
+        return GRID
+    further = (round(beta * PAPERS_SIDE / side, 4) for beta in GRID)
+    grid = (*GRID, *(beta for beta in further if GRID[-1] < beta <= 0.5))
+    told = f"on images of {side} pixels a beta of {1 / side:.3f} or less swaps the mean alone; the grid is extended to {grid[-1]}"
+    warnings.warn(f"fourier: {told}", stacklevel=2)
+    return grid
+
+
+def curve(adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: Cohort, context: Context) -> tuple[float | None, ...]:
+    """The headline score of these labelled cases under each beta.
+
+    Raises:
+        SpecError: a budget counted in slices: a score of the whole case would use labels beyond it.
+    """
+    if cohort.chosen is not None:
+        raise SpecError("fourier: beta is chosen on whole cases, target_labels counts slices; count subjects or cases, or fix beta")
+    scores = []
+    for beta in grid:
+        predictor, cases = adapted(beta), []
+        for which, case in enumerate(cohort.cases):
+            prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)), CHUNK)
+            cases.append({"case": case.name, "subject": case.subject, **context.task.measure(prediction, cohort, which)})
+        scores.append(context.task.pool(cases).get(context.task.headline))
+    return tuple(scores)
+
+
+def averaged_beta(curves: Iterable[Lines]) -> float:
+    """The beta with the highest mean score over curves, one a pair of sites; of equal ones the smallest.
+
+    For several units of a study: ``averaged_beta(store.figures()["beta"] for store in stores)`` is the beta to fix for all pairs.
+
+    Raises:
+        NeedsError: no beta has a score in every curve.
+
+    Example:
+        >>> averaged_beta([Lines("a", (0.0, 0.1), {"b": (0.5, 0.7), "c": (0.6, 0.5)}, "beta", "dice")])
+        0.1
+    """
+    scored: dict[float, list[float | None]] = {}
+    count = 0
+    for lines in curves:
+        for values in lines.y.values():
+            count += 1
+            for beta, value in zip(lines.x, values, strict=True):
+                scored.setdefault(beta, []).append(value)
+    whole = {beta: [v for v in values if v is not None] for beta, values in scored.items()}
+    means = {beta: fmean(values) for beta, values in whole.items() if len(values) == count}
+    if not means:
+        raise NeedsError("fourier: no beta has a score on every target's labelled cases; label more of them, or fix beta")
+    return min(means, key=lambda beta: (-means[beta], beta))
 
 
 @dataclass(frozen=True)
 class FourierPredictor:
-    """The mean prediction over versions of an image, one a donor; channels are treated one by one.
+    """The mean prediction over versions of an image, one a donor; channels are swapped one by one.
 
     Args:
         inner: what predicts.
-        style: (donors, C, ..., rows, columns), the donors' low-frequency amplitudes; with ``contains_images`` the donors themselves,
-            (donors, C, ..., H, W), because images of many sizes need them.
+        style: (N, C, ..., rows, columns), low-frequency amplitudes; with ``contains_images`` the donors themselves, (N, C, ..., H, W),
+            because images of many sizes need them. With ``donors`` those of single slices, without all lend their style to every image.
         beta: radius of the disc as a fraction of the short side.
         contains_images: whether ``style`` holds patients' images.
+        several: whether the classes of a label are questions of their own (multi-label).
+        donors: finds the slices of ``style`` that lend it to an image; None for all.
     """
 
     inner: Predictor
     style: Tensor
     beta: float
     contains_images: bool = False
+    several: bool = False
+    donors: Donors | None = None
 
     def __call__(self, batch: Batch) -> Prediction:
-        """Probabilities are averaged, as the paper does; what is returned is their logarithm."""
+        """``sum_i net(f_FDA(s_i, t)) / n`` over probabilities; what is returned is their logarithm (a log-odds where ``several``).
+
+        Raises:
+            SpecError: images with other channels, or another number of slices, than the donors.
+        """
         if self.beta == 0:
             return self.inner(batch)
-        total: dict[str, Tensor] = {}
-        for style in self.style.to(batch.image.device):
-            for key, logits in self.inner(replace(batch, image=self._swapped(batch.image, style))).items():
-                total[key] = total.get(key, torch.zeros(())) + logits.float().softmax(1) / len(self.style)
-        return {key: probabilities.clamp_min(1e-12).log() for key, probabilities in total.items()}
-
-    def _swapped(self, image: Tensor, style: Tensor) -> Tensor:
+        style = self._styles(batch)
+        if style.shape[2:-2] != batch.image.shape[1:-2]:
+            found = f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
+            raise SpecError(f"fourier: {found}; prepare the images as the donors were")
+        image = batch.image[:, None]
         if self.contains_images:
-            return swap_amplitude(image, crop_or_pad(style, image.shape[-2:]), self.beta)
-        return swap_low_amplitude(image, style, self.beta)
+            versions = swap_amplitude(image, crop_or_pad(style, image.shape[-2:]), self.beta)
+        else:
+            versions = swap_low_amplitude(image, style, self.beta)
+        return mean_prediction(self.inner, batch, versions, several=self.several)
+
+    def _styles(self, batch: Batch) -> Tensor:
+        """(B or 1, donors, C, ..., rows, columns)."""
+        if self.donors is None:
+            return self.style[None].to(batch.image.device)
+        style = self.style[self.donors.nearest(batch).to(self.style.device)].to(batch.image.device)
+        return style.transpose(2, 3) if batch.image.ndim == 5 else style  # (B, donors, D, C, ...) for volumes
+
+
+def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> Prediction:
+    """The mean over versions of each image, all of them in one call where ``PIXELS`` allows it.
+
+    Args:
+        versions: (B, n, C, *spatial).
+        several: whether a label's classes have a sigmoid each.
+
+    Returns:
+        Logits of the mean probabilities of masks and labels; of other outputs the mean.
+    """
+    count = versions.shape[1]
+    flat = versions.flatten(0, 1)
+    whole = _repeated(batch, count, flat)
+    size = max(1, PIXELS // flat[0, 0].numel())
+    parts = [inner(whole[start : start + size]) for start in range(0, len(whole), size)]
+    together: dict[str, Tensor] = {}
+    for key, first in parts[0].items():
+        if not isinstance(first, Tensor):
+            raise SpecError(f"fourier: '{key}' has no mean over donors; masks, labels and images have")
+        together[key] = _mean(key, torch.cat([part[key] for part in parts]).float().unflatten(0, (-1, count)), several)
+    return together
+
+
+def _repeated(batch: Batch, count: int, image: Tensor) -> Batch:
+    """Each case ``count`` times, one behind the other."""
+
+    def each(value: Tensor | None) -> Any:
+        return None if value is None else value.repeat_interleave(count, 0)
+
+    return replace(
+        batch.unlabelled(),
+        image=image,
+        site=each(batch.site),
+        cases=tuple(case for case in batch.cases for _ in range(count)),
+        attributes={key: each(value) for key, value in batch.attributes.items()},
+        region=each(batch.region),
+        spacing=each(batch.spacing),
+        extent=each(batch.extent),
+    )
+
+
+def _mean(key: str, values: Tensor, several: bool) -> Tensor:
+    """(B, n, K, ...) -> (B, K, ...)."""
+    if key == "label" and several:
+        return F.logsigmoid(values).logsumexp(1) - F.logsigmoid(-values).logsumexp(1)  # log (mean p / mean (1 - p))
+    if key in ("mask", "label"):
+        return values.log_softmax(2).logsumexp(1) - math.log(values.shape[1])
+    return values.mean(1)

@@ -18,8 +18,11 @@ SCALE = 0.25
 """The size at which saliency is found, as a fraction of the image's."""
 BLUR, SIGMA = 10, 3.8
 """Width and deviation in pixels of the Gaussian over the saliency map."""
+SMALLEST = math.ceil(BLUR / SCALE)
+"""Pixels that an image must have on each side."""
 SALIENCY_CONSTANT, GRADIENT_CONSTANT = 0.40, 225.0
 TIE = 1e-6
+"""Scores that differ by less count as equal."""
 
 
 def srsim(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
@@ -94,8 +97,11 @@ class SrsimReference:
     def __len__(self) -> int:
         return len(self.maps)
 
-    def scores(self, image: Tensor) -> Tensor:
-        """``srsim`` of one image with each: (1, 1, H, W) -> (N,) float32. One donor at a time, which stays in the cache."""
+    def scores(self, image: Tensor, among: Tensor | None = None) -> Tensor:
+        """``srsim`` of one image with each, or with those of ``among``: (1, 1, H, W) -> (N,) float32.
+
+        One reference at a time, which stays in the cache.
+        """
         if image.ndim != 4 or len(image) != 1:
             raise SpecError(f"image has shape {tuple(image.shape)}, expected one image, (1, 1, H, W)")
         r, g = (each[0].float() for each in similarity_maps(image.double(), self.data_range))
@@ -105,7 +111,7 @@ class SrsimReference:
         twice, square, one = 2 * own, own * own + 1, torch.ones((), device=own.device)  # S of maps so scaled has the constant 1
         above, below, sums = torch.empty_like(own), torch.empty_like(own), []
         (alike, gradient), (spare, root), saliency = above, below, own[0]
-        for maps in self.maps.unbind():
+        for maps in self.maps.unbind() if among is None else map(self.maps.__getitem__, among.tolist()):
             torch.addcmul(one, twice, maps, out=above)
             torch.addcmul(square, maps, maps, out=below)
             alike.div_(spare).mul_(root.div_(gradient).rsqrt_())
@@ -116,8 +122,16 @@ class SrsimReference:
 
     def ranked(self, image: Tensor) -> Tensor:
         """All references, the most similar first: (N,) int64. Scores that round to the same 1e-6 stand in the references' order."""
-        steps = torch.round(self.scores(image).double() / TIE)
-        return torch.argsort(steps, descending=True, stable=True)
+        return ordered(self.scores(image))
+
+
+def ordered(scores: Tensor) -> Tensor:
+    """Indices of (N,) scores, the highest first; those that round to the same 1e-6 stand in their own order.
+
+    >>> ordered(torch.tensor([0.2, 0.7, 0.7 + 1e-8])).tolist()
+    [1, 2, 0]
+    """
+    return torch.argsort(torch.round(scores.double() / TIE), descending=True, stable=True)
 
 
 def similarity_maps(image: Tensor, data_range: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -135,7 +149,7 @@ def similarity_maps(image: Tensor, data_range: float = 1.0) -> tuple[Tensor, Ten
     if block > 1:
         plane = F.avg_pool2d(F.pad(plane, ((block - 1) // 2, block // 2) * 2), block)
     if min(plane.shape[-2:]) * SCALE < BLUR:
-        raise SpecError(f"images are {tuple(image.shape[-2:])} pixels, expected at least {math.ceil(BLUR / SCALE)} on each side")
+        raise SpecError(f"images are {tuple(image.shape[-2:])} pixels, expected at least {SMALLEST} on each side")
     return _saliency(plane[:, 0]), _gradient(plane)
 
 

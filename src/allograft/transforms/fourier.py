@@ -14,7 +14,7 @@ from torch import Tensor
 from allograft.errors import SpecError
 
 Window = Literal["circle", "square"]
-SMALL_BLOCK = 0.12
+SMALL_BLOCK = 0.07
 """Columns, as a fraction of the width, up to which a block of frequencies is summed without a Fourier transform."""
 
 
@@ -85,11 +85,31 @@ def low_amplitude(style: Tensor, beta: float) -> Tensor:
     return (amplitude * low)[..., rows, :]
 
 
+def cut_low_amplitude(amplitude: Tensor, size: tuple[int, int], beta: float) -> Tensor:
+    """``low_amplitude`` of the same images for a smaller disc: (..., 2 R + 1, R + 1) -> (..., 2 r + 1, r + 1).
+
+    Args:
+        amplitude: of a disc at least as large.
+        size: (H, W) of the images.
+        beta: of the disc that is wanted.
+
+    Raises:
+        SpecError: the disc is larger than that of the amplitudes.
+    """
+    rows, columns = _block(*size, beta)
+    margin = (amplitude.shape[-2] - len(rows)) // 2
+    if margin < 0 or columns > amplitude.shape[-1]:
+        raise SpecError(
+            f"beta {beta} needs {len(rows)} x {columns} frequencies, {tuple(amplitude.shape[-2:])} were kept; keep a larger disc"
+        )
+    return amplitude[..., margin : margin + len(rows), :columns] * _disc(*size, beta).to(amplitude.device)
+
+
 def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor:
     """``swap_amplitude(target, style, beta)`` with ``amplitude = low_amplitude(style, beta)`` in place of the style.
 
     Only a low block of the spectrum differs, so the image of that difference is added to the target: one transform forward, and for
-    each donor two small products instead of one back.
+    each donor two small products, or a transform of that block alone, instead of a whole one back.
 
     Args:
         target: (..., H, W) float.
@@ -111,27 +131,36 @@ def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor
             "take them from images of the target's size and with the same beta"
         )
     precise = target.to(torch.promote_types(target.dtype, torch.float32))
-    block = torch.fft.rfft2(precise)[..., rows, :columns]
-    phase = torch.where(block == 0, torch.ones_like(block), torch.sgn(block))
-    louder = (amplitude - block.abs()) * _disc(height, width, beta).to(target.device)
-    change = torch.complex(phase.real * louder, phase.imag * louder)
+    block = _low_block(precise, len(rows), columns)
+    size = block.abs()
+    louder = (amplitude - size) * _disc(height, width, beta).to(target.device)
+    # F / |F| times the change of |F|; where F is 0 the phase is 0, whose factor is 1.
+    zero = size == 0
+    change = torch.where(zero, torch.ones_like(block), block / torch.where(zero, torch.ones_like(size), size)) * louder
     mixed: Tensor = _image_of(change, height, width).add_(precise).to(target.dtype)
     return mixed
+
+
+def _low_block(image: Tensor, rows: int, columns: int) -> Tensor:
+    """The frequencies -r to r by 0 to c - 1 of (..., H, W): (..., 2 r + 1, c). Only the kept columns are transformed along the height."""
+    spectrum = torch.fft.fft(torch.fft.rfft(image)[..., :columns], dim=-2)
+    r = rows // 2
+    return torch.cat([spectrum[..., image.shape[-2] - r :, :], spectrum[..., : r + 1, :]], dim=-2)
 
 
 def _image_of(block: Tensor, height: int, width: int) -> Tensor:
     """The real image (..., H, W) whose low frequencies are ``block`` (..., 2 r + 1, c), and whose others are 0.
 
-    A small block is summed by two products with matrices of waves, which costs less than the transform of mostly zeros.
+    A small block is summed by two products with matrices of waves, which costs less than a transform of mostly zeros; of a larger one
+    only its own columns are transformed along the height.
     """
     rows, columns = block.shape[-2:]
     if columns > SMALL_BLOCK * width:
-        image = torch.empty(*block.shape[:-2], height, width, dtype=block.real.dtype, device=block.device)
-        spectrum = block.new_zeros(height, width // 2 + 1)
-        places = torch.tensor([row % height for row in range(-(rows // 2), rows // 2 + 1)], device=block.device)
-        for one, plane in zip(block.reshape(-1, rows, columns), image.view(-1, height, width), strict=True):  # in memory that stays warm
-            spectrum[places, :columns] = one
-            plane.copy_(torch.fft.irfft2(spectrum, s=(height, width)))
+        r = rows // 2
+        spectrum = block.new_zeros(*block.shape[:-2], height, columns)
+        spectrum[..., : r + 1, :] = block[..., r:, :]
+        spectrum[..., height - r :, :] = block[..., :r, :]
+        image: Tensor = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2), n=width, dim=-1)
         return image
     down, across = _waves(height, width, rows, columns)
     half = block.mT @ down.to(block)  # (..., c, H)
