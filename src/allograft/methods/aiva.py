@@ -1,0 +1,187 @@
+"""AIVA: clusters of target images are drawn to the source clusters that they match (Goodman et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.context import Context
+from allograft.figure import thinned
+from allograft.methods.clustering import Clusters, Sides, cluster, features_of, match_clusters, name_of, positions, show
+from allograft.methods.sides import Pairs, gathered, halves, last_feature, of_all, require_encoder
+from allograft.methods.supervised import Supervised
+from allograft.predictor import Direct
+from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
+from allograft.step import named_state
+from allograft.train import train
+
+__all__ = ["Aiva", "AlignmentObjective", "Clusters", "alignment_loss", "match_clusters"]
+
+FIRST = 20
+"""Mini-batches whose alignment losses set lambda."""
+
+
+def alignment_loss(features: Tensor, cluster: Tensor, source_means: Tensor, match: Tensor) -> Tensor:
+    """sum_i ||x_i - nu_match(i)||^2, x_i the mean feature of the target images of cluster i in the mini-batch (equation 2).
+
+    Clusters without an image in the mini-batch add nothing.
+
+    Args:
+        features: (B, D) or (B, C, *spatial) bottleneck features of target images; gradients flow through them.
+        cluster: (B,) int64 target cluster of each image; -1 = none.
+        source_means: (k, D) mean bottleneck feature of each source cluster.
+        match: (k,) int64 source cluster of each target cluster.
+
+    Example:
+        >>> features, means = torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([[5.0], [0.0]])
+        >>> alignment_loss(features, torch.tensor([0, 0, 1]), means, torch.tensor([1, 0]))  # (2 - 0)^2 + (7 - 5)^2
+        tensor(8.)
+    """
+    values = features.flatten(1).to(source_means.dtype)
+    member = F.one_hot(cluster.clamp_min(0), len(match)).to(values) * (cluster >= 0).to(values)[:, None]
+    counts = member.sum(0)
+    means = member.T @ values / counts.clamp_min(1)[:, None]
+    distances = (means - source_means[match]).square().sum(1)
+    return distances.where(counts > 0, 0.0).sum()
+
+
+@dataclass
+class AlignmentObjective:
+    """The task's loss on the source, and lambda times the alignment loss of the target images of the mini-batch (equation 3).
+
+    lambda is the reciprocal of the mean alignment loss of the first ``FIRST`` mini-batches (times 0.9 as released), then fixed. Until then
+    it is the reciprocal of the mean so far, so that the term is near 1 from the start: the paper does not say.
+
+    Args:
+        task: the supervised loss.
+        recipe: its weight and variant.
+        clusters: of the round; ``cluster_of`` says which one an image of a name is in.
+        total: sum of the first alignment losses; ``seen``: their number.
+    """
+
+    task: Any
+    recipe: Aiva
+    clusters: Clusters | None = None
+    cluster_of: Mapping[str, int] = field(default_factory=dict)
+    total: float = 0.0
+    seen: int = 0
+
+    def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+        source, target = halves(batch)
+        terms = dict(self.task.objective(network, source))
+        if self.clusters is None:
+            return terms
+        features = last_feature(network.encoder(target.image))
+        cluster = torch.tensor([self.cluster_of.get(name, -1) for name in target.cases], device=features.device)
+        loss = of_all(alignment_loss(gathered(features), gathered(cluster), self.clusters.source_means, self.clusters.match))
+        return {**terms, "alignment": self.scale(loss.item()) * loss}
+
+    def scale(self, value: float) -> float:
+        """lambda, told the alignment loss of this mini-batch."""
+        if self.recipe.weight is not None:
+            return self.recipe.weight
+        if self.seen < FIRST:
+            self.total, self.seen = self.total + value, self.seen + 1
+        share = 0.9 if self.recipe.variant == "released" else 1.0
+        return share * self.seen / self.total if self.total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Aiva:
+    """Train on source labels while target images are drawn to the source cluster that theirs matches (AIVA).
+
+    Once an epoch the bottleneck features of all images are embedded together (PCA, t-SNE) and each side is clustered (k-means); the
+    clusters are matched; and until the next epoch the mean feature of a target cluster's images in a mini-batch is drawn to the mean of
+    the matched source cluster. All source sites are one side. Each step sees ``batch_size`` source cases and as many target images.
+
+    ``variant="released"`` is what the published code does: lambda times 0.9, the slice's position as one more feature (2-D slices), and
+    the target's k-means started from the source's centres. Not taken over: it freezes the decoder's ups, sums target features over
+    several mini-batches and weights clusters by their number, and keeps the checkpoint that is best on the target's test cases.
+
+    Args:
+        clusters: k of either side; fewer where a side has fewer images, and the figure says so.
+        rounds: how often to cluster, in equal parts of the training; None = once an epoch.
+        weight: lambda; None = as the paper finds it. At 0 nothing but the source's own loss is left.
+        variant: paper or released.
+        first: what the adaptation starts from: the source's model, as in the paper.
+    """
+
+    clusters: Annotated[int, Ge(1)] = 12
+    rounds: Annotated[int, Ge(1)] | None = None
+    weight: Annotated[float, Ge(0)] | None = None
+    variant: Literal["paper", "released"] = "paper"
+    first: AnyRecipe = field(default_factory=Supervised)
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="goodman2022unsupervised",
+        authors="Goodman, S. and Kasten Serlin, S. and Greenspan, H. and Goldberger, J.",
+        title="Unsupervised Site Adaptation by Intra-site Variability Alignment",
+        venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
+        year=2022,
+    )
+    needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source."""
+        require_encoder(network, "aiva")
+        network = (yield from context.run(self.first, scenario, network)).network
+        network.train()
+        pairs, sides = Pairs.of(scenario, context), Sides.of(scenario, context)
+        steps = context.settings.budget.adaptation(pairs.epoch)
+        objective = AlignmentObjective(context.task, self)
+        step = context.gradient_step(network, objective, steps=steps)
+        last: Clusters | None = None
+        terms: dict[str, list[float]] = {}
+        for number, span in enumerate(spans(steps, pairs.epoch, self.rounds)):
+            if self.weight != 0:
+                last = self.clustered(network, sides, context, f"clusters-{number}", last)
+                take(objective, last, sides, context.fabric.device)
+                if number == 0:
+                    show(last, sides, context, self.clusters, "before")
+            history = train(step, pairs, steps=span, context=context, name=f"round-{number}")
+            context.meter.figures.pop(f"loss-round-{number}", None)  # one curve for all rounds
+            for key, values in history.terms.items():
+                terms.setdefault(key, []).extend(values)
+        context.show("loss-adapt", thinned(terms, "loss of the adaptation"))
+        if last is not None:
+            show(self.clustered(network, sides, context, "clusters-after", last), sides, context, self.clusters, "after")
+        yield Stage("adapted", Direct(network), scenario.sites)
+        return Carry(network, named_state(step.optimizer, network))
+
+    def clustered(self, network: Any, sides: Sides, context: Context, name: str, last: Clusters | None) -> Clusters:
+        """A round of clustering, computed once on one process: on each its own rounding would lead the processes apart."""
+
+        def make() -> dict[str, Tensor]:
+            source, target, others = (features_of(network, part, context) for part in (sides.source, sides.target, sides.others))
+            position = positions((*sides.source, *sides.target)) if self.variant == "released" else None
+            seed = context.seeds.number("clusters") % 2**32
+            made = cluster(source, target, self.clusters, seed=seed, others=others, position=position, last=last)
+            return {f.name: getattr(made, f.name) for f in fields(made)}
+
+        kept = context.once(name, make) if context.fabric.is_global_zero else None
+        return Clusters(**context.fabric.broadcast(kept))
+
+
+def spans(steps: int, epoch: int, rounds: int | None) -> list[range]:
+    """The steps of each round.
+
+    >>> spans(5, 2, None), spans(5, 2, 2)
+    ([range(0, 2), range(2, 4), range(4, 5)], [range(0, 2), range(2, 5)])
+    """
+    edges = [*range(0, steps, epoch), steps] if rounds is None else [steps * i // rounds for i in range(rounds + 1)]
+    return [range(a, b) for a, b in pairwise(edges) if a < b]
+
+
+def take(objective: AlignmentObjective, clusters: Clusters, sides: Sides, device: Any) -> None:
+    """Let the objective align by these clusters from now on."""
+    names = [name_of(place) for place in (*sides.target, *sides.others)]
+    objective.cluster_of = dict(zip(names, clusters.target.tolist(), strict=True))
+    objective.clusters = replace(clusters, source_means=clusters.source_means.to(device), match=clusters.match.to(device))

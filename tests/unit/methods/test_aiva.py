@@ -1,0 +1,199 @@
+"""AIVA: what is clustered and when, what the report is given, and inputs that are too few, too many or wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.contract.world import run, session_of, write_cohort
+from tests.unit.tiny import a_context, read, write_photographs, write_volumes
+from torch import nn
+
+from allograft.cohort import Slices
+from allograft.context import Store
+from allograft.errors import SpecError
+from allograft.methods import aiva, clustering
+from allograft.methods.aiva import Aiva, match_clusters, spans
+from allograft.methods.clustering import Sides, cluster, embed, features_of, name_of, nearest_mean, positions
+from allograft.methods.sides import Pairs, halves
+from allograft.networks import Wrapped, build
+from allograft.recipe import Scenario
+
+
+def _features(count: int, width: int = 12, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def _scenario(folder: Path, source: int = 5, target: int = 4) -> Scenario:
+    cohort = read(write_photographs(folder, {"a": source, "b": target}))
+    return Scenario((cohort.site("a"),), (cohort.site("b").unlabelled(),), sites=("a", "b"))
+
+
+@pytest.mark.parametrize(("source", "target", "wanted", "k"), [(5, 4, 12, 4), (1, 1, 12, 1), (6, 1, 3, 1), (9, 8, 3, 3), (2, 9, 1, 1)])
+def test_too_few_images_make_fewer_clusters(source: int, target: int, wanted: int, k: int) -> None:
+    found = cluster(_features(source), _features(target, seed=1), wanted, seed=0, others=torch.empty(0, 0))
+    assert found.points.shape == (source + target, 2)
+    assert found.points.isfinite().all()
+    assert found.match.tolist() == match_clusters(found.source_centres, found.target_centres).tolist()
+    assert sorted(found.match.tolist()) == list(range(k))
+    assert set(found.source.tolist()) == set(found.target.tolist()) == set(range(k))
+
+
+def test_images_that_are_all_the_same_are_one_cluster() -> None:
+    found = cluster(torch.ones(6, 8), torch.ones(3, 8), 12, seed=0, others=torch.ones(2, 8))
+    assert found.match.tolist() == [0]
+    assert found.target.tolist() == [0] * 5
+    assert torch.equal(found.source_means, torch.ones(1, 8))
+
+
+def test_a_round_may_start_from_the_last_one_and_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(clustering, "embed", lambda values, seed, start: seen.append(start) or embed(values, seed, start))
+    source, target, none = _features(20), _features(15, seed=1), torch.empty(0, 0)
+    before = source.clone()
+    first = cluster(source, target, 3, seed=5, others=none)
+    again = cluster(source, target, 3, seed=5, others=none)
+    assert torch.equal(source, before)  # PCA works in place, on a copy
+    assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in vars(first))
+    cluster(source, target, 3, seed=5, others=none, last=first)
+    assert seen[:2] == [None, None]
+    assert np.array_equal(seen[2], first.points.numpy())
+
+
+def test_the_released_variant_sees_the_position_and_starts_from_the_sources_centres(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(clustering, "embed", lambda values, seed, start: shapes.append(values.shape) or embed(values, seed, start))
+    position = torch.linspace(0, 0.9, 50)
+    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, others=torch.empty(0, 0), position=position)
+    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, others=torch.empty(0, 0))
+    assert shapes == [(50, 21), (50, 20)]
+
+
+def test_where_a_slice_stands(tmp_path: Path) -> None:
+    cohort = read(write_volumes(tmp_path, [(4, 4, 5), (4, 4, 2)]), slices=Slices(axis=2))
+    found = positions([(cohort, i) for i in range(7)])
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 0.0, 0.5]))
+    assert [name_of((cohort, i)) for i in range(7)] == [cohort.case(i).cases[0] for i in range(7)]
+    whole = read(tmp_path / "manifest.csv")
+    assert name_of((whole, 1)) == whole.case(1).cases[0]
+    assert positions([(whole, 1)]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("source", "target", "most", "kept"), [(5, 4, 9, (5, 4)), (5, 4, 6, (3, 3)), (2, 7, 6, (2, 4)), (7, 2, 6, (4, 2))])
+def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tuple[int, int], tmp_path: Path) -> None:
+    sides = Sides.of(_scenario(tmp_path, source, target), a_context(), most)
+    assert (len(sides.source), len(sides.target)) == kept
+    assert sides.total == source + target
+    assert len({name_of(place) for place in sides.source}) == kept[0]
+    assert len({name_of(place) for place in (*sides.target, *sides.others)}) == target
+
+
+def test_the_rest_joins_the_nearest_mean() -> None:
+    members = np.array([[0.0, 0.0], [2.0, 0.0], [9.0, 9.0]])
+    found = nearest_mean(np.array([[1.2, 0.0], [8.0, 8.0]]), members, np.array([4, 4, 2]))
+    assert found.tolist() == [4, 2]
+
+
+def test_features_are_those_of_the_encoder_in_evaluation_mode_and_labels_are_not_there(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": "batch"}}}
+    network, scenario = build(spec).train(), _scenario(tmp_path)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    found = features_of(network, Sides.of(scenario, a_context()).target, a_context())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network.training
+    network.eval()
+    image = scenario.target[0].case(2).image
+    torch.testing.assert_close(found[2], network.encoder(image)[-1].detach().flatten(), rtol=1e-4, atol=1e-5)
+    cropped = features_of(network, Sides.of(scenario, a_context()).target, a_context(patch=(8, 8)))
+    assert cropped.shape[1] == found.shape[1] // 4
+    assert torch.equal(cropped, features_of(network, Sides.of(scenario, a_context()).target, a_context(patch=(8, 8))))
+
+
+def test_pairs_hold_as_many_target_images_as_source_cases(tmp_path: Path) -> None:
+    pairs = Pairs.of(_scenario(tmp_path), a_context())
+    stream = pairs(0)
+    for _ in range(3):
+        source, target = halves(next(stream))
+        assert len(source) == len(target) == 2
+        assert all(name.startswith("a") for name in source.cases)
+        assert all(name.startswith("b") for name in target.cases)
+        assert (source.labels["mask"] >= 0).all()
+        assert target.labels == {}
+    fourth = next(stream)
+    assert next(Pairs.of(_scenario(tmp_path), a_context())(3)).cases == fourth.cases
+
+
+def test_rounds() -> None:
+    assert spans(6, 2, None) == [range(0, 2), range(2, 4), range(4, 6)]
+    assert spans(3, 9, None) == [range(0, 3)]
+    assert [len(span) for span in spans(10, 3, 4)] == [2, 3, 2, 3]
+    assert spans(2, 1, 5) == [range(0, 1), range(1, 2)]
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lasts: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        lasts.append(options["last"])
+        return cluster(*arguments, **options)
+
+    monkeypatch.setattr(aiva, "cluster", counted)
+    recipe = {"aiva": {"rounds": 2, "clusters": 2, "variant": variant, "first": "start"}}
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe)
+    _, row, records = run(session)
+    assert all(record.status == "done" for record in records.values())
+    assert len(lasts) == 3  # two rounds, and the end
+    assert lasts[0] is None
+    assert all(last is not None for last in lasts[1:])
+    figures = Store(tmp_path / "out" / "units" / row.unit).figures()
+    assert set(figures) == {"loss-adapt", "clusters-before", "clusters-after", "centres-before", "centres-after"}
+    centres: Any = figures["centres-before"]
+    assert centres.group == ("source", "source", "target", "target")
+    assert centres.colour[:2] == (0, 1)
+    assert sorted(centres.colour[2:]) == [0, 1]
+    images: Any = figures["clusters-before"]
+    assert len(images.x) == len(images.group) == len(images.colour)
+    assert "drawn" not in images.title
+    for name in ("source", "target"):  # an image has the colour of its centre
+        for x, y, group, colour in zip(images.x, images.y, images.group, images.colour, strict=True):
+            if group == name:
+                near = min(
+                    (i for i in range(4) if centres.group[i] == name), key=lambda i: (centres.x[i] - x) ** 2 + (centres.y[i] - y) ** 2
+                )
+                assert centres.colour[near] == colour
+    loss: Any = figures["loss-adapt"]
+    assert len(loss.y["alignment"]) == 3
+
+
+def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Sides.of
+    monkeypatch.setattr(Sides, "of", staticmethod(lambda scenario, context: real(scenario, context, 3)))
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}})
+    _, row, records = run(session)
+    assert all(record.status == "done" for record in records.values())
+    title = Store(tmp_path / "out" / "units" / row.unit).figures()["clusters-before"].title
+    assert "3 of 4 images" in title
+    assert "drawn at random" in title
+    assert "1 clusters, not 12" in title
+
+
+def test_a_batch_of_one(tmp_path: Path) -> None:
+    budget = {"steps": 1, "adapt_steps": 2, "batch_size": 1}
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}}, budget=budget)
+    _, _, records = run(session)
+    assert all(record.status == "done" for record in records.values())
+
+
+def test_wrong_inputs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"\(2, 2\) and \(3, 2\)"):
+        match_clusters(torch.zeros(2, 2), torch.zeros(3, 2))
+    with pytest.raises(SpecError, match="finite"):
+        match_clusters(torch.zeros(2, 2), torch.full((2, 2), float("nan")))
+    opaque = Wrapped(nn.Conv2d(3, 2, 1), "mask")
+    with pytest.raises(SpecError, match="aiva: the network is one opaque module"):
+        next(Aiva().run(_scenario(tmp_path), opaque, a_context()))
