@@ -1,0 +1,57 @@
+"""Cut H&E tiles with boxes of nuclei into patches with a label: a nucleus in the middle, or background.
+
+A patch is 64 x 64 pixels around a box's centre (``nucleus``), or one whose mask covers under 5 % (``background``): equal numbers of both a
+tile, 16 at most, none across a tile's edge. A patch's subject is its tile's, so that a tile is never on both sides of a split.
+
+    python examples/he_nuclei_patches.py data/he_nuclei/manifest.csv runs/he_nuclei_patches
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE, MOST, COVERED = 64, 16, 0.05
+
+
+def corners(boxes: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Upper left corners (N, 2) as (row, column) of each class, the same N for both."""
+    limit = np.array(mask.shape) - SIZE
+    found = {"nucleus": np.rint((boxes[:, [1, 0]] + boxes[:, [3, 2]]) / 2).astype(int) - SIZE // 2}
+    drawn = rng.integers(0, limit + 1, (4000, 2))
+    found["background"] = np.array([at for at in drawn if mask[at[0] : at[0] + SIZE, at[1] : at[1] + SIZE].mean() < COVERED]).reshape(-1, 2)
+    inside = {kind: at[((at >= 0) & (at <= limit)).all(1)] for kind, at in found.items()}
+    count = min(MOST, *map(len, inside.values()))
+    return {kind: rng.permutation(at)[:count] for kind, at in inside.items()}
+
+
+def main(manifest: Path, out: Path) -> None:
+    """Write ``images/`` and ``manifest.csv`` below ``out``."""
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    with open(manifest, newline="", encoding="utf-8") as file:
+        tiles = list(csv.DictReader(file))
+    rows = []
+    for number, tile in enumerate(tiles):
+        image = np.asarray(Image.open(manifest.parent / tile["image"]).convert("RGB"))
+        mask = np.asarray(Image.open(manifest.parent / tile["mask"])) > 0
+        boxes = np.array(json.loads((manifest.parent / tile["boxes"]).read_text())["boxes"], dtype=float).reshape(-1, 4)
+        for label, places in corners(boxes, mask, np.random.default_rng(number)).items():
+            for place, (row, column) in enumerate(places):
+                name = f"images/{Path(tile['image']).stem}-{label}-{place}.png"
+                Image.fromarray(image[row : row + SIZE, column : column + SIZE]).save(out / name)
+                rows.append({"image": name, "label": label, "subject": tile["subject"], "site": tile["site"]})
+    with open(out / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

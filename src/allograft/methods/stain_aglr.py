@@ -1,0 +1,251 @@
+"""Stain-AgLr: consistent predictions under other stains, and a decoder that restores the original stain (Raipuria et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Generator as Rng
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from allograft.batch import Batch
+from allograft.cohort import Cohort, Loader
+from allograft.cohort.loader import Transform
+from allograft.context import Context
+from allograft.errors import SpecError
+from allograft.figure import Points, thinned
+from allograft.methods.adabn import batches as in_order
+from allograft.methods.mmtl import dealt
+from allograft.methods.stain_normalisation import white_level
+from allograft.networks import Network
+from allograft.networks.stain_cnn import StainDecoder
+from allograft.predictor import Direct, quiet
+from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.schedule import Plateau
+from allograft.step import GradientStep, Terms, named_state
+from allograft.tasks import Task
+from allograft.tasks.classification import Classification
+from allograft.train import train
+from allograft.transforms.augmentation import apply, draw
+from allograft.transforms.stain import Preset, StainJitter
+
+ALTERED = "altered stain"
+"""The batch's attribute that holds the image in other stains."""
+
+LEAST = 1e-5
+"""The learning rate at which the paper stops."""
+
+
+@dataclass(frozen=True)
+class StainAgLr:
+    """Learn to ignore the stain: ``L = L_CE + lambda_1 L_Reg + lambda_2 L_Cons`` (eq. 1); a decoder helps in training only.
+
+    x is a source image and x' the same image with other amounts of stain (HED jitter), noise, blur, brightness and contrast:
+
+    - L_CE: cross-entropy, the mean over x and x', which pass through the network in one batch.
+    - L_Cons = D_KL(p(x) || p(x')) (eq. 2), the mean over the batch; gradients pass through both.
+    - L_Reg: squared distance of the decoder's image from x, summed over colours, mean over pixels (eq. 3), for colours in [0, 1].
+
+    What is judged and kept is the classifier alone, so it costs what a plain one does. With ``jitter: none`` and both weights 0 there is
+    no x', and the training is that of ``supervised`` to the bit.
+
+    Where the paper is silent: jitter presets are unverified (see ``transforms.stain.PRESETS``); noise, blur, brightness and contrast of x'
+    are those of the study's augmentation of the same strength; what moves pixels (turns, flips, scale) is the study's ``augmentation`` and
+    acts on x and x' alike, since x' must be restored to x. Optimizer, learning rate and schedule are the study's (the paper: Adam, 1e-2 or
+    5e-3, times 0.1 on a plateau), as for every row; a plateau is one of the training loss, as a recipe sees no validation case.
+    Normalisers by generative networks, which the paper compares with, are not built; ``stain_normalisation`` has the others.
+
+    Args:
+        regeneration: lambda_1; 0 builds no decoder.
+        consistency: lambda_2.
+        jitter: light, strong or none. With weights 0 this is HED augmentation alone.
+        balanced: every class has the same share of a batch, as in the paper's smaller data set.
+        patience: None follows the study's schedule to the end of its budget. A number is the paper's own: times 0.1 when the mean training
+            loss of an epoch has not fallen for more than so many epochs (there 4 and 15), and an end at 1e-5.
+    """
+
+    regeneration: Annotated[float, Ge(0)] = 0.1
+    consistency: Annotated[float, Ge(0)] = 10.0
+    jitter: Preset | Literal["none"] = "light"
+    balanced: bool = False
+    patience: Annotated[int, Ge(0)] | None = None
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="raipuria2022stain",
+        authors="Raipuria, G. and Shrivastava, A. and Singhal, N.",
+        title="Stain-AgLr: Stain Agnostic Learning for Computational Histopathology Using Domain Consistency and Stain Regeneration Loss",
+        venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
+        year=2022,
+        doi="10.1007/978-3-031-16852-9_4",
+    )
+    needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def __post_init__(self) -> None:
+        if self.jitter == "none" and (self.regeneration or self.consistency):
+            found = f"regeneration {self.regeneration}, consistency {self.consistency}"
+            raise SpecError(f"jitter none leaves nothing to restore or to agree with, found {found}; expected both 0, or jitter: light")
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.steps`` updates at most, on source batches in which each image stands twice."""
+        if not isinstance(context.task, Classification):
+            raise SpecError("stain_aglr: losses are those of one class an image; expected task: {classification: {classes: [...]}}")
+        if not isinstance(network, Network):
+            raise SpecError("stain_aglr: the network is one opaque module without an encoder; choose a network of our table, as stain_cnn")
+        network.train()
+        batches = balanced(scenario.source, context) if self.balanced else context.loader(scenario.source, "source")
+        white = 1.0
+        if self.jitter != "none":
+            white = white_level(scenario.source, "stain_aglr")
+            batches = replace(batches, transform=TwoViews(batches.transform, self.jitter, white), live={})
+        decoder = self.decoder(network, batches, context)
+        step = self.fit(network, batches, StainObjective(self, context.task, decoder, white), context)
+        show_features(network, scenario.source, context)
+        yield Stage("trained", Direct(network), scenario.sites)
+        return Carry(network, named_state(step.optimizer, network))
+
+    def fit(self, network: Network, batches: Loader, objective: StainObjective, context: Context) -> GradientStep:
+        """Train to the end of the budget, or of the paper's schedule."""
+        steps = context.settings.budget.training(batches.epoch)
+        if self.patience is None:
+            step = context.gradient_step(network, objective, steps=steps)
+            train(step, batches, steps=steps, context=context)
+            return step
+        step = context.gradient_step(network, objective)
+        step.schedule = Plateau(ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch)
+        losses: dict[str, list[float]] = {}
+        for number, start in enumerate(range(0, steps, batches.epoch)):
+            span = range(start, min(start + batches.epoch, steps))
+            history = train(step, batches, steps=span, context=context, name=f"epoch-{number}")
+            context.meter.figures.pop(f"loss-epoch-{number}", None)  # one figure of all epochs in their place
+            losses = {key: losses.get(key, []) + values for key, values in history.terms.items()}
+            if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):  # 1e-2 * 0.1 ** 3 is a little above 1e-5
+                break
+        context.show("loss", thinned(losses, "loss of all epochs"))
+        return step
+
+    def decoder(self, network: Network, batches: Loader, context: Context) -> StainDecoder | None:
+        """A decoder for the size of these images; None at weight 0."""
+        if not self.regeneration:
+            return None
+        image = context.fabric.to_device(next(batches(0))).image[:1]
+        with quiet(network):
+            feature = last(network.encoder(image))
+        return StainDecoder(feature.shape[1], math.log2(image.shape[-1] / feature.shape[-1])).to(image.device)
+
+
+def consistency_loss(raw: Tensor, altered: Tensor) -> Tensor:
+    """``D_KL(softmax(raw) || softmax(altered))`` in nats, the mean over the batch (eq. 2): logits (B, K) and (B, K) -> ().
+
+    >>> consistency_loss(torch.zeros(1, 2), torch.tensor([[2.0, 2.0]])).item()
+    0.0
+    """
+    return F.kl_div(altered.log_softmax(1), raw.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def regeneration_loss(restored: Tensor, raw: Tensor) -> Tensor:
+    """``1 / (W H) sum_i |restored_i - raw_i|^2`` (eq. 3), the mean over the batch: (B, C, H, W) twice -> ().
+
+    A pixel's squared distance is summed over colours, so this is C times the mean squared error of all numbers.
+
+    >>> regeneration_loss(torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)).item()
+    3.0
+    """
+    return (restored - raw).square().sum(1).mean()
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """A loader's transform: a sample, and as an attribute the same pixels in other stains, drawn by image.
+
+    Args:
+        sample: crop and augmentation.
+        preset: of the jitter, and of noise, blur, brightness and contrast.
+        white: the value of white.
+    """
+
+    sample: Transform | None
+    preset: Preset
+    white: float
+
+    def __call__(self, case: Batch, rng: Rng) -> Batch:
+        """``case`` has B = 1. The sample is what it would be alone; the attribute is (1, 3, H, W), on the image's scale."""
+        case = case if self.sample is None else self.sample(case, rng)
+        jitter = StainJitter(self.preset)
+        altered = jitter.apply((case.image / self.white).clamp(0, 1), *jitter.draw(1, rng))[0]
+        still = replace(draw(self.preset, 2, rng), angles=(), log_scale=0.0, flips=())
+        altered = apply(altered, {}, still, rng)[0].clamp(0, 1) * self.white
+        return replace(case, attributes={**case.attributes, ALTERED: altered[None]})
+
+
+class StainObjective(nn.Module):
+    """The three losses of eq. 1, weighted; owns the decoder.
+
+    Args:
+        recipe: weights.
+        task: its loss is taken of the image and of the altered image, half of each.
+        decoder: None where nothing is restored.
+        white: the value of white, by which restored colours are scaled.
+    """
+
+    def __init__(self, recipe: StainAgLr, task: Task, decoder: StainDecoder | None, white: float) -> None:
+        super().__init__()
+        self.recipe, self.task, self.decoder, self.white = recipe, task, decoder, white
+
+    def forward(self, network: Network, batch: Batch) -> Terms:
+        altered = batch.attributes.get(ALTERED)
+        if altered is None:
+            return self.task.objective(network, batch)
+        features = network.encoder(torch.cat([batch.image, altered]))
+        logits = network.heads["label"](features, None).float()
+        raw, other = logits.chunk(2)
+        terms = {f"{key}/raw": value / 2 for key, value in self.task.loss({"label": raw}, batch).items()}
+        terms |= {f"{key}/altered": value / 2 for key, value in self.task.loss({"label": other}, batch).items()}
+        if self.recipe.consistency:
+            terms["consistency"] = self.recipe.consistency * consistency_loss(raw, other)
+        if self.decoder is not None:
+            restored = self.decoder(last(features)[len(batch) :], batch.image.shape[2:])
+            terms["regeneration"] = self.recipe.regeneration * regeneration_loss(restored.float(), batch.image / self.white)
+        return terms
+
+
+def last(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """The encoder's last feature, (B, C, h, w)."""
+    return features if isinstance(features, Tensor) else features[-1]
+
+
+def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
+    """Batches with as many cases of one class as of another; what does not divide evenly goes round from step to step."""
+    classes = sorted({str(case.labels["label"]) for cohort in cohorts for case in cohort.cases})
+    groups = [[cohort.where(lambda case, name=name: case.labels["label"] == name) for cohort in cohorts] for name in classes]  # type: ignore[misc]
+    sizes = [[len(cohort) for cohort in group] for group in groups]
+
+    def share(step: int) -> tuple[int, ...]:
+        counts = dealt(context.batch_size, [1] * len(groups), step)
+        return tuple(one for size, count in zip(sizes, counts, strict=True) for one in dealt(count, size, step))
+
+    return context.loader([cohort for group in groups for cohort in group], "balanced", share=share)
+
+
+def show_features(network: Network, cohorts: Sequence[Cohort], context: Context, most: int = 300) -> None:
+    """Keep a t-SNE of pooled features of training images, by laboratory and class, as in fig. 2; none for fewer than 10 images."""
+    every = max(1, -(-sum(map(len, cohorts)) // most))
+    few = [replace(cohort, cases=cohort.cases[::every]) for cohort in cohorts]
+    cases = [(case, cohort.shelf.coding) for cohort in few for case in cohort.cases]
+    if len(cases) < 10:
+        return
+    from sklearn.manifold import TSNE
+
+    with quiet(network):
+        images = in_order(few, context.batch_size)
+        features = torch.cat([last(network.encoder(image.to(context.fabric.device))).flatten(2).mean(2).cpu() for image in images])
+    near = min(30.0, (len(cases) - 1) / 3)
+    made = TSNE(perplexity=near, init="pca", random_state=context.seeds.number("t-SNE") % 2**32).fit_transform(features.float().numpy())
+    x, y = (tuple(column) for column in made.T.tolist())
+    classes: tuple[float | int, ...] = tuple(coding.label.index(str(case.labels["label"])) for case, coding in cases)
+    context.show("features", Points("t-SNE of training features", x, y, tuple(case.site for case, _ in cases), classes, "class"))
