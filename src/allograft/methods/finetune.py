@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from allograft.context import Context
+from allograft.cohort import Loader
+from allograft.context import Context, Journal, Settings
 from allograft.context.settings import Strength
+from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.networks import trainable
+from allograft.networks.cache import FrozenOutputs, OnKept
 from allograft.networks.scopes import Scope
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -27,11 +31,15 @@ class Finetune:
         scope: ``full``; ``decoder`` (with the heads); ``top`` (the last tensors up to 10 % of the parameters); ``first`` (the first two
             levels of the encoder, which hold most of what differs between scanners).
         augmentation: none, light or strong; by default the study's.
+        cache_features: compute the frozen part of the network once a case and keep what the tuned part reads of it, so that a step runs
+            the tuned part alone. For ``top`` and ``decoder``, and where a case looks the same at every step: without augmentation and
+            patches. Results are those of the plain run up to rounding, with one case a step to the byte.
         first: what the tuning starts from.
     """
 
     scope: Scope = "full"
     augmentation: Strength | None = None
+    cache_features: bool = False
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(
@@ -43,14 +51,45 @@ class Finetune:
     )
     needs: ClassVar[Needs] = Needs(target_labels=True)
 
+    def __post_init__(self) -> None:
+        if self.cache_features and self.scope not in ("decoder", "top"):
+            raise SpecError(
+                f"finetune: cache_features keeps what comes before the tuned part, and scope '{self.scope}' tunes from the start; "
+                "set scope: top or scope: decoder, or cache_features: false"
+            )
+
+    def check(self, settings: Settings) -> None:
+        """Raise ``SpecError`` for training settings under which the features of a case cannot be kept."""
+        if not self.cache_features:
+            return
+        strength = self.augmentation or settings.augmentation
+        needs = "finetune: cache_features needs cases that look the same at every step"
+        if strength != "none":
+            mend = "set augmentation: none, in the recipe or in the study, or cache_features: false"
+            raise SpecError(f"{needs}, and augmentation is '{strength}'; {mend}")
+        if settings.patch is not None:
+            mend = "set patch: null, with preprocessing.size for images that are too large, or cache_features: false"
+            raise SpecError(f"{needs}, and patch: {list(settings.patch)} cuts them at random; {mend}")
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the scope on target batches."""
+        self.check(context.settings)
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target", augmentation=self.augmentation)
         with trainable(network, self.scope):
             steps = context.settings.budget.adaptation(batches.epoch)
-            step = context.gradient_step(network, steps=steps)
+            objective = OnKept(context.task.objective, _outputs(batches, context)) if self.cache_features else None
+            step = context.gradient_step(network, objective, steps=steps)
             train(step, batches, steps=steps, context=context)
         yield Stage("tuned", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))
+
+
+def _outputs(batches: Loader, context: Context) -> FrozenOutputs:
+    def say(line: str) -> None:
+        if context.progress:
+            print(f"{context.label}{line}", file=sys.stderr)
+
+    folder = context.journal.folder if isinstance(context.journal, Journal) else None
+    return FrozenOutputs(sum(map(len, batches.cohorts)), folder, say)
