@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from allograft import __version__
+from allograft.cohort import Cohort
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor.model import CHUNK, whole_prediction
 from allograft.recipe import Scenario, Stage, title, total_needs
 from allograft.seeds import Seeds
+from allograft.study.analysis.label_free import pooled, watched
 from allograft.study.plan import TestSet
 from allograft.study.record import LABEL_FREE, Record, measured, read_record, record_name
 from allograft.tasks.segmentation import mean_over_subjects
@@ -63,7 +65,7 @@ class Judge:
 
     def _record(self, stage: Stage, ordinal: int, seen: Scenario, seed: int, test: TestSet, cost: dict[str, Any]) -> Record:
         began = time.perf_counter()
-        cases = self.measure(stage, test)
+        cases = self.watch(stage, test) if test.is_pool else self.measure(stage, test)
         seconds = time.perf_counter() - began
         targets = sorted({case.site for cohort in seen.target for case in cohort.cases})
         name = next(iter(plain(stage.recipe)))
@@ -80,7 +82,7 @@ class Judge:
             part=test.part,  # type: ignore[arg-type]
             fold=test.fold,
             labelled_subjects=tuple(sorted({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects})),
-            metrics=self._pooled(cases),
+            metrics=pooled(cases, self.task) if test.is_pool else self._pooled(cases),
             cases=tuple(cases),
             cost={**cost, "predict_seconds": round(seconds, 3)},
             data=_data(test),
@@ -89,6 +91,18 @@ class Judge:
 
     def measure(self, stage: Stage, test: TestSet) -> list[dict[str, Any]]:
         """Every case's metrics; global generators are as they were before."""
+
+        def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+            labelled = self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
+            return {**self._label_free(prediction), **labelled}
+
+        return self._each(stage, test, told)
+
+    def watch(self, stage: Stage, pool: TestSet) -> list[dict[str, Any]]:
+        """What rules without labels know of every image of a pool."""
+        return self._each(stage, pool, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
+
+    def _each(self, stage: Stage, test: TestSet, told: Callable[[Mapping[str, Any], Cohort, int], dict[str, Any]]) -> list[dict[str, Any]]:
         cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
         hidden = cohort.unlabelled()
         cases = []
@@ -97,8 +111,7 @@ class Judge:
                 batch = self.fabric.to_device(hidden.whole(which))
                 assert stage.predictor is not None
                 prediction = whole_prediction(stage.predictor, batch, CHUNK)
-                labelled = self.task.measure(prediction, cohort, which) if self.task.key in case.labels else {}
-                cases.append({"case": case.name, "subject": case.subject, **self._label_free(prediction), **labelled})
+                cases.append({"case": case.name, "subject": case.subject, **told(prediction, cohort, which)})
         return cases
 
     def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:

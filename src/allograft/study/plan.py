@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,25 @@ from allograft.cohort.cohort import check_sites
 from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError, nearest
-from allograft.recipe import Scenario, title, total_needs
+from allograft.recipe import Grid, Scenario, candidates, title, total_needs
 from allograft.seeds import Seeds
-from allograft.study.spec import Study, TargetLabels
+from allograft.study.analysis.label_free import KEYS
+from allograft.study.spec import Statistics, Study, TargetLabels
+
+POOL = 16
+"""Training images of a target that label-free selection rules look at."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run that the table asks for; several rows may be answered by the same unit."""
+    """One run that the table asks for; several rows may be answered by the same unit. ``line``: a grid's title; "" = the recipe's."""
 
     recipe: Any
     target: str
     seed: int
     fold: int
     unit: str = ""
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class TestSet:
     part: str
     fold: int
     cohort: Cohort
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether these are training images of a target: judged without labels, for rules that need none."""
+        return self.part == "val" and not self.cohort.has_labels
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,22 @@ class World:
             every.append(TestSet(site, "test", fold if rotates else 0, self.part(site, "test", fold)))
         return [test for test in every if test.cohort.cases]
 
+    def pools(self, fold: int) -> list[TestSet]:
+        """At most ``POOL`` training images of each target, without labels, in an order that other images do not change.
+
+        For selection rules without labels, which may look at training images and never at test cases. Subjects whose labels a recipe of
+        the study may use are among them; which they are differs between seeds, so it is the rule that leaves them out.
+        """
+        if self.study.made_task.key not in KEYS:
+            return []
+        made = []
+        for site in self.study.target:
+            images = self.part(site, "train", fold).unlabelled()
+            turns = {case.name: Seeds(0, ("pool",)).number(case.name) for case in images.cases}
+            kept = sorted(images.cases, key=lambda case: turns[case.name])[:POOL]
+            made.append(TestSet(site, "val", fold, replace(images, cases=tuple(kept))))
+        return [pool for pool in made if pool.cohort.cases]
+
     def cases(self) -> Iterator[Case]:
         """All cases."""
         yield from self.cohort.cases
@@ -149,6 +175,7 @@ class Plan:
     rows: tuple[Row, ...]
     seeds: int
     task: Any
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def headline(self) -> str:
@@ -165,7 +192,7 @@ class Plan:
         """(recipe's title, target) -> its rows over seeds and folds."""
         grouped: dict[tuple[str, str], list[Row]] = {}
         for row in self.rows:
-            grouped.setdefault((title(row.recipe), row.target), []).append(row)
+            grouped.setdefault((row.line or title(row.recipe), row.target), []).append(row)
         return grouped
 
 
@@ -201,9 +228,10 @@ def bare_rows(world: World) -> list[Row]:
     """Rows without units: seed by seed, and within a seed recipe by recipe, so that what is shared runs first."""
     study = world.study
     return [
-        Row(recipe, target, seed, fold)
+        Row(recipe, target, seed, fold, line=title(line) if isinstance(line, Grid) else "")
         for seed in range(study.seeds)
-        for recipe in study.rows
+        for line in study.rows
+        for recipe in candidates(line)
         for target in study.target
         for fold in range(world.folds)
     ]

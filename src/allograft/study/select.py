@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
+from allograft.recipe import title, total_needs
+from allograft.study.analysis import label_free
 from allograft.study.plan import Plan, Row
 from allograft.study.record import Record
 
 RULES = {
     "last": "the last stage of each run; the recipe listed last in the study; the first seed",
     "source-val": "the best score on the source's validation subjects",
+    "entropy": "the lowest mean entropy of predictions on training images of the target, labels unseen",
+    "infomax": "the highest information: entropy of the mean prediction less mean entropy, on training images of the target, labels unseen",
+    "snd": "the highest soft neighbourhood density of predictions on training images of the target, labels unseen",
     "oracle": "the best test score: optimistic, chosen after the fact",
 }
 
@@ -27,6 +32,9 @@ class Chosen:
         tests: site -> the test records of the chosen stage, one a fold.
         val: mean headline score on the source's validation subjects, or None.
         error: why the run failed, or "".
+        rank: what the rule ranks the run by, higher is better; None where it ranks nothing.
+        validation: the records of the chosen stage on the source's validation subjects.
+        passed_over: of a grid, the runs with other settings; their cost counts.
     """
 
     row: Row
@@ -34,6 +42,9 @@ class Chosen:
     tests: Mapping[str, tuple[Record, ...]]
     val: float | None
     error: str = ""
+    rank: float | None = None
+    validation: tuple[Record, ...] = ()
+    passed_over: tuple[Chosen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,13 +89,15 @@ class Line:
         return (min(measured)[1], min(measured)[0]) if measured else None
 
     def cost(self, key: str) -> float | None:
-        """Mean over the finished seeds of a cost of the unit itself."""
+        """Mean over the finished seeds of a cost of the unit itself; the seconds of a grid are those of all its settings."""
         values = [run_cost for run in self.runs if not run.error and (run_cost := _cost(run, key)) is not None]
+        if key.endswith("seconds") and values:
+            return mean(values) + sum(_cost(other, key) or 0.0 for run in self.runs for other in run.passed_over) / len(values)
         return mean(values) if values else None
 
     @property
     def best_run(self) -> Chosen | None:
-        """The run that stands for the line: the best on source validation where the rule says so, else the first that finished."""
+        """The run that stands for the line: the highest by source validation or a label-free rule, else the first that finished."""
         return next((run for run in self.runs if not run.error), None)
 
 
@@ -92,17 +105,30 @@ def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
     """The table, one line a recipe and target, in the order of the study.
 
     Args:
-        rule: last, source-val or oracle.
+        rule: one of ``RULES``.
     """
     made = []
     for (recipe_title, target), rows in plan.lines().items():
-        runs = tuple(_choose(plan, [row for row in rows if row.seed == seed], records, rule) for seed in range(plan.seeds))
-        if rule == "source-val":
-            runs = tuple(sorted(runs, key=lambda run: -(run.val if run.val is not None else -math.inf)))
+        runs = tuple(_tuned(plan, [row for row in rows if row.seed == seed], records, rule) for seed in range(plan.seeds))
+        if rule not in ("last", "oracle"):
+            runs = tuple(sorted(runs, key=lambda run: -_low(run.rank)))
         metrics = _pooled(plan, runs)
         scores = {site: values[plan.headline] for site, values in metrics.items() if plan.headline in values}
         made.append(Line(recipe_title, rows[0].recipe, target, runs, scores, metrics))
     return _recommend(made, rule)
+
+
+def _tuned(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
+    """The run of a seed; of a grid, the one with the settings that the rule ranks highest. A failed setting is no choice, but shown."""
+    settings: dict[str, list[Row]] = {}
+    for row in rows:
+        settings.setdefault(title(row.recipe), []).append(row)
+    runs = [_choose(plan, each, records, rule) for each in settings.values()]
+    failed = next((run for run in runs if run.error), None)
+    if failed is not None:
+        return failed
+    best = max(runs, key=lambda run: _low(run.rank))
+    return replace(best, passed_over=tuple(run for run in runs if run is not best))
 
 
 def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
@@ -112,21 +138,63 @@ def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: st
     if failed:
         return Chosen(rows[0], "", {}, None, failed[0].error)
     own = [record for record in records.values() if record.unit in units and record.seed == rows[0].seed and record.status == "done"]
-    stages = sorted({(record.ordinal, record.stage) for record in own})
+    stages = [stage for _, stage in sorted({(record.ordinal, record.stage) for record in own})]
     if not stages:
         return Chosen(rows[0], "", {}, None, "not run yet")
-    vals = {name: _mean_score(plan, (r for r in own if r.stage == name and r.part == "val")) for _, name in stages}
-    stage = stages[-1][1]
-    if rule == "source-val":
-        stage = max((name for _, name in stages), key=lambda name: vals[name] if vals[name] is not None else -math.inf)  # type: ignore[arg-type,return-value]
-    elif rule == "oracle":
-        at_target = {name: _mean_score(plan, (r for r in own if r.stage == name and r.site == rows[0].target)) for _, name in stages}
-        stage = max((name for _, name in stages), key=lambda name: at_target[name] if at_target[name] is not None else -math.inf)  # type: ignore[arg-type,return-value]
+    ranks = _ranks(plan, rows[0], own, records, rule)
+    stage = stages[-1]
+    if any(value is not None for value in ranks.values()):
+        stage = max(stages, key=lambda name: _low(ranks.get(name)))
     tests: dict[str, tuple[Record, ...]] = {}
     for record in sorted(own, key=lambda record: (record.site, record.fold)):
         if record.stage == stage and record.part == "test":
             tests[record.site] = (*tests.get(record.site, ()), record)
-    return Chosen(rows[0], stage, tests, vals[stage])
+    validation = tuple(record for record in own if record.stage == stage and _validates(plan, record))
+    return Chosen(rows[0], stage, tests, _mean_score(plan, validation), "", ranks.get(stage), validation)
+
+
+def _ranks(plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record], rule: str) -> dict[str, float | None]:
+    """Stage -> what the rule ranks it by, higher is better; empty for a rule that looks at nothing."""
+    by_stage: dict[str, list[Record]] = {}
+    for record in own:
+        by_stage.setdefault(record.stage, []).append(record)
+    if rule == "source-val":
+        return {stage: _mean_score(plan, (r for r in each if _validates(plan, r))) for stage, each in by_stage.items()}
+    if rule == "oracle":
+        return {
+            stage: _mean_score(plan, (r for r in each if r.part == "test" and r.site == row.target)) for stage, each in by_stage.items()
+        }
+    if rule in label_free.RULES:
+        shown = _shown(plan, row, records)
+        return {stage: _unlabelled(plan, row, each, shown, rule) for stage, each in by_stage.items()}
+    return {}
+
+
+def _validates(plan: Plan, record: Record) -> bool:
+    """Whether a record is of the source's validation subjects: at a target "val" are training images without labels."""
+    return record.part == "val" and record.site not in {row.target for row in plan.rows}
+
+
+def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozenset[str], rule: str) -> float | None:
+    """A label-free score at the row's target, mean over folds; of subjects whose label no row saw, where there are any."""
+    scores = []
+    for record in records:
+        if record.part == "val" and record.site == row.target:
+            unseen = [case for case in record.cases if case["subject"] not in shown]
+            scores.append(label_free.score(rule, unseen or record.cases, plan.task))
+    known = [score for score in scores if score is not None]
+    return mean(known) if known else None
+
+
+def _shown(plan: Plan, row: Row, records: Mapping[str, Record]) -> frozenset[str]:
+    """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is sure of what it has learned by heart."""
+    units = {one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not _is_bound(one.recipe)}
+    return frozenset(subject for record in records.values() if record.unit in units for subject in record.labelled_subjects)
+
+
+def _is_bound(recipe: Any) -> bool:
+    """Whether a recipe uses labels beyond the budget: an upper bound, which is shown and never chosen."""
+    return total_needs(recipe).all_target_labels
 
 
 def _pooled(plan: Plan, runs: Iterable[Chosen]) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -143,25 +211,32 @@ def _pooled(plan: Plan, runs: Iterable[Chosen]) -> dict[str, dict[str, tuple[flo
 
 
 def _recommend(made: list[Line], rule: str) -> list[Line]:
-    """Mark one line a target: by the rule, and never by a test score unless the rule is the oracle."""
-    from dataclasses import replace
+    """Mark one line a target: by the rule, and never by a test score unless the rule is the oracle.
 
+    A site without labels ranks nothing, but for the rules that need none; those mark nothing where they have seen nothing.
+    """
     marked: dict[str, int] = {}
     for number, line in enumerate(made):
-        if not line.done or line.score(line.target) is None:
-            continue  # a site without labels ranks nothing
+        standing = _standing(line, rule)
+        ranked = standing > -math.inf if rule in label_free.RULES else line.score(line.target) is not None
+        if not line.done or not ranked or _is_bound(line.recipe):
+            continue
         best = marked.get(line.target)
-        if best is None or rule == "last" or _standing(line, rule) > _standing(made[best], rule):
+        if best is None or rule == "last" or standing > _standing(made[best], rule):
             marked[line.target] = number
     return [replace(line, recommended=marked.get(line.target) == number) for number, line in enumerate(made)]
 
 
 def _standing(line: Line, rule: str) -> float:
     if rule == "oracle":
-        score = line.score(line.target)
-        return -math.inf if score is None else score
-    vals = [run.val for run in line.runs if run.val is not None]
-    return mean(vals) if vals else -math.inf
+        return _low(line.score(line.target))
+    ranks = [run.rank for run in line.runs if run.rank is not None]
+    return mean(ranks) if ranks else -math.inf
+
+
+def _low(value: float | None) -> float:
+    """The value; what has none stands below all others."""
+    return -math.inf if value is None else value
 
 
 def _mean_score(plan: Plan, records: Iterable[Record]) -> float | None:
