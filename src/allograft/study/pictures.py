@@ -1,63 +1,156 @@
-"""The overlays of a report: what the chosen models find on test images, beside the truth."""
+"""The pictures of a report: what the chosen models find on test images, beside the truth, and where they disagree without one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from allograft.batch import Batch
 from allograft.cohort.readers import read_image
+from allograft.cohort.splits import budget_order
 from allograft.predictor import load_predictor
+from allograft.predictor.direct import Predictor
 from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.seeds import Seeds
 from allograft.study.models import model_name
 from allograft.study.plan import World
-from allograft.study.report import Picture, draw_overlay, plane, slice_of
+from allograft.study.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
+from allograft.study.report.facts import ordinals
+from allograft.study.report.gallery import DISAGREEMENT, Picture, PictureKey, Slice
+from allograft.study.report.overlay import draw_overlay, plane, slices_through, window_of
 from allograft.study.select import Line
 
 WANTED = ("worst", "median", "best")
 UNLABELLED = ("surest", "median", "least sure")
+SLICES, MOST_SLICES = 9, 13
+"""Slices of a volume, and of the worst one."""
+DISPUTED, ASKED = 3, 32
+"""Images in the map of disagreement, and test images among which they are looked for."""
+Mask = NDArray[np.integer]
+Draw = Callable[[int, tuple[float, float] | None], bytes]
+"""Slice, and what becomes black and white -> a file's bytes."""
 
 
-def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[tuple[str, str], list[Picture]]:
+@dataclass(frozen=True)
+class Models:
+    """The models of a table, loaded one at a time; its subjects are known by ordinals."""
+
+    out: Path
+    world: World
+    table: Sequence[Line]
+    template: nn.Module | None
+
+    def folder(self, line: Line) -> Path | None:
+        """A finished line's model, if it is there."""
+        folder = self.out / "models" / model_name(line)
+        there = line.best_run is not None and line.target in line.best_run.tests and (folder / "card.json").exists()
+        return folder if there else None
+
+    def find(self, predictor: Predictor, name: str) -> Mask:
+        """A case's mask on its own grid: (*spatial) class indices."""
+        cohort = self.world.cohort.where(lambda case: case.name == name)
+        prediction = whole_prediction(predictor, cohort.unlabelled().whole(0), CHUNK)
+        found: Mask = self.world.study.made_task.answer(prediction, cohort, 0).mask.numpy()
+        return found
+
+    def truth(self, name: str) -> Mask | None:
+        """A case's true mask, or None."""
+        cohort = self.world.cohort.where(lambda case: case.name == name)
+        return cohort.reference(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
+
+    def image(self, name: str) -> NDArray[np.generic]:
+        """(C, *spatial) as stored."""
+        return read_image(next(case.image for case in self.world.cohort.cases if case.name == name)).array
+
+
+def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[PictureKey, list[Picture]]:
     """Worst, median and best test case of every finished line at its target; none where nothing is segmented.
 
-    Where the target has no labels: the cases the model is surest and least sure of, without a truth.
+    Where the target has no labels: the cases the model is surest and least sure of, without a truth, and where the lines disagree most.
 
     Args:
         template: the user's own network, if any.
     """
     if "mask" not in world.study.made_task.outputs:
         return {}
-    return {(line.title, line.target): _pictures(out, world, line, template) for line in table if line.best_run is not None}
+    models, known = Models(out, world, table, template), ordinals(table)
+    drawn = {(line.title, line.target): _pictures(models, line, known) for line in table}
+    drawn |= {(DISAGREEMENT, target): _disputed(models, target, known) for target in world.study.target}
+    return {key: every for key, every in drawn.items() if every}
 
 
-def _pictures(out: Path, world: World, line: Line, template: nn.Module | None) -> list[Picture]:
-    run = line.best_run
-    folder = out / "models" / model_name(line)
-    if run is None or line.target not in run.tests or not (folder / "card.json").exists():
+def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture]:
+    folder, run = models.folder(line), line.best_run
+    if folder is None or run is None:
         return []
     cases = [case for record in run.tests[line.target][:1] for case in record.cases]
-    words, key = WANTED, world.study.made_task.headline
+    words, key = WANTED, models.world.study.made_task.headline
     if not any(case.get(key) is not None for case in cases):
         words, key = UNLABELLED, "entropy"
     scores = {case["case"]: case[key] for case in cases if case.get(key) is not None}
-    ranked = sorted(scores, key=lambda name: scores[name])
+    subjects = {case["case"]: known[str(case["subject"])] for case in cases}
+    ranked = sorted(scores, key=lambda name: (scores[name], name))
     if not ranked:
         return []
-    predictor, _ = load_predictor(folder, template=template)
+    predictor, _ = load_predictor(folder, template=models.template)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
-    return [Picture(word, f"{key} {scores[name]:.3f}", _draw(world, predictor, name)) for word, name in chosen]
+    return [
+        _overlay(models, name, models.find(predictor, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen
+    ]
 
 
-def _draw(world: World, predictor: object, name: str) -> bytes:
-    task = world.study.made_task
-    cohort = world.cohort.where(lambda case: case.name == name)
-    hidden: Batch = cohort.unlabelled().whole(0)
-    prediction = whole_prediction(predictor, hidden, CHUNK)  # type: ignore[arg-type]
-    found = task.answer(prediction, cohort, 0).mask.numpy()
-    truth = cohort.reference(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
-    image = read_image(cohort.cases[0].image).array
-    index = slice_of(image, found if truth is None else truth)
-    return draw_overlay(plane(image, index), None if truth is None else plane(truth[None], index), plane(found[None], index))
+def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:
+    image, truth = models.image(name), models.truth(name)
+    marked = found if truth is None else np.maximum(truth, found)
+
+    def draw(index: int, window: tuple[float, float] | None) -> bytes:
+        true = None if truth is None else plane(truth[None], index)
+        return draw_overlay(plane(image, index), true, plane(found[None], index), window)
+
+    return _stacked(image, marked, title, caption, draw)
+
+
+def _stacked(image: NDArray[np.generic], marked: Mask, title: str, caption: str, draw: Draw) -> Picture:
+    """One picture of a photograph; of a volume its slices through what is marked."""
+    if marked.ndim == 2:
+        return Picture(title, caption, draw(0, None))
+    window = window_of(image)
+    order = slices_through(marked, MOST_SLICES if title == WANTED[0] else SLICES)
+    slices = tuple(Slice(index, draw(index, window)) for index in order)
+    return Picture(title, caption, slices[0].png, order[0], marked.shape[-1], slices[1:])
+
+
+def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Picture]:
+    """The test cases of a target without labels on which the lines differ most."""
+    here = [line for line in models.table if line.target == target]
+    folders = [folder for line in here if (folder := models.folder(line)) is not None]
+    records = [record for line in here if line.best_run for record in line.best_run.tests.get(target, ())[:1]]
+    if len(folders) < 2 or any(record.measured for record in records):
+        return []
+    subjects = {str(case["case"]): known[str(case["subject"])] for record in records for case in record.cases}
+    asked = budget_order(sorted(subjects), Seeds(0, ("disputed", target)))[:ASKED]
+    predictors = [load_predictor(folder, template=models.template)[0] for folder in folders]
+    top: list[tuple[float, str, NDArray[np.float64]]] = []
+    for name in sorted(asked):
+        counts = votes([models.find(predictor, name) for predictor in predictors])
+        score = mean_disagreement(counts)
+        if len(top) < DISPUTED or score > top[0][0]:  # the pictures of all others need not be kept
+            top = heapq.nlargest(DISPUTED, [*top, (score, name, dissent(counts))], key=lambda one: (one[0], one[1]))[::-1]
+    among = f" of {len(asked)} looked at" if len(asked) < len(subjects) else ""
+    titles = (f"most disputed{among}", *(f"number {rank}" for rank in range(2, DISPUTED + 1)))
+    ranked = [(f"{subjects[name]}, differ at {score:.0%}", name, share) for score, name, share in reversed(top) if score > 0]
+    return [_heat(models, name, share, title, caption) for title, (caption, name, share) in zip(titles, ranked, strict=False)]
+
+
+def _heat(models: Models, name: str, share: NDArray[np.float64], title: str, caption: str) -> Picture:
+    image = models.image(name)
+
+    def draw(index: int, window: tuple[float, float] | None) -> bytes:
+        return draw_dissent(plane(image, index), plane(share[None], index).astype(np.float64), window)
+
+    return _stacked(image, (share > 0).astype(np.int64), title, caption, draw)

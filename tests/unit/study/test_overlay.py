@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from PIL import Image
 
 from allograft.errors import SpecError
 from allograft.study.report import draw_overlay, plane, slice_of
-from allograft.study.report.overlay import AGREE, EXTRA, MISSED
+from allograft.study.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
+from allograft.study.report.overlay import AGREE, EXTRA, MISSED, slices_through, window_of
 
 
 def _pixels(png: bytes) -> np.ndarray:
@@ -125,3 +128,62 @@ def test_slice_and_plane_of_a_volume() -> None:
         plane(np.zeros((4, 5)))
     with pytest.raises(SpecError, match="slices"):
         slice_of(np.zeros((1, 4, 4, 3)), np.zeros((4, 4, 5)))
+
+
+def test_slices_go_through_all_that_is_marked_and_the_best_come_first() -> None:
+    mask = np.zeros((4, 4, 60), dtype=int)
+    mask[1, 1, 10:51] = 1
+    mask[:, :, 33] = 1
+    order = slices_through(mask, 9)
+    assert order[0] == 33 == slice_of(mask, mask)
+    assert sorted(order) == [10, 15, 20, 25, 30, 33, 40, 45, 50]  # the place of 35 is taken by the fullest
+    assert order[1] == 10  # the farthest from it
+    assert slices_through(mask, 1) == [33]
+    assert slices_through(np.zeros((4, 4, 7), dtype=int), 9) == [3]
+    assert len(slices_through(mask[..., 30:36], 9)) == 6
+
+
+def test_one_window_makes_slices_of_a_volume_alike() -> None:
+    volume = np.random.default_rng(3).random((20, 20, 2)) + np.array([0.0, 5.0])
+    window, empty = window_of(volume), np.zeros((20, 20), dtype=int)
+    dark, light = (_pixels(draw_overlay(volume[..., index], None, empty, window)).mean() for index in (0, 1))
+    assert light > dark + 100
+    alone = [_pixels(draw_overlay(volume[..., index], None, empty)).mean() for index in (0, 1)]
+    assert abs(alone[0] - alone[1]) < 20
+    assert window_of(np.full((3, 3), np.nan)) == (0.0, 0.0)
+
+
+def _pairs_differ(masks: list[np.ndarray]) -> float:
+    """From the definition: pairs one by one, over the pixels that any mask marks."""
+    marked = np.any([mask > 0 for mask in masks], axis=0)
+    return float(np.mean([np.mean((one != other)[marked]) for one, other in combinations(masks, 2)]))
+
+
+def test_disagreement_is_the_mean_over_pairs_and_its_map_the_share_against_the_majority() -> None:
+    rng = np.random.default_rng(4)
+    masks = [rng.integers(0, 3, (7, 5)) * (rng.random((7, 5)) > 0.4) for _ in range(5)]
+    counts = votes(masks)
+    assert counts.sum(0).min() == counts.sum(0).max() == 5
+    assert mean_disagreement(counts) == pytest.approx(_pairs_differ(masks), abs=1e-12)
+    shares = dissent(counts)
+    for row, column in np.ndindex(7, 5):
+        found = Counter(int(mask[row, column]) for mask in masks)
+        assert shares[row, column] == pytest.approx(1 - max(found.values()) / 5)
+    assert mean_disagreement(votes([masks[0]] * 3)) == 0
+    assert mean_disagreement(votes([masks[0] * 0] * 3)) == 0
+    with pytest.raises(SpecError, match="one grid"):
+        votes(masks[:1])
+
+
+def test_heat_glows_where_recipes_disagree_and_nowhere_else() -> None:
+    share = np.zeros((256, 256))
+    share[:100], share[100:128] = 0.5, 0.25
+    pixels = _pixels(draw_dissent(np.full((256, 256), 1.0), share))
+    assert (pixels[200] == pixels[200, :, :1]).all()  # grey
+    hot, warm = pixels[50, 50], pixels[110, 50]
+    assert hot.sum() > warm.sum() > pixels[200, 50].sum()
+    assert warm[0] > warm[2] + 40
+    assert (_pixels(draw_dissent(np.zeros((256, 256)), share * 2))[50] == pixels[50]).all()  # the scale ends at a half
+    assert draw_dissent(np.eye(256), share) == draw_dissent(np.eye(256), share)
+    with pytest.raises(SpecError, match="disagreement"):
+        draw_dissent(np.zeros((4, 5)), np.zeros((5, 4)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allograft.figure import Lines
+from allograft.phantoms.brain import write_brain
 from allograft.recipe import parse_recipe, title
+from allograft.study import run_study
+from allograft.study.analysis.sheet import Sheet
 from allograft.study.plan import Plan, Row
 from allograft.study.record import Record
-from allograft.study.report import Picture, draw_overlay, ordinals, page, write_report
+from allograft.study.report import Extra, Picture, Shows, Slice, draw_overlay, ordinals, page, write_annotate, write_report
+from allograft.study.report.annotate import to_annotate
 from allograft.study.report.cells import gain, seed_scores, subject_scores
 from allograft.study.report.facts import hider
-from allograft.study.report.plots import Point, Strip, scatter, strip_plot, ticks
+from allograft.study.report.gallery import fitting
+from allograft.study.report.plots import Point, Strip, scatter, strip_plot
+from allograft.study.report.svg import ticks
+from allograft.study.run import rebuild
 from allograft.study.select import Line, lines
 from allograft.study.spec import Study, make_study
 
@@ -94,7 +105,7 @@ def a_table(study: Study, **more: Any) -> tuple[Plan, list[Line]]:
 
 def written(folder: Path, study: Study, plan: Plan, table: Sequence[Line], pictures: Any = None, done: int = 18, total: int = 18) -> str:
     path = folder / "report.html"
-    write_report(path, study=study, plan=plan, lines=table, pictures=pictures or {}, done=done, total=total)
+    write_report(path, study=study, plan=plan, lines=table, done=done, total=total, shows=Shows(pictures or {}))
     return path.read_text(encoding="utf-8")
 
 
@@ -262,3 +273,163 @@ def test_plots_hold_every_dot_and_survive_the_odd() -> None:
         marks = ticks(low, high)
         assert marks[0] <= low <= high <= marks[-1]
         assert 2 <= len(marks) <= 9
+
+
+def test_slices_are_kept_evenly_once_every_picture_has_its_place() -> None:
+    one = b"x" * 600
+    size = 4 * len(one) // 3 + 1000
+    volume = Picture("worst", "", one, 3, 9, (Slice(0, one), Slice(8, one), Slice(5, one)))
+    every = {("a", "t"): [volume, Picture("best", "", one)], ("b", "t"): [volume]}
+    kept, dropped = fitting(every, 6 * size)  # three pictures and three slices
+    assert [[len(picture.slices) for picture in kept[key]] for key in every] == [[3, 1], [2]]
+    assert dropped == 3
+    assert [each.place for each in kept["a", "t"][0].slices] == [0, 3, 8]
+    assert fitting(every, 10**9) == (every, 0)
+    assert fitting(every, 0) == ({}, 9)
+
+
+def test_a_volume_comes_with_a_slider_and_shows_its_central_slice_without_one(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = a_table(study)
+    volume = Picture("worst", "S001", b"c", 4, 9, (Slice(0, b"a"), Slice(8, b"z")))
+    html = written(tmp_path, study, plan, table, {("supervised", "chase"): [volume]})
+    images = re.findall(r"<img [^>]*>", html)
+    assert [("hidden" in image, re.findall(r"slice \d of 9", image)[-1]) for image in images] == [
+        (True, "slice 1 of 9"),
+        (False, "slice 5 of 9"),
+        (True, "slice 9 of 9"),
+    ]
+    assert '<label hidden><span>slice</span><input type="range" min="0" max="2" value="1"' in html
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(script) == 1
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+
+
+def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = a_table(study)
+    curve = Lines("loss of chase-jane-doe-1", (1.0, 2.0), {"dice/vessel": (1.0, 0.5), "total": (2.0, 1.0)}, "step", "loss")
+    extra = Extra(
+        "Fairness", (Sheet("by age", ("group", "dice"), (("chase-jane-doe-2 <i>", "0.5"),), ("A note.",)),), (curve,), ("The end.",)
+    )
+    shows = Shows(figures={("supervised", "chase"): {"loss": curve}}, extras={"stare": [extra]})
+    write_report(tmp_path / "report.html", study=study, plan=plan, lines=table, done=1, total=1, shows=shows)
+    chase, stare = (tmp_path / "report.html").read_text().split('<section id="target-2">')
+    assert "What each recipe shows" in chase
+    assert "What each recipe shows" not in stare
+    assert "dice/vessel" in chase
+    assert ">Fairness<" in stare
+    assert ">Fairness<" not in chase
+    assert re.search(r'<th scope="row"[^>]*>S\d{3} &lt;i&gt;</th><td[^>]*>0.5</td>', stare)
+    assert "A note." in stare
+    assert "The end." in stare
+    assert "jane" not in chase + stare
+
+
+def without_labels(study: Study) -> tuple[Plan, list[Line]]:
+    """A table whose target "stare" has no labels."""
+    plan = a_plan(study)
+    records = some_records(plan, study)
+    for name, record in records.items():
+        if record.site == "stare":
+            cases = tuple({"case": case["case"], "subject": case["subject"], "entropy": 0.1} for case in record.cases)
+            records[name] = replace(record, cases=cases, metrics={"label-free/entropy": 0.25})
+    return plan, lines(plan, records, "last")
+
+
+def test_at_a_target_without_labels_label_free_scores_stand_beside(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = without_labels(study)
+    chase, stare = written(tmp_path, study, plan, table).split('<section id="target-2">')
+    assert "entropy<small>label-free</small>" in stare
+    assert stare.count(">0.250<small>± 0.000</small>") == 3
+    assert "label-free" not in chase
+    assert "nothing is ranked" in stare
+    assert "optimistic, chosen after" not in stare.split("<section")[0].split("</table>")[1]
+
+
+def test_whom_to_annotate_is_drawn_without_scores_and_named_in_the_file_alone(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = without_labels(study)
+    wanted = to_annotate(table, "stare")
+    assert sorted(one.subject for one in wanted) == [f"stare-jane-doe-{number}" for number in range(5)]
+    assert [one.subject for one in wanted] == [one.subject for one in to_annotate(table[::-1], "stare")]
+    assert to_annotate(table, "chase") == []
+    path = write_annotate(tmp_path, table)
+    assert path is not None
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == 10  # two cases each
+    assert {(row["ordinal"], row["subject"]) for row in rows} == {(ordinals(table)[one.subject], one.subject) for one in wanted}
+    assert [row["order"] for row in rows[:3]] == ["1", "1", "2"]
+    html = written(tmp_path, study, plan, table)
+    assert re.findall(r"<li>(S\d{3})</li>", html) == [one.ordinal for one in wanted]
+    assert "annotate.csv" in html
+    assert "jane" not in html
+    _, labelled = a_table(study)
+    assert write_annotate(tmp_path, labelled) is None
+    assert not path.exists()
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, int]]]:
+    """A small study on volumes, "b" without masks, and (done, total) of each time its report was written."""
+    folder = tmp_path_factory.mktemp("study")
+    manifest = write_brain(folder / "cohort", sites={"a": "none", "b": "severe"}, subjects=4, size=32, dims=3)
+    with open(manifest, newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(manifest, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "mask": "" if row["site"] == "b" else row["mask"]} for row in rows)
+    spec = {
+        "cohort": str(manifest),
+        "task": {"segmentation": {"classes": ["white", "grey"]}},
+        "preprocessing": {"size": [16, 16, 16]},
+        "network": {"unet": {"spatial_dims": 3, "channels": [4, 8], "num_res_units": 1}},
+        "source": ["a"],
+        "target": ["b"],
+        "recipes": [{"fourier": {"beta": 0.1, "donors": 1}}],
+        "test": {"fraction": 0.5, "val": 0.25},
+        "seeds": 1,
+        "budget": {"steps": 2, "adapt_steps": 1, "batch_size": 2},
+    }
+    seen: list[tuple[int, int]] = []
+
+    def noted(path: Path, **arguments: Any) -> None:
+        seen.append((arguments["done"], arguments["total"]))
+        write_report(path, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("allograft.study.report.write_report", noted)
+        patch.setattr("allograft.study.pictures.SLICES", 2)
+        run_study(spec, folder / "out")
+    return folder / "out", seen
+
+
+def test_the_report_is_written_anew_after_each_unit(unlabelled: tuple[Path, list[tuple[int, int]]]) -> None:
+    assert unlabelled[1] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_study_without_labels_shows_slices_disagreement_and_curves_and_hides_all_images_when_asked(
+    unlabelled: tuple[Path, list[tuple[int, int]]],
+) -> None:
+    out, _ = unlabelled
+    html = (out / "report.html").read_text()
+    assert "Where the recipes disagree" in html
+    assert re.search(r"most disputed</strong> S\d{3}, differ at \d+%", html)
+    assert re.search(r"surest</strong> S\d{3}, entropy 0\.\d{3}", html)
+    assert html.count("data-slices>") >= 3
+    assert "loss of" in html
+    assert "To annotate for judging" in html
+    assert (out / "annotate.csv").exists()
+    rebuild(out, pictures=False)
+    bare = (out / "report.html").read_text()
+    assert "<img" not in bare
+    assert "data:image" not in bare
+    assert "Where the recipes disagree" not in bare
+    assert "loss of" in bare
+    assert "units</strong>" not in bare
+    subjects = {row["subject"] for row in csv.DictReader((out / "annotate.csv").open())}
+    assert subjects
+    assert not any(subject in html for subject in subjects)

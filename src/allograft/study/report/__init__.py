@@ -1,7 +1,22 @@
 """The report of a study: one self-contained HTML file that works without a network, and the overlays in it."""
 
+from allograft.study.report.annotate import write_annotate
 from allograft.study.report.facts import ordinals
+from allograft.study.report.gallery import DISAGREEMENT, Picture, Slice
 from allograft.study.report.overlay import draw_overlay, plane, slice_of
-from allograft.study.report.page import Picture, write_report
+from allograft.study.report.page import Shows, write_report
+from allograft.study.report.target import Extra
 
-__all__ = ["Picture", "draw_overlay", "ordinals", "plane", "slice_of", "write_report"]
+__all__ = [
+    "DISAGREEMENT",
+    "Extra",
+    "Picture",
+    "Shows",
+    "Slice",
+    "draw_overlay",
+    "ordinals",
+    "plane",
+    "slice_of",
+    "write_annotate",
+    "write_report",
+]

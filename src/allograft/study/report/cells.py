@@ -19,6 +19,7 @@ DIGITS = {"hd95": 2, "asd": 2}
 COSTS = {"train_seconds": "{:,.1f}", "peak_memory_mb": "{:,.0f}", "trainable_parameters": "{:,.0f}"}
 ORDER = ("iou", "hd95", "asd")
 """These metrics come first; records sort theirs by name."""
+FREE = "label-free/"
 INTERVAL = "percentile bootstrap over subjects, of the mean over seeds; too narrow with fewer than ten subjects"
 
 
@@ -52,10 +53,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and, for each line, whether it is recommended and its cells."""
+    """Columns and, for each line, whether it is recommended and its cells; ``note`` is about every p."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
+    note: str = ""
 
 
 def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
@@ -69,6 +71,8 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     here = [line for line in lines if line.target == target]
     others = [site for site in (*study.source, *study.target) if site != target]
     compared = compare(lines, plan, target)
+    notes = {found.note for found in compared.values()}
+    common = notes.pop() if len(notes) == 1 else ""
     scores = [score for line in here if (score := line.score(target)) is not None]
     best = max(scores) if len(scores) > 1 else None
     extra = [metric for metric in _metrics(here, target) if "/" not in metric and metric != plan.headline]
@@ -78,23 +82,28 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     ]
     columns += [Column("95 % interval", "over subjects", INTERVAL)]
     columns += [Column("gain", "vs nothing", "difference to do-nothing, over the subjects and seeds that both have; 95 % over subjects")]
-    columns += [Column("p", "Holm", "exact two-sided Wilcoxon signed-rank test over subjects, Holm over the rows of this table")]
+    told = study.statistics
+    test = f"exact {told.alternative} Wilcoxon signed-rank test over subjects, {told.adjustment.capitalize()} over the rows of this table"
+    columns += [Column("p", "unadjusted" if told.adjustment == "none" else told.adjustment.capitalize(), test)]
     columns += [Column("seeds", "done", "finished seeds")]
     columns += [
         Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target") for site in others
     ]
     columns += [Column("worst", "site", "the lowest of the scores at all sites")]
     columns += [Column(metric, f"at {target}", "mean ± sd over seeds") for metric in extra]
+    free = label_free(here, target)
+    columns += [Column(name, "label-free", "of test cases; lower is surer, which is not better") for name in free]
     columns += [Column("train", "seconds", "of the run itself; a training that rows share is counted in its own row")]
     columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
     rows = []
     for order, line in enumerate(here):
         cells = [Cell(line.title, value=order, kind="name"), _score(line, target, plan.headline, best=best)]
-        cells += [_interval(score_interval(plan, line, target)), _gain(compared.get(line.title), line.title == NOTHING)]
-        cells += [_p(compared.get(line.title)), _seeds(line), *(_score(line, site, plan.headline) for site in others), _worst(line)]
-        cells += [_score(line, target, metric) for metric in extra] + [_cost(line, key, form) for key, form in COSTS.items()]
+        cells += [_interval(score_interval(plan, line, target)), _gain(compared.get(line.title), line.title in NOTHING)]
+        cells += [_p(compared.get(line.title), common), _seeds(line), *(_score(line, site, plan.headline) for site in others), _worst(line)]
+        cells += [_score(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
+        cells += [_cost(line, key, form) for key, form in COSTS.items()]
         rows.append((line.recommended, tuple(cells)))
-    return Table(tuple(columns), tuple(rows))
+    return Table(tuple(columns), tuple(rows), common)
 
 
 def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
@@ -111,6 +120,24 @@ def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
     return Table(columns, tuple(rows))
 
 
+def label_free(here: Sequence[Line], site: str) -> list[str]:
+    """The scores that need no labels, at a site where no case has any."""
+    records = [record for line in here for run in line.runs for record in run.tests.get(site, ())]
+    if any(record.measured for record in records):
+        return []
+    found = {key for record in records for key in record.metrics if key.startswith(FREE)}
+    return sorted(key.removeprefix(FREE) for key in found)
+
+
+def _free(line: Line, site: str, name: str) -> Cell:
+    """Mean ± sd over seeds, each the mean over its folds."""
+    folds = [[r.metrics.get(FREE + name) for r in run.tests[site]] for run in line.runs if run.tests.get(site)]
+    values = [mean(known) for one in folds if (known := [value for value in one if value is not None])]
+    if not values:
+        return Cell(_absent(line), kind="quiet")
+    return Cell(f"{mean(values):.3f}", f"± {stdev(values):.3f}" if len(values) > 1 else "", mean(values))
+
+
 def _metrics(here: Sequence[Line], target: str) -> list[str]:
     """Every metric that was measured at a target, undefined ones too."""
     found: dict[str, None] = {}
@@ -119,7 +146,7 @@ def _metrics(here: Sequence[Line], target: str) -> list[str]:
             for record in run.tests.get(target, ()):
                 found |= dict.fromkeys(record.metrics)
         found |= dict.fromkeys(line.metrics.get(target, ()))
-    names = [name for name in found if not name.startswith("undefined/")]
+    names = [name for name in found if not name.startswith(("undefined/", FREE))]
     return sorted(names, key=lambda name: ORDER.index(kind) if (kind := name.split("/")[0]) in ORDER else len(ORDER))
 
 
@@ -155,11 +182,12 @@ def _gain(found: Comparison | None, is_base: bool) -> Cell:
     return Cell(f"{found.difference:+.3f}".replace("-", "−"), interval.replace("-", "−"), found.difference)
 
 
-def _p(found: Comparison | None) -> Cell:
-    """The adjusted p with the plain one and a note below it, or in its place why there is none."""
+def _p(found: Comparison | None, common: str) -> Cell:
+    """The adjusted p with the plain one and a note below it, or in its place why there is none; what all rows share stands elsewhere."""
+    note = "" if found is None or found.note == common else found.note
     if found is None or found.adjusted is None or found.p is None:
-        return Cell("–", _narrow("" if found is None else found.note), kind="quiet")
-    small = "\n".join(filter(None, (f"raw {p_value(found.p)}", _narrow(found.note))))
+        return Cell("–", _narrow(note), kind="quiet")
+    small = "\n".join(filter(None, (f"raw {p_value(found.p)}", _narrow(note))))
     return Cell(p_value(found.adjusted), small, found.adjusted)
 
 

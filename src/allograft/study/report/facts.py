@@ -17,9 +17,11 @@ from allograft.study.spec import Study, TargetLabels
 from allograft.tree import plain
 
 NOT_YET = "not run yet"
+UNLABELLED = "The rule sees predictions on training images of the target, without labels, and no score."
 MAY_SEE = {
     "last": "The rule sees no score at all.",
     "source-val": "The rule sees scores on validation subjects of the source, and nothing of the target.",
+    **dict.fromkeys(("entropy", "infomax", "snd"), UNLABELLED),
     "oracle": "The rule sees the test scores themselves: its choice is optimistic, chosen after the fact, and no guide to new patients.",
 }
 _FILE = re.compile(r"[^\s'\"]*[/\\][^\s'\"]*|[^\s'\"]+\.(?:png|jpe?g|tiff?|bmp|nii|gz|npz|npy|dcm|csv|parquet)\b", re.IGNORECASE)
@@ -49,19 +51,22 @@ def ordinals(lines: Sequence[Line]) -> dict[str, str]:
     return {subject: f"S{number:03d}" for number, subject in enumerate(sorted(subjects), 1)}
 
 
-def hider(lines: Sequence[Line]) -> Callable[[str], str]:
-    """Makes a message of our own or of a recipe fit to be shown: its first line, subjects as ordinals, no case names, no paths."""
+def name_hider(lines: Sequence[Line]) -> Callable[[str], str]:
+    """Puts ordinals in the place of subjects, and takes out names of cases; for words of ours, in which a slash is no path."""
     names = {str(case["case"]): "[case]" for record in records_of(lines) for case in record.cases}
     names |= {subject: "[subject]" for record in records_of(lines) for subject in record.labelled_subjects}
     names |= ordinals(lines)
     long = sorted((name for name in names if len(name) > 2), key=lambda name: (-len(name), name))  # "4" is a number, not a patient
     pattern = re.compile(r"(?<![\w.])(?:" + "|".join(map(re.escape, long)) + r")(?!\w)") if long else None
+    return lambda text: text if pattern is None else pattern.sub(lambda found: names[found[0]], text)
+
+
+def hider(lines: Sequence[Line]) -> Callable[[str], str]:
+    """Makes a message of our own or of a recipe fit to be shown: its first line, subjects as ordinals, no case names, no paths."""
+    unnamed = name_hider(lines)
 
     def hide(text: str) -> str:
-        text = next(iter(text.strip().splitlines()), "")
-        if pattern is not None:
-            text = pattern.sub(lambda found: names[found[0]], text)
-        text = _FILE.sub("[file]", text)
+        text = _FILE.sub("[file]", unnamed(next(iter(text.strip().splitlines()), "")))
         return text if len(text) <= 400 else text[:399] + "…"
 
     return hide

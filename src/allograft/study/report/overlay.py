@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allograft.errors import SpecError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Canvas
 
 AGREE, MISSED, EXTRA = "#1fd6a2", "#4d9dff", "#ff9a1f"
 """Colours of what both mark, of truth not found, and of what is found without truth; told apart by colour-blind readers too."""
@@ -18,7 +22,9 @@ SHADES = (0.0, 0.45, -0.35)
 """Classes take turns: the plain colour, one lighter, one darker."""
 
 
-def draw_overlay(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic]) -> bytes:
+def draw_overlay(
+    image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic], window: tuple[float, float] | None = None
+) -> bytes:
     """A PNG of an image with outlines: green where truth and prediction agree, blue where truth is missed, orange where too much is found.
 
     Outlines have a faint filling; a structure thinner than two outlines is coloured whole, so vessels stay visible. The image turns
@@ -28,6 +34,7 @@ def draw_overlay(image: NDArray[np.generic], truth: NDArray[np.generic] | None, 
         image: (H, W) or (H, W, 3), any numbers; the 1st to 99th percentile become black to white.
         truth: (H, W) class indices, 0 = background, negative = does not count; None where there is none: all that is found is orange then.
         found: (H, W) class indices.
+        window: what becomes black and white instead, so that slices of one volume are alike: see ``window_of``.
 
     Returns:
         The file's bytes; the short side has at least 256 pixels, the long one at most 1024 (which wins).
@@ -43,20 +50,30 @@ def draw_overlay(image: NDArray[np.generic], truth: NDArray[np.generic] | None, 
     from PIL import Image
 
     _check(image, truth, found)
-    scale = min(max(1.0, SHORT / min(found.shape)), LONG / max(found.shape))
-    size = (max(1, round(found.shape[1] * scale)), max(1, round(found.shape[0] * scale)))
-    grey = Image.fromarray(_grey(image))
+    scale, size = scaled(found.shape)
+    grey = Image.fromarray(grey_of(image, window))
     masks = [np.zeros_like(found) if truth is None else truth, found]
     if scale > 1:
         grey = grey.resize(size, Image.Resampling.BICUBIC)
-        masks = [_enlarged(mask, size) for mask in masks]
+        masks = [enlarged(mask, size) for mask in masks]
     rim = RIM if scale >= 1 else max(RIM, round(RIM / scale))
     canvas = Image.fromarray(_painted(np.asarray(grey), masks[0], masks[1], rim))
     if scale < 1:
         canvas = canvas.resize(size, Image.Resampling.BOX)
+    return png_of(canvas)
+
+
+def png_of(canvas: Canvas) -> bytes:
+    """The bytes of a small file."""
     file = io.BytesIO()
     canvas.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+def scaled(shape: tuple[int, ...]) -> tuple[float, tuple[int, int]]:
+    """How many times an image of (H, W) is enlarged, and the (width, height) it gets."""
+    scale = min(max(1.0, SHORT / min(shape)), LONG / max(shape))
+    return scale, (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
 
 
 def slice_of(volume: NDArray[np.generic], mask: NDArray[np.generic]) -> int:
@@ -76,6 +93,32 @@ def slice_of(volume: NDArray[np.generic], mask: NDArray[np.generic]) -> int:
         raise SpecError(f"overlay: the volume has {volume.shape[-1]} slices, the mask {mask.shape[-1]}; expected one grid")
     counts = (mask > 0).reshape(-1, mask.shape[-1]).sum(0)  # type: ignore[operator]
     return int(counts.argmax()) if counts.any() else mask.shape[-1] // 2
+
+
+def slices_through(mask: NDArray[np.generic], most: int) -> list[int]:
+    """At most ``most`` slices along the last axis, evenly through what is marked, from its first slice to its last.
+
+    They come in the order in which they are worth keeping: that with most of it, then the ends, then ever finer halves.
+
+    Example:
+        >>> mask = np.zeros((2, 2, 9), dtype=int)
+        >>> mask[0, 0, 2:7] = 1
+        >>> slices_through(mask, 3), slices_through(mask, 9)
+        ([2, 6, 4], [2, 6, 4, 3, 5])
+    """
+    marked = np.flatnonzero((mask > 0).reshape(-1, mask.shape[-1]).any(0))  # type: ignore[operator]
+    middle = slice_of(mask, mask)
+    if not marked.size or most < 2:
+        return [middle]
+    first, last = int(marked[0]), int(marked[-1])
+    even = {round(first + (last - first) * n / (most - 1)) for n in range(most)}
+    nearest = min(even, key=lambda index: (abs(index - middle), index))
+    order, rest = [middle], sorted(even - {nearest, middle})
+    while rest:
+        farthest = max(rest, key=lambda index: (min(abs(index - other) for other in order), -index))
+        order.append(farthest)
+        rest.remove(farthest)
+    return order
 
 
 def plane(image: NDArray[np.generic], index: int = 0) -> NDArray[np.generic]:
@@ -101,20 +144,27 @@ def _check(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found:
         raise SpecError(f"overlay: image {image.shape}, {masks}; expected (H, W) or (H, W, 3), and (H, W) for the masks")
 
 
-def _grey(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+def window_of(values: NDArray[np.generic]) -> tuple[float, float]:
+    """The 1st and 99th percentile of numbers of any shape; their ends where these are equal, and (0, 0) where none is finite."""
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return 0.0, 0.0
+    low, high = np.percentile(finite, (1, 99))
+    return (float(low), float(high)) if high > low else (float(finite.min()), float(finite.max()))
+
+
+def grey_of(image: NDArray[np.generic], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """(H, W[, 3]) of any range -> (H, W) uint8."""
     values = np.asarray(image, dtype=np.float64)
     if values.ndim == 3:
         values = values @ np.array([0.299, 0.587, 0.114])
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
-    if high <= low:  # percentiles of a nearly empty image
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
-    return (4 * (63 * scaled.clip(0, 1)).round()).astype(np.uint8)  # 64 greys look the same and halve the file
+    low, high = window_of(values) if window is None else window
+    levels = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
+    return (4 * (63 * levels.clip(0, 1)).round()).astype(np.uint8)  # 64 greys look the same and halve the file
 
 
-def _enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.generic]:
+def enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.generic]:
     """(H, W) -> (height, width), nearest, pixels as little squares; any integer type."""
     width, height = size
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)

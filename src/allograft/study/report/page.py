@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,72 +14,63 @@ from typing import Any
 
 from markupsafe import Markup
 
-from allograft.study.models import model_name, predict_command
+from allograft.figure import Figure
 from allograft.study.plan import Plan, World
-from allograft.study.report import facts, plots
-from allograft.study.report.cells import NOTHING, Table, class_table, decision_table, gain, seed_scores, subject_scores
+from allograft.study.report import facts
+from allograft.study.report.annotate import FILE
+from allograft.study.report.disagreement import HEAT
+from allograft.study.report.figures import Hide
+from allograft.study.report.gallery import DISAGREEMENT, Picture, PictureKey, Pictures, fitting
 from allograft.study.report.overlay import AGREE, EXTRA, MISSED
+from allograft.study.report.target import Extra, fitting_figures, target_of
 from allograft.study.select import RULES, Line
 from allograft.study.spec import Study
-from allograft.study.table import smallest_p, subjects_at
 from allograft.tree import write_bytes
 
-LIMIT = 10_000_000
-"""Bytes of a report at most."""
-PictureKey = tuple[str, str]
-Hide = Callable[[str], str]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One overlay. Name nobody in title or caption; ``ordinals`` gives subjects their numbers.
-
-    Args:
-        title: for example "worst".
-        caption: for example "S004, dice 0.412".
-        png: the file's bytes.
-    """
-
-    title: str
-    caption: str
-    png: bytes
+LIMIT, FIGURES = 10_000_000, 3_000_000
+"""Bytes of a report at most, and of the figures of recipes in it."""
+SCRIPTS = ("sort.js", "slices.js")
 
 
 @dataclass(frozen=True)
 class Shown:
+    """A slice or photograph as the template takes it."""
+
+    source: str
+    place: str
+    first: bool
+
+
+@dataclass(frozen=True)
+class Overlay:
     """A picture as the template takes it."""
 
     title: str
     caption: str
-    source: str
+    slices: tuple[Shown, ...]
+
+    @property
+    def central(self) -> int:
+        """Which of the slices shows first."""
+        return next(number for number, each in enumerate(self.slices) if each.first)
 
 
 @dataclass(frozen=True)
-class Advice:
-    """The recommended line of a target."""
+class Shows:
+    """What a report shows besides the records.
 
-    title: str
-    score: str
-    gain: str
-    seed: int
-    command: str
+    Args:
+        pictures: (recipe's title or ``DISAGREEMENT``, target) -> overlays. What does not fit into ten megabytes is left out, slices before
+            pictures and last pictures first, and the page says so.
+        figures: (recipe's title, target) -> name -> figure, of the run that stands for the line.
+        extras: target -> further sections.
+        world: for the counts of the splits; without it the page counts the test sets alone.
+    """
 
-
-@dataclass(frozen=True)
-class Target:
-    """All that the page shows of one target."""
-
-    site: str
-    advice: Advice | None
-    table: Table
-    classes: Table | None
-    subjects: int
-    smallest: str
-    hopeless: bool
-    strips: Markup
-    thinned: bool
-    scatter: Markup
-    pictures: tuple[tuple[str, tuple[Shown, ...]], ...]
+    pictures: Pictures = field(default_factory=dict)
+    figures: Mapping[PictureKey, Mapping[str, Figure]] = field(default_factory=dict)
+    extras: Mapping[str, Sequence[Extra]] = field(default_factory=dict)
+    world: World | None = None
 
 
 def write_report(
@@ -87,85 +79,67 @@ def write_report(
     study: Study,
     plan: Plan,
     lines: Sequence[Line],
-    pictures: Mapping[PictureKey, Sequence[Picture]],
     done: int,
     total: int,
-    world: World | None = None,
+    shows: Shows | None = None,
 ) -> None:
     """Write the report of a study as one HTML file that needs no network; an older one is replaced whole or not at all.
 
     The same arguments give the same bytes. Subjects are ordinals, cases have no names, everything is escaped.
 
     Args:
-        pictures: (recipe's title, target) -> overlays. What does not fit into ten megabytes is left out, last pictures first, and the
-            page says so.
         done, total: units, for the progress line.
-        world: for the counts of the splits; without it the page counts the test sets alone.
+        shows: pictures, figures and further sections.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    bare = _render(study, plan, lines, {}, done, total, world, dropped=0)
-    kept, dropped = fitting(pictures, LIMIT - len(bare) - 20_000)
-    page = _render(study, plan, lines, kept, done, total, world, dropped=dropped) if kept or dropped else bare
-    write_bytes(path, page)
-
-
-def fitting(pictures: Mapping[PictureKey, Sequence[Picture]], budget: int) -> tuple[dict[PictureKey, list[Picture]], int]:
-    """The pictures that fit into ``budget`` bytes of page, every line's first before any line's second; and how many do not."""
-    kept: dict[PictureKey, list[Picture]] = {}
-    dropped = 0
-    for turn in range(max(map(len, pictures.values()), default=0)):
-        for key, every in pictures.items():
-            if turn >= len(every):
-                continue
-            size = 4 * len(every[turn].png) // 3 + 1000  # base64, and the words around it
-            if size <= budget:
-                kept.setdefault(key, []).append(every[turn])
-                budget -= size
-            else:
-                dropped += 1
-    return kept, dropped
-
-
-def _render(
-    study: Study,
-    plan: Plan,
-    lines: Sequence[Line],
-    pictures: Mapping[PictureKey, Sequence[Picture]],
-    done: int,
-    total: int,
-    world: World | None,
-    *,
-    dropped: int,
-) -> bytes:
+    shows = shows or Shows()
     hide = facts.hider(lines)
-    script = _text("sort.js")
+    unnamed = facts.name_hider(lines)
+    drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES)
+    content = _content(study, plan, lines, shows.world, hide)
+    content |= {"done": done, "total": total, "lost": lost}
+    content["targets"] = [
+        target_of(study, plan, lines, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed) for site in study.target
+    ]
+    bare = _render(content, {}, 0, hide)
+    kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)
+    write_bytes(path, _render(content, kept, dropped, hide) if kept or dropped else bare)
+
+
+def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | None, hide: Hide) -> dict[str, Any]:
+    """All that the page says besides its targets and pictures."""
     counts = facts.splits(study, lines, world)
-    page: str = _template().render(
-        study=study,
-        question=_question(study),
-        task=facts.task_in_words(study, plan),
-        headline=plan.headline,
-        labels=facts.label_budget(study),
-        targets=[_target(study, plan, lines, site, pictures, hide) for site in study.target],
-        recipes=len({line.title for line in lines}),
-        done=done,
-        total=total,
-        failures=facts.failures(lines, hide),
-        dropped=dropped,
-        rule=RULES[study.selection],
-        may_see=facts.MAY_SEE[study.selection],
-        protocol=facts.protocol(study),
-        splits=counts,
-        parts=[part for part in ("train", "val", "test", "fold") if any(part in each for _, _, each in counts)],
-        bounds=facts.upper_bounds(plan),
-        papers=facts.papers(plan),
-        environment=facts.environment(lines),
-        colours={"agree": AGREE, "missed": MISSED, "extra": EXTRA},
-        script=Markup(script),  # the only script that the page's own policy lets run
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    script = "".join(map(_text, SCRIPTS))
+    return {
+        "study": study,
+        "question": _question(study),
+        "task": facts.task_in_words(study, plan),
+        "headline": plan.headline,
+        "labels": facts.label_budget(study),
+        "recipes": len({line.title for line in lines}),
+        "failures": facts.failures(lines, hide),
+        "rule": RULES[study.selection],
+        "may_see": facts.MAY_SEE[study.selection],
+        "protocol": facts.protocol(study),
+        "splits": counts,
+        "parts": [part for part in ("train", "val", "test", "fold") if any(part in each for _, _, each in counts)],
+        "bounds": facts.upper_bounds(plan),
+        "papers": facts.papers(plan),
+        "environment": facts.environment(lines),
+        "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
+        "disagreement": DISAGREEMENT,
+        "annotate_file": FILE,
+        "script": Markup(script),  # the only script that the page's own policy lets run
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
+def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: Hide) -> bytes:
+    shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in pictures.items()})
+    pictured = {site for title, site in shown if title != DISAGREEMENT}
+    page: str = _template().render(**content, pictures=shown, pictured=pictured, dropped=dropped)
     return page.encode()
 
 
@@ -187,62 +161,13 @@ def _question(study: Study) -> str:
     return f"Which recipe carries a model from {start} to {facts.listed(study.target)}?"
 
 
-def _target(
-    study: Study, plan: Plan, lines: Sequence[Line], site: str, pictures: Mapping[PictureKey, Sequence[Picture]], hide: Hide
-) -> Target:
-    here = [line for line in lines if line.target == site]
-    subjects = max((subjects_at(line, site) for line in here), default=0)
-    strips, thinned = _strips(plan, lines, here, site)
-    shown = [(line.title, tuple(_shown(picture, hide) for picture in pictures.get((line.title, site), ()))) for line in here]
-    return Target(
-        site=site,
-        advice=_advice(plan, here, site),
-        table=decision_table(study, plan, lines, site),
-        classes=class_table(plan, lines, site),
-        subjects=subjects,
-        smallest=f"{smallest_p(subjects):.2g}",
-        hopeless=smallest_p(subjects) > 0.05,
-        strips=strips,
-        thinned=thinned,
-        scatter=_scatter(plan, here, site),
-        pictures=tuple((title, each) for title, each in shown if each),
+def _overlay(picture: Picture, hide: Hide) -> Overlay:
+    slices = tuple(
+        Shown(
+            "data:image/png;base64," + base64.b64encode(one.png).decode(),
+            f"slice {one.place + 1} of {picture.depth}" if picture.depth else "",
+            one.place == picture.place,
+        )
+        for one in picture.slices
     )
-
-
-def _advice(plan: Plan, here: Sequence[Line], site: str) -> Advice | None:
-    line = next((line for line in here if line.recommended), None)
-    run = line.best_run if line is not None else None
-    if line is None or run is None:
-        return None
-    score, spread = line.score(site), line.spread(site)
-    text = "not measured" if score is None else f"{score:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
-    more = gain(plan, line, next((one for one in here if one.title == NOTHING), None), site)
-    words = "" if more is None else f"{more:+.3f}".replace("-", "−")
-    return Advice(line.title, text, words, run.row.seed, predict_command(Path("models") / model_name(line)))
-
-
-def _strips(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) -> tuple[Markup, bool]:
-    known = facts.ordinals(lines)
-    strips, thinned, reference = [], False, None
-    for line in here:
-        dots = {known[subject]: value for subject, value in subject_scores(plan, line, site).items()}
-        thinned |= len(dots) > plots.MOST_DOTS
-        strips.append(plots.Strip(line.title, dots, line.score(site), line.recommended))
-        reference = line.score(site) if line.title == NOTHING else reference
-    if not any(strip.dots for strip in strips):
-        return Markup(""), False
-    return plots.strip_plot(strips, plan.headline, reference), thinned
-
-
-def _scatter(plan: Plan, here: Sequence[Line], site: str) -> Markup:
-    points = []
-    for line in here:
-        seconds, scores = line.cost("train_seconds"), seed_scores(plan, line, site)
-        if seconds is not None and scores:
-            points.append(plots.Point(line.title, seconds, sum(scores.values()) / len(scores), line.recommended))
-    return plots.scatter(points, "train seconds", f"{plan.headline} at {site}")
-
-
-def _shown(picture: Picture, hide: Hide) -> Shown:
-    title, caption = hide(picture.title), hide(picture.caption)
-    return Shown(title, caption, "data:image/png;base64," + base64.b64encode(picture.png).decode())
+    return Overlay(hide(picture.title), hide(picture.caption), slices)

@@ -1,4 +1,4 @@
-"""The plots of a report as inline SVG, written by hand: they take the page's fonts and colours, and are the same to the byte."""
+"""The plots of a report's scores as inline SVG, written by hand: they take the page's fonts and colours, and are the same to the byte."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
+
+from allograft.study.report.svg import Scale, svg, ticks, x_axis, y_axis
 
 WIDTH, GUTTER, RIGHT = 860, 220, 24
 ROW, RADIUS, LANES = 46, 4.0, (0, 1, -1, 2, -2)
 MOST_DOTS = 200
 """Of more subjects every k-th in the order of their scores is drawn."""
+FEWEST, HALF, GRID = 8, 19.0, 64
+"""Subjects below which no outline is drawn; half its height at most, in pixels; places at which it is computed."""
 
 
 @dataclass(frozen=True)
@@ -42,52 +47,25 @@ class Point:
     recommended: bool = False
 
 
-@dataclass(frozen=True)
-class Scale:
-    """A straight line from values to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-
-def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """At most about ``count`` round numbers whose ends enclose [low, high].
-
-    >>> ticks(0.41, 0.83)
-    [0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-    """
-    if not high > low:
-        low, high = (low - 0.05, low + 0.05) if abs(low) <= 1 else (low * 0.95 - 1e-9, low * 1.05 + 1e-9)
-    rough = (high - low) / count
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, last + 1)]
-
-
 def strip_plot(strips: Sequence[Strip], axis: str, reference: float | None) -> Markup:
-    """One dot a subject, one row a recipe; a short line at the score, a dashed one through all rows at ``reference``."""
+    """One dot a subject before the outline of their density, one row a recipe; a line at the score, a dashed one at ``reference``."""
     values = [*(value for strip in strips for value in strip.dots.values()), *(s.mark for s in strips if s.mark is not None)]
     if not values:
         return Markup("")
     marks = ticks(min(values), max(values))
     scale = Scale(marks[0], marks[-1], GUTTER, WIDTH - RIGHT)
     bottom = 8 + ROW * len(strips)
-    parts = [_x_axis(marks, scale, 8, bottom, axis)]
+    middles = [8 + ROW * (number + 0.5) for number in range(len(strips))]
+    parts = [x_axis(marks, scale, 8, bottom, axis)]
+    parts += [_violin(strip, scale, y) for strip, y in zip(strips, middles, strict=True)]
     if reference is not None:
         x = scale(reference)
         parts.append(Markup('<line class="reference" x1="{0}" x2="{0}" y1="8" y2="{1}"><title>do nothing</title></line>').format(x, bottom))
-    parts += [_strip(strip, scale, 8 + ROW * (number + 0.5)) for number, strip in enumerate(strips)]
-    return _svg(bottom + 46, f"{axis} of each test subject, by recipe", parts)
+    parts += [_strip(strip, scale, y) for strip, y in zip(strips, middles, strict=True)]
+    return svg(WIDTH, bottom + 46, f"{axis} of each test subject, by recipe", parts)
 
 
-def scatter(points: Sequence[Point], x_axis: str, y_axis: str) -> Markup:
+def scatter(points: Sequence[Point], x_axis_name: str, y_axis_name: str) -> Markup:
     """Cost to the right, score upwards; names stand beside their dots where there is room."""
     if not points:
         return Markup("")
@@ -95,11 +73,7 @@ def scatter(points: Sequence[Point], x_axis: str, y_axis: str) -> Markup:
     up = ticks(min(point.y for point in points), max(point.y for point in points), 5)
     top, bottom, left = 28, 320, 64
     to_x, to_y = Scale(across[0], across[-1], left, WIDTH - RIGHT), Scale(up[0], up[-1], bottom, top)
-    parts = [_x_axis(across, to_x, top, bottom, x_axis), Markup('<text class="axis" x="8" y="14">{}</text>').format(y_axis)]
-    for mark in up:
-        y = to_y(mark)
-        parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(left, WIDTH - RIGHT, y=y))
-        parts.append(Markup('<text class="tick" text-anchor="end" x="{}" y="{}">{:g}</text>').format(left - 8, y + 4, mark))
+    parts = [x_axis(across, to_x, top, bottom, x_axis_name), y_axis(up, to_y, left, WIDTH - RIGHT, y_axis_name)]
     places = [(to_x(point.x), to_y(point.y)) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     for point, (x, y) in zip(points, places, strict=True):
@@ -107,19 +81,7 @@ def scatter(points: Sequence[Point], x_axis: str, y_axis: str) -> Markup:
         tip = f"{point.title}: {point.y:.3f}, {point.x:,.1f}"
         parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(kind, x, y, tip))
         parts.append(_name(point, x, y, taken, (left, top - 8, WIDTH - 2, bottom - 2)))
-    return _svg(bottom + 46, f"{y_axis} against {x_axis}, by recipe", parts)
-
-
-def _svg(height: float, title: str, parts: Sequence[Markup]) -> Markup:
-    body = Markup("").join(parts)
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(WIDTH, round(height), title, body)
-
-
-def _x_axis(marks: Sequence[float], scale: Scale, top: float, bottom: float, name: str) -> Markup:
-    line = Markup('<line class="grid" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick" text-anchor="middle" x="{x}" y="{}">{}</text>')
-    parts = [line.format(top, bottom, bottom + 18, f"{mark:,.10g}", x=scale(mark)) for mark in marks]
-    end = Markup('<text class="axis" text-anchor="end" x="{}" y="{}">{}</text>').format(scale.end, bottom + 38, name)
-    return Markup("").join([*parts, end])
+    return svg(WIDTH, bottom + 46, f"{y_axis_name} against {x_axis_name}, by recipe", parts)
 
 
 def _strip(strip: Strip, scale: Scale, y: float) -> Markup:
@@ -142,6 +104,36 @@ def _strip(strip: Strip, scale: Scale, y: float) -> Markup:
             Markup('<line class="mean{}" x1="{x}" x2="{x}" y1="{}" y2="{}"><title>{}</title></line>').format(kind, y - 15, y + 15, tip, x=x)
         )
     return Markup("").join(parts)
+
+
+def density(values: Sequence[float]) -> tuple[list[float], list[float]] | None:
+    """A Gaussian kernel density of scores between the lowest and the highest of them, scaled to a highest value of 1.
+
+    The bandwidth is Silverman's rule of thumb (1986, eq. 3.31): 0.9 min(sd, interquartile range / 1.34) n^(-1/5). Nothing is drawn where
+    no subject lies beyond; fewer than eight subjects, or all at one value, have no density.
+
+    Returns:
+        (64,) places and (64,) heights, or None.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) < FEWEST or x.max() <= x.min():
+        return None
+    low, high = np.percentile(x, (25, 75))
+    spread = min(x.std(ddof=1), (high - low) / 1.34) or x.std(ddof=1)  # more than half of them may be equal
+    width = 0.9 * spread * len(x) ** -0.2
+    grid = np.linspace(x.min(), x.max(), GRID)
+    heights = sum(np.exp(-0.5 * ((grid - value) / width) ** 2) for value in np.sort(x))
+    return grid.tolist(), (heights / np.max(heights)).tolist()
+
+
+def _violin(strip: Strip, scale: Scale, y: float) -> Markup:
+    found = density(list(strip.dots.values()))
+    if found is None:
+        return Markup("")
+    kind = " recommended" if strip.recommended else ""
+    upper = [f"{scale(at):g},{y - HALF * height:.1f}" for at, height in zip(*found, strict=True)]
+    lower = [f"{scale(at):g},{y + HALF * height:.1f}" for at, height in zip(*found, strict=True)]
+    return Markup('<polygon class="violin{}" points="{}"/>').format(kind, " ".join([*upper, *reversed(lower)]))
 
 
 def _swarm(dots: Mapping[str, float], scale: Scale) -> list[tuple[float, float, str]]:

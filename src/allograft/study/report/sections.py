@@ -1,0 +1,60 @@
+"""The further sections of a finished study's report: who is served worse, what is forgotten, what features see, how rules chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allograft.study.analysis.embedding import embeddings_of
+from allograft.study.analysis.fairness_sheets import fairness
+from allograft.study.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
+from allograft.study.analysis.selection import distance_sheet
+from allograft.study.comparison import NOTHING
+from allograft.study.plan import Plan, World
+from allograft.study.record import Record
+from allograft.study.report.target import Extra
+from allograft.study.select import Line
+
+
+def sections_of(
+    out: Path, world: World, plan: Plan, records: Mapping[str, Record], table: Sequence[Line], template: nn.Module | None, *, device: Any
+) -> dict[str, list[Extra]]:
+    """Target -> its further sections, those with nothing to show left out. Features are those of do-nothing and the recommended row."""
+    shown = [line for line in table if line.recommended or line.title in NOTHING]
+    embeddings = embeddings_of(out, world, shown, template, device=device)
+    return {
+        target: [
+            *_fairness(plan, table, world, target),
+            *_forgetting(plan, records, world, target),
+            *_features(target, {title: found for (title, site), found in embeddings.items() if site == target}),
+            *_selection(plan, records, target),
+        ]
+        for target in world.study.target
+    }
+
+
+def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> list[Extra]:
+    found = fairness(plan, table, world, target)
+    return [] if found is None else [Extra("Fairness: scores by group", (*found.gaps, *found.details))]
+
+
+def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:
+    found = forgetting(plan, records.values(), world.study.source, target)
+    if found is None:
+        return []
+    figures = (forgetting_figure(found),) if len(found.budgets) > 1 else ()
+    return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(found), figures)]
+
+
+def _features(target: str, found: Mapping[str, Any]) -> list[Extra]:
+    figures = tuple(figure for one in found.values() for figure in one.figures)
+    notes = tuple(dict.fromkeys(note for one in found.values() for note in one.notes))
+    return [Extra("What the features see", (), figures, notes)] if figures else []
+
+
+def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[Extra]:
+    sheet = distance_sheet(plan, records, target)
+    return [] if sheet is None else [Extra("What each selection rule would have chosen", (sheet,))]
