@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format science bench clean distclean
+.PHONY: help install demo test lint format science bench docs clean distclean
 
 help:              ## these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -40,6 +40,10 @@ science: $(STAMP)  ## each method against plain supervised, on the shift that it
 
 bench: $(STAMP)    ## speed and memory
 	@set -e; for file in benchmarks/*.py; do test -e "$$file" || continue; echo "$$file"; $(PY) "$$file"; done
+
+docs: $(STAMP)     ## the documentation, in docs/_build/html
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[docs]'
+	$(PY) -m sphinx -W -q -b html docs docs/_build/html
 
 clean:             ## caches and builds; runs/ and .venv stay
 	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

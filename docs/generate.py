@@ -1,0 +1,168 @@
+"""Pages made from the code: one for each method, the command line, the study file, the public primitives."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from allograft.recipe import Needs, is_recipe, title
+from allograft.study.cite import bibtex
+from allograft.study.spec import Study
+from allograft.table import find, rows, summaries
+from allograft.tree import default
+
+EVIDENCE = Path(__file__).parent / "evidence"
+MODULES = (
+    "optim",
+    "transforms.fourier",
+    "transforms.stain",
+    "transforms.skin_tone",
+    "metrics.similarity",
+    "metrics.surface",
+    "nn.catenorm",
+)
+NEEDED = {
+    "source_images": "labelled source cases",
+    "target_images": "target images, without labels",
+    "target_labels": "the labelled target cases of the budget",
+    "all_target_labels": "all target labels: an upper bound",
+    "pool": "a pool of images",
+    "stream": "phases in order",
+    "optimizer_state": "the optimizer state of `first`",
+}
+
+
+def write_pages(folder: Path) -> None:
+    """Write all generated pages; unchanged ones are left, so that Sphinx does not read them again."""
+    pages = {f"methods/{name}.md": method_page(name) for name in rows("method")}
+    pages |= {"methods/index.md": methods_index(), "cli.md": cli_page(), "study.md": study_page(), "primitives.md": primitives_page()}
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def method_page(name: str) -> str:
+    """What it does, its settings with their defaults, what it is given, its paper, and where it was tried."""
+    cls = find("method", name)
+    module = sys.modules[cls.__module__]
+    parts = [f"# `{name}`", prose(module), prose(cls), "## Settings", settings_table(cls)]
+    if needs := [f"- {words}" for key, words in NEEDED.items() if getattr(_needs(cls), key)]:
+        parts += ["## What it is given", "\n".join(needs)]
+    if functions := public_functions(module):
+        parts += [
+            "## Its equations, as functions",
+            *(f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{one}\n```" for one in functions),
+        ]
+    if cls.paper is not None:
+        parts += ["## Paper", f"```bibtex\n{bibtex(cls.paper)}\n```"]
+    parts += ["## Where it was tried", "\n".join(evidence_of(name)) or "Nowhere yet but in its tests."]
+    return "\n\n".join(parts) + "\n"
+
+
+def settings_table(cls: type) -> str:
+    """The fields of a recipe with their defaults, which are the paper's."""
+    if not fields(cls):  # type: ignore[arg-type]
+        return "It has none."
+    told = arguments(inspect.getdoc(cls) or "")
+    lines = ["| key | default | |", "|---|---|---|"]
+    for field in fields(cls):  # type: ignore[arg-type]
+        value = default(field)
+        shown = title(value) if is_recipe(value) else "required" if value is MISSING else value
+        lines.append(f"| `{field.name}` | `{shown}` | {told.get(field.name, '')} |")
+    return "\n".join(lines)
+
+
+def arguments(docstring: str) -> dict[str, str]:
+    """Name -> what the section ``Args:`` says of it; names that share a line share it.
+
+    >>> arguments("Do.\\n\\nArgs:\\n    a, b: two\\n        things.\\n    c: one.\\n\\nRaises:\\n    E: no.")
+    {'a': 'two things.', 'b': 'two things.', 'c': 'one.'}
+    """
+    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", docstring, flags=re.M)
+    entries = re.split(r"^[ ]{4}(?=\S)", section.group(1), flags=re.M)[1:] if section else []
+    told = {}
+    for entry in entries:
+        names, _, text = entry.partition(":")
+        told |= {name.strip(): " ".join(text.split()).replace("``", "`").replace("|", "\\|") for name in names.split(",")}
+    return told
+
+
+def public_functions(module: Any) -> list[str]:
+    """Functions of a module that stand in it and are public, in its order."""
+    own = [(name, one) for name, one in vars(module).items() if inspect.isfunction(one) and one.__module__ == module.__name__]
+    return [name for name, _ in own if not name.startswith("_")]
+
+
+def evidence_of(name: str) -> Iterator[str]:
+    """Links to the pages of evidence that name a method."""
+    for page in sorted(EVIDENCE.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if re.search(rf"\b{re.escape(name)}\b", text):
+            yield f"- [{text.splitlines()[0].lstrip('# ')}](../../evidence/{page.name})"
+
+
+def methods_index() -> str:
+    """All methods with their first sentence."""
+    lines = [f"| [`{name}`]({name}.md) | {line} |" for name, line in summaries("method")]
+    toc = "\n".join(rows("method"))
+    return "\n".join(["# Methods", "", "| recipe | |", "|---|---|", *lines, "", "```{toctree}", ":hidden:", toc, "```", ""])
+
+
+def cli_page() -> str:
+    """The help of every command."""
+    commands = ["", *_commands()]
+    shown = [
+        f"## `allograft {command}`\n\n```text\n{_help(command)}\n```" if command else f"```text\n{_help('')}\n```" for command in commands
+    ]
+    return "\n\n".join(["# Command line", *shown]) + "\n"
+
+
+def study_page() -> str:
+    """The keys of a study file."""
+    lines = ["# The study file", "", prose(Study), "", "| key | default |", "|---|---|"]
+    for field in fields(Study):
+        value = default(field)
+        if field.compare:
+            lines.append(f"| `{field.name}` | {'required' if value is MISSING else f'`{value}`'} |")
+    names = {kind: ", ".join(f"`{name}`" for name in rows(kind)) for kind in ("task", "network", "optimizer", "schedule")}
+    lines += ["", *(f"**{kind}**: {listed}\n" for kind, listed in names.items())]
+    return "\n".join(lines) + "\n"
+
+
+def primitives_page() -> str:
+    """The parts that are usable in anybody's code."""
+    shown = [f"## `allograft.{name}`\n\n```{{eval-rst}}\n.. automodule:: allograft.{name}\n   :members:\n```" for name in MODULES]
+    return "\n\n".join(
+        ["# Primitives", "Each paper's maths is importable on its own; these import only torch and their field's library.", *shown]
+    )
+
+
+def prose(thing: Any) -> str:
+    """What a docstring says before its sections and examples, as Markdown."""
+    words = re.split(r"^(?:Args:|Returns:|Raises:|Example:|>>>)", inspect.getdoc(thing) or "", flags=re.M)[0]
+    return words.replace("``", "`").replace("*", "\\*").strip()
+
+
+def _needs(cls: type) -> Needs:
+    needs = getattr(cls, "needs", Needs())
+    return needs if isinstance(needs, Needs) else cls().needs  # a property of the recipe's own settings
+
+
+def _commands() -> list[str]:
+    listed = re.findall(r"^\s{2}([a-z-]+)\s{2,}", _help("").split("Commands:")[-1], flags=re.M)
+    return listed
+
+
+def _help(command: str) -> str:
+    words = [sys.executable, "-m", "allograft", *command.split(), "--help"]
+    return subprocess.run(
+        words, capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PYTHONPATH": ":".join(sys.path)}
+    ).stdout

@@ -1,0 +1,86 @@
+"""The documentation says what is true: commands run, tests that it names exist, links lead somewhere, every method has its page."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from allograft.table import rows
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "generated" not in page.parts and "_build" not in page.parts)
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def test_the_tutorial_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from typer.testing import CliRunner
+
+    from allograft.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    (study,) = (text for text in blocks(DOCS / "tutorial.md", "yaml") if text.startswith("# study.yaml"))
+    Path("study.yaml").write_text(study)
+    commands = [line for block in blocks(DOCS / "tutorial.md", "bash") for line in block.splitlines()]
+    assert len(commands) >= 6
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program == "allograft"
+        few = ["--set", "budget.steps=2", "--set", "budget.adapt_steps=2", "--set", "seeds=1"] if words[0] == "study" else []
+        done = CliRunner().invoke(app, [*words, *few], catch_exceptions=False)
+        assert done.exit_code == 0, f"{command}: {done.output}"
+    assert Path("runs/first/report.html").exists()
+    assert any(Path("predictions").iterdir())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http") and "generated" not in link:
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_tests_that_are_named_exist():
+    named = [found for page in PAGES for found in re.findall(r"`(?:(tests/[\w/]+\.py))?::(\w+)`", page.read_text(encoding="utf-8"))]
+    walks = (ROOT / "tests/cli/test_walks.py").read_text(encoding="utf-8")
+    assert len(named) >= 5
+    for _, function in named:
+        assert f"def {function}(" in walks
+
+
+@pytest.mark.parametrize("method", sorted(rows("method")))
+def test_every_method_has_a_page_with_each_of_its_settings(method: str, generate: ModuleType):
+    from dataclasses import fields
+
+    from allograft.table import find
+
+    page = generate.method_page(method)
+    assert page.startswith(f"# `{method}`")
+    told = generate.arguments(find("method", method).__doc__ and __import__("inspect").getdoc(find("method", method)))
+    for field in fields(find("method", method)):
+        assert f"| `{field.name}` |" in page
+        assert told.get(field.name), f"{method}: the docstring says nothing of '{field.name}' under Args"
+
+
+def test_the_study_page_lists_every_key(generate: ModuleType):
+    page = generate.study_page()
+    for key in ("cohort", "target_labels", "selection", "schedule"):
+        assert f"`{key}`" in page
