@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ METHODS = {
     "mmtl": "allograft.methods.mmtl:Mmtl",
     "octl": "allograft.methods.octl:Octl",
     "adabn": "allograft.methods.adabn:AdaBn",
+    "aiva": "allograft.methods.aiva:Aiva",
+    "adaptsegnet": "allograft.methods.adaptsegnet:AdaptSegNet",
+    "segjdot": "allograft.methods.segjdot:SegJdot",
     "spottunet": "allograft.methods.spottunet:SpotTunet",
+    "histogram": "allograft.methods.histogram:Histogram",
+    "zscore": "allograft.methods.zscore:ZScore",
+    "cyclegan": "allograft.methods.cyclegan:CycleGan",
+    "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
+    "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
 }
 
 NETWORKS = {
@@ -43,19 +52,26 @@ NETWORKS = {
     "vit": "allograft.networks.backbone:vit",
     "swin": "allograft.networks.backbone:swin",
     "timm": "allograft.networks.backbone:timm",
+    "stain_cnn": "allograft.networks.stain_cnn:stain_cnn",
 }
 
 SURGERY = {
     "catenorm": "allograft.networks.catenorm:add_catenorm",
     "lora": "allograft.networks.lora:add_lora",
     "spottunet": "allograft.methods.spottunet:add_policy",
+    "translator": "allograft.methods.cyclegan:add_translator",
 }
 
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "fourier": "allograft.methods.fourier:FourierPredictor",
+    "donors": "allograft.methods.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
     "spottunet": "allograft.methods.spottunet:SpotTunetPredictor",
+    "histogram": "allograft.methods.histogram:HistogramPredictor",
+    "zscore": "allograft.methods.zscore:ZScorePredictor",
+    "cyclegan": "allograft.methods.cyclegan:CycleGanPredictor",
+    "stain_normalised": "allograft.methods.stain_normalisation:StainNormalised",
 }
 
 OPTIMIZERS = {
@@ -79,10 +95,15 @@ TASKS = {
     "classification": "allograft.tasks.classification:Classification",
     "multilabel": "allograft.tasks.multilabel:Multilabel",
     "multitask": "allograft.tasks.multitask:Multitask",
+    "synthesis": "allograft.tasks.synthesis:Synthesis",
 }
 
 PHANTOMS = {
     "brain": "allograft.phantoms.brain:write_brain",
+    "chest": "allograft.phantoms.chest:write_chest",
+    "fundus": "allograft.phantoms.fundus:write_fundus",
+    "skin": "allograft.phantoms.skin:write_skin",
+    "histology": "allograft.phantoms.histology:write_histology",
 }
 
 _TABLES = {
@@ -103,8 +124,12 @@ def rows(kind: str) -> dict[str, str]:
     >>> rows("method")["finetune"]
     'allograft.methods.finetune:Finetune'
     """
-    added = {entry.name: entry.value for entry in entry_points(group=f"allograft.{kind}s")}
-    return {**added, **_TABLES[kind]}
+    return {**_added(kind), **_TABLES[kind]}
+
+
+@cache
+def _added(kind: str) -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=f"allograft.{kind}s")}  # reads every installed package
 
 
 def place(kind: str, name: str) -> tuple[str, str]:

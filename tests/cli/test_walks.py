@@ -11,11 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.networks.nets import UNet
 
+from allograft.errors import ModelError
 from allograft.phantoms.brain import write_brain
 from allograft.predictor import load
 from allograft.study import read_study, run_study
 from allograft.study.adapt import adapt_model, evaluate
+from allograft.study.comparison import compare
 from allograft.study.session import Result
 
 STUDY = """
@@ -100,10 +104,27 @@ def test_source_free_from_a_model_folder(cohort: Path, tmp_path: Path) -> None:
 
     found = evaluate(model, other)
     assert set(found.metrics) == {"c"}
-    from allograft.errors import ModelError
-
     with pytest.raises(ModelError, match="was trained on"):
         evaluate(model, cohort)
+
+
+def test_source_free_from_a_plain_state_dict_of_monai(cohort: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "theirs.pt"
+    theirs = UNet(spatial_dims=2, in_channels=1, out_channels=3, channels=(4, 8), strides=(2,), num_res_units=1, norm="instance")
+    torch.save(theirs.state_dict(), weights)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.format(cohort=cohort).replace("source: [a]", "source: []").replace("recipes: [", "recipes: [finetune, l2sp] #"))
+    changes = [f"start={weights}", "target_labels={subjects: 2}"]
+    made = run_study(read_study(file, changes), tmp_path / "out")
+    by_title = {line.title: line for line in made.lines}
+    assert list(by_title) == ["start", "target_supervised", "finetune first=start", "l2sp first=start"]
+    assert not made.failed
+
+    started = load(made.models["start", "b"]).card["start"]
+    assert len(started["matched"]) == len(theirs.state_dict())
+    assert not started["missing"]
+    assert not started["skipped"]
+    assert set(compare(made.lines, made.plan, "b")) == {"target_supervised", "finetune first=start", "l2sp first=start"}
 
 
 def test_masks_of_another_tool_are_judged(cohort: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from allograft.phantoms.brain import write_brain
+from allograft.phantoms.histology import write_histology
 from allograft.study.plan import Row, World
 from allograft.study.record import Record, read_all
 from allograft.study.run import local_fabric
@@ -19,10 +20,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "unlearning": {"attributes": ["scanner"]},
     "catenorm": {"warmup": 0.34},
     "adabn": {"first": "start"},  # two processes normalise by batches of half the size
+    "stain_aglr": {"regeneration": 0.001},  # the decoder, too, normalises by batches of half the size
+    "stain_normalisation": {"method": "macenko"},
+}
+PATCHES: dict[str, Any] = {
+    "task": {"classification": {"classes": ["small", "large"]}},
+    "preprocessing": {"intensity": "unit"},
 }
 STUDY: dict[str, dict[str, Any]] = {
     # method -> what it asks of the study
     "adabn": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
+    "stain_aglr": PATCHES,
+    "stain_normalisation": PATCHES,
 }
 MOMENTUM = {"octl"}  # methods that go on from an optimizer's history, which SGD has with momentum only
 METHODS = sorted(rows("method"))
@@ -35,6 +44,7 @@ def write_cohort(folder: Path) -> Path:
     told = [f"{line},one" for line in lines if not line.endswith(",c")]
     told += [f"{line.removesuffix(',c').replace(',c-', ',a-')},a,two" for line in lines if line.endswith(",c")]
     manifest.write_text("\n".join([f"{header},scanner", *told, ""]))
+    write_histology(folder / "patches", sites={"a": "none", "b": "severe"}, subjects=4, size=32)  # for methods of H&E
     return manifest
 
 
@@ -55,6 +65,8 @@ def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **
         **STUDY.get(name, {}),
         **changes,
     }
+    if STUDY.get(name) is PATCHES:
+        tree["cohort"] = str(manifest.parent / "patches" / "manifest.csv")
     if name in MOMENTUM and "sgd" in tree.get("optimizer", {}):
         tree["optimizer"] = {"sgd": {"momentum": 0.9, **tree["optimizer"]["sgd"]}}
     return Session(

@@ -48,7 +48,8 @@ def test_a_plateau_looks_at_the_mean_of_a_window():
 @pytest.mark.parametrize("progress", [0.0, 0.3, 0.999])
 def test_a_constant_start_is_the_same_in_all(progress):
     assert step(0.0) == poly(0.0) == cosine(0.0) == 1.0
-    assert 0 <= cosine(progress) <= 1 and 0 <= poly(progress) <= 1
+    assert 0 <= cosine(progress) <= 1
+    assert 0 <= poly(progress) <= 1
 
 
 @pytest.mark.parametrize("request_", [{"pol": {}}, {"poly": {"powr": 2}}, {"step": {"at": 3}}, {"plateau": {"factor": 2.0}}])

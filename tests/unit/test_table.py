@@ -36,12 +36,14 @@ def test_name_of() -> None:
         table.name_of("optimizer", torch.optim.RMSprop)
 
 
-def test_packages_extend_a_table_and_cannot_replace_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_extend_a_table_and_cannot_replace_a_row(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     def found(group: str) -> list[EntryPoint]:
         assert group == "allograft.optimizers"
         return [EntryPoint("rms", "torch.optim:RMSprop", group), EntryPoint("adam", "torch.optim:SGD", group)]
 
     monkeypatch.setattr(table, "entry_points", found)
+    table._added.cache_clear()
+    request.addfinalizer(table._added.cache_clear)
     assert table.find("optimizer", "rms") is torch.optim.RMSprop
     assert table.name_of("optimizer", torch.optim.RMSprop) == "rms"
     assert table.find("optimizer", "adam") is torch.optim.Adam

@@ -12,6 +12,7 @@ import typer
 from allograft import __version__
 from allograft.cli.imports import imports
 from allograft.errors import AllograftError, SpecError, UnitsFailed
+from allograft.table import rows
 
 if TYPE_CHECKING:
     from allograft.study import Result
@@ -70,15 +71,33 @@ def study(
     workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     shard: Annotated[str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")] = "1/1",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits.")
+    ] = False,
+    devices: Annotated[int, typer.Option(help="Processes that train one network together, each with its share of the batch.")] = 1,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
+    strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
     from allograft.context.journal import STOP
     from allograft.study import read_study, run_study
+    from allograft.study.run import local_fabric
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
-    part = _shard(shard)
-    result = run_study(read_study(file, set_ or ()), out, workers=workers, checkpoint_seconds=checkpoint_seconds, say=_say, shard=part)
-    _show(result)
+    part, asked = _shard(shard), read_study(file, set_ or ())
+    fabric = local_fabric(devices, precision, strategy)
+    say = _say if fabric.is_global_zero else lambda line: None
+    if plan:
+        from rich.console import Console
+
+        from allograft.study.preview import preview, preview_table
+        from allograft.study.session import Session
+
+        console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
+        return console.print(preview_table(preview(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))))
+    result = run_study(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part)
+    if fabric.is_global_zero:
+        _show(result)
 
 
 @app.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
@@ -159,6 +178,30 @@ def report(
     _show(rebuild(out, pictures=not without_images, say=_say))
 
 
+@app.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
+def export(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    out: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    with_images: Annotated[bool, typer.Option("--with-images", help="Also where the model holds images of patients.")] = False,
+) -> None:
+    """Pack a model to hand it on; one that holds patients' images is refused unless they are to go with it."""
+    from allograft.study.export import export_model
+
+    print(export_model(model, out, with_images=with_images))
+
+
+@app.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")
+def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folder of one.")]) -> None:
+    """Print BibTeX for what a study used."""
+    from allograft.recipe import candidates
+    from allograft.study import read_study
+    from allograft.study.cite import OURS, bibtex, papers
+    from allograft.study.run import kept_study
+
+    asked = kept_study(file) if file.is_dir() else read_study(file)
+    print("\n\n".join(bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))))
+
+
 @app.command(epilog="Example: allograft doctor data/vessels/manifest.csv --html doctor.html")
 def doctor(
     manifest: Annotated[Path | None, typer.Argument(help="The cohort to look at.")] = None,
@@ -215,7 +258,7 @@ def methods() -> None:
 
 @app.command(epilog="Example: allograft phantom brain phantoms/brain --seed 0")
 def phantom(
-    name: Annotated[str, typer.Argument(help="Which phantom: brain.")],
+    name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
     out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
     dims: Annotated[int, typer.Option(help="2 or 3.")] = 2,
     subjects: Annotated[int, typer.Option(help="Subjects a site.")] = 12,

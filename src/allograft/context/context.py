@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import resource
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -38,19 +39,42 @@ class Meter:
 
     train_seconds: float = 0.0
     trainable_parameters: int = 0
+    planned_steps: int = 0
+    planned_seconds: float = 0.0
     figures: dict[str, Figure] = field(default_factory=dict)
 
+    peak_memory_mb: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._high_water()  # what ran before is not this unit's
+
     def cost(self) -> dict[str, Any]:
-        """As a record says it. Peak memory is the process's own high-water mark on a CPU."""
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        """As a record says it. Peak memory is the device's, or the process's on a CPU, since the unit began or the one it builds on ended.
+
+        Where a system cannot restart its high-water mark (Linux can), it is the largest of the process so far.
+        """
+        self.peak_memory_mb = max(self.peak_memory_mb, self._high_water())
         return {
             "train_seconds": round(self.train_seconds, 3),
             "trainable_parameters": self.trainable_parameters,
-            "peak_memory_mb": round(peak, 1),
+            "peak_memory_mb": round(self.peak_memory_mb, 1),
         }
+
+    @staticmethod
+    def _high_water() -> float:
+        """MiB since the last call."""
+        if torch.cuda.is_initialized():
+            peak = torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats()
+            return peak
+        try:
+            status = Path("/proc/self/status").read_text()
+            peak = int(status.split("VmHWM:")[1].split()[0]) / 2**10
+            Path("/proc/self/clear_refs").write_text("5")
+        except (OSError, IndexError):
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak = used / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+        return peak
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,7 @@ class Context:
         template: the user's own network, for specs that name it.
         progress: whether to show bars on a terminal.
         journal, meter, label: of the current unit.
+        rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place of all; None trains in earnest.
     """
 
     fabric: Any
@@ -82,6 +107,7 @@ class Context:
     journal: Journal | NoJournal = field(default_factory=NoJournal)
     meter: Meter = field(default_factory=Meter)
     label: str = ""
+    rehearsal: dict[str, Meter] | None = None
 
     # ------------------------------------------------------------------ units
     def draws(self, recipe: Any, scenario: Scenario, network: Any) -> str:
@@ -160,6 +186,8 @@ class Context:
                 if store:
                     store.keep_stage(stage, {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost()})
             yield stage
+        if self.rehearsal is not None:
+            self.rehearsal[key] = self.meter
         if store:
             store.keep(carry, own, self.meter.cost(), self.meter.figures)
             self.journal.clear()

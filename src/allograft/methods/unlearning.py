@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from allograft.nn.adversarial import (
 )
 from allograft.predictor import Direct, quiet
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.train import train
 
@@ -33,6 +33,8 @@ __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "n
 
 MOST_VALUES = 50
 """An attribute with more values than this is a measurement, not a group."""
+MISSING = ("nan", "unknown")
+"""What stands for no value beside an empty cell: pandas writes nan, ``allograft label skin-tone`` unknown."""
 
 
 @dataclass(frozen=True)
@@ -101,26 +103,29 @@ class Unlearning:
         with quiet(network):
             channels = pooled(network.encoder(image)).shape[1]
         heads = nn.ModuleList(SecondaryHead(channels, group, self.hidden) for group in groups).to(image.device)
-        step = self.step(network, heads, context)
-        train(step, batches, steps=context.settings.budget.training(batches.epoch), context=context)
+        steps = context.settings.budget.training(batches.epoch)
+        step = self.step(network, heads, context, steps)
+        train(step, batches, steps=steps, context=context)
         yield Stage("trained", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))
 
-    def step(self, network: Network, heads: nn.ModuleList, context: Context) -> UnlearningStep:
-        """The update, with its three optimizers."""
+    def step(self, network: Network, heads: nn.ModuleList, context: Context, steps: int) -> UnlearningStep:
+        """The update, with its three optimizers; the study's schedule, over ``steps`` updates, is that of the network's own."""
+        plain = context.gradient_step(network, steps=steps)
         lr = self.head_lr or (3e-4 if self.method == "lntl" else 3e-3)
         encoder = [p for p in network.encoder.parameters() if p.requires_grad]
         adversarial = self.strength > 0 and (self.reverses > 0 or self.variant == "released") and bool(encoder)
         return UnlearningStep(
             network,
             heads,
-            context.task.objective,
-            context.optimizer(p for p in network.parameters() if p.requires_grad),
+            plain.objective,
+            plain.optimizer,
             torch.optim.SGD(heads.parameters(), lr=lr, momentum=0.9),
             torch.optim.SGD(encoder, lr=self.encoder_lr, momentum=0.9) if adversarial else None,
             context.fabric,
             self,
-            clip=context.settings.clip,
+            clip=plain.clip,
+            schedule=plain.schedule,
         )
 
     @property
@@ -156,8 +161,9 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
         if attribute != "site" and attribute not in coding.attributes:
             raise SpecError(f"unlearning: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
         for case in cohort.cases:
-            code = cohort.sites.index(case.site) if attribute == "site" else coding.attribute(attribute, case.attributes.get(attribute))
-            if not (math.isnan(code) or (isinstance(code, int) and code == -100)):
+            text = case.site if attribute == "site" else case.attributes.get(attribute, "nan")
+            if attribute == "site" or text.lower() not in MISSING:
+                code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
                 counts[code] = counts.get(code, 0) + 1
     if not 2 <= len(counts) <= MOST_VALUES:
         mend = "name an attribute that differs, or for 'site' several source sites"
@@ -202,6 +208,7 @@ class UnlearningStep:
         recipe: method, weights and variant.
         draw: the target of the released confusion loss, from logits.
         clip: the largest norm of the network's own gradients.
+        schedule: of the network's optimizer, told the loss of its own step.
     """
 
     network: Any
@@ -214,6 +221,7 @@ class UnlearningStep:
     recipe: Unlearning
     draw: Callable[[Tensor], Tensor] = torch.rand_like
     clip: float | None = None
+    schedule: Schedule | None = None
 
     def __call__(self, batch: Batch) -> Terms:
         released, encoder = self.released, self.encoder_optimizer
@@ -231,6 +239,8 @@ class UnlearningStep:
         self._update(primary, self.optimizer, *([encoder] if twice and encoder else []))
         if released:
             terms |= self._secondary(self._encoded(batch), batch, self.optimizer)
+        if self.schedule is not None:
+            self.schedule(torch.stack([*primary.values()]).sum().detach())
         return {key: value.detach() for key, value in {**primary, **terms}.items()}
 
     @property
@@ -269,7 +279,7 @@ class UnlearningStep:
     def _update(self, terms: Mapping[str, Tensor], *optimizers: torch.optim.Optimizer) -> None:
         for each in (self.optimizer, self.head_optimizer):  # the encoder is the network's: its gradients are gone too
             each.zero_grad(set_to_none=not self.released)  # zeros let momentum coast, as in the torch of the released code
-        self.fabric.backward(sum(terms.values()))
+        self.fabric.backward(torch.stack([*terms.values()]).sum())
         moving = {id(p): p for each in optimizers for group in each.param_groups for p in group["params"]}
         average_gradients(list(moving.values()))
         average_buffers(self.network)

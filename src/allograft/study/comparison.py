@@ -27,8 +27,13 @@ from allograft.study.statistics import (
 )
 
 ALPHA = 0.05
-NOTHING = "supervised"
-"""The row that does nothing: every difference is to it."""
+NOTHING = ("supervised", "start")
+"""The row that does nothing, with a source and without one: every difference is to it."""
+
+
+def do_nothing(lines: Sequence[Line], target: str) -> Line | None:
+    """The line of a target that every other is compared with."""
+    return next((line for line in lines if line.target == target and line.title in NOTHING), None)
 
 
 @dataclass(frozen=True)
@@ -126,21 +131,24 @@ def compare(
     lines: Sequence[Line],
     plan: Plan,
     target: str,
-    baseline: str = NOTHING,
+    baseline: str = "",
     *,
     site: str = "",
-    adjust: Adjustment = "holm",
-    alternative: Alternative = "two-sided",
+    adjust: Adjustment | None = None,
+    alternative: Alternative | None = None,
 ) -> dict[str, Comparison]:
-    """Every row of a target's table against ``baseline``, by title; rows that share no finished seed and subject with it are absent.
+    """Every row of a target's table against another, by title; rows that share no finished seed and subject with it are absent.
 
     Args:
+        baseline: the other's title; do-nothing by default.
         site: where both are judged; the target by default.
-        adjust: over the rows that have a p, at this site. A row without any difference counts among them, with p = 1.
-        alternative: "greater": the row is better, for a headline that grows as things get better.
+        adjust: over the rows that have a p, at this site; by default as the study says. A row without any difference counts among
+            them, with p = 1.
+        alternative: "greater": the row is better, for a headline that grows as things get better; by default as the study says.
     """
+    adjust, alternative = adjust or plan.statistics.adjustment, alternative or plan.statistics.alternative
     here = [line for line in lines if line.target == target]
-    base = next((line for line in here if line.title == baseline), None)
+    base = next((line for line in here if line.title == baseline), None) if baseline else do_nothing(lines, target)
     if base is None:
         return {}
     others = {line.title: _against(plan, line, base, site or target, alternative) for line in here if line is not base}

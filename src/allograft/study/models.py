@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,15 @@ def export_models(out: Path, study: Study, table: list[Line], world: World) -> d
         folder = out / "models" / model_name(line)
         part = folder.with_name(f".{folder.name}.part")
         tree.remove(part)
-        shutil.copytree(stage, part)
-        write_json(part / "card.json", {**read_card(stage), **facts(study, world, run.row), **_scores(study, run)})
+        tree.copy_folder(stage, part)
+        write_json(part / "card.json", {**read_card(stage), **facts(study, world, run.row, out), **_scores(study, run)})
         tree.remove(folder)
         part.rename(folder)
         folders[line.title, line.target] = folder
     return folders
 
 
-def facts(study: Study, world: World, row: Row) -> dict[str, Any]:
+def facts(study: Study, world: World, row: Row, out: Path) -> dict[str, Any]:
     """What a card says of how images are prepared, and of what the model has seen."""
     return {
         "intended_use": "research use only, not a medical device",
@@ -58,6 +58,7 @@ def facts(study: Study, world: World, row: Row) -> dict[str, Any]:
         "channels": world.cohort.shelf.image(world.cohort.cases[0])[0].shape[0],
         "target": row.target,
         "training_images": training_images(world, row),
+        "start": study.start if study.start == "scratch" else json.loads((out / "start.json").read_text(encoding="utf-8")),
     }
 
 

@@ -17,7 +17,7 @@ from allograft.tree import write_bytes
 COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
 COLUMNS = (
     *("recipe", "target", "site", "metric", "recommended", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
-    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_holm", "cohen_dz", "rank_biserial", "note"),
+    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_adjusted", "cohen_dz", "rank_biserial", "note"),
     *COSTS,
     "predict_seconds",
 )
@@ -27,7 +27,7 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged, numbers in full, empty = none.
 
     ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired by subject; p values are of the exact
-    two-sided signed-rank test, and Holm's over the rows of one target and site. A line that was judged nowhere has one row.
+    signed-rank test, and that adjusted as the study says over the rows of one target and site. A line that was judged nowhere has one row.
 
     Raises:
         OutputError: the file cannot be written.
@@ -60,7 +60,7 @@ def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[st
     row |= {"low": low, "high": high}
     if found is not None:
         row |= {"paired_subjects": found.subjects, "difference": found.difference, "difference_low": found.low}
-        row |= {"difference_high": found.high, "p": found.p, "p_holm": found.adjusted, "cohen_dz": found.effect}
+        row |= {"difference_high": found.high, "p": found.p, "p_adjusted": found.adjusted, "cohen_dz": found.effect}
         row |= {"rank_biserial": found.rank_biserial, "note": found.note}
     row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}
     row["predict_seconds"] = _predict_seconds(line, site)

@@ -10,7 +10,7 @@ from typing import Any
 from allograft.context import Store
 from allograft.errors import OutputError, SpecError
 from allograft.predictor import load_predictor, save_predictor
-from allograft.recipe import title
+from allograft.recipe import Grid, title
 from allograft.study.models import facts
 from allograft.study.plan import Row, World, scenario_of
 from allograft.study.session import NetworkSource, Result, Session
@@ -64,13 +64,21 @@ def rebuild(out: Path, *, pictures: bool = True, say: Callable[[str], None] = la
     Raises:
         OutputError: a folder that no study wrote.
     """
-    kept = out / "study.json"
-    if not kept.is_file():
-        raise OutputError(f"{out}: holds no study.json; expected the output folder of 'allograft study'")
-    study = make_study(json.loads(kept.read_text(encoding="utf-8")))
+    study = kept_study(out)
     session = Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, say)
     world = World.read(study, out)
     return session.finish(world, session.plan(world), report=True, pictures=pictures)
+
+
+def kept_study(out: Path) -> Study:
+    """The study of an output folder. ``OutputError`` for a folder that no study wrote."""
+    kept = out / "study.json"
+    try:
+        return make_study(json.loads(kept.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise OutputError(f"{out}: holds no study.json; expected the output folder of 'allograft study'") from error
+    except (ValueError, OSError) as error:
+        raise OutputError(f"{kept}: cannot be read ({error}); run the study again into this folder") from error
 
 
 def train_model(study: Study, out: Path, *, fabric: Any = None, say: Callable[[str], None] = lambda line: None) -> Path:
@@ -79,8 +87,9 @@ def train_model(study: Study, out: Path, *, fabric: Any = None, say: Callable[[s
     Raises:
         SpecError: more than one recipe.
     """
-    if len(study.recipes) != 1:
-        raise SpecError(f"train runs one recipe, the study lists {len(study.recipes)}; keep one, or use 'allograft study' to compare them")
+    if len(study.recipes) != 1 or isinstance(study.recipes[0], Grid):
+        listed = ", ".join(map(title, study.recipes)) or "none"
+        raise SpecError(f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them")
     session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say)
     world = session.prepare()
     row = Row(study.recipes[0], study.target[0], 0, 0)
@@ -91,7 +100,7 @@ def train_model(study: Study, out: Path, *, fabric: Any = None, say: Callable[[s
         raise SpecError(f"recipe '{title(row.recipe)}' leaves no model that predicts; build another recipe on it by first:")
     kept = Store(out / "units" / stage.unit).stage_folder(stage.name)
     predictor, card = load_predictor(kept)
-    save_predictor(predictor, out / "model", {**card, **facts(study, world, row), "stage": stage.name})
+    save_predictor(predictor, out / "model", {**card, **facts(study, world, row, out), "stage": stage.name})
     return out / "model"
 
 

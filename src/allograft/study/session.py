@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from allograft.networks import build
 from allograft.networks.load import load_weights
 from allograft.networks.network import spec_of
 from allograft.predictor import quiet
-from allograft.predictor.folder import first_network, read_card
+from allograft.predictor.folder import read_card, starting_network
 from allograft.recipe import Stage, title
 from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
@@ -90,8 +90,10 @@ class Session:
         for row in bare_rows(world):
             check_needs(row.recipe, scenario_of(world, row))
         if self.study.start != "scratch":
-            self.say(f"start: {load_weights(self.start(world, 0), self._start_path())}")
-        if self.study.start != "scratch" and self._start_path().is_dir():
+            report = load_weights(self.start(world, 0), self._start_path())
+            self.say(f"start: {report}")
+            tree.write_json(self.out / "start.json", plain(report))
+        if self.study.start != "scratch" and os.path.isdir(self._start_path()):
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
             refuse_training_images(read_card(self._start_path()), tested, self._start_path())
         self._try(world)
@@ -105,13 +107,16 @@ class Session:
         """What ``report OUT`` and the next run need: the splits, and the study with its paths spelt out."""
         write_splits(self.out / "splits.csv", world.places, world.listed)
         path = self._start_path()
-        start = str(path.resolve()) if self.study.start != "scratch" and path.exists() else self.study.start
+        start = str(path.resolve()) if self.study.start != "scratch" and os.path.exists(path) else self.study.start
         tree.write_json(self.out / "study.json", {**plain(self.study), "cohort": str(self.study.manifest.resolve()), "start": start})
 
     def _try(self, world: World) -> None:
         """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
         network = self.start(world, 0)
-        sample = Sample("none", self.study.patch)(world.cohort.case(0), Seeds(0).rng("try"))
+        try:
+            sample = Sample("none", self.study.patch)(world.cohort.case(0), Seeds(0).rng("try"))
+        except (RuntimeError, ValueError) as error:
+            raise SpecError(f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis") from error
         try:
             with quiet(network):
                 network(sample.image)
@@ -128,7 +133,7 @@ class Session:
         for row in bare_rows(world):
             context = self.context(row.seed)
             keyed.append(replace(row, unit=context.unit(row.recipe, scenario_of(world, row), networks[row.seed])))
-        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task)
+        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics)
         self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
         return plan
 
@@ -166,13 +171,13 @@ class Session:
         if self.study.start.startswith(("timm:", "hf:")):
             return path  # a name, no file
         beside = self.study.file.parent / path if self.study.file is not None else path
-        return path if path.is_absolute() or path.exists() else beside
+        return path if path.is_absolute() or os.path.exists(path) else beside  # a name too long is no error here
 
     def _spec(self, channels: int, outputs: Mapping[str, int]) -> Mapping[str, Any]:
         """The study's network; a model folder as start brings its own."""
         path = self._start_path()
-        if self.study.start != "scratch" and path.is_dir():
-            return first_network(read_card(path)["predictor"])
+        if self.study.start != "scratch" and os.path.isdir(path):
+            return starting_network(path)
         return spec_of(self.study.network, channels, outputs)
 
     def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
@@ -188,12 +193,12 @@ class Session:
                 continue
             self.run(world, todo.pop(turn), f"{total - len(todo)} of {total}")
             if report and todo and self.fabric.is_global_zero:
-                self.report(world, plan, pictures=False)
+                self.report(world, plan, pictures=False, waiting=[row.unit for row in todo])
 
     def run(self, world: World, row: Row, place: str) -> None:
         """Run and judge one row, unless all of it is there already; a failure becomes a record."""
         context, scenario = self.context(row.seed), scenario_of(world, row)
-        judge = Judge(tuple(world.tests(row.fold)), self.study.made_task, self.out / "records", self.fabric)
+        judge = Judge((*world.tests(row.fold), *world.pools(row.fold)), self.study.made_task, self.out / "records", self.fabric)
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
         store = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template)
@@ -209,6 +214,8 @@ class Session:
                 if self.fabric.is_global_zero:
                     judge(stage, ordinal, scenario, row.seed, self._cost(stage))
                 self.fabric.barrier()
+        except OutputError:  # a full disk is no fault of the recipe's, and the next unit would meet it too
+            raise
         except Exception as error:  # a unit that fails is shown; the rest goes on
             failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
@@ -226,17 +233,30 @@ class Session:
             self.report(world, plan, pictures=pictures)
         return Result(self.out, self.study, plan, tuple(table), models)
 
-    def report(self, world: World, plan: Plan, *, pictures: bool) -> None:
-        """Write ``report.html`` from the records that are there."""
-        from allograft.study.pictures import pictures_of
-        from allograft.study.report import write_report
+    def report(self, world: World, plan: Plan, *, pictures: bool, waiting: Iterable[str] | None = None) -> None:
+        """Write ``report.html`` from the records that are there.
 
-        table = lines(plan, read_all(self.out, skip_damaged=not pictures), self.study.selection)
-        drawn = pictures_of(self.out, world, table, self.context(0).template) if pictures else {}
-        failed = {run.row.unit for line in table for run in line.runs if run.error}
-        done = sum(Store(self.out / "units" / unit).carry_file.exists() or (unit in failed and pictures) for unit in plan.units)
+        Args:
+            waiting: of a study that runs, the units that wait, undone even if they failed before; None = finished, with further sections.
+        """
+        from allograft.study.pictures import pictures_of
+        from allograft.study.report import Shows, write_annotate, write_report
+        from allograft.study.report.sections import sections_of
+
+        records = read_all(self.out, skip_damaged=not pictures)
+        table = lines(plan, records, self.study.selection)
+        template, device = self.context(0).template, self.fabric.device
+        drawn = pictures_of(self.out, world, table, template) if pictures else {}
+        extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
+        figures = {
+            (line.title, line.target): Store(self.out / "units" / run.row.unit).figures() for line in table if (run := line.best_run)
+        }
+        over = {record.unit for record in records.values() if record.status == "failed"} - set(waiting or ())
+        done = sum(Store(self.out / "units" / unit).carry_file.exists() or unit in over for unit in plan.units)
+        write_annotate(self.out, table)
+        shows = Shows(drawn, figures, extras, world)
         page = self.out / "report.html"
-        write_report(page, study=self.study, plan=plan, lines=table, pictures=drawn, done=done, total=len(plan.units), world=world)
+        write_report(page, study=self.study, plan=plan, lines=table, done=done, total=len(plan.units), shows=shows)
 
 
 def _check_writable(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
-from allograft.recipe import AnyRecipe, Needs, is_recipe, parse_recipe, title, total_needs, validated
+from allograft.recipe import AnyRow, Grid, Needs, candidates, is_recipe, parse_recipe, title, total_needs, validated
+from allograft.study.statistics import Adjustment, Alternative
 from allograft.table import find
 
 
@@ -57,6 +59,19 @@ class Test:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """How rows are tested against do-nothing.
+
+    Args:
+        alternative: ``greater`` tests only whether a row is better, as some papers do.
+        adjustment: for the number of rows.
+    """
+
+    alternative: Alternative = "two-sided"
+    adjustment: Adjustment = "holm"
+
+
+@dataclass(frozen=True)
 class Where:
     """Column -> value that a side's cases must have."""
 
@@ -74,7 +89,7 @@ class Study:
     cohort: str
     task: dict[str, Any]
     target: tuple[str, ...]
-    recipes: tuple[AnyRecipe, ...]
+    recipes: tuple[AnyRow, ...]
     source: tuple[str, ...] = ()
     network: dict[str, dict[str, Any] | None] = field(default_factory=lambda: {"unet": None})
     start: str = "scratch"
@@ -84,8 +99,9 @@ class Study:
     patch: tuple[int, ...] | None = None
     where: Where = field(default_factory=Where)
     target_labels: Literal["none", "all"] | TargetLabels = "none"
-    selection: Literal["last", "source-val", "oracle"] = "last"
+    selection: Literal["last", "source-val", "entropy", "infomax", "snd", "oracle"] = "last"
     test: Test = field(default_factory=Test)
+    statistics: Statistics = field(default_factory=Statistics)
     near_duplicates: Literal["group", "warn", "stop"] = "stop"
     allow_duplicates: tuple[tuple[str, str], ...] = ()
     seeds: int = 3
@@ -101,8 +117,12 @@ class Study:
                 raise SpecError(f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}")
         if not self.target:
             raise SpecError("target: names no site; expected at least one, for example target: [b]")
-        if self.seeds < 1:
-            raise SpecError(f"seeds: found {self.seeds}, expected at least 1")
+        if not 1 <= self.seeds <= 1000:
+            raise SpecError(f"seeds: found {self.seeds}, expected 1 to 1000")
+        if self.clip is not None and not self.clip > 0:
+            raise SpecError(f"clip: found {self.clip}, expected the largest gradient norm, above 0")
+        if self.patch is not None and (min(self.patch, default=0) < 1 or math.prod(self.patch) > 2**30):
+            raise SpecError(f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image")
         doubled = [site for site in self.target if site in self.source]
         if doubled:
             raise SpecError(f"target: site '{doubled[0]}' is a source too; name it on one side")
@@ -110,6 +130,11 @@ class Study:
             raise SpecError("source: is empty and start is scratch, so there is nothing to adapt; name a model: start: FOLDER, or a source")
         if not self.source and self.selection == "source-val":
             raise SpecError("selection: source-val needs a source site; choose last")
+        grid = next((row for row in self.recipes if isinstance(row, Grid)), None)
+        if grid is not None and self.selection == "last":
+            raise SpecError(f"selection: last picks none of the settings of '{grid}'; choose source-val, a label-free rule, or one setting")
+        if grid is not None and not self.source:
+            raise SpecError(f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting")
         find("optimizer", next(iter(self.optimizer)))
 
     @property
@@ -130,7 +155,7 @@ class Study:
         """The manifest: beside the study file, in the current folder, or below the folder that ``ALLOGRAFT_DATA`` names."""
         folders = [self.file.parent] if self.file is not None else []
         folders += [Path(), Path(os.environ.get("ALLOGRAFT_DATA", "data"))]
-        found = next((folder / self.cohort for folder in folders if (folder / self.cohort).is_file()), None)
+        found = next((folder / self.cohort for folder in folders if os.path.isfile(folder / self.cohort)), None)
         if found is None:
             looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders))
             raise SpecError(f"cohort: no manifest '{self.cohort}' in {looked}; mend the path, or set ALLOGRAFT_DATA to the data's folder")
@@ -149,7 +174,7 @@ class Study:
         always += ["joint"] if labelled and self.source else []
         rows: list[Any] = []
         for recipe in (*map(parse_recipe, always), *self.recipes):
-            rooted = recipe if self.source else source_free(recipe)
+            rooted = recipe if self.source or isinstance(recipe, Grid) else source_free(recipe)
             if rooted not in rows:
                 rows.append(rooted)
         return tuple(rows)
@@ -157,7 +182,7 @@ class Study:
     def needs(self) -> Needs:
         """What all rows together need."""
         total = Needs()
-        for recipe in self.rows:
+        for recipe in (one for row in self.rows for one in candidates(row)):
             total = total | total_needs(recipe)
         return total
 

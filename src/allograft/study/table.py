@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.study.comparison import ALPHA, NOTHING, Comparison, compare, over_pairs, score_interval, subject_ids
+from allograft.study.comparison import ALPHA, Comparison, compare, over_pairs, score_interval, subject_ids
 from allograft.study.plan import Plan
 from allograft.study.select import RULES, Line
 from allograft.study.spec import Study
@@ -60,7 +60,7 @@ def pairs_table(study: Study, plan: Plan, lines: Sequence[Line]) -> Table | None
 def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: Sequence[str]) -> Table:
     """Title and columns."""
     subjects = max((subjects_at(line, target) for line in here), default=0)
-    p = smallest_p(subjects)
+    p = smallest_p(subjects, study.statistics.alternative)
     note = f"{subjects} test subject{'' if subjects == 1 else 's'}, smallest p possible {p:.2g}"
     note += "" if p <= ALPHA else f": cannot be significant with {subjects} subject{'' if subjects == 1 else 's'}"
     made = Table(
@@ -69,7 +69,14 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
         **LAYOUT,
     )
     made.add_column("recipe", min_width=16)
-    names = (f"at {target}", "subjects' 95 %", "- nothing", "subjects' 95 %", "p, Holm", *(f"at {site}" for site in others))
+    names = (
+        f"at {target}",
+        "subjects' 95 %",
+        "- nothing",
+        "subjects' 95 %",
+        f"p, {study.statistics.adjustment.capitalize()}",
+        *(f"at {site}" for site in others),
+    )
     for name in (*names, "worst site", "runs", "train s", "MB", "tuned"):
         made.add_column(name, justify="right", no_wrap=True)
     return made
@@ -98,9 +105,10 @@ def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[
     """What the signs and columns mean."""
     lines = [f"* recommended by selection '{study.selection}': {RULES[study.selection]}. Recipes at their papers' settings, untuned."]
     if compared:
+        told, nothing = study.statistics, "supervised" if study.source else "start"
         lines.append(
-            f"- nothing: paired difference to '{NOTHING}'. 95 %: bootstrap over subjects, too narrow with fewer than ten. "
-            "p: exact Wilcoxon, Holm over rows."
+            f"- nothing: paired difference to '{nothing}'. 95 %: bootstrap over subjects, too narrow with fewer than ten. "
+            f"p: exact Wilcoxon, {told.alternative}, {told.adjustment.capitalize()} over rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     if hidden:

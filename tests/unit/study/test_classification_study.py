@@ -65,6 +65,9 @@ def test_records_hold_labels_and_probabilities(done: tuple[Path, Path, Any]) -> 
     records = read_all(out)
     assert records
     for record in records.values():
+        if record.part == "val" and record.site != "a":  # training images of a target, judged without labels
+            assert not record.measured
+            continue
         assert all(len(case["probabilities"]) == 2 and case["label"] in (0, 1) for case in record.cases)
         told = {key: value for key, value in record.metrics.items() if not key.startswith("label-free/")}
         assert result.plan.task.pool(record.cases) == told

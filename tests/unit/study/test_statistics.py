@@ -476,7 +476,7 @@ def test_results_are_one_row_a_line_and_site(tmp_path: Path) -> None:
     assert (row["seeds_done"], row["seeds"], row["subjects"], row["paired_subjects"]) == ("2", "2", "8", "8")
     assert (float(row["low"]), float(row["high"])) == score_interval(plan, line, "chase")
     assert [float(row[key]) for key in ("difference", "difference_low", "difference_high")] == [found.difference, found.low, found.high]
-    assert (float(row["p"]), float(row["p_holm"])) == (found.p, found.adjusted) == (2**-7, 2**-7)
+    assert (float(row["p"]), float(row["p_adjusted"])) == (found.p, found.adjusted) == (2**-7, 2**-7)
     assert (row["train_seconds"], row["trainable_parameters"], row["predict_seconds"]) == ("2.5", "120000", "1.5")
     failed = next(row for row in rows if row["recipe"] == TITLES[2] and row["site"] == "chase")
     assert (failed["seeds_done"], failed["mean"], failed["difference"], failed["subjects"]) == ("0", "", "", "0")
