@@ -24,6 +24,8 @@ METHODS = {
     "joint": "allograft.methods.joint:Joint",
     "unlearning": "allograft.methods.unlearning:Unlearning",
     "catenorm": "allograft.methods.catenorm:CateNorm",
+    "dsbn": "allograft.methods.dsbn:Dsbn",
+    "msnet": "allograft.methods.msnet:MsNet",
     "l2sp": "allograft.methods.l2sp:L2sp",
     "lora": "allograft.methods.lora:Lora",
     "start": "allograft.methods.start:Start",
@@ -57,6 +59,7 @@ NETWORKS = {
 
 SURGERY = {
     "catenorm": "allograft.networks.catenorm:add_catenorm",
+    "dsbn": "allograft.networks.dsbn:add_dsbn",
     "lora": "allograft.networks.lora:add_lora",
     "spottunet": "allograft.methods.spottunet:add_policy",
     "translator": "allograft.methods.cyclegan:add_translator",
@@ -67,6 +70,7 @@ PREDICTORS = {
     "fourier": "allograft.methods.fourier:FourierPredictor",
     "donors": "allograft.methods.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
+    "by_site": "allograft.methods.dsbn:SitePredictor",
     "spottunet": "allograft.methods.spottunet:SpotTunetPredictor",
     "histogram": "allograft.methods.histogram:HistogramPredictor",
     "zscore": "allograft.methods.zscore:ZScorePredictor",

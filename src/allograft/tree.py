@@ -46,13 +46,16 @@ def plain(thing: Any, *, sparse: bool = False) -> Any:
     A recipe becomes ``{"name": {field: value}}`` with all fields, so that a changed default changes the key.
 
     Args:
-        sparse: leave out the fields that have their default value.
+        sparse: leave out the fields that have their default value, and those that say how to compute (``metadata={"how": True}``) and
+            not what.
     """
     if hasattr(thing, "tree"):  # a grid of recipes
         return plain(thing.tree())
     if is_dataclass(thing) and not isinstance(thing, type):
         named = ((f, getattr(thing, f.name)) for f in fields(thing) if f.compare)
-        body = {f.name: plain(value, sparse=sparse) for f, value in named if not (sparse and value == default(f))}
+        body = {
+            f.name: plain(value, sparse=sparse) for f, value in named if not (sparse and (value == default(f) or f.metadata.get("how")))
+        }
         return {_table_name(thing): body} if hasattr(thing, "run") else body
     if isinstance(thing, Mapping):
         return {str(key): plain(value, sparse=sparse) for key, value in thing.items()}

@@ -248,7 +248,7 @@ def test_a_wrong_override(override: str, cohort: Path, allograft: Command, tmp_p
 def test_train_wants_one_recipe(cohort: Path, allograft: Command, tmp_path: Path) -> None:
     answer = allograft("train", cohort / "study.yaml", "-o", tmp_path / "out", "--set", "recipes=[supervised, fourier]")
     assert answer.code == 2
-    assert "train runs one recipe, the study lists 2" in answer.err
+    assert "train runs one recipe, the study lists supervised, fourier" in answer.err
 
 
 def test_unknown_commands_and_options(allograft: Command) -> None:

@@ -194,7 +194,7 @@ def test_a_site_more_leaves_what_is_there(cohort: Path, allograft: Command, tmp_
     assert allograft(*arguments, "--set", "target=[b, c]").code == 0
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir()}
     assert {path: after[path] for path in before} == before
-    assert {path.stem.split("-", 2)[2] for path in set(after) - set(before)} == {"c-test"}
+    assert {path.stem.split("-", 2)[2] for path in set(after) - set(before)} == {"c-test", "c-val"}
 
 
 def test_set_overrides_and_version_and_methods(cohort: Path, allograft: Command, tmp_path: Path) -> None:
@@ -320,9 +320,10 @@ def test_a_users_own_network(how: str, cohort: Path, tmp_path: Path) -> None:
 
 def test_records_as_a_table(done: Path) -> None:
     frame = package.read_records(done)
-    assert len(frame) == 15  # five units, on the source's val and test and the target's test
-    assert set(zip(frame.site, frame.part, strict=True)) == {("a", "val"), ("a", "test"), ("b", "test")}
-    assert frame["metrics/dice"].between(0, 1).all()
+    assert len(frame) == 20  # five units, on the source's val and test, the target's test, and its training images without labels
+    assert set(zip(frame.site, frame.part, strict=True)) == {("a", "val"), ("a", "test"), ("b", "test"), ("b", "val")}
+    assert frame["metrics/dice"][(frame.site == "a") | (frame.part == "test")].between(0, 1).all()
+    assert frame["metrics/dice"][(frame.site == "b") & (frame.part == "val")].isna().all()
     assert {record["name"] for record in frame.recipe} == {"supervised", "target_supervised", "joint", "finetune"}
 
 

@@ -30,6 +30,8 @@ PATCHES: dict[str, Any] = {
 STUDY: dict[str, dict[str, Any]] = {
     # method -> what it asks of the study
     "adabn": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
+    "dsbn": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
+    "msnet": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
     "stain_aglr": PATCHES,
     "stain_normalisation": PATCHES,
 }

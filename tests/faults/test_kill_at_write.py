@@ -63,7 +63,7 @@ def test_what_is_written_is_what_a_study_keeps(world: Any) -> None:
     written = world[3]
     for ending in ("splits.csv", "train.safetensors", "model.safetensors", "card.json", "carry.safetensors", "results.csv", "-image.npy"):
         assert any(name.endswith(ending) for name in written), ending
-    assert sum(name.startswith("records/") for name in written) == 8
+    assert sum(name.startswith("records/") for name in written) == 12
     assert sum(name.endswith("carry.safetensors") for name in written) == 4
 
 

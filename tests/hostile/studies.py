@@ -170,7 +170,7 @@ WRONG: dict[str, list[Any]] = {
     "file": ["x"],
     "seed": [1],
 }
-WORDS = {"seed": ("seeds",), "start": (), "preprocessing__size": (" size",)}
+WORDS = {"seed": ("seeds",), "start": (), "preprocessing__size": ("size",)}
 INFINITIES = {
     "a learning rate that is no number": ("optimizer: {adam: {lr: .nan}}", ("optimizer",)),
     "an infinite fraction": ("test: {fraction: .inf}", ("test.fraction",)),

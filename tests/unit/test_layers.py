@@ -16,7 +16,7 @@ LAYERS = (
     ("cohort", "phantoms"),
     ("nn", "optim", "transforms", "metrics"),
     ("tasks", "networks"),
-    ("schedule", "step", "train", "recipe", "context", "predictor"),
+    ("schedule", "step", "updates", "train", "recipe", "context", "predictor"),
     ("methods",),
     ("study",),
     ("cli",),

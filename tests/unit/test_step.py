@@ -10,6 +10,7 @@ from tests.unit.tiny import case
 from torch import nn
 
 from allograft.batch import collate
+from allograft.schedule import Planned
 from allograft.step import GradientStep, average_gradients, named_state
 from allograft.study.run import local_fabric
 
@@ -25,7 +26,7 @@ def a_step(clip: float | None = None, schedule: bool = False) -> GradientStep:
     def objective(net: Any, batch: Any) -> dict[str, torch.Tensor]:
         return {"fit": net(batch.image).mean(), "small": 3 * net.weight.sum()}
 
-    stepping = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1) if schedule else None
+    stepping = Planned(torch.optim.lr_scheduler.LambdaLR(optimizer, lambda number: 0.1**number)) if schedule else None
     return GradientStep(network, objective, optimizer, local_fabric(accelerator="cpu"), stepping, clip)
 
 

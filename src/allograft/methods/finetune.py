@@ -39,7 +39,7 @@ class Finetune:
 
     scope: Scope = "full"
     augmentation: Strength | None = None
-    cache_features: bool = False
+    cache_features: bool = field(default=False, metadata={"how": True})
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(

@@ -28,11 +28,12 @@ def refuse_fetching(name: str, arguments: Mapping[str, Any]) -> None:
 
     >>> refuse_fetching("timm", {"name": "resnet18", "checkpoint_path": "best.pth"})
     Traceback (most recent call last):
-    allograft.errors.SpecError: network: timm: checkpoint_path: weights are named by start, and networks fetch none; remove it
+    allograft.errors.SpecError: network: timm: checkpoint_path: networks fetch no weights; remove it, and name them by start: timm:resnet18
     """
     for key in FETCHING:
         if arguments.get(key):
-            raise SpecError(f"network: {name}: {key}: weights are named by start, and networks fetch none; remove it")
+            start = f"timm:{arguments.get('name', 'NAME')}" if name == "timm" else "FILE"
+            raise SpecError(f"network: {name}: {key}: networks fetch no weights; remove it, and name them by start: {start}")
 
 
 def offline(name: str, builder: Any) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from allograft.errors import SpecError
 from allograft.networks.network import Network
 from allograft.networks.parts import ChainEncoder, dense_output, heads_of, renamed
+
+GROUPS = 8
+"""Most groups of channels of ``norm: group``."""
 
 
 class UNetDecoder(nn.Module):
@@ -58,7 +63,7 @@ def unet(
         channels: of each level, finest first; at least two.
         strides: between levels, 2 by default.
         num_res_units: convolutions with a shortcut a level; 0 for plain convolutions.
-        norm: "instance" or "batch".
+        norm: "instance", "batch" or "group" (Wu and He 2018: groups of channels, as many as 8 and a layer's channels both divide by).
     """
     from monai.networks.nets import UNet
 
@@ -74,9 +79,11 @@ def unet(
         channels=tuple(channels),
         strides=strides,
         num_res_units=num_res_units,
-        norm=norm,
+        norm="batch" if norm == "group" else norm,
         dropout=dropout,
     )
+    if norm == "group":
+        group_normalised(whole)
     downs, ups, bottom = unrolled(whole)
     multiple = 1
     for stride in strides:
@@ -86,6 +93,17 @@ def unet(
     network = Network(ChainEncoder([*downs, bottom]), UNetDecoder(inner) if dense else None, heads, multiple=multiple)
     network.aliases = renamed(whole, network)
     return network
+
+
+def group_normalised(whole: nn.Module) -> None:
+    """Put a group normalisation in the place of each batch normalisation, with learned scale and shift as that has.
+
+    MONAI's own option has one number of groups for all layers, which the last one's channels, the classes, seldom divide by.
+    """
+    for parent in list(whole.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, nn.GroupNorm(math.gcd(GROUPS, child.num_features), child.num_features))
 
 
 def unrolled(whole: Any) -> tuple[list[nn.Module], list[nn.Module], nn.Module]:

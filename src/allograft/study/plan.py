@@ -216,12 +216,13 @@ def _placed(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, 
     return cohort, places
 
 
-def _filtered(cohort: Cohort, sites: tuple[str, ...], filters: Mapping[str, str]) -> Cohort:
-    for column in filters:
+def _filtered(cohort: Cohort, sites: tuple[str, ...], filters: Mapping[str, Any]) -> Cohort:
+    wanted = {key: {str(one) for one in (found if isinstance(found, tuple) else (found,))} for key, found in filters.items()}
+    for column in wanted:
         if not any(column in case.attributes for case in cohort.cases):
             columns = {key for case in cohort.cases for key in case.attributes}
             raise SpecError(f"where: {nearest(column, columns, 'column')}")
-    return cohort.where(lambda case: case.site not in sites or all(case.attributes.get(key) == value for key, value in filters.items()))
+    return cohort.where(lambda case: case.site not in sites or all(case.attributes.get(key) in values for key, values in wanted.items()))
 
 
 def bare_rows(world: World) -> list[Row]:

@@ -89,6 +89,8 @@ class Session:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
         for row in bare_rows(world):
             check_needs(row.recipe, scenario_of(world, row))
+            if hasattr(row.recipe, "check"):
+                row.recipe.check(self.study.settings)
         if self.study.start != "scratch":
             report = load_weights(self.start(world, 0), self._start_path())
             self.say(f"start: {report}")

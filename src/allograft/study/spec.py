@@ -73,10 +73,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Where:
-    """Column -> value that a side's cases must have."""
+    """Column -> the value that a side's cases must have, or several of which one: ``{tone: [1, 2]}``."""
 
-    source: dict[str, str] = field(default_factory=dict)
-    target: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
+    target: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

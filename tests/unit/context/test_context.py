@@ -143,7 +143,7 @@ def test_what_changes_a_key(manifest: Path) -> None:
     }
     assert len(other) == 9
     assert key not in other
-    assert a_context().unit(Finetune("full", None, Supervised()), cut(manifest), a_network()) == key
+    assert a_context().unit(Finetune("full", None, first=Supervised()), cut(manifest), a_network()) == key
 
 
 def test_what_does_not_change_a_key(manifest: Path, tmp_path: Path) -> None:

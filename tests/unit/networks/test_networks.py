@@ -66,6 +66,7 @@ TINY = {
         (14, 18),
         (8, 16),
     ),
+    "stain_cnn": Tiny("stain_cnn", {"channels": [4, 8, 8]}, {"label": 3}, (16, 16), (4, 8, 8)),
     "timm": Tiny("timm", {"name": "mobilenetv3_small_050"}, {"label": 3}, (32, 32), (16, 8, 16, 24, 288)),
 }
 
