@@ -51,7 +51,7 @@ class Failing:
 def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(table.METHODS, "failing", f"{__name__}:Failing")
     monkeypatch.setattr(table, "find", lambda kind, name, real=table.find: Failing if name == "failing" else real(kind, name))
-    monkeypatch.setattr("allograft.recipe.find", table.find)
+    monkeypatch.setattr("allograft.recipe.parse.find", table.find)
     monkeypatch.setattr(Failing, "broken", True)
 
 

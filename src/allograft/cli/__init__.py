@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from allograft import __version__
+from allograft.cli.cohorts import cohorts
 from allograft.cli.imports import imports
 from allograft.errors import AllograftError, SpecError, UnitsFailed
-from allograft.table import rows
 
 if TYPE_CHECKING:
     from allograft.study import Result
@@ -27,8 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(imports, name="import")
-label = typer.Typer(help="Label images automatically.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(label, name="label")
+app.add_typer(cohorts)
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")]
 
@@ -202,51 +201,6 @@ def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folde
     print("\n\n".join(bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))))
 
 
-@app.command(epilog="Example: allograft doctor data/vessels/manifest.csv --html doctor.html")
-def doctor(
-    manifest: Annotated[Path | None, typer.Argument(help="The cohort to look at.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
-    system: Annotated[bool, typer.Option("--system", help="Tell of this machine instead.")] = False,
-) -> None:
-    """Look a cohort over before it is used: files, sites, labels, duplicates, and how far apart its sites are."""
-    if system or manifest is None:
-        from allograft.cohort.system import describe_system
-
-        for name, value in describe_system().items():
-            print(f"{name:24} {value}")
-        return
-    from allograft.cohort.doctor import examine, to_html, to_text
-    from allograft.tree import write_bytes
-
-    diagnosis = examine(manifest)
-    print(to_text(diagnosis), end="")
-    if html is not None:
-        write_bytes(html, to_html(diagnosis).encode())
-
-
-@label.command("skin-tone", epilog="Example: allograft label skin-tone photographs/ -o tones.csv")
-def skin_tone(
-    images: Annotated[list[Path], typer.Argument(help="Photographs of lesions, or folders of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A CSV file: image, angle, type, patch, note.")],
-    skin: Annotated[
-        Literal["patches", "ycbcr"], typer.Option(help="Eight patches at the border, or all pixels of skin colour.")
-    ] = "patches",
-    thresholds: Annotated[
-        Literal["default", "kinyanjui", "calibrate"], typer.Option(help="Angles between the types; calibrate fits them to --human.")
-    ] = "default",
-    human: Annotated[Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")] = None,
-) -> None:
-    """Estimate the skin tone of each photograph: typology angle and Fitzpatrick type, or unknown with the reason."""
-    from allograft.study.skin_tones import label_skin_tones
-
-    done = label_skin_tones(images, out, skin=skin, thresholds=thresholds, human=human)
-    limits = ", ".join(f"{limit:g}" for limit in done.thresholds)
-    print(f"{len(done.tones)} images in {out}, {done.unknown} unknown; limits {limits} degrees")
-    if done.within_one is not None:
-        note = " (on the labels that the limits were fitted to)" if thresholds == "calibrate" else ""
-        print(f"within one type of the human labels: {done.within_one:.1%}{note}")
-
-
 @app.command(epilog="Example: allograft methods")
 def methods() -> None:
     """List the methods, one line each."""
@@ -254,33 +208,6 @@ def methods() -> None:
 
     for name, line in summaries("method"):
         print(f"{name:20} {line}")
-
-
-@app.command(epilog="Example: allograft phantom brain phantoms/brain --seed 0")
-def phantom(
-    name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
-    out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
-    dims: Annotated[int, typer.Option(help="2 or 3.")] = 2,
-    subjects: Annotated[int, typer.Option(help="Subjects a site.")] = 12,
-    size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
-    site: Annotated[
-        list[str] | None, typer.Option(help="A site and its shift: --site a=none --site b=severe", metavar="NAME=SHIFT")
-    ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-) -> None:
-    """Write synthetic sites whose shift is known; it stands beside the manifest in shift.json."""
-    from allograft.table import find
-
-    sites = dict(_pair(text) for text in site or ())
-    manifest = find("phantom", name)(out, dims=dims, subjects=subjects, size=size, seed=seed, **({"sites": sites} if sites else {}))
-    print(manifest)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, shift = text.partition("=")
-    if not equals:
-        raise SpecError(f"--site {text}: expected NAME=SHIFT, for example --site b=severe")
-    return name, shift
 
 
 def _show(result: Result) -> None:

@@ -1,0 +1,25 @@
+"""Recipes: what a method may see and what it gives back, and how one is read from YAML."""
+
+from allograft.recipe.grid import AnyRow, Grid, candidates, parse_row
+from allograft.recipe.parse import AnyRecipe, parse_recipe, validated
+from allograft.recipe.recipe import Carry, Needs, Paper, Recipe, Scenario, Stage, is_recipe, shown, title, total_needs
+
+__all__ = [
+    "AnyRecipe",
+    "AnyRow",
+    "Carry",
+    "Grid",
+    "Needs",
+    "Paper",
+    "Recipe",
+    "Scenario",
+    "Stage",
+    "candidates",
+    "is_recipe",
+    "parse_recipe",
+    "parse_row",
+    "shown",
+    "title",
+    "total_needs",
+    "validated",
+]

@@ -1,0 +1,174 @@
+"""Scenario, Needs, Stage, Carry, Recipe: what a method may see, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from torch import nn
+
+from allograft.cohort import Cohort
+from allograft.networks import Network, Wrapped
+from allograft.tree import default
+
+if TYPE_CHECKING:
+    from allograft.context import Context
+    from allograft.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a method cites: a BibTeX key, authors, title, venue, year and a DOI or address-free identifier."""
+
+    key: str
+    authors: str
+    title: str
+    venue: str
+    year: int
+    doi: str = ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe must be given; everything else is taken out of its scenario.
+
+    Args:
+        source_images: source cases, with labels.
+        target_images: the target's training images, labels absent.
+        target_labels: the labelled target cases of the budget.
+        all_target_labels: every labelled target training case, beyond the budget: for upper bounds.
+        pool: unlabelled images for pre-training.
+        stream: phases in order.
+        optimizer_state: the carry of ``first`` must hold its optimizer.
+    """
+
+    source_images: bool = False
+    target_images: bool = False
+    target_labels: bool = False
+    all_target_labels: bool = False
+    pool: bool = False
+    stream: bool = False
+    optimizer_state: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a recipe may see. Absent = (); test cases never enter it.
+
+    Args:
+        source: labelled cohorts, one a site (or one a label set).
+        target: for each target site the labelled part and the unlabelled rest.
+        pool: images for pre-training.
+        stream: phases, each met once.
+        sites: what ``Batch.site`` counts.
+    """
+
+    source: tuple[Cohort, ...] = ()
+    target: tuple[Cohort, ...] = ()
+    pool: tuple[Cohort, ...] = ()
+    stream: tuple[Cohort, ...] = ()
+    sites: tuple[str, ...] = ()
+
+    def narrowed(self, needs: Needs) -> Scenario:
+        """Only what is needed, sites renumbered, so that two recipes that need the same see, and are keyed by, the same."""
+        labels = needs.target_labels or needs.all_target_labels
+        if labels:
+            target = self.target if needs.target_images else tuple(c for c in self.target if c.has_labels)
+        else:
+            target = tuple(c.unlabelled() for c in self.target) if needs.target_images else ()
+        source = self.source if needs.source_images else ()
+        pool = tuple(self.pool) if needs.pool else ()
+        stream = self.stream if needs.stream else ()
+        present = {case.site for cohort in (*source, *target, *pool, *stream) for case in cohort.cases}
+        sites = tuple(site for site in self.sites if site in present)
+
+        def renumbered(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
+            return tuple(replace(cohort, sites=sites) for cohort in cohorts)
+
+        return Scenario(renumbered(source), renumbered(target), renumbered(pool), renumbered(stream), sites)
+
+    def fingerprint(self) -> list[Any]:
+        """JSON values of all that can be seen."""
+        return [[cohort.fingerprint() for cohort in part] for part in (self.source, self.target, self.pool, self.stream)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A moment worth judging, yielded by a recipe.
+
+    Args:
+        name: unique within a run.
+        predictor: what to judge; None for weights only.
+        seen: sites learned from so far, in order.
+        unit, recipe, sites: whose stage it is; set by ``Context.run``.
+    """
+
+    name: str
+    predictor: Predictor | None = None
+    seen: tuple[str, ...] = ()
+    unit: str = ""
+    recipe: Any = None
+    sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What a recipe hands to the recipe built on it: the network, perhaps its optimizer's state by parameter name, and other networks."""
+
+    network: Network | Wrapped
+    optimizer: Mapping[str, Any] | None = None
+    parts: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+class Recipe(Protocol):
+    """A frozen dataclass whose fields are the hyper-parameters, with the paper's values as defaults."""
+
+    paper: ClassVar[Paper | None]
+    needs: ClassVar[Needs]
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """The paper's algorithm."""
+
+
+def is_recipe(thing: Any) -> bool:
+    """Whether this is a recipe object."""
+    return is_dataclass(thing) and not isinstance(thing, type) and hasattr(thing, "run")
+
+
+def total_needs(recipe: Any) -> Needs:
+    """A recipe's own needs and those of the recipes in its fields."""
+    total: Needs = recipe.needs
+    for f in fields(recipe):
+        if is_recipe(getattr(recipe, f.name)):
+            total = total | total_needs(getattr(recipe, f.name))
+    return total
+
+
+def shown(recipe: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults, recipes as ``{name: {...}}``: what tables and cards print."""
+    from allograft.table import name_of
+
+    different: dict[str, Any] = {}
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if value != default(f):
+            different[f.name] = {name_of("method", type(value)): shown(value)} if is_recipe(value) else value
+    return different
+
+
+def title(recipe: Any) -> str:
+    """One line: ``finetune scope=top``."""
+    from allograft.table import name_of
+
+    if not is_recipe(recipe):  # a grid of recipes
+        return str(recipe)
+
+    words = [name_of("method", type(recipe))]
+    for key, value in shown(recipe).items():
+        text = title(getattr(recipe, key)) if is_recipe(getattr(recipe, key)) else str(value)
+        words.append(f"{key}=({text})" if " " in text else f"{key}={text}")
+    return " ".join(words)
