@@ -32,8 +32,9 @@ autodoc_member_order = "bysource"
 def plainly(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Shapes such as (B, *spatial) and norms such as |x| are no markup."""
     for number, line in enumerate(lines):
-        if "``" not in line and not line.lstrip().startswith((">>>", "...")):
-            lines[number] = re.sub(r"([*|])", r"\\\1", line)
+        if not line.lstrip().startswith((">>>", "...")):
+            words, *pairs = re.split(r"(``.*?``)", line)  # what stands in back quotes is code
+            lines[number] = "".join(one if one.startswith("``") else re.sub(r"([*|])", r"\\\1", one) for one in (words, *pairs))
 
 
 def setup(app: Any) -> None:
