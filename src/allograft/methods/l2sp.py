@@ -63,8 +63,8 @@ class L2sp:
     have one task here, so all layers are shared and beta has nothing to act on. The learning rate is the study's.
 
     Args:
-        alpha: strength of the pull; 0 is plain fine-tuning. The paper picks it by cross-validation for each target; 0.1 is the value its
-            released code names.
+        alpha: strength of the pull; 0 is plain fine-tuning. The paper picks it by cross-validation for each target; 0.1 is the value of its
+            released training script, which pulls kernels alone and leaves biases and norms free.
         first: what the tuning starts from.
     """
 

@@ -50,11 +50,11 @@ class Unlearning:
       distribution moves the network.
     - ``clgr``: ``tabe``, with gradient reversal in L_s.
 
-    With several attributes each has a head, and the terms are added. Cases whose attribute is missing do not count in L_s.
+    With several attributes each has a head, and the terms are added. A case whose attribute is missing counts in all terms but L_s.
 
-    Where we differ: the network's own step uses the study's optimizer, as every row does (the paper's: SGD 3e-4, momentum 0.9, batch
-    64). ``variant="released"`` is the published code: the network's step comes first; the secondary pass is never detached, so that
-    without reversal the encoder learns to PREDICT the attribute, and it steps the network's own optimizer on gradients of zero;
+    Where we differ: the network's own step uses the study's optimizer and schedule, as every row does (the paper's: SGD 3e-4, momentum
+    0.9, batch 64). ``variant="released"`` is the published code: the network's step comes first; the secondary pass is never detached,
+    so that without reversal the encoder learns to PREDICT the attribute, and it steps the network's own optimizer on gradients of zero;
     ``confusion`` compares with a fresh uniform random matrix instead of 1 / K, and its gradient moves the encoder a second time, by
     ``encoder_lr`` (there 3e-3).
 
@@ -166,12 +166,10 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
                 code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
                 counts[code] = counts.get(code, 0) + 1
     if not 2 <= len(counts) <= MOST_VALUES:
-        mend = "name an attribute that differs, or for 'site' several source sites"
-        if len(counts) > MOST_VALUES:
-            mend = "a measurement is no group: write ranges into the manifest"
-        raise SpecError(
-            f"unlearning: '{attribute}' has {len(counts)} value(s) among the source's training cases, expected 2 or more; {mend}"
-        )
+        many = len(counts) > MOST_VALUES
+        mend = "a measurement is no group: write ranges" if many else "name an attribute that differs, or for 'site' several source sites"
+        found = f"'{attribute}' has {len(counts)} value(s) among the source's training cases"
+        raise SpecError(f"unlearning: {found}, expected 2 to {MOST_VALUES}; {mend}")
     codes = tuple(sorted(counts))
     return Group(attribute, codes, tuple(counts[code] for code in codes))
 
@@ -184,9 +182,8 @@ class SecondaryHead(nn.Module):
     def __init__(self, channels: int, group: Group, hidden: int | None = None) -> None:
         super().__init__()
         self.group = group
-        classes = len(group.codes)
         between = () if hidden is None else (nn.Linear(channels, hidden), nn.ReLU())
-        self.layers = nn.Sequential(*between, nn.Linear(hidden or channels, classes))
+        self.layers = nn.Sequential(*between, nn.Linear(hidden or channels, len(group.codes)))
         self.register_buffer("weight", class_weights(torch.tensor(group.counts)), persistent=False)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -225,9 +222,7 @@ class UnlearningStep:
 
     def __call__(self, batch: Batch) -> Terms:
         released, encoder = self.released, self.encoder_optimizer
-        terms: dict[str, Tensor] = {}
-        if encoder is not None and not released:
-            terms |= self._secondary(self._encoded(batch), batch, encoder)
+        terms = self._secondary(self._encoded(batch), batch, encoder) if encoder is not None and not released else {}
         with self.fabric.autocast(), captured(self.network.encoder) as seen:
             primary = dict(self.objective(self.network, batch))
             feature = pooled(seen[-1])
@@ -265,15 +260,13 @@ class UnlearningStep:
 
     def _hiding(self, feature: Tensor) -> dict[str, Tensor]:
         """What the network minimises beside the task's loss."""
-        recipe, terms = self.recipe, {}
-        for head in self.heads:
-            if recipe.method == "lntl" and recipe.strength * recipe.entropy > 0:
-                entropy = negative_conditional_entropy(head(feature))
-                terms[f"entropy/{head.group.attribute}"] = recipe.strength * recipe.entropy * entropy
-            if recipe.method != "lntl" and recipe.strength * recipe.confusion > 0:
-                logits = head(feature)
-                loss = confusion_loss(logits, self.draw(logits) if self.released else None)
-                terms[f"confusion/{head.group.attribute}"] = recipe.strength * recipe.confusion * loss
+        name, weight = ("entropy", self.recipe.entropy) if self.recipe.method == "lntl" else ("confusion", self.recipe.confusion)
+        terms, weight = {}, self.recipe.strength * weight
+        for head in self.heads if weight > 0 else ():
+            logits = head(feature)
+            target = self.draw(logits) if self.released and name == "confusion" else None
+            loss = negative_conditional_entropy(logits) if name == "entropy" else confusion_loss(logits, target)
+            terms[f"{name}/{head.group.attribute}"] = weight * loss
         return terms
 
     def _update(self, terms: Mapping[str, Tensor], *optimizers: torch.optim.Optimizer) -> None:

@@ -23,9 +23,10 @@ PATCHES = ((230, 115), (5, 115), (115, 5), (115, 230), (216, 216), (216, 20), (2
 """Upper-left (row, column) of each patch: the middles of the edges (bottom, top, left, right), then the corners (bottom right, bottom
 left, top left, top right)."""
 
-THRESHOLDS = {"default": (55.0, 41.0, 28.0, 19.0, 10.0), "kinyanjui": (55.0, 41.0, 28.0, 10.0, -30.0)}
-"""Degrees between the types 1|2 to 5|6. "default": eq. 2 of the paper. "kinyanjui": the usual six classes of the angle (very light to
-dark), from which those were modified; the paper does not print them."""
+THRESHOLDS = {"default": (55.0, 41.0, 28.0, 19.0, 10.0), "kinyanjui": (55.0, 41.0, 28.0, 19.0, 10.0)}
+"""Degrees between the types 1|2 to 5|6. "default": eq. 2 of the paper. "kinyanjui": those of Kinyanjui et al. (2019, table 1), whose eight
+categories part at 55, 48, 41, 34.5, 28, 19 and 10. Joining their two light and their two intermediate ones leaves eq. 2, so both names mean
+the same, as in the code of Groh et al. (2021) and of the paper, which calls them Kinyanjui's."""
 
 GREY = 0.01
 """Below this b counts as 0: the conversion gives a grey pixel up to 0.005."""
@@ -147,7 +148,8 @@ def estimate_skin_tone(rgb: Any, *, strict: bool = True, thresholds: str | Seque
         strict: False always gives a type, as the released code does.
         thresholds: "default", "kinyanjui" (see ``THRESHOLDS``), or five angles in degrees.
         skin: "patches"; "ycbcr" takes the mean over all pixels of skin colour, 77 <= Cb <= 127 and 133 <= Cr <= 173 (Chai and Ngan
-            1999; the paper compares with such a mask without its numbers), and is unknown where they are fewer than half a patch.
+            1999), and is unknown where they are fewer than half a patch. The mask that the paper compares with, by Groh et al. (2021), is
+            stricter: limits on RGB, Y > 80, Cb > 85, Cr > 135 and five lines in the plane of Cb and Cr.
 
     Raises:
         SpecError: not (H, W, 3) uint8 (a grey image, say), or an unknown argument.

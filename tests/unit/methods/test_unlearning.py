@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort
+from allograft.context import Budget
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.methods.unlearning import (
@@ -169,6 +173,45 @@ def test_each_method_is_descent_on_the_papers_losses(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_several_attributes_have_a_head_each_and_their_losses_are_added(method: Any) -> None:
+    """Two attributes, of three values and of two, against one step of descent on the sums of their losses."""
+    recipe, batch = Unlearning(method=method, attributes=("tone", "scanner")), tiny_batch()
+    batch.attributes["scanner"] = torch.tensor([1, 0, 0, -100, 1, 0, 1, 0])  # type: ignore[index]
+    step = tiny_step(recipe)
+    step.heads.append(SecondaryHead(5, Group("scanner", (0, 1), (4, 3))).double())
+    step.head_optimizer = torch.optim.SGD(step.heads.parameters(), lr=0.5)
+    twin = copy.deepcopy((step.network, step.heads))
+    step(batch)
+    network, heads = twin
+    weights = [torch.tensor(w, dtype=torch.float64) for w in ([1 / 4, 1 / 2, 1 / 2], [1 / 4, 1 / 3])]
+    codes = [batch.attributes["tone"], batch.attributes["scanner"]]
+    feature = network.encoder(batch.image)
+    total = torch.zeros((), dtype=torch.float64)
+    for head, weight, code in zip(heads, weights, codes, strict=True):
+        known = code >= 0
+        each = -head(feature).softmax(1)[known, code[known]].log() * weight[code[known]]
+        total = total + each.sum() / weight[code[known]].sum()
+    theirs, ours = [*network.encoder.parameters()], [*heads.parameters()]
+    gradients = torch.autograd.grad(total, [*theirs, *ours])
+    climb = 0 if method == "tabe" else 0.3 * 0.1
+    with torch.no_grad():
+        for p, gradient, rate in zip([*theirs, *ours], gradients, [climb] * 2 + [-0.5] * 4, strict=True):
+            p += rate * gradient
+    feature = network.encoder(batch.image)
+    loss = ((network.head(feature)[:, 0] - batch.labels["label"]) ** 2).mean()
+    for head in heads:
+        chances = head(feature).softmax(1)
+        if method == "lntl":
+            loss = loss + 0.01 * (chances * chances.log()).sum(1).mean()
+        else:
+            loss = loss - 0.03 * chances.log().mean(1).mean()
+    moves = torch.autograd.grad(loss, [*network.parameters()])
+    expected = [*(p - 0.1 * move for p, move in zip(network.parameters(), moves, strict=True)), *ours]
+    for found, other in zip((*step.network.parameters(), *step.heads.parameters()), expected, strict=True):
+        torch.testing.assert_close(found.detach(), other.detach())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_without_reversal_the_secondary_loss_leaves_the_encoder_alone(method: Any) -> None:
     recipe = Unlearning(method=method, attributes=("tone",), reversal=0, entropy=0, confusion=0)
     step, batch = tiny_step(recipe), tiny_batch()
@@ -243,14 +286,22 @@ def finished(run: Generator[Any, None, Any]) -> Any:
             return stop.value
 
 
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"schedule": {"cosine": {}}, "clip": 0.5, "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}}},
+    {"schedule": {"plateau": {"every": 1, "patience": 0}}},
+]
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_strength_zero_is_plain_training_bit_for_bit(method: Any, variant: Any, cohort: Cohort) -> None:
+@pytest.mark.parametrize("settings", SETTINGS, ids=["adam", "cosine, clipped", "plateau"])
+def test_strength_zero_is_plain_training_bit_for_bit(method: Any, variant: Any, settings: dict[str, Any], cohort: Cohort) -> None:
     """With dropout and running statistics, both of which a second forward pass would disturb."""
     network = {"norm": "batch", "dropout": 0.3}
-    plain = finished(Supervised().run(scenario(cohort), a_network(**network), a_context())).network
+    plain = finished(Supervised().run(scenario(cohort), a_network(**network), a_context(**settings))).network
     recipe = Unlearning(method, ("site", "tone", "scanner"), strength=0, variant=variant)
-    found = finished(recipe.run(scenario(cohort), a_network(**network), a_context())).network
+    found = finished(recipe.run(scenario(cohort), a_network(**network), a_context(**settings))).network
     for (name, one), other in zip(plain.state_dict().items(), found.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
@@ -261,6 +312,89 @@ def test_every_method_moves_the_encoder_elsewhere(method: Any, variant: Any, coh
     plain = finished(Supervised().run(scenario(cohort), a_network(), a_context())).network
     found = finished(Unlearning(method, ("scanner",), variant=variant).run(scenario(cohort), a_network(), a_context())).network
     assert any(not torch.equal(p, q) for p, q in zip(plain.encoder.parameters(), found.encoder.parameters(), strict=True))
+
+
+def a_step(cohort: Cohort, recipe: Unlearning, **settings: Any) -> UnlearningStep:
+    """The step as the recipe makes it."""
+    network = a_network()
+    heads = nn.ModuleList(SecondaryHead(8, groups_of((cohort,), name)) for name in recipe.attributes)
+    return recipe.step(network, heads, a_context(**settings), 3)
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_at_strength_zero_the_encoder_is_in_no_auxiliary_optimizer_and_features_are_detached(
+    method: Any, variant: Any, cohort: Cohort
+) -> None:
+    step = a_step(cohort, Unlearning(method, ("scanner",), strength=0, variant=variant))
+    assert step.encoder_optimizer is None
+    assert parameters(step.head_optimizer) == {id(p) for p in step.heads.parameters()}
+    shown: list[Tensor] = []
+    step.heads[0].register_forward_pre_hook(lambda _module, inputs: shown.append(inputs[0]))
+    step(next(a_context().loader((cohort,), "source")(0)))
+    assert [one.requires_grad for one in shown] == [False]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_papers_settings_are_the_defaults(method: Any, cohort: Cohort) -> None:
+    recipe = Unlearning(method, ("scanner",))
+    step = a_step(cohort, recipe)
+    assert (recipe.entropy, recipe.confusion, recipe.reverses) == (0.01, 0.03, 0.0 if method == "tabe" else 0.1)
+    assert type(step.head_optimizer) is torch.optim.SGD
+    (heads,) = step.head_optimizer.param_groups
+    assert (heads["lr"], heads["momentum"], heads["weight_decay"]) == (3e-4 if method == "lntl" else 3e-3, 0.9, 0)
+    if method == "tabe":  # L_s updates its head only
+        assert step.encoder_optimizer is None
+        return
+    assert type(step.encoder_optimizer) is torch.optim.SGD
+    (encoder,) = step.encoder_optimizer.param_groups
+    assert (encoder["lr"], encoder["momentum"], encoder["weight_decay"]) == (3e-4, 0.9, 0)
+    assert parameters(step.encoder_optimizer) == {id(p) for p in step.network.encoder.parameters()}
+
+
+def test_the_studys_schedule_is_the_networks_alone(cohort: Cohort) -> None:
+    step = a_step(cohort, Unlearning("clgr", ("scanner",)), schedule={"step": {"at": [0.5]}}, optimizer={"sgd": {"lr": 0.1}})
+    rates = []
+    for batch, _ in zip(a_context().loader((cohort,), "source")(0), range(3), strict=False):
+        step(batch)
+        rates.append(step.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.01, 0.01])
+    assert (step.head_optimizer.param_groups[0]["lr"], step.encoder_optimizer.param_groups[0]["lr"]) == (3e-3, 3e-4)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_of_one_with_and_without_a_value_are_defined(method: Any, cohort: Cohort) -> None:
+    """Two of seven cases have no tone; each is a batch of its own."""
+    budget = Budget(steps=7, batch_size=1)
+    found = finished(Unlearning(method, ("tone",)).run(scenario(cohort), a_network(), a_context(budget=budget))).network
+    assert all(p.isfinite().all() for p in found.parameters())
+
+
+@pytest.mark.parametrize(("words", "codes"), [(["1", "2", "nan", "NaN", ""], 2), (["light", "dark", "unknown", "nan", ""], 2)])
+def test_nan_unknown_and_empty_cells_are_missing(words: list[str], codes: int, tmp_path: Path) -> None:
+    lines = write_photographs(tmp_path, {"a": 5}).read_text().splitlines()
+    rows = [
+        dict(zip(lines[0].split(","), line.split(","), strict=True)) | {"tone": word} for line, word in zip(lines[1:], words, strict=True)
+    ]
+    toned = read(write_rows(tmp_path / "toned.csv", rows))
+    group = groups_of((toned,), "tone")
+    assert group.counts == (1,) * codes
+    targets = [int(group.target(toned.whole(which))) for which in range(5)]
+    assert sorted(targets[:2]) == [0, 1]
+    assert targets[2:] == [-100] * 3
+    with pytest.raises(SpecError, match=r"'tone' has 0 value\(s\)"):
+        groups_of((replace(toned, cases=toned.cases[2:]),), "tone")
+
+
+def test_a_measurement_is_no_group(cohort: Cohort) -> None:
+    case = cohort.cases[0]
+    cases = tuple(replace(case, attributes={**case.attributes, "tone": str(number)}) for number in range(51))
+    with pytest.raises(SpecError, match=r"51 value\(s\).*expected 2 to 50; a measurement is no group: write ranges"):
+        groups_of((replace(cohort, cases=cases),), "tone")
 
 
 def test_values_are_counted_and_found_again_in_batches(cohort: Cohort) -> None:

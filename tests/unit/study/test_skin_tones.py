@@ -47,6 +47,13 @@ def test_one_row_an_image_and_reasons_where_unknown(folder: Path, tmp_path: Path
     assert done.within_one is None
 
 
+def test_an_image_smaller_than_a_patch_is_unknown(tmp_path: Path) -> None:
+    Image.fromarray(np.full((12, 40, 3), TONES["fair"], dtype=np.uint8)).save(tmp_path / "small.png")
+    assert label_skin_tones([tmp_path / "small.png"], tmp_path / "tones.csv").unknown == 1
+    row = rows(tmp_path / "tones.csv")["small"]
+    assert (row["type"], row["note"]) == ("unknown", "the image is smaller than a patch of 20 x 20 pixels")
+
+
 def test_agreement_with_people_and_thresholds_fitted_to_them(folder: Path, tmp_path: Path) -> None:
     human = tmp_path / "human.csv"
     human.write_text("image,type\nfair.png,1\ntan.png,1\ndark.png,5\ngrey.png,3\n")

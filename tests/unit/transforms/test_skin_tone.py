@@ -15,6 +15,7 @@ from allograft.errors import SpecError
 from allograft.transforms.skin_tone import (
     PATCHES,
     SIDE,
+    THRESHOLDS,
     SkinTone,
     calibrate_thresholds,
     estimate_skin_tone,
@@ -73,6 +74,31 @@ def test_the_one_healthy_patch_is_found(which: int) -> None:
     image[row : row + SIDE, column : column + SIDE] = LIGHT
     alone = estimate_skin_tone(plain(LIGHT))
     assert estimate_skin_tone(image) == SkinTone(pytest.approx(alone.angle), alone.type, which)  # type: ignore[arg-type]
+
+
+def test_kinyanjuis_eight_categories_joined_to_six_are_the_papers() -> None:
+    """Table 1 of Kinyanjui et al. (2019): very light, light 2 and 1, intermediate 2 and 1, tanned 2, tanned 1, dark."""
+    upper = {
+        "very light": 90,
+        "light 2": 55,
+        "light 1": 48,
+        "intermediate 2": 41,
+        "intermediate 1": 34.5,
+        "tan 2": 28,
+        "tan 1": 19,
+        "dark": 10,
+    }
+    types = [1, 2, 2, 3, 3, 4, 5, 6]
+    for name in ("kinyanjui", "default"):
+        assert [fitzpatrick_type(angle, THRESHOLDS[name]) for angle in upper.values()] == types
+
+
+def test_a_lesion_over_all_borders_is_taken_for_skin() -> None:
+    """Nothing in the image says otherwise: the answer is defined, and the darkest type."""
+    image = plain(LESION)
+    image[100:110, 100:110] = LIGHT  # healthy skin where no patch lies
+    assert estimate_skin_tone(image) == estimate_skin_tone(plain(LESION))
+    assert estimate_skin_tone(image).type == 6
 
 
 def test_a_lesion_inside_the_borders_changes_nothing() -> None:
@@ -150,7 +176,7 @@ def test_unknown_arguments_name_the_nearest() -> None:
 
 
 def test_thresholds_decide_the_type_and_not_the_angle() -> None:
-    one, other = (estimate_skin_tone(plain(BROWN), thresholds=kind) for kind in ("default", "kinyanjui"))
+    one, other = (estimate_skin_tone(plain(BROWN), thresholds=kind) for kind in ("default", (55, 41, 28, 10, -30)))
     assert one.angle == other.angle
     assert one.type == 6
     assert other.type == 5

@@ -65,12 +65,13 @@ def distance_sheet(plan: Plan, records: Mapping[str, Record], target: str) -> Sh
     rows = []
     for rule, one in found.items():
         cells = ("nothing to go by", "", "", "") if one is None else _cells(one)
-        rows.append((rule, *cells, RULES[rule]))
+        rows.append((rule, *cells))
     notes = (
+        *(f"{rule}: {words}." for rule, words in RULES.items()),
         "The oracle has seen the test scores: what it chose is no guide to new patients, and neither is the rule that came closest to it.",
         "Rules without labels look at training images of the target whose labels no recipe has seen, where there are such images.",
     )
-    columns = ("rule", "chooses", "stage", f"{plan.headline} at {target}", "behind the oracle", "what it goes by")
+    columns = ("rule", "chooses", "stage", f"{plan.headline} at {target}", "behind the oracle")
     return Sheet(f"How far each selection rule is from the oracle at {target}", columns, tuple(rows), notes)
 
 

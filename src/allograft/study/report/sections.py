@@ -45,7 +45,7 @@ def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target:
     found = forgetting(plan, records.values(), world.study.source, target)
     if found is None:
         return []
-    figures = (forgetting_figure(found),) if len(found.budgets) > 1 else ()
+    figures = (forgetting_figure(found),) if len(found.budgets) > 2 else ()
     return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(found), figures)]
 
 
