@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.context import Context
+from allograft.context.context import copied
 from allograft.errors import SpecError
+from allograft.figure import Heatmap
+from allograft.networks import count_parameters
+from allograft.networks.catenorm import blocks_of
 from allograft.networks.network import operate
-from allograft.nn.catenorm import guided
+from allograft.nn.catenorm import TwoBranchNorm2d, guided
 from allograft.predictor import Direct, Prediction, quiet
 from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -37,12 +41,17 @@ class CateNorm:
 
     Args:
         blocks: levels of the encoder that get two branches, from the finest; the paper has 1 and 4.
+        position: two branches in this one block only, whatever ``blocks`` says (figure 5); the encoder's finest is 1, then the decoder.
+        shared: whether both passes go through one network. If not, the second pass has a network of its own, which begins as a copy of
+            the first after its warm-up (table 3 a, W-Net); the class map stays detached.
         warmup: share of the steps before the second pass begins.
         dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = 0.5, and 1 with a single class.
         clip_value: largest absolute gradient in the second pass.
     """
 
     blocks: Annotated[int, Ge(1)] = 4
+    position: Annotated[int, Ge(1)] | None = None
+    shared: bool = True
     warmup: Annotated[float, Ge(0), Le(1)] = 0.5
     dice_weight: Annotated[float, Ge(0), Le(1)] | None = None
     clip_value: Annotated[float, Gt(0)] = 0.1
@@ -57,22 +66,48 @@ class CateNorm:
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """Surgery, warm-up, then two passes and two steps an iteration."""
+        """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and operated on after the warm-up."""
         if context.task.key != "mask":
             raise SpecError(f"catenorm: the task predicts '{context.task.key}', class maps come from a segmentation; use another recipe")
-        network = operate(network, "catenorm", classes=context.task.outputs["mask"], blocks=self.blocks)
-        network = network.to(context.fabric.device).train()
+        first = self._operated(network, context) if self.shared else network
+        first = first.to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")
         steps = context.settings.budget.training(batches.epoch)
         begin = round(self.warmup * steps)
         loss = MaskLoss(context.task, self.dice_weight)
-        warm = context.gradient_step(network, loss)
+        warm = context.gradient_step(first, loss)
         train(warm, batches, steps=begin, context=context, name="warm-up")
-        step = TwoPassStep(network, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip)
+        second = first if self.shared else self._operated(copied(first), context).to(context.fabric.device)
+        if not self.shared:
+            warm.optimizer.add_param_group({"params": list(second.parameters())})
+            context.meter.trainable_parameters += count_parameters(second)
+        step = TwoPassStep(second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first)
         train(step, batches, steps=range(begin, steps), context=context, name="train")
-        yield Stage("first-pass", Direct(network), scenario.sites)
-        yield Stage("second-pass", TwoPass(network), scenario.sites)
-        return Carry(network, named_state(step.optimizer, network))
+        context.show("modulation", modulation_by_class(second, tuple(context.task.coding.mask)))
+        yield Stage("first-pass", Direct(first), scenario.sites)
+        yield Stage("second-pass", TwoPass(second, None if self.shared else first), scenario.sites)
+        return Carry(second, named_state(step.optimizer, second), {} if self.shared else {"first": first})
+
+    def _operated(self, network: Any, context: Context) -> Any:
+        single = {} if self.position is None else {"position": self.position}
+        return operate(network, "catenorm", classes=context.task.outputs["mask"], blocks=self.blocks, **single)
+
+
+def modulation_by_class(network: Any, names: Sequence[str]) -> Heatmap:
+    """What the categorical branches do to a region of one class: gamma and beta, means over the channels of each block (after figure 6).
+
+    The paper shows them over an image; here are no images, so regions wholly of one class stand for them.
+
+    Args:
+        names: the classes, background excluded.
+    """
+    columns, values = [], []
+    for number, block in enumerate(blocks_of(network, (TwoBranchNorm2d,)), 1):
+        if block:
+            both = [layer.categorical.by_class() for _, _, layer in block]  # type: ignore[union-attr, operator]
+            columns += [f"gamma, block {number}", f"beta, block {number}"]
+            values += [torch.cat(each, dim=1).mean(1).tolist() for each in zip(*both, strict=True)]
+    return Heatmap("gamma and beta by class", ("background", *names), tuple(columns), tuple(zip(*values, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -97,7 +132,10 @@ class MaskLoss:
 
 @dataclass
 class TwoPassStep:
-    """Two passes and two steps of one optimizer; ``clip`` is the norm of the first, ``clip_value`` the largest gradient of the second."""
+    """Two passes and two steps of one optimizer; ``clip`` is the norm of the first, ``clip_value`` the largest gradient of the second.
+
+    ``first`` is the network of the first pass; None = the same one.
+    """
 
     network: Any
     loss: MaskLoss
@@ -105,52 +143,58 @@ class TwoPassStep:
     fabric: Any
     clip_value: float
     clip: float | None = None
+    first: Any = None
 
     def __call__(self, batch: Batch) -> Terms:
         with self.fabric.autocast():
-            output = self.network(batch.image)
+            output = (self.first or self.network)(batch.image)
             first = self.loss.of(output, batch)
-        parameters = self._gradients(first)
+        parameters = self._gradients(first, self.first or self.network)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         with self.fabric.autocast(), guided(self.network, output["mask"].detach().float().softmax(1)):
             second = self.loss.of(self.network(batch.image), batch)
-        nn.utils.clip_grad_value_(self._gradients(second), self.clip_value)
+        nn.utils.clip_grad_value_(self._gradients(second, self.network), self.clip_value)
         self.optimizer.step()
         return {f"{name}/{key}": value.detach() for name, terms in (("first", first), ("second", second)) for key, value in terms.items()}
 
-    def _gradients(self, terms: Terms) -> list[nn.Parameter]:
+    def _gradients(self, terms: Terms, network: nn.Module) -> list[nn.Parameter]:
         """Backward; parameters of the branch that was not passed have None, and the optimizer skips them."""
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(sum(terms.values()))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         average_gradients(parameters)
-        average_buffers(self.network)
+        average_buffers(network)
         return parameters
 
 
 @dataclass(frozen=True)
 class TwoPass:
-    """Two forward passes (eq. 3 and 4): the probabilities of the first guide the second's normalisation."""
+    """Two forward passes (eq. 3 and 4): the probabilities of the first guide the second's normalisation.
+
+    ``first`` is the network of the first pass; None = the same one.
+    """
 
     network: Any
+    first: Any = None
 
     def __call__(self, batch: Batch) -> Prediction:
-        with quiet(self.network):
-            return padded(_Twice(self.network), batch.image)
+        with quiet(self.network, self.first or self.network):
+            return padded(_Twice(self.network, self.first or self.network), batch.image)
 
 
 @dataclass(frozen=True)
 class _Twice:
     network: Any
+    first: Any
 
     @property
     def multiple(self) -> int:
         return int(self.network.multiple)
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        first = self.network(image)["mask"]
+        first = self.first(image)["mask"]
         with guided(self.network, first.softmax(1)):
             second: dict[str, Tensor] = self.network(image)
         return second

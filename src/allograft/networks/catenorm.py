@@ -1,4 +1,4 @@
-"""Surgery that gives the first blocks of a 2-D encoder two branches of normalisation, a general and a categorical one."""
+"""Surgery that gives blocks of a 2-D network two branches of normalisation, a general and a categorical one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from allograft.errors import SpecError
 from allograft.networks.network import AnyNetwork, Network
 from allograft.nn.catenorm import TwoBranchNorm2d
 
+Place = tuple[nn.Module, str, nn.Module]
+"""A parent, the name under which it holds a normalisation, and that."""
+PLAIN = (nn.BatchNorm2d, nn.InstanceNorm2d)
 
-def add_catenorm(network: AnyNetwork, *, classes: int, blocks: int = 4) -> AnyNetwork:
+
+def add_catenorm(network: AnyNetwork, *, classes: int, blocks: int = 4, position: int | None = None) -> AnyNetwork:
     """Replace each normalisation in the first ``blocks`` levels of the encoder by a ``TwoBranchNorm2d``, in place.
 
     A batch normalisation becomes the general branch with its weights and statistics; an instance normalisation is replaced by a fresh
@@ -18,25 +22,48 @@ def add_catenorm(network: AnyNetwork, *, classes: int, blocks: int = 4) -> AnyNe
     Args:
         network: encoder, decoder and heads; its encoder holds ``levels``.
         classes: channels of the class map, background included.
-        blocks: levels counted from the finest, the stem included; the paper has 1 and 4, more than there are means all.
+        blocks: levels counted from the finest, the stem included; the paper has 1 and 4, more than there are means all. In a backbone
+            of timm a level is a feature: the stem is the first.
+        position: instead, the one block of this number, as ``blocks_of`` counts them (figure 5).
 
     Raises:
-        SpecError: no encoder with levels, no 2-D batch or instance normalisation in them, or ``blocks`` below 1.
+        SpecError: no encoder with levels, no 2-D batch or instance normalisation in the blocks, or a number out of range.
     """
-    levels = getattr(network.encoder, "levels", None) if isinstance(network, Network) else None
-    if blocks < 1 or levels is None:
+    if blocks < 1 or not isinstance(network, Network) or not hasattr(network.encoder, "levels"):
         raise SpecError(f"catenorm: blocks is {blocks}, expected at least 1, and a network whose encoder has levels, the unet for example")
-    stem = getattr(network.encoder, "stem", None)
-    places = [
-        (parent, name, child)
-        for block in ([stem] if isinstance(stem, nn.Module) else []) + list(levels)[:blocks]
-        for parent in block.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, (nn.BatchNorm2d, nn.InstanceNorm2d))
-    ]
+    every = blocks_of(network, PLAIN)
+    if position is not None and not 1 <= position <= len(every):
+        raise SpecError(f"catenorm: position is {position}; this network has blocks 1 to {len(every)}, the encoder's finest first")
+    chosen = every[: min(blocks, len(network.encoder.levels))] if position is None else [every[position - 1]]  # type: ignore[arg-type]
+    places = [place for block in chosen for place in block]
     if not places:
-        raise SpecError("catenorm: the encoder's first levels hold no 2-D batch or instance normalisation; use the unet in 2-D")
+        where = "the encoder's first levels hold" if position is None else f"block {position} holds"
+        raise SpecError(f"catenorm: {where} no 2-D batch or instance normalisation; use the unet in 2-D with norm: batch")
     for parent, name, child in places:
         general = child if isinstance(child, nn.BatchNorm2d) else None
-        setattr(parent, name, TwoBranchNorm2d(child.num_features, classes, general))
+        setattr(parent, name, TwoBranchNorm2d(int(child.num_features), classes, general))  # type: ignore[arg-type]
     return network
+
+
+def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list[Place]]:
+    """The normalisations of exactly these kinds in each block of a network.
+
+    Blocks are the encoder's levels, finest first, the stem with the first; then, where a decoder is made of ``ups``, these, coarsest
+    first, and the block of the head. A subclass does not count: timm's normalisations with an activation inside are no plain ones.
+    """
+    encoder, blocks = network.encoder, []
+    for level in encoder.levels:  # type: ignore[union-attr]
+        if isinstance(level, nn.ParameterList):  # timm's backbones are not taken apart: their levels name parameters
+            owned = {id(p) for p in level.parameters()}
+            blocks.append([place for place in _places(encoder, kinds) if any(id(p) in owned for p in place[2].parameters())])
+        else:
+            blocks.append(_places(level, kinds))
+    if blocks and isinstance(getattr(encoder, "stem", None), nn.Module):
+        blocks[0] = _places(encoder.stem, kinds) + blocks[0]  # type: ignore[arg-type]
+    blocks += [_places(up, kinds) for up in getattr(network.decoder, "ups", ())]
+    heads = [getattr(head, "block", None) for head in network.heads.values()]
+    return blocks + [_places(head, kinds) for head in heads if isinstance(head, nn.Module)]
+
+
+def _places(block: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Place]:
+    return [(parent, name, child) for parent in block.modules() for name, child in parent.named_children() if type(child) in kinds]

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from allograft.errors import SpecError
 
@@ -69,6 +70,13 @@ class CategoricalNorm2d(nn.Module):
         scale, shift = self.modulation(mask_probabilities, x.shape[-2:])
         return batch_norm(x, self.norm) * (1 + scale) + shift
 
+    @torch.no_grad()
+    def by_class(self) -> tuple[Tensor, Tensor]:
+        """Scale gamma and shift beta where a region is wholly of one class: (K, C) each, a row a class."""
+        region = torch.eye(self.classes, device=self.shared.weight.device)[:, :, None, None].expand(-1, -1, 5, 5)
+        scale, shift = self.modulation(region, region.shape[-2:])
+        return scale[:, :, 2, 2], shift[:, :, 2, 2]  # two 3 x 3 convolutions do not reach the border from here
+
     def modulation(self, mask_probabilities: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
         """Scale gamma and shift beta, (B, C, *size) each: what the paper's figure 6 shows."""
         corners = True if self.resize == "bilinear" else None
@@ -123,21 +131,29 @@ def guided(module: nn.Module, mask_probabilities: Tensor) -> Iterator[None]:
             layer.mask = None
 
 
-def batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """``norm(x)``, over the batches of all processes when several train together: (B, C, H, W) -> (B, C, H, W).
+def batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
+    """``norm(x)``, over the batches of all processes when several train together: (B, C, *spatial) -> (B, C, *spatial).
 
     ``torch.nn.SyncBatchNorm`` does the same on GPUs only.
+
+    Raises:
+        SpecError: a training batch with a single value a channel, which has no spread.
     """
     if not (norm.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if norm.training and x.numel() <= x.shape[1]:
+            size = "x".join(map(str, x.shape[2:]))
+            raise SpecError(
+                f"batch normalisation of {len(x)} image of {size} pixels has no spread to divide by; set batch_size: 2, or more"
+            )
         plain: Tensor = norm(x)
         return plain
     from torch.distributed.nn.functional import all_reduce
 
-    axes, wide = (0, 2, 3), x.float()
+    axes, shape, wide = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2)), x.float()
     count = torch.tensor([wide[:, 0].numel()], dtype=wide.dtype, device=x.device)
     sums, total = all_reduce(torch.cat([wide.sum(axes), count])).split([x.shape[1], 1])
     mean = sums / total
-    centred = wide - mean[:, None, None]
+    centred = wide - mean.view(shape)
     variance = all_reduce((centred**2).sum(axes)) / total
     with torch.no_grad():
         assert norm.running_mean is not None
@@ -146,5 +162,5 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         norm.running_mean.lerp_(mean, norm.momentum or 0.1)
         norm.running_var.lerp_(variance * total / (total - 1), norm.momentum or 0.1)
         norm.num_batches_tracked += 1
-    normal = (centred * torch.rsqrt(variance + norm.eps)[:, None, None]).to(x.dtype)
-    return normal if norm.weight is None else normal * norm.weight[:, None, None] + norm.bias[:, None, None]
+    normal = (centred * torch.rsqrt(variance + norm.eps).view(shape)).to(x.dtype)
+    return normal if norm.weight is None else normal * norm.weight.view(shape) + norm.bias.view(shape)

@@ -122,7 +122,7 @@ def test_a_batch_of_one_site_and_of_one_image() -> None:
 
 def test_other_tasks_and_networks_are_refused() -> None:
     context = replace(a_context(), task=Classification(("one", "two")))
-    with pytest.raises(SpecError, match="predicts label.*masks alone"):
+    with pytest.raises(SpecError, match=r"predicts label.*masks alone"):
         next(MsNet().run(Scenario(sites=("a",)), a_network(), context))
     with pytest.raises(SpecError, match="norm: batch"):
         next(MsNet().run(Scenario(sites=("a",)), a_network("instance"), a_context()))

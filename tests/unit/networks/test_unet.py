@@ -115,3 +115,27 @@ def test_the_network_is_encoder_decoder_heads() -> None:
     assert isinstance(network, Network)
     assert [name for name, _ in network.parts()] == ["encoder", "decoder", "heads"]
     assert len(scope_parameters(network, "full")) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_group_normalisation_is_monais_where_its_groups_divide_every_layer(dims: int) -> None:
+    with Seeds(0).everything():
+        network = build({"build": {"unet": _group(dims, {"mask": 8}, (8, 16))}}).eval()
+    with Seeds(0).everything():
+        reference = UNet(dims, 1, 8, (8, 16), (2,), num_res_units=2, norm=("group", {"num_groups": 8})).eval()
+    image = torch.randn(2, 1, *(8,) * dims, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(network(image)["mask"], reference(image))
+    assert count_parameters(network) == sum(p.numel() for p in reference.parameters())
+
+
+def test_group_normalisation_divides_what_it_can_and_does_not_see_the_batch() -> None:
+    network = build({"build": {"unet": _group(2, {"mask": 3}, (6, 16))}})
+    groups = {module.num_channels: module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
+    assert groups == {6: 2, 16: 8, 3: 1}
+    assert not any("BatchNorm" in type(module).__name__ for module in network.modules())
+    image = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(network.train()(image)["mask"][1:2], network.eval()(image[1:2])["mask"])
+
+
+def _group(dims: int, outputs: dict[str, int], channels: tuple[int, ...]) -> dict[str, Any]:
+    return {"in_channels": 1, "outputs": outputs, "spatial_dims": dims, "channels": channels, "norm": "group"}

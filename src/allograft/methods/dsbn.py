@@ -1,0 +1,83 @@
+"""Domain-specific batch normalisation: one network for all sites, with a normalisation for each (Chang et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.context import Context
+from allograft.networks.network import operate
+from allograft.predictor import Prediction, quiet
+from allograft.predictor.direct import padded
+from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.step import Terms, named_state
+from allograft.tasks import Task
+from allograft.train import train
+
+
+@dataclass(frozen=True)
+class Dsbn:
+    """Train on the source sites together, each image normalised by the statistics and parameters of its own site.
+
+    It is a row of CateNorm's table 2, for several labelled sites; the paper itself adapts to an unlabelled one with pseudo-labels, which
+    is not built here. At test time an image of a source site is normalised as that site. For other sites neither paper says anything:
+    they get the mean of what each source site's normalisation gives. With one source site this is plain supervised training.
+    """
+
+    paper: ClassVar[Paper | None] = Paper(
+        key="chang2019domain",
+        authors="Chang, W.-G. and You, T. and Seo, S. and Kwak, S. and Han, B.",
+        title="Domain-Specific Batch Normalization for Unsupervised Domain Adaptation",
+        venue="IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+        year=2019,
+    )
+    needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.steps`` updates on source batches, the sites taking turns."""
+        network = operate(network, "dsbn", sites=list(scenario.sites)).to(context.fabric.device).train()
+        batches = context.loader(scenario.source, "source")
+        steps = context.settings.budget.training(batches.epoch)
+        step = context.gradient_step(network, SiteLoss(context.task), steps=steps)
+        train(step, batches, steps=steps, context=context)
+        yield Stage("trained", SitePredictor(network), scenario.sites)
+        return Carry(network, named_state(step.optimizer, network))
+
+
+@dataclass(frozen=True)
+class SiteLoss:
+    """The task's loss of a network that is told the sites."""
+
+    task: Task
+
+    def __call__(self, network: Any, batch: Batch) -> Terms:
+        return self.task.loss(network(batch.image, batch.site), batch)
+
+
+@dataclass(frozen=True)
+class SitePredictor:
+    """A ``SiteNetwork`` on images of known sites and of others."""
+
+    network: Any
+
+    def __call__(self, batch: Batch) -> Prediction:
+        with quiet(self.network):
+            return padded(_At(self.network, batch.site), batch.image)
+
+
+@dataclass(frozen=True)
+class _At:
+    network: Any
+    site: Tensor
+
+    @property
+    def multiple(self) -> int:
+        return int(self.network.multiple)
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.network(image, self.site)
+        return outputs
