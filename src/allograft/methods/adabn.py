@@ -104,4 +104,9 @@ def adapt_statistics(network: Any, images: Iterable[Tensor]) -> None:
 
 def _add(sums: Tensor, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     values = inputs[0].double().movedim(1, 0).flatten(1)
+    if values.shape[1] == 1:  # which torch refuses to normalise, before the sum is known
+        raise SpecError(
+            "adabn: one image leaves one value a channel in the network, too few to normalise; "
+            "make images larger (preprocessing.size), or give the target more training images of one size"
+        )
     sums += torch.stack([torch.full((len(values),), values.shape[1]), values.sum(1).cpu(), values.square().sum(1).cpu()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +15,11 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from allograft.batch import Batch
+from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.methods.supervised import Supervised
+from allograft.figure import Heatmap
+from allograft.methods.supervised import OptimizerRequest, Supervised, check_optimizer
 from allograft.networks import Network
 from allograft.networks.network import operate
 from allograft.predictor import Prediction, quiet
@@ -222,6 +224,8 @@ class SpotTunet:
         penalty: lambda of the consolidation penalty; 0 in the paper's comparison, 0.005 to 0.012 in the released settings.
         policy_rate: learning rate of the policy, as a multiple of the study's (released: 0.01 against 0.001).
         policy_decay: weight decay of the policy.
+        optimizer: one ``{name: arguments}`` for the tuned copies and the policy; by default the study's.
+        slices: tune on so many of the labelled slices (or images), alike in every row and nested; by default on all.
         first: what the tuning starts from.
     """
 
@@ -230,6 +234,8 @@ class SpotTunet:
     penalty: Annotated[float, Ge(0)] = 0.0
     policy_rate: Annotated[float, Gt(0)] = 10.0
     policy_decay: Annotated[float, Ge(0)] = 0.001
+    optimizer: OptimizerRequest | None = None
+    slices: Annotated[int, Ge(1)] | None = None
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(
@@ -242,22 +248,50 @@ class SpotTunet:
     )
     needs: ClassVar[Needs] = Needs(target_labels=True)
 
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer, "spottunet")
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the tuned copies and the policy on target batches."""
         network = (yield from context.run(self.first, scenario, network)).network
-        labelled = [cohort for cohort in scenario.target if cohort.has_labels]
+        labelled = self.chosen([cohort for cohort in scenario.target if cohort.has_labels], context.seeds.seed)
         batches = context.loader(labelled, "target")
         image = labelled[0].unlabelled().case(0).image
         shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
         network = operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
         network = network.to(context.fabric.device).train()
         tuned = [p for part in (network.encoder, network.decoder, network.heads) for p in part.parameters()]
-        optimizer = context.optimizer(tuned)
+        optimizer = context.optimizer(tuned, self.optimizer)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
         optimizer.add_param_group({"params": list(network.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
         steps = context.settings.budget.adaptation(batches.epoch)
         inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer, steps=steps)
         step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
         train(step, batches, steps=steps, context=context)
+        context.show("policy", policy_figure(network, tuned_share(network, labelled, context.fabric)))
         yield Stage("tuned", SpotTunetPredictor(network), scenario.sites)
         return Carry(network)
+
+    def chosen(self, labelled: Sequence[Cohort], seed: int) -> list[Cohort]:
+        """The labelled cohorts, or ``slices`` items of them; fewer are among more. ``SpecError`` where there are not so many."""
+        if self.slices is None:
+            return list(labelled)
+        (cohort,) = labelled
+        if len(cohort) < self.slices:
+            raise SpecError(f"spottunet: slices: asks for {self.slices}, the label budget has {len(cohort)}; ask for fewer")
+        return [cohort.few(self.slices, Seeds(seed, ("spottunet",)))]
+
+
+def tuned_share(network: SpotNetwork, cohorts: Sequence[Cohort], fabric: Any) -> Tensor:
+    """(L,): the share of all images for which each block is tuned, decided as at inference: evaluation mode, no noise."""
+    images = (fabric.to_device(one.case(index)) for one in (cohort.unlabelled() for cohort in cohorts) for index in range(len(one)))
+    return torch.cat([1 - SpotTunetPredictor(network)(image)["policy"] for image in images]).mean(0).cpu()
+
+
+def policy_figure(network: SpotNetwork, share: Tensor) -> Heatmap:
+    """(L,) shares -> level x side of the network (Sheikh et al. 2022, fig. 5); an up stands at the level whose skip it takes."""
+    levels = len(network.encoder.levels)  # type: ignore[arg-type]
+    decoder = {levels - 2 - which: value for which, value in enumerate(share[levels:].tolist())}
+    values = tuple((value, decoder.get(level)) for level, value in enumerate(share[:levels].tolist()))
+    names = tuple(f"level {level + 1}" for level in range(levels))
+    return Heatmap("share of the labelled target images for which a block is tuned", names, ("encoder", "decoder"), values, 0.0, 1.0)

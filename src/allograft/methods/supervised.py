@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge
 
 from allograft.context import Context
 from allograft.context.settings import Strength
+from allograft.errors import SpecError
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
+from allograft.table import find
 from allograft.train import train
+from allograft.updates import UpdateMagnitudes
+
+OptimizerRequest = dict[str, dict[str, Any]]
+MEASURED = 100
+"""Updates of a training whose magnitude is measured, about."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +30,47 @@ class Supervised:
 
     Args:
         augmentation: none, light or strong; by default the study's. Strong augmentation is the simplest answer to a shift.
+        optimizer: one ``{name: arguments}``; by default the study's. For tables that compare optimizers.
+        epochs: how long; by default the budget's. The study's schedule spans them.
+        show_updates: show how far the layers of encoder, decoder and heads move in an update, for networks of our table.
     """
 
     augmentation: Strength | None = None
+    optimizer: OptimizerRequest | None = None
+    epochs: Annotated[int, Ge(1)] | None = None
+    show_updates: bool = False
 
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer, "supervised")
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""
         network.train()
         batches = context.loader(scenario.source, "source", augmentation=self.augmentation)
-        steps = context.settings.budget.training(batches.epoch)
-        step = context.gradient_step(network, steps=steps)
-        train(step, batches, steps=steps, context=context)
+        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
+        optimizer = context.optimizer([p for p in network.parameters() if p.requires_grad], self.optimizer)
+        step = context.gradient_step(network, optimizer=optimizer, steps=steps)
+        if self.show_updates:
+            watched = UpdateMagnitudes(step, network, max(1, steps // MEASURED))
+            train(watched, batches, steps=steps, context=context)
+            context.show("updates", watched.figure())
+        else:
+            train(step, batches, steps=steps, context=context)
         yield Stage("trained", Direct(network), scenario.sites)
-        return Carry(network, named_state(step.optimizer, network))
+        return Carry(network, named_state(optimizer, network))
+
+
+def check_optimizer(request: OptimizerRequest | None, where: str) -> None:
+    """Raise ``SpecError`` for what is not one ``{name: arguments}`` that the table of optimizers makes; None is none."""
+    if request is None:
+        return
+    if len(request) != 1:
+        raise SpecError(f"{where}: optimizer: expected one {{name: {{...}}}}, found {', '.join(request) or 'nothing'}")
+    ((name, arguments),) = request.items()
+    try:
+        find("optimizer", name)([torch.zeros(1, requires_grad=True)], **arguments)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{where}: optimizer: {name}: {error}") from error

@@ -169,6 +169,13 @@ def title(recipe: Any) -> str:
 
     words = [name_of("method", type(recipe))]
     for key, value in shown(recipe).items():
-        text = title(getattr(recipe, key)) if is_recipe(getattr(recipe, key)) else str(value)
+        text = title(getattr(recipe, key)) if is_recipe(getattr(recipe, key)) else _told(value)
         words.append(f"{key}=({text})" if " " in text else f"{key}={text}")
     return " ".join(words)
+
+
+def _told(value: Any) -> str:
+    """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``."""
+    if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
+        return " ".join(f"{name}({', '.join(f'{key}={one}' for key, one in (inner or {}).items())})" for name, inner in value.items())
+    return str(value)

@@ -8,20 +8,24 @@ from typing import Any
 import pytest
 import torch
 from tests.contract.world import run, session_of, write_cohort
+from tests.unit.tiny import VESSEL, a_context, write_photographs
 from torch import Tensor, nn
 
 from allograft.batch import Batch
+from allograft.cohort import Cohort
+from allograft.context import Store
 from allograft.errors import SpecError
+from allograft.figure import Heatmap
 from allograft.methods import spottunet
-from allograft.methods.spottunet import PolicyObjective, SpotTunetPredictor, gumbel_policy
+from allograft.methods.spottunet import PolicyObjective, SpotTunet, SpotTunetPredictor, gumbel_policy, policy_figure, tuned_share
 from allograft.networks import Wrapped, build, rebuilt
 from allograft.networks.network import operate
 from allograft.table import find
 
 
-def _spotted(norm: str = "instance", **changes: Any) -> Any:
+def _spotted(norm: str = "instance", channels: tuple[int, ...] = (4, 8, 8), **changes: Any) -> Any:
     torch.manual_seed(0)
-    arguments = {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8, 8], "num_res_units": 1, "norm": norm}
+    arguments = {"in_channels": 1, "outputs": {"mask": 2}, "channels": list(channels), "num_res_units": 1, "norm": norm}
     options = {"policy": "small", "in_channels": 1, "spatial_dims": 2, "temperature": 0.1, **changes}
     return operate(build({"build": {"unet": arguments}}), "spottunet", **options)
 
@@ -124,9 +128,64 @@ def test_networks_without_levels_and_volumes_for_resnet34_are_refused() -> None:
         _spotted(policy="resnet34", spatial_dims=3)
 
 
-def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path) -> None:
-    session = session_of(
-        write_cohort(tmp_path / "cohort"), tmp_path / "out", {"spottunet": {"penalty": 0.01}}, optimizer={"sgd": {"lr": 0.01}}
-    )
-    _, _, records = run(session)
-    assert all(record.status == "done" for record in records.values())
+def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[tuple[str, list[float]]] = []
+    real = spottunet.PolicyStep.__call__
+
+    def watched(self: Any, batch: Batch) -> Any:
+        rates.append((type(self.inner.optimizer).__name__, [group["lr"] for group in self.inner.optimizer.param_groups]))
+        return real(self, batch)
+
+    monkeypatch.setattr(spottunet.PolicyStep, "__call__", watched)
+    manifest = write_cohort(tmp_path / "cohort")
+    for optimizer in (None, {"avagrad": {"lr": 0.5}}):
+        request = {"spottunet": {"penalty": 0.01, "optimizer": optimizer, "first": "start"}}
+        _, row, records = run(session_of(manifest, tmp_path / "out", request, optimizer={"sgd": {"lr": 0.01}}))
+        assert all(record.status == "done" for record in records.values())
+        shown = Store(tmp_path / "out" / "units" / row.unit).figures()["policy"]
+        assert isinstance(shown, Heatmap)
+        assert shown.rows == ("level 1", "level 2")
+        assert all(value in (0.0, 0.5, 1.0) for line in shown.values for value in line if value is not None)  # of two labelled images
+    assert rates[0] == ("SGD", pytest.approx([0.01, 0.1]))
+    assert rates[-1] == ("AvaGrad", pytest.approx([0.5, 5.0]))
+
+
+def _cohort(tmp_path: Path, subjects: int = 5) -> Cohort:
+    return Cohort.read(write_photographs(tmp_path / "photographs", {"a": subjects}), VESSEL.coding)
+
+
+def test_the_heat_map_counts_the_images_for_which_a_block_is_tuned(tmp_path: Path) -> None:
+    """Level 1 is tuned for images that are bright on average, level 2 always, the others never."""
+    cohort = _cohort(tmp_path)
+    means = [float(cohort.case(index).image.mean()) for index in range(5)]
+    middle = sorted(means)[2]
+    network = _spotted(channels=(4, 8, 8, 8)).train()
+
+    class Policy(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            bright = (image.mean((1, 2, 3)) > middle).float()
+            frozen = torch.ones(len(image), 6)
+            frozen[:, 0], frozen[:, 1] = 1 - bright, 0.0
+            return torch.stack([1 - frozen, frozen], -1)
+
+    network.policy = Policy()
+    share = tuned_share(network, [cohort], a_context().fabric)
+    assert share.tolist() == pytest.approx([2 / 5, 1.0, *[0.0] * 4])
+    assert network.training
+    figure = policy_figure(network, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 0.125]))
+    # the bottom has no up; the first up takes the skip of level 3, the second that of level 2; the last stands in the head
+    assert figure.rows == ("level 1", "level 2", "level 3", "level 4")
+    assert figure.columns == ("encoder", "decoder")
+    assert figure.values == ((0.0, None), (0.25, 0.125), (0.5, 1.0), (0.75, None))
+    assert (figure.low, figure.high) == (0.0, 1.0)
+
+
+def test_fewer_slices_are_among_more_and_too_many_are_refused(tmp_path: Path) -> None:
+    cohort = _cohort(tmp_path)
+    names = {n: {case.name for one in SpotTunet(slices=n).chosen([cohort], 3) for case in one.cases} for n in (1, 3, 5)}
+    assert names[1] < names[3] < names[5] == {case.name for case in cohort.cases}
+    assert SpotTunet().chosen([cohort], 3) == [cohort]
+    with pytest.raises(SpecError, match="asks for 6, the label budget has 5"):
+        SpotTunet(slices=6).chosen([cohort], 3)
+    with pytest.raises(SpecError, match="avagrad"):
+        SpotTunet(optimizer={"avagrat": {}})

@@ -1,0 +1,82 @@
+"""The studies of gradient transfer, AvaGrad and SpotTUNet plan as their headers say, on phantoms in the place of the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from allograft.phantoms.brain import write_brain
+from allograft.phantoms.fundus import write_fundus
+from allograft.recipe import Needs, title
+from allograft.study.plan import Plan, World, scenario_of
+from allograft.study.run import local_fabric
+from allograft.study.session import Session
+from allograft.study.spec import read_study
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def planned(name: str, manifest: Path, out: Path, *changes: str) -> tuple[World, Plan]:
+    """A shipped study's world and plan for one seed."""
+    study = read_study(EXAMPLES / f"{name}.yaml", (f"cohort={manifest}", "seeds=1", *changes))
+    session = Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
+    world = session.prepare()
+    return world, session.plan(world)
+
+
+def test_avagrad_is_the_whole_factorial_study(tmp_path: Path) -> None:
+    sites = {"a": "none", "b": "severe", "c": "medium", "d": "none"}
+    manifest = write_brain(tmp_path / "cohort", sites=sites, subjects=3, size=32)
+    world, plan = planned("avagrad", manifest, tmp_path / "out", "preprocessing.size=[32, 32]")
+    factors = set()
+    for recipe in world.study.rows:
+        ((optimizer, _),) = (recipe.optimizer or world.study.optimizer).items()
+        factors.add((optimizer, recipe.epochs or world.study.budget.epochs, recipe.augmentation or world.study.augmentation))
+    assert factors == {(o, e, a) for o in ("sgd", "adam", "avagrad") for e in (5, 10, 100) for a in ("strong", "none")}
+    assert len(world.study.rows) == len(plan.units) == 18  # one training each, judged at all targets
+    shown = {next(iter(recipe.optimizer or {"sgd": {}})) for recipe in world.study.rows if recipe.show_updates}
+    assert shown == {"sgd", "avagrad"}
+
+
+def test_spottunet_is_two_optimizers_by_two_budgets(tmp_path: Path) -> None:
+    sites = {"a": "none", "b": "severe", "d": "none"}
+    manifest = write_brain(tmp_path / "cohort", sites=sites, subjects=60, size=32)
+    world, plan = planned("spottunet_policy", manifest, tmp_path / "out", "preprocessing.size=[32, 32]")
+    spotted = [row for row in plan.rows if title(row.recipe).startswith("spottunet") and row.target == "b"]
+    assert {(next(iter(row.recipe.optimizer or {"sgd": {}})), row.recipe.slices) for row in spotted} == {
+        (optimizer, count) for optimizer in ("sgd", "avagrad") for count in (7, 40)
+    }
+    assert all(row.recipe.first.optimizer == row.recipe.optimizer for row in spotted)
+    assert all(row.recipe.chosen(list(scenario_of(world, row).target[:1]), 0) for row in spotted)
+
+
+def test_vessels_have_one_set_of_test_children_for_every_budget(tmp_path: Path) -> None:
+    manifest = write_fundus(tmp_path / "cohort", sites={"drive": "none", "chase": "severe"}, subjects=8, size=64)
+    small = ("preprocessing.size=[64, 64]", "patch=[32, 32]", "task={segmentation: {classes: [vessel]}}")
+    tested, labelled, free = [], [], []
+    for count in (1, 4):
+        world, plan = planned("vessels_adapt", manifest, tmp_path / "out", *small, f"target_labels.subjects={count}")
+        tested.append(world.part("chase", "test", 0).subjects)
+        labelled.append({subject for one in world.scenario("chase", 0, 0).target if one.has_labels for subject in one.subjects})
+        free.append({title(row.recipe): row.unit for row in plan.rows if row.recipe.needs == Needs(source_images=True)})
+    assert tested[0] == tested[1]
+    assert len(tested[0]) == 4
+    assert [len(one) for one in labelled] == [1, 4]
+    assert labelled[0] < labelled[1]
+    assert free[0] == free[1]
+    assert {"supervised", "fourier", "histogram", "zscore"} <= set(free[0])
+    titles = {title(row.recipe) for row in plan.rows}
+    assert {"adabn", "aiva", "adaptsegnet", "segjdot", "finetune", "mmtl", "octl", "spottunet", "target_supervised labels=all"} <= titles
+    back, _ = planned("vessels_adapt", manifest, tmp_path / "back", *small, "source=[chase]", "target=[drive]")
+    assert back.study.source == ("chase",)
+
+
+@pytest.mark.parametrize("intensity", ["zscore", "none"])
+def test_the_scale_study_plans_as_the_control_and_at_a_fixed_scale(intensity: str, tmp_path: Path) -> None:
+    sites = {"intensity-mid": "none", "intensity-high": "severe", "intensity-low": "medium"}
+    manifest = write_brain(tmp_path / "cohort", sites=sites, subjects=8, size=32, dims=3)
+    changes = ("preprocessing.size=[32, 32, 32]", f"preprocessing.intensity={intensity}")
+    world, plan = planned("hippocampus_scale", manifest, tmp_path / "out", *changes)
+    assert world.study.preprocessing.intensity == intensity
+    assert {"zscore", "histogram"} <= {title(row.recipe) for row in plan.rows}
