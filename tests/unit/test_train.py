@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from tests.unit.tiny import a_context
 from torch import nn
 
 from allograft.batch import Batch
-from allograft.context import Context, Journal
+from allograft.context import Context, Journal, Meter
 from allograft.errors import AllograftError, TrainingError
 from allograft.seeds import Seeds
 from allograft.train import train
@@ -230,3 +232,21 @@ def test_once_is_computed_once(tmp_path: Path) -> None:
     assert made == [1]
     assert a_context().once("split", make)["x"][1] == 3
     assert made == [1, 1]
+
+
+def test_a_rehearsal_takes_three_steps_and_tells_the_time_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that moves by one second a look: each step takes one."""
+    ticks = itertools.count()
+    monkeypatch.setattr("allograft.train.time.perf_counter", lambda: float(next(ticks)))
+    taken: list[Any] = []
+
+    def step(batch: Any) -> dict[str, torch.Tensor]:
+        taken.append(batch)
+        return {"loss": torch.tensor(1.0)}
+
+    meter = Meter()
+    context: Any = SimpleNamespace(rehearsal={}, meter=meter, fabric=SimpleNamespace(to_device=lambda batch: batch))
+    history = train(step, lambda start: itertools.count(start), steps=range(10, 50), context=context)  # type: ignore[arg-type]
+    assert taken == [10, 11, 12]
+    assert len(history.terms["loss"]) == 3
+    assert (meter.planned_steps, meter.planned_seconds) == (40, 40.0)
