@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
-from allograft.recipe import Paper, is_recipe, title, total_needs
+from allograft.recipe import title, total_needs
 from allograft.study.plan import Plan, World
 from allograft.study.record import Record
 from allograft.study.select import Line
@@ -123,12 +122,6 @@ def upper_bounds(plan: Plan) -> list[str]:
     return list(dict.fromkeys(title(row.recipe) for row in plan.rows if total_needs(row.recipe).all_target_labels))
 
 
-def papers(plan: Plan) -> list[Paper]:
-    """The papers of all recipes, those of the recipes they build on too, by author."""
-    found = {paper.key: paper for row in plan.rows for paper in _papers(row.recipe)}
-    return sorted(found.values(), key=lambda paper: (paper.authors, paper.year, paper.key))
-
-
 def environment(lines: Sequence[Line]) -> dict[str, str]:
     """What the records say they were made with; several values are all shown, with the number of records of each."""
     unique = {(record.name, record.seed): record for record in records_of(lines)}
@@ -166,12 +159,3 @@ def task_in_words(study: Study, plan: Plan) -> str:
 
 def _counted(cases: Sequence[tuple[str, str]]) -> str:
     return f"{counted(len({subject for subject, _ in cases}), 'subject')}, {counted(len(cases), 'case')}"
-
-
-def _papers(recipe: Any) -> Iterator[Paper]:
-    paper: Mapping[str, Any] | Paper | None = getattr(recipe, "paper", None)
-    if isinstance(paper, Paper):
-        yield paper
-    for f in fields(recipe):
-        if is_recipe(getattr(recipe, f.name)):
-            yield from _papers(getattr(recipe, f.name))

@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from allograft.figure import Figure
+from allograft.study.cite import papers
 from allograft.study.plan import Plan, World
 from allograft.study.report import facts
 from allograft.study.report.annotate import FILE
@@ -126,7 +127,7 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
         "splits": counts,
         "parts": [part for part in ("train", "val", "test", "fold") if any(part in each for _, _, each in counts)],
         "bounds": facts.upper_bounds(plan),
-        "papers": facts.papers(plan),
+        "papers": papers(row.recipe for row in plan.rows),
         "environment": facts.environment(lines),
         "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
         "disagreement": DISAGREEMENT,
