@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,15 +53,17 @@ def run_stage(stage: Any, hidden: Tensor) -> Tensor:
     if not isinstance(stage, BasicLayer):
         embedded: Tensor = stage(hidden)
         return embedded
+    frozen = not hidden.requires_grad and not any(parameter.requires_grad for parameter in stage.parameters())
     size = tuple(hidden.shape[2:])
     window, shift = get_window_size(size, stage.window_size, stage.shift_size)
     whole = [math.ceil(length / side) * side for length, side in zip(size, window, strict=True)]
     mask = compute_mask(whole, window, shift, hidden.device)
     tokens = hidden.movedim(1, -1).contiguous()
-    for block in stage.blocks:
-        tokens = block(tokens, mask)
-    if stage.downsample is not None:
-        tokens = stage.downsample(tokens)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):  # MONAI's fused attention runs only where autograd is off
+        for block in stage.blocks:
+            tokens = block(tokens, mask)
+        if stage.downsample is not None:
+            tokens = stage.downsample(tokens)
     return tokens.movedim(-1, 1)
 
 
@@ -100,6 +103,7 @@ def swin_unetr(
         window_size=window_size,
         dropout_path_rate=drop_path,
         use_checkpoint=use_checkpoint,
+        use_flash_attention=True,
     )
     ups = [whole.decoder5, whole.decoder4, whole.decoder3, whole.decoder2, whole.decoder1]
     heads = heads_of(outputs, 16 * feature_size, DenseHead(whole.out))
