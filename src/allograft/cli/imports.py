@@ -44,6 +44,7 @@ def medmnist(
     site: Site,
     class_: Class = None,
     once: Once = False,
+    test: Annotated[str, typer.Option(help="The part to be tested, of a file without test images: --test val")] = "test",
     append: Append = False,
     prefix: Prefix = "",
     shared: Shared = False,
@@ -52,7 +53,7 @@ def medmnist(
     from allograft.cohort.importers import import_medmnist
 
     options = _options(append, None, prefix, shared)
-    print(import_medmnist(src, out, site=site, classes=_named(class_), one_image_per_subject=once, **options))
+    print(import_medmnist(src, out, site=site, classes=_named(class_), one_image_per_subject=once, test=test, **options))
 
 
 @imports.command(epilog="Example: allograft import msd Task04_Hippocampus Task04_Hippocampus --site vanderbilt --one-image-per-subject")

@@ -280,6 +280,18 @@ def test_medmnist_becomes_pngs_with_splits_and_names(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["A", "B-x", "manifest.csv"]
 
 
+def test_medmnist_without_test_images_names_the_part_to_be_tested(tmp_path: Path) -> None:
+    zeros = np.zeros((2, 8, 8), np.uint8)
+    src = tmp_path / "a.npz"
+    np.savez(src, train_images=zeros, train_labels=np.zeros((2, 1)), val_images=zeros, val_labels=np.ones((2, 1)))
+    made = import_medmnist(src, tmp_path / "out", site="A", one_image_per_subject=True, test="val")
+    assert [case.split for case in readable(made)] == ["train"] * 2 + ["test"] * 2
+    with pytest.raises(ManifestError, match="--test valid"):
+        import_medmnist(src, tmp_path / "other", site="A", one_image_per_subject=True, test="valid")
+    with pytest.raises(ManifestError, match="holds train, test"):
+        import_medmnist(medmnist(tmp_path / "b.npz"), tmp_path / "other", site="A", one_image_per_subject=True, test="train")
+
+
 def test_medmnist_colour_volumes_and_several_labels(tmp_path: Path) -> None:
     colour = medmnist(tmp_path / "a.npz", train_images=np.full((5, 8, 8, 3), 7, np.uint8))
     made = import_medmnist(colour, tmp_path / "a", site="A", one_image_per_subject=True)

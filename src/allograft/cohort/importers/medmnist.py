@@ -26,12 +26,14 @@ def import_medmnist(
     site: str,
     classes: Mapping[str, str] | None = None,
     one_image_per_subject: bool = False,
+    test: str = "test",
     **options: Unpack[Options],
 ) -> Imported:
     """Write each image as a PNG (a volume as ``.npy``) below OUT/SITE, and a row with its split and label.
 
     Labels are numbers unless ``classes`` names them ({"0": "normal"}); several labels (ChestMNIST) become ``a|b``, none of them
-    ``none``. MedMNIST does not say who the patients are, so ``one_image_per_subject`` must be true. ``options``: see ``Options``.
+    ``none``. MedMNIST does not say who the patients are, so ``one_image_per_subject`` must be true. ``test`` names the
+    part that is tested: "val" for a file without test images. ``options``: see ``Options``.
     """
     site = need_site(site, src)
     if not one_image_per_subject:
@@ -40,15 +42,18 @@ def import_medmnist(
     if options.get("split"):
         raise ManifestError(f"{src}: says itself which image is for training and which for testing; leave split out")
     arrays = _arrays(Path(src))
+    if test != "test" and (test not in arrays or "test" in arrays):
+        raise ManifestError(f"{src}: holds {', '.join(arrays)}; --test {test} is for a file that holds {test} and no test; leave it out")
     names = class_names({label for _, labels in arrays.values() for row in _numbers(labels) for label in row}, classes, src)
     folder = manifest_path(out).parent / _slug(site)
     rows: list[Row] = []
     for split, (images, labels) in arrays.items():
         suffix = ".npy" if _is_volume(images) else ".png"
+        part = "test" if split == test else split
         for i, row in enumerate(_numbers(labels)):
             label = "|".join(names[one] for one in row) if row else _NONE
             path = folder / split / f"{i:06d}{suffix}"
-            rows.append({"image": [path], "label": label, "subject": f"{site}-{split}-{i:06d}", "site": site, "split": split})
+            rows.append({"image": [path], "label": label, "subject": f"{site}-{split}-{i:06d}", "site": site, "split": part})
     notes = [f"classes: {', '.join(dict.fromkeys(names.values()))}"]
     return write_manifest(out, rows, files=_files(folder, arrays), notes=notes, **options)
 
