@@ -79,7 +79,7 @@ class Scenario:
         if labels:
             target = self.target if needs.target_images else tuple(c for c in self.target if c.has_labels)
         else:
-            target = tuple(c.unlabelled() for c in self.target) if needs.target_images else ()
+            target = _images(self.target) if needs.target_images else ()
         source = self.source if needs.source_images else ()
         pool = tuple(self.pool) if needs.pool else ()
         stream = self.stream if needs.stream else ()
@@ -94,6 +94,18 @@ class Scenario:
     def fingerprint(self) -> list[Any]:
         """JSON values of all that can be seen."""
         return [[cohort.fingerprint() for cohort in part] for part in (self.source, self.target, self.pool, self.stream)]
+
+
+def _images(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
+    """Each site's cases as one cohort without labels, in an order that does not tell which of them are labelled."""
+    by_site: dict[str, list[Cohort]] = {}
+    for cohort in cohorts:
+        for site in dict.fromkeys(case.site for case in cohort.cases):
+            by_site.setdefault(site, []).append(cohort.site(site).unlabelled())
+    return tuple(
+        replace(parts[0], cases=tuple(sorted((case for part in parts for case in part.cases), key=lambda case: case.name)), chosen=None)
+        for parts in by_site.values()
+    )
 
 
 @dataclass(frozen=True)

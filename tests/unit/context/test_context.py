@@ -113,6 +113,12 @@ def test_narrowed_to_nothing_more_than_needed(manifest: Path) -> None:
     assert whole.narrowed(Needs()) == Scenario()
 
 
+def test_what_needs_no_label_is_the_same_whatever_is_labelled(manifest: Path) -> None:
+    budgets = [cut(manifest, labelled=count).narrowed(Needs(source_images=True, target_images=True)) for count in (0, 1, 3)]
+    assert [len(budget.target) for budget in budgets] == [1, 1, 1]
+    assert budgets[0].fingerprint() == budgets[1].fingerprint() == budgets[2].fingerprint()
+
+
 def test_needs_of_nested_recipes_add_up() -> None:
     assert total_needs(Finetune()) == Needs(source_images=True, target_labels=True)
     assert total_needs(Finetune(first=TargetSupervised("all"))) == Needs(target_labels=True, all_target_labels=True)

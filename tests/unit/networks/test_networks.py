@@ -118,7 +118,7 @@ def test_a_spec_builds_the_same_network_again(key: str) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize(("key", "scope"), [(key, scope) for key in TINY for scope in (("first",) if key.endswith("3d") else SCOPES)])
+@pytest.mark.parametrize(("key", "scope"), [(key, scope) for key in TINY for scope in SCOPES])
 def test_every_scope_trains(key: str, scope: Any) -> None:
     network, image, tiny = copy.deepcopy(made(key)), images(key), TINY[key]
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -150,6 +150,24 @@ def test_first_is_the_entrance_of_an_encoder_and_levels_hold_each_parameter_once
     assert first[0] == "encoder.body.conv1.weight"
     assert all(name.startswith(("encoder.body.conv1", "encoder.body.bn1", "encoder.body.layer1")) for name in first)
     assert any(name.endswith("pos_embed") for name, _ in scope_parameters(made("vit"), "first"))
+
+
+@pytest.mark.parametrize("key", ["swin_unetr", "swin_unetr-3d"])
+def test_frozen_stages_of_swin_unetr_are_fused_and_give_the_same(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = copy.deepcopy(made(key)), images(key)
+    fused, gradients = [], {}
+    attention = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), attention(*a, **k))[1])
+    for scope in ("full", "top"):
+        with trainable(network, scope) as parameters:  # type: ignore[arg-type]
+            uneven(network(image)["mask"]).backward()
+            gradients[scope] = {
+                n: p.grad.clone() for n, p in network.named_parameters() if any(p is q for q in parameters) and p.grad is not None
+            }
+            network.zero_grad(set_to_none=True)
+        assert len(fused) == (0 if scope == "full" else sum(TINY[key].arguments["depths"]))
+    for name, gradient in gradients["top"].items():
+        torch.testing.assert_close(gradient, gradients["full"][name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
 
 
 def test_the_skip_blocks_of_swin_unetr_belong_to_its_encoder() -> None:
