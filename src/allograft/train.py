@@ -15,7 +15,7 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.errors import TrainingError
 from allograft.figure import thinned
-from allograft.step import Step
+from allograft.step import Step, Terms
 
 if TYPE_CHECKING:
     from allograft.context import Context
@@ -94,7 +94,7 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
             for number in range(at, span.stop):
                 batch = next(stream)  # never zip(range, stream): it draws one batch too many
                 context.seeds.seed_everything(name, number, context.fabric.global_rank)
-                terms = step(context.fabric.to_device(batch))
+                terms = _taken(step, context.fabric.to_device(batch))
                 history.add(terms, number)
                 bar.show(number + 1, history)
                 if context.journal.due():
@@ -106,6 +106,19 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     return history
 
 
+def _taken(step: Step, batch: Batch) -> Terms:
+    """The step; what torch's normalisations say of a single value is said in the study's words."""
+    try:
+        return step(batch)
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 "):
+            raise
+        raise TrainingError(
+            f"a batch of {len(batch)} leaves one value a channel in the network, too few to normalise; raise budget.batch_size, "
+            "or make images larger: patch, preprocessing.size"
+        ) from error
+
+
 def _rehearsed(step: Step, batches: Batches, span: range, context: Context) -> History:
     """Three steps in the place of all, the first to warm up: how long all would take goes to the meter."""
     few = span[:3]
@@ -114,7 +127,7 @@ def _rehearsed(step: Step, batches: Batches, span: range, context: Context) -> H
     history, times, stream = History(), [], batches(few.start)
     for number in few:
         began = time.perf_counter()
-        history.add(step(context.fabric.to_device(next(stream))), number)
+        history.add(_taken(step, context.fabric.to_device(next(stream))), number)
         history.flush(number + 1)  # reads the terms, so waits for the device
         times.append(time.perf_counter() - began)
     context.meter.planned_steps += len(span)

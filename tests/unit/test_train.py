@@ -197,6 +197,20 @@ def test_a_loss_that_is_not_finite_names_term_and_step(bad: int, steps: int) -> 
     assert next(calls) <= bad + 50
 
 
+def test_a_single_value_that_no_step_can_normalise_is_said_in_the_studys_words() -> None:
+    def step(batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": torch.nn.BatchNorm1d(2)(torch.ones(1, 2)).sum()}
+
+    with pytest.raises(TrainingError, match=r"leaves one value a channel .*raise budget\.batch_size"):
+        train(step, Source(), steps=1, context=a_context())
+
+    def other(batch: Batch) -> dict[str, torch.Tensor]:
+        raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="something else"):
+        train(other, Source(), steps=1, context=a_context())
+
+
 def test_terms_may_come_and_go() -> None:
     calls = iter(range(10))
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from allograft.errors import SpecError
+from allograft.study.analysis.severity import by_severity, pair_scores, ranked_shifts, severity_sheet, severity_table
 from allograft.study.record import Record
-from allograft.study.severity import by_severity, pair_scores, ranked_shifts, severity_table
 
 HOME = {"a": 0.9, "b": 0.8}
 AWAY = {("a", "b"): 0.5, ("a", "c"): 0.85, ("a", "d"): 0.3, ("b", "a"): 0.7, ("b", "c"): 0.79, ("b", "d"): 0.6}  # drops .4 .05 .6 .1 .01 .2
@@ -88,6 +88,15 @@ def test_the_table_shows_each_recipe_apart_by_severity() -> None:
     assert table["severe"] == pytest.approx({"supervised": 0.4, "fourier": 0.5, "finetune": 0.8})
     assert table["medium"] == pytest.approx({"supervised": 0.65, "fourier": 0.75})
     assert table["subtle"] == pytest.approx({"supervised": 0.82, "fourier": 0.92})
+
+
+def test_the_sheet_names_the_pairs_of_each_cluster() -> None:
+    sheet = severity_sheet([*_nothing(), _record("a", "d", 0.75, "finetune", target="d", unit="tad")], "dice")
+    assert sheet is not None
+    assert sheet.columns == ("recipe", "severe", "medium", "subtle")
+    assert sheet.rows == (("supervised", "0.400", "0.650", "0.820"),)  # finetune lacks a pair of every cluster
+    assert sheet.notes[0].startswith("severe: a to d (do-nothing loses ")
+    assert severity_sheet(_nothing()[:3], "dice") is None
 
 
 def test_what_lacks_a_side_is_told() -> None:

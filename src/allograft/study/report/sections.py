@@ -12,6 +12,7 @@ from allograft.study.analysis.embedding import embeddings_of
 from allograft.study.analysis.fairness_sheets import fairness
 from allograft.study.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
 from allograft.study.analysis.selection import distance_sheet
+from allograft.study.analysis.severity import severity_sheet
 from allograft.study.comparison import NOTHING
 from allograft.study.plan import Plan, World
 from allograft.study.record import Record
@@ -31,6 +32,7 @@ def sections_of(
             *_forgetting(plan, records, world, target),
             *_features(target, {title: found for (title, site), found in embeddings.items() if site == target}),
             *_selection(plan, records, target),
+            *(_severity(plan, records) if target == world.study.target[-1] else ()),
         ]
         for target in world.study.target
     }
@@ -58,3 +60,8 @@ def _features(target: str, found: Mapping[str, Any]) -> list[Extra]:
 def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[Extra]:
     sheet = distance_sheet(plan, records, target)
     return [] if sheet is None else [Extra("What each selection rule would have chosen", (sheet,))]
+
+
+def _severity(plan: Plan, records: Mapping[str, Record]) -> list[Extra]:
+    sheet = severity_sheet(records.values(), plan.headline)
+    return [] if sheet is None else [Extra("Severe and subtle shifts", (sheet,))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from allograft.errors import SpecError
+from allograft.study.analysis.sheet import Sheet, number
 from allograft.study.record import Record
 
 NOTHING = "supervised"
@@ -94,6 +95,27 @@ def severity_table(records: Iterable[Record], metric: str, count: int = 2) -> di
         }
         for name, shifts in clusters.items()
     }
+
+
+def severity_sheet(records: Iterable[Record], metric: str) -> Sheet | None:
+    """Every recipe's mean over the most severe, the middle and the most subtle pairs, two of each where there are six to rank.
+
+    None where there are fewer than three.
+    """
+    kept = list(records)
+    try:
+        shifts = ranked_shifts(kept, metric)
+        count = min(2, len(shifts) // 3)
+        clusters, table = by_severity(shifts, count), severity_table(kept, metric, count)
+    except SpecError:
+        return None
+    titles = dict.fromkeys(title for scores in table.values() for title in scores)
+    rows = tuple((title, *(number(table[name][title]) if title in table[name] else "" for name in SEVERITIES)) for title in titles)
+    notes = tuple(
+        f"{name}: " + ", ".join(f"{'+'.join(s.source)} to {s.target} (do-nothing loses {s.drop:.3f})" for s in part) + "."
+        for name, part in clusters.items()
+    )
+    return Sheet(f"{metric} by the severity of the shift", ("recipe", *SEVERITIES), rows, notes)
 
 
 def pair_scores(records: Iterable[Record], metric: str) -> dict[str, Mapping[Pair, float]]:
