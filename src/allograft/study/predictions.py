@@ -58,8 +58,9 @@ def _write(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) ->
             index = slice_of(image, found)
             write_bytes(_beside(path, "overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
+        low, high = answer.span if one.affine is not None else (0.0, 1.0)  # a PNG holds shares of 65535
         for name, values in answer.maps.items():
-            write_image(_beside(path, f"{name}{suffix}"), values.numpy(), one.affine)
+            write_image(_beside(path, f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine)
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -49,8 +49,8 @@ class Synthesis:
     The network sees the paired image as shares of a range, so that 0 and 1 are its ends: it is not scaled as the study scales its images
     (``preprocessing: intensity``), because a made image has no mean and deviation to be brought back by, and SSIM needs a range. All
     else is alike: orientation, spacing, size, cropping, rotation; an augmentation's changes of intensity touch the image alone.
-    What is made is cut to the range and brought back to the image's own grid, where it is judged, and where it is written as shares:
-    ``low + (high - low) * share`` has the unit of the range.
+    What is made is cut to the range and brought back to the image's own grid, where it is judged. Volumes are written in the unit of the
+    range, photographs as shares of it.
 
     Args:
         channels: of the paired image.
@@ -105,7 +105,7 @@ class Synthesis:
         """The made image as the map ``paired``, or a map a channel; no numbers."""
         made = self.made(prediction, cohort, which)
         names = ["paired"] if len(made) == 1 else [f"paired-{number}" for number, _ in enumerate(made)]
-        return Answer({}, maps=dict(zip(names, made, strict=True)))
+        return Answer({}, maps=dict(zip(names, made, strict=True)), span=self.range or (0.0, 1.0))
 
     def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
         """Mean absolute error (``mae``) and ``ssim`` on the image's own grid, inside the region."""

@@ -21,14 +21,16 @@ class Answer:
     Args:
         values: name -> number or word, a column each: volumes in mm^3 (pixels for photographs), class probabilities.
         mask: (*shape) int64 class indices, or None.
-        maps: name -> (*shape) float: a class's probability in every pixel, or an image that was made.
+        maps: name -> (*shape) float: a class's probability in every pixel, or an image that was made, as shares of ``span``.
         warnings: what a reader of the result should know.
+        span: what 0 and 1 of the maps stand for, in the unit of the image.
     """
 
     values: Mapping[str, float | str]
     mask: Tensor | None = None
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    span: tuple[float, float] = (0.0, 1.0)
 
 
 class Task(Protocol):

@@ -21,12 +21,14 @@ from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, SpecError
 from allograft.metrics.synthesis import structural_similarity
 from allograft.predictor import load
+from allograft.predictor.model import Predicted
 from allograft.recipe import validated
 from allograft.study import run_study
-from allograft.study.predictions import write_predictions
+from allograft.study.predictions import _write, write_predictions
 from allograft.study.record import read_all
 from allograft.table import find
 from allograft.tasks.synthesis import Synthesis, absolute_error
+from allograft.tasks.task import Answer
 from allograft.transforms.sample import Sample
 
 PLAIN = Preprocessing(intensity="none")
@@ -289,6 +291,16 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(written / 65535, one.answer.maps["paired"], atol=1e-5)
     with open(tmp_path / "made" / "results.csv", newline="", encoding="utf-8") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["b0.png"]
+
+
+def test_a_made_volume_is_written_in_the_unit_of_its_range_and_a_photograph_as_shares(tmp_path: Path) -> None:
+    shares = torch.tensor([[[0.0, 0.5, 1.0]]])
+    answer = Answer({}, maps={"paired": shares}, span=(-1000.0, 2000.0))
+    _write(Predicted("v.nii.gz", (Path("v.nii.gz"),), np.eye(4), answer), tmp_path / "v", overlay=False, probabilities=False)
+    assert nibabel.load(tmp_path / "v_paired.nii.gz").get_fdata().ravel().tolist() == [-1000, 500, 2000]  # type: ignore[attr-defined]
+    flat = replace(answer, maps={"paired": shares[0]})
+    _write(Predicted("v.png", (Path("v.png"),), None, flat), tmp_path / "v", overlay=False, probabilities=False)
+    assert np.asarray(Image.open(tmp_path / "v_paired.png")).ravel().tolist() == [0, 32768, 65535]
 
 
 def test_real_pairs_are_read() -> None:
