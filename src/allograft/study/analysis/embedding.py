@@ -99,7 +99,7 @@ def embedding(
     chosen, notes = _sampled(groups, most)
     if encoder is None or sum(len(cohort.cases) for cohort in chosen.values()) < 2:
         return None
-    rows, names, losses, entropies = [], [], [], []
+    rows, names, losses, entropies, classes = [], [], [], [], []
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
             for which in range(len(cohort.cases)):
@@ -110,8 +110,10 @@ def embedding(
                 names.append(name)
                 losses.append(case_loss(task, prediction, cohort, which))
                 entropies.append(mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None)
+                classes.append(class_of(task, cohort, which))
     plane, how = embedded(np.stack(rows))
-    return Embedding(*_drawn(title, plane, names, losses, entropies, (*notes, how)))
+    figures, notes = _drawn(title, plane, names, losses, entropies, (*notes, how))
+    return Embedding((*figures, *_by_class(title, task, plane, names, classes)), notes)
 
 
 def encoder_of(thing: Any) -> nn.Module | None:
@@ -162,6 +164,12 @@ def case_loss(task: Any, prediction: Mapping[str, Tensor], cohort: Cohort, which
     else:
         right = [told["probabilities"][told["label"]]]
     return -sum(math.log(max(p, 1e-12)) for p in right) / len(right)
+
+
+def class_of(task: Any, cohort: Cohort, which: int) -> int | None:
+    """The number of a case's class; None without a label, for several labels a case, and for tasks that are no classification."""
+    label = cohort.cases[which].labels.get("label")
+    return None if task.key != "label" or task.coding.several or label is None else task.coding.label.index(label)
 
 
 def embedded(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
@@ -226,3 +234,13 @@ def _drawn(
     if all(value is not None for value in entropies):
         return (points(entropies, "mean entropy of the prediction", ""),), (*notes, "No case has a label: the colour is entropy, not loss.")
     return (points((), "", ""),), notes
+
+
+def _by_class(title: str, task: Any, plane: NDArray[np.float64], names: Sequence[str], classes: Sequence[int | None]) -> tuple[Points, ...]:
+    """The same positions by class and site (Raipuria et al. 2022, figure 2); nothing where no case has a class."""
+    shown = [(place, number) for place, number in enumerate(classes) if number is not None]
+    if not shown:
+        return ()
+    x, y = (tuple(round(float(plane[place, side]), 4) for place, _ in shown) for side in (0, 1))
+    axis = ", ".join(f"{number} = {name}" for number, name in enumerate(task.coding.label))
+    return (Points(f"features of {title}, by class", x, y, tuple(names[place] for place, _ in shown), tuple(n for _, n in shown), axis),)

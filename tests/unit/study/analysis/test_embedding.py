@@ -143,6 +143,24 @@ def test_losses_of_labels(cohort: Cohort) -> None:
     assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.unlabelled(), 0) is None
 
 
+def test_a_classification_has_the_same_positions_by_class(cohort: Cohort) -> None:
+    task = Classification(("a", "b"))
+    coded = replace(cohort, shelf=replace(cohort.shelf, coding=task.coding))
+    parts = {
+        name: replace(part, cases=tuple(replace(case, labels={"label": case.site}) for case in part.cases))
+        for name, part in split(coded).items()
+    }
+    parts["target, training"] = parts["target, training"].unlabelled()
+    found = embedding(Direct(made(VIT)), task, parts, title="supervised at b")
+    assert found is not None
+    every, by_class = found.figures[0], found.figures[-1]
+    assert by_class.title == "features of supervised at b, by class"
+    assert by_class.colour == (0,) * 6 + (1,) * 3
+    assert by_class.colour_axis == "0 = a, 1 = b"
+    assert by_class.group == ("source",) * 6 + ("target, test",) * 3
+    assert by_class.x == every.x[:6] + every.x[9:]
+
+
 def test_two_clouds_stay_two() -> None:
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(0, 1, (20, 70)), rng.normal(8, 1, (20, 70))])
