@@ -15,7 +15,7 @@ from allograft.errors import SpecError
 
 Window = Literal["circle", "square"]
 SMALL_BLOCK = 0.07
-"""Columns, as a fraction of the width, up to which a block of frequencies is summed without a Fourier transform."""
+"""Columns, as a fraction of the width, up to which a block of frequencies is summed along the height without a Fourier transform."""
 
 
 def swap_amplitude(target: Tensor, style: Tensor, beta: float, *, window: Window = "circle", rescale: bool = False) -> Tensor:
@@ -151,31 +151,32 @@ def _low_block(image: Tensor, rows: int, columns: int) -> Tensor:
 def _image_of(block: Tensor, height: int, width: int) -> Tensor:
     """The real image (..., H, W) whose low frequencies are ``block`` (..., 2 r + 1, c), and whose others are 0.
 
-    A small block is summed by two products with matrices of waves, which costs less than a transform of mostly zeros; of a larger one
-    only its own columns are transformed along the height.
+    Along the height by a product with a matrix of waves where the block is small, else by a transform of its own columns; along the width
+    by a product, which costs less than a transform of mostly zeros and needs no room for them.
     """
     rows, columns = block.shape[-2:]
+    down, across = _waves(height, width, rows, columns)
     if columns > SMALL_BLOCK * width:
         r = rows // 2
         spectrum = block.new_zeros(*block.shape[:-2], height, columns)
         spectrum[..., : r + 1, :] = block[..., r:, :]
         spectrum[..., height - r :, :] = block[..., :r, :]
-        image: Tensor = torch.fft.irfft(torch.fft.ifft(spectrum, dim=-2), n=width, dim=-1)
-        return image
-    down, across = _waves(height, width, rows, columns)
-    half = block.mT @ down.to(block)  # (..., c, H)
-    parts = torch.cat([half.real.mT, half.imag.mT], dim=-1)  # (..., H, 2 c)
+        lines = torch.fft.ifft(spectrum, dim=-2).contiguous()
+    else:
+        lines = down.to(block) @ block
+    parts = torch.view_as_real(lines).flatten(-2)  # (..., H, 2 c): real and imaginary part of each column in turn
     return parts @ across.to(parts)
 
 
 @lru_cache(maxsize=16)
 def _waves(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """exp(2 pi i u r / H) / (H W) as (2 r + 1, H); cosines above negative sines as (2 c, W), doubled where -v stands for v too."""
+    """exp(2 pi i u r / H) / H as (H, 2 r + 1); cosine and negative sine over W of each v in turn as (2 c, W), twice where v stands for -v."""
     u, v = torch.arange(-(rows // 2), rows // 2 + 1, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
-    angle = 2 * math.pi * torch.outer(u, torch.arange(height, dtype=torch.float64)) / height
+    angle = 2 * math.pi * torch.outer(torch.arange(height, dtype=torch.float64), u) / height
     turn = 2 * math.pi * torch.outer(v, torch.arange(width, dtype=torch.float64)) / width
-    twice = torch.where(v > 0, 2.0, 1.0).to(torch.float64)[:, None]
-    return torch.polar(torch.ones_like(angle), angle) / (height * width), torch.cat([twice * turn.cos(), -twice * turn.sin()])
+    share = torch.where(v > 0, 2.0, 1.0).to(torch.float64)[:, None] / width
+    across = torch.stack([share * turn.cos(), -share * turn.sin()], dim=1).flatten(0, 1)
+    return torch.polar(torch.full_like(angle, 1 / height), angle), across
 
 
 @lru_cache(maxsize=16)
