@@ -170,7 +170,7 @@ def _image_of(block: Tensor, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _waves(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """exp(2 pi i u r / H) / H as (H, 2 r + 1); cosine and negative sine over W of each v in turn as (2 c, W), twice where v stands for -v."""
+    """exp(2 pi i u r / H) / H as (H, 2 r + 1); cosine and negative sine over W of each v in turn as (2 c, W), twice where v is -v too."""
     u, v = torch.arange(-(rows // 2), rows // 2 + 1, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
     angle = 2 * math.pi * torch.outer(torch.arange(height, dtype=torch.float64), u) / height
     turn = 2 * math.pi * torch.outer(v, torch.arange(width, dtype=torch.float64)) / width
