@@ -1,4 +1,4 @@
-"""The fairness audit of a classification: how each group of patients fares, the worst off, and the gap between groups."""
+"""The fairness audit of a task that classifies: how each group of patients fares, the worst off, and the gap between groups."""
 
 from __future__ import annotations
 
@@ -110,17 +110,18 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = T
 
     Returns:
         One for each attribute with 2 to 12 values among the target's labelled test cases, and one by site where several were judged.
-        Empty for tasks that are no classification.
+        Empty for tasks that classify nothing.
     """
-    if plan.task.key != "label":
+    task = classification_of(plan.task)
+    if task is None:
         return []
     by_name = {case.name: case for case in cases}
     made = []
-    sites = {site: seed_cases(line, site) for site in dict.fromkeys(site for run in line.runs for site in run.tests)}
+    sites = {site: _classified(seed_cases(line, site)) for site in dict.fromkeys(site for run in line.runs for site in run.tests)}
     judged = {site: by_seed for site, by_seed in sorted(sites.items()) if any(by_seed.values())}
-    points = operating_points(plan, line)
+    points = operating_points(task, line)
     if len(judged) > 1:
-        made.append(_audit(plan, line, SITE, judged, points, intervals=intervals))
+        made.append(_audit(task, line, SITE, judged, points, intervals=intervals))
     here = judged.get(line.target, {})
     names = dict.fromkeys(str(case["case"]) for scored in here.values() for case in scored)
     for column in group_columns([by_name[name] for name in names if name in by_name]):
@@ -129,12 +130,23 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = T
         for value in _sorted({value for value in value_of.values() if value is not None}):
             groups[value] = {seed: [case for case in each if value_of.get(case["case"]) == value] for seed, each in here.items()}
         unstated = {str(case["subject"]) for each in here.values() for case in each if value_of.get(case["case"]) is None}
-        made.append(_audit(plan, line, column, groups, points, missing=len(unstated), intervals=intervals))
+        made.append(_audit(task, line, column, groups, points, missing=len(unstated), intervals=intervals))
     return made
 
 
+def classification_of(task: Any) -> Any:
+    """The task, or its part, that names a class (or several) an image; None where nothing does."""
+    part = getattr(task, "classification", task)
+    return part if part.key == "label" else None
+
+
+def _classified(by_seed: Mapping[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:
+    """Without the cases that have no class: a multitask judges them by their masks alone."""
+    return {seed: [case for case in cases if case["label"] is not None] for seed, cases in by_seed.items()}
+
+
 def _audit(
-    plan: Plan,
+    task: Any,
     line: Line,
     attribute: str,
     groups: Mapping[str, Mapping[int, Cases]],
@@ -143,23 +155,23 @@ def _audit(
     missing: int = 0,
     intervals: bool,
 ) -> Audit:
-    made = tuple(_group(plan, name, by_seed, points, intervals=intervals) for name, by_seed in groups.items())
-    return Audit(line.title, line.target, attribute, plan.headline, made, missing, points.told)
+    made = tuple(_group(task, name, by_seed, points, intervals=intervals) for name, by_seed in groups.items())
+    return Audit(line.title, line.target, attribute, task.headline, made, missing, points.told)
 
 
-def _group(plan: Plan, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints, *, intervals: bool) -> Group:
+def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints, *, intervals: bool) -> Group:
     every = [cases for cases in by_seed.values() if cases]
     subjects = len({str(case["subject"]) for cases in every for case in cases})
     count = len({str(case["case"]) for cases in every for case in cases})
     if subjects < LEAST:
         return Group(name, subjects, count)
-    metrics = tuple(dict.fromkeys((plan.headline, "auroc", "ece")))
-    pooled = [plan.task.pool(cases) for cases in every]
+    metrics = tuple(dict.fromkeys((task.headline, "auroc", "ece")))
+    pooled = [task.pool(cases) for cases in every]
     scores = {metric: _mean([one.get(metric) for one in pooled]) for metric in metrics}
     rates = [_rates(cases, points.of[seed]) for seed, cases in by_seed.items() if cases and seed in points.of]
     scores |= {key: _mean([one[key] for one in rates]) for key in ("sensitivity", "specificity")} if rates else {}
     drawn = [metric for metric in metrics[:-1] if intervals and scores[metric] is not None]
-    return Group(name, subjects, count, scores, {metric: bootstrap_pooled(every, None, plan.task.pool, metric) for metric in drawn})
+    return Group(name, subjects, count, scores, {metric: bootstrap_pooled(every, None, task.pool, metric) for metric in drawn})
 
 
 @dataclass(frozen=True)
@@ -175,14 +187,14 @@ class OperatingPoints:
     told: str = ""
 
 
-def operating_points(plan: Plan, line: Line) -> OperatingPoints:
+def operating_points(task: Any, line: Line) -> OperatingPoints:
     """For each seed's model the threshold that finds 90 % of the source's validation cases with the finding (the second of two classes).
 
     Without such cases it is 0.5. With more than two classes, or several labels a case, there is no single threshold.
     """
-    if len(plan.task.names) != 2 or plan.task.coding.several:
+    if len(task.names) != 2 or task.coding.several:
         return OperatingPoints()
-    finding = plan.task.names[1]
+    finding = task.names[1]
     chosen = {run.row.seed: _threshold(run) for run in line.runs if not run.error}
     if any(value is None for value in chosen.values()):
         told = f"no validation case of the source has {finding}: threshold 0.5"
@@ -192,7 +204,7 @@ def operating_points(plan: Plan, line: Line) -> OperatingPoints:
 
 
 def _threshold(run: Chosen) -> float | None:
-    cases = [case for record in run.validation for case in record.measured]
+    cases = [case for record in run.validation for case in record.measured if case["label"] is not None]
     return threshold_at([case["probabilities"][1] for case in cases if case["label"] == 1])
 
 

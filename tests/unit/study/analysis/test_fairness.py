@@ -21,6 +21,7 @@ from allograft.study.record import Record
 from allograft.study.select import Line, lines
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
+from allograft.tasks.multitask import Multitask
 from allograft.tasks.segmentation import Segmentation
 
 TASK = Classification(("benign", "melanoma"))
@@ -84,7 +85,7 @@ def by_name(audit: Audit) -> dict[str, Group]:
 def test_groups_are_scored_as_scikit_learn_does() -> None:
     plan = a_plan()
     line, groups = a_line(plan), by_name(audit_of(plan, "tone", intervals=False))
-    points = operating_points(plan, line).of
+    points = operating_points(plan.task, line).of
     for tone in ("light", "dark"):
         areas, found, spared = [], [], []
         for run in line.runs:
@@ -187,19 +188,19 @@ def test_numbers_are_in_order() -> None:
 
 def test_the_operating_point_is_fixed_on_source_validation() -> None:
     plan = a_plan()
-    before = operating_points(plan, a_line(plan))
+    before = operating_points(plan.task, a_line(plan))
     records = records_of(plan)
     shuffled = {
         name: replace(r, cases=tuple({**case, "probabilities": [0.5, 0.5]} for case in r.cases)) if r.part == "test" else r
         for name, r in records.items()
     }
-    assert operating_points(plan, lines(plan, shuffled, "last")[0]) == before
+    assert operating_points(plan.task, lines(plan, shuffled, "last")[0]) == before
     for run in a_line(plan).runs:
         score = [case["probabilities"][1] for record in run.validation for case in record.cases if case["label"] == 1]
         assert np.mean(np.array(score) >= before.of[run.row.seed]) >= 0.9
         assert before.of[run.row.seed] in score
     assert "at least 90% of melanoma on the source's validation cases" in before.told
-    without = operating_points(plan, a_line(plan, source=False))
+    without = operating_points(plan.task, a_line(plan, source=False))
     assert set(without.of.values()) == {0.5}
     assert "threshold 0.5" in without.told
 
@@ -221,7 +222,19 @@ def test_several_classes_have_no_operating_point() -> None:
     assert audit.threshold == ""
     assert "sensitivity" not in by_name(audit)["light"].scores
     assert "sensitivity" not in group_sheet(audit).columns
-    assert operating_points(a_plan(Multilabel(("a", "b"))), line).of == {}
+    assert operating_points(Multilabel(("a", "b")), line).of == {}
+
+
+def test_a_multitask_is_audited_by_its_classes_and_cases_without_one_have_no_part() -> None:
+    both = Multitask(Segmentation(("lesion",)), TASK)
+    plain, plan = a_plan(), a_plan(both)
+    records = {
+        name: replace(record, cases=tuple({**case, "dice": 0.5} for case in (*record.cases, {**record.cases[0], "label": None})))
+        for name, record in records_of(plan).items()
+    }
+    line = lines(plan, records, "last")[0]
+    (found,) = (one for one in audits(plan, line, [*COHORT, *SOURCE], intervals=False) if one.attribute == "tone")
+    assert found == audit_of(plain, "tone", intervals=False)
 
 
 def test_no_classification_no_audit() -> None:
