@@ -1,7 +1,6 @@
 """Write a SYNTHETIC copy of the hippocampus cohort in which one group has another contrast: its intensities in [0, 1] are cubed.
 
-A scale or an offset is removed by normalising each image; a curve is not. Everything else stays as it is, so the study
-``hippocampus_synthetic.yaml`` differs from the control ``hippocampus.yaml`` in this alone.
+A scale or an offset is removed by normalising each image; a curve is not. Everything else stays as it is.
 
     python examples/hippocampus_synthetic.py data/hippocampus/manifest.csv runs/hippocampus_synthetic intensity-high
 """
