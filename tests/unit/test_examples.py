@@ -1,20 +1,55 @@
-"""The studies of gradient transfer, AvaGrad and SpotTUNet plan as their headers say, on phantoms in the place of the images."""
+"""Every shipped study plans, and some plan as their headers say, on phantoms in the place of the images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+from PIL import Image
+from tests.unit.tiny import write_rows
 
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.fundus import write_fundus
-from allograft.recipe import Needs, title
+from allograft.recipe import title, total_needs
 from allograft.study.plan import Plan, World, scenario_of
 from allograft.study.run import local_fabric
 from allograft.study.session import Session
-from allograft.study.spec import read_study
+from allograft.study.spec import Study, TargetLabels, read_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def stand_in(study: Study, folder: Path) -> Path:
+    """A cohort of noise with the sites, classes and attributes that a study names."""
+    rng = np.random.default_rng(0)
+    volumes = study.slices is not None or any((arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values())
+    names, rows = study.made_task.names, []
+    for site in (*study.source, *study.target):
+        for number in range(10):
+            stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8)
+            if volumes:
+                nibabel.save(nibabel.Nifti1Image(rng.random(mask.shape, np.float32), np.eye(4)), folder / f"{stem}.nii.gz")  # type: ignore[attr-defined]
+                nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / f"{stem}-mask.nii.gz")  # type: ignore[attr-defined]
+            else:
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{stem}.png")
+                Image.fromarray(mask).save(folder / f"{stem}-mask.png")
+            ending = "nii.gz" if volumes else "png"
+            seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}", "label": names[number % len(names)]}
+            rows.append({**seen, "subject": stem, "site": site, "tone": str(number // 2 % 6 + 1)})
+    return write_rows(folder / "manifest.csv", rows)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
+def test_every_example_plans(name: str, tmp_path: Path) -> None:
+    study = read_study(EXAMPLES / f"{name}.yaml")
+    small = [f"preprocessing.size={[16] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
+    small += ["target_labels.subjects=2"] if isinstance(study.target_labels, TargetLabels) else []
+    small += [f"patch={[16] * len(study.patch)}"] if study.patch else []
+    _, plan = planned(name, stand_in(study, tmp_path), tmp_path / "out", "allow_duplicates=[]", "near_duplicates=warn", *small)
+    assert len(plan.rows) == len(study.rows) * len(study.target)
+    assert plan.units
 
 
 def planned(name: str, manifest: Path, out: Path, *changes: str) -> tuple[World, Plan]:
@@ -59,13 +94,15 @@ def test_vessels_have_one_set_of_test_children_for_every_budget(tmp_path: Path) 
         world, plan = planned("vessels_adapt", manifest, tmp_path / "out", *small, f"target_labels.subjects={count}")
         tested.append(world.part("chase", "test", 0).subjects)
         labelled.append({subject for one in world.scenario("chase", 0, 0).target if one.has_labels for subject in one.subjects})
-        free.append({title(row.recipe): row.unit for row in plan.rows if row.recipe.needs == Needs(source_images=True)})
+        needs = {row.unit: total_needs(row.recipe) for row in plan.rows}
+        unlabelled = [row for row in plan.rows if not (needs[row.unit].target_labels or needs[row.unit].all_target_labels)]
+        free.append({title(row.recipe): row.unit for row in unlabelled})
     assert tested[0] == tested[1]
     assert len(tested[0]) == 4
     assert [len(one) for one in labelled] == [1, 4]
     assert labelled[0] < labelled[1]
     assert free[0] == free[1]
-    assert {"supervised", "fourier", "histogram", "zscore"} <= set(free[0])
+    assert {"supervised", "fourier", "histogram", "zscore", "adabn", "aiva", "adaptsegnet", "segjdot"} <= set(free[0])
     titles = {title(row.recipe) for row in plan.rows}
     assert {"adabn", "aiva", "adaptsegnet", "segjdot", "finetune", "mmtl", "octl", "spottunet", "target_supervised labels=all"} <= titles
     back, _ = planned("vessels_adapt", manifest, tmp_path / "back", *small, "source=[chase]", "target=[drive]")
