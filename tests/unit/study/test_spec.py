@@ -147,6 +147,7 @@ def test_every_row_once_and_those_that_are_always_there() -> None:
 
     always = ["supervised", "supervised augmentation=strong"]
     assert titles() == always
+    assert titles(augmentation="strong") == ["supervised"]  # do-nothing is its own strongly augmented twin
     assert titles(recipes=["fourier", "supervised", {"fourier": {}}, {"supervised": None}]) == [*always, "fourier"]
     with_labels = titles(recipes=[{"finetune": {"scope": "top"}}, "joint"], target_labels={"subjects": 1})
     assert with_labels == [*always, "target_supervised", "joint", "finetune scope=top"]
