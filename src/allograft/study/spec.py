@@ -165,8 +165,9 @@ class Study:
     def rows(self) -> tuple[Any, ...]:
         """The recipes of the table: those every study has, then the listed ones, each once.
 
-        Do-nothing and its strongly augmented twin (itself, where the study's augmentation is strong) are always there; target-only and source + target where target labels exist. Without a
-        source, do-nothing is the start itself, and what other recipes would train on the source first is replaced by it.
+        Do-nothing and its strongly augmented twin (itself, where the study's augmentation is strong) are always there; target-only and
+        source + target where target labels exist. Without a source, do-nothing is the start itself, and what other
+        recipes would train on the source first is replaced by it.
         """
         labelled = self.target_labels != "none"
         always: list[Any] = ["supervised"] if self.source else ["start"]
