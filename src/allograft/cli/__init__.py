@@ -221,8 +221,10 @@ def _show(result: Result) -> None:
         if line.recommended and (line.title, line.target) in result.models:
             print(f"recommended for {line.target}: {line.title}\n  {predict_command(result.models[line.title, line.target])}")
     for target in result.study.target:
-        if result.models and not any(line.recommended for line in result.lines if line.target == target):
-            print(f"nothing is ranked for {target}: it was not measured; its models lie in {result.out / 'models'}")
+        here = [line for line in result.lines if line.target == target]
+        if result.models and not any(line.recommended for line in here):
+            why = f"{result.plan.headline} is undefined there" if any(line.is_measured(target) for line in here) else "it was not measured"
+            print(f"nothing is ranked for {target}: {why}; its models lie in {result.out / 'models'}")
     if result.failed:
         raise UnitsFailed(f"{result.failed} of {sum(len(line.runs) for line in result.lines)} runs failed; the table shows which and why")
 

@@ -73,9 +73,13 @@ class Line:
         return sum(not run.error for run in self.runs)
 
     def score(self, site: str) -> float | None:
-        """Mean headline score over seeds; None when nothing was measured."""
+        """Mean headline score over seeds; None when nothing was measured, or where it is undefined."""
         values = self.scores.get(site, ())
         return mean(values) if values else None
+
+    def is_measured(self, site: str) -> bool:
+        """Whether any test case of a site has a measure, be the headline defined there or not (AUROC of one class is not)."""
+        return any(record.measured for run in self.runs for record in run.tests.get(site, ()))
 
     def spread(self, site: str) -> float | None:
         """Standard deviation over seeds (n - 1); None with fewer than two."""

@@ -117,7 +117,8 @@ def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[
 
 
 def _score(line: Line, site: str) -> str:
-    return _spread(line.score(site), line.spread(site)) or ("failed" if not line.done else "not measured")
+    absent = "failed" if not line.done else "undefined" if line.is_measured(site) else "not measured"
+    return _spread(line.score(site), line.spread(site)) or absent
 
 
 def _spread(mean: float | None, sd: float | None) -> str:

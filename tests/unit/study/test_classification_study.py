@@ -16,6 +16,7 @@ from allograft.predictor import load
 from allograft.study import read_records, read_study, run_study
 from allograft.study.predictions import write_predictions
 from allograft.study.record import read_all
+from allograft.study.table import print_tables
 
 CLASSES = ("dark", "bright")
 
@@ -84,6 +85,15 @@ def test_the_report_says_undefined(done: tuple[Path, Path, Any]) -> None:
     page = (done[1] / "report.html").read_text()
     assert "balanced_accuracy" in page
     assert "undefined" in page
+    assert "auroc has no value on the test subjects of c" in page
+    assert "has labels, so nothing is ranked" not in page
+
+
+def test_the_table_says_undefined_where_one_class_was_judged(done: tuple[Path, Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    print_tables(done[2].study, done[2].plan, done[2].lines)
+    told = capsys.readouterr().out
+    assert "undefined" in told
+    assert "not measured" not in told
 
 
 def test_a_kept_model_predicts_what_was_judged(done: tuple[Path, Path, Any], tmp_path: Path) -> None:

@@ -153,8 +153,7 @@ def _metrics(here: Sequence[Line], target: str) -> list[str]:
 def _score(line: Line, site: str, metric: str, *, best: float | None = None) -> Cell:
     values = line.metrics.get(site, {}).get(metric, ())
     if not values:
-        measured = any(record.measured for run in line.runs for record in run.tests.get(site, ()))
-        return Cell("undefined" if measured else _absent(line), kind="quiet")
+        return Cell("undefined" if line.is_measured(site) else _absent(line), kind="quiet")
     digits = DIGITS.get(metric.split("/")[0], 3)
     small = [f"± {stdev(values):.{digits}f}"] if len(values) > 1 else []
     undefined = line.metrics[site].get(f"undefined/{metric}", ())
