@@ -161,7 +161,9 @@ def _image_of(block: Tensor, height: int, width: int) -> Tensor:
         spectrum = block.new_zeros(*block.shape[:-2], height, columns)
         spectrum[..., : r + 1, :] = block[..., r:, :]
         spectrum[..., height - r :, :] = block[..., :r, :]
-        lines = torch.fft.ifft(spectrum, dim=-2).contiguous()
+        lines = torch.fft.ifft(spectrum, dim=-2)
+        del spectrum  # three such tensors at once are more than the allocator keeps for the next call
+        lines = lines.contiguous()
     else:
         lines = down.to(block) @ block
     parts = torch.view_as_real(lines).flatten(-2)  # (..., H, 2 c): real and imaginary part of each column in turn
