@@ -117,6 +117,9 @@ def test_what_needs_no_label_is_the_same_whatever_is_labelled(manifest: Path) ->
     budgets = [cut(manifest, labelled=count).narrowed(Needs(source_images=True, target_images=True)) for count in (0, 1, 3)]
     assert [len(budget.target) for budget in budgets] == [1, 1, 1]
     assert budgets[0].fingerprint() == budgets[1].fingerprint() == budgets[2].fingerprint()
+    whole = cut(manifest, labelled=1)
+    by_slices = replace(whole, target=(replace(whole.target[0], chosen=frozenset({("b0.png", 0)})), whole.target[1]))
+    assert by_slices.narrowed(Needs(source_images=True, target_images=True)).fingerprint() == budgets[0].fingerprint()
 
 
 def test_needs_of_nested_recipes_add_up() -> None:
