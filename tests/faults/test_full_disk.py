@@ -115,7 +115,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         pytest.skip("there is no mount command here")
     yield sized
     if mounted:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # at once, whatever another process of the machine looks at
 
 
 def test_a_disk_that_is_really_full(
