@@ -49,7 +49,7 @@ def told(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file() and not litter(path)):
         name = path.relative_to(out).as_posix()
-        if name.startswith("cache/") or name in ("results.csv", "report.html", "study.json"):
+        if name.startswith("cache/") or name in ("results.csv", "metrics.csv", "report.html", "study.json"):
             continue
         if path.name == "carry.safetensors":
             found[name] = {key: comparable(value) for key, value in tree.load(path).items() if key != "cost"}

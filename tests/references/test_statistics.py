@@ -118,7 +118,6 @@ def test_auroc_against_a_slow_loop() -> None:
             areas.append(sum((p > n) + 0.5 * (p == n) for p in positive for n in negative) / (len(positive) * len(negative)))
         expected.append((areas[0] + areas[1]) / 2 - (areas[2] + areas[3]) / 2)
     low, high = np.nanpercentile(expected, [2.5, 97.5])
-    assert bootstrap_pooled(ours, theirs, pool, "auroc", draws=60) == pytest.approx((low, high), rel=1e-12)
-    alone = bootstrap_pooled(ours, None, pool, "auroc", draws=60)
-    assert alone is not None
+    assert bootstrap_pooled(ours, theirs, pool, draws=60)["auroc"] == pytest.approx((low, high), rel=1e-12)
+    alone = bootstrap_pooled(ours, None, pool, draws=60)["auroc"]
     assert 0.6 < alone[0] < np.mean([pool(row)["auroc"] or 0 for row in ours]) < alone[1] < 1

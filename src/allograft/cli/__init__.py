@@ -171,7 +171,7 @@ def report(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
     without_images: Annotated[bool, typer.Option("--without-images", help="Leave patients' images out of the page.")] = False,
 ) -> None:
-    """Make report.html and results.csv anew from the records."""
+    """Make report.html, results.csv and metrics.csv anew from the records."""
     from allograft.study.run import rebuild
 
     _show(rebuild(out, pictures=not without_images, say=_say))

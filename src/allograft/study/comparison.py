@@ -95,9 +95,9 @@ def seed_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int
     return {seed: float(value) for seed, value in pooled.items() if value is not None}
 
 
-def subject_scores(plan: Plan, line: Line, site: str) -> dict[str, float]:
-    """Subject -> headline score at a site: mean over its cases, then over seeds. {} for tasks that score no single case."""
-    scores = _scores(plan, line, site)
+def subject_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[str, float]:
+    """Subject -> a metric (the headline by default) at a site: mean over its cases, then over seeds. {} where no single case has it."""
+    scores = _scores(plan, line, site, metric)
     subjects = sorted(set().union(*scores.values()))
     return {subject: fmean(one[subject] for one in scores.values() if subject in one) for subject in subjects}
 
@@ -107,9 +107,21 @@ def score_interval(plan: Plan, line: Line, site: str) -> Interval | None:
     scores = subject_scores(plan, line, site)
     if scores:
         return bootstrap_interval(list(scores.values()))
-    seeds = seed_scores(plan, line, site)
-    cases = seed_cases(line, site)
-    return bootstrap_pooled([cases[seed] for seed in seeds], None, plan.task.pool, plan.headline) if seeds else None
+    return _pooled_intervals(plan, line, site).get(plan.headline)
+
+
+def intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
+    """Metric -> its 95 % interval over subjects, of each that a row has at a site; without those that have none."""
+    names = line.metrics.get(site, ())
+    own = {name: bootstrap_interval(list(scores.values())) for name in names if (scores := subject_scores(plan, line, site, name))}
+    pooled = _pooled_intervals(plan, line, site) if len(own) < len(names) else {}
+    found = {name: own.get(name) or pooled.get(name) for name in names}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _pooled_intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
+    """Of what only a whole test set has."""
+    return bootstrap_pooled([cases for cases in seed_cases(line, site).values() if cases], None, plan.task.pool)
 
 
 def difference(plan: Plan, line: Line, base: Line, site: str) -> tuple[float, Floats] | None:
@@ -171,8 +183,8 @@ def over_pairs(lines: Sequence[Line], plan: Plan, metric: str = "") -> list[Over
     return made
 
 
-def _scores(plan: Plan, line: Line, site: str) -> dict[int, dict[str, float]]:
-    return {seed: per_subject(cases, plan.headline) for seed, cases in seed_cases(line, site).items()}
+def _scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, dict[str, float]]:
+    return {seed: per_subject(cases, metric or plan.headline) for seed, cases in seed_cases(line, site).items()}
 
 
 def _scored(plan: Plan, line: Line, site: str) -> bool:
@@ -205,7 +217,7 @@ def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) 
     seeds = sorted(seed_scores(plan, line, site).keys() & seed_scores(plan, base, site).keys())
     a, b = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     subjects = set.intersection(*({str(case["subject"]) for case in cases} for cases in (*a, *b)))
-    low, high = bootstrap_pooled(a, b, plan.task.pool, plan.headline) or (None, None)
+    low, high = bootstrap_pooled(a, b, plan.task.pool).get(plan.headline, (None, None))
     note = "one subject: no interval" if len(subjects) == 1 else f"{plan.headline} scores no single subject: interval only"
     return Comparison(len(subjects), mean, low, high, note=note)
 

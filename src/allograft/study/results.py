@@ -1,15 +1,15 @@
-"""``results.csv``: the table of a study for spreadsheets and scripts."""
+"""``results.csv`` and ``metrics.csv``: the table of a study, and all that was measured, for spreadsheets and scripts."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-from allograft.study.comparison import Comparison, compare, score_interval, subject_ids
+from allograft.study.comparison import Comparison, compare, intervals, score_interval, subject_ids
 from allograft.study.plan import Plan
 from allograft.study.select import Line
 from allograft.tree import write_bytes
@@ -21,6 +21,7 @@ COLUMNS = (
     *COSTS,
     "predict_seconds",
 )
+METRIC_COLUMNS = ("recipe", "target", "site", "metric", "seeds_done", "subjects", "mean", "sd_over_seeds", "low", "high")
 
 
 def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
@@ -32,16 +33,44 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
     compared: dict[tuple[str, str], dict[str, Comparison]] = {}
+    rows = []
     for line in lines:
         for site in _sites(line):
             if (line.target, site) not in compared:
                 compared[line.target, site] = compare(lines, plan, line.target, site=site)
-            writer.writerow(_row(plan, line, site, compared[line.target, site].get(line.title)))
-    path = out / "results.csv"
+            rows.append(_row(plan, line, site, compared[line.target, site].get(line.title)))
+    return _write(out / "results.csv", COLUMNS, rows)
+
+
+def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
+    """Write ``OUT/metrics.csv``: one row a line, site judged and metric, the headline's too; ``low`` and ``high`` as in ``results.csv``.
+
+    No p: a study tests its headline. An undefined metric (AUROC of one class) has no row.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        for site in _sites(line):
+            bounds = intervals(plan, line, site)
+            told = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "seeds_done": line.done}
+            told["subjects"] = len(subject_ids(line, site))
+            for metric, values in line.metrics.get(site, {}).items():
+                if metric.startswith("undefined/"):
+                    continue
+                low, high = bounds.get(metric, ("", ""))
+                sd = stdev(values) if len(values) > 1 else ""
+                rows.append({**told, "metric": metric, "mean": fmean(values), "sd_over_seeds": sd, "low": low, "high": high})
+    return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())
     return path
 

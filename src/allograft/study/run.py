@@ -56,7 +56,7 @@ def run_study(
 
 
 def rebuild(out: Path, *, pictures: bool = True, say: Callable[[str], None] = lambda line: None) -> Result:
-    """Table, ``results.csv``, models and report of a finished or unfinished study, from its records alone; nothing is trained.
+    """Table, CSV files, models and report of a finished or unfinished study, from its records alone; nothing is trained.
 
     Args:
         pictures: whether the report may show images.

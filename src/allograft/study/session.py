@@ -29,7 +29,7 @@ from allograft.study.judge import Judge, failed_record
 from allograft.study.models import export_models, refuse_training_images
 from allograft.study.plan import Plan, Row, World, bare_rows, scenario_of
 from allograft.study.record import read_all, record_name
-from allograft.study.results import write_results
+from allograft.study.results import write_metrics, write_results
 from allograft.study.select import Line, lines
 from allograft.study.spec import Study
 from allograft.transforms.sample import Sample
@@ -227,10 +227,11 @@ class Session:
         return dict(read_card(Store(self.out / "units" / stage.unit).stage_folder(stage.name))["cost"])
 
     def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
-        """Table, models, ``results.csv`` and report."""
+        """Table, models, ``results.csv``, ``metrics.csv`` and report."""
         table = lines(plan, read_all(self.out), self.study.selection)
         models = export_models(self.out, self.study, table, world)
         write_results(self.out, plan, table)
+        write_metrics(self.out, plan, table)
         if report:
             self.report(world, plan, pictures=pictures)
         return Result(self.out, self.study, plan, tuple(table), models)

@@ -133,40 +133,40 @@ def bootstrap_pooled(
     a: Sequence[Cases],
     b: Sequence[Cases] | None,
     pool: Pool,
-    metric: str,
     *,
     level: float = 0.95,
     draws: int = POOLED_DRAWS,
     seed: int = 0,
-) -> Interval | None:
-    """Percentile interval of a metric that only a whole test set has (AUROC), or of its difference between two rows.
+) -> dict[str, Interval]:
+    """Percentile intervals of metrics that only a whole test set has (AUROC), or of their differences between two rows.
 
-    Subjects are drawn, with all their cases and the same ones for all seeds and both rows; the metric is pooled anew for each seed, and
-    its mean over seeds taken. A subject drawn twice counts as two. Draws where it is undefined (AUROC of one class) are left out.
+    Subjects are drawn, with all their cases and the same ones for all seeds and both rows; the metrics are pooled anew for each seed, and
+    their mean over seeds taken. A subject drawn twice counts as two. Draws where one is undefined (AUROC of one class) are left out.
 
     Args:
         a, b: the cases of each seed, of one row and of the one it is compared to.
         pool: as ``task.pool``; called ``draws`` times for each seed and row.
 
     Returns:
-        Low and high; None for fewer than two subjects, or when half of the draws are undefined.
+        Metric -> low and high, without those of which half of the draws are undefined; {} for fewer than two subjects.
     """
     every = [*a, *(b or ())]
     subjects = _in_all(every)
     if len(subjects) < 2:
-        return None
+        return {}
     groups = [_by_subject(cases) for cases in every]
     signs = np.array([1 / len(a)] * len(a) + [-1 / len(b)] * len(b) if b else [1 / len(a)] * len(a))
-    rng, drawn = np.random.default_rng(seed), np.full(draws, np.nan)
-    for number in range(draws):
+    rng, drawn = np.random.default_rng(seed), dict[str, list[float]]()
+    for _ in range(draws):
         picked = Counter(subjects[which] for which in rng.integers(len(subjects), size=len(subjects)))
-        pooled = [pool(_copies(group, picked)).get(metric) for group in groups]
-        drawn[number] = signs @ np.array([np.nan if value is None else value for value in pooled])
-    defined = drawn[~np.isnan(drawn)]
-    if 2 * len(defined) <= draws:
-        return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+        pooled = [pool(_copies(group, picked)) for group in groups]
+        for metric in pooled[0]:
+            values = [one.get(metric) for one in pooled]
+            if None not in values:
+                drawn.setdefault(metric, []).append(float(signs @ np.array(values, np.float64)))
+    shares = [(1 - level) / 2, (1 + level) / 2]
+    bounds = {metric: np.quantile(values, shares) for metric, values in drawn.items() if 2 * len(values) > draws}
+    return {metric: (float(low), float(high)) for metric, (low, high) in bounds.items()}
 
 
 def _in_all(every: Sequence[Cases]) -> list[str]:

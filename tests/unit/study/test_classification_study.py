@@ -55,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
         "augmentation": "none",
     }
     with pytest.MonkeyPatch.context() as patch:  # thousands of draws a row, tested elsewhere
-        patch.setattr("allograft.study.comparison.bootstrap_pooled", lambda *arguments, **options: None)
+        patch.setattr("allograft.study.comparison.bootstrap_pooled", lambda *arguments, **options: {})
         result = run_study(tree, folder / "out")
     return manifest, folder / "out", result
 

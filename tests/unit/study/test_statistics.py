@@ -20,7 +20,7 @@ from allograft.study.comparison import Comparison, compare, difference, over_pai
 from allograft.study.plan import Plan, Row
 from allograft.study.record import Record
 from allograft.study.report.cells import decision_table
-from allograft.study.results import COLUMNS, write_results
+from allograft.study.results import COLUMNS, write_metrics, write_results
 from allograft.study.select import Line, lines
 from allograft.study.spec import Study, make_study
 from allograft.study.statistics import (
@@ -217,20 +217,19 @@ def mean_over_subjects(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | 
 def test_a_pooled_mean_has_the_interval_of_the_mean() -> None:
     values = np.random.default_rng(3).normal(size=15)
     cases = [{"case": f"{n}{eye}", "subject": f"p{n}", "dice": float(v)} for n, v in enumerate(values) for eye in "LR"]
-    found = bootstrap_pooled([cases], None, mean_over_subjects, "dice", draws=2000)
+    found = bootstrap_pooled([cases], None, mean_over_subjects, draws=2000)["dice"]
     assert found == pytest.approx(bootstrap_interval(values), abs=0.05)  # a subject drawn twice counts twice
-    assert bootstrap_pooled([cases, cases], None, mean_over_subjects, "dice", draws=200) == pytest.approx(
-        bootstrap_pooled([cases], None, mean_over_subjects, "dice", draws=200)
-    )
+    twice, once = (bootstrap_pooled(each, None, mean_over_subjects, draws=200)["dice"] for each in ([cases, cases], [cases]))
+    assert twice == pytest.approx(once)
 
 
 def test_a_pooled_difference_is_paired() -> None:
     values = np.random.default_rng(4).normal(size=15)
     a, b = ([{"subject": f"p{n}", "dice": float(v) + more} for n, v in enumerate(values)] for more in (0.5, 0.0))
-    assert bootstrap_pooled([a], [b], mean_over_subjects, "dice", draws=200) == pytest.approx((0.5, 0.5))
-    assert bootstrap_pooled([b, b], [a], mean_over_subjects, "dice", draws=200) == pytest.approx((-0.5, -0.5))
-    assert bootstrap_pooled([a[:1]], [b], mean_over_subjects, "dice") is None
-    assert bootstrap_pooled([a], None, lambda cases: {"dice": None}, "dice", draws=20) is None
+    assert bootstrap_pooled([a], [b], mean_over_subjects, draws=200)["dice"] == pytest.approx((0.5, 0.5))
+    assert bootstrap_pooled([b, b], [a], mean_over_subjects, draws=200)["dice"] == pytest.approx((-0.5, -0.5))
+    assert bootstrap_pooled([a[:1]], [b], mean_over_subjects) == {}
+    assert bootstrap_pooled([a], None, lambda cases: {"dice": None}, draws=20) == {}
 
 
 # ---- rows of a table
@@ -484,6 +483,32 @@ def test_results_are_one_row_a_line_and_site(tmp_path: Path) -> None:
     first = (tmp_path / "results.csv").read_bytes()
     write_results(tmp_path, plan, table)
     assert (tmp_path / "results.csv").read_bytes() == first
+
+
+class DiceAndAuc:
+    """Dice of a case, the AUROC of all of them, and a metric without a value."""
+
+    headline = "dice"
+
+    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        return {**mean_over_subjects(cases), **Auc().pool(cases), "ece": None, "undefined/ece": 1.0} if cases else {}
+
+
+def test_every_metric_has_a_row_and_an_interval(tmp_path: Path) -> None:
+    plan, table = a_table(a_study(target=["chase"]), with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)]}, a_study(target=["chase"])))
+    plan = replace(plan, task=DiceAndAuc())
+    record = table[1].runs[0].tests["chase"][0]
+    judged = tuple({**case, "label": n % 2, "score": (7 * n) % 8} for n, case in enumerate(record.cases))
+    runs = tuple(replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=judged),)}) for run in table[1].runs)
+    pooled = {name: (value,) * 2 for name, value in plan.task.pool(judged).items() if value is not None}
+    line = replace(table[1], runs=runs, metrics={"chase": pooled})
+    rows = {row["metric"]: row for row in read(write_metrics(tmp_path, plan, [line]))}
+    assert list(rows) == ["dice", "auroc"]
+    assert float(rows["dice"]["mean"]) == line.score("chase")
+    assert (float(rows["dice"]["low"]), float(rows["dice"]["high"])) == score_interval(plan, line, "chase")
+    bounds = bootstrap_pooled([judged, judged], None, plan.task.pool)
+    assert (float(rows["auroc"]["low"]), float(rows["auroc"]["high"])) == bounds["auroc"]
+    assert (rows["auroc"]["subjects"], rows["auroc"]["seeds_done"], rows["auroc"]["sd_over_seeds"]) == ("8", "2", "0.0")
 
 
 def test_other_sites_have_rows_of_their_own(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: Operating
     scores = {metric: _mean([one.get(metric) for one in pooled]) for metric in metrics}
     rates = [_rates(cases, points.of[seed]) for seed, cases in by_seed.items() if cases and seed in points.of]
     scores |= {key: _mean([one[key] for one in rates]) for key in ("sensitivity", "specificity")} if rates else {}
-    drawn = [metric for metric in metrics[:-1] if intervals and scores[metric] is not None]
-    return Group(name, subjects, count, scores, {metric: bootstrap_pooled(every, None, task.pool, metric) for metric in drawn})
+    bounds = bootstrap_pooled(every, None, task.pool) if intervals else {}
+    return Group(name, subjects, count, scores, {metric: bounds.get(metric) for metric in metrics[:-1] if scores[metric] is not None})
 
 
 @dataclass(frozen=True)
