@@ -53,8 +53,7 @@ class Fourier:
             ``averaged_beta`` takes the curves of several. Equal scores go to the smaller beta.
         donors: how many source images lend their style.
         search: how donors are found, see ``Donors``. ``random`` draws them once a run, without replacement. The paper finds ``3d``, ``2d``
-            and ``2.5d`` alike; its ablation has ``2d``, which needs a single slice of the target at a time. Of volumes cut into slices
-            ``3d`` compares the slices that are predicted together, at most 16 in a study.
+            and ``2.5d`` alike; its ablation has ``2d``, which needs a single slice of the target at a time, where ``3d`` needs all.
         first: what is adapted.
     """
 
@@ -168,7 +167,7 @@ def curve(adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: 
     for beta in grid:
         predictor, cases = adapted(beta), []
         for which, case in enumerate(cohort.cases):
-            prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)), CHUNK)
+            prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)))
             cases.append({"case": case.name, "subject": case.subject, **context.task.measure(prediction, cohort, which)})
         scores.append(context.task.pool(cases).get(context.task.headline))
     return tuple(scores)
@@ -229,23 +228,33 @@ class FourierPredictor:
         """
         if self.beta == 0:
             return self.inner(batch)
-        style = self._styles(batch)
+        if self.donors is None:
+            return self._styled(batch, self.style[None])
+        nearest = self.donors.nearest(batch).to(self.style.device)
+        spans = [slice(start, start + CHUNK) for start in range(0, len(batch), CHUNK)]
+        parts = [self._styled(batch[span], self._of(nearest[span])) for span in spans]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    @property
+    def sees_whole_cases(self) -> bool:
+        """Whether the slices of a scan must come together: their donors are one choice."""
+        return self.beta > 0 and self.donors is not None and self.donors.sliced and self.donors.search == "3d"
+
+    def _of(self, nearest: Tensor) -> Tensor:
+        """Style (B, donors, C, ..., rows, columns) of slices (B, donors), or of volumes (B, donors, D)."""
+        return self.style[nearest].transpose(2, 3) if nearest.ndim == 3 else self.style[nearest]
+
+    def _styled(self, batch: Batch, style: Tensor) -> Prediction:
+        """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
         if style.shape[2:-2] != batch.image.shape[1:-2]:
             found = f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
             raise SpecError(f"fourier: {found}; prepare the images as the donors were")
-        image = batch.image[:, None]
+        image, style = batch.image[:, None], style.to(batch.image.device)
         if self.contains_images:
             versions = swap_amplitude(image, crop_or_pad(style, image.shape[-2:]), self.beta)
         else:
             versions = swap_low_amplitude(image, style, self.beta)
         return mean_prediction(self.inner, batch, versions, several=self.several)
-
-    def _styles(self, batch: Batch) -> Tensor:
-        """(B or 1, donors, C, ..., rows, columns)."""
-        if self.donors is None:
-            return self.style[None].to(batch.image.device)
-        style = self.style[self.donors.nearest(batch).to(self.style.device)].to(batch.image.device)
-        return style.transpose(2, 3) if batch.image.ndim == 5 else style  # (B, donors, D, C, ...) for volumes
 
 
 def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> Prediction:
@@ -277,16 +286,10 @@ def _repeated(batch: Batch, count: int, image: Tensor) -> Batch:
     def each(value: Tensor | None) -> Any:
         return None if value is None else value.repeat_interleave(count, 0)
 
-    return replace(
-        batch.unlabelled(),
-        image=image,
-        site=each(batch.site),
-        cases=tuple(case for case in batch.cases for _ in range(count)),
-        attributes={key: each(value) for key, value in batch.attributes.items()},
-        region=each(batch.region),
-        spacing=each(batch.spacing),
-        extent=each(batch.extent),
-    )
+    cases = tuple(case for case in batch.cases for _ in range(count))
+    attributes = {key: each(value) for key, value in batch.attributes.items()}
+    kept = replace(batch.unlabelled(), image=image, site=each(batch.site), cases=cases, attributes=attributes)
+    return replace(kept, region=each(batch.region), spacing=each(batch.spacing), extent=each(batch.extent))
 
 
 def _mean(key: str, values: Tensor, several: bool) -> Tensor:

@@ -94,7 +94,7 @@ class Model:
         """
         batch = cohort.whole(which)
         try:
-            prediction = whole_prediction(self.predictor, batch.to(self.device), CHUNK)
+            prediction = whole_prediction(self.predictor, batch.to(self.device))
             for key, count in self.task.outputs.items():
                 if prediction[key].shape[1] != count:
                     raise ModelError(
@@ -162,8 +162,10 @@ def _device(text: str) -> torch.device:
     return place
 
 
-def whole_prediction(predictor: Predictor, batch: Batch, chunk: int) -> dict[str, Tensor]:
-    """A prediction for a batch of any length, ``chunk`` cases at a time, on the CPU."""
+def whole_prediction(predictor: Predictor, batch: Batch) -> dict[str, Tensor]:
+    """A prediction for all slices of a case, or for any images, on the CPU; ``CHUNK`` at a time, or all where the predictor says
+    that it ``sees_whole_cases``."""
+    chunk = len(batch) if getattr(predictor, "sees_whole_cases", False) else CHUNK
     outputs = [predictor(batch[start : start + chunk].unlabelled()) for start in range(0, len(batch), chunk)]
     return {key: torch.cat([output[key].cpu() for output in outputs]) for key in outputs[0]}
 

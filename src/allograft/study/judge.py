@@ -14,7 +14,7 @@ from allograft import __version__
 from allograft.cohort import Cohort
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
-from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.predictor.model import whole_prediction
 from allograft.recipe import Scenario, Stage, title, total_needs
 from allograft.seeds import Seeds
 from allograft.study.analysis.label_free import pooled, watched
@@ -110,7 +110,7 @@ class Judge:
             for which, case in enumerate(cohort.cases):
                 batch = self.fabric.to_device(hidden.whole(which))
                 assert stage.predictor is not None
-                prediction = whole_prediction(stage.predictor, batch, CHUNK)
+                prediction = whole_prediction(stage.predictor, batch)
                 cases.append({"case": case.name, "subject": case.subject, **told(prediction, cohort, which)})
         return cases
 

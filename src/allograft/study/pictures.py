@@ -15,7 +15,7 @@ from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
-from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.predictor.model import whole_prediction
 from allograft.seeds import Seeds
 from allograft.study.models import model_name
 from allograft.study.plan import World
@@ -54,7 +54,7 @@ class Models:
     def find(self, predictor: Predictor, name: str) -> Mask:
         """A case's mask on its own grid: (*spatial) class indices."""
         cohort = self.world.cohort.where(lambda case: case.name == name)
-        prediction = whole_prediction(predictor, cohort.unlabelled().whole(0), CHUNK)
+        prediction = whole_prediction(predictor, cohort.unlabelled().whole(0))
         found: Mask = self.world.study.made_task.answer(prediction, cohort, 0).mask.numpy()
         return found
 

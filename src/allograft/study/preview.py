@@ -16,7 +16,7 @@ from allograft.context import Meter, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import SpecError
-from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.predictor.model import whole_prediction
 from allograft.recipe import Stage, title
 from allograft.seeds import Seeds
 from allograft.study.plan import Plan, Row, World, scenario_of
@@ -104,7 +104,7 @@ def _judging(stage: Stage, session: Session, world: World, row: Row) -> float:
         return 0.0
     cohort = replace(tests[0].cohort, sites=stage.sites)
     began = time.perf_counter()
-    whole_prediction(stage.predictor, session.fabric.to_device(cohort.unlabelled().whole(0)), CHUNK)
+    whole_prediction(stage.predictor, session.fabric.to_device(cohort.unlabelled().whole(0)))
     return time.perf_counter() - began
 
 

@@ -24,7 +24,8 @@ from allograft.methods.fourier import GRID, Fourier, FourierPredictor, averaged_
 from allograft.methods.start import Start
 from allograft.networks import build
 from allograft.phantoms.brain import write_brain
-from allograft.predictor import Direct, load_predictor, save_predictor
+from allograft.predictor import Direct, Prediction, load_predictor, save_predictor
+from allograft.predictor.model import whole_prediction
 from allograft.recipe import Needs, Scenario, parse_recipe, total_needs
 from allograft.study.plan import scenario_of
 from allograft.study.run import local_fabric
@@ -125,6 +126,32 @@ def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
     chosen = donors.nearest(batch)
     assert chosen.shape == (5, min(2, scans))
     assert donors.place[chosen].tolist() == [[place] * min(2, scans) for place in range(5)]
+
+
+def test_a_scan_in_slices_has_one_choice_of_donor_scans_however_long_it_is() -> None:
+    torch.manual_seed(0)
+    scans = torch.rand(6, 40, 1, 24, 24)
+    target = torch.cat([scans[1, :20], scans[4, 20:]])  # either half resembles another scan
+    batch = Batch(target, torch.zeros(40, dtype=torch.int64), tuple(f"t.nii.gz#{place}" for place in range(40)))
+    nearest = {search: Donors.of(list(scans), search, 2, sliced=True) for search in ("2d", "3d")}
+    called: list[int] = []
+
+    def inner(part: Batch) -> Prediction:
+        called.append(len(part))
+        return {"mask": torch.cat([part.image, -part.image], 1)}
+
+    for search, donors in nearest.items():
+        called.clear()
+        predictor = FourierPredictor(inner, scans.flatten(0, 1), 0.2, contains_images=True, donors=donors)
+        assert predictor.sees_whole_cases is (search == "3d")
+        whole = whole_prediction(predictor, batch)["mask"]
+        assert called == [32, 32, 16]  # sixteen slices at a time, in two styles each
+        assert torch.equal(whole, predictor(batch)["mask"])
+        halves = torch.cat([predictor(batch[:20])["mask"], predictor(batch[20:])["mask"]])
+        assert torch.equal(halves, whole) is (search == "2d")
+    chosen = nearest["3d"].nearest(batch)
+    assert nearest["3d"].scan[chosen].unique(dim=0).sort().values.tolist() == [[1, 4]]
+    assert not replace(predictor, beta=0.0).sees_whole_cases
 
 
 def test_the_grid_is_the_papers_and_goes_on_where_a_step_is_less_than_a_pixel() -> None:

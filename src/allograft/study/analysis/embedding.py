@@ -22,7 +22,7 @@ from allograft.cohort import Cohort
 from allograft.figure import Points
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor import load_predictor
-from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.predictor.model import whole_prediction
 from allograft.seeds import Seeds
 from allograft.study.analysis.label_free import KEYS
 from allograft.study.models import model_name
@@ -131,7 +131,7 @@ def _seen(predictor: Any, encoder: nn.Module, cohort: Cohort, which: int) -> tup
     """A case's feature as the predictor itself makes it, mean over slices and over all its passes (donors), and the prediction."""
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     with features(encoder) as found:
-        prediction = whole_prediction(predictor, cohort.unlabelled().whole(which).to(device), CHUNK)
+        prediction = whole_prediction(predictor, cohort.unlabelled().whole(which).to(device))
     return (torch.cat(found).mean(0).numpy() if found else None), prediction
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from allograft.cohort import Cohort
 from allograft.errors import SpecError
-from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.predictor.model import whole_prediction
 from allograft.study.analysis.embedding import encoder_of, features
 
 FOLDS = 5
@@ -104,7 +104,7 @@ def seen(predictor: Any, cohort: Cohort) -> tuple[NDArray[np.float64], list[dict
     hidden = replace(cohort.unlabelled(), sites=())
     for which in range(len(cohort.cases)):
         with features(encoder) as found:
-            predictions.append(whole_prediction(predictor, hidden.whole(which).to(device), CHUNK))
+            predictions.append(whole_prediction(predictor, hidden.whole(which).to(device)))
         if not found:
             raise SpecError("site probe: the model predicts without its encoder; probe the model that it was made from")
         rows.append(torch.cat(found).mean(0).numpy())
