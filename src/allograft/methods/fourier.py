@@ -267,8 +267,7 @@ def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several
     Returns:
         Logits of the mean probabilities of masks and labels; of other outputs the mean.
     """
-    count = versions.shape[1]
-    flat = versions.flatten(0, 1)
+    count, flat = versions.shape[1], versions.flatten(0, 1)
     whole = _repeated(batch, count, flat)
     size = max(1, PIXELS // flat[0, 0].numel())
     parts = [inner(whole[start : start + size]) for start in range(0, len(whole), size)]
