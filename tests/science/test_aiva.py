@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 import torch
+from tests.science.judge import halves, tissue_dice
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -37,18 +37,6 @@ SEEDS = 5
 ROWS = {"nothing": Supervised(), "no alignment": Aiva(weight=0.0), "AdaBN": AdaBn(), "AIVA": Aiva(rounds=10)}
 
 
-def dice(predictor: Any, cohort: Cohort) -> float:
-    """Mean over images and both tissues."""
-    found = []
-    for index in range(len(cohort)):
-        case = cohort.case(index)
-        labels, guess = case.labels["mask"][0, 0], predictor(case.unlabelled())["mask"][0].argmax(0)
-        for tissue in (1, 2):
-            a, b = labels == tissue, guess == tissue
-            found.append(2 * float((a & b).sum()) / max(float(a.sum() + b.sum()), 1.0))
-    return mean(found)
-
-
 def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> dict[str, float]:
     """Each row's Dice on a target's test subjects; the rows share one source training."""
     torch.manual_seed(seed)
@@ -56,14 +44,12 @@ def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> dict[str, fl
     network = build(spec)
     budget = Budget(steps=150, adapt_steps=100, batch_size=8)
     context = replace(a_context(folder, seed=seed, budget=budget, optimizer={"adam": {"lr": 1e-3}}), task=TASK)
-    there = cohort.site(target)
-    held_out = set(there.subjects[::4])
-    train, test = (there.where(lambda case, wanted=wanted: (case.subject in held_out) is wanted) for wanted in (False, True))
+    train, test = halves(cohort.site(target))
     scenario = Scenario((cohort.site("a"),), (train.unlabelled(),), sites=("a", target))
     found = {}
     for name, recipe in ROWS.items():
         *_, last = context.run(recipe, scenario, network)
-        found[name] = dice(last.predictor, test)
+        found[name] = tissue_dice(last.predictor, test)
     return found
 
 

@@ -21,16 +21,16 @@ from statistics import fmean
 
 import pytest
 import torch
+from tests.science.judge import tissue_dice
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget
 from allograft.methods.catenorm import CateNorm
 from allograft.methods.supervised import Supervised
-from allograft.metrics.segmentation import dice
 from allograft.networks import build
 from allograft.phantoms.brain import write_brain
-from allograft.recipe import Scenario, Stage
+from allograft.recipe import Scenario
 from allograft.tasks.segmentation import Segmentation
 
 pytestmark = [pytest.mark.science, pytest.mark.timeout(1200)]
@@ -39,19 +39,6 @@ TASK = Segmentation(("white", "grey"))
 SEEDS, TRAIN, SUBJECTS = 3, 8, 16
 COHORTS = {"multi-site": ("none", "medium", "severe"), "control": ("none", "none", "none")}
 ROWS = {"BN": Supervised(), "CateNorm": CateNorm()}
-
-
-def scored(stage: Stage, tests: list[Cohort]) -> float:
-    """Mean Dice over classes, test subjects and sites."""
-    found = []
-    for there in tests:
-        for index in range(len(there)):
-            case = there.case(index)
-            assert stage.predictor is not None
-            prediction = stage.predictor(case.unlabelled())["mask"].argmax(1)[0]
-            truth = case.labels["mask"][0, 0]  # type: ignore[index,call-overload]
-            found += [dice(prediction == label, truth == label) for label in (1, 2)]
-    return fmean(found)
 
 
 def scores(cohort: Cohort, seed: int) -> dict[str, float]:
@@ -67,7 +54,7 @@ def scores(cohort: Cohort, seed: int) -> dict[str, float]:
         budget = Budget(steps=150, batch_size=9)
         context = replace(a_context(seed=seed, budget=budget, optimizer={"adam": {"lr": 3e-3}}), task=TASK)
         for stage in recipe.run(scenario, network, context):  # type: ignore[attr-defined]
-            found[f"{name} {stage.name}"] = scored(stage, tests)
+            found[f"{name} {stage.name}"] = tissue_dice(stage.predictor, *tests)
     return found
 
 

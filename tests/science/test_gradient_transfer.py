@@ -18,10 +18,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 import torch
+from tests.science.judge import halves, tissue_dice
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -43,24 +43,6 @@ ROWS = {"nothing": Supervised(), "fine-tune all": Finetune(), "OCTL": Octl(), "M
 Scores = dict[str, tuple[float, float]]  # row -> Dice at the target, at the source
 
 
-def dice(predictor: Any, cohort: Cohort) -> float:
-    """Mean over images and both tissues."""
-    found = []
-    for index in range(len(cohort)):
-        case = cohort.case(index)
-        labels, guess = case.labels["mask"][0, 0], predictor(case.unlabelled())["mask"][0].argmax(0)
-        for tissue in (1, 2):
-            a, b = labels == tissue, guess == tissue
-            found.append(2 * float((a & b).sum()) / max(float(a.sum() + b.sum()), 1.0))
-    return mean(found)
-
-
-def halves(cohort: Cohort) -> tuple[Cohort, Cohort]:
-    """Subjects to train on, and every fourth to test."""
-    held_out = set(cohort.subjects[::4])
-    return cohort.where(lambda case: case.subject not in held_out), cohort.where(lambda case: case.subject in held_out)
-
-
 def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> Scores:
     """Each row's Dice at the target's and the source's test subjects; the rows share one source training."""
     torch.manual_seed(seed)
@@ -74,7 +56,7 @@ def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> Scores:
     found = {}
     for name, recipe in ROWS.items():
         *_, last = context.run(recipe, scenario, network)
-        found[name] = dice(last.predictor, target_test), dice(last.predictor, source_test)
+        found[name] = tissue_dice(last.predictor, target_test), tissue_dice(last.predictor, source_test)
     return found
 
 
