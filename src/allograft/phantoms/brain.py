@@ -5,24 +5,17 @@ Research and testing only: the heads are drawn from ellipsoids and smooth noise,
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 from scipy import ndimage
 
-from allograft.errors import OutputError, SpecError, nearest
+from allograft.errors import SpecError
+from allograft.phantoms.parts import Row, check_request, draws, stretched, write_cohort
 
 AIR, WHITE_MATTER, GREY_MATTER, CSF, SKULL, SCALP = range(6)
 
@@ -134,12 +127,12 @@ def label_head(head: Head, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """
     dims = len(shape)
     axes = np.meshgrid(*((np.arange(n) + 0.5) / n * 2 - 1 for n in shape), indexing="ij", sparse=True)
-    x = [axes[d] - head.centre[d] + _stretched(head.warp[d], shape) for d in range(dims)]
+    x = [axes[d] - head.centre[d] + stretched(head.warp[d], shape) for d in range(dims)]
     cosine, sine = np.cos(np.radians(head.angle)), np.sin(np.radians(head.angle))
     x[0], x[1] = cosine * x[0] - sine * x[1], sine * x[0] + cosine * x[1]
     x = [x[d] / head.radii[d] for d in range(dims)]
     radius = np.sqrt(sum(axis**2 for axis in x))
-    sulci, gyri = (_stretched(field, shape) for field in head.folds)
+    sulci, gyri = (stretched(field, shape) for field in head.folds)
     pial = 0.82 - 0.06 * np.clip(sulci, 0, 2)
     white = pial - head.cortex + 0.06 * np.clip(gyri, -1.5, 1.5)
     # the falx: between the hemispheres, the cortex reaches deep in front and behind (and above)
@@ -184,7 +177,7 @@ def draw_acquisition(rng: np.random.Generator, shape: tuple[int, ...]) -> Acquis
     >>> draw_acquisition(np.random.default_rng(0), (32, 32)).noise.shape
     (2, 32, 32)
     """
-    field = _stretched(rng.standard_normal((3,) * len(shape)), shape)
+    field = stretched(rng.standard_normal((3,) * len(shape)), shape)
     field = field - field.mean()
     return Acquisition(float(np.exp(0.1 * rng.standard_normal())), field / np.abs(field).max(), rng.standard_normal((2, *shape)))
 
@@ -238,62 +231,16 @@ def write_brain(out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, s
     ...     print(write_brain(Path(folder), sites={"a": "none"}, subjects=1, size=32).read_text().splitlines()[1])
     images/a-000.png,masks/a-000.png,a-000,a
     """
-    _check(dims, sites, subjects, size)
-    out, shape = Path(out), (size,) * dims
-    suffix, image_bytes = (".png", _png) if dims == 2 else (".nii.gz", _nifti)
-    rows = [("image", "mask", "subject", "site")]
-    try:
-        for folder in ("images", "masks"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-        for site, shift in sites.items():
-            for subject in (f"{site}-{number:03d}" for number in range(subjects)):
-                tissue = anatomy(_rng(seed, "anatomy", site, subject), shape)
-                image = acquire(tissue, SHIFTS[shift], _rng(seed, "scan", site, subject))
-                row = (f"images/{subject}{suffix}", f"masks/{subject}{suffix}", subject, site)
-                (out / row[0]).write_bytes(image_bytes(np.rint(image).clip(0, 65535).astype(np.uint16)))
-                (out / row[1]).write_bytes(image_bytes(np.where(tissue <= GREY_MATTER, tissue, 0).astype(np.uint8)))
-                rows.append(row)
-        scanners = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
-        facts = {"phantom": "brain", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": scanners}
-        (out / "shift.json").write_bytes((json.dumps(facts, indent=2) + "\n").encode())
-        (out / "manifest.csv").write_bytes("".join(",".join(row) + "\n" for row in rows).encode())
-    except OSError as error:
-        raise OutputError(f"{out}: the brain phantom cannot be written ({error.strerror}); give a folder that can be written") from error
-    return out / "manifest.csv"
+    check_request("brain", dims, sites, SHIFTS, (subjects, size), has_volumes=True)
+    scanners = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
+    facts = {"phantom": "brain", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": scanners}
+    return write_cohort(out, _rows(sites, subjects, (size,) * dims, seed), facts, ".png" if dims == 2 else ".nii.gz")
 
 
-def _check(dims: int, sites: Mapping[str, str], subjects: int, size: int) -> None:
-    if dims not in (2, 3):
-        raise SpecError(f"brain phantom: dims is {dims}; expected 2 or 3")
-    if size < 32:
-        raise SpecError(f"brain phantom: size is {size}; expected at least 32 pixels, or the skull is thinner than one")
-    if subjects < 1 or not sites:
-        raise SpecError(f"brain phantom: {subjects} subjects at {len(sites)} sites; expected at least one of each")
+def _rows(sites: Mapping[str, str], subjects: int, shape: tuple[int, ...], seed: int) -> Iterator[Row]:
     for site, shift in sites.items():
-        if not re.fullmatch(r"\w[\w-]*", site, re.ASCII):
-            raise SpecError(f"brain phantom: site '{site}' becomes a file name; use letters, digits, '_' and '-'")
-        if shift not in SHIFTS:
-            raise SpecError(f"brain phantom: site '{site}': {nearest(shift, SHIFTS, 'shift')}")
-
-
-def _rng(seed: int, *path: str) -> np.random.Generator:
-    """A generator keyed by content, as `allograft.seeds` does, without torch."""
-    text = json.dumps([seed, *path]).encode()
-    return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))
-
-
-def _stretched(coarse: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """A coarse grid laid over the image by cubic splines."""
-    factors = [n / c for n, c in zip(shape, coarse.shape, strict=True)]
-    return np.asarray(ndimage.zoom(coarse, factors, order=3, mode="nearest", grid_mode=True))
-
-
-def _png(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _nifti(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    volume: Any = nibabel.Nifti1Image(array, np.eye(4))
-    return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)  # no time stamp: the same volume is the same bytes
+        for subject in (f"{site}-{number:03d}" for number in range(subjects)):
+            tissue = anatomy(draws(seed, "anatomy", site, subject), shape)
+            image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
+            mask = np.where(tissue <= GREY_MATTER, tissue, 0).astype(np.uint8)
+            yield {"image": np.rint(image).clip(0, 65535).astype(np.uint16), "mask": mask, "subject": subject, "site": site}

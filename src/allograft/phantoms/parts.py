@@ -1,13 +1,15 @@
-"""What the photographed phantoms share: draws keyed by content, smooth fields, checks, and the writing of a cohort."""
+"""What the phantoms share: draws keyed by content, smooth fields, checks, and the writing of a cohort."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from scipy import ndimage
 
 from allograft.errors import OutputError, SpecError, nearest
 
-Row = Mapping[str, str | NDArray[np.uint8]]
-"""Column -> its text, or an image that is written to ``COLUMNs/SUBJECT.png``; ``subject`` is text."""
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Row = Mapping[str, str | Pixels]
+"""Column -> its text, or an image that is written to ``COLUMNs/SUBJECT.png`` (or another ending); ``subject`` is text."""
 
 
 def draws(seed: int, *path: str) -> np.random.Generator:
@@ -47,8 +50,13 @@ def smooth_field(rng: np.random.Generator, size: int, grid: int) -> NDArray[np.f
     >>> smooth_field(np.random.default_rng(0), 32, 4).shape
     (32, 32)
     """
-    coarse = rng.standard_normal((grid, grid))
-    return np.asarray(ndimage.zoom(coarse, size / grid, order=3, mode="nearest", grid_mode=True))
+    return stretched(rng.standard_normal((grid, grid)), (size, size))
+
+
+def stretched(coarse: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A coarse grid laid over an image by cubic splines."""
+    factors = [n / c for n, c in zip(shape, coarse.shape, strict=True)]
+    return np.asarray(ndimage.zoom(coarse, factors, order=3, mode="nearest", grid_mode=True))
 
 
 def blurred(image: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
@@ -68,11 +76,14 @@ def check_instrument(instrument: str, values: Mapping[str, Any]) -> None:
             raise SpecError(f"{instrument}: {name} is {value}; expected finite numbers of at least 0")
 
 
-def check_request(phantom: str, dims: int, sites: Mapping[str, str], shifts: Iterable[str], numbers: tuple[int, int]) -> None:
+def check_request(
+    phantom: str, dims: int, sites: Mapping[str, str], shifts: Iterable[str], numbers: tuple[int, int], *, has_volumes: bool = False
+) -> None:
     """Raise ``SpecError`` for what cannot be written; ``numbers`` are subjects a site and pixels a side."""
     subjects, size = numbers
-    if dims != 2:
-        raise SpecError(f"{phantom} phantom: dims is {dims}; it is a photograph, so 2; 'brain' has volumes")
+    if dims not in ((2, 3) if has_volumes else (2,)):
+        mend = "expected 2 or 3" if has_volumes else "it is a photograph, so 2; 'brain' has volumes"
+        raise SpecError(f"{phantom} phantom: dims is {dims}; {mend}")
     if size < 32:
         raise SpecError(f"{phantom} phantom: size is {size}; expected at least 32 pixels, or its structures are thinner than one")
     if subjects < 1 or not sites:
@@ -84,14 +95,18 @@ def check_request(phantom: str, dims: int, sites: Mapping[str, str], shifts: Ite
             raise SpecError(f"{phantom} phantom: site '{site}': {nearest(shift, shifts, 'shift')}")
 
 
-def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any]) -> Path:
-    """Write images, ``shift.json`` with the facts, and ``manifest.csv``, whose path is returned. ``OutputError`` when it cannot be."""
-    lines: list[list[str]] = []
+def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any], ending: str = ".png") -> Path:
+    """Write images, ``shift.json`` with the facts, and ``manifest.csv``, whose path is returned. ``OutputError`` when it cannot be.
+
+    Args:
+        ending: one of ``FORMATS``.
+    """
+    out, lines = Path(out), list[list[str]]()
     try:
         for row in rows:
             if not lines:
                 lines.append(list(row))
-            lines.append([_told(out, column, str(row["subject"]), value) for column, value in row.items()])
+            lines.append([_told(out, column, str(row["subject"]), value, ending) for column, value in row.items()])
         (out / "shift.json").write_bytes((json.dumps(facts, indent=2) + "\n").encode())
         (out / "manifest.csv").write_bytes("".join(",".join(line) + "\n" for line in lines).encode())
     except OSError as error:
@@ -100,12 +115,27 @@ def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any]) -> Pa
     return out / "manifest.csv"
 
 
-def _told(out: Path, column: str, subject: str, value: str | NDArray[np.uint8]) -> str:
+def _told(out: Path, column: str, subject: str, value: str | Pixels, ending: str) -> str:
     if isinstance(value, str):
         return value
-    name = f"{column}s/{subject}.png"
+    name = f"{column}s/{subject}{ending}"
     (out / name).parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(value).save(buffer, "PNG")
-    (out / name).write_bytes(buffer.getvalue())
+    (out / name).write_bytes(FORMATS[ending](value))
     return name
+
+
+def _png(array: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _nifti(array: Pixels) -> bytes:
+    import nibabel
+
+    volume: Any = nibabel.Nifti1Image(array, np.eye(4))
+    return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)  # no time stamp: the same volume is the same bytes
+
+
+FORMATS: Mapping[str, Callable[[Pixels], bytes]] = MappingProxyType({".png": _png, ".nii.gz": _nifti})
+"""Ending -> what makes the bytes of an image; volumes have an identity affine: 1 mm, RAS."""
