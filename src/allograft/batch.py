@@ -45,7 +45,7 @@ class Batch:
         attributes: (B,) or (B, K) tensors: skin type, timepoint, annotated classes.
         region: (B, 1, *spatial) bool, the pixels that count.
         spacing: (B, D) mm of the image's grid.
-        extent: (B, D) int64, the true size where the image was padded.
+        extent: (B, D) int64, the true size where a whole image was padded about its centre; 0 of a slice that is all padding.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ("a", "b"), {"mask": torch.ones(2, 1, 4, 4).long()})
@@ -68,6 +68,21 @@ class Batch:
     def unlabelled(self) -> Batch:
         """The same cases with every label absent."""
         return replace(self, labels={})
+
+    def inside(self) -> Tensor:
+        """(B, 1, *spatial) bool: the pixels that are no padding; an odd pixel of padding lies before the image, as preprocessing has it.
+
+        >>> Batch(torch.zeros(1, 1, 4), torch.tensor([0]), ("a",), extent=torch.tensor([[1]])).inside().int().tolist()
+        [[[0, 0, 1, 0]]]
+        """
+        size = self.image.shape[2:]
+        inside = torch.ones(len(self), 1, *size, dtype=torch.bool, device=self.image.device)
+        for axis, true in enumerate(() if self.extent is None else self.extent.unbind(1)):
+            before = (size[axis] - true + 1) // 2
+            place = torch.arange(size[axis], device=self.image.device)
+            line = (place >= before[:, None]) & (place < (before + true)[:, None])
+            inside &= line.view(len(self), *(1 if other != axis else -1 for other in range(-1, len(size))))
+        return inside
 
     def to(self, device: Any, **options: Any) -> Batch:
         """A copy on a device; Fabric calls this."""

@@ -138,9 +138,21 @@ class Cohort:
         return self._batch(self.cases[which], (place,))
 
     def whole(self, which: int) -> Batch:
-        """One case as the judge sees it: B = 1, or B = depth with ``slices``."""
+        """One case as the judge sees it: B = 1, or B = depth with ``slices``; with its ``extent`` where it was padded."""
         case = self.cases[which]
-        return self._batch(case, tuple(range(self._depth(case))))
+        places = tuple(range(self._depth(case)))
+        return replace(self._batch(case, places), extent=self._extent(case, places))
+
+    def _extent(self, case: Case, places: tuple[int, ...]) -> Tensor | None:
+        """(B, D) of the true pixels within the grid; None where all are."""
+        place = self.shelf.image(case)[1]
+        true = [min(lengths) for lengths in zip(place.resampled, place.size, strict=True)]
+        if tuple(true) == place.size:
+            return None
+        if self.slices is None:
+            return torch.tensor([true])
+        before, depth = max(0, -place.start[self.slices.axis]), true.pop(self.slices.axis)
+        return torch.tensor([true if before <= at < before + depth else [0] * len(true) for at in places])
 
     def _depth(self, case: Case) -> int:
         if self.slices is None:

@@ -27,7 +27,8 @@ class Histogram:
     """At test time, give each image the grey-value distribution of one source image; nothing is trained.
 
     The donor is drawn once a run from the source training images. Of it only the distribution of each channel is kept, from which no image
-    can be shown; of a scan cut into slices that of each slice, which goes to the target's slice of the same number.
+    can be shown; of a scan cut into slices that of each slice, which goes to the target's slice of the same number. Padding is no part of
+    an image: it counts on neither side, and takes the least value that matching gives.
 
     Args:
         first: what is adapted.
@@ -48,17 +49,19 @@ class Histogram:
         """Draw the donor, keep its distribution, and match every image to it."""
         network = (yield from context.run(self.first, scenario, network)).network
         donor, sliced = drawn_scan(scenario.source, context.seeds.rng("donor"))
-        values, levels = zip(*(distribution(image) for image in donor), strict=True)
+        inside = donor.inside()[:, 0]
+        kept = [image[:, own] if own.any() else image for image, own in zip(donor.image, inside, strict=True)]
+        values, levels = zip(*map(distribution, kept), strict=True)
         matched = HistogramPredictor(Direct(network), torch.stack(values), torch.stack(levels), sliced)
         yield Stage("adapted", matched, scenario.sites)
         return Carry(network)
 
 
-def drawn_scan(source: tuple[Cohort, ...], rng: torch.Generator) -> tuple[Tensor, bool]:
-    """One source case, (1, C, *spatial) or its slices (D, C, H, W), and whether it was cut into slices."""
+def drawn_scan(source: tuple[Cohort, ...], rng: torch.Generator) -> tuple[Batch, bool]:
+    """One source case, images (1, C, *spatial) or its slices (D, C, H, W), and whether it was cut into slices."""
     places = [(cohort, which) for cohort in source for which in range(len(cohort.cases))]
     cohort, which = places[int(torch.randint(len(places), (), generator=rng))]
-    return cohort.unlabelled().whole(which).image, cohort.slices is not None
+    return cohort.unlabelled().whole(which), cohort.slices is not None
 
 
 def distribution(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +126,15 @@ class HistogramPredictor:
         values, levels = self.values.to(batch.image), self.levels.to(batch.image)
         places = [min(place_of(name, self.sliced), len(values) - 1) for name in batch.cases]
         matched = [
-            torch.stack([match(*each) for each in zip(image, values[place], levels[place], strict=True)])
-            for image, place in zip(batch.image, places, strict=True)
+            torch.stack([_matched(channel, own, *donor) for channel, *donor in zip(image, values[place], levels[place], strict=True)])
+            for image, own, place in zip(batch.image, batch.inside()[:, 0], places, strict=True)
         ]
         return self.inner(replace(batch, image=torch.stack(matched)))
+
+
+def _matched(channel: Tensor, inside: Tensor, values: Tensor, levels: Tensor) -> Tensor:
+    """One channel, (*spatial), matched where it is ``inside``; what is all padding stays as it is."""
+    if not inside.any():
+        return channel
+    found = match(channel[inside], values, levels)
+    return torch.full_like(channel, float(found.min())).masked_scatter(inside, found)

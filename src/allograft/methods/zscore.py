@@ -25,6 +25,7 @@ class ZScore:
     The network was trained on images prepared as the study says, so the standard score is brought to their scale:
     ``(x - mean) / sd * sd_source + mean_source`` for each channel. Where the study standardises every image already (``intensity:
     zscore``) nothing changes: the row says that the scale is not what the shift is about. Of a sliced volume each slice is an image.
+    Padding is no part of an image: it counts in no mean, and moves with the rest.
 
     Args:
         first: what is adapted.
@@ -48,19 +49,27 @@ def source_statistics(source: Iterable[Cohort]) -> tuple[Tensor, Tensor]:
     each = []
     for cohort in source:
         hidden = cohort.unlabelled()
-        each += [statistics(hidden.case(index).image) for index in range(len(hidden))]
+        for batch in map(hidden.whole, range(len(hidden.cases))):
+            inside = batch.inside()
+            seen = inside.flatten(1).any(1)  # not the slices that are all padding
+            each.append(statistics(batch.image[seen], inside[seen]))
     mean, spread = (torch.cat(values).mean(0) for values in zip(*each, strict=True))
     return mean, spread
 
 
-def statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (of the pixels at hand, 1/n) of (B, C, *spatial): (B, C) each, float64."""
-    pixels = image.double().flatten(2)
-    return pixels.mean(2), pixels.std(2, correction=0)
+def statistics(image: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1/n) of the pixels ``inside``, (B, 1, *spatial), of (B, C, *spatial): (B, C) each, float64."""
+    pixels, weight = image.double().flatten(2), inside.double().flatten(2)
+    count = weight.sum(2).clamp_min(1)
+    mean = (pixels * weight).sum(2) / count
+    return mean, ((((pixels - mean[..., None]) ** 2) * weight).sum(2) / count).sqrt()
 
 
-def standardised(image: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+def standardised(image: Tensor, mean: Tensor, spread: Tensor, inside: Tensor | None = None) -> Tensor:
     """(B, C, *spatial) with ``mean`` and ``spread`` (C,) in every image; one of a single value becomes the mean.
+
+    Args:
+        inside: (B, 1, *spatial) bool, what counts in an image's own mean and spread; None = all.
 
     Example:
         >>> standardised(torch.tensor([[[1.0, 3.0]]]), torch.tensor([10.0]), torch.tensor([2.0]))
@@ -68,7 +77,7 @@ def standardised(image: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     """
     if image.shape[1] != len(mean):
         raise SpecError(f"zscore: images have {image.shape[1]} channels, the source {len(mean)}; convert the images")
-    own, own_spread = statistics(image)
+    own, own_spread = statistics(image, torch.ones_like(image[:, :1], dtype=torch.bool) if inside is None else inside)
     factor = torch.where(own_spread > 0, spread.to(own) / torch.where(own_spread > 0, own_spread, 1.0), 0.0)
     space = (..., *(None,) * (image.ndim - 2))
     moved: Tensor = (image.double() - own[space]) * factor[space] + mean.to(own)[space]
@@ -89,4 +98,4 @@ class ZScorePredictor:
     spread: Tensor
 
     def __call__(self, batch: Batch) -> Prediction:
-        return self.inner(replace(batch, image=standardised(batch.image, self.mean, self.spread)))
+        return self.inner(replace(batch, image=standardised(batch.image, self.mean, self.spread, batch.inside())))

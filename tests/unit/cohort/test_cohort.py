@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.tiny import read, write_photographs, write_rows, write_volumes
+from tests.unit.tiny import VESSEL, read, write_photographs, write_rows, write_volumes
 
-from allograft.cohort import Cohort, Slices, shelf
+from allograft.cohort import Cohort, Preprocessing, Slices, shelf
 from allograft.cohort.cohort import check_sites
+from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, ManifestError, SpecError
 from allograft.seeds import Seeds
 
@@ -242,3 +243,16 @@ def test_a_mask_of_another_size_names_both(column: str, manifest: Path) -> None:
     row = {"image": "a0.png", "subject": "a0", "site": "a", column: "wide.png"}
     with pytest.raises(ImageError, match=r"wide\.png: has shape \(12, 11\), its image 'a0\.png' has \(12, 10\)"):
         read(write_rows(manifest.parent / "other.csv", [row])).case(0)
+
+
+@pytest.mark.parametrize("size", [(9, 8, 7), (9, 3, 4), (6, 5, 4), (7, 6, 5)])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_the_extent_says_what_is_padding(size: tuple[int, int, int], axis: int | None, tmp_path: Path) -> None:
+    preprocessing = Preprocessing(size=size, spacing=(1, 2, 3), intensity="none")
+    manifest = write_volumes(tmp_path, [(6, 5, 4)])
+    cohort = Cohort.read(manifest, VESSEL.coding, preprocessing=preprocessing, slices=None if axis is None else Slices(axis))
+    whole, place = cohort.whole(0), cohort.shelf.image(cohort.cases[0])[1]
+    assert (whole.extent is None) is (size == (6, 5, 4))
+    expected = torch.from_numpy(to_grid(np.ones((1, 6, 5, 4), np.uint8), place, nearest=True)).bool()
+    inside = whole.inside()
+    assert torch.equal(inside[0] if axis is None else inside[:, 0].movedim(0, axis)[None], expected)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from skimage.exposure import match_histograms
-from tests.unit.tiny import read, write_photographs, write_volumes
+from tests.unit.tiny import a_context, read, write_photographs, write_volumes
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Slices
+from allograft.cohort import Preprocessing, Slices
 from allograft.errors import SpecError
 from allograft.methods import histogram
 from allograft.methods.histogram import HistogramPredictor, distribution, drawn_scan, match
+from allograft.methods.start import Start
+from allograft.networks import build
+from allograft.recipe import Scenario
+
+UNET = {"build": {"unet": {"spatial_dims": 3, "in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
+
+PADDED = Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3))
 
 
 def _shown(batch: Batch) -> Mapping[str, Tensor]:
@@ -83,15 +91,40 @@ def test_a_slice_takes_the_donors_slice_of_its_number(tmp_path: Path) -> None:
     cohort = read(write_volumes(tmp_path, [(6, 5, 4)]), slices=Slices(2))
     donor, sliced = drawn_scan((cohort,), torch.Generator().manual_seed(0))
     assert sliced
-    values, levels = zip(*map(distribution, donor), strict=True)
+    values, levels = zip(*map(distribution, donor.image), strict=True)
     predictor = HistogramPredictor(_shown, torch.stack(values), torch.stack(levels), sliced)
     for place, wanted in ((1, 1), (3, 3), (9, 3)):
         found = predictor(_batch(torch.rand(1, 1, 6, 5), f"x#{place}"))["mask"]
-        torch.testing.assert_close(found.flatten().sort().values, donor[wanted].flatten().sort().values)
+        torch.testing.assert_close(found.flatten().sort().values, donor.image[wanted].flatten().sort().values)
 
 
 def test_the_donor_depends_on_the_seed_and_carries_no_label(tmp_path: Path) -> None:
     cohort = read(write_photographs(tmp_path, {"a": 6}))
-    drawn = [drawn_scan((cohort,), torch.Generator().manual_seed(seed))[0] for seed in (0, 0, 1, 2, 3)]
+    drawn = [drawn_scan((cohort,), torch.Generator().manual_seed(seed))[0].image for seed in (0, 0, 1, 2, 3)]
     assert torch.equal(drawn[0], drawn[1])
     assert any(not torch.equal(drawn[0], other) for other in drawn[2:])
+
+
+def test_padding_counts_on_neither_side(tmp_path: Path) -> None:
+    (image,) = _images(1, 1, 6, 5, 4)
+    padded = torch.nn.functional.pad(image, (1, 1, 2, 1, 3, 3), value=float(image.min()))
+    donor = _images(1, 1, 9, 9, 9)[0] + 2
+    values, levels = distribution(donor)
+    predictor = HistogramPredictor(_shown, values[None], levels[None])
+    found = predictor(replace(_batch(padded[None]), extent=torch.tensor([[6, 5, 4]])))["mask"]
+    alone = predictor(_batch(image[None]))["mask"]
+    assert torch.equal(found[:, :, 3:9, 2:7, 1:5], alone)
+    assert found[0, 0, 0, 0, 0] == alone.min()
+    nothing = replace(_batch(padded[None, :, 0]), extent=torch.zeros(1, 2, dtype=torch.int64))
+    assert torch.equal(predictor(nothing)["mask"], nothing.image)
+
+
+def test_the_donors_padding_is_not_kept(tmp_path: Path) -> None:
+    plain = read(write_volumes(tmp_path, [(6, 5, 4)]))
+    grown = replace(plain, shelf=replace(plain.shelf, preprocessing=replace(PADDED, intensity="none")))
+    made = []
+    for cohort in (plain, grown):
+        *_, stage = histogram.Histogram(Start()).run(Scenario((cohort,), sites=("a",)), build(UNET), a_context())
+        made.append(stage.predictor)
+    assert torch.equal(made[0].values, made[1].values)
+    assert torch.equal(made[0].levels, made[1].levels)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.tiny import read, write_photographs
+from tests.unit.tiny import read, write_photographs, write_volumes
 
 from allograft.batch import Batch
-from allograft.cohort import Preprocessing
+from allograft.cohort import Preprocessing, Slices
 from allograft.errors import SpecError
 from allograft.methods.zscore import ZScorePredictor, source_statistics, standardised
+
+PADDED = Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3))
 
 
 def _images(*shape: int) -> torch.Tensor:
@@ -55,3 +57,31 @@ def test_a_flat_image_becomes_the_mean_and_other_channels_are_named() -> None:
     assert torch.equal(predictor(black)["mask"], torch.full((1, 1, 4, 4), 2.0))
     with pytest.raises(SpecError, match="images have 3 channels, the source 1"):
         predictor(replace(black, image=torch.rand(1, 3, 4, 4)))
+
+
+def test_padding_counts_in_no_mean(tmp_path: Path) -> None:
+    image = _images(1, 1, 6, 5)
+    padded = torch.nn.functional.pad(image, (2, 2, 1, 0), value=float(image.min()))
+    predictor = ZScorePredictor(lambda batch: {"mask": batch.image}, torch.tensor([2.0]), torch.tensor([3.0]))
+    found = predictor(Batch(padded, torch.zeros(1), ("a",), extent=torch.tensor([[6, 5]])))["mask"]
+    alone = predictor(Batch(image, torch.zeros(1), ("a",)))["mask"]
+    torch.testing.assert_close(found[..., 1:, 2:7], alone)
+    assert found[0, 0, 0, 0] == pytest.approx(float(alone.min()))
+
+
+@pytest.mark.parametrize("slices", [None, Slices(2)])
+def test_the_sources_padding_counts_in_no_mean(slices: Slices | None, tmp_path: Path) -> None:
+    plain = read(write_volumes(tmp_path, [(6, 5, 4), (5, 6, 4)]), slices=slices)
+    grown = replace(plain, shelf=replace(plain.shelf, preprocessing=replace(PADDED, intensity="none")))
+    for ours, theirs in zip(source_statistics((grown,)), source_statistics((plain,)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_study_that_standardises_padded_volumes_leaves_them_as_they_are(tmp_path: Path) -> None:
+    cohort = read(write_volumes(tmp_path, [(6, 5, 4), (5, 6, 4)]))
+    cohort = replace(
+        cohort, shelf=replace(cohort.shelf, preprocessing=Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3), intensity="zscore"))
+    )
+    predictor = ZScorePredictor(lambda batch: {"mask": batch.image}, *(one.float() for one in source_statistics((cohort,))))
+    for which in range(2):
+        torch.testing.assert_close(predictor(cohort.whole(which))["mask"], cohort.whole(which).image, rtol=0, atol=1e-5)
