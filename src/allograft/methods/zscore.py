@@ -24,8 +24,8 @@ class ZScore:
 
     The network was trained on images prepared as the study says, so the standard score is brought to their scale:
     ``(x - mean) / sd * sd_source + mean_source`` for each channel. Where the study standardises every image already (``intensity:
-    zscore``) nothing changes: the row says that the scale is not what the shift is about. Of a sliced volume each slice is an image.
-    Padding is no part of an image: it counts in no mean, and moves with the rest.
+    zscore``) nothing changes but what a resize afterwards took of the spread: the row says that the scale is not what the shift is about.
+    Of a sliced volume each slice is an image. Padding is no part of an image: it counts in no mean, and moves with the rest.
 
     Args:
         first: what is adapted.
