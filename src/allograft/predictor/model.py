@@ -163,8 +163,7 @@ def _device(text: str) -> torch.device:
 
 
 def whole_prediction(predictor: Predictor, batch: Batch) -> dict[str, Tensor]:
-    """A prediction for all slices of a case, or for any images, on the CPU; ``CHUNK`` at a time, or all where the predictor says
-    that it ``sees_whole_cases``."""
+    """A prediction for a case or for any images, on the CPU: ``CHUNK`` at a time, or all where the predictor ``sees_whole_cases``."""
     chunk = len(batch) if getattr(predictor, "sees_whole_cases", False) else CHUNK
     outputs = [predictor(batch[start : start + chunk].unlabelled()) for start in range(0, len(batch), chunk)]
     return {key: torch.cat([output[key].cpu() for output in outputs]) for key in outputs[0]}
