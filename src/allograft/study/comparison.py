@@ -14,6 +14,7 @@ from allograft.study.select import Line
 from allograft.study.statistics import (
     Adjustment,
     Alternative,
+    Cases,
     Floats,
     Interval,
     adjust,
@@ -25,6 +26,7 @@ from allograft.study.statistics import (
     smallest_p,
     wilcoxon,
 )
+from allograft.tree import content_hash
 
 ALPHA = 0.05
 NOTHING = ("supervised", "start")
@@ -121,7 +123,18 @@ def intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
 
 def _pooled_intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
     """Of what only a whole test set has."""
-    return bootstrap_pooled([cases for cases in seed_cases(line, site).values() if cases], None, plan.task.pool)
+    return _drawn(plan, [cases for cases in seed_cases(line, site).values() if cases])
+
+
+def _drawn(plan: Plan, a: Sequence[Cases], b: Sequence[Cases] | None = None) -> dict[str, Interval]:
+    """``bootstrap_pooled``, once for the same cases: the report is written anew after each unit, and most lines are what they were."""
+    asked = content_hash(repr(plan.task), a, b)
+    if asked not in _ANSWERED:
+        _ANSWERED[asked] = bootstrap_pooled(a, b, plan.task.pool)
+    return _ANSWERED[asked]
+
+
+_ANSWERED: dict[str, dict[str, Interval]] = {}
 
 
 def difference(plan: Plan, line: Line, base: Line, site: str) -> tuple[float, Floats] | None:
@@ -217,7 +230,7 @@ def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) 
     seeds = sorted(seed_scores(plan, line, site).keys() & seed_scores(plan, base, site).keys())
     a, b = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     subjects = set.intersection(*({str(case["subject"]) for case in cases} for cases in (*a, *b)))
-    low, high = bootstrap_pooled(a, b, plan.task.pool).get(plan.headline, (None, None))
+    low, high = _drawn(plan, a, b).get(plan.headline, (None, None))
     note = "one subject: no interval" if len(subjects) == 1 else f"{plan.headline} scores no single subject: interval only"
     return Comparison(len(subjects), mean, low, high, note=note)
 

@@ -340,7 +340,7 @@ class Auc:
         return {"auroc": float(np.mean([(p > n) + (p == n) / 2 for p in positive for n in negative]))}
 
 
-def test_a_pooled_headline_has_an_interval_and_no_p() -> None:
+def test_a_pooled_headline_has_an_interval_and_no_p(monkeypatch: pytest.MonkeyPatch) -> None:
     study = a_study(target=["chase"])
     plan, table = a_table(study, with_gains({TITLES[1]: [0.0] * 12}, study))
     plan = replace(plan, task=Auc())
@@ -367,6 +367,11 @@ def test_a_pooled_headline_has_an_interval_and_no_p() -> None:
     interval = score_interval(plan, made[1], "chase")
     assert interval is not None
     assert interval[0] < np.mean(list(ours.values())) < interval[1]
+    monkeypatch.setattr("allograft.study.comparison.bootstrap_pooled", lambda *_: pytest.fail("drawn twice"))
+    assert score_interval(plan, made[1], "chase") == interval
+    assert compare(made, plan, "chase")[TITLES[1]] == found
+    with pytest.raises(pytest.fail.Exception, match="drawn twice"):  # of other cases
+        score_interval(plan, with_cases(table[1], 0), "chase")
 
 
 def test_means_over_pairs_by_hand() -> None:
