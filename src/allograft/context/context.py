@@ -234,13 +234,17 @@ class Context:
     ) -> torch.optim.Optimizer:
         """The study's optimizer, or another ``{name: arguments}``, over these parameters."""
         ((name, arguments),) = (request or self.settings.optimizer).items()
-        moving = list(parameters)
-        self.meter.trainable_parameters = max(self.meter.trainable_parameters, sum(p.numel() for p in moving))
         try:
-            made: torch.optim.Optimizer = find("optimizer", name)(moving, **(arguments or {}))
+            made: torch.optim.Optimizer = find("optimizer", name)(list(parameters), **(arguments or {}))
         except (TypeError, ValueError) as error:
             raise SpecError(f"optimizer: {name}: {error}") from error
+        self._count(made)
         return made
+
+    def _count(self, optimizer: torch.optim.Optimizer) -> None:
+        """The cost of a row names the most parameters that one optimizer moves."""
+        moving = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        self.meter.trainable_parameters = max(self.meter.trainable_parameters, moving)
 
     def gradient_step(
         self,
@@ -258,6 +262,7 @@ class Context:
         owned = list(objective.parameters()) if isinstance(objective, nn.Module) else []
         if optimizer is None:
             optimizer = self.optimizer([p for p in (*network.parameters(), *owned) if p.requires_grad])
+        self._count(optimizer)  # a recipe may have added groups to it
         schedule = make_schedule(self.settings.schedule, optimizer, steps) if steps and "constant" not in self.settings.schedule else None
         return GradientStep(network, objective or self.task.objective, optimizer, self.fabric, schedule, self.settings.clip)
 

@@ -130,10 +130,12 @@ def test_networks_without_levels_and_volumes_for_resnet34_are_refused() -> None:
 
 def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[tuple[str, list[float]]] = []
+    moved: list[int] = []
     real = spottunet.PolicyStep.__call__
 
     def watched(self: Any, batch: Batch) -> Any:
         rates.append((type(self.inner.optimizer).__name__, [group["lr"] for group in self.inner.optimizer.param_groups]))
+        moved.append(sum(p.numel() for group in self.inner.optimizer.param_groups for p in group["params"]))
         return real(self, batch)
 
     monkeypatch.setattr(spottunet.PolicyStep, "__call__", watched)
@@ -142,6 +144,7 @@ def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path, monkey
         request = {"spottunet": {"penalty": 0.01, "optimizer": optimizer, "first": "start"}}
         _, row, records = run(session_of(manifest, tmp_path / "out", request, optimizer={"sgd": {"lr": 0.01}}))
         assert all(record.status == "done" for record in records.values())
+        assert {record.cost["trainable_parameters"] for record in records.values() if record.stage == "tuned"} == {moved[-1]}
         shown = Store(tmp_path / "out" / "units" / row.unit).figures()["policy"]
         assert isinstance(shown, Heatmap)
         assert shown.rows == ("level 1", "level 2")
