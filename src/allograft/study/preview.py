@@ -74,12 +74,12 @@ def preview(session: Session) -> Preview:
     meters: dict[str, Meter] = {}
     judging: dict[tuple[str, str], float] = {}
     reasons: dict[str, str] = {}
-    built_on: dict[str, set[Row]] = {}
-    for row in plan.rows:
+    built_on: dict[str, set[int]] = {}  # numbers of rows
+    for number, row in enumerate(plan.rows):
         if row.seed == 0:  # other seeds take as long
             try:
                 for key in _tried(session, world, row, meters, judging):
-                    built_on.setdefault(key, set()).add(row)
+                    built_on.setdefault(key, set()).add(number)
             except Exception as error:
                 reasons[row.unit] = f"cannot be tried: {error}"
     return Preview(tuple(_units(session, plan, meters, judging, reasons, built_on)), memory, free)
@@ -114,7 +114,7 @@ def _units(
     meters: Mapping[str, Meter],
     judging: Mapping[tuple[str, str], float],
     reasons: Mapping[str, str],
-    built_on: Mapping[str, set[Row]],
+    built_on: Mapping[str, set[int]],
 ) -> Iterator[UnitPreview]:
     first: dict[tuple[str, str], str] = {}
     for row in plan.rows:

@@ -40,6 +40,12 @@ def test_units_steps_and_what_they_share(manifest: Path, tmp_path: Path):
     assert made.seconds > 0
 
 
+def test_a_recipe_with_an_optimizer_of_its_own_is_tried_too(manifest: Path, tmp_path: Path):
+    made = preview(session_of(manifest, tmp_path, {"supervised": {"optimizer": {"avagrad": {"lr": 1.0}}}}, seeds=1))
+    (ours,) = (unit for unit in made.units if "avagrad" in unit.title)
+    assert (ours.state, ours.rows, ours.steps) == ("to do", 1, 3)
+
+
 def test_a_preview_leaves_no_unit_and_no_record(manifest: Path, tmp_path: Path):
     preview(study(manifest, tmp_path))
     assert not (tmp_path / "units").exists()
