@@ -1,7 +1,8 @@
 """Cut H&E tiles with boxes of nuclei into patches with a label: a nucleus in the middle, or background.
 
 A patch is 64 x 64 pixels around a box's centre (``nucleus``), or one whose mask covers under 5 % (``background``): equal numbers of both a
-tile, 16 at most, none across a tile's edge. A patch's subject is its tile's, so that a tile is never on both sides of a split.
+tile, 16 at most, none across a tile's edge. A patch's subject is its tile's, so that a tile is never on both sides of a split. A site of
+one subject cannot be split: all of it is for testing.
 
     python examples/he_nuclei_patches.py data/he_nuclei/manifest.csv runs/he_nuclei_patches
 """
@@ -35,6 +36,7 @@ def main(manifest: Path, out: Path) -> None:
     (out / "images").mkdir(parents=True, exist_ok=True)
     with open(manifest, newline="", encoding="utf-8") as file:
         tiles = list(csv.DictReader(file))
+    subjects = {tile["site"]: {other["subject"] for other in tiles if other["site"] == tile["site"]} for tile in tiles}
     rows = []
     for number, tile in enumerate(tiles):
         image = np.asarray(Image.open(manifest.parent / tile["image"]).convert("RGB"))
@@ -44,7 +46,8 @@ def main(manifest: Path, out: Path) -> None:
             for place, (row, column) in enumerate(places):
                 name = f"images/{Path(tile['image']).stem}-{label}-{place}.png"
                 Image.fromarray(image[row : row + SIZE, column : column + SIZE]).save(out / name)
-                rows.append({"image": name, "label": label, "subject": tile["subject"], "site": tile["site"]})
+                split = "test" if len(subjects[tile["site"]]) == 1 else ""
+                rows.append({"image": name, "label": label, "subject": tile["subject"], "site": tile["site"], "split": split})
     with open(out / "manifest.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,7 @@ def vahadane_stains(density: Tensor) -> Tensor:
         (2, 3) rows of length 1, haematoxylin first.
     """
     from sklearn.decomposition import MiniBatchDictionaryLearning
+    from sklearn.exceptions import ConvergenceWarning
 
     start = np.array(START)
     learner = MiniBatchDictionaryLearning(
@@ -93,7 +95,10 @@ def vahadane_stains(density: Tensor) -> Tensor:
         random_state=0,
     )
     few = density[:: max(1, -(-len(density) // PIXELS))]
-    return _ordered(torch.from_numpy(learner.fit(few.numpy()).components_).to(density))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of the codes of single mini-batches, by 1e-7
+        atoms = learner.fit(few.numpy()).components_
+    return _ordered(torch.from_numpy(atoms).to(density))
 
 
 def stain_amounts(density: Tensor, stains: Tensor, sparsity: float = 0.0) -> Tensor:
