@@ -48,3 +48,9 @@ def test_what_no_row_takes_is_refused_when_the_study_is_read(arguments: dict[str
 def test_the_title_names_it() -> None:
     told = title(parse_recipe({"supervised": {"epochs": 5, "optimizer": {"avagrad": {"lr": 10.0}}}}))
     assert told == "supervised optimizer=avagrad(lr=10.0) epochs=5"
+
+
+def test_the_title_does_not_depend_on_the_order_of_arguments() -> None:
+    first, second = ({"lr": 10.0, "eps": 0.1}, {"eps": 0.1, "lr": 10.0})  # a kept study has them in order, a file as it likes
+    titles = {title(parse_recipe({"supervised": {"optimizer": {"avagrad": each}}})) for each in (first, second)}
+    assert titles == {"supervised optimizer=(avagrad(eps=0.1, lr=10.0))"}
