@@ -189,7 +189,6 @@ def title(recipe: Any) -> str:
 def _told(value: Any) -> str:
     """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file names the arguments."""
     if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
-        return " ".join(
-            f"{name}({', '.join(f'{key}={one}' for key, one in sorted((inner or {}).items()))})" for name, inner in value.items()
-        )
+        told = {name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items())) for name, inner in value.items()}
+        return " ".join(f"{name}({arguments})" for name, arguments in told.items())
     return str(value)
