@@ -11,6 +11,7 @@ from typing import Any
 from allograft import tree
 from allograft.cohort import Case
 from allograft.cohort.shelf import file_hash
+from allograft.context.lock import locked
 from allograft.errors import ModelError
 from allograft.predictor.folder import read_card
 from allograft.recipe import total_needs
@@ -28,23 +29,27 @@ def model_name(line: Line) -> str:
 
 
 def export_models(out: Path, study: Study, table: list[Line], world: World) -> dict[tuple[str, str], Path]:
-    """Copy the chosen stage of every finished line to ``OUT/models/RECIPE@TARGET/`` and complete its card."""
+    """Copy the chosen stage of every finished line to ``OUT/models/RECIPE@TARGET/`` and complete its card.
+
+    One process at a time: those that share a folder finish together.
+    """
     folders = {}
-    for line in table:
-        run = line.best_run
-        if run is None:
-            continue
-        stage = out / "units" / run.row.unit / "stages" / run.stage
-        if not (stage / "card.json").exists():
-            continue
-        folder = out / "models" / model_name(line)
-        part = folder.with_name(f".{folder.name}.part")
-        tree.remove(part)
-        tree.copy_folder(stage, part)
-        write_json(part / "card.json", {**read_card(stage), **facts(study, world, run.row, out), **_scores(study, run)})
-        tree.remove(folder)
-        part.rename(folder)
-        folders[line.title, line.target] = folder
+    with locked(out / "models.lock"):
+        for line in table:
+            run = line.best_run
+            if run is None:
+                continue
+            stage = out / "units" / run.row.unit / "stages" / run.stage
+            if not (stage / "card.json").exists():
+                continue
+            folder = out / "models" / model_name(line)
+            part = folder.with_name(f".{folder.name}.part")
+            tree.remove(part)
+            tree.copy_folder(stage, part)
+            write_json(part / "card.json", {**read_card(stage), **facts(study, world, run.row, out), **_scores(study, run)})
+            tree.remove(folder)
+            part.rename(folder)
+            folders[line.title, line.target] = folder
     return folders
 
 

@@ -58,10 +58,11 @@ def test_quiet_restores_modes_and_keeps_no_graph() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 10])
-def test_chunks_change_nothing(chunk: int) -> None:
+def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allograft.predictor.model.CHUNK", chunk)
     network = Seen()
     batch = replace(case("a"), image=torch.randn(5, 1, 4, 4), site=torch.zeros(5), cases=tuple("abcde"))
-    found = whole_prediction(Direct(network), batch, chunk)
+    found = whole_prediction(Direct(network), batch)
     assert torch.equal(found["mask"], batch.image)
     assert len(network.image) == (5 % chunk or chunk if chunk < 5 else 5)
 
