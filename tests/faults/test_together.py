@@ -60,6 +60,7 @@ def test_a_shard_does_its_own_units_and_no_others(
     for part in (1, 2):
         result = run_study(study_of(manifest), tmp_path, fabric=fabric, report=False, shard=(part, 2))
         done.append({path.parent.name for path in tmp_path.glob("units/*/carry.safetensors")})
+        assert result.failed == 0  # what waits for the other shard has not failed
     assert [len(units) for units in done] == [2, 4]
     assert done[1] == {path.parent.name for path in whole.glob("units/*/carry.safetensors")}
     assert len(made) == 4

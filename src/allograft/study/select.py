@@ -13,6 +13,9 @@ from allograft.study.analysis import label_free
 from allograft.study.plan import Plan, Row
 from allograft.study.record import Record
 
+NOT_YET = "not run yet"
+"""What stands in the place of an error where a run has neither finished nor failed: another shard may be at it."""
+
 RULES = {
     "last": "the last stage of each run; the recipe listed last in the study; the first seed",
     "source-val": "the best score on the source's validation subjects",
@@ -144,7 +147,7 @@ def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: st
     own = [record for record in records.values() if record.unit in units and record.seed == rows[0].seed and record.status == "done"]
     stages = [stage for _, stage in sorted({(record.ordinal, record.stage) for record in own})]
     if not stages:
-        return Chosen(rows[0], "", {}, None, "not run yet")
+        return Chosen(rows[0], "", {}, None, NOT_YET)
     ranks = _ranks(plan, rows[0], own, records, rule)
     stage = stages[-1]
     if any(value is not None for value in ranks.values()):

@@ -30,7 +30,7 @@ from allograft.study.models import export_models, refuse_training_images
 from allograft.study.plan import Plan, Row, World, bare_rows, scenario_of
 from allograft.study.record import read_all, record_name
 from allograft.study.results import write_metrics, write_results
-from allograft.study.select import Line, lines
+from allograft.study.select import NOT_YET, Line, lines
 from allograft.study.spec import Study
 from allograft.transforms.sample import Sample
 from allograft.tree import plain
@@ -57,8 +57,8 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """How many runs failed."""
-        return sum(bool(run.error) for line in self.lines for run in line.runs)
+        """How many runs failed; one that waits for another shard has not."""
+        return sum(run.error not in ("", NOT_YET) for line in self.lines for run in line.runs)
 
 
 @dataclass(frozen=True)

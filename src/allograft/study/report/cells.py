@@ -9,8 +9,7 @@ from statistics import mean, stdev
 
 from allograft.study.comparison import NOTHING, Comparison, compare, difference, score_interval, seed_scores, subject_scores
 from allograft.study.plan import Plan
-from allograft.study.report.facts import NOT_YET
-from allograft.study.select import Line
+from allograft.study.select import NOT_YET, Line
 from allograft.study.spec import Study
 from allograft.study.table import p_value
 

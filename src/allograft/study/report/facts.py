@@ -11,11 +11,10 @@ from pathlib import PurePath
 from allograft.recipe import title, total_needs
 from allograft.study.plan import Plan, World
 from allograft.study.record import Record
-from allograft.study.select import Line
+from allograft.study.select import NOT_YET, Line
 from allograft.study.spec import Study, TargetLabels
 from allograft.tree import plain
 
-NOT_YET = "not run yet"
 UNLABELLED = "The rule sees predictions on training images of the target, without labels, and no score."
 MAY_SEE = {
     "last": "The rule sees no score at all.",
