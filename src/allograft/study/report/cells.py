@@ -165,7 +165,7 @@ def _absent(line: Line) -> str:
     """Why there is no number."""
     if line.done or not line.runs:
         return "not measured"
-    return "not run yet" if all(run.error == NOT_YET for run in line.runs) else "failed"
+    return NOT_YET if all(run.error == NOT_YET for run in line.runs) else "failed"
 
 
 def _interval(interval: tuple[float, float] | None) -> Cell:
