@@ -32,6 +32,7 @@ NEEDED = {
     "target_images": "target images, without labels",
     "target_labels": "the labelled target cases of the budget",
     "all_target_labels": "all target labels: an upper bound",
+    "every_target": "what it is given of the target, of all targets of the study",
     "pool": "a pool of images",
     "stream": "phases in order",
     "optimizer_state": "the optimizer state of `first`",

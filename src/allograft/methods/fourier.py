@@ -49,8 +49,7 @@ class Fourier:
         beta: radius of the swapped disc as a fraction of the image's short side, 0 to 0.5; 0 does nothing, and below ``1 / short side``
             the disc holds the mean alone. The paper's averaged optimum is 0.01 for ``2d`` and ``2.5d``, 0.015 for ``3d``, 0.005 for one
             or seven random donors. ``per-pair``: the best of ``beta_grid`` on the target's labelled cases, those of the study's label
-            budget. ``averaged``: the best mean over all target sites at hand. Each unit of a study sees one target, so there the two agree;
-            ``averaged_beta`` takes the curves of several. Equal scores go to the smaller beta.
+            budget. ``averaged``: one beta for all target sites of the study, the best mean over them. Equal scores go to the smaller beta.
         donors: how many source images lend their style.
         search: how donors are found, see ``Donors``. ``random`` draws them once a run, without replacement. The paper finds ``3d``, ``2d``
             and ``2.5d`` alike; its ablation has ``2d``, which needs a single slice of the target at a time, where ``3d`` needs all.
@@ -77,8 +76,8 @@ class Fourier:
 
     @property
     def needs(self) -> Needs:
-        """Source images; target labels where beta is chosen on them."""
-        return Needs(source_images=True, target_labels=isinstance(self.beta, str))
+        """Source images; target labels where beta is chosen on them, those of all targets for one beta."""
+        return Needs(source_images=True, target_labels=isinstance(self.beta, str), every_target=self.beta == "averaged")
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Section 3 of the paper: f_FDA(s, t) with the donors s of each slice t, and the mean prediction over them."""
@@ -126,7 +125,7 @@ class Fourier:
         mean_alone = f"; up to {1 / side:.3f} only the mean is swapped" if (side := short_side(labelled)) * GRID[1] <= 1 else ""
         figure = Lines(f"{headline} on labelled target cases{mean_alone}", tuple(grid), curves, "beta, radius / short side", headline)
         context.show("beta", figure)
-        return averaged_beta([figure])
+        return averaged_beta(figure)
 
 
 def short_side(cohorts: Iterable[Cohort]) -> int:
@@ -173,27 +172,18 @@ def curve(adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: 
     return tuple(scores)
 
 
-def averaged_beta(curves: Iterable[Lines]) -> float:
-    """The beta with the highest mean score over curves, one a pair of sites; of equal ones the smallest.
-
-    For several units of a study: ``averaged_beta(store.figures()["beta"] for store in stores)`` is the beta to fix for all pairs.
+def averaged_beta(curves: Lines) -> float:
+    """The beta with the highest mean score over curves, one a target; of equal ones the smallest.
 
     Raises:
         NeedsError: no beta has a score in every curve.
 
     Example:
-        >>> averaged_beta([Lines("a", (0.0, 0.1), {"b": (0.5, 0.7), "c": (0.6, 0.5)}, "beta", "dice")])
+        >>> averaged_beta(Lines("a", (0.0, 0.1), {"b": (0.5, 0.7), "c": (0.6, 0.5)}, "beta", "dice"))
         0.1
     """
-    scored: dict[float, list[float | None]] = {}
-    count = 0
-    for lines in curves:
-        for values in lines.y.values():
-            count += 1
-            for beta, value in zip(lines.x, values, strict=True):
-                scored.setdefault(beta, []).append(value)
-    whole = {beta: [v for v in values if v is not None] for beta, values in scored.items()}
-    means = {beta: fmean(values) for beta, values in whole.items() if len(values) == count}
+    columns = zip(curves.x, zip(*curves.y.values(), strict=True), strict=True)
+    means = {beta: fmean(known) for beta, scores in columns if len(known := [s for s in scores if s is not None]) == len(scores)}
     if not means:
         raise NeedsError("fourier: no beta has a score on every target's labelled cases; label more of them, or fix beta")
     return min(means, key=lambda beta: (-means[beta], beta))

@@ -38,6 +38,7 @@ class Needs:
         target_images: the target's training images, labels absent.
         target_labels: the labelled target cases of the budget.
         all_target_labels: every labelled target training case, beyond the budget: for upper bounds.
+        every_target: what is given of the target, of all targets of the study together: one run then answers each of them.
         pool: unlabelled images for pre-training.
         stream: phases in order.
         optimizer_state: the carry of ``first`` must hold its optimizer.
@@ -47,6 +48,7 @@ class Needs:
     target_images: bool = False
     target_labels: bool = False
     all_target_labels: bool = False
+    every_target: bool = False
     pool: bool = False
     stream: bool = False
     optimizer_state: bool = False

@@ -13,7 +13,7 @@ from allograft.cohort.cohort import check_sites
 from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError, nearest
-from allograft.recipe import Grid, Scenario, candidates, title, total_needs
+from allograft.recipe import Grid, Needs, Scenario, candidates, title, total_needs
 from allograft.seeds import Seeds
 from allograft.study.analysis.label_free import KEYS
 from allograft.study.spec import Statistics, Study, TargetLabels
@@ -98,15 +98,24 @@ class World:
         """The cases of a site that train, validate or test in a fold."""
         return self.cohort.where(lambda case: case.site == site and self.places[case.subject].in_fold(fold) == split)
 
-    def scenario(self, target: str, seed: int, fold: int, *, all_labels: bool = False) -> Scenario:
-        """What recipes may see: labelled source training cases, and of the target the labelled budget and the unlabelled rest."""
-        key = self.study.made_task.key
+    def scenario(self, target: str, seed: int, fold: int, needs: Needs | None = None) -> Scenario:
+        """What recipes may see: labelled source training cases, and of the target the labelled budget and the unlabelled rest.
+
+        Args:
+            needs: of the recipe, which may ask for more than that; see ``Needs``.
+        """
+        key, needs = self.study.made_task.key, needs or Needs()
         source = tuple(self.part(site, "train", fold).labelled(key) for site in self.study.source)
+        targets = self.study.target if needs.every_target else (target,)
+        seen = [cohort for one in targets for cohort in self._target(one, seed, fold, all_labels=needs.all_target_labels)]
+        return Scenario(source, tuple(seen), sites=self.cohort.sites)
+
+    def _target(self, target: str, seed: int, fold: int, *, all_labels: bool) -> list[Cohort]:
         images = self.part(target, "train", fold)
-        labelled = self._budget(images.labelled(key), target, seed, all_labels=all_labels)
+        labelled = self._budget(images.labelled(self.study.made_task.key), target, seed, all_labels=all_labels)
         names = {case.name for case in labelled.cases} if labelled else set()
         rest = images.where(lambda case: case.name not in names).unlabelled()
-        return Scenario(source, tuple(c for c in (labelled, rest) if c and c.cases), sites=self.cohort.sites)
+        return [cohort for cohort in (labelled, rest) if cohort and cohort.cases]
 
     def _budget(self, cohort: Cohort, target: str, seed: int, *, all_labels: bool) -> Cohort | None:
         wanted = self.study.target_labels
@@ -240,4 +249,4 @@ def bare_rows(world: World) -> list[Row]:
 
 def scenario_of(world: World, row: Row) -> Scenario:
     """What the row's recipe may see, before it is narrowed."""
-    return world.scenario(row.target, row.seed, row.fold, all_labels=total_needs(row.recipe).all_target_labels)
+    return world.scenario(row.target, row.seed, row.fold, total_needs(row.recipe))

@@ -62,7 +62,8 @@ def _adapted(recipe: Fourier, scenario: Scenario, folder: Path | None = None, se
 
 def test_labels_are_needed_only_to_choose_beta() -> None:
     assert Fourier().needs == Needs(source_images=True)
-    assert total_needs(Fourier(beta="per-pair")) == total_needs(Fourier(beta="averaged")) == Needs(source_images=True, target_labels=True)
+    assert total_needs(Fourier(beta="per-pair")) == Needs(source_images=True, target_labels=True)
+    assert total_needs(Fourier(beta="averaged")) == Needs(source_images=True, target_labels=True, every_target=True)
 
 
 def test_beta_out_of_range_is_refused() -> None:
@@ -233,15 +234,17 @@ def predictor_beta(unit: Path) -> float:
     return float(card["predictor"]["fields"]["beta"])
 
 
-def test_averaged_beta_of_several_units() -> None:
-    one = Lines("", (0.0, 0.1, 0.2), {"b": (0.5, 0.7, 0.6)}, "", "")
-    two = Lines("", (0.0, 0.1, 0.2), {"c": (0.9, 0.5, 0.8)}, "", "")
-    assert averaged_beta([one]) == 0.1
-    assert averaged_beta([one, two]) == 0.0  # 0.7 twice: the smaller
-    undefined = Lines("", (0.0, 0.1), {"d": (None, 0.5)}, "", "")
-    assert averaged_beta([one, two, undefined]) == 0.1
+def test_averaged_beta_of_several_targets() -> None:
+    one, two = {"b": (0.5, 0.7, 0.6)}, {"c": (0.9, 0.5, 0.8)}
+
+    def best(curves: dict[str, tuple[float | None, ...]]) -> float:
+        return averaged_beta(Lines("", (0.0, 0.1, 0.2), curves, "", ""))
+
+    assert best({**one}) == 0.1
+    assert best({**one, **two}) == 0.0  # 0.7 twice: the smaller
+    assert best({**one, **two, "d": (None, 0.5, None)}) == 0.1
     with pytest.raises(NeedsError, match="no beta has a score"):
-        averaged_beta([Lines("", (0.0,), {"d": (None,)}, "", "")])
+        best({"d": (None, None, None)})
 
 
 def test_a_budget_of_slices_is_refused(tmp_path: Path) -> None:
@@ -257,8 +260,8 @@ def test_the_ablation_is_planned(tmp_path: Path) -> None:
     session = Session(study, tmp_path / "out", None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
     plan = session.plan(session.prepare())
     recipes = {(r.beta, r.donors, r.search) for r in study.recipes if isinstance(r, Fourier)}
-    assert {(0.01, 7, "2d"), (0.005, 7, "random"), (0.005, 1, "random")} < recipes
-    assert {("per-pair", 7, "2d"), ("per-pair", 7, "random"), ("per-pair", 1, "random")} < recipes
+    for beta in ("averaged", "per-pair"):
+        assert {(beta, 7, "2d"), (beta, 7, "random"), (beta, 1, "random")} < recipes
     assert len(plan.rows) == len(study.rows)
 
 
@@ -270,3 +273,28 @@ def test_test_cases_and_further_labels_are_not_seen(tmp_path: Path) -> None:
     tested = {subject for test in world.tests(0) for subject in test.cohort.subjects}
     assert sum(len(cohort.subjects) for cohort in seen.target) == 1
     assert not tested & {subject for cohort in (*seen.source, *seen.target) for subject in cohort.subjects}
+
+
+@pytest.mark.filterwarnings("ignore:fourier:UserWarning")
+def test_one_run_with_an_averaged_beta_answers_every_target(tmp_path: Path) -> None:
+    """It sees the labelled cases of both and is trained once; a beta per pair is one run a target."""
+    manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)
+    more: dict[str, Any] = {
+        "target": ["b", "c"],
+        "recipes": [{"fourier": {"beta": beta, "donors": 2}} for beta in ("averaged", "per-pair")],
+    }
+    session = session_of(manifest, tmp_path / "out", "fourier", **more, target_labels={"subjects": 1})
+    world = session.prepare()
+    plan = session.plan(world)
+    averaged, per_pair = ([row for row in plan.rows if row.recipe == recipe] for recipe in session.study.recipes)
+    assert [row.target for row in averaged] == [row.target for row in per_pair] == ["b", "c"]
+    assert (len({row.unit for row in averaged}), len({row.unit for row in per_pair})) == (1, 2)
+    seen = scenario_of(world, averaged[0]).narrowed(total_needs(averaged[0].recipe))
+    assert sorted(case.site for cohort in seen.target for case in cohort.cases) == ["b", "c"]
+    session.run_all(world, plan, (1, 1), report=False)
+    made = {(line.title, line.target): line for line in session.finish(world, plan, report=False).lines}
+    figure: Any = Store(tmp_path / "out/units" / averaged[0].unit).figures()["beta"]
+    assert sorted(figure.y) == ["b", "c"]
+    for target in ("b", "c"):
+        assert made["fourier beta=averaged donors=2", target].done == 1
+        assert made["fourier beta=averaged donors=2", target].score(target) is not None
