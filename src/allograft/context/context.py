@@ -184,7 +184,8 @@ class Context:
                 own.append(stage)
                 stage = replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
                 if store:
-                    store.keep_stage(stage, {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost()})
+                    told = {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost(), "sites": list(stage.sites)}
+                    store.keep_stage(stage, told)
             yield stage
         if self.rehearsal is not None:
             self.rehearsal[key] = self.meter

@@ -26,6 +26,7 @@ CARD: Mapping[str, tuple[type, ...]] = {
     **{"format": (int,), "allograft": (str,), "checksum": (str,), "contains_images": (bool,), "channels": (int,), "seed": (int,)},
     **{"task": (dict,), "preprocessing": (dict,), "slices": (dict, type(None)), "recipe": (dict,), "cost": (dict,), "metrics": (dict,)},
     **{"protocol": (dict,), "stage": (str,), "intended_use": (str,), "target": (str, type(None)), "training_images": (list,)},
+    "sites": (list,),
 }
 """What a card's facts must be, where they are given."""
 DEEPEST = 16
@@ -134,6 +135,11 @@ def read_card(folder: Path) -> dict[str, Any]:
         )
     _check_card(card, path)
     return dict(card)
+
+
+def sites_of(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sites as a predictor numbers them; a cohort must number them alike before it sees a batch."""
+    return tuple(map(str, card.get("sites", ())))
 
 
 def _check_card(card: Mapping[str, Any], path: Path) -> None:

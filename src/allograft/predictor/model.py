@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from allograft.cohort.readers import SUFFIXES, read_image
 from allograft.cohort.shelf import Shelf
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
 from allograft.predictor.direct import Predictor
-from allograft.predictor.folder import load_predictor
+from allograft.predictor.folder import load_predictor, sites_of
 from allograft.recipe import validated
 from allograft.table import find
 from allograft.tasks import Answer
@@ -73,7 +73,7 @@ class Model:
             ImageError: an unreadable image, or one whose channels are not those of the training images.
         """
         cases = [case.unlabelled() for case in _cases(images)]  # a manifest's masks are not looked at
-        cohort = Cohort(tuple(cases), (), self.shelf(), self.slices)
+        cohort = Cohort(tuple(cases), sites_of(self.card), self.shelf(), self.slices)
         for which, case in enumerate(cases):
             yield self._predict(cohort, which, case)
 
@@ -92,7 +92,7 @@ class Model:
         Raises:
             ModelError: the predictor cannot take the image, or what it gives is no prediction.
         """
-        batch = cohort.whole(which)
+        batch = replace(cohort, sites=sites_of(self.card)).whole(which)
         try:
             prediction = whole_prediction(self.predictor, batch.to(self.device))
             for key, count in self.task.outputs.items():

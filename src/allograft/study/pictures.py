@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
+from allograft.predictor.folder import sites_of
 from allograft.predictor.model import whole_prediction
 from allograft.seeds import Seeds
 from allograft.study.models import model_name
@@ -32,6 +33,8 @@ SLICES, MOST_SLICES = 9, 13
 DISPUTED, ASKED = 3, 32
 """Images in the map of disagreement, and test images among which they are looked for."""
 Mask = NDArray[np.integer]
+Loaded = tuple[Predictor, tuple[str, ...]]
+"""A model, and the sites as it numbers them."""
 Draw = Callable[[int, tuple[float, float] | None], bytes]
 """Slice, and what becomes black and white -> a file's bytes."""
 
@@ -51,9 +54,15 @@ class Models:
         there = line.best_run is not None and line.target in line.best_run.tests and (folder / "card.json").exists()
         return folder if there else None
 
-    def find(self, predictor: Predictor, name: str) -> Mask:
+    def load(self, folder: Path) -> Loaded:
+        """The model of a folder."""
+        predictor, card = load_predictor(folder, template=self.template)
+        return predictor, sites_of(card)
+
+    def find(self, model: Loaded, name: str) -> Mask:
         """A case's mask on its own grid: (*spatial) class indices."""
-        cohort = self.world.cohort.where(lambda case: case.name == name)
+        predictor, sites = model
+        cohort = replace(self.world.cohort.where(lambda case: case.name == name), sites=sites)
         prediction = whole_prediction(predictor, cohort.unlabelled().whole(0))
         found: Mask = self.world.study.made_task.answer(prediction, cohort, 0).mask.numpy()
         return found
@@ -97,11 +106,9 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
     ranked = sorted(scores, key=lambda name: (scores[name], name))
     if not ranked:
         return []
-    predictor, _ = load_predictor(folder, template=models.template)
+    model = models.load(folder)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
-    return [
-        _overlay(models, name, models.find(predictor, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen
-    ]
+    return [_overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
 
 
 def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:
@@ -134,10 +141,10 @@ def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Pictur
         return []
     subjects = {str(case["case"]): known[str(case["subject"])] for record in records for case in record.cases}
     asked = budget_order(sorted(subjects), Seeds(0, ("disputed", target)))[:ASKED]
-    predictors = [load_predictor(folder, template=models.template)[0] for folder in folders]
+    loaded = [models.load(folder) for folder in folders]
     top: list[tuple[float, str, NDArray[np.float64]]] = []
     for name in sorted(asked):
-        counts = votes([models.find(predictor, name) for predictor in predictors])
+        counts = votes([models.find(model, name) for model in loaded])
         score = mean_disagreement(counts)
         if len(top) < DISPUTED or score > top[0][0]:  # the pictures of all others need not be kept
             top = heapq.nlargest(DISPUTED, [*top, (score, name, dissent(counts))], key=lambda one: (one[0], one[1]))[::-1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contract.world import session_of
 from tests.unit.tiny import a_context, read, write_photographs
 from torch import Tensor, nn
 
@@ -17,8 +18,10 @@ from allograft.methods.supervised import Supervised
 from allograft.networks import build
 from allograft.networks.network import Wrapped, operate
 from allograft.nn.dsbn import DomainBatchNorm, at_domains
+from allograft.phantoms.brain import write_brain
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Scenario
+from allograft.study.adapt import evaluate
 from allograft.tasks.segmentation import Segmentation
 
 SITE = torch.tensor([1, 0, 1, 0, 0])
@@ -174,3 +177,22 @@ def test_the_saved_predictor_knows_the_sites(tmp_path: Path) -> None:
         batch = Batch(images(2, 7), torch.tensor(site), ("x", "y"))  # padded to 8
         assert torch.equal(kept(batch)["mask"], live(batch)["mask"])
     assert kept.network.sites == ("s0", "s1")
+
+
+# ---------------------------------------------------------------------------------------------------------------- the study
+def test_a_kept_model_knows_its_sites_wherever_it_is_used(tmp_path: Path) -> None:
+    """The report's pictures and features, and ``evaluate`` on a manifest that numbers sites otherwise, all see what the judge saw."""
+    manifest = write_brain(tmp_path / "c", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)
+    norm = {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}}
+    session = session_of(manifest, tmp_path / "out", "dsbn", source=["c", "a"], target=["b"], target_labels="none", **norm)
+    world = session.prepare()
+    plan = session.plan(world)
+    session.run_all(world, plan, (1, 1), report=False)
+    result = session.finish(world, plan, report=True)
+    assert "What the features see" in (tmp_path / "out/report.html").read_text()
+    tested = {case.name for site in ("a", "b", "c") for case in world.part(site, "test", 0).cases}
+    header, *rows = manifest.read_text().splitlines()
+    (manifest.parent / "tested.csv").write_text("\n".join([header, *(row for row in rows if row.split(",")[0] in tested)]) + "\n")
+    found = evaluate(result.models["dsbn", "b"], manifest.parent / "tested.csv")
+    line = next(line for line in result.lines if line.title == "dsbn")
+    assert {site: found.metrics[site]["dice"] for site in ("a", "b", "c")} == {site: line.score(site) for site in ("a", "b", "c")}

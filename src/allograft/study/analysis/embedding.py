@@ -22,6 +22,7 @@ from allograft.cohort import Cohort
 from allograft.figure import Points
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor import load_predictor
+from allograft.predictor.folder import sites_of
 from allograft.predictor.model import whole_prediction
 from allograft.seeds import Seeds
 from allograft.study.analysis.label_free import KEYS
@@ -63,9 +64,9 @@ def embeddings_of(
         run, folder = line.best_run, out / "models" / model_name(line)
         if run is None or not (folder / "card.json").exists():
             continue
-        predictor, _ = load_predictor(folder, template=template, device=device)
+        predictor, card = load_predictor(folder, template=template, device=device)
         groups = groups_of(world, line.target, run.row.fold)
-        found = embedding(predictor, world.study.made_task, groups, title=f"{line.title} at {line.target}", sites=world.cohort.sites)
+        found = embedding(predictor, world.study.made_task, groups, title=f"{line.title} at {line.target}", sites=sites_of(card))
         if found is not None:
             made[line.title, line.target] = found
     return made
@@ -78,7 +79,7 @@ def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
 
 
 def embedding(
-    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] = (), most: int = MOST
+    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] | None = None, most: int = MOST
 ) -> Embedding | None:
     """Bottleneck features, global-average-pooled, -> principal components -> t-SNE (Goodman et al. 2022, figure 1).
 
@@ -89,7 +90,7 @@ def embedding(
     Args:
         groups: name -> cases; labels are never shown to the predictor.
         title: which model.
-        sites: those that the predictor numbers sites by.
+        sites: as the predictor numbers them; by default as the cohorts do.
         most: cases in all.
 
     Returns:
@@ -103,7 +104,7 @@ def embedding(
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
             for which in range(len(cohort.cases)):
-                feature, prediction = _seen(predictor, encoder, replace(cohort, sites=tuple(sites) or cohort.sites), which)
+                feature, prediction = _seen(predictor, encoder, cohort if sites is None else replace(cohort, sites=tuple(sites)), which)
                 if feature is None:
                     return None
                 rows.append(feature)
