@@ -45,6 +45,10 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     return of
 
 
+OWN_RATES = {"cyclegan", "unlearning"}
+"""Methods with optimizers that the study's schedule does not reach: of generators and critics, of the heads and what they reverse."""
+
+
 def weights(out: Path, unit: str) -> str:
     found = Store(out / "units" / unit).load()
     assert found is not None
@@ -96,6 +100,27 @@ def test_the_callers_network_is_untouched(name: str, manifest: Path, tmp_path: P
     for stage in session.context(0).run(row.recipe, scenario_of(world, row), network):
         assert stage.unit
     assert digest(network) == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Path) -> None:
+    """At a learning rate of 0 nothing of the network moves, but what an optimizer of the recipe's own moves."""
+    session = session_of(manifest, tmp_path, request(name), schedule={"step": {"at": [0.0], "factor": 0.0}})
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    network = session.start(world, 0)
+    before = {key: p.detach().clone() for key, p in network.named_parameters()}
+    running = session.context(0).run(row.recipe, scenario_of(world, row), network)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            after = dict(end.value.network.named_parameters())
+            break
+    shared = [key for key in before if key in after and before[key].shape == after[key].shape]
+    moved = [key for key in shared if not torch.equal(before[key], after[key].cpu())]
+    assert not moved or name in OWN_RATES
+    assert shared or name == "spottunet"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -69,10 +69,18 @@ class Loader:
             counts = self.share(step)
             if sum(counts) != self.batch_size or len(counts) != len(self.cohorts):
                 raise SpecError(f"share({step}) is {counts}; expected {len(self.cohorts)} counts that add up to {self.batch_size}")
-            for which, count in enumerate(counts):
-                for place in range(count):
-                    keys.append((which, self._case(which, step * self.batch_size + place), step * self.batch_size + len(keys)))
+            for which, (count, before) in enumerate(zip(counts, self._dealt(step), strict=True)):
+                for number in range(before, before + count):
+                    keys.append((which, self._case(which, number), step * self.batch_size + len(keys)))
         return keys[self.rank :: self.world]
+
+    def _dealt(self, step: int) -> tuple[int, ...]:
+        """How many cases of each cohort ``share`` has dealt before a step, so that each goes on in its own order, whatever its share."""
+        assert self.share is not None
+        totals: list[tuple[int, ...]] = self.live.setdefault("dealt", [(0,) * len(self.cohorts)])
+        while len(totals) <= step:
+            totals.append(tuple(a + b for a, b in zip(totals[-1], self.share(len(totals) - 1), strict=True)))
+        return totals[step]
 
     def _case(self, which: int, number: int) -> int:
         size = len(self.cohorts[which])

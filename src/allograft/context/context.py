@@ -21,10 +21,11 @@ from allograft.context.journal import Journal, NoJournal
 from allograft.context.lock import locked
 from allograft.context.settings import Settings
 from allograft.context.store import Store
-from allograft.errors import AllograftError, NeedsError, SpecError
+from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
 from allograft.recipe import Carry, Scenario, Stage, title, total_needs
-from allograft.schedule import make_schedule
+from allograft.recipe.needs import check_needs
+from allograft.schedule import Schedule, make_schedule
 from allograft.seeds import Seeds
 from allograft.step import GradientStep, Objective
 from allograft.table import find
@@ -264,24 +265,12 @@ class Context:
         if optimizer is None:
             optimizer = self.optimizer([p for p in (*network.parameters(), *owned) if p.requires_grad])
         self._count(optimizer)  # a recipe may have added groups to it
-        schedule = make_schedule(self.settings.schedule, optimizer, steps) if steps and "constant" not in self.settings.schedule else None
+        schedule = self.schedule(optimizer, steps) if steps else None
         return GradientStep(network, objective or self.task.objective, optimizer, self.fabric, schedule, self.settings.clip)
 
-
-def check_needs(recipe: Any, scenario: Scenario) -> None:
-    """Raise ``NeedsError`` when the scenario lacks what the recipe, or one in its fields, needs."""
-    needs = total_needs(recipe)
-    lacks = [
-        ("source_images", bool(scenario.source), "source images", "add source sites: source: [SITE]"),
-        ("target_images", bool(scenario.target), "target images", "add target sites with training images: target: [SITE]"),
-        ("target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
-        ("all_target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
-        ("pool", bool(scenario.pool), "a pool of images", "add pool: to the study"),
-        ("stream", bool(scenario.stream), "a stream of phases", "add stream: to the study"),
-    ]
-    for name, present, what, mend in lacks:
-        if getattr(needs, name) and not present:
-            raise NeedsError(f"recipe '{title(recipe)}' needs {what}, and this study gives none; {mend}, or drop the recipe")
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Schedule | None:
+        """The study's schedule of an optimizer over this many updates; None where the learning rate stays."""
+        return None if "constant" in self.settings.schedule else make_schedule(self.settings.schedule, optimizer, steps)
 
 
 def copied(network: Any) -> Any:

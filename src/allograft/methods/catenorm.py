@@ -22,6 +22,7 @@ from allograft.nn.catenorm import TwoBranchNorm2d, guided
 from allograft.predictor import Direct, Prediction, quiet
 from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
 from allograft.train import train
@@ -75,13 +76,13 @@ class CateNorm:
         steps = context.settings.budget.training(batches.epoch)
         begin = round(self.warmup * steps)
         loss = MaskLoss(context.task, self.dice_weight)
-        warm = context.gradient_step(first, loss)
+        warm = context.gradient_step(first, loss, steps=steps)
         train(warm, batches, steps=begin, context=context, name="warm-up")
         second = first if self.shared else self._operated(copied(first), context).to(context.fabric.device)
         if not self.shared:
-            warm.optimizer.add_param_group({"params": list(second.parameters())})
+            warm.optimizer.param_groups[0]["params"].extend(second.parameters())  # whose learning rate the schedule sets
             context.meter.trainable_parameters += count_parameters(second)
-        step = TwoPassStep(second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first)
+        step = TwoPassStep(second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first, warm.schedule)
         train(step, batches, steps=range(begin, steps), context=context, name="train")
         context.show("modulation", modulation_by_class(second, tuple(context.task.coding.mask)))
         yield Stage("first-pass", Direct(first), scenario.sites)
@@ -134,7 +135,7 @@ class MaskLoss:
 class TwoPassStep:
     """Two passes and two steps of one optimizer; ``clip`` is the norm of the first, ``clip_value`` the largest gradient of the second.
 
-    ``first`` is the network of the first pass; None = the same one.
+    ``first`` is the network of the first pass; None = the same one. The schedule is told the loss of the first pass, once an iteration.
     """
 
     network: Any
@@ -144,6 +145,7 @@ class TwoPassStep:
     clip_value: float
     clip: float | None = None
     first: Any = None
+    schedule: Schedule | None = None
 
     def __call__(self, batch: Batch) -> Terms:
         with self.fabric.autocast():
@@ -157,6 +159,8 @@ class TwoPassStep:
             second = self.loss.of(self.network(batch.image), batch)
         nn.utils.clip_grad_value_(self._gradients(second, self.network), self.clip_value)
         self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule(torch.stack([*first.values()]).sum().detach())
         return {f"{name}/{key}": value.detach() for name, terms in (("first", first), ("second", second)) for key, value in terms.items()}
 
     def _gradients(self, terms: Terms, network: nn.Module) -> list[nn.Parameter]:

@@ -27,7 +27,7 @@ from allograft.methods.donors import Donors, Search, draw_donors, source_scans
 from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.predictor.model import CHUNK, whole_prediction
-from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
+from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage, title, total_needs
 from allograft.transforms.fourier import crop_or_pad, cut_low_amplitude, low_amplitude, swap_amplitude, swap_low_amplitude
 
 GRID = tuple(round(0.005 * step, 3) for step in range(8))
@@ -73,6 +73,10 @@ class Fourier:
     def __post_init__(self) -> None:
         if not isinstance(self.beta, str) and not 0 <= self.beta <= 0.5:
             raise SpecError(f"fourier: beta is {self.beta}; expected a fraction of the short side from 0 to 0.5, per-pair or averaged")
+        tuned = total_needs(self.first)
+        if self.beta == "averaged" and (tuned.target_images or tuned.target_labels or tuned.all_target_labels):
+            told = f"beta averaged is one model for all targets, and first, '{title(self.first)}', is adapted to one"
+            raise SpecError(f"fourier: {told}; choose per-pair, or a first that sees no target")
 
     @property
     def needs(self) -> Needs:
@@ -105,6 +109,9 @@ class Fourier:
             donors = Donors.of(scans, self.search, self.donors, sliced=source[0].slices is not None)
             images = torch.cat([crop_or_pad(scan, donors.compared) if not one_size else scan for scan in scans])
         size = (images.shape[-2], images.shape[-1])
+        if 0 < largest * min(size) <= 1:
+            told = f"beta {largest} is a radius of {largest * min(size):.2f} pixels of images of {min(size)}, so the mean alone is swapped"
+            warnings.warn(f"fourier: {told}; a beta above {1 / min(size):.3f} swaps more", stacklevel=2)
         kept = low_amplitude(images, largest) if one_size else images
 
         def build(inner: Predictor, beta: float) -> FourierPredictor:

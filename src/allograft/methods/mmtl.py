@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le
 from torch.optim.lr_scheduler import LambdaLR
 
-from allograft.context import Context
+from allograft.context import Context, Settings
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct
@@ -51,7 +51,8 @@ class Mmtl:
         epochs: steps of the schedule; the paper's 60.
         schedule: ``paper``: int(epoch / epochs * batch), which starts without any target case. ``released``:
             min(epoch // 4 + 1, batch).
-        drop: the learning rate is divided by 10 after this share of the steps; 1 keeps it.
+        drop: the learning rate is divided by 10 after this share of the steps; 1 keeps it. Where the study names a schedule, that is
+            followed instead, as by all other rows.
         first: what the tuning starts from.
     """
 
@@ -70,6 +71,18 @@ class Mmtl:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
 
+    def check(self, settings: Settings) -> None:
+        """Raise ``SpecError`` for a budget under which no batch ever holds a target case."""
+        budget = settings.budget
+        last = self.epochs - 1
+        if budget.adapt_epochs is None:
+            last = (budget.adapt_steps - 1) * self.epochs // budget.adapt_steps
+        if self.count(last, budget.batch_size) == 0:
+            found = f"epoch {last + 1} of {self.epochs}, the last, with batch_size {budget.batch_size}"
+            raise SpecError(
+                f"mmtl: {found} still holds no target case, so the target is never seen; raise batch_size, adapt_steps or epochs"
+            )
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1, over ``budget.adapt_steps``; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
         network = (yield from context.run(self.first, scenario, network)).network
@@ -84,8 +97,8 @@ class Mmtl:
             return (*dealt(context.batch_size - count, source, number), *dealt(count, target, number))
 
         mixed = context.loader((*scenario.source, *labelled), "mixed", share=share)
-        step = context.gradient_step(network)
-        step.schedule = Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
+        step = context.gradient_step(network, steps=steps)
+        step.schedule = step.schedule or Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
         train(step, mixed, steps=steps, context=context)
         yield Stage("mixed", Direct(network), scenario.sites)
         return Carry(network, named_state(step.optimizer, network))

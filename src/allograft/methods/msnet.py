@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.nn.dsbn import at_domains, everywhere
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
 from allograft.train import train
@@ -64,7 +65,8 @@ class MsNet:
         auxiliary = context.optimizer([*network.encoder.parameters(), *branches.parameters()])
         shared = context.optimizer(network.parameters())
         begin, clip = round(self.warmup * steps), context.settings.clip
-        step = MsNetStep(network, branches, auxiliary, shared, context.task, context.fabric, self.transfer, begin, clip)
+        schedules = [made for each in (auxiliary, shared) if (made := context.schedule(each, steps))]
+        step = MsNetStep(network, branches, auxiliary, shared, context.task, context.fabric, self.transfer, begin, clip, schedules)
         train(step, batches, steps=steps, context=context)
         yield Stage("trained", SitePredictor(network), scenario.sites)
         return Carry(network, named_state(shared, network))
@@ -104,6 +106,7 @@ class MsNetStep:
     transfer: float
     begin: int
     clip: float | None = None
+    schedules: list[Schedule] = field(default_factory=list)
     number: int = 0
 
     def __call__(self, batch: Batch) -> Terms:
@@ -117,6 +120,8 @@ class MsNetStep:
                 terms = self._shared(batch)
             self._descend(terms, self.shared)
             told |= terms
+        for schedule in self.schedules:
+            schedule(torch.stack([*told.values()]).sum().detach())
         return {key: value.detach() for key, value in told.items()}
 
     def _features(self, batch: Batch) -> Any:

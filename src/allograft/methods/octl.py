@@ -138,8 +138,9 @@ class Octl:
         with trainable(network, "full") as parameters:
             optimizer = context.optimizer(parameters, self.request(context.settings.optimizer))
             continue_optimizer(optimizer, carry.optimizer, start_step=self.start_step, network=network)
-            step = context.gradient_step(network, optimizer=optimizer)
-            train(step, batches, steps=context.settings.budget.adaptation(batches.epoch), context=context)
+            steps = context.settings.budget.adaptation(batches.epoch)
+            step = context.gradient_step(network, optimizer=optimizer, steps=steps)
+            train(step, batches, steps=steps, context=context)
         yield Stage("tuned", Direct(network), scenario.sites)
         return Carry(network, named_state(optimizer, network))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ from typing import Any
 from torch import nn
 
 from allograft import tree
+from allograft.cohort import Case
 from allograft.cohort.splits import write_splits
 from allograft.context import Context, Store
-from allograft.context.context import check_needs
 from allograft.context.lock import held_elsewhere
-from allograft.errors import OutputError, SpecError
+from allograft.errors import ImageError, OutputError, SpecError
 from allograft.networks import build
 from allograft.networks.load import load_weights
 from allograft.networks.network import spec_of
 from allograft.predictor import quiet
 from allograft.predictor.folder import read_card, starting_network
 from allograft.recipe import Stage, title
+from allograft.recipe.needs import check_needs
 from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
 from allograft.study.judge import Judge, failed_record
@@ -81,14 +82,14 @@ class Session:
         self.say(f"preparing {len(cases)} images")
         shelf, empty = world.cohort.shelf, 0
         for case in cases:
-            shelf.image(case)
+            _check_alike(case, shelf.image(case)[0].shape, cases[0], shelf.image(cases[0])[0].shape)
             shelf.region(case)
             if "mask" in case.labels and shelf.coding.mask:
                 empty += not shelf.mask(case).any()
         if empty:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
         for row in bare_rows(world):
-            check_needs(row.recipe, scenario_of(world, row))
+            check_needs(row.recipe, scenario_of(world, row), row.target)
             if hasattr(row.recipe, "check"):
                 row.recipe.check(self.study.settings)
         if self.study.start != "scratch":
@@ -260,6 +261,14 @@ class Session:
         shows = Shows(drawn, figures, extras, world)
         page = self.out / "report.html"
         write_report(page, study=self.study, plan=plan, lines=table, done=done, total=len(plan.units), shows=shows)
+
+
+def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence[int]) -> None:
+    """Raise for an image of other channels, or other dimensions, than the first: no network takes both."""
+    if (shape[0], len(shape)) != (others[0], len(others)):
+        told = f"'{case.name}' of site '{case.site}' has {shape[0]} channels and {len(shape) - 1} dimensions"
+        expected = f"{others[0]} and {len(others) - 1} like '{first.name}' of site '{first.site}'"
+        raise ImageError(f"image {told}; expected {expected}: convert the images to one kind, or leave the site out")
 
 
 def _check_writable(out: Path) -> None:

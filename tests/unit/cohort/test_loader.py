@@ -94,6 +94,16 @@ def test_share_decides_by_step(sites: tuple[Cohort, Cohort]) -> None:
         next(loader(sites, share=lambda step: (1, 1))(0))
 
 
+def test_a_small_share_goes_through_every_case_before_any_comes_again(sites: tuple[Cohort, Cohort]) -> None:
+    made = loader(sites, share=lambda step: (4 - step % 2, step % 2))
+    size = len(sites[1])
+    seen = [case for batch in islice(made(0), 2 * 2 * size) for case in batch.cases if case[0] == "b"]
+    assert len(seen) == 2 * size
+    assert sorted(seen[:size]) == sorted(seen[size:]) == sorted(case.name for case in sites[1].cases)
+    later = [case for batch in islice(loader(sites, share=made.share)(2 * size), 2 * size) for case in batch.cases if case[0] == "b"]
+    assert later == seen[size:]  # a run that goes on draws as one that never stopped
+
+
 def test_a_case_met_twice_is_changed_anew(sites: tuple[Cohort, Cohort]) -> None:
     one = sites[0].of(["a0"])
     (batch,) = islice(loader((one,), batch_size=2)(0), 1)

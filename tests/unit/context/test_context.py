@@ -15,8 +15,8 @@ from tests.unit.tiny import a_context, read, write_photographs
 from allograft import table
 from allograft.cohort import Cohort
 from allograft.context import Budget, Context, Store
-from allograft.context.context import check_needs
 from allograft.errors import AllograftError, NeedsError, SpecError
+from allograft.methods.adabn import AdaBn
 from allograft.methods.finetune import Finetune
 from allograft.methods.joint import Joint
 from allograft.methods.supervised import Supervised
@@ -24,6 +24,7 @@ from allograft.methods.target_supervised import TargetSupervised
 from allograft.networks import build
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Scenario, Stage, total_needs
+from allograft.recipe.needs import check_needs
 from allograft.seeds import Seeds
 from allograft.tree import digest
 
@@ -265,6 +266,11 @@ def test_needs_that_are_not_met(recipe: Any, lacking: dict[str, tuple[Cohort, ..
         check_needs(recipe, replace(cut(manifest), **lacking))
     with pytest.raises(NeedsError):
         finished(a_context().run(recipe, replace(cut(manifest), **lacking), a_network()))
+
+
+def test_the_target_that_lacks_them_is_named(manifest: Path) -> None:
+    with pytest.raises(NeedsError, match=r"'adabn' needs target images, and target 'b' has none outside its test cases; .*lower test: "):
+        check_needs(AdaBn(), replace(cut(manifest), target=()), "b")
 
 
 def test_unlabelled_target_images_do_not_meet_a_need_of_labels(manifest: Path) -> None:

@@ -66,6 +66,24 @@ def test_labels_are_needed_only_to_choose_beta() -> None:
     assert total_needs(Fourier(beta="averaged")) == Needs(source_images=True, target_labels=True, every_target=True)
 
 
+def test_an_averaged_beta_needs_a_first_that_no_target_has_changed() -> None:
+    with pytest.raises(SpecError, match=r"one model for all targets, and first, 'finetune', is adapted to one; choose per-pair"):
+        parse_recipe({"fourier": {"beta": "averaged", "first": "finetune"}})
+    parse_recipe({"fourier": {"beta": "per-pair", "first": "finetune"}})
+
+
+def test_a_disc_that_holds_the_mean_alone_is_told(tmp_path: Path) -> None:
+    scenario = _scenario(_cohort(tmp_path), "b")
+    with pytest.warns(
+        UserWarning, match=r"beta 0.01 is a radius of 0.16 pixels of images of 16, so the mean alone.*above 0.062 swaps more"
+    ):
+        _adapted(Fourier(), scenario)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _adapted(Fourier(beta=0.1), scenario)
+        _adapted(Fourier(beta=0.0), scenario)
+
+
 def test_beta_out_of_range_is_refused() -> None:
     for beta in (-0.01, 0.51, float("nan")):
         with pytest.raises(SpecError, match=r"beta is .*from 0 to 0\.5"):

@@ -9,6 +9,7 @@ import torch
 from tests.contract.world import session_of, write_cohort
 
 from allograft.cohort import Loader
+from allograft.context import Budget, Settings
 from allograft.errors import SpecError
 from allograft.methods.mmtl import Mmtl, dealt, released_count, target_count
 from allograft.study.plan import scenario_of
@@ -69,3 +70,22 @@ def _watching(rates: list[float]):  # type: ignore[no-untyped-def]
         return real(self, batch)  # type: ignore[arg-type]
 
     return watched
+
+
+@pytest.mark.parametrize(("budget", "recipe"), [({"batch_size": 1}, {}), ({"adapt_steps": 1}, {}), ({"adapt_epochs": 5}, {"epochs": 1})])
+def test_a_budget_that_never_shows_the_target_is_refused(budget: dict[str, int], recipe: dict[str, int]) -> None:
+    with pytest.raises(SpecError, match=r"mmtl: epoch .*holds no target case.*raise batch_size"):
+        Mmtl(**recipe).check(Settings(Budget(**budget)))
+    Mmtl(**recipe, schedule="released").check(Settings(Budget(**budget)))
+    Mmtl().check(Settings(Budget()))
+
+
+def test_the_studys_schedule_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"budget": {"steps": 1, "adapt_steps": 4, "batch_size": 4}, "schedule": {"step": {"at": [0.5], "factor": 0.5}}}
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"mmtl": {"epochs": 4, "first": "start"}}, **more)
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    rates: list[float] = []
+    monkeypatch.setattr("allograft.step.GradientStep.__call__", _watching(rates))
+    list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4])

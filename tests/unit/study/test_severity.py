@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from allograft.errors import SpecError
 from allograft.study.analysis.severity import by_severity, pair_scores, ranked_shifts, severity_sheet, severity_table
 from allograft.study.record import Record
+from allograft.study.report.sections import _severity
 
 HOME = {"a": 0.9, "b": 0.8}
 AWAY = {("a", "b"): 0.5, ("a", "c"): 0.85, ("a", "d"): 0.3, ("b", "a"): 0.7, ("b", "c"): 0.79, ("b", "d"): 0.6}  # drops .4 .05 .6 .1 .01 .2
@@ -105,3 +107,11 @@ def test_what_lacks_a_side_is_told() -> None:
     with pytest.raises(SpecError, match="no record"):
         ranked_shifts([record for record in _nothing() if record.site not in record.source], "dice")
     assert pair_scores([], "dice") == {}
+
+
+def test_runs_of_other_label_budgets_in_the_folder_do_not_count() -> None:
+    """They stand under the same title."""
+    records = [*_nothing(), *(_record(source, site, 0.0, unit="with one label") for source, site in AWAY)]
+    plan: Any = SimpleNamespace(units=("supervised-a-0", "supervised-b-0"), headline="dice")
+    (extra,) = _severity(plan, {str(number): record for number, record in enumerate(records)})
+    assert extra.sheets[0].rows == (("supervised", "0.400", "0.650", "0.820"),)

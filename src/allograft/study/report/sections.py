@@ -63,5 +63,6 @@ def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[E
 
 
 def _severity(plan: Plan, records: Mapping[str, Record]) -> list[Extra]:
-    sheet = severity_sheet(records.values(), plan.headline)
+    """Of this study's runs alone: a folder may hold those of other label budgets, under the same titles."""
+    sheet = severity_sheet((records[name] for name in records if records[name].unit in plan.units), plan.headline)
     return [] if sheet is None else [Extra("Severe and subtle shifts", (sheet,))]

@@ -94,6 +94,12 @@ def test_the_figure() -> None:
     assert figure.y["finetune"] == (None, *(pytest.approx(0.51 - 0.05 * budget) for budget in (1, 2, 4)))
 
 
+def test_a_run_that_saw_several_targets_counts_at_each() -> None:
+    both = [replace(record, target="b+c") for record in run_of("mmtl", 3, 0, 0.75, 0.65)]
+    made = found([*a_folder(), *both])
+    assert (made.source["mmtl"], made.at_target["mmtl"]) == ({3: {0: 0.75}}, {3: {0: 0.65}})
+
+
 def test_what_does_not_count() -> None:
     """Validation records, failed runs, earlier stages, other targets, and units that saw a site which is no source here."""
     bad = {"metrics": {"dice": 0.0}}

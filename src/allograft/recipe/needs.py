@@ -1,0 +1,29 @@
+"""Whether a scenario gives a recipe what it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allograft.errors import NeedsError
+from allograft.recipe.recipe import Scenario, title, total_needs
+
+
+def check_needs(recipe: Any, scenario: Scenario, target: str = "") -> None:
+    """Raise ``NeedsError`` when the scenario lacks what the recipe, or one in its fields, needs.
+
+    Args:
+        target: whose scenario it is, where that is known.
+    """
+    needs = total_needs(recipe)
+    lacks = [
+        ("source_images", bool(scenario.source), "source images", "add source sites: source: [SITE]"),
+        ("target_images", bool(scenario.target), "target images", "name a target with training images, lower test: {fraction: ...}"),
+        ("target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
+        ("all_target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
+        ("pool", bool(scenario.pool), "a pool of images", "add pool: to the study"),
+        ("stream", bool(scenario.stream), "a stream of phases", "add stream: to the study"),
+    ]
+    for name, present, what, mend in lacks:
+        if getattr(needs, name) and not present:
+            gives = f"target '{target}' has none outside its test cases" if target and "target" in name else "this study gives none"
+            raise NeedsError(f"recipe '{title(recipe)}' needs {what}, and {gives}; {mend}, or drop the recipe")
