@@ -114,12 +114,14 @@ class Context:
     def draws(self, recipe: Any, scenario: Scenario, network: Any) -> str:
         """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does.
 
-        Settings at their default do not count: an option added later leaves every earlier study's draws alone.
+        Settings at their default do not count: an option added later leaves every earlier study's draws alone. A recipe whose settings
+        make it another one says so by ``same_as``, and draws as that one does.
         """
         narrowed = scenario.narrowed(total_needs(recipe))
         task = [type(self.task).__name__, plain(self.task, sparse=True)]
         network_key = [dict(network.spec), digest(network)]
-        told = [plain(recipe, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
+        drawn_as = getattr(recipe, "same_as", None) or recipe
+        told = [plain(drawn_as, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
         return content_hash(*told)
 
     def key(self, draws: str, recipe: Any) -> str:

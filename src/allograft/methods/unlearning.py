@@ -15,6 +15,7 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError, nearest
+from allograft.methods.supervised import Supervised
 from allograft.networks import Network
 from allograft.nn.adversarial import (
     class_weights,
@@ -24,7 +25,7 @@ from allograft.nn.adversarial import (
     weighted_cross_entropy,
 )
 from allograft.predictor import Direct, quiet
-from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.train import train
@@ -61,7 +62,8 @@ class Unlearning:
     Args:
         method: lntl, tabe or clgr.
         attributes: manifest columns, or "site".
-        strength: multiplies all that follows; at 0 the secondary heads see detached features and the network is trained as ``supervised``.
+        strength: multiplies all that follows; at 0 the secondary heads see detached features and the network is trained as ``supervised``,
+            bit for bit.
         reversal: gradients into the encoder are multiplied by minus this; 0 is the ablation without reversal.
         entropy: weight of the negative conditional entropy (lntl).
         confusion: weight of the confusion loss (tabe, clgr).
@@ -91,6 +93,11 @@ class Unlearning:
         doi="10.1007/978-3-031-16852-9_1",
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
+
+    @property
+    def same_as(self) -> AnyRecipe | None:
+        """At strength 0 plain training."""
+        return None if self.strength else Supervised()
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, each a secondary step and a step of the network."""

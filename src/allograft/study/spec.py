@@ -125,7 +125,8 @@ class Study:
             raise SpecError(f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image")
         doubled = [site for site in self.target if site in self.source]
         if doubled:
-            raise SpecError(f"target: site '{doubled[0]}' is a source too; name it on one side")
+            mend = "name it on one side; to go from one group of a site to another, import each group as a site: import table --site COLUMN"
+            raise SpecError(f"target: site '{doubled[0]}' is a source too; {mend}")
         if not self.source and self.start == "scratch":
             raise SpecError("source: is empty and start is scratch, so there is nothing to adapt; name a model: start: FOLDER, or a source")
         if not self.source and self.selection == "source-val":

@@ -297,11 +297,11 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["adam", "cosine, clipped", "plateau"])
 def test_strength_zero_is_plain_training_bit_for_bit(method: Any, variant: Any, settings: dict[str, Any], cohort: Cohort) -> None:
-    """With dropout and running statistics, both of which a second forward pass would disturb."""
+    """In a study too, where each recipe draws for itself; with dropout and running statistics, which a second pass would disturb."""
     network = {"norm": "batch", "dropout": 0.3}
-    plain = finished(Supervised().run(scenario(cohort), a_network(**network), a_context(**settings))).network
+    plain = finished(a_context(**settings).run(Supervised(), scenario(cohort), a_network(**network))).network
     recipe = Unlearning(method, ("site", "tone", "scanner"), strength=0, variant=variant)
-    found = finished(recipe.run(scenario(cohort), a_network(**network), a_context(**settings))).network
+    found = finished(a_context(**settings).run(recipe, scenario(cohort), a_network(**network))).network
     for (name, one), other in zip(plain.state_dict().items(), found.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 

@@ -13,11 +13,13 @@ from allograft.study.analysis.fairness_sheets import fairness
 from allograft.study.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
 from allograft.study.analysis.selection import distance_sheet
 from allograft.study.analysis.severity import severity_sheet
+from allograft.study.analysis.stages import stage_sheet
 from allograft.study.comparison import NOTHING
 from allograft.study.plan import Plan, World
 from allograft.study.record import Record
 from allograft.study.report.target import Extra
 from allograft.study.select import Line
+from allograft.study.spec import Study
 
 
 def sections_of(
@@ -31,6 +33,7 @@ def sections_of(
             *_fairness(plan, table, world, target),
             *_forgetting(plan, records, world, target),
             *_features(target, {title: found for (title, site), found in embeddings.items() if site == target}),
+            *_stages(plan, records, target, world.study),
             *_selection(plan, records, target),
             *(_severity(plan, records) if target == world.study.target[-1] else ()),
         ]
@@ -60,6 +63,11 @@ def _features(target: str, found: Mapping[str, Any]) -> list[Extra]:
 def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[Extra]:
     sheet = distance_sheet(plan, records, target)
     return [] if sheet is None else [Extra("What each selection rule would have chosen", (sheet,))]
+
+
+def _stages(plan: Plan, records: Mapping[str, Record], target: str, study: Study) -> list[Extra]:
+    sheet = stage_sheet(plan, records.values(), target, (target, *study.source))
+    return [] if sheet is None else [Extra("Stages: before and after", (sheet,))]
 
 
 def _severity(plan: Plan, records: Mapping[str, Record]) -> list[Extra]:
