@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
-from allograft.cohort.loader import Transform
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points, thinned
@@ -33,6 +32,7 @@ from allograft.tasks import Task
 from allograft.tasks.classification import Classification
 from allograft.train import train
 from allograft.transforms.augmentation import apply, draw
+from allograft.transforms.sample import Sample
 from allograft.transforms.stain import Preset, StainJitter
 
 ALTERED = "altered stain"
@@ -46,7 +46,8 @@ LEAST = 1e-5
 class StainAgLr:
     """Learn to ignore the stain: ``L = L_CE + lambda_1 L_Reg + lambda_2 L_Cons`` (eq. 1); a decoder helps in training only.
 
-    x is a source image and x' the same image with other amounts of stain (HED jitter), noise, blur, brightness and contrast:
+    x is a source image as stored, but for what moves its pixels, and x' the same pixels with other amounts of stain (HED jitter) and, as
+    ``jitter`` says, more: light adds noise, brightness and contrast, strong also blur, gamma and zoom (a coarser resolution).
 
     - L_CE: cross-entropy, the mean over x and x', which pass through the network in one batch.
     - L_Cons = D_KL(p(x) || p(x')) (eq. 2), the mean over the batch; gradients pass through both.
@@ -55,11 +56,12 @@ class StainAgLr:
     What is judged and kept is the classifier alone, so it costs what a plain one does. With ``jitter: none`` and both weights 0 there is
     no x', and the training is that of ``supervised`` to the bit.
 
-    Where the paper is silent: jitter presets are unverified (see ``transforms.stain.PRESETS``); noise, blur, brightness and contrast of x'
-    are those of the study's augmentation of the same strength; what moves pixels (turns, flips, scale) is the study's ``augmentation`` and
-    acts on x and x' alike, since x' must be restored to x. Optimizer, learning rate and schedule are the study's (the paper: Adam, 1e-2 or
-    5e-3, times 0.1 on a plateau), as for every row; a plateau is one of the training loss, as a recipe sees no validation case.
-    Normalisers by generative networks, which the paper compares with, are not built; ``stain_normalisation`` has the others.
+    Where the paper is silent: jitter presets are unverified (see ``transforms.stain.PRESETS``); what else x' has is drawn as
+    ``transforms.augmentation`` draws it at the same strength. Of the study's own ``augmentation`` only what moves pixels is used (crop,
+    turns, scale; flips under strong), on x and x' alike, since x' must be restored to x; its changes of intensity are left out. The paper's
+    morphological augmentation may deform elastically; nothing here does. Optimizer, learning rate and schedule are the study's (the paper:
+    Adam, 1e-2 or 5e-3, times 0.1 on a plateau), as for every row; a plateau is one of the training loss, as a recipe sees no validation
+    case. Normalisers by generative networks, which the paper compares with, are not built; ``stain_normalisation`` has the others.
 
     Args:
         regeneration: lambda_1; 0 builds no decoder.
@@ -102,7 +104,8 @@ class StainAgLr:
         white = 1.0
         if self.jitter != "none":
             white = white_level(scenario.source, "stain_aglr")
-            batches = replace(batches, transform=TwoViews(batches.transform, self.jitter, white), live={})
+            sample = Sample(context.settings.augmentation, context.settings.patch)
+            batches = replace(batches, transform=TwoViews(sample, self.jitter, white), live={})
         decoder = self.decoder(network, batches, context)
         step = self.fit(network, batches, StainObjective(self, context.task, decoder, white), context)
         show_features(network, scenario.source, context)
@@ -161,21 +164,21 @@ def regeneration_loss(restored: Tensor, raw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TwoViews:
-    """A loader's transform: a sample, and as an attribute the same pixels in other stains, drawn by image.
+    """A loader's transform: a raw sample x, and as an attribute x', the same pixels in other stains, drawn by image.
 
     Args:
-        sample: crop and augmentation.
-        preset: of the jitter, and of noise, blur, brightness and contrast.
+        sample: crop and augmentation; what moves pixels acts on both views, its changes of intensity on neither. None = the whole image.
+        preset: of the jitter, and of the changes of intensity of x'. light: noise, brightness, contrast; strong: also blur, gamma, zoom.
         white: the value of white.
     """
 
-    sample: Transform | None
+    sample: Sample | None
     preset: Preset
     white: float
 
     def __call__(self, case: Batch, rng: Rng) -> Batch:
-        """``case`` has B = 1. The sample is what it would be alone; the attribute is (1, 3, H, W), on the image's scale."""
-        case = case if self.sample is None else self.sample(case, rng)
+        """``case`` has B = 1. Its image moves but keeps its colours; the attribute is (1, 3, H, W), on the image's scale."""
+        case = case if self.sample is None else replace(self.sample, intensity=False)(case, rng)
         jitter = StainJitter(self.preset)
         altered = jitter.apply((case.image / self.white).clamp(0, 1), *jitter.draw(1, rng))[0]
         still = replace(draw(self.preset, 2, rng), angles=(), log_scale=0.0, flips=())

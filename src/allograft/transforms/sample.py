@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from allograft.batch import Batch
-from allograft.transforms.augmentation import apply, draw
+from allograft.transforms.augmentation import Draw, apply, draw
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,12 @@ class Sample:
     Args:
         strength: none, light or strong.
         patch: size of the crop, one number a spatial axis.
+        intensity: False moves pixels only, by the same draws: no noise, blur, brightness, contrast, gamma or zoom.
     """
 
     strength: str = "none"
     patch: tuple[int, ...] | None = None
+    intensity: bool = True
 
     def __call__(self, case: Batch, rng: Generator) -> Batch:
         """``case`` has B = 1. Dense labels and the region move with the image; all else stays."""
@@ -33,6 +35,8 @@ class Sample:
         if case.region is not None:
             dense["region"] = case.region[0]
         drawn = draw(self.strength, len(size), rng)
+        if not self.intensity:
+            drawn = Draw(drawn.angles, drawn.log_scale, drawn.flips)
         spacing = None if case.spacing is None else case.spacing[0].tolist()
         image, moved = apply(case.image[0], dense, drawn, rng, size=self.patch, centre=_centre(size, self.patch, rng), spacing=spacing)
         region = moved.pop("region")[None] if case.region is not None else None
