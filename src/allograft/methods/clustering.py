@@ -215,19 +215,19 @@ def features_of(network: Any, places: Sequence[Place], context: Context) -> Tens
 
 
 def show(clusters: Clusters, sides: Sides, context: Context, wanted: int, when: str) -> None:
-    """Both clusterings and their centres, matched clusters in one colour (figures 3 and 4)."""
+    """Both clusterings and their centres, matched clusters in one colour and fill (figures 3 and 4)."""
     k, seen = len(clusters.match), len(clusters.points)
     note = "" if seen == sides.total else f"; {seen} of {sides.total} images, drawn at random"
     note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more images that differ"
     sizes = len(sides.source), len(sides.target)
     colours = [*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist()]
-    _show(context, f"clusters-{when}", f"images {when} the adaptation{note}", clusters.points, sizes, colours)
+    _show(context, f"clusters-{when}", f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours)
     centres = torch.cat([clusters.source_centres, clusters.target_centres])
     colours = [*range(k), *clusters.match.tolist()]
-    _show(context, f"centres-{when}", f"centres of the clusters {when} the adaptation", centres, (k, k), colours)
+    _show(context, f"centres-{when}", f"centres of the clusters {when} the adaptation, matched ones alike", centres, (k, k), colours)
 
 
 def _show(context: Context, name: str, title: str, points: Tensor, sizes: tuple[int, int], colours: list[int]) -> None:
     x, y = (tuple(values) for values in points.T.tolist())
     group = ("source",) * sizes[0] + ("target",) * sizes[1]
-    context.show(name, Points(title, x, y, group, tuple(colours), "cluster of the source, and what is matched with it"))
+    context.show(name, Points(title, x, y, group, tuple(colours), "cluster"))

@@ -142,11 +142,24 @@ def test_points_have_symbols_by_group_and_colours_by_class_or_scale() -> None:
     assert first == third
     assert first[2] != second[2]
     assert (first[0], second[0]) == ("c0", "c1")
-    assert [kind for kind, *_ in re.findall(shape, classes.picture)] == ["c3", "c1", "c3"]
+    assert [kind for kind, *_ in re.findall(shape, classes.picture)] == ["c3", "c1 hollow", "c3"]
     assert [re.sub("<[^>]+>", "", one) for one in classes.legend] == ["sourcesource", "targettarget", "class 3", "class 9"]
     assert [fill for _, fill, _ in re.findall(shape, scale.picture)] == [f' style="fill:{colour_at(each)}"' for each in (0, 1, 0.5)]
     assert "source, score 0.5" in scale.picture
     assert scale.legend[-1].endswith("score")
+
+
+@pytest.mark.parametrize("count", [12, 21])
+def test_every_class_has_a_look_of_its_own_and_its_legend_shows_it(count: int) -> None:
+    places = tuple(map(float, range(2 * count)))
+    groups, classes = ("source",) * count + ("target",) * count, (*range(count), *reversed(range(count)))
+    drawn = _draw(Points("clusters", places, places, groups, classes, "cluster"))
+    looks = re.findall(r'<path class="point ([^"]*)" transform="[^"]+" d="([^"]+)">', drawn.picture)
+    source, target = [kind for kind, _ in looks[:count]], [kind for kind, _ in looks[count:]]
+    assert len(set(source)) == count
+    assert target == source[::-1]  # what is matched looks the same
+    assert len({shape for _, shape in looks}) == 2  # the shape says the side, and nothing else
+    assert [re.findall(r'<rect class="point ([^"]*)"', str(one)) for one in drawn.legend[2:]] == [[kind] for kind in source]
 
 
 def test_of_very_many_points_some_are_drawn_and_the_page_says_so() -> None:

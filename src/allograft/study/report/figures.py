@@ -16,7 +16,9 @@ from allograft.study.report.svg import SCALE, Scale, colour_at, is_light, number
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP = 460, 280, 58, 12, 24
 COLOURS, DASHES = 8, ("", "7 3", "2 3", "9 3 2 3")
-"""Curves and classes take turns with the colours; those of the second turn are dashed."""
+"""Curves take turns with the colours; those of the second turn are dashed."""
+FILLS = ("", " hollow", " ringed")
+"""So do classes, with a fill a turn: 24 looks. Their shape is free to say the group."""
 MOST_POINTS, MOST_CELLS, MOST_NUMBERS, MOST_DOTS = 1000, 900, 150, 40
 """Of more points every k-th is drawn; more cells become a picture; fewer have their number in them; short curves have dots to point at."""
 NOTHING = Markup('<p class="quiet">no values</p>')
@@ -251,8 +253,17 @@ def _paint(group: int, value: float | int | None, classes: bool, ends: tuple[flo
     if value is None:
         return f"c{group % COLOURS}", ""
     if classes:
-        return f"c{int(value) % COLOURS}", ""
+        return _look(int(value)), ""
     return ("none", "") if ends is None or not math.isfinite(value) else ("", colour_at(_share(value, *ends)))
+
+
+def _look(index: int) -> str:
+    """The page's classes of a class index.
+
+    >>> _look(3), _look(11), _look(19)
+    ('c3', 'c3 hollow', 'c3 ringed')
+    """
+    return f"c{index % COLOURS}{FILLS[index // COLOURS % len(FILLS)]}"
 
 
 def _symbol(group: int, x: float, y: float, kind: str, fill: str, told: str) -> Markup:
@@ -277,4 +288,5 @@ def _key(group: int, name: str, *, grey: bool) -> Markup:
 
 
 def _chip(index: float, name: str) -> Markup:
-    return Markup('<i class="chip c{}"></i>{}').format(int(index) % COLOURS, name)
+    picture = Markup('<svg class="swatch" viewBox="-7 -7 14 14" aria-hidden="true">{}</svg>{}')
+    return picture.format(Markup('<rect class="point {}" x="-6" y="-6" width="12" height="12" rx="3"/>').format(_look(int(index))), name)
