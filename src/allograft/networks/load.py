@@ -31,20 +31,22 @@ class LoadReport:
         matched: loaded as it was.
         reshaped: loaded after a change of shape, each with the change.
         skipped: in the file, but of no use here, each with the reason.
-        missing: in the network, but not in the file; they keep their random start.
+        missing: in the network, but not loaded; they keep their random start.
+        anew: of heads that start at random though the file has them, why.
     """
 
     matched: tuple[str, ...]
     reshaped: tuple[str, ...]
     skipped: tuple[str, ...]
     missing: tuple[str, ...]
+    anew: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         counts = (f"{len(self.reshaped)} reshaped, " if self.reshaped else "") + f"{len(self.skipped)} skipped, {len(self.missing)} missing"
-        return f"{len(self.matched)} tensors matched, {counts}"
+        return "; ".join([f"{len(self.matched)} tensors matched, {counts}", *self.anew])
 
 
-def load_weights(network: nn.Module, source: Path | str) -> LoadReport:
+def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str] | None = None) -> LoadReport:
     """Load weights into a network, in place, as far as they fit.
 
     Names are ours, or those of the library that the network comes from: a state dict of MONAI's ``UNet`` fits our ``unet``, one of timm our
@@ -68,6 +70,8 @@ def load_weights(network: nn.Module, source: Path | str) -> LoadReport:
         name = names.get(key)
         if name is None:
             skipped.append(f"{key}: no such tensor here")
+        elif name in (anew or {}):
+            skipped.append(f"{key}: left as drawn")
         elif value.shape == own[name].shape:
             loaded[name] = value
         elif (made := fitted(name, value, own[name], **options)) is not None:  # type: ignore[arg-type]
@@ -80,7 +84,8 @@ def load_weights(network: nn.Module, source: Path | str) -> LoadReport:
     network.load_state_dict(loaded, strict=False)
     changed = {text.split(":")[0] for text in reshaped}
     matched = tuple(name for name in loaded if name not in changed)
-    return LoadReport(matched, tuple(reshaped), tuple(skipped), tuple(name for name in own if name not in loaded))
+    missing = tuple(name for name in own if name not in loaded)
+    return LoadReport(matched, tuple(reshaped), tuple(skipped), missing, tuple(dict.fromkeys((anew or {}).values())))
 
 
 def read_weights(source: Path | str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from allograft.networks import build
 from allograft.networks.load import load_weights
 from allograft.networks.network import spec_of
 from allograft.predictor import quiet
-from allograft.predictor.folder import read_card, starting_network
+from allograft.predictor.folder import read_card
 from allograft.recipe import Stage, title
 from allograft.recipe.needs import check_needs
 from allograft.schedule import make_schedule
@@ -33,6 +33,7 @@ from allograft.study.record import read_all, record_name
 from allograft.study.results import write_metrics, write_results
 from allograft.study.select import NOT_YET, Line, lines
 from allograft.study.spec import Study
+from allograft.study.start import anew_in, network_of, refuse_untrained
 from allograft.transforms.sample import Sample
 from allograft.tree import plain
 
@@ -93,10 +94,13 @@ class Session:
             if hasattr(row.recipe, "check"):
                 row.recipe.check(self.study.settings)
         if self.study.start != "scratch":
-            report = load_weights(self.start(world, 0), self._start_path())
+            network = self.start(world, 0)
+            anew = self._anew()
+            report = load_weights(network, self._start_path(), anew_in(network, anew))
             self.say(f"start: {report}")
+            refuse_untrained(anew, trained=bool(self.study.source) or self.study.target_labels != "none")
             tree.write_json(self.out / "start.json", plain(report))
-        if self.study.start != "scratch" and os.path.isdir(self._start_path()):
+        if self._starts_from_folder():
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
             refuse_training_images(read_card(self._start_path()), tested, self._start_path())
         self._try(world)
@@ -165,8 +169,8 @@ class Session:
                 return build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module)
             channels = world.cohort.case(0).image.shape[1]
             network = build(self._spec(channels, task.outputs))
-        if self.study.start != "scratch":
-            load_weights(network, self._start_path())
+            if self.study.start != "scratch":
+                load_weights(network, self._start_path(), anew_in(network, self._anew()))
         return network
 
     def _start_path(self) -> Path:
@@ -177,11 +181,18 @@ class Session:
         return path if path.is_absolute() or os.path.exists(path) else beside  # a name too long is no error here
 
     def _spec(self, channels: int, outputs: Mapping[str, int]) -> Mapping[str, Any]:
-        """The study's network; a model folder as start brings its own."""
-        path = self._start_path()
-        if self.study.start != "scratch" and os.path.isdir(path):
-            return starting_network(path)
+        """The study's network; a model folder as start brings its own, with the study's outputs."""
+        if self._starts_from_folder():
+            return network_of(self._start_path(), self.study.made_task)[0]
         return spec_of(self.study.network, channels, outputs)
+
+    def _anew(self) -> Mapping[str, str]:
+        """Outputs whose heads start at random though the start has some, with the reason."""
+        own = self.network is not None or not self._starts_from_folder()
+        return {} if own else network_of(self._start_path(), self.study.made_task)[1]
+
+    def _starts_from_folder(self) -> bool:
+        return self.study.start != "scratch" and os.path.isdir(self._start_path())
 
     def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
         """Run the rows of a shard; a unit that another process holds is come back to."""
