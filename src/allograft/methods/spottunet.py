@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -21,7 +20,9 @@ from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.methods.supervised import OptimizerRequest, Supervised, check_optimizer
 from allograft.networks import Network
+from allograft.networks.gates import MEND, blocks, members, named
 from allograft.networks.network import operate
+from allograft.nn.policy import PolicyNetwork, ResNetPolicy
 from allograft.predictor import Prediction, quiet
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -60,49 +61,10 @@ def gumbel_policy(logits: Tensor, temperature: float, noise: Tensor | None = Non
     return hard + (soft - soft.detach())
 
 
-class PolicyNetwork(nn.Module):
-    """(B, C, *spatial) -> (B, L, 2) logits: a stem of 32 filters and residual blocks of 64, 128 and 256, each halving the image.
-
-    Normalisation is by groups of channels, so that an image's policy does not depend on the batch (the released code has batch
-    normalisation).
-    """
-
-    def __init__(self, in_channels: int, gates: int, spatial_dims: int) -> None:
-        super().__init__()
-        from monai.networks.blocks import ResidualUnit
-
-        norm = ("group", {"num_groups": 8})
-        widths = (32, 64, 128, 256)
-        unit = partial(ResidualUnit, spatial_dims, norm=norm, act="relu", strides=2)
-        self.stem = ResidualUnit(spatial_dims, in_channels, 32, strides=2, subunits=1, norm=norm, act="relu")
-        self.blocks = nn.Sequential(*(unit(a, b, subunits=2) for a, b in pairwise(widths)))
-        self.last = nn.Linear(widths[-1], 2 * gates)
-
-    def forward(self, image: Tensor) -> Tensor:
-        pooled = self.blocks(self.stem(image)).flatten(2).mean(-1)
-        logits: Tensor = self.last(pooled).unflatten(1, (-1, 2))
-        return logits
-
-
-class ResNetPolicy(nn.Module):
-    """(B, C, H, W) -> (B, L, 2) logits: torchvision's ResNet-34 with group normalisation."""
-
-    def __init__(self, in_channels: int, gates: int) -> None:
-        super().__init__()
-        from torchvision.models import resnet34
-
-        self.whole = resnet34(num_classes=2 * gates, norm_layer=partial(nn.GroupNorm, 8))
-        self.whole.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.whole(image).unflatten(1, (-1, 2))
-        return logits
-
-
 class SpotNetwork(Network):
     """A network whose blocks stand beside frozen copies: level = I * frozen(x) + (1 - I) * tuned(x), I in {0, 1} for each image.
 
-    Blocks are the encoder's levels and the decoder's ups; the heads are tuned. Also gives "policy" (B, L), 1 = frozen.
+    Blocks are the encoder's levels and, where there is a decoder, its ups; the heads are tuned. Also gives "policy" (B, L), 1 = frozen.
     """
 
     def __init__(self, network: Network, policy: nn.Module, temperature: float) -> None:
@@ -124,32 +86,30 @@ class SpotNetwork(Network):
         return {**outputs, "policy": gates}
 
 
-def blocks(network: Network) -> list[nn.Module]:
-    """What is gated: the encoder's levels, finest first, then the decoder's ups (if it has any), coarsest first."""
-    ups = getattr(network.decoder, "ups", None) if isinstance(network, Network) else None
-    levels = getattr(getattr(network, "encoder", None), "levels", None)
-    found = [*(levels or ()), *(ups or ())]
-    if not levels or any(isinstance(block, (nn.ParameterList, nn.ModuleList)) for block in found):
-        raise SpecError("spottunet: needs a network whose encoder is made of levels; use the unet")
-    return found
-
-
 @contextmanager
 def gated(network: SpotNetwork, gates: Tensor) -> Iterator[None]:
-    """Inside, each block's output is that of the copy which its gate (B, L) names, image by image."""
-    ran = [0] * len(network.frozen)
+    """Inside, each block's output is that of the copy which its gate (B, L) names, image by image.
 
-    def choose(which: int, module: nn.Module, inputs: tuple[Tensor, ...], tuned: Tensor) -> Tensor:
-        ran[which] += 1
-        gate = gates[:, which].reshape(-1, *[1] * (tuned.ndim - 1))
-        return gate * network.frozen[which](*inputs) + (1 - gate) * tuned
+    Of a block of several modules each one is gated, and all by the one gate.
+    """
+    ran: set[int] = set()
 
+    def choose(gate: Tensor, frozen: nn.Module, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], tuned: Tensor) -> Tensor:
+        ran.add(id(frozen))
+        gate = gate.reshape(-1, *[1] * (tuned.ndim - 1))
+        return gate * frozen(*inputs, **options) + (1 - gate) * tuned
+
+    places = [
+        (gate, frozen, tuned)
+        for gate, copied, block in zip(gates.unbind(1), network.frozen, blocks(network), strict=True)
+        for frozen, tuned in zip(members(copied), members(block), strict=True)
+    ]
     with ExitStack() as stack:
-        for which, block in enumerate(blocks(network)):
-            stack.enter_context(_removed(block.register_forward_hook(partial(choose, which))))
+        for gate, frozen, tuned in places:
+            stack.enter_context(_removed(tuned.register_forward_hook(partial(choose, gate, frozen), with_kwargs=True)))
         yield
-    if ran != [1] * len(ran):
-        raise SpecError("spottunet: some blocks of this network do not run once each, so they cannot be gated; use the unet")
+    if ran != {id(frozen) for _, frozen, _ in places}:
+        raise SpecError(f"spottunet: some blocks of {named(network)} are not called as modules, so they cannot be gated; {MEND}")
 
 
 @contextmanager
@@ -215,7 +175,8 @@ class PolicyObjective:
 class SpotTunet:
     """Tune a copy of each block of the network, and with it a policy that decides per image and block between it and the frozen one.
 
-    Gated are the encoder's levels and the decoder's ups; the heads are always tuned. Where we differ from the released code: its frozen
+    Gated are the encoder's levels and the decoder's ups; the heads are always tuned, as is what a vision transformer keeps outside its
+    blocks. A classifier has the encoder's gates alone. Where we differ from the released code: its frozen
     copies' running statistics keep moving, because the network as a whole is in training mode.
 
     Args:
@@ -260,7 +221,7 @@ class SpotTunet:
         shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
         network = operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
         network = network.to(context.fabric.device).train()
-        tuned = [p for part in (network.encoder, network.decoder, network.heads) for p in part.parameters()]
+        tuned = [p for _, part in network.parts() for p in part.parameters()]
         optimizer = context.optimizer(tuned, self.optimizer)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
         optimizer.add_param_group({"params": list(network.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
@@ -290,8 +251,10 @@ def tuned_share(network: SpotNetwork, cohorts: Sequence[Cohort], fabric: Any) ->
 
 def policy_figure(network: SpotNetwork, share: Tensor) -> Heatmap:
     """(L,) shares -> level x side of the network (Sheikh et al. 2022, fig. 5); an up stands at the level whose skip it takes."""
-    levels = len(network.encoder.levels)  # type: ignore[arg-type]
+    ups = len(getattr(network.decoder, "ups", ()))
+    levels = len(share) - ups
     decoder = {levels - 2 - which: value for which, value in enumerate(share[levels:].tolist())}
-    values = tuple((value, decoder.get(level)) for level, value in enumerate(share[:levels].tolist()))
+    columns = ("encoder", "decoder") if ups else ("encoder",)
+    values = tuple((value, decoder.get(level))[: len(columns)] for level, value in enumerate(share[:levels].tolist()))
     names = tuple(f"level {level + 1}" for level in range(levels))
-    return Heatmap("share of the labelled target images for which a block is tuned", names, ("encoder", "decoder"), values, 0.0, 1.0)
+    return Heatmap("share of the labelled target images for which a block is tuned", names, columns, values, 0.0, 1.0)
