@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from allograft.context import Context
 from allograft.errors import NeedsError, SpecError
+from allograft.methods.start import Start
 from allograft.methods.supervised import Supervised
 from allograft.networks import trainable
 from allograft.predictor import Direct
@@ -46,7 +47,8 @@ def continue_optimizer(
 
     Raises:
         NeedsError: the state holds no history, or none that fits.
-        SpecError: the state is that of another kind of optimizer, or has names and nobody tells whose.
+        SpecError: the state is that of another kind of optimizer, by its name or by what it keeps of a parameter, or has names and nobody
+            tells whose. The optimizer is then as it was.
 
     Example:
         >>> weight = nn.Parameter(torch.ones(2))
@@ -61,22 +63,56 @@ def continue_optimizer(
         raise SpecError(f"the history is that of '{state['kind']}', the new optimizer is '{kind}'; use one optimizer for both trainings")
     held = state.get("state", {})
     known = _keyed(optimizer, held, network)
-    continued = 0
-    for key, values in held.items():
-        p = known.get(key)
-        history = {name: value for name, value in values.items() if isinstance(value, Tensor) and name != "step"}
-        if p is None or not history or not _fits(history, p):
-            continue
-        optimizer.state[p] = {name: value.detach().to(p.device, p.dtype, copy=True) for name, value in history.items()}
-        if "step" in values:
+    told = ((known[key], values) for key, values in held.items() if key in known)
+    histories = [(p, history) for p, values in told if (history := _history(values))]
+    _check_kept(optimizer, histories, state.get("kind"))
+    fitting = [(p, history) for p, history in histories if _fits(history, p)]
+    for p, history in fitting:
+        optimizer.state[p] = {name: value.detach().to(p.device, p.dtype, copy=True) for name, value in history.items() if name != "step"}
+        if "step" in history:
             optimizer.state[p]["step"] = torch.tensor(float(start_step))
-        continued += 1
-    if not continued:
+    if not fitting:
         raise NeedsError(
             "the source training left no gradient history that fits; train it with momentum or moments, "
             "for example optimizer: {sgd: {lr: 0.01, momentum: 0.9}} or {adam: {lr: 1e-3}}"
         )
-    return continued
+    return len(fitting)
+
+
+def _history(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept of a parameter's gradients, and the step where one was counted; {} where that is all."""
+    kept = {name: value for name, value in values.items() if isinstance(value, Tensor) or name == "step"}
+    return kept if set(kept) - {"step"} else {}
+
+
+def _check_kept(optimizer: torch.optim.Optimizer, histories: Sequence[tuple[Tensor, Mapping[str, Any]]], kind: str | None) -> None:
+    """Raise ``SpecError`` where a history has other names than the optimizer itself keeps of that parameter."""
+    expected = {id(p): kept for group in optimizer.param_groups for kept in [_kept(optimizer, group)] for p in group["params"]}
+    for p, history in histories:
+        wanted = expected[id(p)]
+        if wanted is not None and set(history) != wanted:
+            owner = f" of '{kind}'" if kind else ""
+            raise SpecError(
+                f"the history{owner} holds {', '.join(sorted(history))}; the new optimizer '{type(optimizer).__name__.lower()}' keeps "
+                f"{', '.join(sorted(wanted)) or 'none, having no momentum'}; use one optimizer for both trainings"
+            )
+
+
+def _kept(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> set[str] | None:
+    """The names of what an optimizer of this kind and these settings keeps of a parameter, found by a step; None where it takes none.
+
+    >>> sorted(_kept(torch.optim.Adam([torch.zeros(1)]), {"amsgrad": True}))
+    ['exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'step']
+    """
+    p = nn.Parameter(torch.zeros(1))
+    p.grad = torch.ones(1)
+    accepted = set(inspect.signature(type(optimizer)).parameters) - {"params", "foreach", "fused", "capturable", "differentiable"}
+    try:
+        probe = type(optimizer)([p], **{name: value for name, value in group.items() if name in accepted})
+        probe.step()
+    except (TypeError, ValueError):  # somebody's own, with another constructor, or LBFGS, whose step takes a closure
+        return None
+    return {name for name, value in probe.state[p].items() if value is not None}
 
 
 def _fits(values: Mapping[str, Any], p: Tensor) -> bool:
@@ -132,7 +168,10 @@ class Octl:
         carry = yield from context.run(self.first, scenario, network)
         network = carry.network
         if carry.optimizer is None:
-            raise NeedsError("recipe 'octl' goes on from the optimizer of 'first', which left none; choose another first, e.g. supervised")
+            mend = "choose another first, e.g. supervised"
+            if isinstance(self.first, Start):  # which in a source-free study stands for supervised
+                mend = "models are kept without it: name the source, source: [SITE], and first: supervised, or drop octl"
+            raise NeedsError(f"recipe 'octl' goes on from the optimizer of 'first', which left none; {mend}")
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target")
         with trainable(network, "full") as parameters:

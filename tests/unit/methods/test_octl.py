@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import wraps
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.contract.world import run, session_of, write_cohort
 from torch import nn
 
 from allograft.errors import NeedsError, SpecError
 from allograft.methods.octl import Octl, continue_optimizer
+from allograft.optim import AvaGrad
 from allograft.step import named_state
 from allograft.study.plan import scenario_of
 
@@ -101,6 +104,59 @@ def test_without_a_history_it_says_so() -> None:
             continue_optimizer(new, empty)
     with pytest.raises(SpecError, match="'sgd'"):
         continue_optimizer(new, {"kind": "sgd", "state": {}})
+
+
+KINDS: dict[str, Any] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "adam": torch.optim.Adam,
+    "amsgrad": lambda p: torch.optim.Adam(p, amsgrad=True),
+    "avagrad": AvaGrad,
+    "released": lambda p: AvaGrad(p, variant="released"),
+}
+KEPT = {
+    "sgd": ["momentum_buffer"],
+    "plain sgd": ["none"],
+    "adam": ["exp_avg", "exp_avg_sq", "step"],
+    "amsgrad": ["max_exp_avg_sq"],
+    "avagrad": ["eta, eta_norm"],
+    "released": ["eta_norm", "step"],
+}
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in permutations(KINDS, 2) if pair[0] != "plain sgd"])
+def test_a_state_of_another_kind_is_refused_before_anything_is_changed(old: str, new: str) -> None:
+    net = _net()
+    first, second = KINDS[old](net.parameters()), KINDS[new](net.parameters())
+    _steps(first, net.weight, G[:2])
+    with pytest.raises(SpecError, match="use one optimizer") as error:
+        continue_optimizer(second, first.state_dict())
+    holds, keeps = str(error.value).split("the new optimizer")
+    assert all(word in holds for word in KEPT[old])
+    assert all(word in keeps for word in KEPT[new])
+    assert not second.state
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "amsgrad", "avagrad", "released"])
+def test_a_state_of_the_same_kind_goes_on(kind: str) -> None:
+    net = _net()
+    first, second = KINDS[kind](net.parameters()), KINDS[kind](net.parameters())
+    _steps(first, net.weight, G[:2])
+    assert continue_optimizer(second, first.state_dict()) == 1
+    _steps(second, net.weight, G[2:])
+
+
+def test_without_a_source_the_mend_is_one_that_can_be_had(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path / "cohort")
+    run(session_of(manifest, tmp_path / "made", "supervised"))
+    (folder,) = (tmp_path / "made" / "units").glob("*/stages/*")
+    weights = {name.split("/")[1]: value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights, tmp_path / "body.safetensors")
+    session = session_of(manifest, tmp_path / "out", "octl", source=[], start=str(tmp_path / "body.safetensors"))
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if isinstance(row.recipe, Octl))
+    with pytest.raises(NeedsError, match=r"left none; .*name the source, source: \[SITE\].* or drop octl"):
+        list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))
 
 
 @pytest.mark.parametrize(
