@@ -15,6 +15,8 @@ LABEL_FILES = ("mask", "boxes", "paired")
 LABELS = ("mask", "label", "boxes", "paired")
 SPLITS = ("train", "val", "test")
 KNOWN = (*REQUIRED, "split", *LABELS, "region")
+MISSING = ("", "nan", "unknown")
+"""What stands for no value of an attribute, in any case: pandas writes nan, ``allograft label skin-tone`` unknown."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ class Case:
     def unlabelled(self) -> Case:
         """The same case with every label absent."""
         return replace(self, labels={})
+
+
+def is_missing(value: str | None) -> bool:
+    """Whether an attribute's text states no value; None = the case lacks the column, or its cell is empty.
+
+    >>> [is_missing(value) for value in (None, "NaN", "unknown", "2")]
+    [True, True, True, False]
+    """
+    return value is None or value.strip().lower() in MISSING
 
 
 def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort
+from allograft.cohort.manifest import is_missing
 from allograft.context import Context
 from allograft.errors import SpecError, nearest
 from allograft.methods.supervised import Supervised
@@ -34,8 +35,6 @@ __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "n
 
 MOST_VALUES = 50
 """An attribute with more values than this is a measurement, not a group."""
-MISSING = ("nan", "unknown")
-"""What stands for no value beside an empty cell: pandas writes nan, ``allograft label skin-tone`` unknown."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,8 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
         if attribute != "site" and attribute not in coding.attributes:
             raise SpecError(f"unlearning: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
         for case in cohort.cases:
-            text = case.site if attribute == "site" else case.attributes.get(attribute, "nan")
-            if attribute == "site" or text.lower() not in MISSING:
+            text = case.site if attribute == "site" else case.attributes.get(attribute)
+            if text is not None and (attribute == "site" or not is_missing(text)):
                 code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
                 counts[code] = counts.get(code, 0) + 1
     if not 2 <= len(counts) <= MOST_VALUES:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from allograft.cohort import Case
+from allograft.cohort.manifest import is_missing
 from allograft.study.comparison import seed_cases
 from allograft.study.plan import Plan
 from allograft.study.select import Chosen, Line
@@ -57,7 +58,7 @@ class Audit:
         attribute: a column of the manifest, or "site".
         headline: the task's metric.
         groups: in the order of their names.
-        missing: test subjects with a case whose value is not stated; such cases are in no group.
+        missing: test subjects with a case whose value is not stated (an empty cell, nan, unknown); such cases are in no group.
         threshold: how the operating point was chosen; "" where there is none (more than two classes).
     """
 
@@ -88,7 +89,7 @@ class Audit:
 
 
 def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
-    """The attributes with 2 to 12 values among cases, in the order of the manifest.
+    """The attributes with 2 to 12 values among cases, in the order of the manifest; what stands for no value is none.
 
     >>> from pathlib import Path
     >>> group_columns([Case(n, n, "a", (Path(n),), attributes={"sex": n, "scanner": "one"}) for n in "fm"])
@@ -97,7 +98,7 @@ def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
     values: dict[str, set[str]] = {}
     for case in cases:
         for key, value in case.attributes.items():
-            values.setdefault(key, set()).add(value)
+            values.setdefault(key, set()).update(() if is_missing(value) else (value,))
     return tuple(key for key, found in values.items() if 2 <= len(found) <= MOST_VALUES)
 
 
@@ -125,7 +126,8 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = T
     here = judged.get(line.target, {})
     names = dict.fromkeys(str(case["case"]) for scored in here.values() for case in scored)
     for column in group_columns([by_name[name] for name in names if name in by_name]):
-        value_of = {name: by_name[name].attributes.get(column) for name in names if name in by_name}
+        stated = {name: by_name[name].attributes.get(column) for name in names if name in by_name}
+        value_of = {name: None if is_missing(value) else value for name, value in stated.items()}
         groups: dict[str, dict[int, list[dict[str, Any]]]] = {}
         for value in _sorted({value for value in value_of.values() if value is not None}):
             groups[value] = {seed: [case for case in each if value_of.get(case["case"]) == value] for seed, each in here.items()}

@@ -25,8 +25,8 @@ from allograft.tasks.multitask import Multitask
 from allograft.tasks.segmentation import Segmentation
 
 TASK = Classification(("benign", "melanoma"))
-SIZES = {"light": 24, "dark": 14, "unknown": 6}  # subjects, the last too few
-NOISE = {"light": 0.5, "dark": 2.0, "unknown": 1.0}
+SIZES = {"light": 24, "dark": 14, "olive": 6}  # subjects, the last too few
+NOISE = {"light": 0.5, "dark": 2.0, "olive": 1.0}
 
 
 def a_plan(task: Any = TASK, seeds: int = 2) -> Plan:
@@ -106,8 +106,8 @@ def test_worst_group_gap_and_sizes() -> None:
     audit = audit_of(a_plan(), "tone", intervals=False)
     groups = by_name(audit)
     assert {name: (group.subjects, group.cases) for name, group in groups.items()} == {t: (n, 2 * n) for t, n in SIZES.items()}
-    assert groups["unknown"].is_too_small
-    assert not groups["unknown"].scores
+    assert groups["olive"].is_too_small
+    assert not groups["olive"].scores
     assert audit.worst is groups["dark"]
     assert audit.gap() == audit.gap("auroc") == pytest.approx(groups["light"].scores["auroc"] - groups["dark"].scores["auroc"])  # type: ignore[operator]
     assert audit.gap() > 0  # type: ignore[operator]
@@ -141,7 +141,7 @@ def test_intervals_are_over_the_groups_subjects(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("allograft.study.analysis.fairness.bootstrap_pooled", interval)
     groups = by_name(audit_of(a_plan(), "tone"))
     assert groups["dark"].intervals == {"auroc": (0.25, 0.75)}
-    assert groups["unknown"].intervals == {}
+    assert groups["olive"].intervals == {}
     assert (2, {case.subject for case in people("dark")}) in asked
 
 
@@ -170,12 +170,16 @@ def test_sites_and_columns() -> None:
     assert {group.name: group.subjects for group in found[0].groups} == {"a": 24, "b": sum(SIZES.values())}
     alone = [case for case in COHORT if case.attributes["tone"] == "light"]
     assert group_columns(alone) == ()  # one value
+    unknown = [replace(case, attributes={"tone": "unknown"}) for case in COHORT if case.attributes["tone"] == "dark"]
+    assert group_columns([*alone, *unknown]) == ()  # still one
 
 
-def test_missing_values_are_counted_and_in_no_group() -> None:
-    holes = [replace(case, attributes={}) if case.subject in ("b-light0", "b-light1") else case for case in COHORT]
+@pytest.mark.parametrize("nothing", [{}, {"tone": "unknown"}, {"tone": "NaN"}])
+def test_missing_values_are_counted_and_in_no_group(nothing: dict[str, str]) -> None:
+    holes = [replace(case, attributes=nothing) if case.subject in ("b-light0", "b-light1") else case for case in COHORT]
     audit = next(one for one in audits(a_plan(), a_line(a_plan()), holes, intervals=False) if one.attribute == "tone")
     assert audit.missing == 2
+    assert set(by_name(audit)) == set(SIZES)
     assert by_name(audit)["light"].subjects == SIZES["light"] - 2
     assert "2 test subjects with no value of tone" in " ".join(group_sheet(audit).notes)
 
