@@ -58,7 +58,7 @@ class Finetune:
                 "set scope: top or scope: decoder, or cache_features: false"
             )
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, scenario: Scenario) -> None:
         """Raise ``SpecError`` for training settings under which the features of a case cannot be kept."""
         if not self.cache_features:
             return
@@ -73,7 +73,7 @@ class Finetune:
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the scope on target batches."""
-        self.check(context.settings)
+        self.check(context.settings, scenario)
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target", augmentation=self.augmentation)

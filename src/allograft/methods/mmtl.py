@@ -71,7 +71,7 @@ class Mmtl:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
 
-    def check(self, settings: Settings) -> None:
+    def check(self, settings: Settings, scenario: Scenario) -> None:
         """Raise ``SpecError`` for a budget under which no batch ever holds a target case."""
         budget = settings.budget
         last = self.epochs - 1

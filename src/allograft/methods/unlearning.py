@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.cohort.manifest import is_missing
-from allograft.context import Context
+from allograft.context import Context, Settings
 from allograft.errors import SpecError, nearest
 from allograft.methods.supervised import Supervised
 from allograft.networks import Network
@@ -92,6 +92,11 @@ class Unlearning:
         doi="10.1007/978-3-031-16852-9_1",
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def check(self, settings: Settings, scenario: Scenario) -> None:
+        """Raise ``SpecError`` for an attribute that the source's cases do not tell apart."""
+        for name in self.attributes:
+            groups_of(scenario.narrowed(self.needs).source, name)
 
     @property
     def same_as(self) -> AnyRecipe | None:

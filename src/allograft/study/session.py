@@ -90,9 +90,10 @@ class Session:
         if empty:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
         for row in bare_rows(world):
-            check_needs(row.recipe, scenario_of(world, row), row.target)
+            scenario = scenario_of(world, row)
+            check_needs(row.recipe, scenario, row.target)
             if hasattr(row.recipe, "check"):
-                row.recipe.check(self.study.settings)
+                row.recipe.check(self.study.settings, scenario)
         if self.study.start != "scratch":
             network = self.start(world, 0)
             anew = self._anew()

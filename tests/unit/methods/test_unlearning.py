@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contract.world import session_of, write_cohort
 from tests.unit.tiny import VESSEL, a_context, read, write_photographs, write_rows
 from torch import Tensor, nn
 
@@ -440,3 +441,11 @@ def test_the_pooled_feature_is_the_mean_over_space() -> None:
 
 def test_a_rare_value_weighs_more() -> None:
     assert SecondaryHead(3, Group("tone", (0, 1), (1, 3))).weight.tolist() == pytest.approx([0.75, 0.25])
+
+
+def test_a_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path / "cohort")
+    for attributes, told in ((["scaner"], "unknown attribute 'scaner'"), (["site"], "'site' has 1 value")):
+        with pytest.raises(SpecError, match=told):
+            session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": attributes}}).prepare()
+    session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": ["scanner"]}}).prepare()
