@@ -19,7 +19,7 @@ COLUMNS = (
     *("recipe", "target", "site", "metric", "recommended", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
     *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_adjusted", "cohen_dz", "rank_biserial", "note"),
     *COSTS,
-    "predict_seconds",
+    "predict_seconds_per_100",
 )
 METRIC_COLUMNS = ("recipe", "target", "site", "metric", "seeds_done", "subjects", "mean", "sd_over_seeds", "low", "high")
 
@@ -92,18 +92,8 @@ def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[st
         row |= {"difference_high": found.high, "p": found.p, "p_adjusted": found.adjusted, "cohen_dz": found.effect}
         row |= {"rank_biserial": found.rank_biserial, "note": found.note}
     row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}
-    row["predict_seconds"] = _predict_seconds(line, site)
+    row["predict_seconds_per_100"] = line.predict_seconds(site)
     return {key: "" if value is None else value for key, value in row.items()}
-
-
-def _predict_seconds(line: Line, site: str) -> float | None:
-    """Seconds to predict a site's test cases, mean over the finished seeds."""
-    seconds = [
-        sum(record.cost["predict_seconds"] for record in run.tests[site])
-        for run in line.runs
-        if run.tests.get(site) and all("predict_seconds" in record.cost for record in run.tests[site])
-    ]
-    return fmean(seconds) if seconds else None
 
 
 def _word(text: str) -> str:

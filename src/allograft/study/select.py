@@ -102,6 +102,13 @@ class Line:
             return mean(values) + sum(_cost(other, key) or 0.0 for run in self.runs for other in run.passed_over) / len(values)
         return mean(values) if values else None
 
+    def predict_seconds(self, site: str) -> float | None:
+        """Seconds to predict 100 test cases of a site, mean over the finished seeds."""
+        records = [run.tests[site] for run in self.runs if run.tests.get(site)]
+        timed = [each for each in records if all("predict_seconds" in record.cost and record.cases for record in each)]
+        rates = [100 * sum(r.cost["predict_seconds"] for r in each) / sum(len(r.cases) for r in each) for each in timed]
+        return mean(rates) if rates else None
+
     @property
     def best_run(self) -> Chosen | None:
         """The run that stands for the line: the highest by source validation or a label-free rule, else the first that finished."""

@@ -482,7 +482,7 @@ def test_results_are_one_row_a_line_and_site(tmp_path: Path) -> None:
     assert (float(row["low"]), float(row["high"])) == score_interval(plan, line, "chase")
     assert [float(row[key]) for key in ("difference", "difference_low", "difference_high")] == [found.difference, found.low, found.high]
     assert (float(row["p"]), float(row["p_adjusted"])) == (found.p, found.adjusted) == (2**-7, 2**-7)
-    assert (row["train_seconds"], row["trainable_parameters"], row["predict_seconds"]) == ("2.5", "120000", "1.5")
+    assert (row["train_seconds"], row["trainable_parameters"], float(row["predict_seconds_per_100"])) == ("2.5", "120000", 18.75)
     failed = next(row for row in rows if row["recipe"] == TITLES[2] and row["site"] == "chase")
     assert (failed["seeds_done"], failed["mean"], failed["difference"], failed["subjects"]) == ("0", "", "", "0")
     first = (tmp_path / "results.csv").read_bytes()
@@ -537,7 +537,7 @@ def test_other_sites_have_rows_of_their_own(tmp_path: Path) -> None:
     assert [site for recipe, site in here if recipe == TITLES[1]] == ["chase", "drive"]
     assert float(here[TITLES[1], "chase"]["difference"]) == pytest.approx(0.135)
     assert float(here[TITLES[1], "drive"]["difference"]) == pytest.approx(0.135 - 0.3)
-    assert here[TITLES[1], "drive"]["predict_seconds"] == "4.0"
+    assert here[TITLES[1], "drive"]["predict_seconds_per_100"] == "50.0"
 
 
 def test_the_numbers_need_neither_torch_nor_the_rest_of_us() -> None:

@@ -15,7 +15,8 @@ from allograft.study.table import p_value
 
 __all__ = ["NOTHING", "Cell", "Column", "Table", "class_table", "decision_table", "gain", "seed_scores", "subject_scores"]
 DIGITS = {"hd95": 2, "asd": 2}
-COSTS = {"train_seconds": "{:,.1f}", "peak_memory_mb": "{:,.0f}", "trainable_parameters": "{:,.0f}"}
+FORMS = ("{:,.1f}", "{:,.1f}", "{:,.0f}", "{:,.0f}")
+"""Of the costs: seconds to train, seconds to predict, megabytes, parameters."""
 ORDER = ("iou", "hd95", "asd")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
@@ -93,6 +94,9 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     free = label_free(here, target)
     columns += [Column(name, "label-free", "of test cases; lower is surer, which is not better") for name in free]
     columns += [Column("train", "seconds", "of the run itself; a training that rows share is counted in its own row")]
+    columns += [
+        Column("predict", "s / 100 cases", "of test cases at the target, with reading them; what a batch of them would take is less")
+    ]
     columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
     rows = []
     for order, line in enumerate(here):
@@ -100,7 +104,8 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
         cells += [_interval(score_interval(plan, line, target)), _gain(compared.get(line.title), line.title in NOTHING)]
         cells += [_p(compared.get(line.title), common), _seeds(line), *(_score(line, site, plan.headline) for site in others), _worst(line)]
         cells += [_score(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
-        cells += [_cost(line, key, form) for key, form in COSTS.items()]
+        costs = [line.cost("train_seconds"), line.predict_seconds(target), line.cost("peak_memory_mb"), line.cost("trainable_parameters")]
+        cells += [_cost(value, form) for value, form in zip(costs, FORMS, strict=True)]
         rows.append((line.recommended, tuple(cells)))
     return Table(tuple(columns), tuple(rows), common)
 
@@ -204,6 +209,5 @@ def _worst(line: Line) -> Cell:
     return Cell(_absent(line), kind="quiet") if line.worst is None else Cell(f"{line.worst[1]:.3f}", line.worst[0], line.worst[1])
 
 
-def _cost(line: Line, key: str, form: str) -> Cell:
-    value = line.cost(key)
+def _cost(value: float | None, form: str) -> Cell:
     return Cell("–", kind="quiet") if value is None else Cell(form.format(value), value=value)
