@@ -32,6 +32,8 @@ from allograft.study.select import Line
 
 MOST = 300
 """Cases that a figure holds at most; of more an equal share of each group is drawn."""
+FURTHER = 120
+"""The same for the lines that a report folds away: enough for t-SNE's perplexity, and the time of a table's many lines stays in bounds."""
 COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
 """Principal components that t-SNE gets at most, its perplexity at most, and the cases below which it has no meaning."""
 
@@ -50,7 +52,7 @@ class Embedding:
 
 
 def embeddings_of(
-    out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None, *, device: Any = "cpu"
+    out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None, *, device: Any = "cpu", most: int = MOST
 ) -> dict[tuple[str, str], Embedding]:
     """(recipe's title, target) -> the embedding of the model that stands for the line, as ``OUT/models`` holds it.
 
@@ -58,6 +60,7 @@ def embeddings_of(
 
     Args:
         template: the user's own network, if any.
+        most: cases in a figure.
     """
     made = {}
     for line in table:
@@ -66,7 +69,7 @@ def embeddings_of(
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
         groups = groups_of(world, line.target, run.row.fold)
-        found = embedding(predictor, world.study.made_task, groups, title=f"{line.title} at {line.target}", sites=sites_of(card))
+        found = embedding(predictor, world.study.made_task, groups, title=f"{line.title} at {line.target}", sites=sites_of(card), most=most)
         if found is not None:
             made[line.title, line.target] = found
     return made

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from allograft.study.analysis.embedding import embeddings_of
+from allograft.study.analysis.embedding import FURTHER, Embedding, embeddings_of
 from allograft.study.analysis.fairness_sheets import fairness
 from allograft.study.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
 from allograft.study.analysis.selection import distance_sheet
@@ -25,14 +26,17 @@ from allograft.study.spec import Study
 def sections_of(
     out: Path, world: World, plan: Plan, records: Mapping[str, Record], table: Sequence[Line], template: nn.Module | None, *, device: Any
 ) -> dict[str, list[Extra]]:
-    """Target -> its further sections, those with nothing to show left out. Features are those of do-nothing and the recommended row."""
-    shown = [line for line in table if line.recommended or line.title in NOTHING]
-    embeddings = embeddings_of(out, world, shown, template, device=device)
+    """Target -> its further sections, those with nothing to show left out. Every finished line has its features."""
+    parted: dict[bool, list[Line]] = {True: [], False: []}
+    for line in table:
+        parted[line.recommended or line.title in NOTHING].append(line)
+    embeddings = embeddings_of(out, world, parted[True], template, device=device)
+    others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {
         target: [
             *_fairness(plan, table, world, target),
             *_forgetting(plan, records, world, target),
-            *_features(target, {title: found for (title, site), found in embeddings.items() if site == target}),
+            *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
             *_selection(plan, records, target),
             *(_severity(plan, records) if target == world.study.target[-1] else ()),
@@ -54,10 +58,23 @@ def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target:
     return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(found), figures)]
 
 
-def _features(target: str, found: Mapping[str, Any]) -> list[Extra]:
-    figures = tuple(figure for one in found.values() for figure in one.figures)
-    notes = tuple(dict.fromkeys(note for one in found.values() for note in one.notes))
-    return [Extra("What the features see", (), figures, notes)] if figures else []
+def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embedding]:
+    return [one for (_, site), one in found.items() if site == target]
+
+
+def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
+    """Do-nothing and the recommended row, and in a fold the other lines; all in the open where there are no first ones."""
+    folded = _drawn("The features of the other recipes", others)
+    found = _drawn("What the features see", first)
+    if found is None:
+        return [] if folded is None else [replace(folded, title="What the features see")]
+    return [replace(found, folded=folded)]
+
+
+def _drawn(title: str, found: Sequence[Embedding]) -> Extra | None:
+    figures = tuple(figure for one in found for figure in one.figures)
+    notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
+    return Extra(title, (), figures, notes) if figures else None
 
 
 def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[Extra]:

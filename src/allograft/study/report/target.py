@@ -36,12 +36,14 @@ class Extra:
         sheets: tables of words.
         figures: what ``allograft.figure`` knows.
         notes: sentences below.
+        folded: what stands below in a fold that is closed at first, under its own title.
     """
 
     title: str
     sheets: tuple[Sheet, ...] = ()
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
+    folded: Extra | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Section:
     sheets: tuple[Sheet, ...]
     figures: tuple[Drawn, ...]
     notes: tuple[str, ...]
+    folded: Section | None
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ def _section(extra: Extra, hide: Hide) -> Section:
         )
         for sheet in extra.sheets
     )
-    return Section(extra.title, sheets, tuple(draw_figure(one, hide) for one in extra.figures), tuple(map(hide, extra.notes)))
+    figures, folded = tuple(draw_figure(one, hide) for one in extra.figures), extra.folded
+    return Section(extra.title, sheets, figures, tuple(map(hide, extra.notes)), None if folded is None else _section(folded, hide))
 
 
 def _advice(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) -> Advice | None:
