@@ -68,10 +68,11 @@ def embeddings_of(
         if run is None or not (folder / "card.json").exists():
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
-        groups = groups_of(world, line.target, run.row.fold)
-        found = embedding(predictor, world.study.made_task, groups, title=f"{line.title} at {line.target}", sites=sites_of(card), most=most)
+        told: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
+        found = embedding(predictor, world.study.made_task, groups_of(world, line.target, run.row.fold), **told)
         if found is not None:
-            made[line.title, line.target] = found
+            classes = by_class(predictor, world.study.made_task, unseen_of(world, line.target, run.row.fold), **told)
+            made[line.title, line.target] = replace(found, figures=(*found.figures, *classes))
     return made
 
 
@@ -79,6 +80,12 @@ def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
     """The source's training cases, and the target's for training and for testing, with every label the manifest has."""
     source = world.cohort.where(lambda case: case.site in world.study.source and world.places[case.subject].in_fold(fold) == "train")
     return {"source": source, "target, training": world.part(target, "train", fold), "target, test": world.part(target, "test", fold)}
+
+
+def unseen_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
+    """The validation and test cases of each source site and of the target, by site and part."""
+    parts = {"validation": "val", "test": "test"}
+    return {f"{site}, {name}": world.part(site, part, fold) for site in (*world.study.source, target) for name, part in parts.items()}
 
 
 def embedding(
@@ -99,11 +106,55 @@ def embedding(
     Returns:
         None when the predictor's network has no encoder, when it is not called, or when there are fewer than two cases.
     """
+    cloud = _cloud(predictor, groups, sites, most)
+    if cloud is None:
+        return None
+    names = [name for name, _, _, _ in cloud.points]
+    losses = [case_loss(task, prediction, cohort, which) for _, cohort, which, prediction in cloud.points]
+    entropies = [
+        mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
+        for _, _, _, prediction in cloud.points
+    ]
+    plane, how = embedded(cloud.rows)
+    return Embedding(*_drawn(title, plane, names, losses, entropies, (*cloud.notes, how)))
+
+
+def by_class(
+    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] | None = None, most: int = MOST
+) -> tuple[Points, ...]:
+    """The features of cases that no training saw, by class and by laboratory (Raipuria et al. 2022, figure 2); arguments as ``embedding``.
+
+    () where no case has one class of its own.
+    """
+    known = {
+        name: replace(cohort, cases=tuple(case for n, case in enumerate(cohort.cases) if class_of(task, cohort, n) is not None))
+        for name, cohort in groups.items()
+    }
+    cloud = _cloud(predictor, known, sites, most)
+    if cloud is None:
+        return ()
+    plane, _ = embedded(cloud.rows)
+    x, y = (tuple(round(float(value), 4) for value in side) for side in plane.T)
+    classes = tuple(class_of(task, cohort, which) or 0 for _, cohort, which, _ in cloud.points)
+    axis = ", ".join(f"{number} = {name}" for number, name in enumerate(task.coding.label))
+    return (Points(f"features of {title}, by class and site", x, y, tuple(name for name, _, _, _ in cloud.points), classes, axis),)
+
+
+@dataclass(frozen=True)
+class _Cloud:
+    """Features (N, C) float64, and of each its group, cohort, place in it, and the prediction."""
+
+    rows: NDArray[np.float64]
+    points: list[tuple[str, Cohort, int, dict[str, Tensor]]]
+    notes: tuple[str, ...]
+
+
+def _cloud(predictor: Any, groups: Mapping[str, Cohort], sites: Sequence[str] | None, most: int) -> _Cloud | None:
     encoder = encoder_of(predictor)
     chosen, notes = _sampled(groups, most)
     if encoder is None or sum(len(cohort.cases) for cohort in chosen.values()) < 2:
         return None
-    rows, names, losses, entropies, classes = [], [], [], [], []
+    rows, points = [], []
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
             for which in range(len(cohort.cases)):
@@ -111,13 +162,8 @@ def embedding(
                 if feature is None:
                     return None
                 rows.append(feature)
-                names.append(name)
-                losses.append(case_loss(task, prediction, cohort, which))
-                entropies.append(mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None)
-                classes.append(class_of(task, cohort, which))
-    plane, how = embedded(np.stack(rows))
-    figures, notes = _drawn(title, plane, names, losses, entropies, (*notes, how))
-    return Embedding((*figures, *_by_class(title, task, plane, names, classes)), notes)
+                points.append((name, cohort, which, prediction))
+    return _Cloud(np.stack(rows), points, notes)
 
 
 def encoder_of(thing: Any) -> nn.Module | None:
@@ -238,13 +284,3 @@ def _drawn(
     if all(value is not None for value in entropies):
         return (points(entropies, "mean entropy of the prediction", ""),), (*notes, "No case has a label: the colour is entropy, not loss.")
     return (points((), "", ""),), notes
-
-
-def _by_class(title: str, task: Any, plane: NDArray[np.float64], names: Sequence[str], classes: Sequence[int | None]) -> tuple[Points, ...]:
-    """The same positions by class and site (Raipuria et al. 2022, figure 2); nothing where no case has a class."""
-    shown = [(place, number) for place, number in enumerate(classes) if number is not None]
-    if not shown:
-        return ()
-    x, y = (tuple(round(float(plane[place, side]), 4) for place, _ in shown) for side in (0, 1))
-    axis = ", ".join(f"{number} = {name}" for number, name in enumerate(task.coding.label))
-    return (Points(f"features of {title}, by class", x, y, tuple(names[place] for place, _ in shown), tuple(n for _, n in shown), axis),)

@@ -19,7 +19,7 @@ from allograft.cohort import Cohort
 from allograft.networks import build
 from allograft.predictor import Direct
 from allograft.study.analysis import embedding as module
-from allograft.study.analysis.embedding import MOST, case_loss, embedded, embedding, encoder_of, features, groups_of
+from allograft.study.analysis.embedding import MOST, by_class, case_loss, embedded, embedding, encoder_of, features, groups_of
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 
@@ -143,22 +143,20 @@ def test_losses_of_labels(cohort: Cohort) -> None:
     assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.unlabelled(), 0) is None
 
 
-def test_a_classification_has_the_same_positions_by_class(cohort: Cohort) -> None:
+def test_a_classification_shows_unseen_cases_by_class_and_site(cohort: Cohort) -> None:
     task = Classification(("a", "b"))
     coded = replace(cohort, shelf=replace(cohort.shelf, coding=task.coding))
     parts = {
         name: replace(part, cases=tuple(replace(case, labels={"label": case.site}) for case in part.cases))
         for name, part in split(coded).items()
     }
-    parts["target, training"] = parts["target, training"].unlabelled()
-    found = embedding(Direct(made(VIT)), task, parts, title="supervised at b")
-    assert found is not None
-    every, by_class = found.figures[0], found.figures[-1]
-    assert by_class.title == "features of supervised at b, by class"
-    assert by_class.colour == (0,) * 6 + (1,) * 3
-    assert by_class.colour_axis == "0 = a, 1 = b"
-    assert by_class.group == ("source",) * 6 + ("target, test",) * 3
-    assert by_class.x == every.x[:6] + every.x[9:]
+    groups = {"a, test": parts["source"], "b, validation": parts["target, training"].unlabelled(), "b, test": parts["target, test"]}
+    (figure,) = by_class(Direct(made(VIT)), task, groups, title="supervised at b")
+    assert figure.title == "features of supervised at b, by class and site"
+    assert figure.colour == (0,) * 6 + (1,) * 3
+    assert figure.colour_axis == "0 = a, 1 = b"
+    assert figure.group == ("a, test",) * 6 + ("b, test",) * 3  # what has no class is not there
+    assert by_class(Direct(made(UNET)), VESSEL, split(cohort), title="x") == ()
 
 
 def test_two_clouds_stay_two() -> None:
