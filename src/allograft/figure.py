@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from allograft.errors import AllograftError
@@ -19,6 +19,7 @@ class Lines:
         x: (N,) positions.
         y: name of a curve -> (N,) values; None where there is none.
         x_axis, y_axis: what they are, with the unit.
+        spread: name of a curve -> (N,) half the length of a whisker at each value, or None.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Lines:
     y: Mapping[str, tuple[float | None, ...]]
     x_axis: str
     y_axis: str
+    spread: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def from_json(tree: Mapping[str, Any]) -> Figure:
     """What ``to_json`` wrote. ``AllograftError`` for anything else."""
     try:
         cls = _KINDS[tree["kind"]]
-        made: Figure = cls(**{f.name: _tuples(tree[f.name]) for f in fields(cls)})
+        made: Figure = cls(**{f.name: _tuples(tree[f.name]) for f in fields(cls) if f.name in tree})
     except (KeyError, TypeError) as error:
         raise AllograftError(f"figure: expected what a unit keeps in figures.json, found {error}") from error
     return made
@@ -103,7 +105,7 @@ def thinned(values: Mapping[str, list[float]], title: str, most: int = 200) -> L
     """Curves of many steps as means over at most ``most`` equal windows.
 
     >>> thinned({"dice": [4.0, 2.0, 1.0, 1.0]}, "loss", most=2)
-    Lines(title='loss', x=(1.5, 3.5), y={'dice': (3.0, 1.0)}, x_axis='step', y_axis='loss')
+    Lines(title='loss', x=(1.5, 3.5), y={'dice': (3.0, 1.0)}, x_axis='step', y_axis='loss', spread={})
     """
     steps = max(map(len, values.values()), default=0)
     width = max(1, -(-steps // most))

@@ -174,8 +174,8 @@ def shown(recipe: Any) -> dict[str, Any]:
     return different
 
 
-def title(recipe: Any) -> str:
-    """One line: ``finetune scope=top``."""
+def title(recipe: Any, *, without: str = "") -> str:
+    """One line: ``finetune scope=top``; ``without`` names a field to leave out."""
     from allograft.table import name_of
 
     if not is_recipe(recipe):  # a grid of recipes
@@ -183,6 +183,8 @@ def title(recipe: Any) -> str:
 
     words = [name_of("method", type(recipe))]
     for key, value in shown(recipe).items():
+        if key == without:
+            continue
         text = title(getattr(recipe, key)) if is_recipe(getattr(recipe, key)) else _told(value)
         words.append(f"{key}=({text})" if " " in text else f"{key}={text}")
     return " ".join(words)

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from allograft.figure import Figure, Heatmap, Lines, Points
-from allograft.study.report.svg import SCALE, Scale, colour_at, is_light, number, svg, ticks, x_axis, y_axis
+from allograft.study.report.svg import SCALE, Scale, colour_at, is_light, number, svg, ticks, whiskers, x_axis, y_axis
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP = 460, 280, 58, 12, 24
 COLOURS, DASHES = 8, ("", "7 3", "2 3", "9 3 2 3")
@@ -70,12 +70,15 @@ def _lines(figure: Lines, hide: Hide) -> Drawn:
     known = [(x, y) for _, curve in curves for x, y in curve if y is not None]
     if not known:
         return Drawn(title, NOTHING)
+    bars = [_bars(figure, name) for name in figure.y]
+    heights = [*(y for _, y in known), *(end for each in bars for bar in each for end in bar[1:])]
     first, last = min(x for x, _ in known), max(x for x, _ in known)
-    marks, levels = ticks(first, last, 5), ticks(min(y for _, y in known), max(y for _, y in known), 5)
+    marks, levels = ticks(first, last, 5), ticks(min(heights), max(heights), 5)
     low, high = (first, last) if last > first else (marks[0], marks[-1])
     to_x, to_y = Scale(low, high, LEFT, WIDTH - RIGHT), Scale(levels[0], levels[-1], HEIGHT - 42, TOP)
     inside = [mark for mark in marks if low <= mark <= high]
     parts = [x_axis(inside, to_x, TOP, HEIGHT - 42, hide(figure.x_axis)), y_axis(levels, to_y, LEFT, WIDTH - RIGHT, hide(figure.y_axis))]
+    parts += [whiskers(each, f"c{which % COLOURS}", to_x, to_y) for which, each in enumerate(bars)]
     parts += [_curve(name, curve, which, to_x, to_y) for which, (name, curve) in enumerate(curves)]
     legend = [_swatch(which, name) for which, (name, _) in enumerate(curves)] if len(curves) > 1 else []
     return Drawn(title, svg(WIDTH, HEIGHT, f"{title}: {', '.join(name for name, _ in curves)}", parts), tuple(legend))
@@ -84,6 +87,12 @@ def _lines(figure: Lines, hide: Hide) -> Drawn:
 def _pairs(x: Sequence[float], y: Sequence[float | None]) -> list[tuple[float, float | None]]:
     """Places with their values; None where the value is no number."""
     return [(a, b if b is not None and math.isfinite(b) else None) for a, b in zip(x, y, strict=False) if math.isfinite(a)]
+
+
+def _bars(figure: Lines, name: str) -> list[tuple[float, float, float]]:
+    """(x, low, high) of a curve's whiskers."""
+    every = zip(_pairs(figure.x, figure.y[name]), _pairs(figure.x, figure.spread.get(name, ())), strict=False)
+    return [(x, y - half, y + half) for (x, y), (_, half) in every if y is not None and half is not None]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float] | None:
@@ -204,10 +213,8 @@ def _raster(values: Sequence[Sequence[float | None]], box: tuple[float, float, f
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    place = f"{left:.1f}", f"{top:.1f}", f"{wide * most:.1f}", f"{tall * len(values):.1f}"
-    return Markup('<image class="raster" x="{}" y="{}" width="{}" height="{}" preserveAspectRatio="none" href="{}"/>').format(
-        *place, source
-    )
+    image = Markup('<image class="raster" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" preserveAspectRatio="none" href="{}"/>')
+    return image.format(left, top, wide * most, tall * len(values), source)
 
 
 def _bar(low: float, high: float, name: str) -> Markup:

@@ -1,4 +1,4 @@
-"""The further sections of a finished study's report: who is served worse, what is forgotten, what features see, how rules chose."""
+"""The further sections of a finished study's report: settings, who is served worse, what is forgotten, what features see, rules."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from allograft.study.analysis.forgetting import forgetting, forgetting_figure, f
 from allograft.study.analysis.selection import distance_sheet
 from allograft.study.analysis.severity import severity_sheet
 from allograft.study.analysis.stages import stage_sheet
+from allograft.study.analysis.sweep import sweeps
 from allograft.study.comparison import NOTHING
 from allograft.study.plan import Plan, World
 from allograft.study.record import Record
@@ -34,6 +35,7 @@ def sections_of(
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {
         target: [
+            *_sweeps(plan, table, target),
             *_fairness(plan, table, world, target),
             *_forgetting(plan, records, world, target),
             *_features(_at(target, embeddings), _at(target, others)),
@@ -43,6 +45,12 @@ def sections_of(
         ]
         for target in world.study.target
     }
+
+
+def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
+    figures = sweeps(plan, table, target)
+    notes = ("Rows that differ in one number alone. Whiskers are one standard deviation over seeds; scores of the test choose no setting.",)
+    return [Extra("Scores by setting", (), figures, notes)] if figures else []
 
 
 def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> list[Extra]:

@@ -93,6 +93,13 @@ def y_axis(marks: Sequence[float], scale: Scale, left: float, right: float, name
     return Markup("").join([*parts, Markup('<text class="axis" x="0" y="12">{}</text>').format(name)])
 
 
+def whiskers(ends: Sequence[tuple[float, float, float]], kind: str, to_x: Scale, to_y: Scale) -> Markup:
+    """Upright bars with caps, from (x, low, high); ``kind`` is the page's class of their colour."""
+    bar = Markup('<path class="whisker {}" d="M{x:g} {low:g}V{high:g}M{a:g} {low:g}H{b:g}M{a:g} {high:g}H{b:g}"/>')
+    places = [(to_x(x), to_y(low), to_y(high)) for x, low, high in ends]
+    return Markup("").join(bar.format(kind, x=x, low=low, high=high, a=x - 4, b=x + 4) for x, low, high in places)
+
+
 def tick(mark: float) -> str:
     """A number at an axis.
 
