@@ -125,7 +125,7 @@ def test_a_shifted_copy_is_matched_group_by_group() -> None:
     source = centres[groups] + 0.1 * torch.randn(40, 30, generator=rng)
     order = torch.randperm(40, generator=rng)
     target = (source + 0.5)[order]
-    found = cluster(source, target, 4, seed=0, others=target[:3] + 0.01)
+    found = cluster(source, target, 4, seed=0, others=[target[:3] + 0.01])
     of_group = {int(g): found.source[groups == g].unique() for g in range(4)}
     assert all(len(one) == 1 for one in of_group.values())
     assert found.match[found.target[:40]].tolist() == [int(of_group[int(groups[i])]) for i in order]

@@ -160,7 +160,8 @@ class Aiva:
         """A round of clustering, computed once on one process: on each its own rounding would lead the processes apart."""
 
         def make() -> dict[str, Tensor]:
-            source, target, others = (features_of(network, part, context) for part in (sides.source, sides.target, sides.others))
+            source, target = (torch.cat(list(features_of(network, part, context))) for part in (sides.source, sides.target))
+            others = features_of(network, sides.others, context)
             position = positions((*sides.source, *sides.target)) if self.variant == "released" else None
             seed = context.seeds.number("clusters") % 2**32
             made = cluster(source, target, self.clusters, seed=seed, others=others, position=position, last=last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def cluster(
     clusters: int,
     *,
     seed: int,
-    others: Tensor,
+    others: Iterable[Tensor] = (),
     position: Tensor | None = None,
     last: Clusters | None = None,
 ) -> Clusters:
@@ -91,7 +91,8 @@ def cluster(
     Args:
         source, target: (S, D) and (T, D) bottleneck features, float32.
         clusters: k of either side.
-        others: (U, D) of target images that t-SNE does not see: they join the target cluster with the nearest mean after PCA.
+        others: batches (B, D) of target images that t-SNE does not see: they join the target cluster with the nearest mean after PCA. They
+            are asked for one by one, and no more than their principal components are kept.
         seed: of PCA, t-SNE and k-means.
         position: (S + T,) of a slice in its volume, for the released variant: it stands beside the principal components, and the target's
             k-means starts from the source's centres. None for the paper's.
@@ -112,9 +113,9 @@ def cluster(
         a = KMeans(k, n_init=10, random_state=seed).fit(points[:split])
         told = {"n_init": 10} if position is None else {"init": a.cluster_centers_, "n_init": 1}
         b = KMeans(k, random_state=seed, **told).fit(points[split:])
-    joined = b.labels_
-    if len(others):
-        joined = np.concatenate([joined, nearest_mean(pca.transform(others.numpy()), reduced[split:], joined)])
+    joined, rest = b.labels_, [pca.transform(batch.numpy()) for batch in others]
+    if rest:
+        joined = np.concatenate([joined, nearest_mean(np.concatenate(rest), reduced[split:], joined)])
     centres = torch.from_numpy(a.cluster_centers_).double(), torch.from_numpy(b.cluster_centers_).double()
     own = torch.from_numpy(a.labels_).long()
     member = F.one_hot(own, k).to(source)
@@ -200,18 +201,19 @@ def positions(places: Sequence[Place]) -> Tensor:
     return torch.tensor([slice_ / depths[owner, which] for owner, which, slice_ in found])
 
 
-def features_of(network: Any, places: Sequence[Place], context: Context) -> Tensor:
-    """Bottleneck features (N, D) in evaluation mode, on the CPU; one crop an image, always the same, where the study trains on crops."""
+def features_of(network: Any, places: Sequence[Place], context: Context) -> Iterator[Tensor]:
+    """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for.
+
+    One crop an image, always the same, where the study trains on crops.
+    """
     crop = Sample("none", context.settings.patch)
-    found: list[Tensor] = []
     with quiet(network):
         for start in range(0, len(places), context.batch_size):
             cases = [cohort.unlabelled().case(index) for cohort, index in places[start : start + context.batch_size]]
             if crop.patch is not None:
                 cases = [crop(case, context.seeds.rng("crop", *case.cases)) for case in cases]
             image = context.fabric.to_device(collate(cases)).image
-            found.append(last_feature(network.encoder(image)).float().cpu())
-    return torch.cat(found) if found else torch.empty(0, 0)
+            yield last_feature(network.encoder(image)).float().cpu()
 
 
 def show(clusters: Clusters, sides: Sides, context: Context, wanted: int, when: str) -> None:

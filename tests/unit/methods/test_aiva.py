@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from allograft.errors import SpecError
 from allograft.methods import aiva, clustering
 from allograft.methods.aiva import Aiva, match_clusters, spans
 from allograft.methods.clustering import Sides, cluster, embed, features_of, name_of, nearest_mean, positions
-from allograft.methods.sides import Pairs, halves
+from allograft.methods.sides import Pairs, halves, last_feature
 from allograft.networks import Wrapped, build
 from allograft.recipe import Scenario
 
@@ -34,7 +35,7 @@ def _scenario(folder: Path, source: int = 5, target: int = 4) -> Scenario:
 
 @pytest.mark.parametrize(("source", "target", "wanted", "k"), [(5, 4, 12, 4), (1, 1, 12, 1), (6, 1, 3, 1), (9, 8, 3, 3), (2, 9, 1, 1)])
 def test_too_few_images_make_fewer_clusters(source: int, target: int, wanted: int, k: int) -> None:
-    found = cluster(_features(source), _features(target, seed=1), wanted, seed=0, others=torch.empty(0, 0))
+    found = cluster(_features(source), _features(target, seed=1), wanted, seed=0)
     assert found.points.shape == (source + target, 2)
     assert found.points.isfinite().all()
     assert found.match.tolist() == match_clusters(found.source_centres, found.target_centres).tolist()
@@ -43,7 +44,7 @@ def test_too_few_images_make_fewer_clusters(source: int, target: int, wanted: in
 
 
 def test_images_that_are_all_the_same_are_one_cluster() -> None:
-    found = cluster(torch.ones(6, 8), torch.ones(3, 8), 12, seed=0, others=torch.ones(2, 8))
+    found = cluster(torch.ones(6, 8), torch.ones(3, 8), 12, seed=0, others=[torch.ones(1, 8)] * 2)
     assert found.match.tolist() == [0]
     assert found.target.tolist() == [0] * 5
     assert torch.equal(found.source_means, torch.ones(1, 8))
@@ -52,13 +53,13 @@ def test_images_that_are_all_the_same_are_one_cluster() -> None:
 def test_a_round_may_start_from_the_last_one_and_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(clustering, "embed", lambda values, seed, start: seen.append(start) or embed(values, seed, start))
-    source, target, none = _features(20), _features(15, seed=1), torch.empty(0, 0)
+    source, target = _features(20), _features(15, seed=1)
     before = source.clone()
-    first = cluster(source, target, 3, seed=5, others=none)
-    again = cluster(source, target, 3, seed=5, others=none)
+    first = cluster(source, target, 3, seed=5)
+    again = cluster(source, target, 3, seed=5)
     assert torch.equal(source, before)  # PCA works in place, on a copy
     assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in vars(first))
-    cluster(source, target, 3, seed=5, others=none, last=first)
+    cluster(source, target, 3, seed=5, last=first)
     assert seen[:2] == [None, None]
     assert np.array_equal(seen[2], first.points.numpy())
 
@@ -67,8 +68,8 @@ def test_the_released_variant_sees_the_position_and_starts_from_the_sources_cent
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(clustering, "embed", lambda values, seed, start: shapes.append(values.shape) or embed(values, seed, start))
     position = torch.linspace(0, 0.9, 50)
-    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, others=torch.empty(0, 0), position=position)
-    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, others=torch.empty(0, 0))
+    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, position=position)
+    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0)
     assert shapes == [(50, 21), (50, 20)]
 
 
@@ -97,20 +98,49 @@ def test_the_rest_joins_the_nearest_mean() -> None:
     assert found.tolist() == [4, 2]
 
 
+def test_the_rest_in_batches_is_the_rest_at_once() -> None:
+    source, target, others = _features(20), _features(15, seed=1), _features(31, seed=2)
+    whole = cluster(source, target, 3, seed=0, others=[others])
+    parts = cluster(source, target, 3, seed=0, others=iter(others.split(4)))
+    assert len(whole.target) == 46
+    assert all(torch.equal(getattr(whole, name), getattr(parts, name)) for name in vars(whole))
+
+
+def test_no_more_features_than_the_samples_and_two_batches_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}}
+    scenario, alive, most = _scenario(tmp_path, 3, 25), weakref.WeakSet[torch.Tensor](), [0, 0]
+
+    def watched(features: Any) -> torch.Tensor:
+        held = last_feature(features)
+        alive.add(held)
+        most[:] = most[0] + len(held), max(most[1], sum(map(len, alive)))
+        return held
+
+    monkeypatch.setattr(clustering, "last_feature", watched)
+    context = a_context(tmp_path / "unit")
+    sides = Sides.of(scenario, context, 6)
+    assert len(sides.others) == 22
+    found = Aiva(clusters=2).clustered(build(spec), sides, context, "clusters-0", None)
+    assert len(found.target) == 25
+    assert most[0] == 28  # each image once
+    assert most[1] <= 2 * context.batch_size  # the last, while the next is made
+
+
 def test_features_are_those_of_the_encoder_in_evaluation_mode_and_labels_are_not_there(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": "batch"}}}
     network, scenario = build(spec).train(), _scenario(tmp_path)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    found = features_of(network, Sides.of(scenario, a_context()).target, a_context())
+    places = Sides.of(scenario, a_context()).target
+    found = torch.cat(list(features_of(network, places, a_context())))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert network.training
     network.eval()
     image = scenario.target[0].case(2).image
     torch.testing.assert_close(found[2], network.encoder(image)[-1].detach().flatten(), rtol=1e-4, atol=1e-5)
-    cropped = features_of(network, Sides.of(scenario, a_context()).target, a_context(patch=(8, 8)))
+    cropped, again = (torch.cat(list(features_of(network, places, a_context(patch=(8, 8))))) for _ in range(2))
     assert cropped.shape[1] == found.shape[1] // 4
-    assert torch.equal(cropped, features_of(network, Sides.of(scenario, a_context()).target, a_context(patch=(8, 8))))
+    assert torch.equal(cropped, again)
 
 
 def test_pairs_hold_as_many_target_images_as_source_cases(tmp_path: Path) -> None:
