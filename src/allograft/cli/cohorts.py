@@ -45,7 +45,8 @@ def skin_tone(
         Literal["patches", "ycbcr"], typer.Option(help="Eight patches at the border, or all pixels of skin colour.")
     ] = "patches",
     thresholds: Annotated[
-        Literal["default", "kinyanjui", "calibrate"], typer.Option(help="Angles between the types; calibrate fits them to --human.")
+        Literal["default", "kinyanjui", "calibrate"],
+        typer.Option(help="Angles between the types: default and kinyanjui are the same, calibrate fits to --human."),
     ] = "default",
     human: Annotated[Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")] = None,
 ) -> None:
@@ -57,7 +58,9 @@ def skin_tone(
     print(f"{len(done.tones)} images in {out}, {done.unknown} unknown; limits {limits} degrees")
     if done.within_one is not None:
         note = " (on the labels that the limits were fitted to)" if thresholds == "calibrate" else ""
-        print(f"within one type of the human labels: {done.within_one:.1%}{note}")
+        few = f"{done.judged} of {len(done.tones)} images"
+        left = f", {done.named - done.judged} of unknown tone left out" if done.named > done.judged else ""
+        print(f"within one type of the human labels: {done.within_one:.1%} of {few}{left}{note}")
 
 
 @cohorts.command(epilog="Example: allograft phantom brain phantoms/brain --seed 0")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from allograft.cli.cohorts import skin_tone
 from allograft.errors import ImageError, ManifestError, SpecError
 from allograft.study.skin_tones import label_skin_tones
 
@@ -58,7 +59,9 @@ def test_agreement_with_people_and_thresholds_fitted_to_them(folder: Path, tmp_p
     human = tmp_path / "human.csv"
     human.write_text("image,type\nfair.png,1\ntan.png,1\ndark.png,5\ngrey.png,3\n")
     out = tmp_path / "tones.csv"
-    assert label_skin_tones([folder], out, human=human).within_one == pytest.approx(2 / 3)
+    done = label_skin_tones([folder], out, human=human)
+    assert done.within_one == pytest.approx(2 / 3)
+    assert (done.judged, done.named, len(done.tones)) == (3, 4, 5)  # grey has a human type, and no tone to compare it with
     fitted = label_skin_tones([folder], out, human=human, thresholds="calibrate")
     assert fitted.within_one == 1
     assert [rows(out)[name]["type"] for name in ("fair", "tan", "dark")] == ["1", "1", "5"]
@@ -78,6 +81,38 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="columns image and type"):
         label_skin_tones([folder], out, human=human)
     human.write_text("image,type\nother.png,1\n")
-    with pytest.raises(ManifestError, match="no row names an image"):
+    with pytest.raises(ManifestError, match="no row with a type names any of 5 images"):
         label_skin_tones([folder], out, human=human)
+    human.write_text("image,type\ngrey.png,1\n")
+    with pytest.raises(ManifestError, match=r"the tone of every image with a type \(1\) is unknown"):
+        label_skin_tones([folder], out, human=human)
+    human.write_text("image,type\nfair.png,2\ntan.png,2\ngrey.png,5\n")
+    with pytest.raises(SpecError, match=r"found type 2 alone, on 2 image\(s\).*expected at least two types"):
+        label_skin_tones([folder], out, human=human, thresholds="calibrate")
+    with pytest.raises(SpecError, match=r"tones.xlsx.*found '.xlsx'; expected tones.csv"):
+        label_skin_tones([folder], tmp_path / "tones.xlsx")
     assert not out.exists()
+    assert not (tmp_path / "tones.xlsx").exists()
+
+
+def test_human_types_are_read_as_pandas_writes_them(folder: Path, tmp_path: Path) -> None:
+    """A column with a gap is one of floats; what says that nothing is known does not count."""
+    human = tmp_path / "human.csv"
+    human.write_text("image,type\nfair.png,1.0\ntan.png,nan\ndark.png,\ngrey.png,unknown\n")
+    done = label_skin_tones([folder], tmp_path / "tones.csv", human=human)
+    assert (done.within_one, done.judged, done.named) == (1.0, 1, 1)
+
+
+def test_the_command_says_on_how_many_images_people_agree(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    human = tmp_path / "human.csv"
+    human.write_text("image,type\nfair.png,1\ngrey.png,2\n")
+    skin_tone([folder], tmp_path / "tones.csv", human=human)
+    assert "within one type of the human labels: 100.0% of 1 of 5 images, 1 of unknown tone left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["9", "0", "-1", "2.5", "inf", "light"])
+def test_a_type_that_is_none_is_refused(word: str, folder: Path, tmp_path: Path) -> None:
+    human = tmp_path / "human.csv"
+    human.write_text(f"image,type\nfair.png,1\ntan.png,{word}\n")
+    with pytest.raises(ManifestError, match=rf"human.csv: row 3 \(tan.png\): type is '{word}'; expected a Fitzpatrick type from 1 to 6"):
+        label_skin_tones([folder], tmp_path / "tones.csv", human=human)
