@@ -15,6 +15,7 @@ from allograft.context import Context
 from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.figure import Heatmap
+from allograft.metrics.segmentation import IGNORED
 from allograft.networks import count_parameters
 from allograft.networks.catenorm import blocks_of
 from allograft.networks.network import operate
@@ -210,8 +211,9 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
     Each class of each case has a mean and a standard deviation. Over a domain's cases these are standardised, and given the spread and
     the mean that they have over the target's cases; the pixels of the class are then brought to the new mean and deviation.
 
-    A class that a case lacks does not count there. A spread of 0 (a single case, say) standardises to 0, and a deviation that would come
-    out negative is 0; the paper says neither.
+    A class that a case lacks does not count there. A spread of 0 (a single case, say) standardises to 0, as does one no larger than the
+    rounding of the pixels, and a deviation that would come out negative is 0; the paper says neither. Pixels without a class (-100) stay
+    as they are.
 
     Args:
         source, target: cases of a domain, (image (*spatial) float, classes (*spatial) int64) each, sizes may differ.
@@ -231,13 +233,14 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
     if not source or not target or any(image.shape != mask.shape for image, mask in (*source, *target)):
         raise SpecError("align_intensities: expected at least one (image, classes) in source and target, both of one shape")
     aligned = [image.clone() for image, _ in source]
-    for label in sorted({int(value) for _, mask in source for value in mask.unique()}):
+    for label in sorted({int(value) for _, mask in source for value in mask.unique()} - {IGNORED}):
         here, there = ([_moments(image, mask == label) for image, mask in domain if (mask == label).any()] for domain in (source, target))
         if not there:
             raise SpecError(f"align_intensities: class {label} of the source is in no target case; leave it out of the masks")
         own, other = torch.stack(here), torch.stack(there)
-        spread = own.std(0, correction=0)
-        standard = torch.where(spread > 0, (own - own.mean(0)) / torch.where(spread > 0, spread, 1), 0)
+        spread, rounding = own.std(0, correction=0), max(_rounding(image, mask == label) for image, mask in source)
+        differs = spread > rounding
+        standard = torch.where(differs, (own - own.mean(0)) / torch.where(differs, spread, 1), 0)
         new = standard * other.std(0, correction=0) + other.mean(0)
         rows = iter(zip(own, new, strict=True))
         for moved, (image, mask) in zip(aligned, source, strict=True):
@@ -247,6 +250,12 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
                 unit = (image[inside].double() - mean) / torch.where(deviation > 0, deviation, 1)
                 moved[inside] = (unit * width.clamp_min(0) + wanted).to(moved.dtype)
     return aligned
+
+
+def _rounding(image: Tensor, inside: Tensor) -> float:
+    """By how much a class's moments may differ for no other reason than the dtype: 4 units in the last place of its largest pixel."""
+    largest = image[inside].abs().max().item() if inside.any() else 0.0
+    return 4 * torch.finfo(image.dtype).eps * largest
 
 
 def _moments(image: Tensor, inside: Tensor) -> Tensor:

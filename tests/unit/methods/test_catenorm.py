@@ -260,6 +260,31 @@ def test_a_class_that_a_case_lacks_does_not_count_there() -> None:
         torch.testing.assert_close(one[classes == 2], other[classes == 2])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_deviations_equal_but_for_rounding_standardise_to_zero(dtype: torch.dtype, scale: float) -> None:
+    """x, x + 1 and x + 2 have one deviation: aligned, each has the mean of the target's, as a single case would."""
+    rng = torch.Generator().manual_seed(3)
+    x, mask = scale * torch.rand(40, 40, generator=rng, dtype=torch.float64), torch.zeros(40, 40, dtype=torch.int64)
+    target = [(width * torch.randn(40, 40, generator=rng, dtype=torch.float64), mask) for width in (1.0, 4.0, 9.0)]
+    expected = float(torch.stack([image.std(correction=0) for image, _ in target]).mean())
+    found = align_intensities([((x + shift).to(dtype), mask) for shift in range(3)], target)
+    assert [float(image.double().std(correction=0)) for image in found] == pytest.approx([expected] * 3, rel=1e-4)
+    means = [float(image.double().mean()) for image in found]
+    assert means[0] < means[1] < means[2]  # the means do differ
+
+
+def test_pixels_without_a_class_stay_as_they_are() -> None:
+    source, target = a_domain(0, 3, 3.0), a_domain(1, 3, 0.0)
+    holes = [(image, mask.where(mask != 2, -100)) for image, mask in source]
+    every, found = align_intensities(source, target), align_intensities(holes, target)
+    for (image, mask), whole, aligned in zip(source, every, found, strict=True):
+        assert torch.equal(aligned[mask == 2], image[mask == 2])
+        assert torch.equal(aligned[mask < 2], whole[mask < 2])
+    nothing = align_intensities([(image, torch.full_like(mask, -100)) for image, mask in source], target)
+    assert all(torch.equal(aligned, image) for aligned, (image, _) in zip(nothing, source, strict=True))
+
+
 def test_what_cannot_be_aligned_is_refused() -> None:
     source, target = a_domain(0, 2, 0.0), a_domain(1, 2, 0.0)
     with pytest.raises(SpecError, match="class 2"):
