@@ -74,7 +74,7 @@ class StainAgLr:
 
     regeneration: Annotated[float, Ge(0)] = 0.1
     consistency: Annotated[float, Ge(0)] = 10.0
-    jitter: Preset | Literal["none"] = "light"
+    jitter: Literal["light", "strong", "none"] = "light"
     balanced: bool = False
     patience: Annotated[int, Ge(0)] | None = None
 

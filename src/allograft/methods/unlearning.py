@@ -33,8 +33,9 @@ from allograft.train import train
 
 __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
 
+KEY = "recipes: unlearning.attributes"
 MOST_VALUES = 50
-"""An attribute with more values than this is a measurement, not a group."""
+"""An attribute with more values than this, or with a value of its own for nearly every case, is a measurement, not a group."""
 
 
 @dataclass(frozen=True)
@@ -164,25 +165,25 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
     """The values of an attribute among cases, missing ones left out.
 
     Raises:
-        SpecError: an unknown attribute, one with a single value, or one with too many.
+        SpecError: an unknown attribute, one with a single value, or a measurement: more than 50 values, or more than half as many as cases.
     """
     counts: dict[float, int] = {}
     for cohort in cohorts:
         coding = cohort.shelf.coding
         if attribute != "site" and attribute not in coding.attributes:
-            raise SpecError(f"unlearning: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
+            raise SpecError(f"{KEY}: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
         for case in cohort.cases:
             text = case.site if attribute == "site" else case.attributes.get(attribute)
             if text is not None and (attribute == "site" or not is_missing(text)):
                 code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
                 counts[code] = counts.get(code, 0) + 1
-    if not 2 <= len(counts) <= MOST_VALUES:
-        many = len(counts) > MOST_VALUES
-        mend = "a measurement is no group: write ranges" if many else "name an attribute that differs, or for 'site' several source sites"
-        found = f"'{attribute}' has {len(counts)} value(s) among the source's training cases"
-        raise SpecError(f"unlearning: {found}, expected 2 to {MOST_VALUES}; {mend}")
-    codes = tuple(sorted(counts))
-    return Group(attribute, codes, tuple(counts[code] for code in codes))
+    measured = attribute != "site" and len(counts) > 2 and 2 * len(counts) > sum(counts.values())  # nearly as many values as cases
+    found = f"'{attribute}' has {len(counts)} value(s) among {sum(counts.values())} training case(s) of the source that have one"
+    if measured or not 2 <= len(counts) <= MOST_VALUES:
+        group = "a measurement is no group: write ranges, light or dark say, into a column"
+        mend = group if len(counts) > 1 else "name an attribute that differs, or for 'site' several source sites"
+        raise SpecError(f"{KEY}: {found}, expected 2 to {MOST_VALUES}, each of several cases; {mend}")
+    return Group(attribute, tuple(sorted(counts)), tuple(counts[code] for code in sorted(counts)))
 
 
 class SecondaryHead(nn.Module):

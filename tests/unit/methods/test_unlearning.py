@@ -394,8 +394,26 @@ def test_nan_unknown_and_empty_cells_are_missing(words: list[str], codes: int, t
 def test_a_measurement_is_no_group(cohort: Cohort) -> None:
     case = cohort.cases[0]
     cases = tuple(replace(case, attributes={**case.attributes, "tone": str(number)}) for number in range(51))
-    with pytest.raises(SpecError, match=r"51 value\(s\).*expected 2 to 50; a measurement is no group: write ranges"):
+    with pytest.raises(SpecError, match=r"51 value\(s\).*expected 2 to 50, .*; a measurement is no group: write ranges"):
         groups_of((replace(cohort, cases=cases),), "tone")
+
+
+@pytest.mark.parametrize(("values", "refused"), [(14, True), (8, True), (7, False), (2, False)])
+def test_a_column_with_a_value_of_its_own_for_nearly_every_case_is_a_measurement(values: int, refused: bool, cohort: Cohort) -> None:
+    """A typology angle, say: few cases have no 51 values, and each angle would be a class of its own."""
+    case = cohort.cases[0]
+    given = [replace(case, attributes={**case.attributes, "tone": str(number % values)}) for number in range(14)]
+    found = replace(cohort, cases=(*given, replace(case, attributes={**case.attributes, "tone": "unknown"})))
+    if not refused:
+        assert len(groups_of((found,), "tone").codes) == values
+        return
+    said = rf"^recipes: unlearning.attributes: 'tone' has {values} value\(s\) among 14 training case\(s\).*write ranges"
+    with pytest.raises(SpecError, match=said):
+        groups_of((found,), "tone")
+
+
+def test_sites_of_one_case_each_are_groups(tmp_path: Path) -> None:
+    assert groups_of((read(write_photographs(tmp_path, {"a": 1, "b": 1, "c": 1})),), "site").counts == (1, 1, 1)
 
 
 def test_values_are_counted_and_found_again_in_batches(cohort: Cohort) -> None:
