@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,10 +12,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from allograft.batch import Batch
-from allograft.cohort import Cohort
-from allograft.cohort.manifest import is_missing
 from allograft.context import Context, Settings
-from allograft.errors import SpecError, nearest
+from allograft.errors import SpecError
+from allograft.methods.groups import Group, groups_of
 from allograft.methods.supervised import Supervised
 from allograft.networks import Network
 from allograft.nn.adversarial import (
@@ -32,10 +31,6 @@ from allograft.step import Terms, average_buffers, average_gradients, named_stat
 from allograft.train import train
 
 __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
-
-KEY = "recipes: unlearning.attributes"
-MOST_VALUES = 50
-"""An attribute with more values than this, or with a value of its own for nearly every case, is a measurement, not a group."""
 
 
 @dataclass(frozen=True)
@@ -144,46 +139,6 @@ class Unlearning:
     def reverses(self) -> float:
         """The factor of the reversal, 0 for ``tabe``."""
         return 0.0 if self.method == "tabe" else self.strength * self.reversal
-
-
-@dataclass(frozen=True)
-class Group:
-    """An attribute's values in the source: their codes as batches hold them, and how many cases have each."""
-
-    attribute: str
-    codes: tuple[float, ...]
-    counts: tuple[int, ...]
-
-    def target(self, batch: Batch) -> Tensor:
-        """(B,) int64: index into ``codes``; -100 where the value is missing, or is no value of the source."""
-        values = batch.site if self.attribute == "site" else batch.attributes[self.attribute]
-        same = values[:, None] == torch.tensor(self.codes, dtype=values.dtype, device=values.device)
-        return torch.where(same.any(1), same.int().argmax(1), -100)
-
-
-def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
-    """The values of an attribute among cases, missing ones left out.
-
-    Raises:
-        SpecError: an unknown attribute, one with a single value, or a measurement: more than 50 values, or more than half as many as cases.
-    """
-    counts: dict[float, int] = {}
-    for cohort in cohorts:
-        coding = cohort.shelf.coding
-        if attribute != "site" and attribute not in coding.attributes:
-            raise SpecError(f"{KEY}: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
-        for case in cohort.cases:
-            text = case.site if attribute == "site" else case.attributes.get(attribute)
-            if text is not None and (attribute == "site" or not is_missing(text)):
-                code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
-                counts[code] = counts.get(code, 0) + 1
-    measured = attribute != "site" and len(counts) > 2 and 2 * len(counts) > sum(counts.values())  # nearly as many values as cases
-    found = f"'{attribute}' has {len(counts)} value(s) among {sum(counts.values())} training case(s) of the source that have one"
-    if measured or not 2 <= len(counts) <= MOST_VALUES:
-        group = "a measurement is no group: write ranges, light or dark say, into a column"
-        mend = group if len(counts) > 1 else "name an attribute that differs, or for 'site' several source sites"
-        raise SpecError(f"{KEY}: {found}, expected 2 to {MOST_VALUES}, each of several cases; {mend}")
-    return Group(attribute, tuple(sorted(counts)), tuple(counts[code] for code in sorted(counts)))
 
 
 class SecondaryHead(nn.Module):

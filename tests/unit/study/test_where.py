@@ -9,7 +9,7 @@ import pytest
 from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.errors import SpecError
-from allograft.methods.unlearning import groups_of
+from allograft.methods.groups import groups_of
 from allograft.phantoms.skin import write_skin
 from allograft.study.plan import World
 from allograft.study.spec import Where, make_study, read_study
