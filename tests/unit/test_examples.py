@@ -27,7 +27,7 @@ def stand_in(study: Study, folder: Path) -> Path:
     volumes = study.slices is not None or any((arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values())
     names, rows = study.made_task.names, []
     for site in (*study.source, *study.target):
-        for number in range(10):
+        for number in range(24 if study.where.source else 10):  # a filter leaves some
             stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8)
             if volumes:
                 nibabel.save(nibabel.Nifti1Image(rng.random(mask.shape, np.float32), np.eye(4)), folder / f"{stem}.nii.gz")  # type: ignore[attr-defined]

@@ -15,7 +15,9 @@ from allograft.errors import SpecError, nearest
 
 KEY = "recipes: unlearning.attributes"
 MOST_VALUES = 50
-"""An attribute with more values than this, or with a value of its own for nearly every case, is a measurement, not a group."""
+FEW_VALUES = 6
+"""An attribute with more values than ``MOST_VALUES``, or with more than ``FEW_VALUES`` (those of skin) and one of its own for nearly every
+case, is a measurement, not a group."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
     """The values of an attribute among cases, missing ones left out.
 
     Raises:
-        SpecError: an unknown attribute, one with a single value, or a measurement: more than 50 values, or more than half as many as cases.
+        SpecError: an unknown attribute, one with a single value, or a measurement: more than 50 values, or more than 6 and
+            than half as many as cases.
     """
     counts: dict[float, int] = {}
     for cohort in cohorts:
@@ -49,7 +52,7 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
             if text is not None and (attribute == "site" or not is_missing(text)):
                 code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
                 counts[code] = counts.get(code, 0) + 1
-    measured = attribute != "site" and len(counts) > 2 and 2 * len(counts) > sum(counts.values())  # nearly as many values as cases
+    measured = attribute != "site" and len(counts) > FEW_VALUES and 2 * len(counts) > sum(counts.values())  # nearly as many values as cases
     found = f"'{attribute}' has {len(counts)} value(s) among {sum(counts.values())} training case(s) of the source that have one"
     if measured or not 2 <= len(counts) <= MOST_VALUES:
         group = "a measurement is no group: write ranges, light or dark say, into a column"
