@@ -15,6 +15,7 @@ from allograft import tree
 from allograft.cohort import Case
 from allograft.cohort.splits import write_splits
 from allograft.context import Context, Store
+from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import ImageError, OutputError, SpecError
 from allograft.networks import build
@@ -167,9 +168,9 @@ class Session:
             if self.network is not None:
                 module = self.network if isinstance(self.network, nn.Module) else self.network()
                 place = f"{type(module).__module__}:{type(module).__qualname__}"
-                return build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module)
-            channels = world.cohort.case(0).image.shape[1]
-            network = build(self._spec(channels, task.outputs))
+                network = copied(build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module))
+            else:
+                network = build(self._spec(world.cohort.case(0).image.shape[1], task.outputs))
             if self.study.start != "scratch":
                 load_weights(network, self._start_path(), anew_in(network, self._anew()))
         return network

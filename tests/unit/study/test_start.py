@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.contract.world import run, session_of, write_cohort
-from torch import Tensor
+from torch import Tensor, nn
 
 from allograft.errors import ModelError, SpecError
 from allograft.networks import build
@@ -109,3 +111,15 @@ def test_a_card_without_a_task_names_no_classes_and_one_of_an_unknown_task_is_re
     model(tmp_path / "model", UNET, task={"segmentatoin": {}})
     with pytest.raises(ModelError, match=r"card\.json: .*segmentatoin"):
         started(manifest, tmp_path, TRAINED)
+
+
+def test_a_users_own_module_starts_from_the_weights_too_and_stays_as_it_was(manifest: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    module = nn.Conv2d(1, 3, 3, padding=1)
+    before, told = module.weight.detach().clone(), {key: torch.full_like(value, 0.5) for key, value in module.state_dict().items()}
+    save_file(told, tmp_path / "weights.safetensors")
+    session = session_of(manifest, tmp_path / "out", "finetune", start=str(tmp_path / "weights.safetensors"))
+    session = replace(session, network=module)
+    found = session.start(session.prepare(), 0).state_dict()
+    assert all(bool((value == 0.5).all()) for value in found.values())
+    assert torch.equal(module.weight, before)
