@@ -19,8 +19,8 @@ from allograft.networks.fit import fitted
 INSIDE = ("state_dict", "model_state_dict", "network_weights", "model", "network", "net", "teacher", "student")
 """Where training scripts put the weights among other things."""
 REMOVED = ("", "module.", "model.", "network.", "net.", "backbone.", "encoder.", "module.model.", "module.backbone.")
-ADDED = ("", "encoder.", "swinViT.")
-"""Prefixes that files have and networks have not, and the other way round: wrappers, and weights of an encoder alone."""
+ADDED = ("", "encoder.", "swinViT.", "module.")
+"""Prefixes that files have and networks have not, and the other way round: wrappers (ours of a user's module), weights of an encoder."""
 
 
 @dataclass(frozen=True)
