@@ -32,8 +32,8 @@ from allograft.study.select import Line
 
 MOST = 300
 """Cases that a figure holds at most; of more an equal share of each group is drawn."""
-FURTHER = 120
-"""The same for the lines that a report folds away: enough for t-SNE's perplexity, and the time of a table's many lines stays in bounds."""
+FURTHER = 60
+"""The same for the lines that a report folds away: enough to see groups, and the time of a table's many lines stays in bounds."""
 COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
 """Principal components that t-SNE gets at most, its perplexity at most, and the cases below which it has no meaning."""
 
