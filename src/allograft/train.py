@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.errors import TrainingError
 from allograft.figure import thinned
+from allograft.recipe import Stage
 from allograft.step import Step, Terms
 
 if TYPE_CHECKING:
@@ -69,8 +71,8 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     Args:
         step: called with a batch on the device; its state is what its fields hold (see ``parts``).
         batches: addressed by step number.
-        steps: how many, or which numbers: epochs call ``train`` with ranges and a name each.
-        name: unique within a run; a finished call of this name is loaded, not repeated.
+        steps: how many, or which numbers: epochs call ``train`` with ranges.
+        name: unique within a run for its first step; a finished call of this name and step is loaded, not repeated.
     """
     span = range(steps) if isinstance(steps, int) else steps
     if context.rehearsal is not None:
@@ -103,6 +105,32 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         context.journal.finish(name, span, partial(state, span.stop))
     context.meter.train_seconds += time.perf_counter() - began
     context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
+    return history
+
+
+def trained(
+    step: Step, batches: Batches, *, steps: int | range, context: Context, along: Sequence[Stage], name: str = "train", total: int = 0
+) -> Generator[Stage, None, History]:
+    """``train``, which yields the models along the way that ``budget.checkpoints`` asks for; that at the end is the recipe's to yield.
+
+    Args:
+        step, batches, steps, context, name: as of ``train``.
+        along: what is yielded at each checkpoint, named by its number of steps: ``tuned-50``; of the live network.
+        total: steps of the whole training, where these are a part of it.
+    """
+    span = range(steps) if isinstance(steps, int) else steps
+    total = total or span.stop
+    marks = context.settings.budget.marks(total)
+    edges = [span.start, *(mark for mark in marks if span.start < mark < span.stop), span.stop]
+    history = History()
+    for start, stop in pairwise(edges):
+        part = train(step, batches, steps=range(start, stop), context=context, name=name)
+        for key, values in part.terms.items():
+            history.terms.setdefault(key, []).extend(values)
+        if stop in marks and stop > start:
+            yield from (replace(stage, name=f"{stage.name}-{stop}") for stage in along)
+    if len(edges) > 2:  # one curve for all parts
+        context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
     return history
 
 

@@ -48,6 +48,9 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
 OWN_RATES = {"cyclegan", "unlearning"}
 """Methods with optimizers that the study's schedule does not reach: of generators and critics, of the heads and what they reverse."""
 
+STEPLESS = {"adabn", "fourier", "histogram", "start", "zscore"}
+"""Methods that train nothing themselves."""
+
 
 def weights(out: Path, unit: str) -> str:
     found = Store(out / "units" / unit).load()
@@ -124,6 +127,29 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_checkpoints_are_judged_and_change_nothing(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
+    """Models along the way of a training are stages of their own; the end of it, and what it scores, stay as they were."""
+    _, plain_row, records, digested = undisturbed(name)
+    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}
+    _, row, again = run(session_of(manifest, tmp_path, request(name), budget=budget))
+    assert row.unit != plain_row.unit  # it leaves more
+    assert weights(tmp_path, row.unit) == digested
+
+    def cases(found: Any, unit: str) -> dict[Any, Any]:
+        return {(r.stage, r.site, r.part): r.cases for r in found.values() if r.unit == unit}
+
+    ends, more = cases(records, plain_row.unit), cases(again, row.unit)
+    assert {key: more[key] for key in ends} == ends
+    stages = {stage for stage, _, _ in ends}
+    along = {stage for stage, _, _ in more} - stages
+    marks = {"catenorm": (2,), "aiva": (1, 2)}.get(name, (1, 2))
+    assert along == (set() if name in STEPLESS else {f"{stage}-{mark}" for stage in stages for mark in marks})
+    ordinals = [r.ordinal for r in again.values() if r.unit == row.unit and r.stage in stages]
+    assert all(ordinal >= len(along) for ordinal in ordinals)
+    assert all(Store(tmp_path / "units" / row.unit).stage_folder(stage).is_dir() for stage in along)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``first`` left in another study's folder gives the same result, and a finished unit trains nothing."""
     _, _, records, digested = undisturbed(name)
@@ -140,13 +166,8 @@ def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Pa
     assert rejudged
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("write", [1, 3])
-def test_killed_and_resumed_is_undisturbed(
-    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process ends right after the n-th file it writes into its output; checkpoints come at every step."""
-    _, _, records, digested = undisturbed(name)
+def die_at_write(write: int, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until right after the n-th file of a unit or record; from then on checkpoints come at every step."""
     monkeypatch.setattr(Journal, "due", lambda self: self.writes)
     count = 0
     real = tree.write_bytes
@@ -162,10 +183,33 @@ def test_killed_and_resumed_is_undisturbed(
         for module in ("allograft.tree", "allograft.predictor.folder"):
             patch.setattr(f"{module}.write_bytes", counted)
         with pytest.raises(Killed):
-            run(session_of(manifest, tmp_path, request(name)))
+            run(session)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("write", [1, 3])
+def test_killed_and_resumed_is_undisturbed(
+    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends right after the n-th file it writes into its output; checkpoints come at every step."""
+    _, _, records, digested = undisturbed(name)
+    die_at_write(write, session_of(manifest, tmp_path, request(name)), monkeypatch)
     _, row, again = run(session_of(manifest, tmp_path, request(name)))
     assert told(again) == told(records)
     assert weights(tmp_path, row.unit) == digested
+
+
+@pytest.mark.parametrize("name", ["finetune", "aiva", "catenorm"])
+@pytest.mark.parametrize("write", [2, 7, 9])
+def test_killed_between_checkpoints_and_resumed_is_undisturbed(
+    name: str, write: int, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}
+    _, row, records = run(session_of(manifest, tmp_path / "undisturbed", request(name), budget=budget))
+    die_at_write(write, session_of(manifest, tmp_path / "killed", request(name), budget=budget), monkeypatch)
+    _, _, again = run(session_of(manifest, tmp_path / "killed", request(name), budget=budget))
+    assert told(again) == told(records)
+    assert weights(tmp_path / "killed", row.unit) == weights(tmp_path / "undisturbed", row.unit)
 
 
 @pytest.mark.parametrize("name", METHODS)

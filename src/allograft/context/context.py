@@ -174,9 +174,10 @@ class Context:
     def _run(self, recipe: Any, scenario: Scenario, network: Any, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
         running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
         own: list[Stage] = []
-        for moment in range(2**31):
-            try:
-                with self.seeds.everything("run", moment):  # draws outside train() too are named by content
+        inner: set[str] = set()
+        while True:
+            try:  # draws outside train() too are named by content; how many stages an inner unit has does not count
+                with self.seeds.everything("run", len(own) + len(inner)):
                     stage = next(running)
             except StopIteration as stop:
                 carry: Carry = stop.value
@@ -189,6 +190,8 @@ class Context:
                 if store:
                     told = {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost(), "sites": list(stage.sites)}
                     store.keep_stage(stage, told)
+            else:
+                inner.add(stage.unit)
             yield stage
         if self.rehearsal is not None:
             self.rehearsal[key] = self.meter

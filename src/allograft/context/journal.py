@@ -34,14 +34,14 @@ class Journal:
     seconds: float = 60.0
     writes: bool = True
     last: float = field(default_factory=time.monotonic)
-    used: set[str] = field(default_factory=set)
+    used: set[tuple[str, int]] = field(default_factory=set)
 
     def open(self, name: str, span: range) -> Any | None:
-        """The newest state kept under a name, or None. A name used twice in one run is a mistake of the recipe."""
-        if name in self.used:
-            raise AllograftError(f"train(name={name!r}) was called twice in one run; give each call its own name")
-        self.used.add(name)
-        path = self._path(name)
+        """The newest state kept under a name, or None. A name used twice for one step is a mistake of the recipe."""
+        if (name, span.start) in self.used:
+            raise AllograftError(f"train(name={name!r}) was called twice in one run from step {span.start}; give each call its own name")
+        self.used.add((name, span.start))
+        path = self._path(name, span)
         if not path.exists():
             return None
         try:
@@ -57,7 +57,7 @@ class Journal:
     def keep(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
         """Write a checkpoint now."""
         if self.writes:
-            tree.save(self._path(name), {**state(), "span": [span.start, span.stop]})
+            tree.save(self._path(name, span), {**state(), "span": [span.start, span.stop]})
             self.last = time.monotonic()
         if STOP.is_set():
             raise Stopped
@@ -80,8 +80,8 @@ class Journal:
         if self.writes:
             tree.remove(self.folder)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+    def _path(self, name: str, span: range) -> Path:
+        return self.folder / (f"{name}-from-{span.start}.safetensors" if span.start else f"{name}.safetensors")
 
 
 @dataclass

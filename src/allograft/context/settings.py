@@ -20,6 +20,8 @@ class Budget:
         epochs, adapt_epochs: the same told in epochs.
         batch_size: cases a step.
         steps_per_epoch: the length of an epoch, if it is not one pass over the cases.
+        checkpoints: models of a training that are judged: the last of each of so many equal parts. ``selection`` chooses among them. What
+            is trained is the same whatever their number; each costs its judging, and a model file.
     """
 
     steps: int = 600
@@ -28,9 +30,10 @@ class Budget:
     adapt_epochs: int | None = None
     batch_size: int = 16
     steps_per_epoch: int | None = None
+    checkpoints: int = field(default=1, metadata={"how": True})
 
     def __post_init__(self) -> None:
-        for name in ("steps", "adapt_steps", "epochs", "adapt_epochs", "batch_size", "steps_per_epoch"):
+        for name in ("steps", "adapt_steps", "epochs", "adapt_epochs", "batch_size", "steps_per_epoch", "checkpoints"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SpecError(f"budget.{name}: found {getattr(self, name)}, expected at least 1")
 
@@ -41,6 +44,14 @@ class Budget:
     def adaptation(self, epoch: int) -> int:
         """Steps of an adaptation."""
         return self.adapt_steps if self.adapt_epochs is None else self.adapt_epochs * epoch
+
+    def marks(self, steps: int) -> tuple[int, ...]:
+        """After how many steps of a training there is a checkpoint, its end left out.
+
+        >>> Budget(checkpoints=4).marks(10), Budget(checkpoints=4).marks(2), Budget().marks(10)
+        ((2, 5, 7), (1,), ())
+        """
+        return tuple(sorted({steps * part // self.checkpoints for part in range(1, self.checkpoints)} - {0}))
 
 
 @dataclass(frozen=True)

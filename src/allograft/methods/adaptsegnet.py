@@ -22,7 +22,7 @@ from allograft.predictor import Direct, quiet
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule, make_schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
-from allograft.train import train
+from allograft.train import trained
 
 SOURCE, TARGET = 0.0, 1.0
 WIDTHS = (64, 128, 256, 512)
@@ -160,8 +160,9 @@ class AdaptSegNet:
         steps = context.settings.budget.adaptation(pairs.epoch)
         image = context.fabric.to_device(next(pairs(0))).image[:1]
         step = self.step(network, image, steps, context)
-        train(step, pairs, steps=steps, context=context)
-        yield Stage("adapted", Direct(network), scenario.sites)
+        stage = Stage("adapted", Direct(network), scenario.sites)
+        yield from trained(step, pairs, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
     def step(self, network: Any, image: Tensor, steps: int, context: Context) -> AdversarialStep:

@@ -21,7 +21,7 @@ from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import train
+from allograft.train import trained
 
 __all__ = ["Aiva", "AlignmentObjective", "Clusters", "alignment_loss", "match_clusters"]
 
@@ -138,6 +138,7 @@ class Aiva:
         steps = context.settings.budget.adaptation(pairs.epoch)
         objective = AlignmentObjective(context.task, self)
         step = context.gradient_step(network, objective, steps=steps)
+        stage = Stage("adapted", Direct(network), scenario.sites)
         last: Clusters | None = None
         terms: dict[str, list[float]] = {}
         for number, span in enumerate(spans(steps, pairs.epoch, self.rounds)):
@@ -146,14 +147,15 @@ class Aiva:
                 take(objective, last, sides, context.fabric.device)
                 if number == 0:
                     show(last, sides, context, self.clusters, "before")
-            history = train(step, pairs, steps=span, context=context, name=f"round-{number}")
-            context.meter.figures.pop(f"loss-round-{number}", None)  # one curve for all rounds
+            name = f"round-{number}"
+            history = yield from trained(step, pairs, steps=span, context=context, along=[stage], name=name, total=steps)
+            context.meter.figures.pop(f"loss-{name}", None)  # one curve for all rounds
             for key, values in history.terms.items():
                 terms.setdefault(key, []).extend(values)
         context.show("loss-adapt", thinned(terms, "loss of the adaptation"))
         if last is not None:
             show(self.clustered(network, sides, context, "clusters-after", last), sides, context, self.clusters, "after")
-        yield Stage("adapted", Direct(network), scenario.sites)
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
     def clustered(self, network: Any, sides: Sides, context: Context, name: str, last: Clusters | None) -> Clusters:

@@ -26,7 +26,7 @@ from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
-from allograft.train import train
+from allograft.train import train, trained
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,13 @@ class CateNorm:
             warm.optimizer.param_groups[0]["params"].extend(second.parameters())  # whose learning rate the schedule sets
             context.meter.trainable_parameters += count_parameters(second)
         step = TwoPassStep(second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first, warm.schedule)
-        train(step, batches, steps=range(begin, steps), context=context, name="train")
+        passes = [
+            Stage("first-pass", Direct(first), scenario.sites),
+            Stage("second-pass", TwoPass(second, None if self.shared else first), scenario.sites),
+        ]
+        yield from trained(step, batches, steps=range(begin, steps), context=context, along=passes)
         context.show("modulation", modulation_by_class(second, tuple(context.task.coding.mask)))
-        yield Stage("first-pass", Direct(first), scenario.sites)
-        yield Stage("second-pass", TwoPass(second, None if self.shared else first), scenario.sites)
+        yield from passes
         return Carry(second, named_state(step.optimizer, second), {} if self.shared else {"first": first})
 
     def _operated(self, network: Any, context: Context) -> Any:

@@ -23,7 +23,7 @@ from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
 from allograft.step import Terms, average_gradients
-from allograft.train import train
+from allograft.train import trained
 from allograft.transforms.sample import Sample
 
 BLOCKS = 6
@@ -72,10 +72,11 @@ class CycleGan:
         channels = scenario.source[0].case(0).image.shape[1]
         steps = context.settings.budget.adaptation(batches.target.epoch)
         step = self.step(channels, width, steps, context)
-        train(step, batches, steps=steps, context=context)
         translating: Any = operate(copied(network), "translator", channels=channels, width=width, blocks=BLOCKS).to(context.fabric.device)
-        translating.translator.load_state_dict(step.to_source.state_dict())
-        yield Stage("adapted", CycleGanPredictor(translating), scenario.sites)
+        translating.translator = step.to_source
+        stage = Stage("adapted", CycleGanPredictor(translating), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network)
 
     def step(self, channels: int, width: int, steps: int, context: Context) -> CycleGanStep:

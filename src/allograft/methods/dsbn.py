@@ -16,7 +16,7 @@ from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import Terms, named_state
 from allograft.tasks import Task
-from allograft.train import train
+from allograft.train import trained
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Dsbn:
         batches = context.loader(scenario.source, "source")
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, SiteLoss(context.task), steps=steps)
-        train(step, batches, steps=steps, context=context)
-        yield Stage("trained", SitePredictor(network), scenario.sites)
+        stage = Stage("trained", SitePredictor(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
 

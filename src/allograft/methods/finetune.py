@@ -18,7 +18,7 @@ from allograft.networks.scopes import Scope
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import train
+from allograft.train import trained
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ class Finetune:
             steps = context.settings.budget.adaptation(batches.epoch)
             objective = OnKept(context.task.objective, _outputs(batches, context)) if self.cache_features else None
             step = context.gradient_step(network, objective, steps=steps)
-            train(step, batches, steps=steps, context=context)
-        yield Stage("tuned", Direct(network), scenario.sites)
+            stage = Stage("tuned", Direct(network), scenario.sites)
+            yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
 

@@ -11,7 +11,7 @@ from allograft.context.settings import Strength
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import train
+from allograft.train import trained
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Joint:
         batches = context.loader((*scenario.source, *labelled), "joint", augmentation=self.augmentation)
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, steps=steps)
-        train(step, batches, steps=steps, context=context)
-        yield Stage("trained", Direct(network), scenario.sites)
+        stage = Stage("trained", Direct(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))

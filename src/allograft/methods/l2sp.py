@@ -16,7 +16,7 @@ from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import Objective, named_state
-from allograft.train import train
+from allograft.train import trained
 
 
 def starting_point_penalty(network: nn.Module, start: Mapping[str, Tensor], alpha: float) -> Tensor:
@@ -89,6 +89,7 @@ class L2sp:
         batches = context.loader(labelled, "target")
         steps = context.settings.budget.adaptation(batches.epoch)
         step = context.gradient_step(network, Anchored(context.task.objective, start, self.alpha), steps=steps)
-        train(step, batches, steps=steps, context=context)
-        yield Stage("tuned", Direct(network), scenario.sites)
+        stage = Stage("tuned", Direct(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))

@@ -16,7 +16,7 @@ from allograft.networks.lora import fold
 from allograft.networks.network import operate
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
-from allograft.train import train
+from allograft.train import trained
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class Lora:
         with trainable(network, "full"):
             rest(network)
             steps = context.settings.budget.adaptation(batches.epoch)
-            train(context.gradient_step(network, steps=steps), batches, steps=steps, context=context)
+            stage = Stage("tuned", Direct(network), scenario.sites)
+            yield from trained(context.gradient_step(network, steps=steps), batches, steps=steps, context=context, along=[stage])
         fold(network)
-        yield Stage("tuned", Direct(network), scenario.sites)
+        yield stage
         return Carry(network)
 
 

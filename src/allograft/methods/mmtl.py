@@ -16,7 +16,7 @@ from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
 from allograft.step import named_state
-from allograft.train import train
+from allograft.train import trained
 
 
 def target_count(epoch: int, epochs: int, batch_size: int) -> int:
@@ -99,8 +99,9 @@ class Mmtl:
         mixed = context.loader((*scenario.source, *labelled), "mixed", share=share)
         step = context.gradient_step(network, steps=steps)
         step.schedule = step.schedule or Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
-        train(step, mixed, steps=steps, context=context)
-        yield Stage("mixed", Direct(network), scenario.sites)
+        stage = Stage("mixed", Direct(network), scenario.sites)
+        yield from trained(step, mixed, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
     def count(self, epoch: int, batch_size: int) -> int:

@@ -22,7 +22,7 @@ from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
-from allograft.train import train
+from allograft.train import trained
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ class MsNet:
         begin, clip = round(self.warmup * steps), context.settings.clip
         schedules = [made for each in (auxiliary, shared) if (made := context.schedule(each, steps))]
         step = MsNetStep(network, branches, auxiliary, shared, context.task, context.fabric, self.transfer, begin, clip, schedules)
-        train(step, batches, steps=steps, context=context)
-        yield Stage("trained", SitePredictor(network), scenario.sites)
+        stage = Stage("trained", SitePredictor(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(shared, network))
 
 

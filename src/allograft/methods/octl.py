@@ -20,7 +20,7 @@ from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.table import find
-from allograft.train import train
+from allograft.train import trained
 
 Share = Annotated[float, Ge(0), Lt(1)]
 
@@ -179,8 +179,9 @@ class Octl:
             continue_optimizer(optimizer, carry.optimizer, start_step=self.start_step, network=network)
             steps = context.settings.budget.adaptation(batches.epoch)
             step = context.gradient_step(network, optimizer=optimizer, steps=steps)
-            train(step, batches, steps=steps, context=context)
-        yield Stage("tuned", Direct(network), scenario.sites)
+            stage = Stage("tuned", Direct(network), scenario.sites)
+            yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(optimizer, network))
 
     def request(self, optimizer: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

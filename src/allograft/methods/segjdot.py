@@ -20,7 +20,7 @@ from allograft.methods.unlearning import captured
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import train
+from allograft.train import trained
 
 
 def feature_distance(source: Tensor, target: Tensor) -> Tensor:
@@ -126,6 +126,7 @@ class SegJdot:
         pairs = Pairs.of(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
         step = context.gradient_step(network, TransportObjective(context.task, self.alpha, self.label_weight), steps=steps)
-        train(step, pairs, steps=steps, context=context)
-        yield Stage("adapted", Direct(network), scenario.sites)
+        stage = Stage("adapted", Direct(network), scenario.sites)
+        yield from trained(step, pairs, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))

@@ -28,7 +28,7 @@ from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.seeds import Seeds
 from allograft.step import GradientStep, Terms
-from allograft.train import train
+from allograft.train import trained
 
 Size = Literal["small", "resnet34"]
 
@@ -228,9 +228,10 @@ class SpotTunet:
         steps = context.settings.budget.adaptation(batches.epoch)
         inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer, steps=steps)
         step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
-        train(step, batches, steps=steps, context=context)
+        stage = Stage("tuned", SpotTunetPredictor(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
         context.show("policy", policy_figure(network, tuned_share(network, labelled, context.fabric)))
-        yield Stage("tuned", SpotTunetPredictor(network), scenario.sites)
+        yield stage
         return Carry(network)
 
     def chosen(self, labelled: Sequence[Cohort], seed: int) -> list[Cohort]:

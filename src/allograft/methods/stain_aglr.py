@@ -30,7 +30,7 @@ from allograft.schedule import Plateau
 from allograft.step import GradientStep, Terms, named_state
 from allograft.tasks import Task
 from allograft.tasks.classification import Classification
-from allograft.train import train
+from allograft.train import trained
 from allograft.transforms.augmentation import apply, draw
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain import Preset, StainJitter
@@ -107,25 +107,28 @@ class StainAgLr:
             sample = Sample(context.settings.augmentation, context.settings.patch)
             batches = replace(batches, transform=TwoViews(sample, self.jitter, white), live={})
         decoder = self.decoder(network, batches, context)
-        step = self.fit(network, batches, StainObjective(self, context.task, decoder, white), context)
+        stage = Stage("trained", Direct(network), scenario.sites)
+        step = yield from self.fit(network, batches, StainObjective(self, context.task, decoder, white), context, stage)
         show_features(network, scenario.source, context)
-        yield Stage("trained", Direct(network), scenario.sites)
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
-    def fit(self, network: Network, batches: Loader, objective: StainObjective, context: Context) -> GradientStep:
-        """Train to the end of the budget, or of the paper's schedule."""
+    def fit(
+        self, network: Network, batches: Loader, objective: StainObjective, context: Context, stage: Stage
+    ) -> Generator[Stage, None, GradientStep]:
+        """Train to the end of the budget, or of the paper's schedule; ``stage`` is yielded along the way."""
         steps = context.settings.budget.training(batches.epoch)
         if self.patience is None:
             step = context.gradient_step(network, objective, steps=steps)
-            train(step, batches, steps=steps, context=context)
+            yield from trained(step, batches, steps=steps, context=context, along=[stage])
             return step
         step = context.gradient_step(network, objective)
         step.schedule = Plateau(ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch)
         losses: dict[str, list[float]] = {}
         for number, start in enumerate(range(0, steps, batches.epoch)):
-            span = range(start, min(start + batches.epoch, steps))
-            history = train(step, batches, steps=span, context=context, name=f"epoch-{number}")
-            context.meter.figures.pop(f"loss-epoch-{number}", None)  # one figure of all epochs in their place
+            span, name = range(start, min(start + batches.epoch, steps)), f"epoch-{number}"
+            history = yield from trained(step, batches, steps=span, context=context, along=[stage], name=name, total=steps)
+            context.meter.figures.pop(f"loss-{name}", None)  # one figure of all epochs in their place
             losses = {key: losses.get(key, []) + values for key, values in history.terms.items()}
             if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):  # 1e-2 * 0.1 ** 3 is a little above 1e-5
                 break

@@ -17,7 +17,7 @@ from allograft.errors import SpecError
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import train
+from allograft.train import trained
 from allograft.transforms.stain_separation import Separation, Stains, find_stains, restain
 
 
@@ -58,9 +58,10 @@ class StainNormalisation:
         batches = replace(batches, transform=Recoloured(batches.transform, self.method, white, reference, found), live={})
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, steps=steps)
-        train(step, batches, steps=steps, context=context)
         predictor = StainNormalised(Direct(network), self.method, reference.vectors, reference.most, white)
-        yield Stage("trained", predictor, scenario.sites)
+        stage = Stage("trained", predictor, scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
 

@@ -16,7 +16,7 @@ from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.table import find
-from allograft.train import train
+from allograft.train import trained
 from allograft.updates import UpdateMagnitudes
 
 OptimizerRequest = dict[str, dict[str, Any]]
@@ -52,14 +52,14 @@ class Supervised:
         batches = context.loader(scenario.source, "source", augmentation=self.augmentation)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         optimizer = context.optimizer([p for p in network.parameters() if p.requires_grad], self.optimizer)
-        step = context.gradient_step(network, optimizer=optimizer, steps=steps)
+        step: Any = context.gradient_step(network, optimizer=optimizer, steps=steps)
         if self.show_updates:
-            watched = UpdateMagnitudes(step, network, max(1, steps // MEASURED))
-            train(watched, batches, steps=steps, context=context)
-            context.show("updates", watched.figure())
-        else:
-            train(step, batches, steps=steps, context=context)
-        yield Stage("trained", Direct(network), scenario.sites)
+            step = UpdateMagnitudes(step, network, max(1, steps // MEASURED))
+        stage = Stage("trained", Direct(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        if self.show_updates:
+            context.show("updates", step.figure())
+        yield stage
         return Carry(network, named_state(optimizer, network))
 
 

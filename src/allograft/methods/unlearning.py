@@ -28,7 +28,7 @@ from allograft.predictor import Direct, quiet
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
-from allograft.train import train
+from allograft.train import trained
 
 __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
 
@@ -112,8 +112,9 @@ class Unlearning:
         heads = nn.ModuleList(SecondaryHead(channels, group, self.hidden) for group in groups).to(image.device)
         steps = context.settings.budget.training(batches.epoch)
         step = self.step(network, heads, context, steps)
-        train(step, batches, steps=steps, context=context)
-        yield Stage("trained", Direct(network), scenario.sites)
+        stage = Stage("trained", Direct(network), scenario.sites)
+        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield stage
         return Carry(network, named_state(step.optimizer, network))
 
     def step(self, network: Network, heads: nn.ModuleList, context: Context, steps: int) -> UnlearningStep:
