@@ -90,7 +90,7 @@ def find_duplicates(cases: Sequence[Case], *, threshold: float = NEAR, cache: Pa
         raise SpecError(f"threshold: found {threshold}, expected a correlation from {WEAK} to below 1")
     path = None
     if cache is not None:
-        key = content_hash(_VERSION, threshold, sorted([case.name, case.subject, *map(file_hash, case.image)] for case in cases))
+        key = content_hash(_VERSION, threshold, sorted([case.name, case.subject, case.site, *map(file_hash, case.image)] for case in cases))
         path = cache / f"duplicates-{key}.json"
         if (kept := _kept(path)) is not None:
             return kept

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from allograft.cohort import Case, Cohort
-from allograft.cohort.cohort import check_sites
 from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits
-from allograft.errors import SpecError, SplitError, nearest
+from allograft.errors import SpecError, SplitError
 from allograft.recipe import Grid, Needs, Scenario, candidates, title, total_needs
 from allograft.seeds import Seeds
 from allograft.study.analysis.label_free import KEYS
 from allograft.study.spec import Statistics, Study, TargetLabels
+from allograft.study.where import take_sides
 
 POOL = 16
 """Training images of a target that label-free selection rules look at."""
@@ -68,12 +68,7 @@ class World:
         """Read the manifest, apply the filters, and place every subject (as ``OUT/splits.csv`` has it, new subjects beside them)."""
         task = study.made_task
         cohort = Cohort.read(study.manifest, task.coding, preprocessing=study.preprocessing, cache=out / "cache", slices=study.slices)
-        sites = (*study.source, *study.target)
-        for named, filters in ((study.source, study.where.source), (study.target, study.where.target)):
-            cohort = _filtered(cohort, named, filters)
-        check_sites(cohort, study.source, "source")
-        check_sites(cohort, study.target, "target")
-        cohort = replace(cohort.where(lambda case: case.site in sites), sites=sites)
+        cohort = take_sides(cohort, study.source, study.target, study.where)
         placed, places = _placed(study, cohort, out)
         world = World(study, placed, places, cohort.cases)
         world.check()
@@ -223,15 +218,6 @@ def _placed(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, 
     if warned:
         contact_sheet(warned, cohort.cases, out / "similar.png")
     return cohort, places
-
-
-def _filtered(cohort: Cohort, sites: tuple[str, ...], filters: Mapping[str, Any]) -> Cohort:
-    wanted = {key: {str(one) for one in (found if isinstance(found, tuple) else (found,))} for key, found in filters.items()}
-    for column in wanted:
-        if not any(column in case.attributes for case in cohort.cases):
-            columns = {key for case in cohort.cases for key in case.attributes}
-            raise SpecError(f"where: {nearest(column, columns, 'column')}")
-    return cohort.where(lambda case: case.site not in sites or all(case.attributes.get(key) in values for key, values in wanted.items()))
 
 
 def bare_rows(world: World) -> list[Row]:

@@ -18,6 +18,7 @@ from allograft.context.settings import Strength
 from allograft.errors import SpecError
 from allograft.recipe import AnyRow, Grid, Needs, candidates, is_recipe, parse_recipe, title, total_needs, validated
 from allograft.study.statistics import Adjustment, Alternative
+from allograft.study.where import Where
 from allograft.table import find
 
 
@@ -72,18 +73,11 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Where:
-    """Column -> the value that a side's cases must have, or several of which one: ``{tone: [1, 2]}``."""
-
-    source: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
-    target: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Study:
     """One question: which recipe carries a model from ``source`` to each ``target`` best, judged over ``seeds``.
 
-    Fields are the keys of the YAML file; see the README for an example and DESIGN for the contract.
+    Fields are the keys of the YAML file; see the README for an example and DESIGN for the contract. Of a site on both sides ``target``
+    names the part, ``isic (tone 3, 4)``; see ``Where``.
     """
 
     cohort: str
@@ -123,10 +117,7 @@ class Study:
             raise SpecError(f"clip: found {self.clip}, expected the largest gradient norm, above 0")
         if self.patch is not None and (min(self.patch, default=0) < 1 or math.prod(self.patch) > 2**30):
             raise SpecError(f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image")
-        doubled = [site for site in self.target if site in self.source]
-        if doubled:
-            mend = "name it on one side; to go from one group of a site to another, import each group as a site: import table --site COLUMN"
-            raise SpecError(f"target: site '{doubled[0]}' is a source too; {mend}")
+        object.__setattr__(self, "target", self.where.parted(self.source, self.target))
         if not self.source and self.start == "scratch":
             raise SpecError("source: is empty and start is scratch, so there is nothing to adapt; name a model: start: FOLDER, or a source")
         if not self.source and self.selection == "source-val":

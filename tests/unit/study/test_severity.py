@@ -40,6 +40,11 @@ def test_pairs_are_ranked_by_what_do_nothing_loses() -> None:
     assert (shifts[0].own, shifts[0].transferred) == (0.9, 0.3)
 
 
+def test_a_target_whose_name_holds_a_plus_is_a_pair() -> None:
+    records = [_record("a", "a", 0.9), _record("a", "b (er ER+)", 0.5, target="b (er ER+)"), _record("a", "c", 0.4, target="b+c")]
+    assert set(pair_scores(records, "dice")["supervised"]) == {(("a",), "a"), (("a",), "b (er ER+)"), (("a",), "c")}
+
+
 def test_a_gain_is_a_negative_drop_and_equal_drops_go_by_name() -> None:
     records = [_record("a", "a", 0.5), *(_record("a", site, score) for site, score in (("z", 0.4), ("c", 0.4), ("d", 0.6)))]
     assert [(shift.target, round(shift.drop, 6)) for shift in ranked_shifts(records, "dice")] == [("c", 0.1), ("z", 0.1), ("d", -0.1)]

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from tests.unit.tiny import write_photographs, write_rows
 
-from allograft.errors import SpecError
+from allograft.errors import LeakageError, SpecError
 from allograft.methods.groups import groups_of
 from allograft.phantoms.skin import write_skin
+from allograft.recipe import Needs
 from allograft.study.plan import World
-from allograft.study.spec import Where, make_study, read_study
+from allograft.study.spec import Study, make_study, read_study
+from allograft.study.where import Where
+from allograft.tree import plain
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,92 @@ def test_the_example_trains_on_light_skin_and_is_judged_on_dark_skin(tmp_path: P
     judged = {test.site: {case.attributes["tone"] for case in test.cohort.cases} for test in world.tests(0) if test.part == "test"}
     assert judged["d"] <= {"3", "4", "5", "6"}
     assert groups_of((source,), "tone").codes == (1.0, 2.0)
+
+
+PARTED = {"source": {"tone": [1, "2"]}, "target": {"tone": [3, 4]}}
+PART = "a (tone 3, 4)"
+
+
+def one_site(manifest: Path, where: dict[str, Any] = PARTED, **more: Any) -> Study:
+    """From one group of a site to another."""
+    tree = {"cohort": str(manifest), "task": {"segmentation": {"classes": ["vessel"]}}, "source": ["a"], "target": ["a"]}
+    return make_study({**tree, "recipes": ["finetune"], "test": {"fraction": 0.4, "val": 0.3}, "where": where, **more})
+
+
+def test_a_site_on_both_sides_is_parted_and_its_part_is_a_site(manifest: Path, tmp_path: Path) -> None:
+    study = one_site(manifest, target_labels="all", near_duplicates="warn")
+    assert (study.source, study.target) == (("a",), (PART,))
+    world = World.read(study, tmp_path)
+    assert world.cohort.sites == ("a", PART)
+    assert {(case.site, case.attributes["tone"]) for case in world.cases()} == {("a", "1"), ("a", "2"), (PART, "3"), (PART, "4")}
+    assert len({case.name for case in world.cases()}) == len(list(world.cases())) == 8
+
+
+def test_no_group_is_seen_on_the_other_side(manifest: Path, tmp_path: Path) -> None:
+    study = one_site(manifest, target_labels={"subjects": 1}, near_duplicates="warn")
+    world = World.read(study, tmp_path)
+    for needs in (Needs(), Needs(all_target_labels=True), Needs(every_target=True)):
+        seen = world.scenario(PART, 0, 0, needs)
+        assert {case.attributes["tone"] for cohort in seen.source for case in cohort.cases} <= {"1", "2"}
+        assert {case.attributes["tone"] for cohort in seen.target for case in cohort.cases} <= {"3", "4"}
+        trained = {case.name for cohort in (*seen.source, *seen.target) for case in cohort.cases}
+        assert not trained & {case.name for test in world.tests(0) for case in test.cohort.cases}
+    judged = {(test.site, test.part): {case.attributes["tone"] for case in test.cohort.cases} for test in world.tests(0)}
+    assert set(judged) == {("a", "val"), ("a", "test"), (PART, "test")}
+    assert judged[PART, "test"] <= {"3", "4"}
+    assert judged["a", "test"] | judged["a", "val"] <= {"1", "2"}
+
+
+def test_a_parted_study_is_the_same_when_it_is_read_again(manifest: Path) -> None:
+    study = one_site(manifest)
+    assert make_study(plain(study)) == study
+    assert one_site(manifest, target=[PART]) == study
+    assert one_site(manifest, target=["a", "b"]).target == (PART, "b")  # another site keeps its name
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"source": {"tone": [1, 2]}},
+        {"source": {"tone": [1, 2]}, "target": {"hair": "n"}},  # a case may fit both
+        {"source": {"tone": [1, 2]}, "target": {"tone": ["2", 3]}},
+        {"source": {"tone": []}, "target": {"tone": [3]}},
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "written out"])
+def test_a_site_that_nothing_parts_is_refused(manifest: Path, where: dict[str, Any], name: str) -> None:
+    part = one_site(manifest, where, target=["b"]).where.part_of("a")
+    with pytest.raises(SpecError, match=r"^target: site 'a' is a source too, and no column of where: parts it; .*target: \{tone: \[3, 4\]"):
+        one_site(manifest, where, target=["a" if name == "a" else part])
+
+
+def test_a_subject_on_both_sides_is_refused_by_name(tmp_path: Path) -> None:
+    lines = write_photographs(tmp_path, {"a": 6}, per_subject=2).read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    tone = ["1", "1", "2", "2", "3", "3", "4", "4", "2", "3", "1", "4"]
+    manifest = write_rows(tmp_path / "manifest.csv", [{**row, "tone": value} for row, value in zip(rows, tone, strict=True)])
+    told = r"subject 'a4' of site 'a' .*, 'a4-0.png' in the source and 'a4-1.png' in the target \(1 more subject has too\)"
+    with pytest.raises(LeakageError, match=told):
+        World.read(one_site(manifest, near_duplicates="warn"), tmp_path / "out")
+
+
+def test_a_site_is_named_once(manifest: Path) -> None:
+    with pytest.raises(SpecError, match="target: site 'b' is named twice"):
+        one_site(manifest, {}, target=["b", "b"])
+    with pytest.raises(SpecError, match="source: site 'a' is named twice"):
+        one_site(manifest, {}, source=["a", "a"], target=["b"])
+    with pytest.raises(SpecError, match=r"target: site 'a \(tone 3, 4\)' is named twice"):
+        one_site(manifest, target=["a", PART])
+
+
+def test_a_site_of_the_manifest_is_never_taken_for_a_part(tmp_path: Path) -> None:
+    lines = write_photographs(tmp_path, {"a": 4, "z": 2}).read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    named = [{**row, "site": row["site"].replace("z", PART), "tone": str(1 + n % 4)} for n, row in enumerate(rows)]
+    with pytest.raises(SpecError, match="has the name of a site of the manifest"):
+        World.read(one_site(write_rows(tmp_path / "manifest.csv", named)), tmp_path / "out")
+
+
+def test_a_long_list_of_values_is_counted_in_the_name() -> None:
+    assert Where(target={"centre": tuple(f"centre {n}" for n in range(20))}).part_of("a") == "a (centre, 20 values)"

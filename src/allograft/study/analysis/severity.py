@@ -125,7 +125,7 @@ def pair_scores(records: Iterable[Record], metric: str) -> dict[str, Mapping[Pai
     """
     last: dict[tuple[str, str, int], Record] = {}
     for record in records:
-        adapted = (record.target or record.site).split("+")
+        adapted = (record.target or record.site, *(record.target or "").split("+"))  # a site's own name may hold a plus
         if record.part != "test" or record.status != "done" or not (record.site in adapted or record.site in record.source):
             continue
         key = (record.unit, record.site, record.fold)

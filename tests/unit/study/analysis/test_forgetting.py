@@ -57,6 +57,13 @@ def found(records: list[Record]) -> Forgetting:
     return made
 
 
+def test_a_target_whose_name_holds_a_plus_is_found() -> None:
+    records = [replace(one, target=one.target and "b (er ER+)", site="b (er ER+)" if one.site == "b" else "a") for one in a_folder()]
+    made = forgetting(PLAN, records, ("a",), "b (er ER+)")
+    assert made is not None
+    assert (made.source, made.at_target) == (found(a_folder()).source, found(a_folder()).at_target)
+
+
 def test_every_budget_of_the_folder() -> None:
     made = found(a_folder())
     assert made.budgets == (0, 1, 2, 4)

@@ -1,0 +1,126 @@
+"""The filter ``where``: which cases stand on each side of a study, also where both sides are parts of one site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from allograft.cohort import Case, Cohort
+from allograft.cohort.cohort import check_sites
+from allograft.errors import LeakageError, SpecError, nearest
+
+Values = str | int | tuple[str | int, ...]
+LONGEST = 80
+"""Characters of the values in a part's name; where there are more, it says how many values."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Column -> the value that a side's cases must have, or several of which one: ``{tone: [1, 2]}``.
+
+    A site may be named on both sides where some column has values on both, none of them the same: no case is then in both parts. The
+    target's part is a site of its own, named after its values.
+    """
+
+    source: dict[str, Values] = field(default_factory=dict)
+    target: dict[str, Values] = field(default_factory=dict)
+
+    @property
+    def parting(self) -> tuple[str, ...]:
+        """The columns that tell the sides apart.
+
+        >>> Where({"tone": (1, 2), "sex": "f"}, {"tone": (3, 4), "sex": ("f", "m")}).parting
+        ('tone',)
+        """
+        both = {key: (set(_texts(self.source[key])), set(_texts(self.target[key]))) for key in self.source if key in self.target}
+        return tuple(key for key, (here, there) in both.items() if here and there and not here & there)
+
+    def part_of(self, site: str) -> str:
+        """The name of the target's part of a source site.
+
+        >>> Where({"tone": (1, 2)}, {"tone": (3, 4), "sex": "f"}).part_of("isic")
+        'isic (tone 3, 4; sex f)'
+        """
+        told = {key: _texts(values) for key, values in self.target.items()}
+        listed = "; ".join(f"{key} {', '.join(texts)}" for key, texts in told.items())
+        counted = "; ".join(f"{key}, {len(texts)} values" for key, texts in told.items())
+        return f"{site} ({listed if len(listed) <= LONGEST else counted})"
+
+    def parted(self, source: Sequence[str], target: Sequence[str]) -> tuple[str, ...]:
+        """The targets, those that are a part of a source site under the part's name.
+
+        Raises:
+            SpecError: a site on both sides that no column parts, or one that is named twice.
+        """
+        parts = {self.part_of(site): site for site in source}
+        shared = [parts.get(site, site) for site in target if site in source or site in parts]
+        if shared and not self.parting:
+            mend = "name it on one side, or give a column values on both sides, none of them the same"
+            example = "where: {source: {tone: [1, 2]}, target: {tone: [3, 4]}}"
+            raise SpecError(f"target: site '{shared[0]}' is a source too, and no column of where: parts it; {mend}: {example}")
+        named = tuple(self.part_of(site) if site in source else site for site in target)
+        for key, sites in (("source", source), ("target", named)):
+            double = next((site for number, site in enumerate(sites) if site in sites[:number]), None)
+            if double is not None:
+                raise SpecError(f"{key}: site '{double}' is named twice; name it once")
+        return named
+
+
+def take_sides(cohort: Cohort, source: Sequence[str], target: Sequence[str], where: Where) -> Cohort:
+    """The cases of the source sites and the targets that their side's filter keeps; a target's part of a source site is its own site.
+
+    Raises:
+        SpecError: a column that no case has, or a side without a case.
+        ManifestError: a site that no case has.
+        LeakageError: a subject with cases in both parts of a site.
+    """
+    columns = {key for case in cohort.cases for key in case.attributes}
+    for column in (*where.source, *where.target):
+        if column not in columns:
+            raise SpecError(f"where: {nearest(column, columns, 'column')}")
+    parts = {site: where.part_of(site) for site in source if where.part_of(site) in target}
+    taken = next((part for part in parts.values() if part in cohort.sites), None)
+    if taken is not None:
+        raise SpecError(f"target: the part '{taken}' has the name of a site of the manifest; rename that site")
+    kept = []
+    for case in cohort.cases:
+        if case.site in source and _fits(case, where.source):
+            kept.append(case)
+        elif case.site in parts and _fits(case, where.target):
+            kept.append(replace(case, site=parts[case.site]))
+        elif case.site in target and _fits(case, where.target):
+            kept.append(case)
+    sides = replace(cohort, cases=tuple(kept), sites=(*cohort.sites, *parts.values()))
+    check_sites(sides, source, "source")
+    check_sites(sides, target, "target")
+    for site, part in parts.items():
+        _check_apart(sides.site(site).cases, sides.site(part).cases, where)
+    return replace(sides, sites=(*source, *target))
+
+
+def _check_apart(source: Sequence[Case], target: Sequence[Case], where: Where) -> None:
+    """Refuse subjects in both parts.
+
+    To leave such subjects out would change who is trained on and tested, by a rule that nobody chose; with labels made image by image it
+    could be most of a cohort.
+    """
+    here, there = ({case.subject: case for case in reversed(cases)} for cases in (source, target))
+    both = sorted(here.keys() & there.keys())
+    if both:
+        one, other = here[both[0]], there[both[0]]
+        more = f" ({len(both) - 1} more {'subject has' if len(both) == 2 else 'subjects have'} too)" if len(both) > 1 else ""
+        column = where.parting[0]
+        raise LeakageError(
+            f"where: subject '{both[0]}' of site '{one.site}' has cases on both sides, '{one.name}' in the source and '{other.name}' in "
+            f"the target{more}; a patient never crosses: give all cases of a subject one value of '{column}', or leave its rows out of "
+            "the manifest"
+        )
+
+
+def _fits(case: Case, filters: Mapping[str, Values]) -> bool:
+    return all(case.attributes.get(key) in _texts(values) for key, values in filters.items())
+
+
+def _texts(values: Values) -> tuple[str, ...]:
+    """As the manifest writes them."""
+    return tuple(map(str, values)) if isinstance(values, tuple) else (str(values),)
