@@ -148,12 +148,16 @@ class AdaptSegNet:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.adapt_steps`` updates of network and discriminators; an epoch of ``adapt_epochs`` is one pass over the source."""
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network without an encoder, or a task that is no segmentation."""
         require_encoder(network, "adaptsegnet")
         if set(context.task.outputs) != {"mask"}:
             found = ", ".join(context.task.outputs)
             raise SpecError(f"adaptsegnet: looks at segmentations alone, and the task gives {found}; use it with task: segmentation")
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.adapt_steps`` updates of network and discriminators; an epoch of ``adapt_epochs`` is one pass over the source."""
+        self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         pairs = Pairs.of(scenario, context)

@@ -129,9 +129,13 @@ class Aiva:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network without an encoder."""
+        require_encoder(network, "aiva")
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source."""
-        require_encoder(network, "aiva")
+        self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         pairs, sides = Pairs.of(scenario, context), Sides.of(scenario, context)

@@ -17,7 +17,7 @@ from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.metrics.segmentation import IGNORED
 from allograft.networks import count_parameters
-from allograft.networks.catenorm import blocks_of
+from allograft.networks.catenorm import blocks_of, places_of
 from allograft.networks.network import operate
 from allograft.nn.catenorm import TwoBranchNorm2d, guided
 from allograft.predictor import Direct, Prediction, quiet
@@ -67,10 +67,15 @@ class CateNorm:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and operated on after the warm-up."""
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate on, or fewer than ``position``."""
         if context.task.key != "mask":
             raise SpecError(f"catenorm: the task predicts '{context.task.key}', class maps come from a segmentation; use another recipe")
+        places_of(network, self.blocks, self.position)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and operated on after the warm-up."""
+        self.check(scenario, network, context)
         first = self._operated(network, context) if self.shared else network
         first = first.to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")

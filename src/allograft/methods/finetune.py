@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from allograft.cohort import Loader
-from allograft.context import Context, Journal, Settings
+from allograft.context import Context, Journal
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
@@ -58,10 +58,11 @@ class Finetune:
                 "set scope: top or scope: decoder, or cache_features: false"
             )
 
-    def check(self, settings: Settings, scenario: Scenario) -> None:
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
         """Raise ``SpecError`` for training settings under which the features of a case cannot be kept."""
         if not self.cache_features:
             return
+        settings = context.settings
         strength = self.augmentation or settings.augmentation
         needs = "finetune: cache_features needs cases that look the same at every step"
         if strength != "none":
@@ -73,7 +74,7 @@ class Finetune:
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the scope on target batches."""
-        self.check(context.settings, scenario)
+        self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target", augmentation=self.augmentation)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le
 from torch.optim.lr_scheduler import LambdaLR
 
-from allograft.context import Context, Settings
+from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct
@@ -71,9 +71,9 @@ class Mmtl:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
 
-    def check(self, settings: Settings, scenario: Scenario) -> None:
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
         """Raise ``SpecError`` for a budget under which no batch ever holds a target case."""
-        budget = settings.budget
+        budget = context.settings.budget
         last = self.epochs - 1
         if budget.adapt_epochs is None:
             last = (budget.adapt_steps - 1) * self.epochs // budget.adapt_steps

@@ -53,11 +53,15 @@ class MsNet:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.steps`` iterations on source batches, the sites taking turns."""
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a task that gives more than masks."""
         if tuple(context.task.outputs) != ("mask",):
             found = ", ".join(context.task.outputs)
             raise SpecError(f"msnet: the task predicts {found}; its decoders give masks alone, use dsbn or another recipe")
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.steps`` iterations on source batches, the sites taking turns."""
+        self.check(scenario, network, context)
         network = operate(network, "dsbn", sites=list(scenario.sites)).to(context.fabric.device).train()
         branches = Branches(network).to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")

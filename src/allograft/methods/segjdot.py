@@ -115,12 +115,16 @@ class SegJdot:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
-        require_extra("ot", "ot")
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network without an encoder, or a task without masks."""
         require_encoder(network, "segjdot")
         if "mask" not in context.task.outputs:
             raise SpecError("segjdot: compares segmentations, and the task has none; use it with task: segmentation")
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
+        require_extra("ot", "ot")
+        self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         pairs = Pairs.of(scenario, context)

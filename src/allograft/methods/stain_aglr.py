@@ -93,12 +93,19 @@ class StainAgLr:
             found = f"regeneration {self.regeneration}, consistency {self.consistency}"
             raise SpecError(f"jitter none leaves nothing to restore or to agree with, found {found}; expected both 0, or jitter: light")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.steps`` updates at most, on source batches in which each image stands twice."""
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a task without a class an image, a network without an encoder, or images that are no RGB."""
         if not isinstance(context.task, Classification):
-            raise SpecError("stain_aglr: losses are those of one class an image; expected task: {classification: {classes: [...]}}")
+            found = f"task is {type(context.task).__name__.lower()}, losses are those of one class an image"
+            raise SpecError(f"stain_aglr: {found}; expected task: {{classification: {{classes: [...]}}}}, or choose stain_normalisation")
         if not isinstance(network, Network):
             raise SpecError("stain_aglr: the network is one opaque module without an encoder; choose a network of our table, as stain_cnn")
+        if self.jitter != "none":
+            white_level(scenario.source, "stain_aglr")
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """``budget.steps`` updates at most, on source batches in which each image stands twice."""
+        self.check(scenario, network, context)
         network.train()
         batches = balanced(scenario.source, context) if self.balanced else context.loader(scenario.source, "source")
         white = 1.0

@@ -48,6 +48,10 @@ class StainNormalisation:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for images that are no RGB, or whose colours were changed."""
+        white_level(scenario.source, "stain_normalisation")
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on recoloured source batches; the stains of each image are found once."""
         network.train()

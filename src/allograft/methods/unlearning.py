@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from allograft.batch import Batch
-from allograft.context import Context, Settings
+from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.groups import Group, groups_of
 from allograft.methods.supervised import Supervised
@@ -89,10 +89,12 @@ class Unlearning:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, settings: Settings, scenario: Scenario) -> None:
-        """Raise ``SpecError`` for an attribute that the source's cases do not tell apart."""
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network without an encoder, and for an attribute that the source's cases do not tell apart."""
+        if not isinstance(network, Network):
+            raise SpecError("unlearning: the network is one opaque module without an encoder; choose a network of our table")
         for name in self.attributes:
-            groups_of(scenario.narrowed(self.needs).source, name)
+            groups_of(scenario.source, name)
 
     @property
     def same_as(self) -> AnyRecipe | None:
@@ -101,8 +103,7 @@ class Unlearning:
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, each a secondary step and a step of the network."""
-        if not isinstance(network, Network):
-            raise SpecError("unlearning: the network is one opaque module without an encoder; choose a network of our table")
+        self.check(scenario, network, context)
         network.train()
         groups = [groups_of(scenario.source, name) for name in self.attributes]
         batches = context.loader(scenario.source, "source")

@@ -29,20 +29,27 @@ def add_catenorm(network: AnyNetwork, *, classes: int, blocks: int = 4, position
     Raises:
         SpecError: no encoder with levels, no 2-D batch or instance normalisation in the blocks, or a number out of range.
     """
-    if blocks < 1 or not isinstance(network, Network) or not hasattr(network.encoder, "levels"):
-        raise SpecError(f"catenorm: blocks is {blocks}, expected at least 1, and a network whose encoder has levels, the unet for example")
+    for parent, name, child in places_of(network, blocks, position):
+        general = child if isinstance(child, nn.BatchNorm2d) else None
+        setattr(parent, name, TwoBranchNorm2d(int(child.num_features), classes, general))  # type: ignore[arg-type]
+    return network
+
+
+def places_of(network: AnyNetwork, blocks: int, position: int | None = None) -> list[Place]:
+    """The normalisations that ``add_catenorm`` replaces, and its errors."""
+    if blocks < 1:
+        raise SpecError(f"catenorm: blocks is {blocks}, expected at least 1")
+    if not isinstance(network, Network) or not hasattr(network.encoder, "levels"):
+        raise SpecError("catenorm: the network has no encoder with levels to operate on; choose one of our table, the unet for example")
     every = blocks_of(network, PLAIN)
     if position is not None and not 1 <= position <= len(every):
-        raise SpecError(f"catenorm: position is {position}; this network has blocks 1 to {len(every)}, the encoder's finest first")
+        raise SpecError(f"catenorm: position is {position}; expected 1 to {len(every)}, this network's blocks, the encoder's finest first")
     chosen = every[: min(blocks, len(network.encoder.levels))] if position is None else [every[position - 1]]  # type: ignore[arg-type]
     places = [place for block in chosen for place in block]
     if not places:
         where = "the encoder's first levels hold" if position is None else f"block {position} holds"
         raise SpecError(f"catenorm: {where} no 2-D batch or instance normalisation; use the unet in 2-D with norm: batch")
-    for parent, name, child in places:
-        general = child if isinstance(child, nn.BatchNorm2d) else None
-        setattr(parent, name, TwoBranchNorm2d(int(child.num_features), classes, general))  # type: ignore[arg-type]
-    return network
+    return places
 
 
 def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list[Place]]:

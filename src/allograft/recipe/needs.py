@@ -1,11 +1,15 @@
-"""Whether a scenario gives a recipe what it needs."""
+"""Whether a study gives a recipe what it needs."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from allograft.errors import NeedsError
-from allograft.recipe.recipe import Scenario, title, total_needs
+from allograft.recipe.recipe import Scenario, is_recipe, title, total_needs
+
+if TYPE_CHECKING:
+    from allograft.context import Context
 
 
 def check_needs(recipe: Any, scenario: Scenario, target: str = "") -> None:
@@ -27,3 +31,16 @@ def check_needs(recipe: Any, scenario: Scenario, target: str = "") -> None:
         if getattr(needs, name) and not present:
             gives = f"target '{target}' has none outside its test cases" if target and "target" in name else "this study gives none"
             raise NeedsError(f"recipe '{title(recipe)}' needs {what}, and {gives}; {mend}, or drop the recipe")
+
+
+def check_recipe(recipe: Any, scenario: Scenario, network: Any, context: Context) -> None:
+    """Let a recipe, and those in its fields, refuse what they would be run with: see ``Recipe``.
+
+    Args:
+        network: the one that every recipe starts from; it stays as it is.
+    """
+    seen = scenario.narrowed(total_needs(recipe))
+    for inner in (value for f in fields(recipe) if is_recipe(value := getattr(recipe, f.name))):
+        check_recipe(inner, seen, network, context)
+    if hasattr(recipe, "check"):
+        recipe.check(seen, network, context)

@@ -139,7 +139,11 @@ class Carry:
 
 
 class Recipe(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters, with the paper's values as defaults."""
+    """A frozen dataclass whose fields are the hyper-parameters, with the paper's values as defaults.
+
+    It may have a ``check`` with the arguments of ``run``, which changes nothing and raises ``SpecError`` for a task, a network or settings
+    that the recipe cannot be used with. A study calls it before anything is trained.
+    """
 
     paper: ClassVar[Paper | None]
     needs: ClassVar[Needs]

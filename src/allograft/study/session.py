@@ -24,7 +24,7 @@ from allograft.networks.network import spec_of
 from allograft.predictor import quiet
 from allograft.predictor.folder import read_card
 from allograft.recipe import Stage, title
-from allograft.recipe.needs import check_needs
+from allograft.recipe.needs import check_needs, check_recipe
 from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
 from allograft.study.judge import Judge, failed_record
@@ -91,10 +91,7 @@ class Session:
         if empty:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
         for row in bare_rows(world):
-            scenario = scenario_of(world, row)
-            check_needs(row.recipe, scenario, row.target)
-            if hasattr(row.recipe, "check"):
-                row.recipe.check(self.study.settings, scenario)
+            check_needs(row.recipe, scenario_of(world, row), row.target)
         if self.study.start != "scratch":
             network = self.start(world, 0)
             anew = self._anew()
@@ -106,7 +103,10 @@ class Session:
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
             refuse_training_images(read_card(self._start_path()), tested, self._start_path())
         self._try(world)
-        optimizer = self.context(0).optimizer(self.start(world, 0).parameters())  # a wrong argument is refused before anything is kept
+        context, network = self.context(0), self.start(world, 0)
+        for row in (row for row in bare_rows(world) if row.seed == 0):
+            check_recipe(row.recipe, scenario_of(world, row), network, context)
+        optimizer = context.optimizer(network.parameters())  # a wrong argument is refused before anything is kept
         make_schedule(self.study.settings.schedule, optimizer, 1)
         if self.fabric.is_global_zero:
             self._keep(world)

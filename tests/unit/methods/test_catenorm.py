@@ -87,7 +87,7 @@ def test_networks_without_2d_levels_are_refused() -> None:
         operate(a_network(), "catenorm", classes=3, blocks=0)
     opaque = Wrapped(torch.nn.Conv2d(1, 3, 1), "mask")
     opaque.spec = {"build": {}, "surgery": []}
-    with pytest.raises(SpecError, match="encoder has levels"):
+    with pytest.raises(SpecError, match="no encoder with levels"):
         operate(opaque, "catenorm", classes=3)
 
 

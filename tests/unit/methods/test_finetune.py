@@ -88,8 +88,9 @@ def test_views_that_change_are_refused_before_anything_is_trained(scenario: Scen
     ):
         with pytest.raises(SpecError, match=message):
             next(recipe.run(scenario, None, replace(context, settings=settings)))  # without a network: nothing is run
-    Finetune("top", "none", True).check(replace(context.settings, augmentation="light"), Scenario())  # the row's own augmentation counts
-    Finetune("top").check(replace(context.settings, augmentation="strong", patch=(8, 8)), Scenario())
+    light, cropped = replace(context.settings, augmentation="light"), replace(context.settings, augmentation="strong", patch=(8, 8))
+    Finetune("top", "none", True).check(scenario, None, replace(context, settings=light))  # the row's own augmentation counts
+    Finetune("top").check(scenario, None, replace(context, settings=cropped))
 
 
 class Killed(BaseException):

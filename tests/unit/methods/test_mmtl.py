@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from tests.contract.world import session_of, write_cohort
+from tests.unit.tiny import a_context
 
 from allograft.cohort import Loader
-from allograft.context import Budget, Settings
+from allograft.context import Budget
 from allograft.errors import SpecError
 from allograft.methods.mmtl import Mmtl, dealt, released_count, target_count
 from allograft.recipe import Scenario
@@ -76,9 +77,9 @@ def _watching(rates: list[float]):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(("budget", "recipe"), [({"batch_size": 1}, {}), ({"adapt_steps": 1}, {}), ({"adapt_epochs": 5}, {"epochs": 1})])
 def test_a_budget_that_never_shows_the_target_is_refused(budget: dict[str, int], recipe: dict[str, int]) -> None:
     with pytest.raises(SpecError, match=r"mmtl: epoch .*holds no target case.*raise batch_size"):
-        Mmtl(**recipe).check(Settings(Budget(**budget)), Scenario())
-    Mmtl(**recipe, schedule="released").check(Settings(Budget(**budget)), Scenario())
-    Mmtl().check(Settings(Budget()), Scenario())
+        Mmtl(**recipe).check(Scenario(), None, a_context(budget=Budget(**budget)))
+    Mmtl(**recipe, schedule="released").check(Scenario(), None, a_context(budget=Budget(**budget)))
+    Mmtl().check(Scenario(), None, a_context(budget=Budget()))
 
 
 def test_the_studys_schedule_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

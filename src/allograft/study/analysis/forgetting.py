@@ -50,8 +50,8 @@ def forgetting(plan: Plan, records: Iterable[Record], source: Sequence[str], tar
     Returns:
         None without a source, or when nothing of it was judged.
     """
-    ours = (record for record in _last_stages(records) if set(record.source) <= set(source))
-    kept = [record for record in ours if record.target in (None, target) or target in record.target.split("+")]
+    last = (record for record in _last_stages(records) if set(record.source) <= set(source))
+    kept = [record for record in last if record.target in (None, target) or target in record.target.split("+")]
     runs: dict[tuple[str, int], dict[str, list[Record]]] = {}
     for record in kept:
         runs.setdefault((str(record.recipe.get("title", "")), len(record.labelled_subjects)), {}).setdefault(record.unit, []).append(record)
