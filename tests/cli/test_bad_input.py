@@ -262,6 +262,23 @@ def test_unknown_commands_and_options(allograft: Command) -> None:
         assert "Traceback" not in answer.err
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("skin", "a", "--confounding a: expected NAME=VALUE"),
+        ("skin", "a=much", "--confounding a=much: found 'much', expected a number"),
+        ("skin", "a=2", "confounding of site 'a' is 2.0; expected a correlation from -1 to 1"),
+        ("skin", "a=nan", "expected a correlation from -1 to 1"),
+        ("skin", "x=0.5", "confounding: no site 'x'"),
+        ("brain", "a=0.5", "the brain phantom has none; leave it out, or choose skin"),
+    ],
+)
+def test_a_wrong_confounding(name: str, given: str, told: str, allograft: Command, tmp_path: Path) -> None:
+    answer = allograft("phantom", name, tmp_path / "out", "--confounding", given)
+    assert (answer.code, told in answer.err) == (2, True), answer.err
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------------- predict
 class Bomb:
     def __reduce__(self) -> Any:

@@ -23,6 +23,7 @@ import allograft as package
 from allograft import table
 from allograft.context import Context
 from allograft.phantoms.brain import write_brain
+from allograft.phantoms.skin import write_skin
 from allograft.recipe import Carry, Needs, Scenario, Stage
 from allograft.step import GradientStep
 from allograft.study import make_study, read_study, run_study
@@ -82,6 +83,18 @@ def command_of(answer: Answer, images: Any, out: Path) -> list[str]:
 def results(out: Path) -> list[dict[str, str]]:
     with open(out / "results.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_confounded_phantom_is_that_of_python(allograft: Command, tmp_path: Path) -> None:
+    sites = ("--site", "a=none", "--site", "d=none")
+    told = allograft("phantom", "skin", tmp_path / "ours", "--subjects", 6, "--size", 32, *sites, "--confounding", "a=0.6")
+    assert told.code == 0, told.err
+    write_skin(tmp_path / "theirs", sites={"a": "none", "d": "none"}, subjects=6, size=32, confounding={"a": 0.6})
+    found = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (tmp_path / "ours", tmp_path / "theirs")
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 26
 
 
 def test_from_a_phantom_to_masks(allograft: Command, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -63,7 +63,7 @@ def skin_tone(
         print(f"within one type of the human labels: {done.within_one:.1%} of {few}{left}{note}")
 
 
-@cohorts.command(epilog="Example: allograft phantom brain phantoms/brain --seed 0")
+@cohorts.command(epilog="Example: allograft phantom skin phantoms/skin --subjects 300 --site a=none --site d=none --confounding a=0.6")
 def phantom(
     name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
     out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
@@ -73,18 +73,36 @@ def phantom(
     site: Annotated[
         list[str] | None, typer.Option(help="A site and its shift: --site a=none --site b=severe", metavar="NAME=SHIFT")
     ] = None,
+    confounding: Annotated[
+        list[str] | None,
+        typer.Option(help="Of skin: a site's correlation of melanoma with light skin, -1 to 1: --confounding a=0.6", metavar="NAME=NUMBER"),
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Write synthetic sites whose shift is known; it stands beside the manifest in shift.json."""
+    from inspect import signature
+
     from allograft.table import find
 
-    sites = dict(_pair(text) for text in site or ())
-    manifest = find("phantom", name)(out, dims=dims, subjects=subjects, size=size, seed=seed, **({"sites": sites} if sites else {}))
-    print(manifest)
+    write = find("phantom", name)
+    more: dict[str, Any] = {"sites": dict(_pair("site", text, "b=severe") for text in site)} if site else {}
+    if confounding:
+        if "confounding" not in signature(write).parameters:
+            raise SpecError(f"--confounding {confounding[0]}: the {name} phantom has none; leave it out, or choose skin")
+        more["confounding"] = dict(_number("confounding", text, "a=0.6") for text in confounding)
+    print(write(out, dims=dims, subjects=subjects, size=size, seed=seed, **more))
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, shift = text.partition("=")
+def _number(option: str, text: str, example: str) -> tuple[str, float]:
+    name, value = _pair(option, text, example)
+    try:
+        return name, float(value)
+    except ValueError:
+        raise SpecError(f"--{option} {text}: found '{value}', expected a number, for example --{option} {example}") from None
+
+
+def _pair(option: str, text: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
     if not equals:
-        raise SpecError(f"--site {text}: expected NAME=SHIFT, for example --site b=severe")
-    return name, shift
+        raise SpecError(f"--{option} {text}: expected NAME=VALUE, for example --{option} {example}")
+    return name, value
