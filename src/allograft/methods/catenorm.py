@@ -230,7 +230,7 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
         The source images, aligned, as new tensors of their own shapes and dtypes.
 
     Raises:
-        SpecError: no cases, shapes that differ, or a class of the source that no target case has.
+        SpecError: no cases, shapes that differ, images that are not floating point, or a class of the source that no target case has.
 
     Example:
         >>> mask = torch.tensor([0, 0, 1, 1])
@@ -240,6 +240,8 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
     """
     if not source or not target or any(image.shape != mask.shape for image, mask in (*source, *target)):
         raise SpecError("align_intensities: expected at least one (image, classes) in source and target, both of one shape")
+    if kinds := sorted({str(image.dtype) for image, _ in (*source, *target) if not image.is_floating_point()}):
+        raise SpecError(f"align_intensities: found images of {', '.join(kinds)}, expected floating point; convert them with .float()")
     aligned = [image.clone() for image, _ in source]
     for label in sorted({int(value) for _, mask in source for value in mask.unique()} - {IGNORED}):
         here, there = ([_moments(image, mask == label) for image, mask in domain if (mask == label).any()] for domain in (source, target))

@@ -292,3 +292,5 @@ def test_what_cannot_be_aligned_is_refused() -> None:
     for wrong in ([], [(torch.zeros(2), torch.zeros(3))]):
         with pytest.raises(SpecError, match="one shape"):
             align_intensities(source, wrong)
+    with pytest.raises(SpecError, match=r"found images of torch\.int64, expected floating point"):
+        align_intensities([(image.long(), mask) for image, mask in source], target)
