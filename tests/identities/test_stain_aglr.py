@@ -41,6 +41,18 @@ def a_network() -> Any:
     return build({"build": {"stain_cnn": {"in_channels": 3, "outputs": {"label": 2}, "channels": [4, 8], "hidden": 8}}})
 
 
+class Eye(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [image]
+
+
+def by_mean_colour() -> Any:
+    """A network whose feature is the image, with one layer on its mean colour."""
+    network = a_network()
+    network.encoder, network.heads["label"].layers = Eye(), torch.nn.Linear(3, 2)
+    return network
+
+
 def finished(cohort: Cohort, recipe: Any, folder: Path | None = None) -> tuple[list[Any], Any]:
     context = replace(a_context(folder), task=TASK)
     run: Generator[Any, None, Any] = recipe.run(Scenario(source=(cohort,), sites=cohort.sites), a_network(), context)
@@ -151,15 +163,22 @@ def test_the_decoder_sees_the_altered_image_and_is_compared_with_the_raw_one(coh
         def forward(self, feature: torch.Tensor, size: Any) -> torch.Tensor:
             return feature / 255
 
-    class Eye(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-            return [image]
-
-    network = a_network()
-    network.encoder, network.heads["label"].layers = Eye(), torch.nn.Linear(3, 2)
+    network = by_mean_colour()
     batch = TwoViews(None, "strong", 255.0)(cohort.case(1), torch.Generator().manual_seed(0))
     objective = StainObjective(StainAgLr(regeneration=0.5, consistency=0), TASK, Kept(), 255.0)  # type: ignore[arg-type]
     expected = 0.5 * ((batch.attributes[ALTERED] - batch.image) / 255).square().mean() * 3
     torch.testing.assert_close(objective(network, batch)["regeneration"], expected)
     still = Batch(batch.image, batch.site, batch.cases, batch.labels, {ALTERED: batch.image})
     assert float(objective(network, still)["regeneration"]) == 0
+
+
+def test_the_altered_prediction_is_drawn_to_the_raw_one_by_the_papers_weight(cohort: Cohort) -> None:
+    network = by_mean_colour()
+    network.heads["label"].layers.weight.data = torch.tensor([[0.05, -0.05, 0.0], [-0.05, 0.05, 0.0]])
+    batch = TwoViews(None, "strong", 255.0)(cohort.case(1), torch.Generator().manual_seed(0))
+    raw, altered = (network(image)["label"].detach().double().softmax(1) for image in (batch.image, batch.attributes[ALTERED]))
+    one, other = ((p * (p / q).log()).sum(1).mean().item() for p, q in ((raw, altered), (altered, raw)))
+    assert one != pytest.approx(other, rel=1e-2)
+    terms = StainObjective(StainAgLr(), TASK, None, 255.0)(network, batch)
+    assert terms["consistency"].item() == pytest.approx(10 * one, rel=1e-4)
+    assert StainAgLr().regeneration == 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ def test_all_images_together_whatever_the_batches() -> None:
         torch.testing.assert_close(network.module[1].running_mean, expected[0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(network.module[1].running_var, expected[1], rtol=1e-5, atol=1e-6)
     assert not any(module.training for module in network.modules())
+
+
+def test_a_layer_sees_what_the_layers_before_make_of_their_own_batch() -> None:
+    torch.manual_seed(0)
+    network = Wrapped(nn.Sequential(*(layer for c in (1, 3) for layer in (nn.Conv2d(c, 3, 3), nn.BatchNorm2d(3), nn.ReLU()))), "mask")
+    trained = copy.deepcopy(network).train()
+    for index in (1, 4):
+        trained.module[index].momentum = 1.0
+    images = 5 + 2 * torch.rand(4, 1, 8, 8)
+    trained(images)
+    adapt_statistics(network, [images])
+    for index in (1, 4):
+        torch.testing.assert_close(network.module[index].running_mean, trained.module[index].running_mean)
+        torch.testing.assert_close(network.module[index].running_var, trained.module[index].running_var)
 
 
 def test_images_of_the_source_give_the_sources_statistics_and_a_rescaled_site_is_undone() -> None:

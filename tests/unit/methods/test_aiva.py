@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.cluster
 import torch
 from tests.contract.world import run, session_of, write_cohort
 from tests.unit.tiny import a_context, read, write_photographs, write_volumes
@@ -68,9 +69,14 @@ def test_the_released_variant_sees_the_position_and_starts_from_the_sources_cent
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(clustering, "embed", lambda values, seed, start: shapes.append(values.shape) or embed(values, seed, start))
     position = torch.linspace(0, 0.9, 50)
-    cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, position=position)
+    starts: list[Any] = []
+    real = sklearn.cluster.KMeans
+    monkeypatch.setattr(sklearn.cluster, "KMeans", lambda k, **told: starts.append(told.get("init")) or real(k, **told))
+    released = cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0, position=position)
     cluster(_features(30, 40), _features(20, 40, seed=1), 3, seed=0)
     assert shapes == [(50, 21), (50, 20)]
+    assert [start is None for start in starts] == [True, False, True, True]
+    np.testing.assert_array_equal(starts[1], released.source_centres.float())
 
 
 def test_where_a_slice_stands(tmp_path: Path) -> None:

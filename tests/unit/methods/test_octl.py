@@ -71,6 +71,17 @@ def test_algorithm_3(start_step: int) -> None:
     assert old.state[net.weight]["step"] == 3
 
 
+def test_the_history_that_was_given_stays_as_it_is() -> None:
+    net = _net()
+    old = torch.optim.Adam(net.parameters(), lr=0.1)
+    _steps(old, net.weight, G[:3])
+    before = {name: value.clone() for name, value in old.state[net.weight].items()}
+    new = torch.optim.Adam(net.parameters(), lr=0.05, betas=(0.99, 0.999))
+    continue_optimizer(new, old.state_dict())
+    _steps(new, net.weight, G[3:])
+    assert all(torch.equal(value, before[name]) for name, value in old.state[net.weight].items())
+
+
 def test_new_parameters_and_other_shapes_start_empty() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     old = torch.optim.Adam(net.parameters())
@@ -185,3 +196,4 @@ def test_it_tunes_with_the_papers_decay(tmp_path: Path, monkeypatch: pytest.Monk
     run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"octl": {}}))
     assert found[-1]["betas"] == (0.99, 0.999)
     assert Octl(momentum=0.5).request({"sgd": {"lr": 1}}) == {"sgd": {"lr": 1, "momentum": 0.5, "nesterov": False}}
+    assert Octl().request({"sgd": {"lr": 1}})["sgd"]["momentum"] == 0.99

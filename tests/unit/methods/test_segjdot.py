@@ -24,6 +24,10 @@ def test_a_missing_library_is_named_with_its_line_before_anything_is_trained(mon
         next(SegJdot().run(Scenario(), Wrapped(nn.Identity(), "mask"), a_context()))
 
 
+def test_the_papers_weight_is_the_default() -> None:
+    assert SegJdot().alpha == 1e-3
+
+
 def test_other_networks_and_tasks_are_refused() -> None:
     pytest.importorskip("ot")
     with pytest.raises(SpecError, match="segjdot: the network is one opaque module"):

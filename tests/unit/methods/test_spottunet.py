@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from allograft.context import Store
 from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.methods import spottunet
-from allograft.methods.spottunet import PolicyObjective, SpotTunet, SpotTunetPredictor, gumbel_policy, policy_figure, tuned_share
+from allograft.methods.spottunet import (
+    PolicyObjective,
+    PolicyStep,
+    SpotTunet,
+    SpotTunetPredictor,
+    gumbel_policy,
+    policy_figure,
+    tuned_share,
+)
 from allograft.networks import Wrapped, build, rebuilt
 from allograft.networks.network import operate
+from allograft.seeds import Seeds
 from allograft.table import find
 
 
@@ -103,6 +113,22 @@ def test_the_penalty_is_the_share_of_tuned_gates() -> None:
     batch = Batch(torch.rand(2, 1, 16, 16), torch.tensor([0, 0]), ("a", "b"))
     assert PolicyObjective(task, 0.012)(network, batch)["tuned"].item() == pytest.approx(0.012 / 4)
     assert set(PolicyObjective(task, 0.0)(network, batch)) == {"loss"}
+
+
+def test_the_noise_of_a_step_is_gumbels() -> None:
+    objective = PolicyObjective(None, SpotTunet().penalty)
+    inner: Any = type("Inner", (), {"objective": objective, "__call__": lambda self, batch: {}})()
+    batch = Batch(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), ("a", "b", "c"))
+    step = PolicyStep(inner, Seeds(0), gates=4000)
+    step(batch)
+    noise = objective.noise
+    assert noise is not None
+    assert noise.shape == (3, 4000, 2)
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.03)  # Euler's constant
+    assert noise.std().item() == pytest.approx(math.pi / math.sqrt(6), abs=0.03)
+    step(batch)
+    assert not torch.equal(objective.noise, noise)
+    assert SpotTunet().temperature == 0.1
 
 
 @pytest.mark.parametrize("policy", ["small", "resnet34"])

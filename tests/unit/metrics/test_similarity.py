@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allograft.errors import SpecError
-from allograft.metrics.similarity import SrsimReference, similarity_maps, srsim
+from allograft.metrics.similarity import SrsimReference, ordered, similarity_maps, srsim
 
 
 def _images(count: int, height: int = 64, width: int = 72, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -62,6 +62,12 @@ def test_ties_stand_in_the_references_order() -> None:
     a, b = _images(2).split(1)
     reference = SrsimReference.of(torch.cat([b, a, b, a, a, b]))
     assert reference.ranked(a).tolist() == [1, 3, 4, 0, 2, 5]
+
+
+def test_scores_that_differ_by_rounding_are_ties() -> None:
+    rounding = 1e-7 * torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert ordered(0.5 + rounding).tolist() == list(range(50))
+    assert ordered(0.5 + 100 * rounding).tolist() != list(range(50))
 
 
 def test_a_black_image_is_finite() -> None:

@@ -14,7 +14,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 
 from allograft.cohort import Case
 from allograft.recipe import parse_recipe, title
-from allograft.study.analysis.fairness import LEAST, Audit, Group, audits, group_columns, operating_points, threshold_at
+from allograft.study.analysis.fairness import LEAST, Audit, Group, _rates, audits, group_columns, operating_points, threshold_at
 from allograft.study.analysis.fairness_sheets import fairness, gap_sheet, group_sheet
 from allograft.study.plan import Plan, Row
 from allograft.study.record import Record
@@ -216,6 +216,11 @@ def test_the_threshold_is_the_highest_that_finds_enough(scores: list[float], sha
     assert np.mean(np.array(scores) >= threshold) >= share - 1e-12
     higher = [score for score in scores if score > threshold]
     assert len(higher) / len(scores) < share
+
+
+def test_a_score_at_the_threshold_is_called() -> None:
+    cases = [{"label": label, "probabilities": [1 - p, p]} for label, p in ((1, 0.5), (1, 0.4), (0, 0.5), (0, 0.1))]
+    assert _rates(cases, 0.5) == {"sensitivity": 0.5, "specificity": 0.5}
 
 
 def test_several_classes_have_no_operating_point() -> None:
