@@ -14,7 +14,7 @@ from allograft.batch import Batch
 from allograft.errors import SpecError
 from allograft.methods import fourier
 from allograft.methods.donors import Donors
-from allograft.methods.fourier import FourierPredictor
+from allograft.methods.fourier import Fourier, FourierPredictor
 from allograft.transforms.fourier import low_amplitude, swap_amplitude
 
 
@@ -167,3 +167,7 @@ def test_donors_that_do_not_fit_are_named(batch: Batch, donors: Tensor) -> None:
         FourierPredictor(Linear(), low_amplitude(donors, 0.3), 0.1)(batch)
     with pytest.raises(SpecError, match="'boxes' has no mean"):
         FourierPredictor(lambda one: {"boxes": ()}, low_amplitude(donors, 0.3), 0.3)(batch)
+
+
+def test_the_papers_settings_are_the_defaults() -> None:
+    assert (Fourier().beta, Fourier().donors, Fourier().search) == (0.01, 7, "2d")

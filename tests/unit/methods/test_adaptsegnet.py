@@ -38,6 +38,12 @@ def test_the_published_layers() -> None:
     assert isinstance(layers[-1], nn.Conv2d)
 
 
+def test_the_published_weights_are_the_defaults() -> None:
+    recipe = AdaptSegNet()
+    assert (recipe.adversarial, recipe.auxiliary_adversarial, recipe.auxiliary_segmentation) == (1e-3, 2e-4, 0.1)
+    assert recipe.discriminator_lr == 1e-4
+
+
 def _network(name: str, **arguments: Any) -> Any:
     torch.manual_seed(0)
     return build({"build": {name: {"in_channels": 1, "outputs": {"mask": 2}, **arguments}}})
