@@ -167,6 +167,10 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         study("{subjects: 1}", "none"),
         ["recipe 'finetune scope=top' needs labelled target cases", "target_labels: {subjects: n}"],
     ),
+    "octl from a model": (
+        lambda c: (study("source: [a]", "source: []\nstart: model")(c), study("finetune: {scope: top}", "octl: {}")(c)),
+        ["recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none", "source: [SITE]", "drop octl"],
+    ),
     "source-free from scratch": (study("source: [a]", "source: []"), ["source", "start: "]),
     "path that leaves the data folder": (outside, ["manifest.csv, row 2", "'../secret.png' leaves the data folder", "below the manifest"]),
     "link that leaves the data folder": (link, ["manifest.csv, row 2", "'link.png' leaves the data folder"]),

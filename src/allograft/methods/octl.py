@@ -163,15 +163,19 @@ class Octl:
     )
     needs: ClassVar[Needs] = Needs(target_labels=True, optimizer_state=True)
 
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``NeedsError`` where the tuning would start from a model as it came, which in a source-free study stands for the source."""
+        if isinstance(self.first, Start):
+            mend = "models are kept without it: name the source, source: [SITE], and first: supervised, or drop octl"
+            raise NeedsError(f"recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none; {mend}")
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithms 2 and 3: ``budget.adapt_steps`` updates of the whole network on target batches."""
+        self.check(scenario, network, context)
         carry = yield from context.run(self.first, scenario, network)
         network = carry.network
         if carry.optimizer is None:
-            mend = "choose another first, e.g. supervised"
-            if isinstance(self.first, Start):  # which in a source-free study stands for supervised
-                mend = "models are kept without it: name the source, source: [SITE], and first: supervised, or drop octl"
-            raise NeedsError(f"recipe 'octl' goes on from the optimizer of 'first', which left none; {mend}")
+            raise NeedsError("recipe 'octl' goes on from the optimizer of 'first', which left none; choose another first, e.g. supervised")
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target")
         with trainable(network, "full") as parameters:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from allograft.errors import NeedsError
-from allograft.recipe.recipe import Scenario, is_recipe, title, total_needs
+from allograft.recipe.recipe import Scenario, every_recipe, title, total_needs
 
 if TYPE_CHECKING:
     from allograft.context import Context
@@ -39,8 +38,6 @@ def check_recipe(recipe: Any, scenario: Scenario, network: Any, context: Context
     Args:
         network: the one that every recipe starts from; it stays as it is.
     """
-    seen = scenario.narrowed(total_needs(recipe))
-    for inner in (value for f in fields(recipe) if is_recipe(value := getattr(recipe, f.name))):
-        check_recipe(inner, seen, network, context)
-    if hasattr(recipe, "check"):
-        recipe.check(seen, network, context)
+    for one in every_recipe(recipe):
+        if hasattr(one, "check"):
+            one.check(scenario.narrowed(total_needs(one)), network, context)

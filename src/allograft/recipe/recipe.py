@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -157,12 +157,19 @@ def is_recipe(thing: Any) -> bool:
     return is_dataclass(thing) and not isinstance(thing, type) and hasattr(thing, "run")
 
 
+def every_recipe(recipe: Any) -> Iterator[Any]:
+    """A recipe and those in its fields, however deep."""
+    yield recipe
+    for f in fields(recipe):
+        if is_recipe(inner := getattr(recipe, f.name)):
+            yield from every_recipe(inner)
+
+
 def total_needs(recipe: Any) -> Needs:
     """A recipe's own needs and those of the recipes in its fields."""
-    total: Needs = recipe.needs
-    for f in fields(recipe):
-        if is_recipe(getattr(recipe, f.name)):
-            total = total | total_needs(getattr(recipe, f.name))
+    total = Needs()
+    for one in every_recipe(recipe):
+        total = total | one.needs
     return total
 
 

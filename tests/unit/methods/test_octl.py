@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tests.contract.world import run, session_of, write_cohort
 from torch import nn
 
@@ -18,7 +17,6 @@ from allograft.errors import NeedsError, SpecError
 from allograft.methods.octl import Octl, continue_optimizer
 from allograft.optim import AvaGrad
 from allograft.step import named_state
-from allograft.study.plan import scenario_of
 
 G = torch.tensor([[0.5, -1.0], [0.2, 0.4], [-0.3, 0.1], [0.7, 0.2], [-0.6, 0.9]], dtype=torch.float64)
 
@@ -157,30 +155,29 @@ def test_a_state_of_the_same_kind_goes_on(kind: str) -> None:
     _steps(second, net.weight, G[2:])
 
 
-def test_without_a_source_the_mend_is_one_that_can_be_had(tmp_path: Path) -> None:
-    manifest = write_cohort(tmp_path / "cohort")
-    run(session_of(manifest, tmp_path / "made", "supervised"))
-    (folder,) = (tmp_path / "made" / "units").glob("*/stages/*")
-    weights = {name.split("/")[1]: value for name, value in load_file(folder / "model.safetensors").items()}
-    save_file(weights, tmp_path / "body.safetensors")
-    session = session_of(manifest, tmp_path / "out", "octl", source=[], start=str(tmp_path / "body.safetensors"))
-    world = session.prepare()
-    row = next(row for row in session.plan(world).rows if isinstance(row.recipe, Octl))
-    with pytest.raises(NeedsError, match=r"left none; .*name the source, source: \[SITE\].* or drop octl"):
-        list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))
+START = {"octl": {"first": "start"}}
 
 
-@pytest.mark.parametrize(
-    ("first", "optimizer"), [("start", {"adam": {"lr": 1e-3}}), ("supervised", {"sgd": {"lr": 1e-3, "momentum": 0.0}})]
-)
-def test_a_first_that_left_no_history_is_an_error(first: str, optimizer: dict[str, Any], tmp_path: Path) -> None:
-    manifest = write_cohort(tmp_path / "cohort")
-    session = session_of(manifest, tmp_path / "out", {"octl": {"first": first}}, optimizer=optimizer)
-    world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
-    running = session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))
-    with pytest.raises(NeedsError, match="left no"):
-        list(running)
+@pytest.mark.parametrize("recipe", ["octl", START, {"fourier": {"first": START}}])
+def test_a_start_has_no_optimizer_so_it_is_refused_before_anything_is_trained(recipe: Any, tmp_path: Path) -> None:
+    source_free = {"source": [], "start": str(tmp_path / "model")} if recipe == "octl" else {}  # 'start' stands for 'supervised' there
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe, **source_free)
+    with pytest.raises(NeedsError, match=r"'start' leaves none; .*name the source, source: \[SITE\], and first: supervised, or drop octl"):
+        session.prepare()
+    assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_a_first_that_left_no_history_is_an_error(tmp_path: Path) -> None:
+    optimizer = {"sgd": {"lr": 1e-3, "momentum": 0.0}}
+    _, _, records = run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "octl", optimizer=optimizer))
+    (failed,) = [record for record in records.values() if record.status == "failed"]
+    assert "left no gradient history" in failed.error
+
+
+def test_a_first_that_left_no_optimizer_is_an_error(tmp_path: Path) -> None:
+    recipe = {"octl": {"first": {"fourier": {"beta": 0.1, "donors": 2}}}}
+    _, _, records = run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe))
+    assert ["choose another first, e.g. supervised" in record.error for record in records.values() if record.status == "failed"] == [True]
 
 
 def test_it_tunes_with_the_papers_decay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
