@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -145,9 +146,12 @@ class Aiva:
         stage = Stage("adapted", Direct(network), scenario.sites)
         last: Clusters | None = None
         terms: dict[str, list[float]] = {}
-        for number, span in enumerate(spans(steps, pairs.epoch, self.rounds)):
-            if self.weight != 0:
+        rounds = spans(steps, pairs.epoch, self.rounds)
+        for number, span in enumerate(rounds):
+            if self.weight != 0 and (context.rehearsal is None or number < 2):  # of a rehearsal the second stands for all that are warm
+                began = time.perf_counter()
                 last = self.clustered(network, sides, context, f"clusters-{number}", last)
+                context.meter.planned_seconds += (time.perf_counter() - began) * (len(rounds) if number else 1)
                 take(objective, last, sides, context.fabric.device)
                 if number == 0:
                     show(last, sides, context, self.clusters, "before")
@@ -157,7 +161,7 @@ class Aiva:
             for key, values in history.terms.items():
                 terms.setdefault(key, []).extend(values)
         context.show("loss-adapt", thinned(terms, "loss of the adaptation"))
-        if last is not None:
+        if last is not None and context.rehearsal is None:
             show(self.clustered(network, sides, context, "clusters-after", last), sides, context, self.clusters, "after")
         yield stage
         return Carry(network, named_state(step.optimizer, network))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from allograft.methods.clustering import Sides, cluster, embed, features_of, nam
 from allograft.methods.sides import Pairs, halves, last_feature
 from allograft.networks import Wrapped, build
 from allograft.recipe import Scenario
+from allograft.study.plan import scenario_of
 
 
 def _features(count: int, width: int = 12, seed: int = 0) -> torch.Tensor:
@@ -204,6 +207,30 @@ def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path:
                 assert centres.colour[near] == colour
     loss: Any = figures["loss-adapt"]
     assert len(loss.y["alignment"]) == 3
+
+
+def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that moves by one second a look: each step takes one, and each clustering."""
+    lasts: list[Any] = []
+    monkeypatch.setattr(aiva, "cluster", lambda *each, **more: lasts.append(more["last"]) or cluster(*each, **more))
+    session = session_of(
+        write_cohort(tmp_path / "cohort"),
+        tmp_path / "out",
+        {"aiva": {"rounds": 20, "clusters": 2, "first": "start"}},
+        budget={"steps": 3, "adapt_steps": 80, "batch_size": 2},
+    )
+    world = session.prepare()
+    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    meters: dict[str, Any] = {}
+    context = replace(session.context(0), folder=None, rehearsal=meters, progress=False)
+    ticks = count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    list(context.run(row.recipe, scenario_of(world, row), session.start(world, 0)))
+    assert len(lasts) == 2
+    assert lasts[0] is None
+    assert lasts[1] is not None
+    assert meters[row.unit].planned_steps == 80
+    assert meters[row.unit].planned_seconds == 80 + 21  # 20 rounds, and the end
 
 
 def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
