@@ -59,6 +59,8 @@ class Points:
         group: (N,) names; each has a symbol of its own: "source", "target".
         colour: (N,) numbers on a scale, or class indices (int) with a colour each; empty for one colour a group.
         colour_axis: what the colour says.
+        numbers: (N,) which training image of its group each dot is, counted from 0 in the order in which the recipe was given them; a
+            number names nobody. Where they are told, the report draws the images in the middle of each class of colour.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Points:
     group: tuple[str, ...]
     colour: tuple[float | int, ...] = ()
     colour_axis: str = ""
+    numbers: tuple[int, ...] = ()
 
 
 Figure = Lines | Heatmap | Points

@@ -16,6 +16,7 @@ from allograft.figure import Heatmap, Lines, Points, from_json, thinned, to_json
         Lines("loss", (1.0, 2.0), {"dice": (0.5, None)}, "step", "loss"),
         Heatmap("gates", ("encoder",), ("1", "2"), ((0.0, 1.0),), 0.0, 1.0),
         Points("features", (0.0, 1.0), (1.0, 0.0), ("source", "target"), (0.1, 0.2), "loss"),
+        Points("images", (0.0, 1.0), (1.0, 0.0), ("source", "target"), (0, 1), "cluster", (7, 3)),
     ],
 )
 def test_a_round_trip_through_a_file(figure):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,12 +166,14 @@ class Sides:
         target: those that are seen.
         others: the target's rest.
         total: all images there are.
+        numbers: which image of its side each of ``source``, then of ``target``, is.
     """
 
     source: tuple[Place, ...]
     target: tuple[Place, ...]
     others: tuple[Place, ...]
     total: int
+    numbers: tuple[int, ...]
 
     @staticmethod
     def of(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> Sides:
@@ -179,9 +181,9 @@ class Sides:
         source, target = ([(c, i) for c in part for i in range(len(c))] for part in (scenario.source, scenario.target))
         room = min(len(target), max(most // 2, most - len(source)))
         order = [torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist() for part in (source, target)]
-        kept = tuple(source[i] for i in sorted(order[0][: most - room]))
-        seen, rest = (tuple(target[i] for i in sorted(part)) for part in (order[1][:room], order[1][room:]))
-        return Sides(kept, seen, rest, len(source) + len(target))
+        kept, seen, rest = sorted(order[0][: most - room]), sorted(order[1][:room]), sorted(order[1][room:])
+        places = tuple(source[i] for i in kept), tuple(target[i] for i in seen), tuple(target[i] for i in rest)
+        return Sides(*places, len(source) + len(target), (*kept, *seen))
 
 
 def name_of(place: Place) -> str:
@@ -222,14 +224,14 @@ def show(clusters: Clusters, sides: Sides, context: Context, wanted: int, when: 
     note = "" if seen == sides.total else f"; {seen} of {sides.total} images, drawn at random"
     note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more images that differ"
     sizes = len(sides.source), len(sides.target)
-    colours = [*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist()]
-    _show(context, f"clusters-{when}", f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours)
-    centres = torch.cat([clusters.source_centres, clusters.target_centres])
-    colours = [*range(k), *clusters.match.tolist()]
-    _show(context, f"centres-{when}", f"centres of the clusters {when} the adaptation, matched ones alike", centres, (k, k), colours)
+    colours = (*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist())
+    images = _dots(f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours)
+    context.show(f"clusters-{when}", replace(images, numbers=sides.numbers) if when == "before" else images)
+    points = torch.cat([clusters.source_centres, clusters.target_centres])
+    colours = (*range(k), *clusters.match.tolist())
+    context.show(f"centres-{when}", _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours))
 
 
-def _show(context: Context, name: str, title: str, points: Tensor, sizes: tuple[int, int], colours: list[int]) -> None:
+def _dots(title: str, points: Tensor, sizes: tuple[int, int], colours: tuple[int, ...]) -> Points:
     x, y = (tuple(values) for values in points.T.tolist())
-    group = ("source",) * sizes[0] + ("target",) * sizes[1]
-    context.show(name, Points(title, x, y, group, tuple(colours), "cluster"))
+    return Points(title, x, y, ("source",) * sizes[0] + ("target",) * sizes[1], colours, "cluster")

@@ -18,6 +18,7 @@ from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import sites_of
 from allograft.predictor.model import whole_prediction
 from allograft.seeds import Seeds
+from allograft.study.matched import Figures, matched_of
 from allograft.study.models import model_name
 from allograft.study.plan import World
 from allograft.study.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
@@ -77,19 +78,22 @@ class Models:
         return read_image(next(case.image for case in self.world.cohort.cases if case.name == name)).array
 
 
-def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[PictureKey, list[Picture]]:
-    """Worst, median and best test case of every finished line at its target; none where nothing is segmented.
+def pictures_of(
+    out: Path, world: World, table: Sequence[Line], figures: Figures, template: nn.Module | None = None
+) -> dict[PictureKey, list[Picture]]:
+    """Worst, median and best test case of every finished line at its target, where masks are sought; and examples of matched clusters.
 
     Where the target has no labels: the cases the model is surest and least sure of, without a truth, and where the lines disagree most.
 
     Args:
+        figures: what the lines show.
         template: the user's own network, if any.
     """
-    if "mask" not in world.study.made_task.outputs:
-        return {}
-    models, known = Models(out, world, table, template), ordinals(table)
-    drawn = {(line.title, line.target): _pictures(models, line, known) for line in table}
-    drawn |= {(DISAGREEMENT, target): _disputed(models, target, known) for target in world.study.target}
+    drawn = matched_of(world, table, figures)
+    if "mask" in world.study.made_task.outputs:
+        models, known = Models(out, world, table, template), ordinals(table)
+        drawn |= {(line.title, line.target): _pictures(models, line, known) for line in table}
+        drawn |= {(DISAGREEMENT, target): _disputed(models, target, known) for target in world.study.target}
     return {key: every for key, every in drawn.items() if every}
 
 

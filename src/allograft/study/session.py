@@ -263,11 +263,11 @@ class Session:
         records = read_all(self.out, skip_damaged=not pictures)
         table = lines(plan, records, self.study.selection)
         template, device = self.context(0).template, self.fabric.device
-        drawn = pictures_of(self.out, world, table, template) if pictures else {}
-        extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
         figures = {
             (line.title, line.target): Store(self.out / "units" / run.row.unit).figures() for line in table if (run := line.best_run)
         }
+        drawn = pictures_of(self.out, world, table, figures, template) if pictures else {}
+        extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
         over = {record.unit for record in records.values() if record.status == "failed"} - set(waiting or ())
         done = sum(Store(self.out / "units" / unit).carry_file.exists() or unit in over for unit in plan.units)
         write_annotate(self.out, table)

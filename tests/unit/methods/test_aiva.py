@@ -94,10 +94,14 @@ def test_where_a_slice_stands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("source", "target", "most", "kept"), [(5, 4, 9, (5, 4)), (5, 4, 6, (3, 3)), (2, 7, 6, (2, 4)), (7, 2, 6, (4, 2))])
 def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tuple[int, int], tmp_path: Path) -> None:
-    sides = Sides.of(_scenario(tmp_path, source, target), a_context(), most)
+    scenario = _scenario(tmp_path, source, target)
+    sides = Sides.of(scenario, a_context(), most)
     assert (len(sides.source), len(sides.target)) == kept
     assert sides.total == source + target
     assert len({name_of(place) for place in sides.source}) == kept[0]
+    every = [(cohort, i) for part in (scenario.source, scenario.target) for cohort in part for i in range(len(cohort))]
+    told = [*sides.numbers[: kept[0]], *(source + number for number in sides.numbers[kept[0] :])]
+    assert [every[number] for number in told] == [*sides.source, *sides.target]
     assert len({name_of(place) for place in (*sides.target, *sides.others)}) == target
 
 

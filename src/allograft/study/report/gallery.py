@@ -9,6 +9,12 @@ from itertools import count
 PictureKey = tuple[str, str]
 DISAGREEMENT = "where recipes disagree"
 """Stands in a ``PictureKey`` in the place of a recipe's title."""
+MATCHED = "Matched clusters"
+FURTHER = {
+    MATCHED: "Training images of the largest clusters that are matched as the adaptation begins, source above and target below: those "
+    "nearest to the middle of their cluster, and a second one of a subject only where no other subject is left. No label has a part in it.",
+}
+"""Headings, which stand there too, and what a reader is told."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from allograft.study.report import facts
 from allograft.study.report.annotate import FILE
 from allograft.study.report.disagreement import HEAT
 from allograft.study.report.figures import Hide
-from allograft.study.report.gallery import DISAGREEMENT, Picture, PictureKey, Pictures, fitting
+from allograft.study.report.gallery import DISAGREEMENT, FURTHER, Picture, PictureKey, Pictures, fitting
 from allograft.study.report.overlay import AGREE, EXTRA, MISSED
 from allograft.study.report.target import Extra, fitting_figures, target_of
 from allograft.study.select import RULES, Line
@@ -61,8 +61,8 @@ class Shows:
     """What a report shows besides the records.
 
     Args:
-        pictures: (recipe's title or ``DISAGREEMENT``, target) -> overlays. What does not fit into ten megabytes is left out, slices before
-            pictures and last pictures first, and the page says so.
+        pictures: (recipe's title, ``DISAGREEMENT`` or a heading of ``FURTHER``, target) -> overlays. What does not fit into ten megabytes
+            is left out, slices before pictures and last pictures first, and the page says so.
         figures: (recipe's title, target) -> name -> figure, of the run that stands for the line.
         extras: target -> further sections.
         world: for the counts of the splits; without it the page counts the test sets alone.
@@ -131,6 +131,7 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
         "environment": facts.environment(lines),
         "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
         "disagreement": DISAGREEMENT,
+        "further": FURTHER,
         "annotate_file": FILE,
         "script": Markup(script),  # the only script that the page's own policy lets run
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -139,7 +140,7 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
 
 def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: Hide) -> bytes:
     shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in pictures.items()})
-    pictured = {site for title, site in shown if title != DISAGREEMENT}
+    pictured = {site for title, site in shown if title not in (DISAGREEMENT, *FURTHER)}
     page: str = _template().render(**content, pictures=shown, pictured=pictured, dropped=dropped)
     return page.encode()
 
