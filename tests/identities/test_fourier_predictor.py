@@ -12,10 +12,11 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
+from allograft.methods import donors as donors_module
 from allograft.methods import fourier
-from allograft.methods.donors import Donors
+from allograft.methods.donors import SIZES, Donors
 from allograft.methods.fourier import Fourier, FourierPredictor
-from allograft.transforms.fourier import low_amplitude, swap_amplitude
+from allograft.transforms.fourier import crop_or_pad, low_amplitude, swap_amplitude, swap_kept_amplitude
 
 
 @dataclass(frozen=True)
@@ -171,3 +172,76 @@ def test_donors_that_do_not_fit_are_named(batch: Batch, donors: Tensor) -> None:
 
 def test_the_papers_settings_are_the_defaults() -> None:
     assert (Fourier().beta, Fourier().donors, Fourier().search) == (0.01, 7, "2d")
+
+
+@pytest.mark.parametrize("beta", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("size", [(16, 12), (15, 11), (33, 48)])
+def test_kept_amplitudes_swap_as_the_donor_itself_does(size: tuple[int, int], beta: float) -> None:
+    image, style = _images(2, 1, 2, *size), _images(3, 2, *size, seed=1)
+    assert torch.equal(swap_kept_amplitude(image, low_amplitude(style, beta), beta), swap_amplitude(image, style, beta))
+    with pytest.raises(SpecError, match="same beta"):
+        swap_kept_amplitude(image, low_amplitude(style, beta)[..., :-1], beta)
+
+
+@pytest.mark.parametrize("search", ["2d", "3d", None])
+def test_a_donor_is_transformed_once_for_a_size(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is predicted is to the bit what cutting and transforming the donors anew for each image gives."""
+    transformed: list[tuple[int, ...]] = []
+
+    def counted(style: Tensor, beta: float) -> Tensor:
+        transformed.append(tuple(style.shape))
+        return low_amplitude(style, beta)
+
+    monkeypatch.setattr(donors_module, "low_amplitude", counted)
+    scans = _images(4, 3, 1, 40, 44, seed=1)
+    found = None if search is None else Donors.of(list(scans), search, 2)
+    style = scans[:, 0] if search is None else scans.flatten(0, 1)
+    seen: list[Tensor] = []
+
+    def inner(batch: Batch) -> Mapping[str, Tensor]:
+        seen.append(batch.image)
+        return {"mask": batch.image}
+
+    predictor = FourierPredictor(inner, style, 0.3, contains_images=True, donors=found)
+    first, other = _batch(_images(2, 1, 40, 44)), _batch(_images(1, 1, 37, 50))
+
+    def by_hand(batch: Batch) -> Tensor:
+        chosen = style[None] if found is None else style[found.nearest(batch)]
+        return swap_amplitude(batch.image[:, None], crop_or_pad(chosen, batch.image.shape[-2:]), 0.3).flatten(0, 1)
+
+    def asked(batch: Batch) -> int:
+        return len(style) if found is None else len(found.nearest(batch).unique())
+
+    for batch, new in ((first, asked(first)), (first, 0), (other, asked(other)), (first[:1], 0), (other, 0)):
+        before = len(transformed)
+        predictor(batch)
+        assert torch.equal(seen[-1], by_hand(batch))
+        assert len(transformed) - before == new
+        assert all(shape == (1, *batch.image.shape[-2:]) for shape in transformed[before:])
+
+
+def test_spectra_are_kept_of_the_last_sizes_only(donors: Tensor) -> None:
+    predictor = FourierPredictor(Linear(), donors, 0.3, contains_images=True)
+    sizes = [(16 + n, 12) for n in range(SIZES + 2)]
+    for size in (*sizes, sizes[-SIZES]):  # the last is asked for again, and goes to the end
+        predictor(_batch(_images(1, 1, *size)))
+    assert [size for size, _ in predictor._spectra.kept] == [*sizes[-SIZES + 1 :], sizes[-SIZES]]
+    assert all(len(known) == len(donors) for known in predictor._spectra.kept.values())
+
+
+def test_each_slice_of_a_volume_of_another_size_takes_its_own_donors() -> None:
+    scans = list(_images(4, 3, 2, 40, 44, seed=1))
+    found = Donors.of(scans, "2d", 2)
+    volume = _batch(_images(1, 2, 3, 36, 50))
+    chosen = found.nearest(volume)[0]  # (count, slices)
+    seen: list[Tensor] = []
+
+    def inner(batch: Batch) -> Mapping[str, Tensor]:
+        seen.append(batch.image)
+        return {"mask": batch.image}
+
+    FourierPredictor(inner, torch.cat(scans), 0.3, contains_images=True, donors=found)(volume)
+    for donor, slices in zip(seen[0], chosen, strict=True):
+        for place, source in enumerate(slices.tolist()):
+            expected = swap_amplitude(volume.image[0, :, place], crop_or_pad(torch.cat(scans)[source], (36, 50)), 0.3)
+            assert torch.equal(donor[:, place], expected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -13,11 +13,13 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.errors import SpecError
 from allograft.metrics.similarity import SMALLEST, SrsimReference, ordered
-from allograft.transforms.fourier import crop_or_pad
+from allograft.transforms.fourier import crop_or_pad, low_amplitude
 
 Search = Literal["2d", "2.5d", "3d"]
 REACH = 2
 """Slices on either side that ``2.5d`` takes in, the paper's m."""
+SIZES = 4
+"""Sizes of images for which donors' spectra are kept, the last ones asked for."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,31 @@ class Donors:
             torch.stack([first[best[scan]] + torch.minimum(depth[best[scan]] - 1, torch.tensor(place)) for place in where], dim=-1)
             for scan, where in zip(scans, places, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Low-frequency amplitudes of donors for images of any size; each donor is cropped or padded, and transformed, once for a size.
+
+    Args:
+        style: (N, C, ..., H, W), the donors.
+        beta: radius of the disc as a fraction of an image's short side.
+        kept: (size, device) -> donor -> its amplitudes, the size asked for last at the end.
+    """
+
+    style: Tensor
+    beta: float
+    kept: dict[tuple[tuple[int, int], torch.device], dict[int, Tensor]] = field(default_factory=dict)
+
+    def of(self, which: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+        """(...) indices of donors -> (..., C, ..., 2 r + 1, r + 1), see ``low_amplitude``."""
+        known = self.kept[size, device] = self.kept.pop((size, device), {})
+        if len(self.kept) > SIZES:
+            del self.kept[next(iter(self.kept))]
+        wanted = which.flatten().tolist()
+        for donor in sorted(set(wanted) - set(known)):
+            known[donor] = low_amplitude(crop_or_pad(self.style[donor].to(device), size), self.beta)
+        return torch.stack([known[donor] for donor in wanted]).unflatten(0, which.shape)
 
 
 def comparable(planes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,12 +24,12 @@ from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import NeedsError, SpecError
 from allograft.figure import Lines
-from allograft.methods.donors import Donors, Search, draw_donors, source_scans
+from allograft.methods.donors import Donors, Search, Spectra, draw_donors, source_scans
 from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.predictor.model import CHUNK, whole_prediction
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage, title, total_needs
-from allograft.transforms.fourier import crop_or_pad, cut_low_amplitude, low_amplitude, swap_amplitude, swap_low_amplitude
+from allograft.transforms.fourier import crop_or_pad, cut_low_amplitude, low_amplitude, swap_kept_amplitude, swap_low_amplitude
 
 GRID = tuple(round(0.005 * step, 3) for step in range(8))
 PAPERS_SIDE = 256
@@ -226,10 +227,9 @@ class FourierPredictor:
         if self.beta == 0:
             return self.inner(batch)
         if self.donors is None:
-            return self._styled(batch, self.style[None])
-        nearest = self.donors.nearest(batch).to(self.style.device)
-        spans = [slice(start, start + CHUNK) for start in range(0, len(batch), CHUNK)]
-        parts = [self._styled(batch[span], self._of(nearest[span])) for span in spans]
+            return self._styled(batch, self._of(torch.arange(len(self.style))[None], batch))
+        nearest, spans = self.donors.nearest(batch), [slice(start, start + CHUNK) for start in range(0, len(batch), CHUNK)]
+        parts = [self._styled(batch[span], self._of(nearest[span], batch)) for span in spans]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     @property
@@ -237,21 +237,23 @@ class FourierPredictor:
         """Whether the slices of a scan must come together: their donors are one choice."""
         return self.beta > 0 and self.donors is not None and self.donors.sliced and self.donors.search == "3d"
 
-    def _of(self, nearest: Tensor) -> Tensor:
-        """Style (B, donors, C, ..., rows, columns) of slices (B, donors), or of volumes (B, donors, D)."""
-        return self.style[nearest].transpose(2, 3) if nearest.ndim == 3 else self.style[nearest]
+    @cached_property
+    def _spectra(self) -> Spectra:
+        return Spectra(self.style, self.beta)
+
+    def _of(self, which: Tensor, batch: Batch) -> Tensor:
+        """Amplitudes (B, donors, C, ..., rows, columns) of donors (B, donors), or of volumes' (B, donors, D), one a slice."""
+        device, size = batch.image.device, (batch.image.shape[-2], batch.image.shape[-1])
+        found = self._spectra.of(which, size, device) if self.contains_images else self.style[which].to(device)
+        return found.transpose(2, 3) if which.ndim == 3 else found
 
     def _styled(self, batch: Batch, style: Tensor) -> Prediction:
         """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
         if style.shape[2:-2] != batch.image.shape[1:-2]:
             found = f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
             raise SpecError(f"fourier: {found}; prepare the images as the donors were")
-        image, style = batch.image[:, None], style.to(batch.image.device)
-        if self.contains_images:
-            versions = swap_amplitude(image, crop_or_pad(style, image.shape[-2:]), self.beta)
-        else:
-            versions = swap_low_amplitude(image, style, self.beta)
-        return mean_prediction(self.inner, batch, versions, several=self.several)
+        swap = swap_kept_amplitude if self.contains_images else swap_low_amplitude
+        return mean_prediction(self.inner, batch, swap(batch.image[:, None], style, self.beta), several=self.several)
 
 
 def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> Prediction:
