@@ -106,7 +106,7 @@ class CateNorm:
 def modulation_by_class(network: Any, names: Sequence[str]) -> Heatmap:
     """What the categorical branches do to a region of one class: gamma and beta, means over the channels of each block (after figure 6).
 
-    The paper shows them over an image; here are no images, so regions wholly of one class stand for them.
+    The paper shows them over an image, as the report does; a unit keeps no image, so regions wholly of one class stand for one here.
 
     Args:
         names: the classes, background excluded.

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from allograft.cohort import Cohort
 from allograft.figure import Figure, Points
 from allograft.recipe import total_needs
 from allograft.study.plan import Row, World, scenario_of
 from allograft.study.report.gallery import MATCHED, Picture, PictureKey
-from allograft.study.report.overlay import grey_of, plane, window_of
+from allograft.study.report.thumbnails import COLUMNS, Place, sheet, small
 from allograft.study.select import Line
 
-PAIRS, IMAGES = 4, 4
-"""Pairs of clusters that a line shows, and images of each cluster."""
-SIDE, GAP = 112, 4
-"""Pixels of a small image, and between two."""
-Place = tuple[Cohort, int]
+PAIRS = 4
+"""Pairs of clusters that a line shows."""
 Figures = Mapping[PictureKey, Mapping[str, Figure]]
 """(Recipe's title, target) -> name -> figure."""
 
@@ -59,7 +53,7 @@ def _pairs(title: str, figure: Points, images: Mapping[str, Sequence[Place]]) ->
 
 
 def nearest(figure: Points, side: str, colour: float, images: Sequence[Place]) -> list[Place]:
-    """At most ``IMAGES`` of a cluster, the nearest to its middle first; each subject's nearest goes before any subject's second."""
+    """At most ``COLUMNS`` of a cluster, the nearest to its middle first; each subject's nearest goes before any subject's second."""
     dots = [n for n, one in enumerate(zip(figure.group, figure.colour, strict=True)) if one == (side, colour)]
     points = np.array([(figure.x[n], figure.y[n]) for n in dots])
     distance = np.linalg.norm(points - points.mean(0), axis=1)
@@ -70,28 +64,4 @@ def nearest(figure: Points, side: str, colour: float, images: Sequence[Place]) -
         subject = cohort.cases[cohort.items[index][0]].subject
         ranked.append((turns[subject], (cohort, index)))
         turns[subject] += 1
-    return [place for _, place in sorted(ranked, key=lambda one: one[0])[:IMAGES]]
-
-
-def small(place: Place) -> NDArray[np.uint8]:
-    """A training image in grey, (H, W): of a volume the middle slice, of a slice with neighbours itself; a volume's slices are alike."""
-    cohort, index = place
-    image = cohort.case(index).image[0].numpy()
-    if cohort.slices is not None:
-        image = np.rot90(image[cohort.slices.neighbours :: 2 * cohort.slices.neighbours + 1], axes=(1, 2))  # upright, as ``plane`` turns it
-    whole, _ = cohort.shelf.image(cohort.cases[cohort.items[index][0]])
-    return grey_of(plane(image, image.shape[-1] // 2), window_of(whole))
-
-
-def sheet(rows: Sequence[Sequence[NDArray[np.uint8]]]) -> bytes:
-    """A PNG of rows of at most ``IMAGES`` images (H, W) each, all brought to one size; where there is none it stays black."""
-    from PIL import Image, ImageOps
-
-    step = SIDE + GAP
-    canvas = Image.new("L", (IMAGES * step - GAP, len(rows) * step - GAP))
-    for down, row in enumerate(rows):
-        for right, image in enumerate(row):
-            canvas.paste(ImageOps.pad(Image.fromarray(image), (SIDE, SIDE)), (right * step, down * step))
-    file = io.BytesIO()
-    canvas.point([level // 4 * 4 for level in range(256)]).save(file, "PNG", optimize=True)  # 64 greys, as in every picture of the page
-    return file.getvalue()
+    return [place for _, place in sorted(ranked, key=lambda one: one[0])[:COLUMNS]]

@@ -13,6 +13,7 @@ from torch import nn
 
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
+from allograft.methods.catenorm import CateNorm, TwoPass
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import sites_of
@@ -20,10 +21,11 @@ from allograft.predictor.model import whole_prediction
 from allograft.seeds import Seeds
 from allograft.study.matched import Figures, matched_of
 from allograft.study.models import model_name
+from allograft.study.modulation import draw_modulation
 from allograft.study.plan import World
 from allograft.study.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.study.report.facts import ordinals
-from allograft.study.report.gallery import DISAGREEMENT, Picture, PictureKey, Slice
+from allograft.study.report.gallery import DISAGREEMENT, MODULATION, Picture, PictureKey, Slice
 from allograft.study.report.overlay import draw_overlay, plane, slices_through, window_of
 from allograft.study.select import Line
 
@@ -94,6 +96,8 @@ def pictures_of(
         models, known = Models(out, world, table, template), ordinals(table)
         drawn |= {(line.title, line.target): _pictures(models, line, known) for line in table}
         drawn |= {(DISAGREEMENT, target): _disputed(models, target, known) for target in world.study.target}
+        for line in table:
+            drawn.setdefault((MODULATION, line.target), []).extend(_modulation(models, line, known))
     return {key: every for key, every in drawn.items() if every}
 
 
@@ -113,6 +117,20 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
     model = models.load(folder)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
     return [_overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
+
+
+def _modulation(models: Models, line: Line, known: dict[str, str]) -> list[Picture]:
+    """Gamma and beta over the middle of one test case, of a line of CateNorm that is judged by its second pass."""
+    folder, run = models.folder(line), line.best_run
+    if folder is None or run is None or not isinstance(run.row.recipe, CateNorm):
+        return []
+    predictor, _ = models.load(folder)
+    subjects = {str(case["case"]): known[str(case["subject"])] for record in run.tests[line.target][:1] for case in record.cases}
+    if not isinstance(predictor, TwoPass) or not subjects:
+        return []
+    name = min(subjects)
+    cohort = models.world.cohort.where(lambda case: case.name == name).unlabelled()
+    return [draw_modulation(predictor, (cohort, len(cohort) // 2), line.title, subjects[name])]
 
 
 def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:

@@ -20,9 +20,10 @@ from allograft.cohort import Cohort, Slices
 from allograft.context import Store
 from allograft.figure import Points
 from allograft.study import matched
-from allograft.study.matched import GAP, IMAGES, PAIRS, SIDE, nearest, sheet, small
+from allograft.study.matched import PAIRS, nearest
 from allograft.study.report.gallery import MATCHED
 from allograft.study.report.overlay import grey_of, plane, window_of
+from allograft.study.report.thumbnails import COLUMNS, GAP, SIDE, sheet, small
 from allograft.study.run import rebuild, run_study
 
 
@@ -56,7 +57,7 @@ def test_the_largest_pairs_are_shown_and_counted(tmp_path: Path) -> None:
     assert made[0].caption == "of 4 source and 1 target images"
     pixels = _pixels(made[2].png)
     above, below = pixels[:SIDE], pixels[SIDE + GAP :]
-    filled = [[bool(row[:, n * (SIDE + GAP) :][:, :SIDE].any()) for n in range(IMAGES)] for row in (above, below)]
+    filled = [[bool(row[:, n * (SIDE + GAP) :][:, :SIDE].any()) for n in range(COLUMNS)] for row in (above, below)]
     assert filled == [[True, True, False, False], [True, False, False, False]]
     lone = np.asarray(Image.fromarray(small(places[13])).resize((SIDE, SIDE), Image.Resampling.BICUBIC))  # cluster 2's target image
     assert np.abs(below[:, :SIDE].astype(int) - lone).max() < 4
@@ -98,7 +99,7 @@ def test_an_empty_slice_is_as_dark_as_in_its_volume() -> None:
 def test_images_keep_their_shape_and_stand_in_rows() -> None:
     wide, tall = np.full((10, 20), 200, np.uint8), np.full((20, 10), 100, np.uint8)
     pixels = _pixels(sheet([[wide, tall], [tall]]))
-    assert pixels.shape == (2 * SIDE + GAP, IMAGES * SIDE + (IMAGES - 1) * GAP)
+    assert pixels.shape == (2 * SIDE + GAP, COLUMNS * SIDE + (COLUMNS - 1) * GAP)
     assert pixels[SIDE // 2, 2] == 200
     assert pixels[2, SIDE // 2] == 0  # above and below what is wide
     assert pixels[2, SIDE + GAP + SIDE // 2] == 100
@@ -121,7 +122,7 @@ def test_the_report_shows_them_and_the_unit_keeps_numbers_alone(made: Path) -> N
     assert section.count("<figure>") == 2
     assert re.search(r"<strong>aiva clusters=2 rounds=1 first=start, cluster \d</strong> of 1 source and \d target images", section)
     for source in re.findall(r'src="data:image/png;base64,([^"]+)"', section):
-        assert _pixels(base64.b64decode(source)).shape == (2 * SIDE + GAP, IMAGES * SIDE + (IMAGES - 1) * GAP)
+        assert _pixels(base64.b64decode(source)).shape == (2 * SIDE + GAP, COLUMNS * SIDE + (COLUMNS - 1) * GAP)
     (kept,) = [path for path in made.glob("units/*/figures.json") if "clusters-before" in path.read_text()]
     assert ".png" not in kept.read_text()
     figures: Any = Store(kept.parent).figures()
