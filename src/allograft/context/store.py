@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,25 @@ class Store:
 
 @dataclass(frozen=True)
 class Kept:
-    """A stage's predictor on disk, loaded when it is called."""
+    """A stage's predictor on disk, loaded when it is first called."""
 
     folder: Path
     template: nn.Module | None = None
 
+    loaded: dict[str, Any] = field(default_factory=dict, compare=False)
+
     def __call__(self, batch: Batch) -> Prediction:
-        return load_predictor(self.folder, template=self.template, device=batch.image.device)[0](batch)
+        made: Prediction = self.on(str(batch.image.device))(batch)
+        return made
+
+    @property
+    def sees_whole_cases(self) -> bool:
+        """What the predictor itself says."""
+        known = next(iter(self.loaded.values()), None) or self.on("cpu")
+        return getattr(known, "sees_whole_cases", False)
+
+    def on(self, device: str) -> Any:
+        """The predictor on a device."""
+        if device not in self.loaded:
+            self.loaded[device] = load_predictor(self.folder, template=self.template, device=device)[0]
+        return self.loaded[device]

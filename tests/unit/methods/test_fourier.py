@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contract.world import session_of, write_cohort
+from tests.contract.world import run, session_of, told, write_cohort
 from tests.unit.tiny import a_context, read, write_photographs
 
 from allograft.batch import Batch
@@ -145,6 +145,22 @@ def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
     chosen = donors.nearest(batch)
     assert chosen.shape == (5, min(2, scans))
     assert donors.place[chosen].tolist() == [[place] * min(2, scans) for place in range(5)]
+
+
+def test_a_kept_model_is_judged_scan_by_scan_as_the_live_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
+    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none"}
+    recipe = {"fourier": {"beta": 0.3, "donors": 1, "search": "3d", "first": "start"}}
+    monkeypatch.setattr("allograft.predictor.model.CHUNK", 2)  # slices at a time, if they may be parted
+    *_, records = run(session_of(manifest, tmp_path / "out", recipe, **tree))
+    for file in (tmp_path / "out" / "records").iterdir():
+        file.unlink()
+    loads: list[Any] = []
+    monkeypatch.setattr("allograft.context.store.load_predictor", lambda *a, **k: loads.append(a) or load_predictor(*a, **k))
+    *_, again = run(session_of(manifest, tmp_path / "out", recipe, **tree))
+    assert again
+    assert told(again) == told({key: records[key] for key in again})
+    assert len(loads) == 1
 
 
 def test_a_scan_in_slices_has_one_choice_of_donor_scans_however_long_it_is() -> None:
