@@ -168,7 +168,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["recipe 'finetune scope=top' needs labelled target cases", "target_labels: {subjects: n}"],
     ),
     "octl from a model": (
-        lambda c: (study("source: [a]", "source: []\nstart: model")(c), study("finetune: {scope: top}", "octl: {}")(c)),
+        study("finetune: {scope: top}", "octl: {first: start}"),
         ["recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none", "source: [SITE]", "drop octl"],
     ),
     "source-free from scratch": (study("source: [a]", "source: []"), ["source", "start: "]),

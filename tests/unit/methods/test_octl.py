@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.contract.world import run, session_of, write_cohort
 from torch import nn
 
@@ -160,8 +161,11 @@ START = {"octl": {"first": "start"}}
 
 @pytest.mark.parametrize("recipe", ["octl", START, {"fourier": {"first": START}}])
 def test_a_start_has_no_optimizer_so_it_is_refused_before_anything_is_trained(recipe: Any, tmp_path: Path) -> None:
-    source_free = {"source": [], "start": str(tmp_path / "model")} if recipe == "octl" else {}  # 'start' stands for 'supervised' there
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe, **source_free)
+    manifest, weights = write_cohort(tmp_path / "cohort"), tmp_path / "model.safetensors"
+    other = session_of(manifest, tmp_path / "other", "finetune")
+    save_file(other.start(other.prepare(), 0).state_dict(), weights)
+    source_free = {"source": [], "start": str(weights)} if recipe == "octl" else {}  # 'start' stands for 'supervised' there
+    session = session_of(manifest, tmp_path / "out", recipe, **source_free)
     with pytest.raises(NeedsError, match=r"'start' leaves none; .*name the source, source: \[SITE\], and first: supervised, or drop octl"):
         session.prepare()
     assert not (tmp_path / "out" / "study.json").exists()
