@@ -104,7 +104,9 @@ def cluster(
 
     split, features = len(source), torch.cat([source, target]).numpy()
     few = features[:: -(-len(features) // FITTED)]  # evenly over both sides
-    pca = PCA(min(COMPONENTS, *few.shape), svd_solver="randomized", iterated_power=2, random_state=seed).fit(few)
+    pca = PCA(min(COMPONENTS, *few.shape), svd_solver="randomized", iterated_power=2, random_state=seed)
+    with np.errstate(invalid="ignore"):  # shares of the variance, which nobody asks for, where images are all the same
+        pca.fit(few)
     reduced = pca.transform(features)
     seen = reduced if position is None else np.concatenate([reduced, position[:, None].numpy()], axis=1)
     with threadpool_limits(1):  # sums of several threads differ from those of one, and so few points make threads wait for each other
