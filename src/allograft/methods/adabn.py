@@ -43,6 +43,10 @@ class AdaBn:
     )
     needs: ClassVar[Needs] = Needs(target_images=True)
 
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network without batch normalisation."""
+        normalisations(network)
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1 of the paper. Labels are not looked at."""
         network = (yield from context.run(self.first, scenario, network)).network
@@ -67,6 +71,14 @@ def batches(cohorts: Iterable[Cohort], batch_size: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
+def normalisations(network: Any) -> list[Any]:
+    """The batch normalisations with running statistics; ``SpecError`` where there is none."""
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not layers:
+        raise SpecError("adabn: the network has no batch normalisation; choose one that has, e.g. network: {unet: {norm: batch}}")
+    return layers
+
+
 @torch.no_grad()
 def adapt_statistics(network: Any, images: Iterable[Tensor]) -> None:
     """Set running mean and (unbiased) variance of every batch normalisation to those of all images, in place.
@@ -76,9 +88,7 @@ def adapt_statistics(network: Any, images: Iterable[Tensor]) -> None:
     Raises:
         SpecError: the network has no batch normalisation with running statistics, or there is no image.
     """
-    layers: list[Any] = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if not layers:
-        raise SpecError("adabn: the network has no batch normalisation; choose one that has, e.g. network: {unet: {norm: batch}}")
+    layers = normalisations(network)
     network.eval()
     kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     sums = {layer: torch.zeros(3, layer.num_features, dtype=torch.float64) for layer in layers}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.context import Context
+from allograft.context.context import copied
 from allograft.networks.network import operate
 from allograft.predictor import Prediction, quiet
 from allograft.predictor.direct import padded
@@ -36,6 +37,10 @@ class Dsbn:
         year=2019,
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
+
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network without plain batch normalisation."""
+        operate(copied(network), "dsbn", sites=list(scenario.sites))
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from allograft.cohort import Loader
-from allograft.context import Context, Journal
+from allograft.context import Context, Journal, Settings
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
-from allograft.networks import trainable
+from allograft.networks import scope_parameters, trainable
 from allograft.networks.cache import FrozenOutputs, OnKept
 from allograft.networks.scopes import Scope
 from allograft.predictor import Direct
@@ -59,10 +59,12 @@ class Finetune:
             )
 
     def check(self, scenario: Scenario, network: Any, context: Context) -> None:
-        """Raise ``SpecError`` for training settings under which the features of a case cannot be kept."""
-        if not self.cache_features:
-            return
-        settings = context.settings
+        """Raise ``SpecError`` for settings under which features cannot be kept, or a scope that the network does not have."""
+        if self.cache_features:
+            self._check_views(context.settings)
+        scope_parameters(network, self.scope)
+
+    def _check_views(self, settings: Settings) -> None:
         strength = self.augmentation or settings.augmentation
         needs = "finetune: cache_features needs cases that look the same at every step"
         if strength != "none":

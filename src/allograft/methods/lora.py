@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 from torch import nn
 
 from allograft.context import Context
+from allograft.context.context import copied
 from allograft.methods.supervised import Supervised
 from allograft.networks import trainable
 from allograft.networks.lora import fold
@@ -45,6 +46,10 @@ class Lora:
         year=2022,
     )
     needs: ClassVar[Needs] = Needs(target_labels=True)
+
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``MissingExtraError`` without peft, and ``SpecError`` for a network without a layer to adapt."""
+        operate(copied(network), "lora", rank=self.rank, alpha=self.alpha)
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the adapters on target batches (equation 3 of the paper)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.context import Context
+from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.methods.dsbn import SitePredictor
 from allograft.networks.dsbn import SiteNetwork
@@ -54,10 +55,11 @@ class MsNet:
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def check(self, scenario: Scenario, network: Any, context: Context) -> None:
-        """Raise ``SpecError`` for a task that gives more than masks."""
+        """Raise ``SpecError`` for a task that gives more than masks, or a network without plain batch normalisation."""
         if tuple(context.task.outputs) != ("mask",):
             found = ", ".join(context.task.outputs)
             raise SpecError(f"msnet: the task predicts {found}; its decoders give masks alone, use dsbn or another recipe")
+        operate(copied(network), "dsbn", sites=list(scenario.sites))
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` iterations on source batches, the sites taking turns."""

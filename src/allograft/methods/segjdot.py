@@ -116,14 +116,14 @@ class SegJdot:
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
     def check(self, scenario: Scenario, network: Any, context: Context) -> None:
-        """Raise ``SpecError`` for a network without an encoder, or a task without masks."""
+        """Raise ``MissingExtraError`` without POT, and ``SpecError`` for a network without an encoder, or a task without masks."""
+        require_extra("ot", "ot")
         require_encoder(network, "segjdot")
         if "mask" not in context.task.outputs:
             raise SpecError("segjdot: compares segmentations, and the task has none; use it with task: segmentation")
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
-        require_extra("ot", "ot")
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()

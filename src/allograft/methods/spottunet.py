@@ -212,6 +212,10 @@ class SpotTunet:
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer, "spottunet")
 
+    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+        """Raise ``SpecError`` for a network whose blocks cannot be gated."""
+        blocks(network)
+
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the tuned copies and the policy on target batches."""
         network = (yield from context.run(self.first, scenario, network)).network

@@ -40,4 +40,5 @@ def check_recipe(recipe: Any, scenario: Scenario, network: Any, context: Context
     """
     for one in every_recipe(recipe):
         if hasattr(one, "check"):
-            one.check(scenario.narrowed(total_needs(one)), network, context)
+            with context.seeds.everything("check"):  # a recipe may try its surgery on a copy
+                one.check(scenario.narrowed(total_needs(one)), network, context)

@@ -89,8 +89,9 @@ def test_views_that_change_are_refused_before_anything_is_trained(scenario: Scen
         with pytest.raises(SpecError, match=message):
             next(recipe.run(scenario, None, replace(context, settings=settings)))  # without a network: nothing is run
     light, cropped = replace(context.settings, augmentation="light"), replace(context.settings, augmentation="strong", patch=(8, 8))
-    Finetune("top", "none", True).check(scenario, None, replace(context, settings=light))  # the row's own augmentation counts
-    Finetune("top").check(scenario, None, replace(context, settings=cropped))
+    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
+    Finetune("top", "none", True).check(scenario, network, replace(context, settings=light))  # the row's own augmentation counts
+    Finetune("top").check(scenario, network, replace(context, settings=cropped))
 
 
 class Killed(BaseException):

@@ -12,6 +12,7 @@ from allograft.errors import SpecError
 
 FOUR = {"network": {"unet": {"channels": [4, 4, 4, 8]}}}
 OPAQUE = {"network": {"monai.UNet": {"spatial_dims": 2, "channels": [4, 8], "strides": [2]}}}
+GROUP = {"network": {"unet": {"channels": [4, 8], "norm": "group"}}}
 ZSCORE = {"preprocessing": {"intensity": "zscore"}}
 CLASSES: dict[str, Any] = {"task": {"classification": {"classes": ["x", "y"]}}, "network": {"resnet": {"depth": 18}}}
 
@@ -30,7 +31,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"catenorm": {"position": 9}}, FOUR, r"catenorm: position is 9; expected 1 to 7, this network's blocks"),
         ({"finetune": {"first": {"catenorm": {"position": 9}}}}, FOUR, "catenorm: position is 9"),
         ({"catenorm": {"grid": {"position": [1, 9]}}}, {**FOUR, "selection": "source-val"}, "catenorm: position is 9"),
-        ("catenorm", {"network": {"unet": {"channels": [4, 8], "norm": "group"}}}, "catenorm: .*no 2-D batch or instance normalisation"),
+        ("catenorm", GROUP, "catenorm: .*no 2-D batch or instance normalisation"),
         ("catenorm", OPAQUE, "catenorm: the network has no encoder with levels"),
         ("unlearning", OPAQUE, "unlearning: the network is one opaque module"),
         ("aiva", OPAQUE, "aiva: the network is one opaque module"),
@@ -42,6 +43,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("stain_aglr", ZSCORE, "stain_aglr: preprocessing.intensity is 'zscore'.*intensity: unit"),
         ("stain_normalisation", ZSCORE, "stain_normalisation: preprocessing.intensity is 'zscore'"),
         ({"unlearning": {"attributes": ["scaner"]}}, {}, "unlearning.*did you mean 'scanner'"),
+        ("adabn", GROUP, "adabn: the network has no batch normalisation"),
+        ({"fourier": {"first": "dsbn"}}, GROUP, "dsbn: the network has no plain batch normalisation"),
+        ("msnet", GROUP, "dsbn: the network has no plain batch normalisation"),
+        ("spottunet", OPAQUE, "spottunet: the encoder of network 'monai.UNet' is not made of levels"),
+        ({"lora": {"rank": 4, "first": {"finetune": {"scope": "decoder"}}}}, OPAQUE, "scope 'decoder': the network is one opaque module"),
     ],
 )
 def test_refused(recipe: Any, changes: dict[str, Any], told: str, manifest: Path, tmp_path: Path) -> None:
