@@ -26,7 +26,8 @@ def stand_in(study: Study, folder: Path) -> Path:
     rng = np.random.default_rng(0)
     volumes = study.slices is not None or any((arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values())
     names, rows = study.made_task.names, []
-    for site in (*study.source, *study.target):
+    parts = {study.where.part_of(site) for site in study.source}
+    for site in (*study.source, *(site for site in study.target if site not in parts)):
         for number in range(24 if study.where.source else 10):  # a filter leaves some
             stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8)
             if volumes:
