@@ -202,8 +202,8 @@ def title(recipe: Any, *, without: str = "") -> str:
 
 
 def _told(value: Any) -> str:
-    """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file names the arguments."""
+    """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file names the arguments; ``a, b`` of several."""
     if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
         told = {name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items())) for name, inner in value.items()}
         return " ".join(f"{name}({arguments})" for name, arguments in told.items())
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -10,7 +10,7 @@ import pytest
 from allograft.errors import SpecError
 from allograft.methods.finetune import Finetune
 from allograft.methods.supervised import Supervised
-from allograft.recipe import Needs, title
+from allograft.recipe import Needs, parse_recipe, title
 from allograft.study import make_study, read_study
 from allograft.study.spec import TargetLabels, parse_yaml
 
@@ -156,6 +156,11 @@ def test_every_row_once_and_those_that_are_always_there() -> None:
 def test_needs_of_all_rows() -> None:
     assert make_study(PLAIN).needs() == Needs(source_images=True)
     assert make_study({**PLAIN, "target_labels": "all"}).needs() == Needs(source_images=True, target_labels=True)
+
+
+def test_a_title_writes_several_values_as_people_do() -> None:
+    assert title(parse_recipe({"unlearning": {"attributes": ["tone"]}})) == "unlearning attributes=tone"
+    assert title(parse_recipe({"unlearning": {"attributes": ["tone", "site"]}})) == "unlearning attributes=(tone, site)"
 
 
 def test_nested_recipes_titles_and_defaults() -> None:
