@@ -102,6 +102,7 @@ class Aiva:
     Once an epoch the bottleneck features of all images are embedded together (PCA, t-SNE) and each side is clustered (k-means); the
     clusters are matched; and until the next epoch the mean feature of a target cluster's images in a mini-batch is drawn to the mean of
     the matched source cluster. All source sites are one side. Each step sees ``batch_size`` source cases and as many target images.
+    The paper keeps the checkpoint that is best on the source: ``budget: {checkpoints: 5}`` with ``selection: source-val``.
 
     ``variant="released"`` is what the published code does: lambda times 0.9, the slice's position as one more feature (2-D slices), and
     the target's k-means started from the source's centres. Not taken over: it freezes the decoder's ups, sums target features over
