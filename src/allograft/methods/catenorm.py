@@ -47,7 +47,8 @@ class CateNorm:
         shared: whether both passes go through one network. If not, the second pass has a network of its own, which begins as a copy of
             the first after its warm-up (table 3 a, W-Net); the class map stays detached.
         warmup: share of the steps before the second pass begins.
-        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = 0.5, and 1 with a single class.
+        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = the paper's 0.5, and 1 with a single class. Dice alone finds the
+            class in images that have none of it, slices beyond an organ for example; then set 0.5.
         clip_value: largest absolute gradient in the second pass.
     """
 
