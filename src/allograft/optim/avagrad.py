@@ -84,104 +84,116 @@ class AvaGrad(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and p not in self.state:
-                    self._begin(p, group)
-        everything = [p for group in self.param_groups for p in group["params"]]
+        members = [self._known(group) for group in self.param_groups]
+        everything = [member for each in members for member in each]
+        overall = _rms(everything)
         ones: dict[Any, Tensor | None] = {}
-        overall = _rms([p for p in everything if p in self.state], self.state)
-        for group in self.param_groups:
+        for group, each in zip(self.param_groups, members, strict=True):
             if group["variant"] == "paper":
-                for bucket in _buckets(group["params"]):
-                    kind = bucket[0].device, bucket[0].dtype
+                for bucket in _buckets(each, ages=False):
+                    kind = bucket[0][0].device, bucket[0][0].dtype
                     if kind not in ones:  # once a step: a gradient that is not finite leaves its mark in it
-                        ones[kind] = _ones([p for p in everything if (p.device, p.dtype) == kind])
-                    _paper(bucket, overall, group, self.state, ones[kind])
+                        ones[kind] = _ones([p for p, _ in everything if (p.device, p.dtype) == kind])
+                    _paper(bucket, overall, group, ones[kind])
             else:
-                norm = _rms([p for p in group["params"] if p in self.state], self.state)
-                for bucket in _buckets(group["params"], self.state):
-                    _released(bucket, norm, group, self.state)
+                norm = _rms(each)
+                for bucket in _buckets(each, ages=True):
+                    _released(bucket, norm, group)
         return loss
 
-    def _begin(self, p: Tensor, group: dict[str, Any]) -> None:
-        if p.grad is not None and p.grad.is_sparse:
-            raise ValueError("AvaGrad needs dense gradients; make the embedding with sparse=False")
-        first, second = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
-        state = {"exp_avg": first, "exp_avg_sq": second}
-        if group["variant"] == "paper":
-            state["eta"] = torch.full_like(second, 1 / group["eps"])
-        else:
-            state["step"] = torch.tensor(0.0)
-        state["eta_norm"] = torch.full((), math.sqrt(p.numel()) / group["eps"], dtype=p.dtype, device=p.device)
-        self.state[p] = state
+    def _known(self, group: dict[str, Any]) -> list[Member]:
+        """The group's parameters that have, or had, a gradient, each with its state: looked up once, as that is slow."""
+        members = []
+        for p in group["params"]:
+            state = self.state.get(p)
+            if not state and p.grad is not None:
+                state = self.state[p] = _begun(p, group)
+            if state:
+                members.append((p, state))
+        return members
 
 
-Bucket = list[Tensor]
+Member = tuple[Tensor, dict[str, Tensor]]
 
 
-def _rms(parameters: list[Tensor], state: Any) -> Tensor | float:
+def _begun(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    if p.grad is not None and p.grad.is_sparse:
+        raise ValueError("AvaGrad needs dense gradients; make the embedding with sparse=False")
+    first, second = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
+    state = {"exp_avg": first, "exp_avg_sq": second}
+    if group["variant"] == "paper":
+        state["eta"] = torch.full_like(second, 1 / group["eps"])
+    else:
+        state["step"] = torch.tensor(0.0)
+    state["eta_norm"] = torch.full((), math.sqrt(p.numel()) / group["eps"], dtype=p.dtype, device=p.device)
+    return state
+
+
+def _rms(members: list[Member]) -> Tensor | float:
     """``||eta / sqrt(d)||_2`` over parameters: a number on a CPU; elsewhere, where one would wait for it, a tensor."""
-    if not parameters:
+    if not members:
         return 1.0
-    device = parameters[0].device
-    norms = [state[p]["eta_norm"] for p in parameters]
+    device = members[0][0].device
+    norms = [state["eta_norm"] for _, state in members]
     if any(norm.device != device for norm in norms):
         norms = [norm.to(device) for norm in norms]
-    rms = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float64) / math.sqrt(sum(p.numel() for p in parameters))
+    rms = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float64) / math.sqrt(sum(p.numel() for p, _ in members))
     return float(rms) if device.type == "cpu" else rms
 
 
-def _buckets(parameters: list[Tensor], state: Any = None) -> Iterator[Bucket]:
+def _buckets(members: list[Member], *, ages: bool) -> Iterator[list[Member]]:
     """Parameters with a gradient that can be stepped together: of one device, dtype and age; on a CPU, few enough for the cache."""
-    open_: dict[Any, Bucket] = {}
+    open_: dict[Any, list[Member]] = {}
     sizes: dict[Any, int] = {}
-    for p in parameters:
+    for p, state in members:
         if p.grad is None:
             continue
-        key = (p.device, p.dtype, state and int(state[p]["step"]))
+        key = (p.device, p.dtype, int(state["step"]) if ages else None)
         if p.is_cpu and key in open_ and sizes[key] + p.numel() > BLOCK:
             yield open_.pop(key)
             sizes[key] = 0
-        open_.setdefault(key, []).append(p)
+        open_.setdefault(key, []).append((p, state))
         sizes[key] = sizes.get(key, 0) + p.numel()
     yield from open_.values()
 
 
-def _prepared(bucket: Bucket, group: dict[str, Any], state: Any, *, moves: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients with the penalty, and both moments; weights decayed; the first moment is that of this step."""
-    gradients = [p.grad for p in bucket if p.grad is not None]
-    means, squares = [state[p]["exp_avg"] for p in bucket], [state[p]["exp_avg_sq"] for p in bucket]
+def _prepared(bucket: list[Member], group: dict[str, Any], *, moves: bool) -> tuple[list[Tensor], ...]:
+    """Weights, gradients with the penalty, and both moments; weights decayed; the first moment is that of this step."""
+    weights = [p for p, _ in bucket]
+    gradients = [p.grad for p in weights if p.grad is not None]
+    means, squares = [state["exp_avg"] for _, state in bucket], [state["exp_avg_sq"] for _, state in bucket]
     if group["weight_decay"] and not group["decoupled"]:
-        gradients = list(torch._foreach_add(gradients, bucket, alpha=group["weight_decay"]))
+        gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
     if group["weight_decay"] and group["decoupled"] and moves:
-        torch._foreach_mul_(bucket, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
     torch._foreach_lerp_(means, gradients, 1 - group["betas"][0])
-    return gradients, means, squares
+    return weights, gradients, means, squares
 
 
-def _paper(bucket: Bucket, norm: Tensor | float, group: dict[str, Any], state: Any, ones: Tensor | None) -> None:
-    gradients, means, squares = _prepared(bucket, group, state, moves=True)
-    etas = [state[p]["eta"] for p in bucket]
-    _descend(bucket, means, etas, norm, group["lr"])
-    _renew(squares, gradients, etas, ones, beta2=group["betas"][1], eps=group["eps"])
-    _keep_norms(bucket, etas, state)
+def _paper(bucket: list[Member], norm: Tensor | float, group: dict[str, Any], ones: Tensor | None) -> None:
+    weights, gradients, means, squares = _prepared(bucket, group, moves=True)
+    etas = [state["eta"] for _, state in bucket]
+    _descend(weights, means, etas, norm, group["lr"])
+    etas = _renew(squares, gradients, etas, ones, beta2=group["betas"][1], eps=group["eps"])
+    for (_, state), eta, kept in zip(bucket, etas, _norms(etas), strict=True):
+        state["eta"], state["eta_norm"] = eta, kept
 
 
-def _released(bucket: Bucket, norm: Tensor | float, group: dict[str, Any], state: Any) -> None:
-    age = int(state[bucket[0]]["step"])
+def _released(bucket: list[Member], norm: Tensor | float, group: dict[str, Any]) -> None:
+    age = int(bucket[0][1]["step"])
     beta1, beta2 = group["betas"]
-    gradients, means, squares = _prepared(bucket, group, state, moves=age > 0)
+    weights, gradients, means, squares = _prepared(bucket, group, moves=age > 0)
     roots = list(torch._foreach_sqrt(squares))
     if age > 0:
         etas = list(torch._foreach_div(roots, math.sqrt(1 - beta2**age)))
         _invert(etas, group["eps"])
-        _descend(bucket, means, etas, norm, group["lr"] / (1 - beta1 ** (age + 1)))
+        _descend(weights, means, etas, norm, group["lr"] / (1 - beta1 ** (age + 1)))
     torch._foreach_div_(roots, math.sqrt(1 - beta2 ** (age + 1)))
     _invert(roots, group["eps"])
-    _keep_norms(bucket, roots, state)
+    for (_, state), kept in zip(bucket, _norms(roots), strict=True):
+        state["eta_norm"] = kept
     _decay(squares, gradients, beta2)
-    torch._foreach_add_([state[p]["step"] for p in bucket], 1)
+    torch._foreach_add_([state["step"] for _, state in bucket], 1)
 
 
 def _invert(roots: list[Tensor], eps: float) -> None:
@@ -189,13 +201,12 @@ def _invert(roots: list[Tensor], eps: float) -> None:
     torch._foreach_reciprocal_(roots)
 
 
-def _descend(bucket: Bucket, means: list[Tensor], etas: list[Tensor], norm: Tensor | float, lr: float) -> None:
+def _descend(weights: list[Tensor], means: list[Tensor], etas: list[Tensor], norm: Tensor | float, lr: float) -> None:
     if isinstance(norm, Tensor):  # it stays on the device: nobody waits for the number
-        moves = list(torch._foreach_mul(means, etas))
-        torch._foreach_mul_(moves, (-lr / norm).to(means[0]))
-        torch._foreach_add_(bucket, moves)
+        torch._foreach_mul_(etas, (1 / norm).to(etas[0]))  # they are made anew after this step
+        torch._foreach_addcmul_(weights, means, etas, value=-lr)
     else:
-        torch._foreach_addcmul_(bucket, means, etas, value=-lr / norm)
+        torch._foreach_addcmul_(weights, means, etas, value=-lr / norm)
 
 
 def _decay(squares: list[Tensor], gradients: list[Tensor], beta2: float) -> None:
@@ -203,32 +214,34 @@ def _decay(squares: list[Tensor], gradients: list[Tensor], beta2: float) -> None
     torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
 
 
-def _renew(squares: list[Tensor], gradients: list[Tensor], etas: list[Tensor], ones: Tensor | None, *, beta2: float, eps: float) -> None:
-    """Take v and eta on to this step, in the memory they have: fresh pages cost as much as the arithmetic.
+def _renew(
+    squares: list[Tensor], gradients: list[Tensor], etas: list[Tensor], ones: Tensor | None, *, beta2: float, eps: float
+) -> list[Tensor]:
+    """Take v on to this step; the eta that follows from it.
 
-    On a CPU in one pass, by PyTorch's fused AdamW with a first moment of 1, a learning rate of -1 and a weight decay of -1, which first
-    clears the weights: it leaves 1 / (sqrt(v) + eps) in them. At an age of 1e18 its bias corrections are 1, and its beta1 next to 1
-    keeps the moment.
+    On a CPU in one pass and in the memory they have, as fresh pages cost as much as the arithmetic: by PyTorch's fused AdamW with a first
+    moment of 1, a learning rate of -1 and a weight decay of -1, which first clears the weights, so that 1 / (sqrt(v) + eps) is left in
+    them. At an age of 1e18 its bias corrections are 1, and its beta1 next to 1 keeps the moment.
     """
-    if ones is not None:
-        moments = [torch.as_strided(ones, eta.shape, eta.stride()) for eta in etas]
-        gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, squares, strict=True)]
-        ages = [torch.tensor(1e18)] * len(etas)
-        fixed: dict[str, Any] = {"lr": -1.0, "beta1": 1 - 2.0**-53, "weight_decay": -1.0, "amsgrad": False, "maximize": False}
-        torch._fused_adamw_(etas, gradients, moments, squares, [], ages, beta2=beta2, eps=eps, **fixed)
-    else:
+    if ones is None:
         _decay(squares, gradients, beta2)
-        torch._foreach_copy_(etas, squares)
-        torch._foreach_sqrt_(etas)
+        etas = list(torch._foreach_sqrt(squares))
         _invert(etas, eps)
+        return etas
+    moments = [torch.as_strided(ones, eta.shape, eta.stride()) for eta in etas]
+    gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, squares, strict=True)]
+    ages = [torch.tensor(1e18)] * len(etas)
+    fixed: dict[str, Any] = {"lr": -1.0, "beta1": 1 - 2.0**-53, "weight_decay": -1.0, "amsgrad": False, "maximize": False}
+    torch._fused_adamw_(etas, gradients, moments, squares, [], ages, beta2=beta2, eps=eps, **fixed)
+    return etas
 
 
-def _ones(bucket: Bucket) -> Tensor | None:
+def _ones(weights: list[Tensor]) -> Tensor | None:
     """Room for the longest of these parameters, all 1; None where the fused pass does not run."""
-    if not (bucket[0].is_cpu and bucket[0].dtype in (torch.float32, torch.float64)):
+    if not (weights[0].is_cpu and weights[0].dtype in (torch.float32, torch.float64)):
         return None
-    longest = max(p.numel() for p in bucket)
-    return _room(1 << longest.bit_length(), bucket[0].dtype)[:longest].fill_(1)
+    longest = max(p.numel() for p in weights)
+    return _room(1 << longest.bit_length(), weights[0].dtype)[:longest].fill_(1)
 
 
 @lru_cache(maxsize=8)
@@ -236,11 +249,8 @@ def _room(count: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(count, dtype=dtype)
 
 
-def _keep_norms(bucket: Bucket, etas: list[Tensor], state: Any) -> None:
+def _norms(etas: list[Tensor]) -> list[Tensor]:
     if etas[0].is_cpu and etas[0].dtype in (torch.float32, torch.float64):
         flat = [torch.as_strided(eta, (eta.numel(),), (1,)) for eta in etas]  # dense, in whatever order of axes
-        norms = [torch.dot(one, one).sqrt_() for one in flat]
-    else:
-        norms = list(torch._foreach_norm(etas))
-    for p, norm in zip(bucket, norms, strict=True):
-        state[p]["eta_norm"] = norm
+        return [torch.dot(one, one).sqrt_() for one in flat]
+    return list(torch._foreach_norm(etas))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from allograft.optim import AvaGrad, avagrad
 from allograft.table import find
@@ -94,11 +95,60 @@ def test_the_fused_pass_is_the_plain_formula(dtype: torch.dtype, bound: float) -
     v, g = [p.detach().abs() for p in _parameters()], [p.detach() for p in _parameters(seed=3)]
     v[0][0] = g[0][0] = 0.0
     found, etas = [one.to(dtype, copy=True) for one in v], [torch.full_like(one, 7.0, dtype=dtype) for one in v]
-    avagrad._renew(found, [one.to(dtype) for one in g], etas, avagrad._ones(found), beta2=0.9, eps=1e-3)
+    etas = avagrad._renew(found, [one.to(dtype) for one in g], etas, avagrad._ones(found), beta2=0.9, eps=1e-3)
     for old, gradient, new, eta in zip(v, g, found, etas, strict=True):
         expected = 0.9 * old + 0.1 * gradient**2
         torch.testing.assert_close(new.double(), expected, rtol=bound, atol=0)
         torch.testing.assert_close(eta.double(), 1 / (expected.sqrt() + 1e-3), rtol=bound, atol=0)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_where_a_gpu_goes_is_the_same_way(variant: Any, decoupled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.02, "decoupled": decoupled, "variant": variant}
+    gradients = _gradients(9)
+    on_cpu = _run(AvaGrad(p := _parameters(), **settings), p, gradients)
+    norm_of = avagrad._rms
+    monkeypatch.setattr(avagrad, "_rms", lambda members: torch.as_tensor(norm_of(members), dtype=torch.float64))
+    monkeypatch.setattr(avagrad, "_ones", lambda weights: None)
+    monkeypatch.setattr(avagrad, "_norms", lambda etas: list(torch._foreach_norm(etas)))
+    for a, b in zip(on_cpu, _run(AvaGrad(p := _parameters(), **settings), p, gradients), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+class _Traffic(TorchDispatchMode):
+    """Counts the values that operations on lists of tensors read and write on a device without memory, and the operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (name := func.__name__).startswith("_foreach") and args[0][0].is_meta:
+            lists = [one for one in args if isinstance(one, list | tuple) and isinstance(one[0], Tensor)]
+            written = args[0] if name.split(".")[0].endswith("_") else result
+            self.values += sum(t.numel() for one in [*lists, written] for t in one)
+            self.operations += 1
+        return result
+
+
+def test_a_step_on_a_gpu_moves_a_fifth_more_than_adams_at_most_and_waits_for_nothing() -> None:
+    """A meta tensor has no number to wait for: asking for one raises. Adam's is the traffic of a step bound by memory."""
+
+    def traffic(kind: Any, **settings: Any) -> _Traffic:
+        parameters = [nn.Parameter(torch.empty(64, 64, device="meta")) for _ in range(60)]
+        for p in parameters:
+            p.grad = torch.empty_like(p)
+        optimizer = kind(parameters, **settings)
+        optimizer.step()
+        with _Traffic() as counted:
+            optimizer.step()
+        return counted
+
+    ours, adams = traffic(AvaGrad), traffic(torch.optim.Adam, foreach=True)
+    assert ours.values <= 1.2 * adams.values
+    assert ours.operations <= adams.operations + 2
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
