@@ -13,6 +13,7 @@ from tests.unit.tiny import write_rows
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.fundus import write_fundus
 from allograft.recipe import title, total_needs
+from allograft.study.pairs import parts_of
 from allograft.study.plan import Plan, World, scenario_of
 from allograft.study.run import local_fabric
 from allograft.study.session import Session
@@ -27,7 +28,7 @@ def stand_in(study: Study, folder: Path) -> Path:
     volumes = study.slices is not None or any((arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values())
     names, rows = study.made_task.names, []
     parts = {study.where.part_of(site) for site in study.source}
-    for site in (*study.source, *(site for site in study.target if site not in parts)):
+    for site in dict.fromkeys((*study.source, *(site for site in study.target if site not in parts))):
         for number in range(24 if study.where.source else 10):  # a filter leaves some
             stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8)
             if volumes:
@@ -48,9 +49,13 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     small = [f"preprocessing.size={[16] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     small += ["target_labels.subjects=2"] if isinstance(study.target_labels, TargetLabels) else []
     small += [f"patch={[16] * len(study.patch)}"] if study.patch else []
-    _, plan = planned(name, stand_in(study, tmp_path), tmp_path / "out", "allow_duplicates=[]", "near_duplicates=warn", *small)
-    assert len(plan.rows) == len(study.rows) * len(study.target)
-    assert plan.units
+    manifest = stand_in(study, tmp_path)
+    for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
+        sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
+        out = tmp_path / "pairs" / str(number)
+        _, plan = planned(name, manifest, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
+        assert len(plan.rows) == len(study.rows) * len(part.target)
+        assert plan.units
 
 
 def planned(name: str, manifest: Path, out: Path, *changes: str) -> tuple[World, Plan]:

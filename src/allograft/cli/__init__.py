@@ -16,6 +16,8 @@ from allograft.errors import AllograftError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
     from allograft.study import Result
+    from allograft.study.pairs import PairsResult
+    from allograft.study.session import Session
 
 app = typer.Typer(
     help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol. "
@@ -80,6 +82,7 @@ def study(
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
     from allograft.context.journal import STOP
     from allograft.study import read_study, run_study
+    from allograft.study.pairs import run_pairs
     from allograft.study.run import local_fabric
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
@@ -87,14 +90,11 @@ def study(
     fabric = local_fabric(devices, precision, strategy)
     say = _say if fabric.is_global_zero else lambda line: None
     if plan:
-        from rich.console import Console
-
-        from allograft.study.preview import preview, preview_table
         from allograft.study.session import Session
 
-        console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
-        return console.print(preview_table(preview(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))))
-    result = run_study(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part)
+        return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
+    run = run_study if asked.pairs == "listed" else run_pairs
+    result = run(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part)
     if fabric.is_global_zero:
         _show(result)
 
@@ -139,7 +139,7 @@ def adapt(
 ) -> None:
     """Adapt a finished model to a new site, without its source images."""
     from allograft.study.adapt import adapt_model
-    from allograft.study.spec import overridden, parse_yaml
+    from allograft.study.strict_yaml import overridden, parse_yaml
 
     changes = overridden({}, set_ or ())
     _show(adapt_model(model, manifest, parse_yaml(recipe, "--recipe"), out, overrides=changes, say=_say))
@@ -172,9 +172,11 @@ def report(
     without_images: Annotated[bool, typer.Option("--without-images", help="Leave patients' images out of the page.")] = False,
 ) -> None:
     """Make report.html, results.csv and metrics.csv anew from the records."""
-    from allograft.study.run import rebuild
+    from allograft.study.pairs import rebuild_pairs
+    from allograft.study.run import kept_study, rebuild
 
-    _show(rebuild(out, pictures=not without_images, say=_say))
+    made = rebuild if kept_study(out).pairs == "listed" else rebuild_pairs
+    _show(made(out, pictures=not without_images, say=_say))
 
 
 @app.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
@@ -210,8 +212,35 @@ def methods() -> None:
         print(f"{name:20} {line}")
 
 
-def _show(result: Result) -> None:
-    """The table, where the report lies, and the command to go on with."""
+def _show_plan(session: Session) -> None:
+    """What would run; of a study of many pairs, part by part."""
+    from rich.console import Console
+
+    from allograft.study.pairs import part_sessions
+    from allograft.study.preview import preview, preview_table
+
+    console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
+    for name, part in part_sessions(session).items() if session.study.pairs != "listed" else [("", session)]:
+        console.print(*([f"== {name}"] if name else []), preview_table(preview(part)), sep="\n")
+
+
+def _show(result: Result | PairsResult) -> None:
+    """The tables, where the report lies, and the commands to go on with."""
+    from allograft.study.pairs import PairsResult
+    from allograft.study.table import print_over
+
+    parts = list(result.parts.values()) if isinstance(result, PairsResult) else [result]
+    for part in parts:
+        _show_part(part)
+    if isinstance(result, PairsResult):
+        print_over(result.study, parts[0].plan, [part.lines for part in parts])
+        print(f"report over all pairs: {result.out / 'report.html'}")
+    if result.failed:
+        runs = sum(len(line.runs) for part in parts for line in part.lines)
+        raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why")
+
+
+def _show_part(result: Result) -> None:
     from allograft.study.models import predict_command
     from allograft.study.table import print_tables
 
@@ -225,8 +254,6 @@ def _show(result: Result) -> None:
         if result.models and not any(line.recommended for line in here):
             why = f"{result.plan.headline} is undefined there" if any(line.is_measured(target) for line in here) else "it was not measured"
             print(f"nothing is ranked for {target}: {why}; its models lie in {result.out / 'models'}")
-    if result.failed:
-        raise UnitsFailed(f"{result.failed} of {sum(len(line.runs) for line in result.lines)} runs failed; the table shows which and why")
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -180,16 +180,21 @@ def compare(
     return _adjusted({title: made for title, made in others.items() if made is not None}, adjust, alternative)
 
 
-def over_pairs(lines: Sequence[Line], plan: Plan, metric: str = "") -> list[OverPairs]:
+def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -> list[OverPairs]:
     """Each recipe's headline as the papers print it: mean over all pairs for each seed, then mean and sd over seeds.
 
     A seed counts when it has every pair; a target where no row was measured is no pair. In the order of the study.
+
+    Args:
+        tables: one for each set of source sites.
+        plan: of any of them.
     """
-    scores = {(line.title, line.target): seed_scores(plan, line, line.target, metric) for line in lines}
-    targets = {target for (_, target), seeds in scores.items() if seeds}
+    every = [(line, (number, line.target)) for number, table in enumerate(tables) for line in table]
+    scores = {(line.title, pair): seed_scores(plan, line, line.target, metric) for line, pair in every}
+    pairs = {pair for (_, pair), seeds in scores.items() if seeds}
     made = []
-    for title in dict.fromkeys(line.title for line in lines):
-        each = [scores.get((title, target), {}) for target in sorted(targets)]
+    for title in dict.fromkeys(line.title for line, _ in every):
+        each = [scores.get((title, pair), {}) for pair in sorted(pairs)]
         seeds = sorted(set(each[0]).intersection(*each)) if each else []
         means = [fmean(one[seed] for one in each) for seed in seeds]
         made.append(OverPairs(title, len(each), len(means), fmean(means) if means else None, stdev(means) if len(means) > 1 else None))

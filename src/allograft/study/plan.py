@@ -18,6 +18,8 @@ from allograft.study.analysis.label_free import KEYS
 from allograft.study.spec import Statistics, Study, TargetLabels
 from allograft.study.where import take_sides
 
+PAIRS = "pairs"
+"""Folder of the studies that a study of many pairs consists of."""
 POOL = 16
 """Training images of a target that label-free selection rules look at."""
 
@@ -66,8 +68,10 @@ class World:
     @staticmethod
     def read(study: Study, out: Path) -> World:
         """Read the manifest, apply the filters, and place every subject (as ``OUT/splits.csv`` has it, new subjects beside them)."""
+        if study.pairs != "listed":
+            raise SpecError(f"pairs: {study.pairs} makes several studies; run it with 'allograft study', or run_pairs in Python")
         task = study.made_task
-        cohort = Cohort.read(study.manifest, task.coding, preprocessing=study.preprocessing, cache=out / "cache", slices=study.slices)
+        cohort = Cohort.read(study.manifest, task.coding, preprocessing=study.preprocessing, cache=cache_of(out), slices=study.slices)
         cohort = take_sides(cohort, study.source, study.target, study.where)
         placed, places = _placed(study, cohort, out)
         world = World(study, placed, places, cohort.cases)
@@ -200,13 +204,18 @@ class Plan:
         return grouped
 
 
+def cache_of(out: Path) -> Path:
+    """Where a study keeps its images as prepared; those of many pairs of sites share one."""
+    return (out.parent if out.parent.name == PAIRS else out) / "cache"
+
+
 def _placed(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, Place]]:
     """Every subject's place, once the leakage gate has let the cohort through.
 
     With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps a row of its own in ``splits.csv``.
     """
     known = read_splits(out / "splits.csv")
-    findings = find_duplicates(cohort.cases, cache=out / "cache")
+    findings = find_duplicates(cohort.cases, cache=cache_of(out))
     before = cohort.cases
     if study.near_duplicates == "group":
         cohort = replace(cohort, cases=grouped(before, findings, allow=study.allow_duplicates, known=known))

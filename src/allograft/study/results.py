@@ -66,6 +66,22 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
 
 
+def join_files(path: Path, sources: Mapping[str, Path]) -> Path:
+    """Write the rows of several such files into one, behind a column that says their source sites.
+
+    Args:
+        sources: the source sites, joined by a plus -> a file.
+    """
+    columns: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for source, each in sources.items():
+        with open(each, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows += [{"source": _word(source), **row} for row in reader]
+            columns = ["source", *(reader.fieldnames or ())]
+    return _write(path, columns, rows)
+
+
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

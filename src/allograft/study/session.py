@@ -95,13 +95,13 @@ class Session:
         if self.study.start != "scratch":
             network = self.start(world, 0)
             anew = self._anew()
-            report = load_weights(network, self._start_path(), anew_in(network, anew))
+            report = load_weights(network, self.study.start_path, anew_in(network, anew))
             self.say(f"start: {report}")
             refuse_untrained(anew, trained=bool(self.study.source) or self.study.target_labels != "none")
             tree.write_json(self.out / "start.json", plain(report))
         if self._starts_from_folder():
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
-            refuse_training_images(read_card(self._start_path()), tested, self._start_path())
+            refuse_training_images(read_card(self.study.start_path), tested, self.study.start_path)
         self._try(world)
         context, network = self.context(0), self.start(world, 0)
         for row in (row for row in bare_rows(world) if row.seed == 0):
@@ -113,11 +113,9 @@ class Session:
         return world
 
     def _keep(self, world: World) -> None:
-        """What ``report OUT`` and the next run need: the splits, and the study with its paths spelt out."""
+        """What ``report OUT`` and the next run need: the splits and the study."""
         write_splits(self.out / "splits.csv", world.places, world.listed)
-        path = self._start_path()
-        start = str(path.resolve()) if self.study.start != "scratch" and os.path.exists(path) else self.study.start
-        tree.write_json(self.out / "study.json", {**plain(self.study), "cohort": str(self.study.manifest.resolve()), "start": start})
+        tree.write_json(self.out / "study.json", self.study.spelt_out())
 
     def _try(self, world: World) -> None:
         """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
@@ -172,29 +170,22 @@ class Session:
             else:
                 network = build(self._spec(world.cohort.case(0).image.shape[1], task.outputs))
             if self.study.start != "scratch":
-                load_weights(network, self._start_path(), anew_in(network, self._anew()))
+                load_weights(network, self.study.start_path, anew_in(network, self._anew()))
         return network
-
-    def _start_path(self) -> Path:
-        path = Path(self.study.start)
-        if self.study.start.startswith(("timm:", "hf:")):
-            return path  # a name, no file
-        beside = self.study.file.parent / path if self.study.file is not None else path
-        return path if path.is_absolute() or os.path.exists(path) else beside  # a name too long is no error here
 
     def _spec(self, channels: int, outputs: Mapping[str, int]) -> Mapping[str, Any]:
         """The study's network; a model folder as start brings its own, with the study's outputs."""
         if self._starts_from_folder():
-            return network_of(self._start_path(), self.study.made_task)[0]
+            return network_of(self.study.start_path, self.study.made_task)[0]
         return spec_of(self.study.network, channels, outputs)
 
     def _anew(self) -> Mapping[str, str]:
         """Outputs whose heads start at random though the start has some, with the reason."""
         own = self.network is not None or not self._starts_from_folder()
-        return {} if own else network_of(self._start_path(), self.study.made_task)[1]
+        return {} if own else network_of(self.study.start_path, self.study.made_task)[1]
 
     def _starts_from_folder(self) -> bool:
-        return self.study.start != "scratch" and os.path.isdir(self._start_path())
+        return self.study.start != "scratch" and os.path.isdir(self.study.start_path)
 
     def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
         """Run the rows of a shard; a unit that another process holds is come back to."""

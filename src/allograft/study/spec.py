@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
@@ -18,8 +15,10 @@ from allograft.context.settings import Strength
 from allograft.errors import SpecError
 from allograft.recipe import AnyRow, Grid, Needs, candidates, is_recipe, parse_recipe, title, total_needs, validated
 from allograft.study.statistics import Adjustment, Alternative
-from allograft.study.where import Where
+from allograft.study.strict_yaml import overridden, parse_yaml
+from allograft.study.where import Where, check_once
 from allograft.table import find
+from allograft.tree import plain
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,17 @@ class Study:
 
     Fields are the keys of the YAML file; see the README for an example and DESIGN for the contract. Of a site on both sides ``target``
     names the part, ``isic (tone 3, 4)``; see ``Where``.
+
+    ``pairs: all`` asks it for every source site alone and every target, ``leave-one-site-out`` for every target from all other source
+    sites; without ``target`` these are the source sites themselves. See ``run_pairs``.
     """
 
     cohort: str
     task: dict[str, Any]
-    target: tuple[str, ...]
     recipes: tuple[AnyRow, ...]
     source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    pairs: Literal["listed", "all", "leave-one-site-out"] = "listed"
     network: dict[str, dict[str, Any] | None] = field(default_factory=lambda: {"unet": None})
     start: str = "scratch"
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -109,6 +112,8 @@ class Study:
         for name in ("task", "network", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str) and len(getattr(self, name)) != 1:
                 raise SpecError(f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}")
+        if self.pairs != "listed":
+            object.__setattr__(self, "target", self.target or self.source)
         if not self.target:
             raise SpecError("target: names no site; expected at least one, for example target: [b]")
         if not 1 <= self.seeds <= 1000:
@@ -117,7 +122,10 @@ class Study:
             raise SpecError(f"clip: found {self.clip}, expected the largest gradient norm, above 0")
         if self.patch is not None and (min(self.patch, default=0) < 1 or math.prod(self.patch) > 2**30):
             raise SpecError(f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image")
-        object.__setattr__(self, "target", self.where.parted(self.source, self.target))
+        if self.pairs == "listed":
+            object.__setattr__(self, "target", self.where.parted(self.source, self.target))
+        else:
+            self._check_pairs()
         if not self.source and self.start == "scratch":
             raise SpecError("source: is empty and start is scratch, so there is nothing to adapt; name a model: start: FOLDER, or a source")
         if not self.source and self.selection == "source-val":
@@ -128,6 +136,14 @@ class Study:
         if grid is not None and not self.source:
             raise SpecError(f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting")
         find("optimizer", next(iter(self.optimizer)))
+
+    def _check_pairs(self) -> None:
+        check_once(self.source, self.target)
+        if not any(source != target for source in self.source for target in self.target):
+            named = ", ".join(self.source) or "no source"
+            raise SpecError(f"pairs: {self.pairs} finds no pair in {named}; name at least two sites, for example source: [a, b, c]")
+        if self.where != Where():
+            raise SpecError(f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site stands on both; leave one out")
 
     @property
     def made_task(self) -> Any:
@@ -152,6 +168,21 @@ class Study:
             looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders))
             raise SpecError(f"cohort: no manifest '{self.cohort}' in {looked}; mend the path, or set ALLOGRAFT_DATA to the data's folder")
         return found
+
+    @property
+    def start_path(self) -> Path:
+        """Where ``start`` lies: in the current folder, or beside the study file; a name as it is."""
+        path = Path(self.start)
+        if self.start.startswith(("timm:", "hf:")):
+            return path
+        beside = self.file.parent / path if self.file is not None else path
+        return path if path.is_absolute() or os.path.exists(path) else beside  # a name too long is no error here
+
+    def spelt_out(self) -> dict[str, Any]:
+        """As ``study.json`` keeps it: JSON values, its paths whole."""
+        path = self.start_path
+        start = str(path.resolve()) if self.start != "scratch" and os.path.exists(path) else self.start
+        return {**plain(self), "cohort": str(self.manifest.resolve()), "start": start}
 
     @property
     def rows(self) -> tuple[Any, ...]:
@@ -222,69 +253,3 @@ def make_study(tree: Mapping[str, Any] | Study) -> Study:
     study: Study = validated(Study, tree, "study")
     _ = study.made_task
     return study
-
-
-def parse_yaml(text: str, name: str) -> Any:
-    """Safe YAML: floats as written (``1e-3``), no octal numbers, no yes/no, a repeated key is an error, no tags."""
-    try:
-        return yaml.load(text, _Strict)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise SpecError(f"{name}: not plain YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, AttributeError) as error:  # a tag that its value does not fit: !!int abc
-        raise SpecError(f"{name}: not plain YAML: {error}") from error
-    except RecursionError as error:
-        raise SpecError(f"{name}: nested too deeply to be a study") from error
-
-
-class _Strict(yaml.SafeLoader):
-    """A SafeLoader with YAML 1.2 numbers and booleans, which refuses aliases and repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can stand for gigabytes
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read; write the value out")
-        return super().compose_node(parent, index)
-
-
-_OLD = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")
-_Strict.yaml_implicit_resolvers = {
-    key: [row for row in rows if row[0] not in _OLD] for key, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Strict.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tTfF"))
-_Strict.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_FLOAT = re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
-_Strict.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-
-
-def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, (str, int, float, bool)):
-            raise yaml.YAMLError(f"line {line}: a key must be a word")
-        if str(key) in tree:
-            raise yaml.YAMLError(f"line {line}: key '{key}' is written twice; remove one")
-        tree[str(key)] = loader.construct_object(value_node, deep=True)
-    return tree
-
-
-_Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The tree with ``key=value`` or ``key.inner=value`` applied, values as YAML."""
-    for override in overrides:
-        _override(tree, override)
-    return tree
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise SpecError(f"--set {text}: expected key=value, for example --set budget.steps=20")
-    *outer, last = path.split(".")
-    for key in outer:
-        inner = tree.get(key)
-        tree[key] = inner = dict(inner) if isinstance(inner, dict) else {}
-        tree = inner
-    tree[last] = parse_yaml(value, f"--set {text}")

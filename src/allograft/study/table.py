@@ -43,9 +43,9 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     return made
 
 
-def pairs_table(study: Study, plan: Plan, lines: Sequence[Line]) -> Table | None:
-    """Means over all pairs of source and target; None for fewer than two measured pairs."""
-    rows = over_pairs(lines, plan)
+def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> Table | None:
+    """Means over all pairs of source and target, of one table or several; None for fewer than two measured pairs."""
+    rows = over_pairs(tables, plan)
     if not rows or rows[0].pairs < 2:
         return None
     made = Table(title=f"over {rows[0].pairs} pairs: {plan.headline}", **LAYOUT)
@@ -163,12 +163,21 @@ def _number(value: float | None, form: str) -> str:
 
 def print_tables(study: Study, plan: Plan, lines: Sequence[Line], console: Console | None = None) -> None:
     """Print one table a target, one over all pairs where there are several, and why runs failed."""
-    console = console or Console(width=None if Console().is_terminal else WIDTH, highlight=False, markup=False)
+    console = console or _console()
     for target in study.target:
         console.print(table_of(study, plan, lines, target, console.width))
-    over = pairs_table(study, plan, lines)
-    if over is not None:
-        console.print(over)
+    print_over(study, plan, [lines], console)
     for line in lines:
         for error in sorted({run.error for run in line.runs if run.error}):
             console.print(f"{line.title} -> {line.target}: {error}", markup=False)
+
+
+def print_over(study: Study, plan: Plan, tables: Sequence[Sequence[Line]], console: Console | None = None) -> None:
+    """Print the table over all pairs, where there are several."""
+    over = pairs_table(study, plan, tables)
+    if over is not None:
+        (console or _console()).print(over)
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else WIDTH, highlight=False, markup=False)

@@ -59,11 +59,16 @@ class Where:
             example = "where: {source: {tone: [1, 2]}, target: {tone: [3, 4]}}"
             raise SpecError(f"target: site '{shared[0]}' is a source too, and no column of where: parts it; {mend}: {example}")
         named = tuple(self.part_of(site) if site in source else site for site in target)
-        for key, sites in (("source", source), ("target", named)):
-            double = next((site for number, site in enumerate(sites) if site in sites[:number]), None)
-            if double is not None:
-                raise SpecError(f"{key}: site '{double}' is named twice; name it once")
+        check_once(source, named)
         return named
+
+
+def check_once(source: Sequence[str], target: Sequence[str]) -> None:
+    """Raise ``SpecError`` for a site that one side names twice."""
+    for key, sites in (("source", source), ("target", target)):
+        double = next((site for number, site in enumerate(sites) if site in sites[:number]), None)
+        if double is not None:
+            raise SpecError(f"{key}: site '{double}' is named twice; name it once")
 
 
 def take_sides(cohort: Cohort, source: Sequence[str], target: Sequence[str], where: Where) -> Cohort:

@@ -19,11 +19,12 @@ from allograft.phantoms.brain import write_brain
 from allograft.recipe import parse_recipe, title
 from allograft.study import run_study
 from allograft.study.analysis.sheet import Sheet
+from allograft.study.comparison import seed_scores, subject_scores
 from allograft.study.plan import Plan, Row
 from allograft.study.record import Record
 from allograft.study.report import Extra, Picture, Shows, Slice, draw_overlay, ordinals, page, write_annotate, write_report
 from allograft.study.report.annotate import to_annotate
-from allograft.study.report.cells import gain, seed_scores, subject_scores
+from allograft.study.report.cells import gain
 from allograft.study.report.facts import hider
 from allograft.study.report.gallery import fitting
 from allograft.study.report.plots import Point, Strip, scatter, strip_plot

@@ -12,7 +12,8 @@ from allograft.methods.finetune import Finetune
 from allograft.methods.supervised import Supervised
 from allograft.recipe import Needs, parse_recipe, title
 from allograft.study import make_study, read_study
-from allograft.study.spec import TargetLabels, parse_yaml
+from allograft.study.spec import TargetLabels
+from allograft.study.strict_yaml import parse_yaml
 
 PLAIN: dict[str, Any] = {
     "cohort": "manifest.csv",
@@ -136,9 +137,11 @@ def test_a_slip_names_the_key_and_what_was_found(change: dict[str, Any], told: s
 
 
 def test_a_missing_key() -> None:
-    for key in ("cohort", "task", "target", "recipes"):
+    for key in ("cohort", "task", "recipes"):
         with pytest.raises(SpecError, match=f"study.{key}: .*required"):
             make_study({name: value for name, value in PLAIN.items() if name != key})
+    with pytest.raises(SpecError, match="target: names no site"):
+        make_study({name: value for name, value in PLAIN.items() if name != "target"})
 
 
 def test_every_row_once_and_those_that_are_always_there() -> None:

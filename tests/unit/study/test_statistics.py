@@ -291,7 +291,7 @@ def test_only_what_both_rows_finished_is_compared() -> None:
 
 
 def _described(table: Sequence[Line], plan: Plan) -> list[Any]:
-    return [compare(table, plan, "chase"), [score_interval(plan, line, "chase") for line in table], over_pairs(table, plan)]
+    return [compare(table, plan, "chase"), [score_interval(plan, line, "chase") for line in table], over_pairs([table], plan)]
 
 
 def test_two_images_of_a_subject_do_not_double_n() -> None:
@@ -380,15 +380,15 @@ def test_means_over_pairs_by_hand() -> None:
     scores: dict[Any, Any] = {("supervised", site, seed): {"p": [v]} for site, row in values.items() for seed, v in enumerate(row)}
     scores |= {(TITLES[1], "chase", seed): {"p": [0.5]} for seed in range(3)}
     plan, table = a_table(study, scores, failed=[("supervised", "stare", 1)])
-    first, second, third = over_pairs(table, plan)
+    first, second, third = over_pairs([table], plan)
     # seed 0: 0.6, seed 2: 0.5; seed 1 misses stare
     assert (first.title, first.pairs, first.seeds) == ("supervised", 2, 2)
     assert first.mean == pytest.approx(0.55)
     assert first.sd == pytest.approx(0.1 / math.sqrt(2))
     assert (second.seeds, second.mean, second.sd) == (third.seeds, third.mean, third.sd) == (0, None, None)
     alone = [line for line in table if line.target == "chase"]
-    assert over_pairs(alone, plan)[0].mean == pytest.approx(alone[0].score("chase"))
-    assert over_pairs(alone, plan)[0].sd == pytest.approx(alone[0].spread("chase"))
+    assert over_pairs([alone], plan)[0].mean == pytest.approx(alone[0].score("chase"))
+    assert over_pairs([alone], plan)[0].sd == pytest.approx(alone[0].spread("chase"))
 
 
 def test_do_nothing_gains_nothing_over_itself() -> None:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from allograft.study.comparison import NOTHING, Comparison, compare, difference, score_interval, seed_scores, subject_scores
+from allograft.study.comparison import NOTHING, Comparison, compare, difference, score_interval
 from allograft.study.plan import Plan
 from allograft.study.select import NOT_YET, Line
 from allograft.study.spec import Study
 from allograft.study.table import p_value
 
-__all__ = ["NOTHING", "Cell", "Column", "Table", "class_table", "decision_table", "gain", "seed_scores", "subject_scores"]
 DIGITS = {"hd95": 2, "asd": 2}
 FORMS = ("{:,.1f}", "{:,.1f}", "{:,.0f}", "{:,.0f}")
 """Of the costs: seconds to train, seconds to predict, megabytes, parameters."""
@@ -100,10 +99,11 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
     rows = []
     for order, line in enumerate(here):
-        cells = [Cell(line.title, value=order, kind="name"), _score(line, target, plan.headline, best=best)]
-        cells += [_interval(score_interval(plan, line, target)), _gain(compared.get(line.title), line.title in NOTHING)]
-        cells += [_p(compared.get(line.title), common), _seeds(line), *(_score(line, site, plan.headline) for site in others), _worst(line)]
-        cells += [_score(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
+        cells = [Cell(line.title, value=order, kind="name"), score_cell(line, target, plan.headline, best=best)]
+        cells += [_interval(score_interval(plan, line, target)), gain_cell(compared.get(line.title), line.title in NOTHING)]
+        cells += [_p(compared.get(line.title), common), _seeds(line)]
+        cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
+        cells += [score_cell(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
         costs = [line.cost("train_seconds"), line.predict_seconds(target), line.cost("peak_memory_mb"), line.cost("trainable_parameters")]
         cells += [_cost(value, form) for value, form in zip(costs, FORMS, strict=True)]
         rows.append((line.recommended, tuple(cells)))
@@ -118,7 +118,7 @@ def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
         return None
     columns = (Column("recipe"), *(Column(*name.split("/", 1)) for name in names))
     rows = [
-        (line.recommended, (Cell(line.title, value=n, kind="name"), *(_score(line, target, name) for name in names)))
+        (line.recommended, (Cell(line.title, value=n, kind="name"), *(score_cell(line, target, name) for name in names)))
         for n, line in enumerate(here)
     ]
     return Table(columns, tuple(rows))
@@ -154,7 +154,8 @@ def _metrics(here: Sequence[Line], target: str) -> list[str]:
     return sorted(names, key=lambda name: ORDER.index(kind) if (kind := name.split("/")[0]) in ORDER else len(ORDER))
 
 
-def _score(line: Line, site: str, metric: str, *, best: float | None = None) -> Cell:
+def score_cell(line: Line, site: str, metric: str, *, best: float | None = None) -> Cell:
+    """Mean ± sd over seeds, or in words why there is none."""
     values = line.metrics.get(site, {}).get(metric, ())
     if not values:
         return Cell("undefined" if line.is_measured(site) else _absent(line), kind="quiet")
@@ -178,7 +179,8 @@ def _interval(interval: tuple[float, float] | None) -> Cell:
     return Cell("–", kind="quiet") if interval is None else Cell("{:.3f} to {:.3f}".format(*interval).replace("-", "−"), value=interval[0])
 
 
-def _gain(found: Comparison | None, is_base: bool) -> Cell:
+def gain_cell(found: Comparison | None, is_base: bool) -> Cell:
+    """Difference to do-nothing with its interval."""
     if found is None:
         return Cell("–", "do-nothing" if is_base else "", kind="quiet")
     interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"

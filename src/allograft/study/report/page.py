@@ -112,7 +112,6 @@ def write_report(
 def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | None, hide: Hide) -> dict[str, Any]:
     """All that the page says besides its targets and pictures."""
     counts = facts.splits(study, lines, world)
-    script = "".join(map(_text, SCRIPTS))
     return {
         "study": study,
         "question": _question(study),
@@ -133,25 +132,31 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
         "disagreement": DISAGREEMENT,
         "further": FURTHER,
         "annotate_file": FILE,
-        "script": Markup(script),  # the only script that the page's own policy lets run
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **scripts(),
     }
 
 
 def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: Hide) -> bytes:
     shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in pictures.items()})
     pictured = {site for title, site in shown if title not in (DISAGREEMENT, *FURTHER)}
-    page: str = _template().render(**content, pictures=shown, pictured=pictured, dropped=dropped)
+    page: str = template("page.html.j2").render(**content, pictures=shown, pictured=pictured, dropped=dropped)
     return page.encode()
 
 
+def scripts() -> dict[str, Any]:
+    """The only script that a page's own policy lets run, and its hash."""
+    script = "".join(map(_text, SCRIPTS))
+    return {"script": Markup(script), "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
+
+
 @cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page's template; everything that goes into it is escaped, and what it misses is an error."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     jinja = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.globals["counted"] = facts.counted
-    return jinja.get_template("page.html.j2")
+    return jinja.get_template(name)
 
 
 def _text(name: str) -> str:

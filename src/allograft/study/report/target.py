@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from allograft.figure import Figure
 from allograft.study.analysis.sheet import Sheet
-from allograft.study.comparison import do_nothing
+from allograft.study.comparison import do_nothing, seed_scores, subject_scores
 from allograft.study.models import model_name, predict_command
 from allograft.study.plan import Plan
 from allograft.study.report import facts, plots
 from allograft.study.report.annotate import to_annotate
-from allograft.study.report.cells import Table, class_table, decision_table, gain, seed_scores, subject_scores
+from allograft.study.report.cells import Table, class_table, decision_table, gain
 from allograft.study.report.figures import Drawn, Hide, draw_figure
 from allograft.study.report.gallery import PictureKey
 from allograft.study.select import Line

@@ -1,0 +1,67 @@
+"""The commands on a study of many pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Command
+from tests.unit.tiny import write_photographs
+
+STUDY = """
+cohort: manifest.csv
+task: {segmentation: {classes: [vessel]}}
+network: {unet: {channels: [4, 8], num_res_units: 1}}
+augmentation: strong
+source: [a, b]
+pairs: all
+recipes: [histogram]
+test: {fraction: 0.5}
+near_duplicates: warn
+seeds: 1
+budget: {steps: 2, batch_size: 2}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_photographs(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path / "study.yaml"
+
+
+def test_study_plan_report_and_cite(study: Path, allograft: Command) -> None:
+    out = study.parent / "out"
+    planned = allograft("study", study, "--out", out, "--plan")
+    assert (planned.code, planned.out.count("== from")) == (0, 2), planned.err
+    assert planned.out.count("units,") == 2
+    assert not list(out.rglob("records"))
+    ran = allograft("study", study, "--out", out)
+    assert ran.code == 0, ran.err
+    assert [ran.err.count(f"== from {site}") for site in "ab"] == [2, 2]  # read and checked, then run
+    assert "a -> b: dice" in ran.out
+    assert "over 2 pairs: dice" in ran.out
+    assert f"report over all pairs: {out / 'report.html'}" in ran.out
+    page = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert allograft("report", out).code == 0
+    assert (out / "report.html").read_bytes() == page
+    assert "@" in allograft("cite", out).out
+
+
+def test_a_failed_run_ends_with_3(study: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from allograft.methods.histogram import Histogram
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Histogram, "run", breaks)
+    answer = allograft("study", study, "--out", study.parent / "out")
+    assert answer.code == 3
+    assert "2 of 4 runs failed" in answer.err
+
+
+def test_train_asks_for_one_pair(study: Path, allograft: Command) -> None:
+    answer = allograft("train", study, "--out", study.parent / "one", "--set", "recipes=[supervised]")
+    assert answer.code == 2
+    assert "pairs: all makes several studies" in answer.err
