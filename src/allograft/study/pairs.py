@@ -1,7 +1,7 @@
 """Studies of many pairs: every source site to every target, or every target from all other sites, judged side by side.
 
 ``pairs: all`` is one study a source site, ``pairs: leave-one-site-out`` one a target; each lies whole in ``OUT/pairs``, with its own
-table, report and models, and what is said over all pairs lies in ``OUT``. A subject stands in the same part in all of them.
+table, report and models, and what is said over all pairs lies in ``OUT``. A site's test subjects are the same in all of them.
 """
 
 from __future__ import annotations

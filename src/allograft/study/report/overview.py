@@ -100,7 +100,7 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column("pair"),
         Column("test", "subjects"),
         Column(plan.headline, "do nothing", "mean ± sd over seeds"),
-        Column(plan.headline, "recommended", "of the row that the study's rule picked, which sees no test score; mean ± sd over seeds"),
+        Column(plan.headline, "recommended", "of the row that the study's rule picked; mean ± sd over seeds"),
         Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
     )
     every = [(part, target) for part in parts for target in part.study.target]
