@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from allograft.recipe import Stage
 from allograft.step import Step, Terms
 
 if TYPE_CHECKING:
-    from allograft.context import Context
+    from allograft.context import Context, Meter
 
 FLUSH = 50
 """Steps between two readings of the terms; reading waits for the device."""
@@ -148,18 +149,27 @@ def _taken(step: Step, batch: Batch) -> Terms:
 
 
 def _rehearsed(step: Step, batches: Batches, span: range, context: Context) -> History:
-    """Three steps in the place of all, the first to warm up: how long all would take goes to the meter."""
-    few = span[:3]
-    if not few:
-        return History()
-    history, times, stream = History(), [], batches(few.start)
+    """Three steps in the place of all, the first to warm up: how long all would take goes to the meter.
+
+    Of a training in parts, such as epochs, the first part's three stand for all.
+    """
+    meter = context.meter
+    history, times = History(), []
+    if not span or (meter.tried is not None and meter.tried() is step):
+        return _planned(meter, len(span), history)
+    few, stream = span[:3], batches(span.start)
     for number in few:
         began = time.perf_counter()
         history.add(_taken(step, context.fabric.to_device(next(stream))), number)
         history.flush(number + 1)  # reads the terms, so waits for the device
         times.append(time.perf_counter() - began)
-    context.meter.planned_steps += len(span)
-    context.meter.planned_seconds += min(times[1:] or times) * len(span)
+    meter.tried, meter.rate = weakref.ref(step), min(times[1:] or times)
+    return _planned(meter, len(span), history)
+
+
+def _planned(meter: Meter, steps: int, history: History) -> History:
+    meter.planned_steps += steps
+    meter.planned_seconds += meter.rate * steps
     return history
 
 

@@ -264,3 +264,10 @@ def test_a_rehearsal_takes_three_steps_and_tells_the_time_of_all(monkeypatch: py
     assert taken == [10, 11, 12]
     assert len(history.terms["loss"]) == 3
     assert (meter.planned_steps, meter.planned_seconds) == (40, 40.0)
+    for epoch in (range(50, 90), range(90, 130)):  # its first part stands for all parts of a training
+        train(step, lambda start: itertools.count(start), steps=epoch, context=context)  # type: ignore[arg-type]
+    assert taken == [10, 11, 12]
+    assert (meter.planned_steps, meter.planned_seconds) == (120, 120.0)
+    train(lambda batch: step(batch), lambda start: itertools.count(start), steps=5, context=context)  # type: ignore[arg-type]
+    assert taken[3:] == [0, 1, 2]  # another training is tried itself
+    assert (meter.planned_steps, meter.planned_seconds) == (125, 125.0)

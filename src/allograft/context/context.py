@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import resource
 import sys
+import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -36,12 +37,17 @@ from allograft.tree import content_hash, digest, plain
 
 @dataclass
 class Meter:
-    """What a unit cost and has to show, itself alone: the units it builds on have their own."""
+    """What a unit cost and has to show, itself alone: the units it builds on have their own.
+
+    Of a rehearsal, ``tried`` refers to the last step object that was, and ``rate`` has the seconds a step of it takes.
+    """
 
     train_seconds: float = 0.0
     trainable_parameters: int = 0
     planned_steps: int = 0
     planned_seconds: float = 0.0
+    tried: weakref.ref[Any] | None = None
+    rate: float = 0.0
     figures: dict[str, Figure] = field(default_factory=dict)
 
     peak_memory_mb: float = 0.0
