@@ -120,7 +120,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
     overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
     probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Predict images with a model: masks on each image's own grid, volumes or class probabilities in results.csv."""
     from allograft.study.predictions import write_predictions
@@ -151,7 +151,7 @@ def evaluate(
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to judge on.")],
     classes: Annotated[list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
     from allograft.study.adapt import evaluate as judge
