@@ -10,8 +10,8 @@ import statistics
 import torch
 from ratio import keep, seconds
 
-from allograft.methods.clustering import MOST_POINTS, Clusters, cluster
 from allograft.networks import build
+from allograft.parts.clustering import MOST_POINTS, Clusters, cluster
 
 EPOCH = 1000 * 0.08
 ROUNDS = 3

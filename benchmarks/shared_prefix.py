@@ -18,7 +18,8 @@ from ratio import keep
 from torch import Tensor
 
 from allograft.phantoms.brain import write_brain
-from allograft.study.run import local_fabric, run_study
+from allograft.run.fabric import local_fabric
+from allograft.studies import run_study
 
 RECIPES: list[Any] = [{"finetune": {"scope": scope}} for scope in ("full", "decoder", "top")] + ["l2sp"]
 LIMIT = 1.15

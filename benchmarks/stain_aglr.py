@@ -19,8 +19,8 @@ from allograft.networks import build
 from allograft.phantoms.histology import CLASSES, SHIFTS, stain, tissue, write_histology
 from allograft.predictor import Direct, load_predictor, save_predictor
 from allograft.recipe import Scenario, title
+from allograft.run.fabric import local_fabric
 from allograft.seeds import Seeds
-from allograft.study.run import local_fabric
 from allograft.tasks.classification import Classification
 from allograft.transforms.stain_separation import find_stains
 

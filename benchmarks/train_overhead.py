@@ -11,11 +11,11 @@ from ratio import compare
 from allograft.context import Context, Journal
 from allograft.networks import build
 from allograft.phantoms.brain import write_brain
+from allograft.run.fabric import local_fabric
+from allograft.run.session import Session
 from allograft.seeds import Seeds
-from allograft.study.plan import World
-from allograft.study.run import local_fabric
-from allograft.study.session import Session
 from allograft.study.spec import make_study
+from allograft.study.world import World
 from allograft.train import train
 
 STEPS = 30

@@ -12,10 +12,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from allograft.apply import load
 from allograft.cohort import Cohort
 from allograft.errors import AllograftError
-from allograft.predictor import load
-from allograft.study.analysis.site_probe import seen, site_probe
+from allograft.results.analysis.site_probe import seen, site_probe
 
 
 def main(folder: Path, manifest: Path) -> None:

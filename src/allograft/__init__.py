@@ -14,9 +14,9 @@ _PUBLIC = {
     "Batch": "allograft.batch",
     "Boxes": "allograft.batch",
     "Cohort": "allograft.cohort",
-    "run_study": "allograft.study",
-    "read_records": "allograft.study",
-    "load": "allograft.predictor",
+    "run_study": "allograft.studies",
+    "read_records": "allograft.results.record",
+    "load": "allograft.apply",
     "AllograftError": "allograft.errors",
 }
 

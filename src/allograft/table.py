@@ -68,7 +68,7 @@ SURGERY = {
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "fourier": "allograft.methods.fourier:FourierPredictor",
-    "donors": "allograft.methods.donors:Donors",
+    "donors": "allograft.parts.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
     "by_site": "allograft.methods.dsbn:SitePredictor",
     "spottunet": "allograft.methods.spottunet:SpotTunetPredictor",

@@ -312,8 +312,8 @@ def test_a_pickle_offered_as_a_model(shape: str, sound: Path, allograft: Command
 
 @pytest.fixture(scope="module")
 def model(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from allograft.studies import train_model
     from allograft.study import read_study
-    from allograft.study.run import train_model
 
     return train_model(read_study(sound / "study.yaml", ["recipes=[supervised]", "budget.steps=1"]), tmp_path_factory.mktemp("out"))
 

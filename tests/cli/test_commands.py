@@ -26,7 +26,8 @@ from allograft.phantoms.brain import write_brain
 from allograft.phantoms.skin import write_skin
 from allograft.recipe import Carry, Needs, Scenario, Stage
 from allograft.step import GradientStep
-from allograft.study import make_study, read_study, run_study
+from allograft.studies import run_study
+from allograft.study import make_study, read_study
 from allograft.tree import digest
 
 
@@ -179,7 +180,7 @@ def test_volumes_keep_affine_and_shape(kind: str, allograft: Command, tmp_path: 
 def test_rerun_trains_and_judges_nothing(done: Path, cohort: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     records = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (done / "records").iterdir()}
     monkeypatch.setattr(GradientStep, "__call__", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr("allograft.study.judge.Judge.measure", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr("allograft.run.judge.Judge.measure", lambda *_: pytest.fail("judged again"))
     answer = allograft("study", cohort / "study.yaml", "--out", done)
     assert answer.code == 0, answer.err
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (done / "records").iterdir()} == records
@@ -243,7 +244,7 @@ def test_train_leaves_a_model(cohort: Path, allograft: Command, tmp_path: Path) 
 
 
 def test_a_card_tells_what_the_model_saw(done: Path, cohort: Path) -> None:
-    from allograft.cohort.shelf import file_hash
+    from allograft.cohort.prepared_images import file_hash
 
     card = json.loads((done / "models" / "finetune-scope-top@b" / "card.json").read_text())
     with open(done / "splits.csv", newline="") as file:

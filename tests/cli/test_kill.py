@@ -14,8 +14,9 @@ import pytest
 from tests.cli.conftest import write_study
 
 from allograft.phantoms.brain import write_brain
-from allograft.study import read_study, run_study
-from allograft.study.record import read_all
+from allograft.results.record import read_all
+from allograft.studies import run_study
+from allograft.study import read_study
 
 SET = ("recipes=[supervised]", "target_labels=none", "budget.steps=40", "seeds=2")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Command
 
-from allograft.cohort.shelf import file_hash
+from allograft.cohort.prepared_images import file_hash
 from allograft.phantoms.skin import write_skin
-from allograft.study.record import read_all
+from allograft.results.record import read_all
 
 PART = "a (tone 4, 5, 6)"
 STUDY = """
@@ -44,8 +44,8 @@ def tones(folder: Path) -> dict[str, str]:
 
 
 def test_one_site_from_light_skin_to_dark(folder: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allograft.study.comparison.bootstrap_pooled", lambda *arguments, **options: {})  # thousands of draws a row
-    monkeypatch.setattr("allograft.study.analysis.fairness.bootstrap_pooled", lambda *arguments, **options: {})
+    monkeypatch.setattr("allograft.results.comparison.bootstrap_pooled", lambda *arguments, **options: {})  # thousands of draws a row
+    monkeypatch.setattr("allograft.results.analysis.fairness.bootstrap_pooled", lambda *arguments, **options: {})
     out, tone = folder / "out", tones(folder)
     first = allograft("study", folder / "study.yaml", "--out", out)
     assert first.code == 0, first.err

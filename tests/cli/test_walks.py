@@ -14,13 +14,15 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
+from allograft.adapt import adapt_model
+from allograft.apply import load
+from allograft.apply.evaluate import evaluate
 from allograft.errors import ModelError
 from allograft.phantoms.brain import write_brain
-from allograft.predictor import load
-from allograft.study import read_study, run_study
-from allograft.study.adapt import adapt_model, evaluate
-from allograft.study.comparison import compare
-from allograft.study.session import Result
+from allograft.results.comparison import compare
+from allograft.run.session import Result
+from allograft.studies import run_study
+from allograft.study import read_study
 
 STUDY = """
 cohort: {cohort}

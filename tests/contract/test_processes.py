@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]  #
 SCRIPT = """
 import sys, json
 from pathlib import Path
-from allograft.study.run import local_fabric
+from allograft.run.fabric import local_fabric
 from tests.contract.world import request, run, session_of
 manifest, out, names = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.histology import write_histology
-from allograft.study.plan import Row, World
-from allograft.study.record import Record, read_all
-from allograft.study.run import local_fabric
-from allograft.study.session import Session
+from allograft.results.record import Record, read_all
+from allograft.run.fabric import local_fabric
+from allograft.run.session import Session
+from allograft.study.plan import Row
 from allograft.study.spec import make_study
+from allograft.study.world import World
 from allograft.table import rows
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from tests.faults.world import bury, emptied, flipped, run, scores, told, traini
 from allograft import tree
 from allograft.errors import OutputError
 from allograft.predictor.folder import intact
-from allograft.study.record import read_record
+from allograft.results.record import read_record
 from allograft.tree import DamagedFile
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"truncated": truncated, "a bit flipped": flipped, "emptied": emptied}

@@ -53,7 +53,8 @@ def test_two_processes_share_a_folder(shards: tuple[str, str], manifest: Path, u
 def test_a_shard_does_its_own_units_and_no_others(
     manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from allograft.study.run import local_fabric, run_study
+    from allograft.run.fabric import local_fabric
+    from allograft.studies import run_study
 
     table, files, whole = undisturbed
     fabric, made, done = local_fabric(accelerator="cpu"), trainings(monkeypatch), []

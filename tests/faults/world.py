@@ -11,7 +11,8 @@ import pytest
 
 from allograft import tree
 from allograft.phantoms.brain import write_brain
-from allograft.study.run import local_fabric, run_study
+from allograft.run.fabric import local_fabric
+from allograft.studies import run_study
 
 DEAD = 2**22 + 1
 """Above any process number."""

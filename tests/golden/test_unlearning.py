@@ -21,7 +21,7 @@ from allograft.methods.unlearning import (
     negative_conditional_entropy,
     reverse_gradient,
 )
-from allograft.study.run import local_fabric
+from allograft.run.fabric import local_fabric
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from allograft.phantoms.brain import write_brain
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cohort, a study of it and a model trained on it, that no test changes."""
-    from allograft.study import read_study, run_study
+    from allograft.studies import run_study
+    from allograft.study import read_study
 
     folder = tmp_path_factory.mktemp("sound")
     write_brain(folder / "cohort", sites={"a": "none", "b": "severe"}, subjects=3, size=32)

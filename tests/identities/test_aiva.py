@@ -14,9 +14,9 @@ from tests.unit.tiny import VESSEL, a_context
 from allograft.batch import Batch
 from allograft.context import Store
 from allograft.methods.aiva import Aiva, AlignmentObjective, alignment_loss, match_clusters
-from allograft.methods.clustering import Clusters, cluster
 from allograft.methods.segjdot import TransportObjective
 from allograft.networks import build
+from allograft.parts.clustering import Clusters, cluster
 
 
 def _network(norm: str = "instance") -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.study.analysis.test_fairness import SOURCE, TASK, a_line, a_plan, audit_of, records_of
+from tests.unit.results.analysis.test_fairness import SOURCE, TASK, a_line, a_plan, audit_of, records_of
 from torchmetrics.classification import BinaryFairness, BinaryGroupStatRates
 from torchmetrics.functional.classification import binary_recall
 
-from allograft.study.analysis.fairness import operating_points
+from allograft.results.analysis.fairness import operating_points
 
 SEEDS = 2
 TONES = ("dark", "light")  # olive has too few subjects to be scored

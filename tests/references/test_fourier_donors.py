@@ -11,8 +11,8 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
-from allograft.methods.donors import Donors, comparable, draw_donors, source_scans
 from allograft.metrics.similarity import SrsimReference, srsim
+from allograft.parts.donors import Donors, comparable, draw_donors, source_scans
 
 SIZE = (44, 40)
 

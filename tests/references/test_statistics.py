@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from allograft.study.statistics import adjust, bootstrap_interval, bootstrap_pooled, effect_size, wilcoxon
+from allograft.results.statistics import adjust, bootstrap_interval, bootstrap_pooled, effect_size, wilcoxon
 
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])

@@ -10,9 +10,9 @@ from statistics import fmean
 import pytest
 
 from allograft.phantoms.brain import write_brain
-from allograft.study.record import read_all
-from allograft.study.run import local_fabric
-from allograft.study.session import Session
+from allograft.results.record import read_all
+from allograft.run.fabric import local_fabric
+from allograft.run.session import Session
 from allograft.study.spec import make_study
 
 pytestmark = [pytest.mark.science, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore:fourier:UserWarning")]

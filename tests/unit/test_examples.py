@@ -13,11 +13,12 @@ from tests.unit.tiny import write_rows
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.fundus import write_fundus
 from allograft.recipe import title, total_needs
-from allograft.study.pairs import parts_of
-from allograft.study.plan import Plan, World, scenario_of
-from allograft.study.run import local_fabric
-from allograft.study.session import Session
+from allograft.run.fabric import local_fabric
+from allograft.run.session import Session
+from allograft.study.parts import parts_of
+from allograft.study.plan import Plan, scenario_of
 from allograft.study.spec import Study, TargetLabels, read_study
+from allograft.study.world import World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

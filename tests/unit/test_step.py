@@ -10,9 +10,9 @@ from tests.unit.tiny import case
 from torch import nn
 
 from allograft.batch import collate
+from allograft.run.fabric import local_fabric
 from allograft.schedule import Planned
 from allograft.step import GradientStep, average_gradients, named_state
-from allograft.study.run import local_fabric
 
 BATCH = collate([case("a", 1.0), case("b", 3.0)])
 

@@ -15,8 +15,8 @@ from PIL import Image
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context, Settings
+from allograft.run.fabric import local_fabric
 from allograft.seeds import Seeds
-from allograft.study.run import local_fabric
 from allograft.tasks.segmentation import Segmentation
 
 VESSEL = Segmentation(("vessel",))

@@ -15,9 +15,8 @@ from allograft.cli.imports import imports
 from allograft.errors import AllograftError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
-    from allograft.study import Result
-    from allograft.study.pairs import PairsResult
-    from allograft.study.session import Session
+    from allograft.run.session import Result, Session
+    from allograft.studies import PairsResult
 
 app = typer.Typer(
     help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol. "
@@ -81,16 +80,16 @@ def study(
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
     from allograft.context.journal import STOP
-    from allograft.study import read_study, run_study
-    from allograft.study.pairs import run_pairs
-    from allograft.study.run import local_fabric
+    from allograft.run.fabric import local_fabric
+    from allograft.studies import run_pairs, run_study
+    from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
     fabric = local_fabric(devices, precision, strategy)
     say = _say if fabric.is_global_zero else lambda line: None
     if plan:
-        from allograft.study.session import Session
+        from allograft.run.session import Session
 
         return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
     run = run_study if asked.pairs == "listed" else run_pairs
@@ -106,9 +105,9 @@ def train(
     set_: Set = None,
 ) -> None:
     """Run one recipe once and leave a model folder; nothing is judged."""
+    from allograft.results.models import predict_command
+    from allograft.studies import train_model
     from allograft.study import read_study
-    from allograft.study.models import predict_command
-    from allograft.study.run import train_model
 
     print(predict_command(train_model(read_study(file, set_ or ()), out, say=_say)))
 
@@ -123,7 +122,7 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Predict images with a model: masks on each image's own grid, volumes or class probabilities in results.csv."""
-    from allograft.study.predictions import write_predictions
+    from allograft.apply.predictions import write_predictions
 
     written = write_predictions(model, images, out, overlay=overlay, probabilities=probabilities, device=device)
     print(f"{written} predictions in {out}; numbers and warnings in {out / 'results.csv'}. Research use only, not a medical device.")
@@ -138,8 +137,8 @@ def adapt(
     set_: Set = None,
 ) -> None:
     """Adapt a finished model to a new site, without its source images."""
-    from allograft.study.adapt import adapt_model
-    from allograft.study.strict_yaml import overridden, parse_yaml
+    from allograft.adapt import adapt_model
+    from allograft.strict import overridden, parse_yaml
 
     changes = overridden({}, set_ or ())
     _show(adapt_model(model, manifest, parse_yaml(recipe, "--recipe"), out, overrides=changes, say=_say))
@@ -154,8 +153,8 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
-    from allograft.study.adapt import evaluate as judge
-    from allograft.study.adapt import write_evaluation
+    from allograft.apply.evaluate import evaluate as judge
+    from allograft.apply.evaluate import write_evaluation
 
     found = judge(judged, manifest, task={"segmentation": {"classes": classes}} if classes else None, device=device)
     for site, metrics in found.metrics.items():
@@ -172,8 +171,8 @@ def report(
     without_images: Annotated[bool, typer.Option("--without-images", help="Leave patients' images out of the page.")] = False,
 ) -> None:
     """Make report.html, results.csv and metrics.csv anew from the records."""
-    from allograft.study.pairs import rebuild_pairs
-    from allograft.study.run import kept_study, rebuild
+    from allograft.studies import rebuild, rebuild_pairs
+    from allograft.study.spec import kept_study
 
     made = rebuild if kept_study(out).pairs == "listed" else rebuild_pairs
     _show(made(out, pictures=not without_images, say=_say))
@@ -186,7 +185,7 @@ def export(
     with_images: Annotated[bool, typer.Option("--with-images", help="Also where the model holds images of patients.")] = False,
 ) -> None:
     """Pack a model to hand it on; one that holds patients' images is refused unless they are to go with it."""
-    from allograft.study.export import export_model
+    from allograft.apply.export import export_model
 
     print(export_model(model, out, with_images=with_images))
 
@@ -197,7 +196,7 @@ def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folde
     from allograft.recipe import candidates
     from allograft.study import read_study
     from allograft.study.cite import OURS, bibtex, papers
-    from allograft.study.run import kept_study
+    from allograft.study.spec import kept_study
 
     asked = kept_study(file) if file.is_dir() else read_study(file)
     print("\n\n".join(bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))))
@@ -216,8 +215,8 @@ def _show_plan(session: Session) -> None:
     """What would run; of a study of many pairs, part by part."""
     from rich.console import Console
 
-    from allograft.study.pairs import part_sessions
-    from allograft.study.preview import preview, preview_table
+    from allograft.run.preview import preview, preview_table
+    from allograft.studies import part_sessions
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
     for name, part in part_sessions(session).items() if session.study.pairs != "listed" else [("", session)]:
@@ -226,8 +225,8 @@ def _show_plan(session: Session) -> None:
 
 def _show(result: Result | PairsResult) -> None:
     """The tables, where the report lies, and the commands to go on with."""
-    from allograft.study.pairs import PairsResult
-    from allograft.study.table import print_over
+    from allograft.results.table import print_over
+    from allograft.studies import PairsResult
 
     parts = list(result.parts.values()) if isinstance(result, PairsResult) else [result]
     for part in parts:
@@ -241,8 +240,8 @@ def _show(result: Result | PairsResult) -> None:
 
 
 def _show_part(result: Result) -> None:
-    from allograft.study.models import predict_command
-    from allograft.study.table import print_tables
+    from allograft.results.models import predict_command
+    from allograft.results.table import print_tables
 
     print_tables(result.study, result.plan, result.lines)
     print(f"report: {result.out / 'report.html'}")

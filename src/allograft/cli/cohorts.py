@@ -51,7 +51,7 @@ def skin_tone(
     human: Annotated[Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")] = None,
 ) -> None:
     """Estimate the skin tone of each photograph: typology angle and Fitzpatrick type, or unknown with the reason."""
-    from allograft.study.skin_tones import label_skin_tones
+    from allograft.apply.skin_tones import label_skin_tones
 
     done = label_skin_tones(images, out, skin=skin, thresholds=thresholds, human=human)
     limits = ", ".join(f"{limit:g}" for limit in done.thresholds)

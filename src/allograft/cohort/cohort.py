@@ -15,8 +15,8 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case, read_manifest
+from allograft.cohort.prepared_images import PairedReference, Reference, Shelf
 from allograft.cohort.preprocessing import Preprocessing
-from allograft.cohort.shelf import PairedReference, Reference, Shelf
 from allograft.errors import ManifestError, SpecError
 from allograft.seeds import Seeds
 

@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from allograft.cohort.manifest import Case
+from allograft.cohort.near_duplicates import Fingerprint, correlate, fingerprint, thumbnail, twins, without_common
+from allograft.cohort.prepared_images import file_hash
 from allograft.cohort.readers import read_image
-from allograft.cohort.shelf import file_hash
 from allograft.cohort.splits import Place
-from allograft.cohort.twins import Fingerprint, correlate, fingerprint, thumbnail, twins, without_common
 from allograft.errors import LeakageError, SpecError
 from allograft.tree import content_hash, write_bytes, write_json
 

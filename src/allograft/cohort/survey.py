@@ -14,9 +14,9 @@ import numpy as np
 
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
+from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid
 from allograft.cohort.readers import Picture, read_image, read_mask
-from allograft.cohort.twins import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.errors import AllograftError
 from allograft.seeds import Seeds
 

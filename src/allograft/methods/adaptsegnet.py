@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.methods.sides import Pairs, halves, require_encoder
 from allograft.methods.supervised import Supervised
 from allograft.methods.unlearning import captured
+from allograft.parts.paired_batches import Pairs, halves, require_encoder
 from allograft.predictor import Direct, quiet
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule, make_schedule

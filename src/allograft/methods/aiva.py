@@ -16,9 +16,9 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.figure import thinned
-from allograft.methods.clustering import Clusters, Sides, cluster, features_of, match_clusters, name_of, positions, show
-from allograft.methods.sides import Pairs, gathered, halves, last_feature, of_all, require_encoder
 from allograft.methods.supervised import Supervised
+from allograft.parts.clustering import Clusters, Sides, cluster, features_of, match_clusters, name_of, positions, show
+from allograft.parts.paired_batches import Pairs, gathered, halves, last_feature, of_all, require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state

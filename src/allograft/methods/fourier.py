@@ -24,10 +24,10 @@ from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import NeedsError, SpecError
 from allograft.figure import Lines
-from allograft.methods.donors import Donors, Search, Spectra, draw_donors, source_scans
 from allograft.methods.supervised import Supervised
+from allograft.parts.donors import Donors, Search, Spectra, draw_donors, source_scans
 from allograft.predictor import Direct, Prediction, Predictor
-from allograft.predictor.model import CHUNK, whole_prediction
+from allograft.predictor.whole import CHUNK, whole_prediction
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage, title, total_needs
 from allograft.transforms.fourier import crop_or_pad, cut_low_amplitude, low_amplitude, swap_kept_amplitude, swap_low_amplitude
 

@@ -13,8 +13,8 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.methods.donors import place_of
 from allograft.methods.supervised import Supervised
+from allograft.parts.donors import place_of
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError, require_extra
-from allograft.methods.sides import Pairs, gathered, halves, last_feature, of_all, require_encoder
 from allograft.methods.supervised import Supervised
 from allograft.methods.unlearning import captured
+from allograft.parts.paired_batches import Pairs, gathered, halves, last_feature, of_all, require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.methods.groups import Group, groups_of
 from allograft.methods.supervised import Supervised
 from allograft.networks import Network
 from allograft.nn.adversarial import (
@@ -24,6 +23,7 @@ from allograft.nn.adversarial import (
     reverse_gradient,
     weighted_cross_entropy,
 )
+from allograft.parts.groups import Group, groups_of
 from allograft.predictor import Direct, quiet
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule

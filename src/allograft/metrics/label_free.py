@@ -14,6 +14,8 @@ from torch import Tensor
 
 TEMPERATURE = 0.05
 """Of the similarities in soft neighbourhood density: the paper's, for every dataset."""
+KEYS = ("mask", "label")
+"""Outputs that have these scores: class probabilities, of pixels or of images."""
 PIXELS = 100
 """Pixels of an image that its soft neighbourhood density is taken over, as in the paper's code for segmentation."""
 

@@ -2,6 +2,5 @@
 
 from allograft.predictor.direct import Direct, Prediction, Predictor, quiet
 from allograft.predictor.folder import load_predictor, save_predictor
-from allograft.predictor.model import Model, load
 
-__all__ = ["Direct", "Model", "Prediction", "Predictor", "load", "load_predictor", "quiet", "save_predictor"]
+__all__ = ["Direct", "Prediction", "Predictor", "load_predictor", "quiet", "save_predictor"]

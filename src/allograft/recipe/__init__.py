@@ -1,7 +1,7 @@
 """Recipes: what a method may see and what it gives back, and how one is read from YAML."""
 
 from allograft.recipe.grid import AnyRow, Grid, candidates, parse_row
-from allograft.recipe.parse import AnyRecipe, parse_recipe, validated
+from allograft.recipe.parse import AnyRecipe, parse_recipe
 from allograft.recipe.recipe import Carry, Needs, Paper, Recipe, Scenario, Stage, is_recipe, shown, title, total_needs
 
 __all__ = [
@@ -21,5 +21,4 @@ __all__ = [
     "shown",
     "title",
     "total_needs",
-    "validated",
 ]

@@ -1,8 +1,5 @@
-"""Studies: one question, one protocol, one judge; a table, a report and the models."""
+"""The question: the study file, its sites and labels, and the units that answer it."""
 
-from allograft.study.record import Record, read_records
-from allograft.study.run import run_study
-from allograft.study.session import Result
 from allograft.study.spec import Study, make_study, read_study
 
-__all__ = ["Record", "Result", "Study", "make_study", "read_records", "read_study", "run_study"]
+__all__ = ["Study", "make_study", "read_study"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,15 @@ from typing import Any, Literal
 from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
-from allograft.errors import SpecError
-from allograft.recipe import AnyRow, Grid, Needs, candidates, is_recipe, parse_recipe, title, total_needs, validated
-from allograft.study.statistics import Adjustment, Alternative
-from allograft.study.strict_yaml import overridden, parse_yaml
+from allograft.errors import OutputError, SpecError
+from allograft.recipe import AnyRow, Grid, Needs, candidates, is_recipe, parse_recipe, title, total_needs
+from allograft.strict import overridden, parse_yaml, validated
 from allograft.study.where import Where, check_once
 from allograft.table import find
 from allograft.tree import plain
+
+Alternative = Literal["two-sided", "greater", "less"]
+Adjustment = Literal["holm", "bonferroni", "none"]
 
 
 @dataclass(frozen=True)
@@ -253,3 +256,14 @@ def make_study(tree: Mapping[str, Any] | Study) -> Study:
     study: Study = validated(Study, tree, "study")
     _ = study.made_task
     return study
+
+
+def kept_study(out: Path) -> Study:
+    """The study of an output folder. ``OutputError`` for a folder that no study wrote."""
+    kept = out / "study.json"
+    try:
+        return make_study(json.loads(kept.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise OutputError(f"{out}: holds no study.json; expected the output folder of 'allograft study'") from error
+    except (ValueError, OSError) as error:
+        raise OutputError(f"{kept}: cannot be read ({error}); run the study again into this folder") from error

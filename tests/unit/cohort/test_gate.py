@@ -16,9 +16,9 @@ from PIL import Image
 
 from allograft.cohort import Case, gate, read_manifest
 from allograft.cohort.gate import Findings, Pair, check_leakage, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort.near_duplicates import correlate, fingerprint, perceptual_hash, propose, standardised
 from allograft.cohort.readers import Picture, read_image, write_mask
 from allograft.cohort.splits import Place, draw_splits
-from allograft.cohort.twins import correlate, fingerprint, perceptual_hash, propose, standardised
 from allograft.errors import ImageError, LeakageError, SpecError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lightning_fabric.accelerators import MPSAccelerator
 
-from allograft.study.run import local_fabric
+from allograft.run.fabric import local_fabric
 
 
 def test_an_apple_gpu_is_not_taken_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

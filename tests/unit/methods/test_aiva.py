@@ -21,9 +21,9 @@ from allograft.context import Store
 from allograft.errors import SpecError
 from allograft.methods import aiva, clustering
 from allograft.methods.aiva import Aiva, match_clusters, spans
-from allograft.methods.clustering import Sides, cluster, embed, features_of, name_of, nearest_mean, positions
-from allograft.methods.sides import Pairs, halves, last_feature
 from allograft.networks import Wrapped, build
+from allograft.parts.clustering import Sides, cluster, embed, features_of, name_of, nearest_mean, positions
+from allograft.parts.paired_batches import Pairs, halves, last_feature
 from allograft.recipe import Scenario
 from allograft.study.plan import scenario_of
 

@@ -19,7 +19,7 @@ from allograft.networks.network import Wrapped, operate
 from allograft.nn.catenorm import TwoBranchNorm2d, guided
 from allograft.predictor import Direct
 from allograft.recipe import Scenario
-from allograft.study.run import local_fabric
+from allograft.run.fabric import local_fabric
 from allograft.tasks.segmentation import Segmentation
 
 TWO = Segmentation(("one", "two"))

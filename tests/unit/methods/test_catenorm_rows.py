@@ -24,9 +24,9 @@ from allograft.phantoms.brain import write_brain
 from allograft.phantoms.fundus import write_fundus
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Carry, Scenario
-from allograft.study.record import read_all
-from allograft.study.run import local_fabric
-from allograft.study.session import Session
+from allograft.results.record import read_all
+from allograft.run.fabric import local_fabric
+from allograft.run.session import Session
 from allograft.study.spec import make_study, read_study
 
 ROOT = Path(__file__).parents[3]

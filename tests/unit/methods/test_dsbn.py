@@ -11,6 +11,7 @@ from tests.contract.world import session_of
 from tests.unit.tiny import a_context, read, write_photographs
 from torch import Tensor, nn
 
+from allograft.apply.evaluate import evaluate
 from allograft.batch import Batch
 from allograft.errors import SpecError
 from allograft.methods.dsbn import Dsbn, SiteLoss, SitePredictor
@@ -21,7 +22,6 @@ from allograft.nn.dsbn import DomainBatchNorm, at_domains
 from allograft.phantoms.brain import write_brain
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Scenario
-from allograft.study.adapt import evaluate
 from allograft.tasks.segmentation import Segmentation
 
 SITE = torch.tensor([1, 0, 1, 0, 0])

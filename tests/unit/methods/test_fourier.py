@@ -19,17 +19,17 @@ from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Store
 from allograft.errors import NeedsError, SpecError
 from allograft.figure import Lines
-from allograft.methods.donors import Donors
 from allograft.methods.fourier import GRID, Fourier, FourierPredictor, averaged_beta, beta_grid, curve
 from allograft.methods.start import Start
 from allograft.networks import build
+from allograft.parts.donors import Donors
 from allograft.phantoms.brain import write_brain
 from allograft.predictor import Direct, Prediction, load_predictor, save_predictor
-from allograft.predictor.model import whole_prediction
+from allograft.predictor.whole import whole_prediction
 from allograft.recipe import Needs, Scenario, parse_recipe, total_needs
+from allograft.run.fabric import local_fabric
+from allograft.run.session import Session
 from allograft.study.plan import scenario_of
-from allograft.study.run import local_fabric
-from allograft.study.session import Session
 from allograft.study.spec import read_study
 from allograft.transforms.fourier import low_amplitude
 
@@ -151,7 +151,7 @@ def test_a_kept_model_is_judged_scan_by_scan_as_the_live_one_is(tmp_path: Path, 
     manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
     tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none"}
     recipe = {"fourier": {"beta": 0.3, "donors": 1, "search": "3d", "first": "start"}}
-    monkeypatch.setattr("allograft.predictor.model.CHUNK", 2)  # slices at a time, if they may be parted
+    monkeypatch.setattr("allograft.apply.model.CHUNK", 2)  # slices at a time, if they may be parted
     *_, records = run(session_of(manifest, tmp_path / "out", recipe, **tree))
     for file in (tmp_path / "out" / "records").iterdir():
         file.unlink()

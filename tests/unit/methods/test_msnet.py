@@ -19,7 +19,7 @@ from allograft.methods.msnet import Branches, MsNet, MsNetStep
 from allograft.networks.network import operate
 from allograft.nn.dsbn import at_domains
 from allograft.recipe import Scenario
-from allograft.study.run import local_fabric
+from allograft.run.fabric import local_fabric
 from allograft.tasks.classification import Classification
 
 LR = 0.3

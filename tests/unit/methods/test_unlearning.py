@@ -36,7 +36,7 @@ from allograft.networks import build
 from allograft.networks.network import Wrapped
 from allograft.nn.adversarial import weighted_cross_entropy
 from allograft.recipe import Scenario
-from allograft.study.run import local_fabric
+from allograft.run.fabric import local_fabric
 
 METHODS = ["lntl", "tabe", "clgr"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from allograft.networks import build
 from allograft.predictor import Direct, quiet
 from allograft.predictor.direct import padded
-from allograft.predictor.model import stem, whole_prediction
+from allograft.predictor.whole import stem, whole_prediction
 
 
 class Seen(nn.Module):
@@ -59,7 +59,7 @@ def test_quiet_restores_modes_and_keeps_no_graph() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 10])
 def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allograft.predictor.model.CHUNK", chunk)
+    monkeypatch.setattr("allograft.apply.model.CHUNK", chunk)
     network = Seen()
     batch = replace(case("a"), image=torch.randn(5, 1, 4, 4), site=torch.zeros(5), cases=tuple("abcde"))
     found = whole_prediction(Direct(network), batch)

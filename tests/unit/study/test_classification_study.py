@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from tests.unit.tiny import write_rows
 
-from allograft.predictor import load
-from allograft.study import read_records, read_study, run_study
-from allograft.study.predictions import write_predictions
-from allograft.study.record import read_all
-from allograft.study.table import print_tables
+from allograft.apply import load
+from allograft.apply.predictions import write_predictions
+from allograft.results.record import read_all, read_records
+from allograft.results.table import print_tables
+from allograft.studies import run_study
+from allograft.study import read_study
 
 CLASSES = ("dark", "bright")
 
@@ -55,7 +56,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
         "augmentation": "none",
     }
     with pytest.MonkeyPatch.context() as patch:  # thousands of draws a row, tested elsewhere
-        patch.setattr("allograft.study.comparison.bootstrap_pooled", lambda *arguments, **options: {})
+        patch.setattr("allograft.results.comparison.bootstrap_pooled", lambda *arguments, **options: {})
         result = run_study(tree, folder / "out")
     return manifest, folder / "out", result
 

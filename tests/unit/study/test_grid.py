@@ -11,8 +11,8 @@ from tests.contract.world import session_of, write_cohort
 from allograft.errors import SpecError
 from allograft.methods.finetune import Finetune
 from allograft.recipe import Grid, candidates, parse_row, title
-from allograft.study.record import read_all
-from allograft.study.run import rebuild, run_study
+from allograft.results.record import read_all
+from allograft.studies import rebuild, run_study
 from allograft.study.spec import make_study
 from allograft.tree import plain
 

@@ -13,9 +13,9 @@ from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.cohort.splits import read_splits
 from allograft.errors import SpecError, SplitError
-from allograft.study import run_study
-from allograft.study.pairs import PairsResult, part_folder, parts_of, rebuild_pairs, run_pairs
-from allograft.study.record import read_all
+from allograft.results.record import read_all
+from allograft.studies import PairsResult, rebuild_pairs, run_pairs, run_study
+from allograft.study.parts import part_folder, parts_of
 from allograft.study.spec import Study, make_study
 
 TREE: dict[str, Any] = {

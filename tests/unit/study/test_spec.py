@@ -11,9 +11,9 @@ from allograft.errors import SpecError
 from allograft.methods.finetune import Finetune
 from allograft.methods.supervised import Supervised
 from allograft.recipe import Needs, parse_recipe, title
+from allograft.strict import parse_yaml
 from allograft.study import make_study, read_study
 from allograft.study.spec import TargetLabels
-from allograft.study.strict_yaml import parse_yaml
 
 PLAIN: dict[str, Any] = {
     "cohort": "manifest.csv",

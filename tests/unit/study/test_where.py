@@ -9,12 +9,12 @@ import pytest
 from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.errors import LeakageError, SpecError
-from allograft.methods.groups import groups_of
+from allograft.parts.groups import groups_of
 from allograft.phantoms.skin import write_skin
 from allograft.recipe import Needs
-from allograft.study.plan import World
 from allograft.study.spec import Study, make_study, read_study
 from allograft.study.where import Where
+from allograft.study.world import World
 from allograft.tree import plain
 
 

@@ -13,7 +13,7 @@ from tests.unit.tiny import write_photographs, write_rows
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.errors import SpecError
-from allograft.recipe import validated
+from allograft.strict import validated
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 from allograft.tasks.multitask import Multitask

@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 from tests.unit.tiny import write_rows
 
+from allograft.apply import load
+from allograft.apply.model import Predicted
+from allograft.apply.predictions import _write, write_predictions
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Preprocessing, Slices
 from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, SpecError
 from allograft.metrics.synthesis import structural_similarity
-from allograft.predictor import load
-from allograft.predictor.model import Predicted
-from allograft.recipe import validated
-from allograft.study import run_study
-from allograft.study.predictions import _write, write_predictions
-from allograft.study.record import read_all
+from allograft.results.record import read_all
+from allograft.strict import validated
+from allograft.studies import run_study
 from allograft.table import find
 from allograft.tasks.synthesis import Synthesis, absolute_error
 from allograft.tasks.task import Answer

@@ -1,0 +1,55 @@
+"""A finished model at a new site: adapt it, without the study that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from allograft.cohort import read_manifest
+from allograft.errors import ModelError
+from allograft.predictor.folder import read_card
+from allograft.run.session import Result
+from allograft.studies import run_study
+from allograft.study.spec import make_study
+
+
+def adapt_model(
+    model: Path, manifest: Path, recipe: Any, out: Path, *, overrides: Mapping[str, Any] | None = None, say: Callable[[str], None] = print
+) -> Result:
+    """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the model, and its source is not needed.
+
+    The study it runs is an ordinary one: labelled sites are judged, all labelled training cases may be used, models are left in
+    ``OUT/models``.
+
+    Args:
+        recipe: a name or ``{name: {...}}``.
+        overrides: further keys of the study, ``{"budget": {...}}`` for example.
+
+    Raises:
+        NeedsError: the recipe needs source images, or labels that no site has.
+    """
+    card = read_card(model)
+    _prepared(card, model)
+    cases = read_manifest(manifest)
+    key = "label" if "classification" in card["task"] or "multilabel" in card["task"] else "mask"
+    tree: dict[str, Any] = {
+        "cohort": str(manifest.resolve()),
+        "task": card["task"],
+        "preprocessing": card["preprocessing"],
+        "slices": card.get("slices"),
+        "start": str(model.resolve()),
+        "source": [],
+        "target": sorted({case.site for case in cases}),
+        "target_labels": "all" if any(key in case.labels for case in cases) else "none",
+        "recipes": [recipe],
+        "seeds": 1,
+        **(overrides or {}),
+    }
+    return run_study(make_study(tree), out, say=say)
+
+
+def _prepared(card: Mapping[str, Any], folder: Path) -> None:
+    for key in ("task", "preprocessing"):
+        if key not in card:
+            raise ModelError(f"{folder}: the card lacks '{key}'; use a folder below models/ or from 'allograft train'")

@@ -1,0 +1,182 @@
+"""A saved model on new images: read, prepared as its card says, and predicted; masks are brought back to each image's own grid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices
+from allograft.cohort.dicom import is_dicom
+from allograft.cohort.manifest import read_manifest
+from allograft.cohort.prepared_images import Shelf
+from allograft.cohort.readers import SUFFIXES, read_image
+from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
+from allograft.predictor.direct import Predictor
+from allograft.predictor.folder import load_predictor, sites_of
+from allograft.predictor.whole import whole_prediction
+from allograft.strict import validated
+from allograft.table import find
+from allograft.tasks import Answer
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says of one image.
+
+    Args:
+        name: the image's path as given.
+        files: the image's file, or files that are channels.
+        affine: (4, 4) of the image, or None for photographs.
+        answer: numbers, and pictures on the image's own grid.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    affine: np.ndarray | None
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A predictor with its card. Research use only; not a medical device.
+
+    Example (not run: needs a trained model)::
+
+        model = allograft.load("runs/vessels/models/finetune@chase")
+        for one in model.predict(["photo.png"]):
+            print(one.name, one.answer.values)
+    """
+
+    predictor: Predictor
+    card: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def task(self) -> Any:
+        """The task the model was trained for."""
+        return _task(self.card)
+
+    def predict(self, images: Path | str | Iterable[Path | str]) -> Iterator[Predicted]:
+        """Predict image files, all images of a folder, or the cases of a manifest, one after another.
+
+        Raises:
+            ImageError: an unreadable image, or one whose channels are not those of the training images.
+        """
+        cases = [case.unlabelled() for case in _cases(images)]  # a manifest's masks are not looked at
+        cohort = Cohort(tuple(cases), sites_of(self.card), self.shelf(), self.slices)
+        for which, case in enumerate(cases):
+            yield self._predict(cohort, which, case)
+
+    @property
+    def slices(self) -> Slices | None:
+        """How volumes were cut for the training."""
+        return validated(Slices, self.card["slices"], "slices") if self.card.get("slices") else None
+
+    def shelf(self) -> Shelf:
+        """Prepares images as the training did; keeps nothing on the disk."""
+        return Shelf(_preprocessing(self.card), Coding())
+
+    def whole(self, cohort: Cohort, which: int) -> dict[str, Tensor]:
+        """The prediction for a whole case, on the CPU.
+
+        Raises:
+            ModelError: the predictor cannot take the image, or what it gives is no prediction.
+        """
+        batch = replace(cohort, sites=sites_of(self.card)).whole(which)
+        try:
+            prediction = whole_prediction(self.predictor, batch.to(self.device))
+            for key, count in self.task.outputs.items():
+                if prediction[key].shape[1] != count:
+                    raise ModelError(
+                        f"its predictor gives {prediction[key].shape[1]} channels for '{key}', its task has {count}; export it again"
+                    )
+            return prediction
+        except AllograftError:
+            raise
+        except Exception as error:  # of a network on a shape that nobody has tried
+            what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            found = f"shape {tuple(batch.image.shape[1:])} ({what})"
+            raise ModelError(
+                f"{cohort.cases[which].name}: the model cannot predict an image of {found}; give it what it was trained on"
+            ) from error
+
+    def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
+        channels = cohort.shelf.image(case)[0].shape[0]
+        if channels != self.card["channels"]:
+            raise ImageError(f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the image")
+        answer = self.task.answer(self.whole(cohort, which), cohort, which)
+        cohort.shelf.memory.clear()  # one image at a time
+        return Predicted(case.name, case.image, read_image(case.image).affine, answer)
+
+
+def load(folder: Path | str, *, network: nn.Module | None = None, device: str = "cpu") -> Model:
+    """Load a model folder.
+
+    Args:
+        folder: as a study leaves it in ``models/``.
+        network: your own module, when the model was trained with one.
+
+    Raises:
+        ModelError: not a model folder; a pickle is never opened.
+    """
+    place = _device(device)
+    predictor, card = load_predictor(folder, template=network, device=place)
+    for key in ("task", "preprocessing", "channels"):
+        if key not in card:
+            raise ModelError(f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/")
+    model = Model(predictor, card, place)
+    try:
+        _ = model.task, model.slices, model.shelf()
+    except AllograftError as error:
+        raise ModelError(f"{Path(folder) / 'card.json'}: {error}") from error
+    return model
+
+
+def _task(card: Mapping[str, Any]) -> Any:
+    ((name, arguments),) = card["task"].items()
+    return validated(find("task", name), arguments, "task")
+
+
+def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
+    made: Preprocessing = validated(Preprocessing, card["preprocessing"], "preprocessing")
+    return made
+
+
+def _device(text: str) -> torch.device:
+    try:
+        place = torch.device(text)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = str(error).strip().splitlines()[0]
+        raise SpecError(f"device: '{text}' cannot be used here ({found}); choose cpu") from error
+    return place
+
+
+def _cases(images: Path | str | Iterable[Path | str]) -> Iterator[Case]:
+    given = [images] if isinstance(images, (str, Path)) else list(images)
+    for one in map(Path, given):
+        if one.suffix in (".csv", ".parquet"):
+            yield from read_manifest(one)
+        elif os.path.isdir(one):
+            if any(is_dicom(path) for path in one.iterdir() if path.is_file()):
+                yield _bare(one, one.name)  # a series is one image
+                continue
+            found = sorted(path for path in one.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
+            if not found:
+                raise ManifestError(f"{one}: holds no image; expected files ending in {', '.join(SUFFIXES)}")
+            yield from (_bare(path, path.relative_to(one).as_posix()) for path in found)
+        else:
+            yield _bare(one, one.name)
+
+
+def _bare(path: Path, name: str) -> Case:
+    if not (os.path.isfile(path) or os.path.isdir(path)):  # nor a pipe, which would be read for ever
+        raise ImageError(f"{str(path)[:200]}: no such file; expected an image, a folder of images or a manifest")
+    return Case(name, subject=name, site="", image=(path,))

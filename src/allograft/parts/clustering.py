@@ -1,0 +1,239 @@
+"""AIVA's clustering: bottleneck features of two sides, embedded together, clustered apart and matched (Goodman et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from allograft.batch import collate
+from allograft.cohort import Cohort
+from allograft.context import Context
+from allograft.errors import SpecError
+from allograft.figure import Points
+from allograft.parts.paired_batches import last_feature
+from allograft.predictor import quiet
+from allograft.recipe import Scenario
+from allograft.transforms.sample import Sample
+
+MOST_POINTS = 2000
+"""t-SNE takes no more; where there are more images, as many are drawn at random."""
+COMPONENTS = 20
+FITTED = 500
+"""Principal axes are found on at most so many images, evenly spaced; all are then projected."""
+
+
+def match_clusters(source_centres: Tensor, target_centres: Tensor) -> Tensor:
+    """The one-to-one matching of least total squared distance (equation 1), by the Hungarian method.
+
+    Args:
+        source_centres, target_centres: (k, d).
+
+    Returns:
+        (k,) int64: the index of the source centre that each target centre is matched with.
+
+    Example:
+        >>> match_clusters(torch.tensor([[0.0, 0.0], [5.0, 5.0]]), torch.tensor([[6.0, 5.0], [1.0, 0.0]])).tolist()
+        [1, 0]
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if source_centres.shape != target_centres.shape or source_centres.ndim != 2:
+        found = f"{tuple(source_centres.shape)} and {tuple(target_centres.shape)}"
+        raise SpecError(f"match_clusters: centres have shapes {found}; expected (k, d) both")
+    if not bool(source_centres.isfinite().all() and target_centres.isfinite().all()):
+        raise SpecError("match_clusters: some centres are not finite numbers; lower the learning rate")
+    cost = (target_centres.double()[:, None] - source_centres.double()[None]).square().sum(-1)
+    return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(torch.int64)  # rows come back in order
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """One round of clustering and matching.
+
+    Args:
+        points: (S + T, 2) joint embedding of the S source and T target images that t-SNE saw, the source first.
+        source, target: (S,) and (T',) int64 cluster of each; T' counts all target images, those first that t-SNE saw.
+        source_centres, target_centres: (k, 2).
+        source_means: (k, D) mean bottleneck feature of each source cluster.
+        match: (k,) int64.
+    """
+
+    points: Tensor
+    source: Tensor
+    target: Tensor
+    source_centres: Tensor
+    target_centres: Tensor
+    source_means: Tensor
+    match: Tensor
+
+
+def cluster(
+    source: Tensor,
+    target: Tensor,
+    clusters: int,
+    *,
+    seed: int,
+    others: Iterable[Tensor] = (),
+    position: Tensor | None = None,
+    last: Clusters | None = None,
+) -> Clusters:
+    """PCA and joint t-SNE of both sides, k-means on either, and the matching (section 2).
+
+    Fewer images than clusters on a side reduce k.
+
+    Args:
+        source, target: (S, D) and (T, D) bottleneck features, float32.
+        clusters: k of either side.
+        others: batches (B, D) of target images that t-SNE does not see: they join the target cluster with the nearest mean after PCA. They
+            are asked for one by one, and no more than their principal components are kept.
+        seed: of PCA, t-SNE and k-means.
+        position: (S + T,) of a slice in its volume, for the released variant: it stands beside the principal components, and the target's
+            k-means starts from the source's centres. None for the paper's.
+        last: an earlier round on the same images, from whose embedding t-SNE starts.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    split, features = len(source), torch.cat([source, target]).numpy()
+    few = features[:: -(-len(features) // FITTED)]  # evenly over both sides
+    pca = PCA(min(COMPONENTS, *few.shape), svd_solver="randomized", iterated_power=2, random_state=seed)
+    with np.errstate(invalid="ignore"):  # shares of the variance, which nobody asks for, where images are all the same
+        pca.fit(few)
+    reduced = pca.transform(features)
+    seen = reduced if position is None else np.concatenate([reduced, position[:, None].numpy()], axis=1)
+    with threadpool_limits(1):  # sums of several threads differ from those of one, and so few points make threads wait for each other
+        points = embed(seen, seed, None if last is None else last.points.numpy())
+        k = min(clusters, *(len(np.unique(part, axis=0)) for part in (points[:split], points[split:])))
+        a = KMeans(k, n_init=10, random_state=seed).fit(points[:split])
+        told = {"n_init": 10} if position is None else {"init": a.cluster_centers_, "n_init": 1}
+        b = KMeans(k, random_state=seed, **told).fit(points[split:])
+    joined, rest = b.labels_, [pca.transform(batch.numpy()) for batch in others]
+    if rest:
+        joined = np.concatenate([joined, nearest_mean(np.concatenate(rest), reduced[split:], joined)])
+    centres = torch.from_numpy(a.cluster_centers_).double(), torch.from_numpy(b.cluster_centers_).double()
+    own = torch.from_numpy(a.labels_).long()
+    member = F.one_hot(own, k).to(source)
+    means = member.T @ source / member.sum(0).clamp_min(1)[:, None]
+    return Clusters(torch.from_numpy(points), own, torch.from_numpy(joined).long(), *centres, means, match_clusters(*centres))
+
+
+def embed(values: NDArray[np.float32], seed: int, start: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Barnes-Hut t-SNE: (N, d) -> (N, 2).
+
+    The paper does not say its settings. Cold, from the first two principal components: scikit-learn's 1,000 iterations up to 500 images,
+    fewer for more, 250 (exaggerated, all of them) for 2,000, to stay within seconds: what is read off is which images lie together, and
+    that is settled by then. Warm, from ``start``: 100 iterations, none exaggerated.
+    """
+    from sklearn.manifold import TSNE
+
+    options: dict[str, Any] = {"max_iter": min(1000, max(250, 500_000 // len(values)))}
+    if start is None:
+        start = np.zeros((len(values), 2), np.float32)
+        start[:, : values.shape[1]] = values[:, :2]
+        start *= 1e-4 / max(float(start[:, 0].std()), 1e-12)
+    else:
+        options |= {"early_exaggeration": 1.0, "min_grad_norm": 1e9}  # any gradient will do: both phases end at their first check, at 50
+    options |= {"learning_rate": max(len(values) / 12, 50.0), "perplexity": min(30.0, (len(values) - 1) / 3)}
+    tsne = TSNE(2, angle=0.8, init=start, random_state=seed, n_jobs=1, **options)
+    points: NDArray[np.float32] = tsne.fit_transform(values.astype(np.float32))
+    return points
+
+
+def nearest_mean(values: NDArray[Any], members: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """(U, d) -> (U,) the label whose ``members`` (T, d) have the nearest mean."""
+    present = np.unique(labels)
+    means = np.stack([members[labels == label].mean(0) for label in present])
+    nearest: NDArray[Any] = present[((values[:, None] - means[None]) ** 2).sum(-1).argmin(1)]
+    return nearest
+
+
+Place = tuple[Cohort, int]
+"""A cohort and the index of an image in it."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The images that are clustered: source and target, each side drawn at random to fit into ``MOST_POINTS`` together.
+
+    Args:
+        source: those that are seen.
+        target: those that are seen.
+        others: the target's rest.
+        total: all images there are.
+        numbers: which image of its side each of ``source``, then of ``target``, is.
+    """
+
+    source: tuple[Place, ...]
+    target: tuple[Place, ...]
+    others: tuple[Place, ...]
+    total: int
+    numbers: tuple[int, ...]
+
+    @staticmethod
+    def of(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> Sides:
+        """All source sites together, and all target sites together."""
+        source, target = ([(c, i) for c in part for i in range(len(c))] for part in (scenario.source, scenario.target))
+        room = min(len(target), max(most // 2, most - len(source)))
+        order = [torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist() for part in (source, target)]
+        kept, seen, rest = sorted(order[0][: most - room]), sorted(order[1][:room]), sorted(order[1][room:])
+        places = tuple(source[i] for i in kept), tuple(target[i] for i in seen), tuple(target[i] for i in rest)
+        return Sides(*places, len(source) + len(target), (*kept, *seen))
+
+
+def name_of(place: Place) -> str:
+    """The name of an image as its batches say it."""
+    cohort, index = place
+    which, slice_ = cohort.items[index]
+    return f"{cohort.cases[which].name}#{slice_}" if cohort.slices else cohort.cases[which].name
+
+
+def positions(places: Sequence[Place]) -> Tensor:
+    """(N,) index of each slice divided by its volume's slices; 0 where images are not slices."""
+    depths: dict[tuple[int, int], int] = {}
+    for cohort in {id(cohort): cohort for cohort, _ in places}.values():
+        for which, slice_ in cohort.items:
+            depths[id(cohort), which] = max(depths.get((id(cohort), which), 0), slice_ + 1)
+    found = [(id(cohort), *cohort.items[index]) for cohort, index in places]
+    return torch.tensor([slice_ / depths[owner, which] for owner, which, slice_ in found])
+
+
+def features_of(network: Any, places: Sequence[Place], context: Context) -> Iterator[Tensor]:
+    """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for.
+
+    One crop an image, always the same, where the study trains on crops.
+    """
+    crop = Sample("none", context.settings.patch)
+    with quiet(network):
+        for start in range(0, len(places), context.batch_size):
+            cases = [cohort.unlabelled().case(index) for cohort, index in places[start : start + context.batch_size]]
+            if crop.patch is not None:
+                cases = [crop(case, context.seeds.rng("crop", *case.cases)) for case in cases]
+            image = context.fabric.to_device(collate(cases)).image
+            yield last_feature(network.encoder(image)).float().cpu()
+
+
+def show(clusters: Clusters, sides: Sides, context: Context, wanted: int, when: str) -> None:
+    """Both clusterings and their centres, matched clusters in one colour and fill (figures 3 and 4)."""
+    k, seen = len(clusters.match), len(clusters.points)
+    note = "" if seen == sides.total else f"; {seen} of {sides.total} images, drawn at random"
+    note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more images that differ"
+    sizes = len(sides.source), len(sides.target)
+    colours = (*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist())
+    images = _dots(f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours)
+    context.show(f"clusters-{when}", replace(images, numbers=sides.numbers) if when == "before" else images)
+    points = torch.cat([clusters.source_centres, clusters.target_centres])
+    colours = (*range(k), *clusters.match.tolist())
+    context.show(f"centres-{when}", _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours))
+
+
+def _dots(title: str, points: Tensor, sizes: tuple[int, int], colours: tuple[int, ...]) -> Points:
+    x, y = (tuple(values) for values in points.T.tolist())
+    return Points(title, x, y, ("source",) * sizes[0] + ("target",) * sizes[1], colours, "cluster")

@@ -1,0 +1,215 @@
+"""The decision table of one target: what stands in each cell, and what it is sorted by."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from allograft.results.comparison import NOTHING, Comparison, compare, difference, score_interval
+from allograft.results.select import NOT_YET, Line
+from allograft.results.table import p_value
+from allograft.study.plan import Plan
+from allograft.study.spec import Study
+
+DIGITS = {"hd95": 2, "asd": 2}
+FORMS = ("{:,.1f}", "{:,.1f}", "{:,.0f}", "{:,.0f}")
+"""Of the costs: seconds to train, seconds to predict, megabytes, parameters."""
+ORDER = ("iou", "hd95", "asd")
+"""These metrics come first; records sort theirs by name."""
+FREE = "label-free/"
+INTERVAL = "percentile bootstrap over subjects, of the mean over seeds; too narrow with fewer than ten subjects"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Args:
+        text: what is read first.
+        small: below it.
+        value: what the column is sorted by; None goes last.
+        kind: "quiet" for words in the place of a number, "number", "name".
+        mark: a footnote's sign.
+    """
+
+    text: str
+    small: str = ""
+    value: float | None = None
+    kind: str = "number"
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, a second line under it, and what it means in a sentence."""
+
+    name: str
+    small: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and, for each line, whether it is recommended and its cells; ``note`` is about every p."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
+    note: str = ""
+
+
+def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
+    """Difference to do-nothing over the subjects and seeds that both have."""
+    found = None if base is None or line is base else difference(plan, line, base, site)
+    return None if found is None else found[0]
+
+
+def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Table:
+    """The table of one target, in the order of the study."""
+    here = [line for line in lines if line.target == target]
+    others = [site for site in (*study.source, *study.target) if site != target]
+    compared = compare(lines, plan, target)
+    notes = {found.note for found in compared.values()}
+    common = notes.pop() if len(notes) == 1 else ""
+    scores = [score for line in here if (score := line.score(target)) is not None]
+    best = max(scores) if len(scores) > 1 else None
+    extra = [metric for metric in _metrics(here, target) if "/" not in metric and metric != plan.headline]
+    columns = [
+        Column("recipe", hint="as in the study; sorts back to its order"),
+        Column(plan.headline, f"at {target}", "mean ± sd over seeds"),
+    ]
+    columns += [Column("95 % interval", "over subjects", INTERVAL)]
+    columns += [Column("gain", "vs nothing", "difference to do-nothing, over the subjects and seeds that both have; 95 % over subjects")]
+    told = study.statistics
+    test = f"exact {told.alternative} Wilcoxon signed-rank test over subjects, {told.adjustment.capitalize()} over the rows of this table"
+    columns += [Column("p", "unadjusted" if told.adjustment == "none" else told.adjustment.capitalize(), test)]
+    columns += [Column("seeds", "done", "finished seeds")]
+    columns += [
+        Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target") for site in others
+    ]
+    columns += [Column("worst", "site", "the lowest of the scores at all sites")]
+    columns += [Column(metric, f"at {target}", "mean ± sd over seeds") for metric in extra]
+    free = label_free(here, target)
+    columns += [Column(name, "label-free", "of test cases; lower is surer, which is not better") for name in free]
+    columns += [Column("train", "seconds", "of the run itself; a training that rows share is counted in its own row")]
+    columns += [
+        Column("predict", "s / 100 cases", "of test cases at the target, with reading them; what a batch of them would take is less")
+    ]
+    columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
+    rows = []
+    for order, line in enumerate(here):
+        cells = [Cell(line.title, value=order, kind="name"), score_cell(line, target, plan.headline, best=best)]
+        cells += [_interval(score_interval(plan, line, target)), gain_cell(compared.get(line.title), line.title in NOTHING)]
+        cells += [_p(compared.get(line.title), common), _seeds(line)]
+        cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
+        cells += [score_cell(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
+        costs = [line.cost("train_seconds"), line.predict_seconds(target), line.cost("peak_memory_mb"), line.cost("trainable_parameters")]
+        cells += [_cost(value, form) for value, form in zip(costs, FORMS, strict=True)]
+        rows.append((line.recommended, tuple(cells)))
+    return Table(tuple(columns), tuple(rows), common)
+
+
+def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
+    """Every metric of every class at a target; None with fewer than two classes."""
+    here = [line for line in lines if line.target == target]
+    names = [metric for metric in _metrics(here, target) if "/" in metric and not metric.startswith("undefined/")]
+    if len({name.split("/", 1)[1] for name in names}) < 2:
+        return None
+    columns = (Column("recipe"), *(Column(*name.split("/", 1)) for name in names))
+    rows = [
+        (line.recommended, (Cell(line.title, value=n, kind="name"), *(score_cell(line, target, name) for name in names)))
+        for n, line in enumerate(here)
+    ]
+    return Table(columns, tuple(rows))
+
+
+def label_free(here: Sequence[Line], site: str) -> list[str]:
+    """The scores that need no labels, at a site where no case has any."""
+    records = [record for line in here for run in line.runs for record in run.tests.get(site, ())]
+    if any(record.measured for record in records):
+        return []
+    found = {key for record in records for key in record.metrics if key.startswith(FREE)}
+    return sorted(key.removeprefix(FREE) for key in found)
+
+
+def _free(line: Line, site: str, name: str) -> Cell:
+    """Mean ± sd over seeds, each the mean over its folds."""
+    folds = [[r.metrics.get(FREE + name) for r in run.tests[site]] for run in line.runs if run.tests.get(site)]
+    values = [mean(known) for one in folds if (known := [value for value in one if value is not None])]
+    if not values:
+        return Cell(_absent(line), kind="quiet")
+    return Cell(f"{mean(values):.3f}", f"± {stdev(values):.3f}" if len(values) > 1 else "", mean(values))
+
+
+def _metrics(here: Sequence[Line], target: str) -> list[str]:
+    """Every metric that was measured at a target, undefined ones too."""
+    found: dict[str, None] = {}
+    for line in here:
+        for run in line.runs:
+            for record in run.tests.get(target, ()):
+                found |= dict.fromkeys(record.metrics)
+        found |= dict.fromkeys(line.metrics.get(target, ()))
+    names = [name for name in found if not name.startswith(("undefined/", FREE))]
+    return sorted(names, key=lambda name: ORDER.index(kind) if (kind := name.split("/")[0]) in ORDER else len(ORDER))
+
+
+def score_cell(line: Line, site: str, metric: str, *, best: float | None = None) -> Cell:
+    """Mean ± sd over seeds, or in words why there is none."""
+    values = line.metrics.get(site, {}).get(metric, ())
+    if not values:
+        return Cell("undefined" if line.is_measured(site) else _absent(line), kind="quiet")
+    digits = DIGITS.get(metric.split("/")[0], 3)
+    small = [f"± {stdev(values):.{digits}f}"] if len(values) > 1 else []
+    undefined = line.metrics[site].get(f"undefined/{metric}", ())
+    small += [f"{max(undefined):.0f} undefined"] if undefined else []
+    value = mean(values)
+    return Cell(f"{value:.{digits}f}", "\n".join(small), value, mark="†" if best is not None and value == best else "")
+
+
+def _absent(line: Line) -> str:
+    """Why there is no number."""
+    if line.done or not line.runs:
+        return "not measured"
+    return NOT_YET if all(run.error == NOT_YET for run in line.runs) else "failed"
+
+
+def _interval(interval: tuple[float, float] | None) -> Cell:
+    """Sorted by its lower end."""
+    return Cell("–", kind="quiet") if interval is None else Cell("{:.3f} to {:.3f}".format(*interval).replace("-", "−"), value=interval[0])
+
+
+def gain_cell(found: Comparison | None, is_base: bool) -> Cell:
+    """Difference to do-nothing with its interval."""
+    if found is None:
+        return Cell("–", "do-nothing" if is_base else "", kind="quiet")
+    interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
+    return Cell(f"{found.difference:+.3f}".replace("-", "−"), interval.replace("-", "−"), found.difference)
+
+
+def _p(found: Comparison | None, common: str) -> Cell:
+    """The adjusted p with the plain one and a note below it, or in its place why there is none; what all rows share stands elsewhere."""
+    note = "" if found is None or found.note == common else found.note
+    if found is None or found.adjusted is None or found.p is None:
+        return Cell("–", _narrow(note), kind="quiet")
+    small = "\n".join(filter(None, (f"raw {p_value(found.p)}", _narrow(note))))
+    return Cell(p_value(found.adjusted), small, found.adjusted)
+
+
+def _narrow(note: str) -> str:
+    return textwrap.fill(note, 26)
+
+
+def _seeds(line: Line) -> Cell:
+    waiting = sum(run.error == NOT_YET for run in line.runs)
+    failed = len(line.runs) - line.done - waiting
+    small = [*([f"{failed} failed"] if failed else []), *([f"{waiting} to go"] if waiting else [])]
+    return Cell(f"{line.done} of {len(line.runs)}", "\n".join(small), line.done, kind="warn" if failed else "number")
+
+
+def _worst(line: Line) -> Cell:
+    return Cell(_absent(line), kind="quiet") if line.worst is None else Cell(f"{line.worst[1]:.3f}", line.worst[0], line.worst[1])
+
+
+def _cost(value: float | None, form: str) -> Cell:
+    return Cell("–", kind="quiet") if value is None else Cell(form.format(value), value=value)

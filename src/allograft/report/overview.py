@@ -1,0 +1,171 @@
+"""The page above the reports of a study of many pairs: every pair of sites, and every recipe over all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from allograft.figure import Heatmap
+from allograft.report import facts
+from allograft.report.cells import Cell, Column, Table, gain, gain_cell, score_cell
+from allograft.report.figures import Drawn, draw_figure
+from allograft.report.page import scripts, template
+from allograft.results.analysis.sheet import Sheet
+from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs
+from allograft.results.select import RULES, Line
+from allograft.results.table import subjects_at
+from allograft.study.plan import Plan
+from allograft.study.spec import Study
+from allograft.tree import write_bytes
+
+NONE = Cell("–", kind="quiet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the studies: its source sites to each of its targets.
+
+    Args:
+        name: ``from a``, ``to b``.
+        link: its own report, beside this page.
+    """
+
+    name: str
+    link: str
+    study: Study
+    plan: Plan
+    lines: Sequence[Line]
+
+    @property
+    def start(self) -> str:
+        """Its source sites."""
+        return " + ".join(self.study.source)
+
+    def at(self, target: str) -> list[Line]:
+        """The lines of one pair."""
+        return [line for line in self.lines if line.target == target]
+
+    def nothing(self, site: str) -> float | None:
+        """What doing nothing has at a site, be it the source."""
+        line = do_nothing(self.lines, site if site in self.study.target else self.study.target[0])
+        return line.score(site) if line else None
+
+    def choice(self, target: str) -> Line | None:
+        """The recommended line of one pair."""
+        return next((line for line in self.at(target) if line.recommended), None)
+
+
+def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, severity: Sheet | None) -> None:
+    """Write the page as one HTML file that needs no network; an older one is replaced whole or not at all.
+
+    Args:
+        parts: those that have been run so far, of ``total``.
+        severity: recipes by how much do-nothing loses.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    plan = parts[0].plan
+    content: dict[str, Any] = {
+        "question": _question(study),
+        "study": study,
+        "task": facts.task_in_words(study, plan),
+        "labels": facts.label_budget(study),
+        "headline": plan.headline,
+        "parts": parts,
+        "total": total,
+        "ways": {"all": "each source to each target", "leave-one-site-out": "each target from all other sites"}[study.pairs],
+        "pairs": _pairs(plan, parts),
+        "maps": _maps(parts) if study.pairs == "all" else (),
+        "recipes": _recipes(plan, parts),
+        "severity": severity,
+        "rule": RULES[study.selection],
+        **scripts(),
+    }
+    write_bytes(path, template("overview.html.j2").render(**content).encode())
+
+
+def _question(study: Study) -> str:
+    if study.pairs == "all":
+        return f"Which recipe carries a model from each of {facts.listed(study.source)} to each of {facts.listed(study.target)}?"
+    return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
+
+
+def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
+    """One row a pair: what doing nothing has there, and what the recommended recipe."""
+    columns = (
+        Column("pair"),
+        Column("test", "subjects"),
+        Column(plan.headline, "do nothing", "mean ± sd over seeds"),
+        Column(plan.headline, "recommended", "of the row that the study's rule picked; mean ± sd over seeds"),
+        Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
+    )
+    every = [(part, target) for part in parts for target in part.study.target]
+    return Table(columns, tuple((False, _pair(plan, part, target, number)) for number, (part, target) in enumerate(every)))
+
+
+def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
+    nothing, choice = do_nothing(part.lines, target), part.choice(target)
+    subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
+    found = compare(part.lines, part.plan, target).get(choice.title) if choice else None
+    return (
+        Cell(f"{part.start} → {target}", value=order, kind="name"),
+        Cell(str(subjects), value=subjects),
+        NONE if nothing is None else score_cell(nothing, target, plan.headline),
+        NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice.title),
+        gain_cell(found, is_base=choice is not None and choice.title in NOTHING),
+    )
+
+
+def _named(cell: Cell, title: str) -> Cell:
+    return replace(cell, small="\n".join(filter(None, (cell.small, title))))
+
+
+def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
+    """Source by target: doing nothing, with its score at home, and the recommended recipe; on one scale of colours."""
+    named = {site for part in parts for site in part.study.target}
+    targets = (*(part.start for part in parts if part.start in named), *sorted(named - {part.start for part in parts}))
+    bare = [[part.nothing(site) for site in targets] for part in parts]
+    chosen = [[line.score(site) if (line := part.choice(site)) else None for site in targets] for part in parts]
+    known = [value for grid in (bare, chosen) for row in grid for value in row if value is not None]
+    if not known:
+        return ()
+    names, low, high = tuple(part.start for part in parts), min(known), max(known)
+    grids = {"doing nothing, from (rows) to (columns); at home on the diagonal": bare, "the recommended recipe": chosen}
+    return tuple(
+        draw_figure(Heatmap(title, names, targets, tuple(map(tuple, grid)), low=low, high=high), str) for title, grid in grids.items()
+    )
+
+
+def _recipes(plan: Plan, parts: Sequence[Part]) -> Table:
+    """One row a recipe; a mean stands only where it has every measured pair."""
+    columns = (
+        Column("recipe"),
+        Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
+        Column("gain", "mean over pairs", "difference to do-nothing, mean over pairs"),
+        Column("better", "than nothing", "pairs at which it is ahead of doing nothing"),
+        Column("worst", "pair", "the lowest of its scores"),
+        Column("runs", "finished"),
+    )
+    found = over_pairs([part.lines for part in parts], plan)
+    return Table(columns, tuple((False, _recipe(parts, over, number)) for number, over in enumerate(found)))
+
+
+def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, ...]:
+    here = [(part, line) for part in parts for line in part.lines if line.title == over.title]
+    scores = [(score, f"{part.start} → {line.target}") for part, line in here if (score := line.score(line.target)) is not None]
+    differences = [gain(part.plan, line, do_nothing(part.lines, line.target), line.target) for part, line in here]
+    gains = [one for one in differences if one is not None]
+    done, runs = sum(line.done for _, line in here), sum(len(line.runs) for _, line in here)
+    mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
+    return (
+        Cell(over.title, value=order, kind="name"),
+        Cell(f"{len(scores)} of {over.pairs} pairs", kind="quiet") if mean is None else Cell(f"{mean:.3f}", spread, mean),
+        Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains)) if gains and mean is not None else NONE,
+        Cell(f"{sum(one > 0 for one in gains)} of {len(gains)}", value=sum(one > 0 for one in gains)) if gains else NONE,
+        Cell(f"{min(scores)[0]:.3f}", min(scores)[1], min(scores)[0]) if scores else NONE,
+        Cell(f"{done} of {runs}", value=done, kind="number" if done == runs else "warn"),
+    )

@@ -1,0 +1,181 @@
+"""One page from the records: gather what it shows, fill the template, keep it under ten megabytes, write it whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from allograft.figure import Figure
+from allograft.report import facts
+from allograft.report.annotate import FILE
+from allograft.report.disagreement import HEAT
+from allograft.report.figures import Hide
+from allograft.report.gallery import DISAGREEMENT, FURTHER, Picture, PictureKey, Pictures, fitting
+from allograft.report.overlay import AGREE, EXTRA, MISSED
+from allograft.report.target import Extra, fitting_figures, target_of
+from allograft.results.select import RULES, Line
+from allograft.study.cite import papers
+from allograft.study.plan import Plan
+from allograft.study.spec import Study
+from allograft.study.world import World
+from allograft.tree import write_bytes
+
+LIMIT, FIGURES = 10_000_000, 3_000_000
+"""Bytes of a report at most, and of the figures of recipes in it."""
+SCRIPTS = ("sort.js", "slices.js")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A slice or photograph as the template takes it."""
+
+    source: str
+    place: str
+    first: bool
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A picture as the template takes it."""
+
+    title: str
+    caption: str
+    slices: tuple[Shown, ...]
+
+    @property
+    def central(self) -> int:
+        """Which of the slices shows first."""
+        return next(number for number, each in enumerate(self.slices) if each.first)
+
+
+@dataclass(frozen=True)
+class Shows:
+    """What a report shows besides the records.
+
+    Args:
+        pictures: (recipe's title, ``DISAGREEMENT`` or a heading of ``FURTHER``, target) -> overlays. What does not fit into ten megabytes
+            is left out, slices before pictures and last pictures first, and the page says so.
+        figures: (recipe's title, target) -> name -> figure, of the run that stands for the line.
+        extras: target -> further sections.
+        world: for the counts of the splits; without it the page counts the test sets alone.
+    """
+
+    pictures: Pictures = field(default_factory=dict)
+    figures: Mapping[PictureKey, Mapping[str, Figure]] = field(default_factory=dict)
+    extras: Mapping[str, Sequence[Extra]] = field(default_factory=dict)
+    world: World | None = None
+
+
+def write_report(
+    path: Path,
+    *,
+    study: Study,
+    plan: Plan,
+    lines: Sequence[Line],
+    done: int,
+    total: int,
+    shows: Shows | None = None,
+) -> None:
+    """Write the report of a study as one HTML file that needs no network; an older one is replaced whole or not at all.
+
+    The same arguments give the same bytes. Subjects are ordinals, cases have no names, everything is escaped.
+
+    Args:
+        done, total: units, for the progress line.
+        shows: pictures, figures and further sections.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    shows = shows or Shows()
+    hide = facts.hider(lines)
+    unnamed = facts.name_hider(lines)
+    drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES)
+    content = _content(study, plan, lines, shows.world, hide)
+    content |= {"done": done, "total": total, "lost": lost}
+    content["targets"] = [
+        target_of(study, plan, lines, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed) for site in study.target
+    ]
+    bare = _render(content, {}, 0, hide)
+    kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)
+    write_bytes(path, _render(content, kept, dropped, hide) if kept or dropped else bare)
+
+
+def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | None, hide: Hide) -> dict[str, Any]:
+    """All that the page says besides its targets and pictures."""
+    counts = facts.splits(study, lines, world)
+    return {
+        "study": study,
+        "question": _question(study),
+        "task": facts.task_in_words(study, plan),
+        "headline": plan.headline,
+        "labels": facts.label_budget(study),
+        "recipes": len({line.title for line in lines}),
+        "failures": facts.failures(lines, hide),
+        "rule": RULES[study.selection],
+        "may_see": facts.MAY_SEE[study.selection],
+        "protocol": facts.protocol(study),
+        "splits": counts,
+        "parts": [part for part in ("train", "val", "test", "fold") if any(part in each for _, _, each in counts)],
+        "bounds": facts.upper_bounds(plan),
+        "papers": papers(row.recipe for row in plan.rows),
+        "environment": facts.environment(lines),
+        "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
+        "disagreement": DISAGREEMENT,
+        "further": FURTHER,
+        "annotate_file": FILE,
+        **scripts(),
+    }
+
+
+def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: Hide) -> bytes:
+    shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in pictures.items()})
+    pictured = {site for title, site in shown if title not in (DISAGREEMENT, *FURTHER)}
+    page: str = template("page.html.j2").render(**content, pictures=shown, pictured=pictured, dropped=dropped)
+    return page.encode()
+
+
+def scripts() -> dict[str, Any]:
+    """The only script that a page's own policy lets run, and its hash."""
+    script = "".join(map(_text, SCRIPTS))
+    return {"script": Markup(script), "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
+
+
+@cache
+def template(name: str) -> Any:
+    """A page's template; everything that goes into it is escaped, and what it misses is an error."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    jinja = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.globals["counted"] = facts.counted
+    return jinja.get_template(name)
+
+
+def _text(name: str) -> str:
+    return (files("allograft.report") / name).read_text(encoding="utf-8")
+
+
+def _question(study: Study) -> str:
+    start = facts.listed(study.source) if study.source else "its source"
+    return f"Which recipe carries a model from {start} to {facts.listed(study.target)}?"
+
+
+def _overlay(picture: Picture, hide: Hide) -> Overlay:
+    slices = tuple(
+        Shown(
+            "data:image/png;base64," + base64.b64encode(one.png).decode(),
+            f"slice {one.place + 1} of {picture.depth}" if picture.depth else "",
+            one.place == picture.place,
+        )
+        for one in picture.slices
+    )
+    return Overlay(hide(picture.title), hide(picture.caption), slices)

@@ -1,0 +1,102 @@
+"""The further sections of a finished study's report: settings, who is served worse, what is forgotten, what features see, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allograft.report.target import Extra
+from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_of
+from allograft.results.analysis.fairness_sheets import fairness
+from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
+from allograft.results.analysis.selection import distance_sheet
+from allograft.results.analysis.severity import severity_sheet
+from allograft.results.analysis.stages import stage_sheet
+from allograft.results.analysis.sweep import sweeps
+from allograft.results.comparison import NOTHING
+from allograft.results.record import Record
+from allograft.results.select import Line
+from allograft.study.plan import Plan
+from allograft.study.spec import Study
+from allograft.study.world import World
+
+
+def sections_of(
+    out: Path, world: World, plan: Plan, records: Mapping[str, Record], table: Sequence[Line], template: nn.Module | None, *, device: Any
+) -> dict[str, list[Extra]]:
+    """Target -> its further sections, those with nothing to show left out. Every finished line has its features."""
+    parted: dict[bool, list[Line]] = {True: [], False: []}
+    for line in table:
+        parted[line.recommended or line.title in NOTHING].append(line)
+    embeddings = embeddings_of(out, world, parted[True], template, device=device)
+    others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
+    return {
+        target: [
+            *_sweeps(plan, table, target),
+            *_fairness(plan, table, world, target),
+            *_forgetting(plan, records, world, target),
+            *_features(_at(target, embeddings), _at(target, others)),
+            *_stages(plan, records, target, world.study),
+            *_selection(plan, records, target),
+            *(_severity(plan, records) if target == world.study.target[-1] else ()),
+        ]
+        for target in world.study.target
+    }
+
+
+def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
+    figures = sweeps(plan, table, target)
+    notes = ("Rows that differ in one number alone. Whiskers are one standard deviation over seeds; scores of the test choose no setting.",)
+    return [Extra("Scores by setting", (), figures, notes)] if figures else []
+
+
+def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> list[Extra]:
+    found = fairness(plan, table, world, target)
+    return [] if found is None else [Extra("Fairness: scores by group", (*found.gaps, *found.details))]
+
+
+def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:
+    found = forgetting(plan, records.values(), world.study.source, target)
+    if found is None:
+        return []
+    figures = (forgetting_figure(found),) if len(found.budgets) > 2 else ()
+    return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(found), figures)]
+
+
+def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embedding]:
+    return [one for (_, site), one in found.items() if site == target]
+
+
+def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
+    """Do-nothing and the recommended row, and in a fold the other lines; all in the open where there are no first ones."""
+    folded = _drawn("The features of the other recipes", others)
+    found = _drawn("What the features see", first)
+    if found is None:
+        return [] if folded is None else [replace(folded, title="What the features see")]
+    return [replace(found, folded=folded)]
+
+
+def _drawn(title: str, found: Sequence[Embedding]) -> Extra | None:
+    figures = tuple(figure for one in found for figure in one.figures)
+    notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
+    return Extra(title, (), figures, notes) if figures else None
+
+
+def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[Extra]:
+    sheet = distance_sheet(plan, records, target)
+    return [] if sheet is None else [Extra("What each selection rule would have chosen", (sheet,))]
+
+
+def _stages(plan: Plan, records: Mapping[str, Record], target: str, study: Study) -> list[Extra]:
+    sheet = stage_sheet(plan, records.values(), target, (target, *study.source))
+    return [] if sheet is None else [Extra("Stages: before and after", (sheet,))]
+
+
+def _severity(plan: Plan, records: Mapping[str, Record]) -> list[Extra]:
+    """Of this study's runs alone: a folder may hold those of other label budgets, under the same titles."""
+    sheet = severity_sheet((records[name] for name in records if records[name].unit in plan.units), plan.headline)
+    return [] if sheet is None else [Extra("Severe and subtle shifts", (sheet,))]

@@ -1,0 +1,1 @@
+"""What a study measured: records, selection, comparison, tables and models."""

@@ -1,0 +1,285 @@
+"""Where a model puts source, target-training and target-test cases: its bottleneck features on a plane, coloured by loss.
+
+Made by the judge's side for the report alone: test cases are in it, so nothing of it may choose a model.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from allograft.cohort import Cohort
+from allograft.figure import Points
+from allograft.metrics.label_free import KEYS, mean_entropy
+from allograft.predictor import load_predictor
+from allograft.predictor.folder import sites_of
+from allograft.predictor.whole import whole_prediction
+from allograft.results.models import model_name
+from allograft.results.select import Line
+from allograft.seeds import Seeds
+from allograft.study.world import World
+
+MOST = 300
+"""Cases that a figure holds at most; of more an equal share of each group is drawn."""
+FURTHER = 60
+"""The same for the lines that a report folds away: enough to see groups, and the time of a table's many lines stays in bounds."""
+COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
+"""Principal components that t-SNE gets at most, its perplexity at most, and the cases below which it has no meaning."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Figures of one model, and what must be known to read them.
+
+    Args:
+        figures: positions are the same in all of them.
+        notes: sentences.
+    """
+
+    figures: tuple[Points, ...]
+    notes: tuple[str, ...]
+
+
+def embeddings_of(
+    out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None, *, device: Any = "cpu", most: int = MOST
+) -> dict[tuple[str, str], Embedding]:
+    """(recipe's title, target) -> the embedding of the model that stands for the line, as ``OUT/models`` holds it.
+
+    Lines without a model, or whose network has no encoder of its own, are absent.
+
+    Args:
+        template: the user's own network, if any.
+        most: cases in a figure.
+    """
+    made = {}
+    for line in table:
+        run, folder = line.best_run, out / "models" / model_name(line)
+        if run is None or not (folder / "card.json").exists():
+            continue
+        predictor, card = load_predictor(folder, template=template, device=device)
+        told: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
+        found = embedding(predictor, world.study.made_task, groups_of(world, line.target, run.row.fold), **told)
+        if found is not None:
+            classes = by_class(predictor, world.study.made_task, unseen_of(world, line.target, run.row.fold), **told)
+            made[line.title, line.target] = replace(found, figures=(*found.figures, *classes))
+    return made
+
+
+def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
+    """The source's training cases, and the target's for training and for testing, with every label the manifest has."""
+    source = world.cohort.where(lambda case: case.site in world.study.source and world.places[case.subject].in_fold(fold) == "train")
+    return {"source": source, "target, training": world.part(target, "train", fold), "target, test": world.part(target, "test", fold)}
+
+
+def unseen_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
+    """The validation and test cases of each source site and of the target, by site and part."""
+    parts = {"validation": "val", "test": "test"}
+    return {f"{site}, {name}": world.part(site, part, fold) for site in (*world.study.source, target) for name, part in parts.items()}
+
+
+def embedding(
+    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] | None = None, most: int = MOST
+) -> Embedding | None:
+    """Bottleneck features, global-average-pooled, -> principal components -> t-SNE (Goodman et al. 2022, figure 1).
+
+    A point is a case; of a volume in slices the mean over its slices. The colour is its loss: 1 - the headline metric, or -log of the
+    probability of the label where cases have no headline of their own. Where only some cases have a loss there are two figures, one of
+    all cases by group and one of those; where none has, the colour is the mean entropy of the prediction.
+
+    Args:
+        groups: name -> cases; labels are never shown to the predictor.
+        title: which model.
+        sites: as the predictor numbers them; by default as the cohorts do.
+        most: cases in all.
+
+    Returns:
+        None when the predictor's network has no encoder, when it is not called, or when there are fewer than two cases.
+    """
+    cloud = _cloud(predictor, groups, sites, most)
+    if cloud is None:
+        return None
+    names = [name for name, _, _, _ in cloud.points]
+    losses = [case_loss(task, prediction, cohort, which) for _, cohort, which, prediction in cloud.points]
+    entropies = [
+        mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
+        for _, _, _, prediction in cloud.points
+    ]
+    plane, how = embedded(cloud.rows)
+    return Embedding(*_drawn(title, plane, names, losses, entropies, (*cloud.notes, how)))
+
+
+def by_class(
+    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] | None = None, most: int = MOST
+) -> tuple[Points, ...]:
+    """The features of cases that no training saw, by class and by laboratory (Raipuria et al. 2022, figure 2); arguments as ``embedding``.
+
+    () where no case has one class of its own.
+    """
+    known = {
+        name: replace(cohort, cases=tuple(case for n, case in enumerate(cohort.cases) if class_of(task, cohort, n) is not None))
+        for name, cohort in groups.items()
+    }
+    cloud = _cloud(predictor, known, sites, most)
+    if cloud is None:
+        return ()
+    plane, _ = embedded(cloud.rows)
+    x, y = (tuple(round(float(value), 4) for value in side) for side in plane.T)
+    classes = tuple(class_of(task, cohort, which) or 0 for _, cohort, which, _ in cloud.points)
+    axis = ", ".join(f"{number} = {name}" for number, name in enumerate(task.coding.label))
+    return (Points(f"features of {title}, by class and site", x, y, tuple(name for name, _, _, _ in cloud.points), classes, axis),)
+
+
+@dataclass(frozen=True)
+class _Cloud:
+    """Features (N, C) float64, and of each its group, cohort, place in it, and the prediction."""
+
+    rows: NDArray[np.float64]
+    points: list[tuple[str, Cohort, int, dict[str, Tensor]]]
+    notes: tuple[str, ...]
+
+
+def _cloud(predictor: Any, groups: Mapping[str, Cohort], sites: Sequence[str] | None, most: int) -> _Cloud | None:
+    encoder = encoder_of(predictor)
+    chosen, notes = _sampled(groups, most)
+    if encoder is None or sum(len(cohort.cases) for cohort in chosen.values()) < 2:
+        return None
+    rows, points = [], []
+    with Seeds(0).everything("embedding"):
+        for name, cohort in chosen.items():
+            for which in range(len(cohort.cases)):
+                feature, prediction = _seen(predictor, encoder, cohort if sites is None else replace(cohort, sites=tuple(sites)), which)
+                if feature is None:
+                    return None
+                rows.append(feature)
+                points.append((name, cohort, which, prediction))
+    return _Cloud(np.stack(rows), points, notes)
+
+
+def encoder_of(thing: Any) -> nn.Module | None:
+    """The encoder of the first network in a predictor, or in one inside it; None for a network that is one opaque module."""
+    if isinstance(thing, nn.Module):
+        encoder = getattr(thing, "encoder", None)
+        return encoder if isinstance(encoder, nn.Module) and hasattr(thing, "heads") else None
+    inner: Sequence[Any] = thing if isinstance(thing, (list, tuple)) else ()
+    if is_dataclass(thing) and not isinstance(thing, type):
+        inner = [getattr(thing, f.name) for f in fields(thing)]
+    return next((found for one in inner if (found := encoder_of(one)) is not None), None)
+
+
+def _seen(predictor: Any, encoder: nn.Module, cohort: Cohort, which: int) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
+    """A case's feature as the predictor itself makes it, mean over slices and over all its passes (donors), and the prediction."""
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    with features(encoder) as found:
+        prediction = whole_prediction(predictor, cohort.unlabelled().whole(which).to(device))
+    return (torch.cat(found).mean(0).numpy() if found else None), prediction
+
+
+@contextmanager
+def features(encoder: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, whatever the encoder's last feature is, pooled over space, is added to the list: (B, C) float64 on the CPU a pass."""
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        last: Tensor = output[-1] if isinstance(output, (list, tuple)) else output
+        kept.append((last.flatten(2).double().mean(2) if last.ndim > 2 else last.double()).detach().cpu())
+
+    handle = encoder.register_forward_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def case_loss(task: Any, prediction: Mapping[str, Tensor], cohort: Cohort, which: int) -> float | None:
+    """1 - headline of a case, or mean -log of the probabilities of its label(s); None without a label, or where it is undefined."""
+    if task.key not in cohort.cases[which].labels:
+        return None
+    told = task.measure(prediction, cohort, which)
+    if task.headline in told:
+        return None if told[task.headline] is None else 1.0 - float(told[task.headline])
+    if isinstance(told["label"], list):
+        pairs = zip(told["label"], told["probabilities"], strict=True)
+        right = [p if present > 0.5 else 1 - p for present, p in pairs]
+    else:
+        right = [told["probabilities"][told["label"]]]
+    return -sum(math.log(max(p, 1e-12)) for p in right) / len(right)
+
+
+def class_of(task: Any, cohort: Cohort, which: int) -> int | None:
+    """The number of a case's class; None without a label, for several labels a case, and for tasks that are no classification."""
+    label = cohort.cases[which].labels.get("label")
+    return None if task.key != "label" or task.coding.several or label is None else task.coding.label.index(label)
+
+
+def embedded(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
+    """(N, C) -> (N, 2) and how: at most 50 principal components, then t-SNE of perplexity min(30, (N - 1) / 3), the same each time.
+
+    Fewer than eight cases, or cases that are all alike, are shown on their first two components: t-SNE would draw noise.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    spread = np.ptp(rows, axis=0).max(initial=0.0)
+    with threadpool_limits(1), warnings.catch_warnings():  # sums over threads would differ from run to run
+        warnings.simplefilter("ignore", RuntimeWarning)  # of components without variance
+        count = min(COMPONENTS, *rows.shape)
+        parts = PCA(count, svd_solver="full").fit_transform(rows) if spread > 0 else np.zeros((len(rows), 2))
+        if len(rows) < FEWEST or spread == 0:
+            plane = np.pad(parts, ((0, 0), (0, 2)))[:, :2]
+            return plane, f"The first two principal components: {len(rows)} cases are too few, or too alike, for t-SNE."
+        perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
+        plane = TSNE(perplexity=perplexity, init="pca" if count > 1 else "random", random_state=0).fit_transform(parts)
+    how = f"t-SNE of {count} principal components, perplexity {perplexity:.3g}: neighbourhoods mean something, distances and sizes do not."
+    return plane.astype(np.float64), how
+
+
+def _sampled(groups: Mapping[str, Cohort], most: int) -> tuple[dict[str, Cohort], tuple[str, ...]]:
+    """At most ``most`` cases, an equal share of each group as far as it has them, in an order that does not depend on the others."""
+    full = {name: cohort for name, cohort in groups.items() if cohort.cases}
+    total, left = sum(len(cohort.cases) for cohort in full.values()), most
+    kept: dict[str, Cohort] = {}
+    for place, name in enumerate(sorted(full, key=lambda name: len(full[name].cases))):  # small groups first: what they leave is shared
+        share = left // (len(full) - place)
+        turns = {case.name: Seeds(0, ("embedding",)).number(case.name) for case in full[name].cases}
+        cases = tuple(sorted(full[name].cases, key=lambda case: turns[case.name])[:share])
+        kept[name] = replace(full[name], cases=cases)
+        left -= len(cases)
+    shown = sum(len(cohort.cases) for cohort in kept.values())
+    notes = (f"{shown} of {total} cases, drawn by group.",) if shown < total else ()
+    return {name: kept[name] for name in full}, notes
+
+
+def _drawn(
+    title: str,
+    plane: NDArray[np.float64],
+    names: Sequence[str],
+    losses: Sequence[float | None],
+    entropies: Sequence[float | None],
+    notes: tuple[str, ...],
+) -> tuple[tuple[Points, ...], tuple[str, ...]]:
+    def points(colour: Sequence[float | None], axis: str, what: str) -> Points:
+        shown = [place for place in range(len(names)) if not colour or colour[place] is not None]
+        x, y = (tuple(round(float(plane[place, side]), 4) for place in shown) for side in (0, 1))
+        values = tuple(round(float(value), 6) for place in shown if colour and (value := colour[place]) is not None)
+        return Points(f"features of {title}{what}", x, y, tuple(names[place] for place in shown), values, axis)
+
+    known = sum(loss is not None for loss in losses)
+    if known == len(names):
+        return (points(losses, "loss", ""),), notes
+    if known:
+        note = f"{len(names) - known} cases have no label or no defined loss; they stand in the first figure only."
+        return (points((), "", ""), points(losses, "loss", ", cases with a loss")), (*notes, note)
+    if all(value is not None for value in entropies):
+        return (points(entropies, "mean entropy of the prediction", ""),), (*notes, "No case has a label: the colour is entropy, not loss.")
+    return (points((), "", ""),), notes

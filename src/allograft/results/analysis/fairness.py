@@ -1,0 +1,246 @@
+"""The fairness audit of a task that classifies: how each group of patients fares, the worst off, and the gap between groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from allograft.cohort import Case
+from allograft.cohort.manifest import is_missing
+from allograft.results.comparison import seed_cases
+from allograft.results.select import Chosen, Line
+from allograft.results.statistics import Interval, bootstrap_pooled
+from allograft.study.plan import Plan
+
+LEAST = 10
+"""Subjects of a group that is scored; fewer are shown as too small."""
+MOST_VALUES = 12
+"""An attribute with more values than this is a measurement, not a group."""
+SENSITIVITY = 0.9
+"""Of the operating point, on the source's validation cases."""
+SITE = "site"
+
+Cases = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The test subjects with one value of an attribute.
+
+    Args:
+        name: the value.
+        subjects, cases: how many; a subject whose cases differ in the attribute counts in several groups.
+        scores: metric -> mean over seeds, None = undefined (one class, say); empty for a group that is too small.
+        intervals: metric -> 95 % bootstrap interval over subjects, or None.
+    """
+
+    name: str
+    subjects: int
+    cases: int
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether it has too few subjects to say anything of."""
+        return self.subjects < LEAST
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One recipe's groups by one attribute.
+
+    Args:
+        title, target: the line of the table.
+        attribute: a column of the manifest, or "site".
+        headline: the task's metric.
+        groups: in the order of their names.
+        missing: test subjects with a case whose value is not stated (an empty cell, nan, unknown); such cases are in no group.
+        threshold: how the operating point was chosen; "" where there is none (more than two classes).
+    """
+
+    title: str
+    target: str
+    attribute: str
+    headline: str
+    groups: tuple[Group, ...]
+    missing: int = 0
+    threshold: str = ""
+
+    @property
+    def worst(self) -> Group | None:
+        """The group with the lowest headline; None where fewer than two have one."""
+        scored = self._scored(self.headline)
+        return min(scored, key=lambda group: group.scores[self.headline] or 0.0) if len(scored) > 1 else None
+
+    def gap(self, metric: str = "") -> float | None:
+        """Best less worst group, of the headline by default; None where fewer than two groups have a score.
+
+        Of several groups the difference between best and worst is above 0 by chance alone.
+        """
+        values = [value for group in self._scored(metric or self.headline) if (value := group.scores[metric or self.headline]) is not None]
+        return max(values) - min(values) if len(values) > 1 else None
+
+    def _scored(self, metric: str) -> list[Group]:
+        return [group for group in self.groups if group.scores.get(metric) is not None]
+
+
+def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
+    """The attributes with 2 to 12 values among cases, in the order of the manifest; what stands for no value is none.
+
+    >>> from pathlib import Path
+    >>> group_columns([Case(n, n, "a", (Path(n),), attributes={"sex": n, "scanner": "one"}) for n in "fm"])
+    ('sex',)
+    """
+    values: dict[str, set[str]] = {}
+    for case in cases:
+        for key, value in case.attributes.items():
+            values.setdefault(key, set()).update(() if is_missing(value) else (value,))
+    return tuple(key for key, found in values.items() if 2 <= len(found) <= MOST_VALUES)
+
+
+def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = True) -> list[Audit]:
+    """A line of a classification's table, group by group: by site over all judged test cases, by each attribute at the target.
+
+    Args:
+        cases: the study's, for what records do not keep: their attributes.
+        intervals: whether to draw bootstrap intervals; they take about a tenth of a second for each group and seed.
+
+    Returns:
+        One for each attribute with 2 to 12 values among the target's labelled test cases, and one by site where several were judged.
+        Empty for tasks that classify nothing.
+    """
+    task = classification_of(plan.task)
+    if task is None:
+        return []
+    by_name = {case.name: case for case in cases}
+    made = []
+    sites = {site: _classified(seed_cases(line, site)) for site in dict.fromkeys(site for run in line.runs for site in run.tests)}
+    judged = {site: by_seed for site, by_seed in sorted(sites.items()) if any(by_seed.values())}
+    points = operating_points(task, line)
+    if len(judged) > 1:
+        made.append(_audit(task, line, SITE, judged, points, intervals=intervals))
+    here = judged.get(line.target, {})
+    names = dict.fromkeys(str(case["case"]) for scored in here.values() for case in scored)
+    for column in group_columns([by_name[name] for name in names if name in by_name]):
+        stated = {name: by_name[name].attributes.get(column) for name in names if name in by_name}
+        value_of = {name: None if is_missing(value) else value for name, value in stated.items()}
+        groups: dict[str, dict[int, list[dict[str, Any]]]] = {}
+        for value in _sorted({value for value in value_of.values() if value is not None}):
+            groups[value] = {seed: [case for case in each if value_of.get(case["case"]) == value] for seed, each in here.items()}
+        unstated = {str(case["subject"]) for each in here.values() for case in each if value_of.get(case["case"]) is None}
+        made.append(_audit(task, line, column, groups, points, missing=len(unstated), intervals=intervals))
+    return made
+
+
+def classification_of(task: Any) -> Any:
+    """The task, or its part, that names a class (or several) an image; None where nothing does."""
+    part = getattr(task, "classification", task)
+    return part if part.key == "label" else None
+
+
+def _classified(by_seed: Mapping[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:
+    """Without the cases that have no class: a multitask judges them by their masks alone."""
+    return {seed: [case for case in cases if case["label"] is not None] for seed, cases in by_seed.items()}
+
+
+def _audit(
+    task: Any,
+    line: Line,
+    attribute: str,
+    groups: Mapping[str, Mapping[int, Cases]],
+    points: OperatingPoints,
+    *,
+    missing: int = 0,
+    intervals: bool,
+) -> Audit:
+    made = tuple(_group(task, name, by_seed, points, intervals=intervals) for name, by_seed in groups.items())
+    return Audit(line.title, line.target, attribute, task.headline, made, missing, points.told)
+
+
+def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints, *, intervals: bool) -> Group:
+    every = [cases for cases in by_seed.values() if cases]
+    subjects = len({str(case["subject"]) for cases in every for case in cases})
+    count = len({str(case["case"]) for cases in every for case in cases})
+    if subjects < LEAST:
+        return Group(name, subjects, count)
+    metrics = tuple(dict.fromkeys((task.headline, "auroc", "ece")))
+    pooled = [task.pool(cases) for cases in every]
+    scores = {metric: _mean([one.get(metric) for one in pooled]) for metric in metrics}
+    rates = [_rates(cases, points.of[seed]) for seed, cases in by_seed.items() if cases and seed in points.of]
+    scores |= {key: _mean([one[key] for one in rates]) for key in ("sensitivity", "specificity")} if rates else {}
+    bounds = bootstrap_pooled(every, None, task.pool) if intervals else {}
+    return Group(name, subjects, count, scores, {metric: bounds.get(metric) for metric in metrics[:-1] if scores[metric] is not None})
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """Thresholds on the probability of the finding, fixed before any test case is looked at.
+
+    Args:
+        of: seed -> threshold.
+        told: how they were chosen, as a sentence.
+    """
+
+    of: Mapping[int, float] = field(default_factory=dict)
+    told: str = ""
+
+
+def operating_points(task: Any, line: Line) -> OperatingPoints:
+    """For each seed's model the threshold that finds 90 % of the source's validation cases with the finding (the second of two classes).
+
+    Without such cases it is 0.5. With more than two classes, or several labels a case, there is no single threshold.
+    """
+    if len(task.names) != 2 or task.coding.several:
+        return OperatingPoints()
+    finding = task.names[1]
+    chosen = {run.row.seed: _threshold(run) for run in line.runs if not run.error}
+    if any(value is None for value in chosen.values()):
+        told = f"no validation case of the source has {finding}: threshold 0.5"
+        return OperatingPoints(dict.fromkeys(chosen, 0.5), told)
+    told = f"of each seed's model the highest threshold that finds at least {SENSITIVITY:.0%} of {finding} on the source's validation cases"
+    return OperatingPoints({seed: value for seed, value in chosen.items() if value is not None}, told)
+
+
+def _threshold(run: Chosen) -> float | None:
+    cases = [case for record in run.validation for case in record.measured if case["label"] is not None]
+    return threshold_at([case["probabilities"][1] for case in cases if case["label"] == 1])
+
+
+def threshold_at(positives: Sequence[float], sensitivity: float = SENSITIVITY) -> float | None:
+    """The highest threshold t for which a share of at least ``sensitivity`` of the positives' scores is >= t; None without positives.
+
+    >>> threshold_at([0.1, 0.6, 0.7, 0.9], 0.75), threshold_at([])
+    (0.6, None)
+    """
+    if not positives:
+        return None
+    found = math.ceil(sensitivity * len(positives) - 1e-9)  # 0.9 * 10 is nine, whatever its rounding
+    return sorted(positives, reverse=True)[max(found, 1) - 1]
+
+
+def _rates(cases: Cases, threshold: float) -> dict[str, float | None]:
+    """Sensitivity and specificity of calling the finding from ``threshold`` on; None for a class that is absent."""
+    called = {label: [case["probabilities"][1] >= threshold for case in cases if case["label"] == label] for label in (0, 1)}
+    sensitivity = fmean(called[1]) if called[1] else None
+    return {"sensitivity": sensitivity, "specificity": 1 - fmean(called[0]) if called[0] else None}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _sorted(values: Iterable[str]) -> list[str]:
+    """Numbers by size, then words by letter."""
+
+    def place(value: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(value), value
+        except ValueError:
+            return True, 0.0, value
+
+    return sorted(values, key=place)

@@ -1,0 +1,121 @@
+"""``results.csv`` and ``metrics.csv``: the table of a study, and all that was measured, for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from allograft.results.comparison import Comparison, compare, intervals, score_interval, subject_ids
+from allograft.results.select import Line
+from allograft.study.plan import Plan
+from allograft.tree import write_bytes
+
+COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
+COLUMNS = (
+    *("recipe", "target", "site", "metric", "recommended", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
+    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_adjusted", "cohen_dz", "rank_biserial", "note"),
+    *COSTS,
+    "predict_seconds_per_100",
+)
+METRIC_COLUMNS = ("recipe", "target", "site", "metric", "seeds_done", "subjects", "mean", "sd_over_seeds", "low", "high")
+
+
+def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
+    """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged, numbers in full, empty = none.
+
+    ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired by subject; p values are of the exact
+    signed-rank test, and that adjusted as the study says over the rows of one target and site. A line that was judged nowhere has one row.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    compared: dict[tuple[str, str], dict[str, Comparison]] = {}
+    rows = []
+    for line in lines:
+        for site in _sites(line):
+            if (line.target, site) not in compared:
+                compared[line.target, site] = compare(lines, plan, line.target, site=site)
+            rows.append(_row(plan, line, site, compared[line.target, site].get(line.title)))
+    return _write(out / "results.csv", COLUMNS, rows)
+
+
+def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
+    """Write ``OUT/metrics.csv``: one row a line, site judged and metric, the headline's too; ``low`` and ``high`` as in ``results.csv``.
+
+    No p: a study tests its headline. An undefined metric (AUROC of one class) has no row.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        for site in _sites(line):
+            bounds = intervals(plan, line, site)
+            told = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "seeds_done": line.done}
+            told["subjects"] = len(subject_ids(line, site))
+            for metric, values in line.metrics.get(site, {}).items():
+                if metric.startswith("undefined/"):
+                    continue
+                low, high = bounds.get(metric, ("", ""))
+                sd = stdev(values) if len(values) > 1 else ""
+                rows.append({**told, "metric": metric, "mean": fmean(values), "sd_over_seeds": sd, "low": low, "high": high})
+    return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
+
+
+def join_files(path: Path, sources: Mapping[str, Path]) -> Path:
+    """Write the rows of several such files into one, behind a column that says their source sites.
+
+    Args:
+        sources: the source sites, joined by a plus -> a file.
+    """
+    columns: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for source, each in sources.items():
+        with open(each, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows += [{"source": _word(source), **row} for row in reader]
+            columns = ["source", *(reader.fieldnames or ())]
+    return _write(path, columns, rows)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+    return path
+
+
+def _sites(line: Line) -> list[str]:
+    """The target, and wherever else the line was judged."""
+    judged = {site for run in line.runs for site in run.tests}
+    return [line.target, *sorted(judged - {line.target})]
+
+
+def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:
+    low, high = score_interval(plan, line, site) or (None, None)
+    row: dict[str, Any] = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "metric": plan.headline}
+    row |= {"recommended": "yes" if line.recommended else "no", "seeds_done": line.done, "seeds": len(line.runs)}
+    row |= {"subjects": len(subject_ids(line, site)), "mean": line.score(site), "sd_over_seeds": line.spread(site)}
+    row |= {"low": low, "high": high}
+    if found is not None:
+        row |= {"paired_subjects": found.subjects, "difference": found.difference, "difference_low": found.low}
+        row |= {"difference_high": found.high, "p": found.p, "p_adjusted": found.adjusted, "cohen_dz": found.effect}
+        row |= {"rank_biserial": found.rank_biserial, "note": found.note}
+    row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}
+    row["predict_seconds_per_100"] = line.predict_seconds(site)
+    return {key: "" if value is None else value for key, value in row.items()}
+
+
+def _word(text: str) -> str:
+    """A name that no spreadsheet takes for a formula.
+
+    >>> _word("=1+1"), _word("chase")
+    ("'=1+1", 'chase')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

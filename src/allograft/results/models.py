@@ -1,0 +1,104 @@
+"""The models a study hands over: one folder a line of its table, with a card that says how it came about."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from allograft import tree
+from allograft.cohort import Case
+from allograft.cohort.prepared_images import file_hash
+from allograft.context.lock import locked
+from allograft.errors import ModelError
+from allograft.predictor.folder import read_card
+from allograft.recipe import total_needs
+from allograft.results.select import RULES, Chosen, Line
+from allograft.study.plan import Row, scenario_of
+from allograft.study.spec import Study
+from allograft.study.world import World
+from allograft.tree import plain, write_json
+
+
+def model_name(line: Line) -> str:
+    """``finetune-scope-top@chase``, safe as a folder name."""
+    words = re.sub(r"[^A-Za-z0-9_.]+", "-", line.title).strip("-")
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", line.target)
+    return f"{words}@{safe}" + ("" if safe == line.target else f".{tree.content_hash(line.target)[:6]}")  # two targets never share a folder
+
+
+def export_models(out: Path, study: Study, table: list[Line], world: World) -> dict[tuple[str, str], Path]:
+    """Copy the chosen stage of every finished line to ``OUT/models/RECIPE@TARGET/`` and complete its card.
+
+    One process at a time: those that share a folder finish together.
+    """
+    folders = {}
+    with locked(out / "models.lock"):
+        for line in table:
+            run = line.best_run
+            if run is None:
+                continue
+            stage = out / "units" / run.row.unit / "stages" / run.stage
+            if not (stage / "card.json").exists():
+                continue
+            folder = out / "models" / model_name(line)
+            part = folder.with_name(f".{folder.name}.part")
+            tree.remove(part)
+            tree.copy_folder(stage, part)
+            write_json(part / "card.json", {**read_card(stage), **facts(study, world, run.row, out), **_scores(study, run)})
+            tree.remove(folder)
+            part.rename(folder)
+            folders[line.title, line.target] = folder
+    return folders
+
+
+def facts(study: Study, world: World, row: Row, out: Path) -> dict[str, Any]:
+    """What a card says of how images are prepared, and of what the model has seen."""
+    return {
+        "intended_use": "research use only, not a medical device",
+        "task": study.task,
+        "preprocessing": plain(study.preprocessing),
+        "slices": plain(study.slices),
+        "channels": world.cohort.shelf.image(world.cohort.cases[0])[0].shape[0],
+        "target": row.target,
+        "training_images": training_images(world, row),
+        "start": study.start if study.start == "scratch" else json.loads((out / "start.json").read_text(encoding="utf-8")),
+    }
+
+
+def _scores(study: Study, run: Chosen) -> dict[str, Any]:
+    return {
+        "stage": run.stage,
+        "protocol": {
+            "selection": f"{study.selection}: {RULES[study.selection]}",
+            "seeds": study.seeds,
+            "test": plain(study.test),
+            "target_labels": plain(study.target_labels),
+        },
+        "metrics": {site: [record.metrics for record in records] for site, records in run.tests.items()},
+    }
+
+
+def training_images(world: World, row: Row) -> list[str]:
+    """Hashes of every image file that the row's recipe could see, without names: a later judge refuses them as test images."""
+    seen = scenario_of(world, row).narrowed(total_needs(row.recipe))
+    cohorts = (*seen.source, *seen.target, *seen.pool, *seen.stream)
+    return sorted({file_hash(path) for cohort in cohorts for case in cohort.cases for path in case.image})
+
+
+def predict_command(folder: Path) -> str:
+    """What to copy into a terminal."""
+    return f"allograft predict {folder} IMAGES -o predictions"
+
+
+def refuse_training_images(card: Mapping[str, Any], cases: Iterable[Case], folder: Path) -> None:
+    """Raise when a model was trained on an image that it is to be judged on."""
+    trained = set(card.get("training_images", ()))
+    known = [case.name for case in cases if any(file_hash(path) in trained for path in case.image)]
+    if known:
+        raise ModelError(
+            f"{folder}: was trained on {len(known)} of these images, '{known[0]}' for example; a score on them says nothing: "
+            "take them out of the manifest"
+        )

@@ -1,0 +1,183 @@
+"""The table of a study as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, score_interval, subject_ids
+from allograft.results.select import RULES, Line
+from allograft.results.statistics import Interval
+from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here
+from allograft.study.plan import Plan
+from allograft.study.spec import Study
+
+WIDTH = 160
+"""Columns of text where no terminal says otherwise."""
+LAYOUT: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+
+
+def subjects_at(line: Line, site: str) -> int:
+    """Test subjects of a site, over all folds."""
+    return len(subject_ids(line, site))
+
+
+def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width: int = WIDTH) -> Table:
+    """One target's lines, in the order of the study. Other sites' scores stand in it as far as ``width`` allows, the source's first."""
+    others = [*study.source, *(site for site in study.target if site != target)]
+    here = [line for line in lines if line.target == target]
+    compared = compare(lines, plan, target)
+    intervals = [score_interval(plan, line, target) for line in here]
+    for shown in range(len(others), -1, -1):
+        made = _bare(study, plan, here, target, others[:shown])
+        made.caption = _caption(study, compared, others[shown:])
+        for line, interval in zip(here, intervals, strict=True):
+            made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
+        if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
+            break
+    return made
+
+
+def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> Table | None:
+    """Means over all pairs of source and target, of one table or several; None for fewer than two measured pairs."""
+    rows = over_pairs(tables, plan)
+    if not rows or rows[0].pairs < 2:
+        return None
+    made = Table(title=f"over {rows[0].pairs} pairs: {plan.headline}", **LAYOUT)
+    made.add_column("recipe", min_width=16)
+    for name in ("mean over pairs ± sd over seeds", "seeds with every pair"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        made.add_row(row.title, _spread(row.mean, row.sd) or "not measured", f"{row.seeds} of {study.seeds}")
+    return made
+
+
+def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: Sequence[str]) -> Table:
+    """Title and columns."""
+    subjects = max((subjects_at(line, target) for line in here), default=0)
+    p = smallest_p(subjects, study.statistics.alternative)
+    note = f"{subjects} test subject{'' if subjects == 1 else 's'}, smallest p possible {p:.2g}"
+    note += "" if p <= ALPHA else f": cannot be significant with {subjects} subject{'' if subjects == 1 else 's'}"
+    made = Table(
+        title=f"{' + '.join(study.source) or 'source-free'} -> {target}: {plan.headline}, mean ± sd over seeds; "
+        + (note if subjects else "no labelled test subject, nothing is ranked"),
+        **LAYOUT,
+    )
+    made.add_column("recipe", min_width=16)
+    names = (
+        f"at {target}",
+        "subjects' 95 %",
+        "- nothing",
+        "subjects' 95 %",
+        f"p, {study.statistics.adjustment.capitalize()}",
+        *(f"at {site}" for site in others),
+    )
+    for name in (*names, "worst site", "runs", "train s", "MB", "tuned"):
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def _cells(line: Line, others: Sequence[str], interval: Interval | None, found: Comparison | None, notes: Mapping[str, str]) -> list[str]:
+    cells = [("* " if line.recommended else "  ") + line.title, _score(line, line.target), _interval(interval)]
+    if found is None:
+        cells += ["", "", ""]
+    else:
+        between = None if found.low is None or found.high is None else (found.low, found.high)
+        cells += [f"{found.difference:+.3f}", _interval(between, "+"), _p(found, notes)]
+    cells += [_score(line, site) for site in others]
+    cells.append("" if line.worst is None else f"{line.worst[1]:.3f} {line.worst[0]}")
+    cells.append(f"{line.done} of {len(line.runs)}")
+    cells += [_number(line.cost(key), form) for key, form in (("train_seconds", ".1f"), ("peak_memory_mb", ".0f"))]
+    return [*cells, short_count(line.cost("trainable_parameters"))]
+
+
+def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
+    """Note -> its sign."""
+    return {note: f"({number})" for number, note in enumerate(dict.fromkeys(one.note for one in compared.values() if one.note), 1)}
+
+
+def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str]) -> str:
+    """What the signs and columns mean."""
+    lines = [f"* recommended by selection '{study.selection}': {RULES[study.selection]}. Recipes at their papers' settings, untuned."]
+    if compared:
+        told, nothing = study.statistics, "supervised" if study.source else "start"
+        lines.append(
+            f"- nothing: paired difference to '{nothing}'. 95 %: bootstrap over subjects, too narrow with fewer than ten. "
+            f"p: exact Wilcoxon, {told.alternative}, {told.adjustment.capitalize()} over rows."
+        )
+    lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
+    if hidden:
+        lines.append(f"also judged at {', '.join(hidden)}: see results.csv and the report")
+    return "\n".join(lines)
+
+
+def _score(line: Line, site: str) -> str:
+    absent = "failed" if not line.done else "undefined" if line.is_measured(site) else "not measured"
+    return _spread(line.score(site), line.spread(site)) or absent
+
+
+def _spread(mean: float | None, sd: float | None) -> str:
+    return "" if mean is None else f"{mean:.3f}" + (f" ± {sd:.3f}" if sd is not None else "")
+
+
+def _interval(interval: Interval | None, sign: str = "") -> str:
+    return "" if interval is None else f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}"
+
+
+def _p(found: Comparison, notes: Mapping[str, str]) -> str:
+    """The adjusted p, and the sign of what must be known to read it."""
+    p = "" if found.adjusted is None else p_value(found.adjusted)
+    return " ".join(word for word in (p, notes.get(found.note, "")) if word)
+
+
+def p_value(p: float) -> str:
+    """A p value with three digits after the point.
+
+    >>> p_value(0.03125), p_value(2e-5)
+    ('0.031', '<0.001')
+    """
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def short_count(number: float | None) -> str:
+    """A count in three digits.
+
+    >>> short_count(950), short_count(119_700), short_count(31_040_000), short_count(None)
+    ('950', '120k', '31.0M', '')
+    """
+    if number is None or number < 1000:
+        return "" if number is None else f"{number:.0f}"
+    unit, letter = next((unit, letter) for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= 0.9995 * unit)
+    value = number / unit
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{letter}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def print_tables(study: Study, plan: Plan, lines: Sequence[Line], console: Console | None = None) -> None:
+    """Print one table a target, one over all pairs where there are several, and why runs failed."""
+    console = console or _console()
+    for target in study.target:
+        console.print(table_of(study, plan, lines, target, console.width))
+    print_over(study, plan, [lines], console)
+    for line in lines:
+        for error in sorted({run.error for run in line.runs if run.error}):
+            console.print(f"{line.title} -> {line.target}: {error}", markup=False)
+
+
+def print_over(study: Study, plan: Plan, tables: Sequence[Sequence[Line]], console: Console | None = None) -> None:
+    """Print the table over all pairs, where there are several."""
+    over = pairs_table(study, plan, tables)
+    if over is not None:
+        (console or _console()).print(over)
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else WIDTH, highlight=False, markup=False)

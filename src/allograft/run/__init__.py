@@ -1,0 +1,1 @@
+"""Running a study: one process's session, the judge, the preview."""

@@ -1,0 +1,163 @@
+"""The judge: it alone holds the named test sets, and is called at each yield, because the network moves on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allograft import __version__
+from allograft.cohort import Cohort
+from allograft.errors import AllograftError
+from allograft.metrics.label_free import mean_entropy
+from allograft.predictor.whole import whole_prediction
+from allograft.recipe import Scenario, Stage, title, total_needs
+from allograft.results.analysis.label_free import pooled, watched
+from allograft.results.record import LABEL_FREE, Record, measured, read_record, record_name
+from allograft.seeds import Seeds
+from allograft.study.world import TestSet
+from allograft.tasks.segmentation import mean_over_subjects
+from allograft.tree import DamagedFile, content_hash, plain
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores stages and writes their records.
+
+    Args:
+        tests: the named test sets.
+        task: how a prediction is measured.
+        folder: where records go.
+        fabric: the device.
+    """
+
+    tests: tuple[TestSet, ...]
+    task: Any
+    folder: Path
+    fabric: Any
+
+    def __call__(self, stage: Stage, ordinal: int, scenario: Scenario, seed: int, cost: dict[str, Any]) -> None:
+        """Judge one stage on every test set that has no fresh record of it. ``scenario`` is the whole one; it is narrowed here."""
+        if stage.predictor is None:
+            return
+        seen = scenario.narrowed(total_needs(stage.recipe))
+        for test in self.tests:
+            if self._fresh(stage, test) is None:
+                self._record(stage, ordinal, seen, seed, test, cost).write(self.folder)
+
+    def complete(self, unit: str, stages: Iterable[str]) -> bool:
+        """Whether every test set has a fresh record of these stages of a unit."""
+        return all(self._fresh(Stage(name, unit=unit), test) is not None for name in stages for test in self.tests)
+
+    def _fresh(self, stage: Stage, test: TestSet) -> Record | None:
+        path = self.folder / f"{record_name(stage.unit, stage.name, test.site, test.part, test.fold)}.json"
+        if not path.exists():
+            return None
+        try:
+            record = read_record(path)
+        except AllograftError:
+            return None  # damaged: judged again
+        return record if record.data == _data(test) else None
+
+    def _record(self, stage: Stage, ordinal: int, seen: Scenario, seed: int, test: TestSet, cost: dict[str, Any]) -> Record:
+        began = time.perf_counter()
+        cases = self.watch(stage, test) if test.is_pool else self.measure(stage, test)
+        seconds = time.perf_counter() - began
+        targets = sorted({case.site for cohort in seen.target for case in cohort.cases})
+        name = next(iter(plain(stage.recipe)))
+        return Record(
+            unit=stage.unit,
+            recipe={"name": name, "title": title(stage.recipe), "parameters": plain(stage.recipe)[name]},
+            seed=seed,
+            stage=stage.name,
+            ordinal=ordinal,
+            seen=stage.seen,
+            source=tuple(sorted({case.site for cohort in seen.source for case in cohort.cases})),
+            target="+".join(targets) or None,
+            site=test.site,
+            part=test.part,  # type: ignore[arg-type]
+            fold=test.fold,
+            labelled_subjects=tuple(sorted({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects})),
+            metrics=pooled(cases, self.task) if test.is_pool else self._pooled(cases),
+            cases=tuple(cases),
+            cost={**cost, "predict_seconds": round(seconds, 3)},
+            data=_data(test),
+            environment=environment(self.fabric),
+        )
+
+    def measure(self, stage: Stage, test: TestSet) -> list[dict[str, Any]]:
+        """Every case's metrics; global generators are as they were before."""
+
+        def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+            labelled = self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
+            return {**self._label_free(prediction), **labelled}
+
+        return self._each(stage, test, told)
+
+    def watch(self, stage: Stage, pool: TestSet) -> list[dict[str, Any]]:
+        """What rules without labels know of every image of a pool."""
+        return self._each(stage, pool, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
+
+    def _each(self, stage: Stage, test: TestSet, told: Callable[[Mapping[str, Any], Cohort, int], dict[str, Any]]) -> list[dict[str, Any]]:
+        cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
+        hidden = cohort.unlabelled()
+        cases = []
+        with Seeds(0, (stage.unit, stage.name)).everything("judge"):
+            for which, case in enumerate(cohort.cases):
+                batch = self.fabric.to_device(hidden.whole(which))
+                assert stage.predictor is not None
+                prediction = whole_prediction(stage.predictor, batch)
+                cases.append({"case": case.name, "subject": case.subject, **told(prediction, cohort, which)})
+        return cases
+
+    def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:
+        if self.task.key not in ("mask", "label"):
+            return {}
+        return {"entropy": mean_entropy(prediction[self.task.key], several=self.task.coding.several)}
+
+    def _pooled(self, cases: list[dict[str, Any]]) -> dict[str, float | None]:
+        """The task's metrics of the labelled cases; label-free scores of all, under names of their own."""
+        labelled = measured(cases)
+        free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
+        told = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
+        return {**(self.task.pool(labelled) if labelled else {}), **told}
+
+
+def _data(test: TestSet) -> str:
+    """Fingerprint of the cases alone: another site in the study leaves the records of this one as they are."""
+    return content_hash(replace(test.cohort, sites=()).fingerprint())
+
+
+def environment(fabric: Any) -> dict[str, Any]:
+    """What same bytes depend on."""
+    return {
+        "allograft": __version__,
+        "torch": torch.__version__,
+        "device": str(fabric.device),
+        "threads": torch.get_num_threads(),
+        "processes": fabric.world_size,
+    }
+
+
+def failed_record(unit: str, recipe: Any, seed: int, target: str, fold: int, error: Exception, fabric: Any) -> Record:
+    """The record of a unit that went wrong: shown, never averaged away."""
+    name = next(iter(plain(recipe)))
+    told = str(error) if isinstance(error, (AllograftError, DamagedFile)) else f"{type(error).__name__}: {error}"
+    return Record(
+        unit=unit,
+        recipe={"name": name, "title": title(recipe), "parameters": plain(recipe)[name]},
+        seed=seed,
+        stage="failed",
+        ordinal=0,
+        site=target,
+        part="test",
+        target=target,
+        fold=fold,
+        status="failed",
+        error=told,
+        environment=environment(fabric),
+    )

@@ -1,0 +1,185 @@
+"""The pictures of a report: what the chosen models find on test images, beside the truth, and where they disagree without one."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from allograft.cohort.readers import read_image
+from allograft.cohort.splits import budget_order
+from allograft.methods.catenorm import CateNorm, TwoPass
+from allograft.predictor import load_predictor
+from allograft.predictor.direct import Predictor
+from allograft.predictor.folder import sites_of
+from allograft.predictor.whole import whole_prediction
+from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
+from allograft.report.facts import ordinals
+from allograft.report.gallery import DISAGREEMENT, MODULATION, Picture, PictureKey, Slice
+from allograft.report.overlay import draw_overlay, plane, slices_through, window_of
+from allograft.results.models import model_name
+from allograft.results.select import Line
+from allograft.run.matched import Figures, matched_of
+from allograft.run.modulation import draw_modulation
+from allograft.seeds import Seeds
+from allograft.study.world import World
+
+WANTED = ("worst", "median", "best")
+UNLABELLED = ("surest", "median", "least sure")
+SLICES, MOST_SLICES = 9, 13
+"""Slices of a volume, and of the worst one."""
+DISPUTED, ASKED = 3, 32
+"""Images in the map of disagreement, and test images among which they are looked for."""
+Mask = NDArray[np.integer]
+Loaded = tuple[Predictor, tuple[str, ...]]
+"""A model, and the sites as it numbers them."""
+Draw = Callable[[int, tuple[float, float] | None], bytes]
+"""Slice, and what becomes black and white -> a file's bytes."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a table, loaded one at a time; its subjects are known by ordinals."""
+
+    out: Path
+    world: World
+    table: Sequence[Line]
+    template: nn.Module | None
+
+    def folder(self, line: Line) -> Path | None:
+        """A finished line's model, if it is there."""
+        folder = self.out / "models" / model_name(line)
+        there = line.best_run is not None and line.target in line.best_run.tests and (folder / "card.json").exists()
+        return folder if there else None
+
+    def load(self, folder: Path) -> Loaded:
+        """The model of a folder."""
+        predictor, card = load_predictor(folder, template=self.template)
+        return predictor, sites_of(card)
+
+    def find(self, model: Loaded, name: str) -> Mask:
+        """A case's mask on its own grid: (*spatial) class indices."""
+        predictor, sites = model
+        cohort = replace(self.world.cohort.where(lambda case: case.name == name), sites=sites)
+        prediction = whole_prediction(predictor, cohort.unlabelled().whole(0))
+        found: Mask = self.world.study.made_task.answer(prediction, cohort, 0).mask.numpy()
+        return found
+
+    def truth(self, name: str) -> Mask | None:
+        """A case's true mask, or None."""
+        cohort = self.world.cohort.where(lambda case: case.name == name)
+        return cohort.reference(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
+
+    def image(self, name: str) -> NDArray[np.generic]:
+        """(C, *spatial) as stored."""
+        return read_image(next(case.image for case in self.world.cohort.cases if case.name == name)).array
+
+
+def pictures_of(
+    out: Path, world: World, table: Sequence[Line], figures: Figures, template: nn.Module | None = None
+) -> dict[PictureKey, list[Picture]]:
+    """Worst, median and best test case of every finished line at its target, where masks are sought; and examples of matched clusters.
+
+    Where the target has no labels: the cases the model is surest and least sure of, without a truth, and where the lines disagree most.
+
+    Args:
+        figures: what the lines show.
+        template: the user's own network, if any.
+    """
+    drawn = matched_of(world, table, figures)
+    if "mask" in world.study.made_task.outputs:
+        models, known = Models(out, world, table, template), ordinals(table)
+        drawn |= {(line.title, line.target): _pictures(models, line, known) for line in table}
+        drawn |= {(DISAGREEMENT, target): _disputed(models, target, known) for target in world.study.target}
+        for line in table:
+            drawn.setdefault((MODULATION, line.target), []).extend(_modulation(models, line, known))
+    return {key: every for key, every in drawn.items() if every}
+
+
+def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture]:
+    folder, run = models.folder(line), line.best_run
+    if folder is None or run is None:
+        return []
+    cases = [case for record in run.tests[line.target][:1] for case in record.cases]
+    words, key = WANTED, models.world.study.made_task.headline
+    if not any(case.get(key) is not None for case in cases):
+        words, key = UNLABELLED, "entropy"
+    scores = {case["case"]: case[key] for case in cases if case.get(key) is not None}
+    subjects = {case["case"]: known[str(case["subject"])] for case in cases}
+    ranked = sorted(scores, key=lambda name: (scores[name], name))
+    if not ranked:
+        return []
+    model = models.load(folder)
+    chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
+    return [_overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
+
+
+def _modulation(models: Models, line: Line, known: dict[str, str]) -> list[Picture]:
+    """Gamma and beta over the middle of one test case, of a line of CateNorm that is judged by its second pass."""
+    folder, run = models.folder(line), line.best_run
+    if folder is None or run is None or not isinstance(run.row.recipe, CateNorm):
+        return []
+    predictor, _ = models.load(folder)
+    subjects = {str(case["case"]): known[str(case["subject"])] for record in run.tests[line.target][:1] for case in record.cases}
+    if not isinstance(predictor, TwoPass) or not subjects:
+        return []
+    name = min(subjects)
+    cohort = models.world.cohort.where(lambda case: case.name == name).unlabelled()
+    return [draw_modulation(predictor, (cohort, len(cohort) // 2), line.title, subjects[name])]
+
+
+def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:
+    image, truth = models.image(name), models.truth(name)
+    marked = found if truth is None else np.maximum(truth, found)
+
+    def draw(index: int, window: tuple[float, float] | None) -> bytes:
+        true = None if truth is None else plane(truth[None], index)
+        return draw_overlay(plane(image, index), true, plane(found[None], index), window)
+
+    return _stacked(image, marked, title, caption, draw)
+
+
+def _stacked(image: NDArray[np.generic], marked: Mask, title: str, caption: str, draw: Draw) -> Picture:
+    """One picture of a photograph; of a volume its slices through what is marked."""
+    if marked.ndim == 2:
+        return Picture(title, caption, draw(0, None))
+    window = window_of(image)
+    order = slices_through(marked, MOST_SLICES if title == WANTED[0] else SLICES)
+    slices = tuple(Slice(index, draw(index, window)) for index in order)
+    return Picture(title, caption, slices[0].png, order[0], marked.shape[-1], slices[1:])
+
+
+def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Picture]:
+    """The test cases of a target without labels on which the lines differ most."""
+    here = [line for line in models.table if line.target == target]
+    folders = [folder for line in here if (folder := models.folder(line)) is not None]
+    records = [record for line in here if line.best_run for record in line.best_run.tests.get(target, ())[:1]]
+    if len(folders) < 2 or any(record.measured for record in records):
+        return []
+    subjects = {str(case["case"]): known[str(case["subject"])] for record in records for case in record.cases}
+    asked = budget_order(sorted(subjects), Seeds(0, ("disputed", target)))[:ASKED]
+    loaded = [models.load(folder) for folder in folders]
+    top: list[tuple[float, str, NDArray[np.float64]]] = []
+    for name in sorted(asked):
+        counts = votes([models.find(model, name) for model in loaded])
+        score = mean_disagreement(counts)
+        if len(top) < DISPUTED or score > top[0][0]:  # the pictures of all others need not be kept
+            top = heapq.nlargest(DISPUTED, [*top, (score, name, dissent(counts))], key=lambda one: (one[0], one[1]))[::-1]
+    among = f" of {len(asked)} looked at" if len(asked) < len(subjects) else ""
+    titles = (f"most disputed{among}", *(f"number {rank}" for rank in range(2, DISPUTED + 1)))
+    ranked = [(f"{subjects[name]}, differ at {score:.0%}", name, share) for score, name, share in reversed(top) if score > 0]
+    return [_heat(models, name, share, title, caption) for title, (caption, name, share) in zip(titles, ranked, strict=False)]
+
+
+def _heat(models: Models, name: str, share: NDArray[np.float64], title: str, caption: str) -> Picture:
+    image = models.image(name)
+
+    def draw(index: int, window: tuple[float, float] | None) -> bytes:
+        return draw_dissent(plane(image, index), plane(share[None], index).astype(np.float64), window)
+
+    return _stacked(image, (share > 0).astype(np.int64), title, caption, draw)

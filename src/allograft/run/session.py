@@ -1,0 +1,292 @@
+"""A session: one process's part in a study, from reading and checking to the last page."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allograft import tree
+from allograft.cohort import Case
+from allograft.cohort.splits import write_splits
+from allograft.context import Context, Store
+from allograft.context.context import copied
+from allograft.context.lock import held_elsewhere
+from allograft.errors import ImageError, OutputError, SpecError
+from allograft.networks import build
+from allograft.networks.load import load_weights
+from allograft.networks.network import spec_of
+from allograft.predictor import quiet
+from allograft.predictor.folder import read_card
+from allograft.recipe import Stage, title
+from allograft.recipe.needs import check_needs, check_recipe
+from allograft.results.csv_files import write_metrics, write_results
+from allograft.results.models import export_models, refuse_training_images
+from allograft.results.record import read_all, record_name
+from allograft.results.select import NOT_YET, Line, lines
+from allograft.run.judge import Judge, failed_record
+from allograft.run.start import anew_in, network_of, refuse_untrained
+from allograft.schedule import make_schedule
+from allograft.seeds import Seeds
+from allograft.study.plan import Plan, Row, bare_rows, scenario_of
+from allograft.study.spec import Study
+from allograft.study.world import World
+from allograft.transforms.sample import Sample
+from allograft.tree import plain
+
+NetworkSource = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study leaves.
+
+    Args:
+        out: the folder.
+        study, plan: what was asked.
+        lines: the table.
+        models: (recipe's title, target) -> model folder.
+    """
+
+    out: Path
+    study: Study
+    plan: Plan
+    lines: tuple[Line, ...]
+    models: Mapping[tuple[str, str], Path]
+
+    @property
+    def failed(self) -> int:
+        """How many runs failed; one that waits for another shard has not."""
+        return sum(run.error not in ("", NOT_YET) for line in self.lines for run in line.runs)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's part in a study."""
+
+    study: Study
+    out: Path
+    network: NetworkSource | None
+    fabric: Any
+    workers: int
+    checkpoint_seconds: float
+    say: Callable[[str], None]
+
+    def prepare(self) -> World:
+        """Read and check everything before anything is trained."""
+        _check_writable(self.out)
+        world = World.read(self.study, self.out)
+        cases = list(world.cases())
+        self.say(f"preparing {len(cases)} images")
+        shelf, empty = world.cohort.shelf, 0
+        for case in cases:
+            _check_alike(case, shelf.image(case)[0].shape, cases[0], shelf.image(cases[0])[0].shape)
+            shelf.region(case)
+            if "mask" in case.labels and shelf.coding.mask:
+                empty += not shelf.mask(case).any()
+        if empty:
+            self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
+        for row in bare_rows(world):
+            check_needs(row.recipe, scenario_of(world, row), row.target)
+        if self.study.start != "scratch":
+            network = self.start(world, 0)
+            anew = self._anew()
+            report = load_weights(network, self.study.start_path, anew_in(network, anew))
+            self.say(f"start: {report}")
+            refuse_untrained(anew, trained=bool(self.study.source) or self.study.target_labels != "none")
+            tree.write_json(self.out / "start.json", plain(report))
+        if self._starts_from_folder():
+            tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
+            refuse_training_images(read_card(self.study.start_path), tested, self.study.start_path)
+        self._try(world)
+        context, network = self.context(0), self.start(world, 0)
+        for row in (row for row in bare_rows(world) if row.seed == 0):
+            check_recipe(row.recipe, scenario_of(world, row), network, context)
+        optimizer = context.optimizer(network.parameters())  # a wrong argument is refused before anything is kept
+        make_schedule(self.study.settings.schedule, optimizer, 1)
+        if self.fabric.is_global_zero:
+            self._keep(world)
+        return world
+
+    def _keep(self, world: World) -> None:
+        """What ``report OUT`` and the next run need: the splits and the study."""
+        write_splits(self.out / "splits.csv", world.places, world.listed)
+        tree.write_json(self.out / "study.json", self.study.spelt_out())
+
+    def _try(self, world: World) -> None:
+        """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
+        network = self.start(world, 0)
+        try:
+            sample = Sample("none", self.study.patch)(world.cohort.case(0), Seeds(0).rng("try"))
+        except (RuntimeError, ValueError) as error:
+            raise SpecError(f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis") from error
+        try:
+            with quiet(network):
+                network(sample.image)
+        except (RuntimeError, ValueError) as error:
+            raise SpecError(
+                f"network: cannot take a training sample of shape {tuple(sample.image.shape)} ({str(error).splitlines()[0]}); "
+                f"set patch or preprocessing.size to multiples of {network.multiple}, and spatial_dims to the images'"
+            ) from error
+
+    def plan(self, world: World) -> Plan:
+        """Rows with their content keys."""
+        keyed = []
+        networks = {seed: self.start(world, seed) for seed in range(self.study.seeds)}
+        for row in bare_rows(world):
+            context = self.context(row.seed)
+            keyed.append(replace(row, unit=context.unit(row.recipe, scenario_of(world, row), networks[row.seed])))
+        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics)
+        self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
+        return plan
+
+    def context(self, seed: int) -> Context:
+        """What the recipes of one seed run in."""
+        with Seeds(seed).everything("network"):
+            template = self.network if isinstance(self.network, nn.Module) else self.network() if self.network else None
+        return Context(
+            fabric=self.fabric,
+            seeds=Seeds(seed),
+            task=self.study.made_task,
+            settings=self.study.settings,
+            folder=self.out / "units",
+            workers=self.workers,
+            checkpoint_seconds=self.checkpoint_seconds,
+            template=template,
+        )
+
+    def start(self, world: World, seed: int) -> Any:
+        """The network that every recipe of a seed starts from."""
+        task = self.study.made_task
+        with Seeds(seed).everything("network"):
+            if self.network is not None:
+                module = self.network if isinstance(self.network, nn.Module) else self.network()
+                place = f"{type(module).__module__}:{type(module).__qualname__}"
+                network = copied(build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module))
+            else:
+                network = build(self._spec(world.cohort.case(0).image.shape[1], task.outputs))
+            if self.study.start != "scratch":
+                load_weights(network, self.study.start_path, anew_in(network, self._anew()))
+        return network
+
+    def _spec(self, channels: int, outputs: Mapping[str, int]) -> Mapping[str, Any]:
+        """The study's network; a model folder as start brings its own, with the study's outputs."""
+        if self._starts_from_folder():
+            return network_of(self.study.start_path, self.study.made_task)[0]
+        return spec_of(self.study.network, channels, outputs)
+
+    def _anew(self) -> Mapping[str, str]:
+        """Outputs whose heads start at random though the start has some, with the reason."""
+        own = self.network is not None or not self._starts_from_folder()
+        return {} if own else network_of(self.study.start_path, self.study.made_task)[1]
+
+    def _starts_from_folder(self) -> bool:
+        return self.study.start != "scratch" and os.path.isdir(self.study.start_path)
+
+    def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
+        """Run the rows of a shard; a unit that another process holds is come back to."""
+        wanted = set(plan.units[shard[0] - 1 :: shard[1]])
+        todo = [row for row in plan.rows if row.unit in wanted]
+        total = len(todo)
+        while todo:
+            free = [n for n, row in enumerate(todo) if not held_elsewhere(Store(self.out / "units" / row.unit).lock_file)]
+            turn = self.fabric.broadcast(free[0] if free else None)
+            if turn is None:
+                time.sleep(1.0)
+                continue
+            self.run(world, todo.pop(turn), f"{total - len(todo)} of {total}")
+            if report and todo and self.fabric.is_global_zero:
+                self.report(world, plan, pictures=False, waiting=[row.unit for row in todo])
+
+    def run(self, world: World, row: Row, place: str) -> None:
+        """Run and judge one row, unless all of it is there already; a failure becomes a record."""
+        context, scenario = self.context(row.seed), scenario_of(world, row)
+        judge = Judge((*world.tests(row.fold), *world.pools(row.fold)), self.study.made_task, self.out / "records", self.fabric)
+        # before anything else: another target's row may have run this unit since
+        tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
+        store = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template)
+        finished = store.load()
+        if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
+            store.tidy()
+            return
+        self.say(f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}" + (f", fold {row.fold}" if world.folds > 1 else ""))
+        ordinals: dict[str, int] = {}
+        try:
+            for stage in context.run(row.recipe, scenario, self.start(world, row.seed)):
+                ordinal = ordinals[stage.unit] = ordinals.get(stage.unit, -1) + 1
+                if self.fabric.is_global_zero:
+                    judge(stage, ordinal, scenario, row.seed, self._cost(stage))
+                self.fabric.barrier()
+        except OutputError:  # a full disk is no fault of the recipe's, and the next unit would meet it too
+            raise
+        except Exception as error:  # a unit that fails is shown; the rest goes on
+            failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")
+            self.say(f"[{place}] failed: {type(error).__name__}: {error}")
+            _keep_traceback(self.out, row.unit, error)
+
+    def _cost(self, stage: Stage) -> dict[str, Any]:
+        return dict(read_card(Store(self.out / "units" / stage.unit).stage_folder(stage.name))["cost"])
+
+    def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
+        """Table, models, ``results.csv``, ``metrics.csv`` and report."""
+        table = lines(plan, read_all(self.out), self.study.selection)
+        models = export_models(self.out, self.study, table, world)
+        write_results(self.out, plan, table)
+        write_metrics(self.out, plan, table)
+        if report:
+            self.report(world, plan, pictures=pictures)
+        return Result(self.out, self.study, plan, tuple(table), models)
+
+    def report(self, world: World, plan: Plan, *, pictures: bool, waiting: Iterable[str] | None = None) -> None:
+        """Write ``report.html`` from the records that are there.
+
+        Args:
+            waiting: of a study that runs, the units that wait, undone even if they failed before; None = finished, with further sections.
+        """
+        from allograft.report import Shows, write_annotate, write_report
+        from allograft.report.sections import sections_of
+        from allograft.run.pictures import pictures_of
+
+        records = read_all(self.out, skip_damaged=not pictures)
+        table = lines(plan, records, self.study.selection)
+        template, device = self.context(0).template, self.fabric.device
+        figures = {
+            (line.title, line.target): Store(self.out / "units" / run.row.unit).figures() for line in table if (run := line.best_run)
+        }
+        drawn = pictures_of(self.out, world, table, figures, template) if pictures else {}
+        extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
+        over = {record.unit for record in records.values() if record.status == "failed"} - set(waiting or ())
+        done = sum(Store(self.out / "units" / unit).carry_file.exists() or unit in over for unit in plan.units)
+        write_annotate(self.out, table)
+        shows = Shows(drawn, figures, extras, world)
+        page = self.out / "report.html"
+        write_report(page, study=self.study, plan=plan, lines=table, done=done, total=len(plan.units), shows=shows)
+
+
+def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence[int]) -> None:
+    """Raise for an image of other channels, or other dimensions, than the first: no network takes both."""
+    if (shape[0], len(shape)) != (others[0], len(others)):
+        told = f"'{case.name}' of site '{case.site}' has {shape[0]} channels and {len(shape) - 1} dimensions"
+        expected = f"{others[0]} and {len(others) - 1} like '{first.name}' of site '{first.site}'"
+        raise ImageError(f"image {told}; expected {expected}: convert the images to one kind, or leave the site out")
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def _keep_traceback(out: Path, unit: str, error: Exception) -> None:
+    import traceback
+
+    tree.write_bytes(out / "units" / unit / "error.txt", "".join(traceback.format_exception(error)).encode())

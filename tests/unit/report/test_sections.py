@@ -1,0 +1,53 @@
+"""The further sections of a tiny study: every finished line shows its features, all but two of them in a fold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.world import session_of, write_cohort
+
+from allograft.figure import Points
+from allograft.report import sections
+from allograft.results.analysis import embedding
+from allograft.studies import run_study
+
+
+def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = ["finetune", {"fourier": {"beta": 0.1, "donors": 2}}]
+    study = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "finetune", recipes=recipes, target=["b"]).study
+    sizes: dict[str, int] = {}
+    real = embedding.embedding
+
+    def watched(*positional: Any, **named: Any) -> Any:
+        sizes[named["title"]] = named["most"]
+        return real(*positional, **named)
+
+    monkeypatch.setattr(embedding, "embedding", watched)
+    made: list[Any] = []
+    draw = sections.sections_of
+
+    def kept(*positional: Any, **named: Any) -> Any:
+        made.append(draw(*positional, **named))
+        return made[-1]
+
+    monkeypatch.setattr(sections, "sections_of", kept)
+    result = run_study(study, tmp_path / "out", say=lambda line: None)
+    assert not result.failed
+    (extra,) = [one for one in made[-1]["b"] if one.title == "What the features see"]
+    first = [line.title for line in result.lines if line.recommended or line.title == "supervised"]
+    others = [line.title for line in result.lines if line.title not in first]
+    assert len(others) >= 3
+    assert [figure.title for figure in extra.figures] == [f"features of {title} at b" for title in first]
+    assert [figure.title for figure in extra.folded.figures] == [f"features of {title} at b" for title in others]
+    for figure in (*extra.figures, *extra.folded.figures):
+        assert isinstance(figure, Points)
+        assert set(figure.group) == {"source", "target, training", "target, test"}
+        assert figure.colour_axis == "loss"
+    assert {sizes[f"{title} at b"] for title in others} == {embedding.FURTHER}
+    assert {sizes[f"{title} at b"] for title in first} == {embedding.MOST}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (fold,) = re.findall(r"<details>\s*<summary>The features of the other recipes</summary>.*?</details>", page, re.DOTALL)
+    assert all(f"features of {title} at b" in fold for title in others)

@@ -1,0 +1,26 @@
+"""The models that a study hands over."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from allograft.results.models import export_models
+
+
+def test_processes_that_share_a_folder_hand_over_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, waited = tmp_path / "models.lock", []
+    lock.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))  # another, which lives
+
+    def meanwhile() -> None:
+        waited.append(lock.exists())
+        lock.unlink()  # and has finished
+
+    monkeypatch.setattr("allograft.context.lock._sleep", meanwhile)
+    assert export_models(tmp_path, None, [], None) == {}  # type: ignore[arg-type]
+    assert waited == [True]
+    assert not lock.exists()

@@ -1,0 +1,107 @@
+"""Records: the file holds all of it, and a damaged one is named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from allograft.errors import OutputError
+from allograft.results.record import SCHEMA, Record, read_all, read_record, read_records
+
+RECORD = Record(
+    unit="u1",
+    recipe={"name": "fourier", "title": "fourier", "parameters": {"beta": 0.01, "donors": 7}},
+    seed=1,
+    stage="adapted",
+    ordinal=2,
+    site="b",
+    part="test",
+    seen=("a",),
+    source=("a",),
+    target="b",
+    fold=1,
+    labelled_subjects=("s1", "s2"),
+    metrics={"dice": 0.5, "hd95": None, "undefined/hd95": 1},
+    cases=({"case": "x", "subject": "s3", "dice": 0.5, "hd95": None},),
+    cost={"train_seconds": 1.5},
+    data="d",
+    environment={"torch": "2"},
+)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    RECORD.write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "u1-adapted-b-test-fold1.json"
+    assert read_record(path) == RECORD
+
+
+def test_the_schema_is_designs(tmp_path: Path) -> None:
+    """These names are read by others: a change is a new schema number and a migration."""
+    RECORD.write(tmp_path)
+    assert SCHEMA == 1
+    assert set(json.loads(next(tmp_path.iterdir()).read_text())) == {
+        *("schema", "unit", "recipe", "seed", "stage", "ordinal", "seen", "source", "target", "site", "part", "fold"),
+        *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment", "checksum"),
+    }
+
+
+def test_file_names_never_collide() -> None:
+    sites = ["a", "a-b", "a_b", "a b", "a/b", "a.b", "é", "ü", "北京", "上海", "../x"]
+    names = {replace(RECORD, site=site).name for site in sites}
+    assert len(names) == len(sites)
+    assert all(name.isascii() and "/" not in name and " " not in name for name in names)
+    assert replace(RECORD, fold=0).name == "u1-adapted-b-test"
+
+
+def broken(change: Any) -> str:
+    from dataclasses import asdict
+
+    tree = asdict(RECORD)
+    change(tree)
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "not a whole record"),
+        ('{"schema": 1', "not a whole record"),
+        ("[]", "not a whole record"),
+        ("{}", "not a whole record"),
+        (broken(lambda tree: tree.pop("unit")), "not a whole record .*unit"),
+        (broken(lambda tree: tree.pop("cases")), "not a whole record .*cases"),
+        (broken(lambda tree: tree.update(extra=1)), "not a whole record .*extra"),
+        (broken(lambda tree: tree.update(schema=2)), "schema 2, this version reads 1"),
+        ("\xff", "not a whole record"),
+    ],
+)
+def test_a_damaged_record_is_named(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "r.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(OutputError, match=rf"r\.json: {told}"):
+        read_all(tmp_path)
+
+
+def test_a_table_of_records(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no records"):
+        read_records(tmp_path)
+    RECORD.write(tmp_path / "records")
+    replace(RECORD, unit="u2", stage="failed", status="failed", error="why", metrics={}, cases=(), cost={}).write(tmp_path / "records")
+    frame = read_records(tmp_path).set_index("unit")
+    assert frame.loc["u1", "metrics/dice"] == 0.5
+    assert frame.loc["u1", "cost/train_seconds"] == 1.5
+    assert frame.loc["u1", "recipe"]["name"] == "fourier"
+    assert frame.loc["u2", ["status", "error"]].tolist() == ["failed", "why"]
+    assert frame["metrics/dice"].isna().tolist() == [False, True]
+
+
+def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
+    """After a change: a migration, a note, and this file anew from ``TypeAdapter(Record).json_schema()``."""
+    kept = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "record.schema.json").read_text(encoding="utf-8"))
+    assert kept == TypeAdapter(Record).json_schema()
