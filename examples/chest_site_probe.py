@@ -21,14 +21,14 @@ from allograft.results.analysis.site_probe import seen, site_probe
 def main(folder: Path, manifest: Path) -> None:
     """Print what the probe finds over the labelled cases of the manifest; AUROC flatters where the model was trained on them."""
     model = load(folder)
-    task, preprocessing = model.task, model.shelf().preprocessing
+    task, preprocessing = model.task, model.prepared().preprocessing
     cohort = Cohort.read(manifest, task.coding, preprocessing=preprocessing, slices=model.slices).labelled(task.key)
     rows, predictions = seen(model.predictor, cohort)
     found = site_probe(rows, [case.site for case in cohort.cases], [case.subject for case in cohort.cases])
     print(f"site from features of {found.subjects} subjects: accuracy {found.accuracy:.3f}, chance {found.chance:.3f}")
     for site, recall in found.recalls.items():
         told = [task.measure(predictions[n], cohort, n) for n, case in enumerate(cohort.cases) if case.site == site]
-        area = task.pool(told)["auroc"]
+        area = task.aggregate(told)["auroc"]
         print(f"  {site}: recognised {recall:.3f}; AUROC within {site}: {'undefined' if area is None else f'{area:.3f}'}")
 
 

@@ -109,7 +109,7 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     return history
 
 
-def trained(
+def train_with_checkpoints(
     step: Step, batches: Batches, *, steps: int | range, context: Context, along: Sequence[Stage], name: str = "train", total: int = 0
 ) -> Generator[Stage, None, History]:
     """``train``, which yields the models along the way that ``budget.checkpoints`` asks for; that at the end is the recipe's to yield.

@@ -102,7 +102,7 @@ def save(path: Path, tree: Any) -> None:
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
-    shape = json.dumps(_take(tree, tensors, "tree"))
+    shape = json.dumps(_flatten(tree, tensors, "tree"))
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
     write_bytes(path, to_bytes(flat, metadata={"tree": shape, "blake2b": _checksum(shape, flat)}))
 
@@ -120,7 +120,7 @@ def load(path: Path) -> Any:
         raise DamagedFile(f"{path}: not a whole file ({error}); delete it, it is made again") from error
     if _checksum(shape, tensors) != checksum:
         raise DamagedFile(f"{path}: its content does not match its checksum; delete it, it is made again")
-    return _give(json.loads(shape), tensors)
+    return _restore(json.loads(shape), tensors)
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -151,27 +151,29 @@ def _checksum(shape: str, tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _take(thing: Any, tensors: dict[str, Tensor], at: str) -> Any:
+def _flatten(thing: Any, tensors: dict[str, Tensor], at: str) -> Any:
     if isinstance(thing, Tensor):
         key = str(len(tensors))
         tensors[key] = thing
         return {"t": key}
     if isinstance(thing, Mapping):
-        return {"d": [[key, _take(value, tensors, f"{at}.{key}")] for key, value in thing.items()]}  # pairs: optimizers have integer keys
+        return {
+            "d": [[key, _flatten(value, tensors, f"{at}.{key}")] for key, value in thing.items()]
+        }  # pairs: optimizers have integer keys
     if isinstance(thing, (list, tuple)):
-        return {"l" if isinstance(thing, list) else "u": [_take(value, tensors, f"{at}[{i}]") for i, value in enumerate(thing)]}
+        return {"l" if isinstance(thing, list) else "u": [_flatten(value, tensors, f"{at}[{i}]") for i, value in enumerate(thing)]}
     if thing is None or isinstance(thing, (str, bool, int, float)):
         return thing
     raise TypeError(f"{at}: a {type(thing).__name__} cannot be kept; only dicts, lists, numbers, strings and tensors can")
 
 
-def _give(shape: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _restore(shape: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(shape, dict):
         return shape
     ((kind, value),) = shape.items()
     if kind == "t":
         return tensors[value]
     if kind == "d":
-        return {key: _give(inner, tensors) for key, inner in value}
-    values = [_give(inner, tensors) for inner in value]
+        return {key: _restore(inner, tensors) for key, inner in value}
+    values = [_restore(inner, tensors) for inner in value]
     return values if kind == "l" else tuple(values)

@@ -103,7 +103,7 @@ def test_all_donors_go_in_one_call(batch: Batch, donors: Tensor, monkeypatch: py
 
 def test_batch_is_loop_of_singles_with_a_search() -> None:
     scans = _images(5, 1, 1, 40, 44, seed=1)
-    found = Donors.of(list(scans), "2d", 2)
+    found = Donors.from_scans(list(scans), "2d", 2)
     predictor = FourierPredictor(Linear(), low_amplitude(scans[:, 0], 0.1), 0.1, donors=found)
     batch = _batch(_images(3, 1, 40, 44))
     alone = torch.cat([predictor(batch[n : n + 1])["mask"] for n in range(3)])
@@ -113,7 +113,7 @@ def test_batch_is_loop_of_singles_with_a_search() -> None:
 @pytest.mark.parametrize("search", ["2d", "2.5d", "3d"])
 def test_a_source_image_finds_itself_and_stays(search: Any) -> None:
     scans = list(_images(4, 3, 2, 40, 44, seed=1))  # four scans, three slices, two channels
-    found = Donors.of(scans, search, 1)
+    found = Donors.from_scans(scans, search, 1)
     style = low_amplitude(torch.cat(scans), 0.3)
     volume = _batch(scans[2].transpose(0, 1)[None])
     seen: list[Tensor] = []
@@ -130,7 +130,7 @@ def test_a_source_image_finds_itself_and_stays(search: Any) -> None:
 
 def test_each_slice_of_a_volume_takes_its_own_donors() -> None:
     scans = list(_images(4, 3, 2, 40, 44, seed=1))
-    found = Donors.of(scans, "2d", 2)
+    found = Donors.from_scans(scans, "2d", 2)
     style = low_amplitude(torch.cat(scans), 0.3)
     volume = _batch(_images(1, 2, 3, 40, 44))
     chosen = found.nearest(volume)[0]  # (count, slices)
@@ -153,7 +153,7 @@ def test_a_black_image_takes_phase_zero_and_stays_finite(donors: Tensor) -> None
     expected = sum(one["mask"].softmax(1) for one in _by_hand(black, donors, 0.3)) / 3
     torch.testing.assert_close(found["mask"].softmax(1), expected)
     scans = _images(3, 1, 1, 40, 44, seed=1)
-    searched = FourierPredictor(Linear(), low_amplitude(scans[:, 0], 0.1), 0.1, donors=Donors.of(list(scans), "2d", 2))
+    searched = FourierPredictor(Linear(), low_amplitude(scans[:, 0], 0.1), 0.1, donors=Donors.from_scans(list(scans), "2d", 2))
     assert bool(searched(_batch(torch.zeros(1, 1, 40, 44)))["mask"].isfinite().all())
 
 
@@ -194,7 +194,7 @@ def test_a_donor_is_transformed_once_for_a_size(search: Any, monkeypatch: pytest
 
     monkeypatch.setattr(donors_module, "low_amplitude", counted)
     scans = _images(4, 3, 1, 40, 44, seed=1)
-    found = None if search is None else Donors.of(list(scans), search, 2)
+    found = None if search is None else Donors.from_scans(list(scans), search, 2)
     style = scans[:, 0] if search is None else scans.flatten(0, 1)
     seen: list[Tensor] = []
 
@@ -231,7 +231,7 @@ def test_spectra_are_kept_of_the_last_sizes_only(donors: Tensor) -> None:
 
 def test_each_slice_of_a_volume_of_another_size_takes_its_own_donors() -> None:
     scans = list(_images(4, 3, 2, 40, 44, seed=1))
-    found = Donors.of(scans, "2d", 2)
+    found = Donors.from_scans(scans, "2d", 2)
     volume = _batch(_images(1, 2, 3, 36, 50))
     chosen = found.nearest(volume)[0]  # (count, slices)
     seen: list[Tensor] = []

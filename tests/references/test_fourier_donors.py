@@ -59,22 +59,22 @@ def test_volumes_and_slices_against_pairs(search: Any) -> None:
     scans, (target,) = _scans(6, 6, 6, 6), _scans(6, seed=1)
     expected = torch.tensor(_expected(scans, target, search, 3))
     volume = _batch(target.transpose(0, 1)[None], ("x",))
-    assert torch.equal(Donors.of(scans, search, 3).nearest(volume)[0], expected.T)
+    assert torch.equal(Donors.from_scans(scans, search, 3).nearest(volume)[0], expected.T)
     slices = _batch(target, tuple(f"a#b/scan.nii.gz#{place}" for place in range(6)))
-    assert torch.equal(Donors.of(scans, search, 3, sliced=True).nearest(slices), expected)
+    assert torch.equal(Donors.from_scans(scans, search, 3, sliced=True).nearest(slices), expected)
 
 
 @pytest.mark.parametrize("search", ["2d", "2.5d", "3d"])
 def test_images_of_one_slice_are_ranked_whatever_the_mode(search: Any) -> None:
     scans, (target,) = _scans(1, 1, 1, 1, 1), _scans(1, seed=1)
-    found = Donors.of(scans, search, 7).nearest(_batch(target, ("x.png",)))
+    found = Donors.from_scans(scans, search, 7).nearest(_batch(target, ("x.png",)))
     scores = torch.tensor([_similarity(scan[0], target[0]) for scan in scans])
     assert torch.equal(found[0], scores.argsort(descending=True))  # five at most
 
 
 def test_two_volumes_in_a_batch_do_not_see_each_other() -> None:
     scans, targets = _scans(3, 3, 3), _scans(3, 3, seed=1)
-    donors = Donors.of(scans, "3d", 2)
+    donors = Donors.from_scans(scans, "3d", 2)
     both = donors.nearest(_batch(torch.stack([t.transpose(0, 1) for t in targets]), ("x", "x")))
     for found, target in zip(both, targets, strict=True):
         assert torch.equal(found, donors.nearest(_batch(target.transpose(0, 1)[None], ("x",)))[0])
@@ -83,24 +83,24 @@ def test_two_volumes_in_a_batch_do_not_see_each_other() -> None:
 def test_scans_of_other_depths_lend_their_nearest_slice() -> None:
     scans, (target,) = _scans(2, 5, 3), _scans(6, seed=1)
     volume = _batch(target.transpose(0, 1)[None], ("x",))
-    of_slices = Donors.of(scans, "2d", 3).nearest(volume)[0].T
+    of_slices = Donors.from_scans(scans, "2d", 3).nearest(volume)[0].T
     assert set(of_slices[0].tolist()) == {0, 2, 7}
     assert of_slices[4, 0].item() == 6  # the only one with a fifth slice comes first, then the nearest places of the others
     assert set(of_slices[5].tolist()) <= {5, 6, 9}
-    of_scans = Donors.of(scans, "3d", 3).nearest(volume)[0].T
+    of_scans = Donors.from_scans(scans, "3d", 3).nearest(volume)[0].T
     assert set(of_scans[4].tolist()) == {1, 6, 9}
 
 
 def test_equal_donors_go_by_the_sources_order_and_their_number_by_the_source() -> None:
     scan, other = _scans(1, 1)
-    donors = Donors.of([other, scan, other, scan], "2d", 9)
+    donors = Donors.from_scans([other, scan, other, scan], "2d", 9)
     assert donors.nearest(_batch(scan, ("x",))).tolist() == [[1, 3, 0, 2]]
-    assert [Donors.of(_scans(4, 4), search, 99).count for search in ("2d", "2.5d", "3d")] == [2, 8, 2]  # type: ignore[arg-type]
+    assert [Donors.from_scans(_scans(4, 4), search, 99).count for search in ("2d", "2.5d", "3d")] == [2, 8, 2]  # type: ignore[arg-type]
 
 
 def test_small_and_flat_images_are_compared_too() -> None:
     small = [scan[..., :32, :30] for scan in _scans(1, 1, 1)]
-    donors = Donors.of(small, "2d", 1)
+    donors = Donors.from_scans(small, "2d", 1)
     assert donors.compared == (40, 40)
     assert donors.nearest(_batch(small[1], ("x",))).item() == 1
     assert not comparable(torch.full((1, 3, 8, 8), 7.0), SIZE).any()
@@ -110,7 +110,7 @@ def test_small_and_flat_images_are_compared_too() -> None:
 
 def test_scale_and_offset_of_a_target_do_not_matter() -> None:
     scans, (target,) = _scans(1, 1, 1, 1), _scans(1, seed=1)
-    donors = Donors.of(scans, "2d", 4)
+    donors = Donors.from_scans(scans, "2d", 4)
     assert torch.equal(donors.nearest(_batch(target, ("x",))), donors.nearest(_batch(40 * target + 7, ("x",))))
 
 

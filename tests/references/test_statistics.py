@@ -88,7 +88,7 @@ def test_effect_size_against_the_t_statistic() -> None:
     assert correlation == pytest.approx(2 * positive / (17 * 18 / 2) - 1)
 
 
-def pool(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def aggregate(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     labels = [case["label"] for case in cases]
     return {"auroc": float(roc_auc_score(labels, [case["score"] for case in cases])) if 0 < sum(labels) < len(labels) else None}
 
@@ -118,6 +118,6 @@ def test_auroc_against_a_slow_loop() -> None:
             areas.append(sum((p > n) + 0.5 * (p == n) for p in positive for n in negative) / (len(positive) * len(negative)))
         expected.append((areas[0] + areas[1]) / 2 - (areas[2] + areas[3]) / 2)
     low, high = np.nanpercentile(expected, [2.5, 97.5])
-    assert bootstrap_pooled(ours, theirs, pool, draws=60)["auroc"] == pytest.approx((low, high), rel=1e-12)
-    alone = bootstrap_pooled(ours, None, pool, draws=60)["auroc"]
-    assert 0.6 < alone[0] < np.mean([pool(row)["auroc"] or 0 for row in ours]) < alone[1] < 1
+    assert bootstrap_pooled(ours, theirs, aggregate, draws=60)["auroc"] == pytest.approx((low, high), rel=1e-12)
+    alone = bootstrap_pooled(ours, None, aggregate, draws=60)["auroc"]
+    assert 0.6 < alone[0] < np.mean([aggregate(row)["auroc"] or 0 for row in ours]) < alone[1] < 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from allograft.apply import load
 from allograft.cohort import Case, Cohort, Preprocessing
-from allograft.cohort.prepared_images import Shelf
+from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, read_mask
 from allograft.errors import ManifestError, ModelError
 from allograft.metrics.segmentation import case_metrics
@@ -67,15 +67,15 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
     model = load(folder, device=device)
     task = model.task
     cohort = Cohort.read(manifest, task.coding)
-    shelf = Shelf(model.shelf().preprocessing, replace(cohort.shelf.coding))
-    cohort = replace(cohort, shelf=shelf, slices=model.slices)
+    prepared = PreparedImages(model.prepared().preprocessing, replace(cohort.prepared.coding))
+    cohort = replace(cohort, prepared=prepared, slices=model.slices)
     refuse_training_images(model.card, cohort.cases, folder)
     labelled = cohort.labelled(task.key)
     hidden, scored = labelled.unlabelled(), []
     for which, case in enumerate(labelled.cases):
         prediction = model.whole(hidden, which)
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **task.measure(prediction, labelled, which)})
-        shelf.memory.clear()  # one image at a time
+        prepared.memory.clear()  # one image at a time
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 
 
@@ -97,7 +97,7 @@ def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluat
         measured = case_metrics(index, reference.mask, task.names, reference.geometry.stored_spacing, reference.region)
         told = {key: None if value != value else value for key, value in measured.items()}
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **told})
-        labelled.shelf.memory.clear()
+        labelled.prepared.memory.clear()
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 
 
@@ -116,7 +116,7 @@ def _pooled(scored: list[dict[str, Any]], task: Any, unlabelled: int, manifest: 
     if not scored:
         raise ManifestError(f"{manifest}: no case has a '{task.key}', so nothing can be judged; add labels for some")
     sites = sorted({case["site"] for case in scored})
-    metrics = {site: task.pool([_bare(case) for case in scored if case["site"] == site]) for site in sites}
+    metrics = {site: task.aggregate([_bare(case) for case in scored if case["site"] == site]) for site in sites}
     return Evaluation(metrics, tuple(scored), unlabelled)
 
 

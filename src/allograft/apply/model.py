@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices
 from allograft.cohort.dicom import is_dicom
 from allograft.cohort.manifest import read_manifest
-from allograft.cohort.prepared_images import Shelf
+from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, read_image
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
 from allograft.predictor.direct import Predictor
@@ -70,7 +70,7 @@ class Model:
             ImageError: an unreadable image, or one whose channels are not those of the training images.
         """
         cases = [case.unlabelled() for case in _cases(images)]  # a manifest's masks are not looked at
-        cohort = Cohort(tuple(cases), sites_of(self.card), self.shelf(), self.slices)
+        cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
         for which, case in enumerate(cases):
             yield self._predict(cohort, which, case)
 
@@ -79,9 +79,9 @@ class Model:
         """How volumes were cut for the training."""
         return validated(Slices, self.card["slices"], "slices") if self.card.get("slices") else None
 
-    def shelf(self) -> Shelf:
+    def prepared(self) -> PreparedImages:
         """Prepares images as the training did; keeps nothing on the disk."""
-        return Shelf(_preprocessing(self.card), Coding())
+        return PreparedImages(_preprocessing(self.card), Coding())
 
     def whole(self, cohort: Cohort, which: int) -> dict[str, Tensor]:
         """The prediction for a whole case, on the CPU.
@@ -108,11 +108,11 @@ class Model:
             ) from error
 
     def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
-        channels = cohort.shelf.image(case)[0].shape[0]
+        channels = cohort.prepared.image(case)[0].shape[0]
         if channels != self.card["channels"]:
             raise ImageError(f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the image")
         answer = self.task.answer(self.whole(cohort, which), cohort, which)
-        cohort.shelf.memory.clear()  # one image at a time
+        cohort.prepared.memory.clear()  # one image at a time
         return Predicted(case.name, case.image, read_image(case.image).affine, answer)
 
 
@@ -133,7 +133,7 @@ def load(folder: Path | str, *, network: nn.Module | None = None, device: str = 
             raise ModelError(f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/")
     model = Model(predictor, card, place)
     try:
-        _ = model.task, model.slices, model.shelf()
+        _ = model.task, model.slices, model.prepared()
     except AllograftError as error:
         raise ModelError(f"{Path(folder) / 'card.json'}: {error}") from error
     return model

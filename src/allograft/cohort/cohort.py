@@ -15,7 +15,7 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case, read_manifest
-from allograft.cohort.prepared_images import PairedReference, Reference, Shelf
+from allograft.cohort.prepared_images import PairedReference, PreparedImages, Reference
 from allograft.cohort.preprocessing import Preprocessing
 from allograft.errors import ManifestError, SpecError
 from allograft.seeds import Seeds
@@ -35,21 +35,21 @@ class Slices:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Cases, the sites their indices refer to, and the shelf their prepared arrays lie on.
+    """Cases, the sites their indices refer to, and their prepared arrays.
 
     A view made by ``unlabelled()`` holds no labels and no path to one: what a method may not see is absent.
 
     Args:
         cases: the rows.
         sites: names; ``Batch.site`` is an index into them, -1 for a site that is not among them.
-        shelf: prepares and keeps arrays.
+        prepared: prepares and keeps arrays.
         slices: volumes as slices, or None.
         chosen: (case name, slice) pairs to keep, for a budget counted in slices.
     """
 
     cases: tuple[Case, ...]
     sites: tuple[str, ...]
-    shelf: Shelf
+    prepared: PreparedImages
     slices: Slices | None = None
     chosen: frozenset[tuple[str, int]] | None = None
 
@@ -73,7 +73,7 @@ class Cohort:
         coding = coding or Coding(mask={"foreground": (1,)})
         coding = replace(coding, attributes=_categories(cases))
         sites = tuple(sorted({case.site for case in cases}))
-        return Cohort(cases, sites, Shelf(preprocessing or Preprocessing(), coding, cache), slices)
+        return Cohort(cases, sites, PreparedImages(preprocessing or Preprocessing(), coding, cache), slices)
 
     # ------------------------------------------------------------------ views
     def where(self, keep: Callable[[Case], bool]) -> Cohort:
@@ -145,7 +145,7 @@ class Cohort:
 
     def _extent(self, case: Case, places: tuple[int, ...]) -> Tensor | None:
         """(B, D) of the true pixels within the grid; None where all are."""
-        place = self.shelf.image(case)[1]
+        place = self.prepared.image(case)[1]
         true = [min(lengths) for lengths in zip(place.resampled, place.size, strict=True)]
         if tuple(true) == place.size:
             return None
@@ -157,7 +157,7 @@ class Cohort:
     def _depth(self, case: Case) -> int:
         if self.slices is None:
             return 1
-        size = self.shelf.image(case)[0].shape[1:]
+        size = self.prepared.image(case)[0].shape[1:]
         if len(size) != 3:
             raise SpecError(f"slices: image '{case.name}' has {len(size)} axes, slices are cut from volumes; remove slices from the study")
         return int(size[self.slices.axis])
@@ -168,17 +168,17 @@ class Cohort:
 
     def reference(self, which: int) -> Reference:
         """The truth about a case on the image's own grid."""
-        return self.shelf.reference(self.cases[which])
+        return self.prepared.reference(self.cases[which])
 
     def paired_reference(self, which: int) -> PairedReference:
         """The paired image of a case on the image's own grid."""
-        return self.shelf.paired_reference(self.cases[which])
+        return self.prepared.paired_reference(self.cases[which])
 
     def fingerprint(self) -> list[Any]:
         """JSON values that change when anything a recipe could see through this view changes."""
-        coding = self.shelf.coding
+        coding = self.prepared.coding
         return [
-            [self.shelf.fingerprint(case) for case in self.cases],
+            [self.prepared.fingerprint(case) for case in self.cases],
             list(self.sites),
             [
                 list(coding.mask.items()),
@@ -197,17 +197,17 @@ class Cohort:
 
     # ------------------------------------------------------------------ arrays
     def _batch(self, case: Case, places: tuple[int, ...]) -> Batch:
-        image, geometry = self.shelf.image(case)
-        coding, size = self.shelf.coding, len(places)
+        image, geometry = self.prepared.image(case)
+        coding, size = self.prepared.coding, len(places)
         labels: dict[str, Any] = {}
         if "mask" in case.labels and coding.mask:
-            labels["mask"] = self._cut(self.shelf.mask(case), places, neighbours=0)
+            labels["mask"] = self._cut(self.prepared.mask(case), places, neighbours=0)
         if "label" in case.labels and coding.label:
             value = coding.label_to_index(str(case.labels["label"]), case.name)
             labels["label"] = torch.tensor([value] * size)
         if "paired" in case.labels and coding.paired:
-            labels["paired"] = self._cut(self.shelf.paired(case), places, neighbours=0)
-        region = self.shelf.region(case)
+            labels["paired"] = self._cut(self.prepared.paired(case), places, neighbours=0)
+        region = self.prepared.region(case)
         attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
         spacing = geometry.spacing
         if self.slices is not None:

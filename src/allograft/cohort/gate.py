@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from allograft.cohort.manifest import Case
-from allograft.cohort.near_duplicates import Fingerprint, correlate, fingerprint, thumbnail, twins, without_common
+from allograft.cohort.near_duplicates import Fingerprint, correlate, fingerprint, near_duplicate_pairs, thumbnail, without_common
 from allograft.cohort.prepared_images import file_hash
 from allograft.cohort.readers import read_image
-from allograft.cohort.splits import Place
+from allograft.cohort.splits import Assignment
 from allograft.errors import LeakageError, SpecError
 from allograft.tree import content_hash, write_bytes, write_json
 
@@ -123,7 +123,7 @@ def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, thresho
     stack = np.stack([np.asarray(prints[name].thumbnail) for name in names]) if names else np.zeros((0, 1, 1), np.float32)
     own = without_common(stack, [known[name].site for name in names])
     pairs = []
-    for i, j, value in twins(stack, [known[name].subject for name in names], WEAK):
+    for i, j, value in near_duplicate_pairs(stack, [known[name].subject for name in names], WEAK):
         if pixels[names[i]] != pixels[names[j]] and (value > threshold or correlate(own[i : i + 1], own[j : j + 1])[0] > _OWN):
             pairs.append(Pair(names[i], names[j], "near" if value > threshold else "weak", round(value, 4)))
     pairs.sort(key=lambda pair: (-pair.correlation, pair))
@@ -131,9 +131,9 @@ def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, thresho
     return Findings({name: case.subject for name, case in known.items()}, pixels, near, weak)
 
 
-def sides_of(cases: Iterable[Case], places: Mapping[str, Place]) -> dict[str, str]:
+def sides_of(cases: Iterable[Case], assignments: Mapping[str, Assignment]) -> dict[str, str]:
     """Case -> its side: train, val, test, or the fold in which it is tested."""
-    found = ((case.name, places[case.subject]) for case in cases if case.subject in places)
+    found = ((case.name, assignments[case.subject]) for case in cases if case.subject in assignments)
     return {name: f"fold {place.fold}" if place.split == "fold" else place.split for name, place in found}
 
 
@@ -218,7 +218,7 @@ def grouped(
     findings: Findings,
     *,
     allow: Sequence[tuple[str, str]] = (),
-    known: Mapping[str, Place] | None = None,
+    known: Mapping[str, Assignment] | None = None,
 ) -> tuple[Case, ...]:
     """The cases with one subject for all who share a picture, so that ``draw_splits`` treats them as one patient.
 

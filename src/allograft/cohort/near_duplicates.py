@@ -22,7 +22,7 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What is kept of an image to find its twins.
+    """What is kept of an image to find its near_duplicate_pairs.
 
     Args:
         pixels: 24 hex digits of its decoded pixels; the same for a grey image, its RGB copy and any lossless file format.
@@ -136,7 +136,7 @@ def window_spread(thumbnails: np.ndarray, shift: int) -> np.ndarray:
     return np.asarray(np.sqrt(np.maximum(sums[1] - sums[0] ** 2 / size**2, 1e-8)), np.float32)
 
 
-def twins(thumbnails: np.ndarray, groups: Sequence[str], floor: float) -> Iterator[tuple[int, int, float]]:
+def near_duplicate_pairs(thumbnails: np.ndarray, groups: Sequence[str], floor: float) -> Iterator[tuple[int, int, float]]:
     """(i, j, correlation) of all proposed pairs of different ``groups`` (subjects) whose correlation exceeds ``floor``."""
     if not len(thumbnails):
         return

@@ -54,10 +54,10 @@ class PairedReference:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class PreparedImages:
     """Where prepared arrays lie: in ``folder``, or in memory when there is none.
 
-    An array's name is the hash of the bytes of its files and of all settings that shape it, so nothing on the shelf is ever stale.
+    An array's name is the hash of the bytes of its files and of all settings that shape it, so no kept array is ever stale.
     """
 
     preprocessing: Preprocessing

@@ -18,7 +18,7 @@ from allograft.tree import write_bytes
 
 
 @dataclass(frozen=True)
-class Place:
+class Assignment:
     """Where a subject stands: ``split`` is train, val, test, or "fold" (test in fold ``fold``, train in the others)."""
 
     split: str
@@ -38,8 +38,8 @@ def draw_splits(
     test: float = 0.3,
     val: float = 0.2,
     folds: int = 1,
-    known: Mapping[str, Place] | None = None,
-) -> dict[str, Place]:
+    known: Mapping[str, Assignment] | None = None,
+) -> dict[str, Assignment]:
     """Give every subject its place, by subject and then by site.
 
     The manifest's own ``split`` column wins; a subject in ``known`` never moves; new subjects fill whichever part of their site
@@ -48,22 +48,22 @@ def draw_splits(
 
     Args:
         test, val: shares of a site's subjects; val is a share of what the test set leaves. At least one subject stays for training.
-        known: places drawn earlier.
+        known: assignments drawn earlier.
     """
-    places = dict(known or {})
+    assignments = dict(known or {})
     by_site: dict[str, set[str]] = {}
     for case in cases:
         by_site.setdefault(case.site, set()).add(case.subject)
         if case.split is not None:  # of one image: it holds for all images of the subject, at every site
-            places[case.subject] = Place(case.split)
+            assignments[case.subject] = Assignment(case.split)
     for site, subjects in sorted(by_site.items()):
-        new = [subject for subject in _shuffled(subjects, site) if subject not in places]
-        here = [places[subject] for subject in subjects if subject in places]
+        new = [subject for subject in _shuffled(subjects, site) if subject not in assignments]
+        here = [assignments[subject] for subject in subjects if subject in assignments]
         if folds > 1 and site not in sources:
-            _fill_folds(places, new, here, folds, site)
+            _fill_folds(assignments, new, here, folds, site)
         else:
-            _fill_parts(places, new, here, test, val if site in sources else 0.0)
-    return places
+            _fill_parts(assignments, new, here, test, val if site in sources else 0.0)
+    return assignments
 
 
 def _shuffled(subjects: Iterable[str], site: str) -> list[str]:
@@ -72,7 +72,7 @@ def _shuffled(subjects: Iterable[str], site: str) -> list[str]:
     return sorted(names, key=seeds.number)
 
 
-def _fill_parts(places: dict[str, Place], new: list[str], here: list[Place], test: float, val: float) -> None:
+def _fill_parts(assignments: dict[str, Assignment], new: list[str], here: list[Assignment], test: float, val: float) -> None:
     total = len(new) + len(here)
     wanted_test = min(max(1, round(test * total)), total - 1) if test > 0 and total > 1 else 0
     rest = total - wanted_test
@@ -80,20 +80,20 @@ def _fill_parts(places: dict[str, Place], new: list[str], here: list[Place], tes
     tests, vals = (sum(place.split == part for place in here) for part in ("test", "val"))
     for subject in new:
         if tests < wanted_test:
-            places[subject], tests = Place("test"), tests + 1
+            assignments[subject], tests = Assignment("test"), tests + 1
         elif vals < wanted_val:
-            places[subject], vals = Place("val"), vals + 1
+            assignments[subject], vals = Assignment("val"), vals + 1
         else:
-            places[subject] = Place("train")
+            assignments[subject] = Assignment("train")
 
 
-def _fill_folds(places: dict[str, Place], new: list[str], here: list[Place], folds: int, site: str) -> None:
+def _fill_folds(assignments: dict[str, Assignment], new: list[str], here: list[Assignment], folds: int, site: str) -> None:
     if len(new) + len(here) < folds:
         raise SplitError(f"site '{site}' has {len(new) + len(here)} subjects; test: {{folds: {folds}}} needs at least {folds}")
     sizes = [sum(place.fold == fold for place in here) for fold in range(folds)]
     for subject in new:
         fold = sizes.index(min(sizes))
-        places[subject] = Place("fold", fold)
+        assignments[subject] = Assignment("fold", fold)
         sizes[fold] += 1
     if 0 in sizes:
         raise SplitError(
@@ -102,16 +102,16 @@ def _fill_folds(places: dict[str, Place], new: list[str], here: list[Place], fol
         )
 
 
-def read_splits(path: Path) -> dict[str, Place]:
+def read_splits(path: Path) -> dict[str, Assignment]:
     """Read ``splits.csv``; {} when there is none yet."""
     if not path.exists():
         return {}
-    places = {}
+    assignments = {}
     for number, row in enumerate(_split_rows(path), 2):
         if row.get("split") not in (*SPLITS, "fold") or not re.fullmatch(r"-?\d+", row.get("fold") or ""):
             raise SplitError(f"{path}, row {number}: found {row}; expected subject,site,split,fold; mend it, or choose another --out")
-        places[row["subject"]] = Place(row["split"], int(row["fold"]))
-    return places
+        assignments[row["subject"]] = Assignment(row["split"], int(row["fold"]))
+    return assignments
 
 
 def _split_rows(path: Path) -> list[dict[str, str]]:
@@ -119,17 +119,17 @@ def _split_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_splits(path: Path, places: Mapping[str, Place], cases: Iterable[Case]) -> None:
+def write_splits(path: Path, assignments: Mapping[str, Assignment], cases: Iterable[Case]) -> None:
     """Write ``subject,site,split,fold``, sorted by site and subject; a subject at two sites has a row for each.
 
     Rows of subjects that a filter leaves out today stay, so that they find their place again tomorrow.
     """
-    earlier = {(row["site"], row["subject"]) for row in (_split_rows(path) if path.exists() else ()) if row["subject"] in places}
+    earlier = {(row["site"], row["subject"]) for row in (_split_rows(path) if path.exists() else ()) if row["subject"] in assignments}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["subject", "site", "split", "fold"])
     for site, subject in sorted(earlier | {(case.site, case.subject) for case in cases}):
-        writer.writerow([subject, site, places[subject].split, places[subject].fold])
+        writer.writerow([subject, site, assignments[subject].split, assignments[subject].fold])
     write_bytes(path, text.getvalue().encode())
 
 

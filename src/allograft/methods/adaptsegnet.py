@@ -17,12 +17,12 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.methods.unlearning import captured
-from allograft.parts.paired_batches import Pairs, halves, require_encoder
-from allograft.predictor import Direct, quiet
+from allograft.parts.paired_batches import PairedBatches, halves, require_encoder
+from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule, make_schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 SOURCE, TARGET = 0.0, 1.0
 WIDTHS = (64, 128, 256, 512)
@@ -99,14 +99,14 @@ def auxiliary_head(network: Any, image: Tensor, classes: int) -> AuxiliaryHead:
     if network.decoder is None:
         raise SpecError("adaptsegnet: the network has no decoder, so there is no inner feature to segment from; use levels: 1")
     ups = getattr(network.decoder, "ups", None)
-    with quiet(network), captured(network.encoder) as encoded, captured(network.decoder) as decoded:
+    with evaluation_mode(network), captured(network.encoder) as encoded, captured(network.decoder) as decoded:
         network(image)
     chain = [network.encoder, *(ups or ())]
     place = chain[-1] if ups is None or decoded[0].shape[2:] != image.shape[2:] else chain[max(len(chain) - 2, 0)]
     which = None if place is not network.encoder else -2 if ups is None else -1
     if which is not None and (not isinstance(encoded[0], (list, tuple)) or len(encoded[0]) < 2):
         raise SpecError("adaptsegnet: the network's encoder gives no inner feature to segment from; use levels: 1")
-    with quiet(network), captured(place) as features:
+    with evaluation_mode(network), captured(place) as features:
         network(image)
     feature = features[0] if which is None else features[0][which]
     return AuxiliaryHead(place, which, feature, classes).to(image.device)
@@ -160,12 +160,12 @@ class AdaptSegNet:
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
-        pairs = Pairs.of(scenario, context)
+        pairs = PairedBatches.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
         image = context.fabric.to_device(next(pairs(0))).image[:1]
         step = self.step(network, image, steps, context)
         stage = Stage("adapted", Direct(network), scenario.sites)
-        yield from trained(step, pairs, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 

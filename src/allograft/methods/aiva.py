@@ -17,12 +17,12 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.figure import thinned
 from allograft.methods.supervised import Supervised
-from allograft.parts.clustering import Clusters, Sides, cluster, features_of, match_clusters, name_of, positions, show
-from allograft.parts.paired_batches import Pairs, gathered, halves, last_feature, of_all, require_encoder
+from allograft.parts.clustering import Clusters, DomainItems, cluster, features_of, match_clusters, name_of, positions, show
+from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 __all__ = ["Aiva", "AlignmentObjective", "Clusters", "alignment_loss", "match_clusters"]
 
@@ -140,7 +140,7 @@ class Aiva:
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
-        pairs, sides = Pairs.of(scenario, context), Sides.of(scenario, context)
+        pairs, items = PairedBatches.from_scenario(scenario, context), DomainItems.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
         objective = AlignmentObjective(context.task, self)
         step = context.gradient_step(network, objective, steps=steps)
@@ -151,29 +151,29 @@ class Aiva:
         for number, span in enumerate(rounds):
             if self.weight != 0 and (context.rehearsal is None or number < 2):  # of a rehearsal the second stands for all that are warm
                 began = time.perf_counter()
-                last = self.clustered(network, sides, context, f"clusters-{number}", last)
+                last = self.clustered(network, items, context, f"clusters-{number}", last)
                 context.meter.planned_seconds += (time.perf_counter() - began) * (len(rounds) if number else 1)
-                take(objective, last, sides, context.fabric.device)
+                use_clusters(objective, last, items, context.fabric.device)
                 if number == 0:
-                    show(last, sides, context, self.clusters, "before")
+                    show(last, items, context, self.clusters, "before")
             name = f"round-{number}"
-            history = yield from trained(step, pairs, steps=span, context=context, along=[stage], name=name, total=steps)
+            history = yield from train_with_checkpoints(step, pairs, steps=span, context=context, along=[stage], name=name, total=steps)
             context.meter.figures.pop(f"loss-{name}", None)  # one curve for all rounds
             for key, values in history.terms.items():
                 terms.setdefault(key, []).extend(values)
         context.show("loss-adapt", thinned(terms, "loss of the adaptation"))
         if last is not None and context.rehearsal is None:
-            show(self.clustered(network, sides, context, "clusters-after", last), sides, context, self.clusters, "after")
+            show(self.clustered(network, items, context, "clusters-after", last), items, context, self.clusters, "after")
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
-    def clustered(self, network: Any, sides: Sides, context: Context, name: str, last: Clusters | None) -> Clusters:
+    def clustered(self, network: Any, items: DomainItems, context: Context, name: str, last: Clusters | None) -> Clusters:
         """A round of clustering, computed once on one process: on each its own rounding would lead the processes apart."""
 
         def make() -> dict[str, Tensor]:
-            source, target = (torch.cat(list(features_of(network, part, context))) for part in (sides.source, sides.target))
-            others = features_of(network, sides.others, context)
-            position = positions((*sides.source, *sides.target)) if self.variant == "released" else None
+            source, target = (torch.cat(list(features_of(network, part, context))) for part in (items.source, items.target))
+            others = features_of(network, items.others, context)
+            position = positions((*items.source, *items.target)) if self.variant == "released" else None
             seed = context.seeds.number("clusters") % 2**32
             made = cluster(source, target, self.clusters, seed=seed, others=others, position=position, last=last)
             return {f.name: getattr(made, f.name) for f in fields(made)}
@@ -192,8 +192,8 @@ def spans(steps: int, epoch: int, rounds: int | None) -> list[range]:
     return [range(a, b) for a, b in pairwise(edges) if a < b]
 
 
-def take(objective: AlignmentObjective, clusters: Clusters, sides: Sides, device: Any) -> None:
+def use_clusters(objective: AlignmentObjective, clusters: Clusters, items: DomainItems, device: Any) -> None:
     """Let the objective align by these clusters from now on."""
-    names = [name_of(place) for place in (*sides.target, *sides.others)]
+    names = [name_of(place) for place in (*items.target, *items.others)]
     objective.cluster_of = dict(zip(names, clusters.target.tolist(), strict=True))
     objective.clusters = replace(clusters, source_means=clusters.source_means.to(device), match=clusters.match.to(device))

@@ -17,16 +17,16 @@ from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.metrics.segmentation import IGNORED
 from allograft.networks import count_parameters
-from allograft.networks.catenorm import blocks_of, places_of
+from allograft.networks.catenorm import blocks_of, layers_of
 from allograft.networks.network import operate
 from allograft.nn.catenorm import TwoBranchNorm2d, guided
-from allograft.predictor import Direct, Prediction, quiet
+from allograft.predictor import Direct, Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
-from allograft.train import train, trained
+from allograft.train import train, train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CateNorm:
         """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate on, or fewer than ``position``."""
         if context.task.key != "mask":
             raise SpecError(f"catenorm: the task predicts '{context.task.key}', class maps come from a segmentation; use another recipe")
-        places_of(network, self.blocks, self.position)
+        layers_of(network, self.blocks, self.position)
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and operated on after the warm-up."""
@@ -94,7 +94,7 @@ class CateNorm:
             Stage("first-pass", Direct(first), scenario.sites),
             Stage("second-pass", TwoPass(second, None if self.shared else first), scenario.sites),
         ]
-        yield from trained(step, batches, steps=range(begin, steps), context=context, along=passes)
+        yield from train_with_checkpoints(step, batches, steps=range(begin, steps), context=context, along=passes)
         context.show("modulation", modulation_by_class(second, tuple(context.task.coding.mask)))
         yield from passes
         return Carry(second, named_state(step.optimizer, second), {} if self.shared else {"first": first})
@@ -194,7 +194,7 @@ class TwoPass:
     first: Any = None
 
     def __call__(self, batch: Batch) -> Prediction:
-        with quiet(self.network, self.first or self.network):
+        with evaluation_mode(self.network, self.first or self.network):
             return padded(_Twice(self.network, self.first or self.network), batch.image)
 
 

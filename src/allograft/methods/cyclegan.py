@@ -18,12 +18,12 @@ from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.networks.network import operate
-from allograft.predictor import Prediction, quiet
+from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
 from allograft.step import Terms, average_gradients
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 from allograft.transforms.sample import Sample
 
 BLOCKS = 6
@@ -75,7 +75,7 @@ class CycleGan:
         translating: Any = operate(copied(network), "translator", channels=channels, width=width, blocks=BLOCKS).to(context.fabric.device)
         translating.translator = step.to_source
         stage = Stage("adapted", CycleGanPredictor(translating), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network)
 
@@ -278,5 +278,5 @@ class CycleGanPredictor:
     network: Any
 
     def __call__(self, batch: Batch) -> Prediction:
-        with quiet(self.network):
+        with evaluation_mode(self.network):
             return padded(self.network, translated(self.network.translator, batch.image))

@@ -12,12 +12,12 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
 from allograft.networks.network import operate
-from allograft.predictor import Prediction, quiet
+from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import Terms, named_state
 from allograft.tasks import Task
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Dsbn:
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, SiteLoss(context.task), steps=steps)
         stage = Stage("trained", SitePredictor(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
@@ -71,7 +71,7 @@ class SitePredictor:
     network: Any
 
     def __call__(self, batch: Batch) -> Prediction:
-        with quiet(self.network):
+        with evaluation_mode(self.network):
             return padded(_At(self.network, batch.site), batch.image)
 
 

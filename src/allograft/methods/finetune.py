@@ -18,7 +18,7 @@ from allograft.networks.scopes import Scope
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Finetune:
             objective = OnKept(context.task.objective, _outputs(batches, context)) if self.cache_features else None
             step = context.gradient_step(network, objective, steps=steps)
             stage = Stage("tuned", Direct(network), scenario.sites)
-            yield from trained(step, batches, steps=steps, context=context, along=[stage])
+            yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 

@@ -100,14 +100,14 @@ class Fourier:
 
     def style(self, source: tuple[Cohort, ...], largest: float, context: Context) -> Callable[[Predictor, float], FourierPredictor]:
         """What is kept of the donors, as predictors for any beta up to ``largest``."""
-        one_size = source[0].shelf.preprocessing.size is not None
+        one_size = source[0].prepared.preprocessing.size is not None
         several = context.task.coding.several
         donors = None
         if self.search == "random":
             images = draw_donors(source, self.donors, context.seeds.rng("donors"))
         else:
             scans = list(source_scans(source, "fourier"))
-            donors = Donors.of(scans, self.search, self.donors, sliced=source[0].slices is not None)
+            donors = Donors.from_scans(scans, self.search, self.donors, sliced=source[0].slices is not None)
             images = torch.cat([crop_or_pad(scan, donors.compared) if not one_size else scan for scan in scans])
         size = (images.shape[-2], images.shape[-1])
         if 0 < largest * min(size) <= 1:
@@ -176,7 +176,7 @@ def curve(adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: 
         for which, case in enumerate(cohort.cases):
             prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)))
             cases.append({"case": case.name, "subject": case.subject, **context.task.measure(prediction, cohort, which)})
-        scores.append(context.task.pool(cases).get(context.task.headline))
+        scores.append(context.task.aggregate(cases).get(context.task.headline))
     return tuple(scores)
 
 

@@ -11,7 +11,7 @@ from allograft.context.settings import Strength
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,6 @@ class Joint:
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, steps=steps)
         stage = Stage("trained", Direct(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))

@@ -16,7 +16,7 @@ from allograft.methods.supervised import Supervised
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import Objective, named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 def starting_point_penalty(network: nn.Module, start: Mapping[str, Tensor], alpha: float) -> Tensor:
@@ -90,6 +90,6 @@ class L2sp:
         steps = context.settings.budget.adaptation(batches.epoch)
         step = context.gradient_step(network, Anchored(context.task.objective, start, self.alpha), steps=steps)
         stage = Stage("tuned", Direct(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))

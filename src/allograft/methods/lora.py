@@ -17,7 +17,7 @@ from allograft.networks.lora import fold
 from allograft.networks.network import operate
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Lora:
             rest(network)
             steps = context.settings.budget.adaptation(batches.epoch)
             stage = Stage("tuned", Direct(network), scenario.sites)
-            yield from trained(context.gradient_step(network, steps=steps), batches, steps=steps, context=context, along=[stage])
+            yield from train_with_checkpoints(
+                context.gradient_step(network, steps=steps), batches, steps=steps, context=context, along=[stage]
+            )
         fold(network)
         yield stage
         return Carry(network)

@@ -16,7 +16,7 @@ from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
 from allograft.step import named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 def target_count(epoch: int, epochs: int, batch_size: int) -> int:
@@ -100,7 +100,7 @@ class Mmtl:
         step = context.gradient_step(network, steps=steps)
         step.schedule = step.schedule or Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
         stage = Stage("mixed", Direct(network), scenario.sites)
-        yield from trained(step, mixed, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, mixed, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 

@@ -23,7 +23,7 @@ from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class MsNet:
         schedules = [made for each in (auxiliary, shared) if (made := context.schedule(each, steps))]
         step = MsNetStep(network, branches, auxiliary, shared, context.task, context.fabric, self.transfer, begin, clip, schedules)
         stage = Stage("trained", SitePredictor(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(shared, network))
 

@@ -20,7 +20,7 @@ from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.table import find
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 Share = Annotated[float, Ge(0), Lt(1)]
 
@@ -184,7 +184,7 @@ class Octl:
             steps = context.settings.budget.adaptation(batches.epoch)
             step = context.gradient_step(network, optimizer=optimizer, steps=steps)
             stage = Stage("tuned", Direct(network), scenario.sites)
-            yield from trained(step, batches, steps=steps, context=context, along=[stage])
+            yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(optimizer, network))
 

@@ -16,11 +16,11 @@ from allograft.context import Context
 from allograft.errors import SpecError, require_extra
 from allograft.methods.supervised import Supervised
 from allograft.methods.unlearning import captured
-from allograft.parts.paired_batches import Pairs, gathered, halves, last_feature, of_all, require_encoder
+from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 
 def feature_distance(source: Tensor, target: Tensor) -> Tensor:
@@ -127,10 +127,10 @@ class SegJdot:
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
-        pairs = Pairs.of(scenario, context)
+        pairs = PairedBatches.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
         step = context.gradient_step(network, TransportObjective(context.task, self.alpha, self.label_weight), steps=steps)
         stage = Stage("adapted", Direct(network), scenario.sites)
-        yield from trained(step, pairs, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))

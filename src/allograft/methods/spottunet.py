@@ -23,12 +23,12 @@ from allograft.networks import Network
 from allograft.networks.gates import MEND, blocks, members, named
 from allograft.networks.network import operate
 from allograft.nn.policy import PolicyNetwork, ResNetPolicy
-from allograft.predictor import Prediction, quiet
+from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.seeds import Seeds
 from allograft.step import GradientStep, Terms
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 Size = Literal["small", "resnet34"]
 
@@ -136,7 +136,7 @@ class SpotTunetPredictor:
     network: Any
 
     def __call__(self, batch: Batch) -> Prediction:
-        with quiet(self.network):
+        with evaluation_mode(self.network):
             return padded(self.network, batch.image)
 
 
@@ -233,7 +233,7 @@ class SpotTunet:
         inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer, steps=steps)
         step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
         stage = Stage("tuned", SpotTunetPredictor(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         context.show("policy", policy_figure(network, tuned_share(network, labelled, context.fabric)))
         yield stage
         return Carry(network)

@@ -24,13 +24,13 @@ from allograft.methods.mmtl import dealt
 from allograft.methods.stain_normalisation import white_level
 from allograft.networks import Network
 from allograft.networks.stain_cnn import StainDecoder
-from allograft.predictor import Direct, quiet
+from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Plateau
 from allograft.step import GradientStep, Terms, named_state
 from allograft.tasks import Task
 from allograft.tasks.classification import Classification
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 from allograft.transforms.augmentation import apply, draw
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain import Preset, StainJitter
@@ -127,14 +127,14 @@ class StainAgLr:
         steps = context.settings.budget.training(batches.epoch)
         if self.patience is None:
             step = context.gradient_step(network, objective, steps=steps)
-            yield from trained(step, batches, steps=steps, context=context, along=[stage])
+            yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
             return step
         step = context.gradient_step(network, objective)
         step.schedule = Plateau(ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch)
         losses: dict[str, list[float]] = {}
         for number, start in enumerate(range(0, steps, batches.epoch)):
             span, name = range(start, min(start + batches.epoch, steps)), f"epoch-{number}"
-            history = yield from trained(step, batches, steps=span, context=context, along=[stage], name=name, total=steps)
+            history = yield from train_with_checkpoints(step, batches, steps=span, context=context, along=[stage], name=name, total=steps)
             context.meter.figures.pop(f"loss-{name}", None)  # one figure of all epochs in their place
             losses = {key: losses.get(key, []) + values for key, values in history.terms.items()}
             if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):  # 1e-2 * 0.1 ** 3 is a little above 1e-5
@@ -147,7 +147,7 @@ class StainAgLr:
         if not self.regeneration:
             return None
         image = context.fabric.to_device(next(batches(0))).image[:1]
-        with quiet(network):
+        with evaluation_mode(network):
             feature = last(network.encoder(image))
         return StainDecoder(feature.shape[1], math.log2(image.shape[-1] / feature.shape[-1])).to(image.device)
 
@@ -249,12 +249,12 @@ def show_features(network: Network, cohorts: Sequence[Cohort], context: Context,
     """Keep a t-SNE of pooled features of training images, by laboratory and class, as in fig. 2; none for fewer than 10 images."""
     every = max(1, -(-sum(map(len, cohorts)) // most))
     few = [replace(cohort, cases=cohort.cases[::every]) for cohort in cohorts]
-    cases = [(case, cohort.shelf.coding) for cohort in few for case in cohort.cases]
+    cases = [(case, cohort.prepared.coding) for cohort in few for case in cohort.cases]
     if len(cases) < 10:
         return
     from sklearn.manifold import TSNE
 
-    with quiet(network):
+    with evaluation_mode(network):
         images = in_order(few, context.batch_size)
         features = torch.cat([last(network.encoder(image.to(context.fabric.device))).flatten(2).mean(2).cpu() for image in images])
     near = min(30.0, (len(cases) - 1) / 3)

@@ -17,7 +17,7 @@ from allograft.errors import SpecError
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 from allograft.transforms.stain_separation import Separation, Stains, find_stains, restain
 
 
@@ -64,7 +64,7 @@ class StainNormalisation:
         step = context.gradient_step(network, steps=steps)
         predictor = StainNormalised(Direct(network), self.method, reference.vectors, reference.most, white)
         stage = Stage("trained", predictor, scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
@@ -76,7 +76,7 @@ def white_level(cohorts: Sequence[Cohort], recipe: str) -> float:
         SpecError: intensities were changed by preprocessing, or the images are no RGB of 8 bits or from 0 to 1.
     """
     cohorts = [cohort for cohort in cohorts if len(cohort)]
-    intensity = cohorts[0].shelf.preprocessing.intensity
+    intensity = cohorts[0].prepared.preprocessing.intensity
     if intensity not in ("none", "unit"):
         raise SpecError(
             f"{recipe}: preprocessing.intensity is '{intensity}', after which a colour no longer tells the amount of stain; "

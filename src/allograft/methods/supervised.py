@@ -16,7 +16,7 @@ from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.table import find
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 from allograft.updates import UpdateMagnitudes
 
 OptimizerRequest = dict[str, dict[str, Any]]
@@ -56,7 +56,7 @@ class Supervised:
         if self.show_updates:
             step = UpdateMagnitudes(step, network, max(1, steps // MEASURED))
         stage = Stage("trained", Direct(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         if self.show_updates:
             context.show("updates", step.figure())
         yield stage

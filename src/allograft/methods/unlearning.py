@@ -24,11 +24,11 @@ from allograft.nn.adversarial import (
     weighted_cross_entropy,
 )
 from allograft.parts.groups import Group, groups_of
-from allograft.predictor import Direct, quiet
+from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
-from allograft.train import trained
+from allograft.train import train_with_checkpoints
 
 __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
 
@@ -108,13 +108,13 @@ class Unlearning:
         groups = [groups_of(scenario.source, name) for name in self.attributes]
         batches = context.loader(scenario.source, "source")
         image = context.fabric.to_device(next(batches(0))).image[:1]
-        with quiet(network):
+        with evaluation_mode(network):
             channels = pooled(network.encoder(image)).shape[1]
         heads = nn.ModuleList(SecondaryHead(channels, group, self.hidden) for group in groups).to(image.device)
         steps = context.settings.budget.training(batches.epoch)
         step = self.step(network, heads, context, steps)
         stage = Stage("trained", Direct(network), scenario.sites)
-        yield from trained(step, batches, steps=steps, context=context, along=[stage])
+        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 

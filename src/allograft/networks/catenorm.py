@@ -8,13 +8,13 @@ from allograft.errors import SpecError
 from allograft.networks.network import AnyNetwork, Network
 from allograft.nn.catenorm import TwoBranchNorm2d
 
-Place = tuple[nn.Module, str, nn.Module]
+NamedLayer = tuple[nn.Module, str, nn.Module]
 """A parent, the name under which it holds a normalisation, and that."""
 PLAIN = (nn.BatchNorm2d, nn.InstanceNorm2d)
 
 
 def add_catenorm(network: AnyNetwork, *, classes: int, blocks: int = 4, position: int | None = None) -> AnyNetwork:
-    """Replace each normalisation in the first ``blocks`` levels of the encoder by a ``TwoBranchNorm2d``, in place.
+    """Replace each normalisation in the first ``blocks`` levels of the encoder by a ``TwoBranchNorm2d``, in layer.
 
     A batch normalisation becomes the general branch with its weights and statistics; an instance normalisation is replaced by a fresh
     batch normalisation, because the method is about batch statistics. The new weights are drawn from the global generators.
@@ -29,13 +29,13 @@ def add_catenorm(network: AnyNetwork, *, classes: int, blocks: int = 4, position
     Raises:
         SpecError: no encoder with levels, no 2-D batch or instance normalisation in the blocks, or a number out of range.
     """
-    for parent, name, child in places_of(network, blocks, position):
+    for parent, name, child in layers_of(network, blocks, position):
         general = child if isinstance(child, nn.BatchNorm2d) else None
         setattr(parent, name, TwoBranchNorm2d(int(child.num_features), classes, general))  # type: ignore[arg-type]
     return network
 
 
-def places_of(network: AnyNetwork, blocks: int, position: int | None = None) -> list[Place]:
+def layers_of(network: AnyNetwork, blocks: int, position: int | None = None) -> list[NamedLayer]:
     """The normalisations that ``add_catenorm`` replaces, and its errors."""
     if blocks < 1:
         raise SpecError(f"catenorm: blocks is {blocks}, expected at least 1")
@@ -45,14 +45,14 @@ def places_of(network: AnyNetwork, blocks: int, position: int | None = None) -> 
     if position is not None and not 1 <= position <= len(every):
         raise SpecError(f"catenorm: position is {position}; expected 1 to {len(every)}, this network's blocks, the encoder's finest first")
     chosen = every[: min(blocks, len(network.encoder.levels))] if position is None else [every[position - 1]]  # type: ignore[arg-type]
-    places = [place for block in chosen for place in block]
+    places = [layer for block in chosen for layer in block]
     if not places:
         where = "the encoder's first levels hold" if position is None else f"block {position} holds"
         raise SpecError(f"catenorm: {where} no 2-D batch or instance normalisation; use the unet in 2-D with norm: batch")
     return places
 
 
-def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list[Place]]:
+def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list[NamedLayer]]:
     """The normalisations of exactly these kinds in each block of a network.
 
     Blocks are the encoder's levels, finest first, the stem with the first; then, where a decoder is made of ``ups``, these, coarsest
@@ -62,15 +62,15 @@ def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list
     for level in encoder.levels:  # type: ignore[union-attr]
         if isinstance(level, nn.ParameterList):  # timm's backbones are not taken apart: their levels name parameters
             owned = {id(p) for p in level.parameters()}
-            blocks.append([place for place in _places(encoder, kinds) if any(id(p) in owned for p in place[2].parameters())])
+            blocks.append([layer for layer in _layers(encoder, kinds) if any(id(p) in owned for p in layer[2].parameters())])
         else:
-            blocks.append(_places(level, kinds))
+            blocks.append(_layers(level, kinds))
     if blocks and isinstance(getattr(encoder, "stem", None), nn.Module):
-        blocks[0] = _places(encoder.stem, kinds) + blocks[0]  # type: ignore[arg-type]
-    blocks += [_places(up, kinds) for up in getattr(network.decoder, "ups", ())]
+        blocks[0] = _layers(encoder.stem, kinds) + blocks[0]  # type: ignore[arg-type]
+    blocks += [_layers(up, kinds) for up in getattr(network.decoder, "ups", ())]
     heads = [getattr(head, "block", None) for head in network.heads.values()]
-    return blocks + [_places(head, kinds) for head in heads if isinstance(head, nn.Module)]
+    return blocks + [_layers(head, kinds) for head in heads if isinstance(head, nn.Module)]
 
 
-def _places(block: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[Place]:
+def _layers(block: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[NamedLayer]:
     return [(parent, name, child) for parent in block.modules() for name, child in parent.named_children() if type(child) in kinds]

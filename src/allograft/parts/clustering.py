@@ -1,4 +1,4 @@
-"""AIVA's clustering: bottleneck features of two sides, embedded together, clustered apart and matched (Goodman et al. 2022)."""
+"""AIVA's clustering: bottleneck features of two items, embedded together, clustered apart and matched (Goodman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points
 from allograft.parts.paired_batches import last_feature
-from allograft.predictor import quiet
+from allograft.predictor import evaluation_mode
 from allograft.recipe import Scenario
 from allograft.transforms.sample import Sample
 
@@ -84,7 +84,7 @@ def cluster(
     position: Tensor | None = None,
     last: Clusters | None = None,
 ) -> Clusters:
-    """PCA and joint t-SNE of both sides, k-means on either, and the matching (section 2).
+    """PCA and joint t-SNE of both items, k-means on either, and the matching (section 2).
 
     Fewer images than clusters on a side reduce k.
 
@@ -103,7 +103,7 @@ def cluster(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     split, features = len(source), torch.cat([source, target]).numpy()
-    few = features[:: -(-len(features) // FITTED)]  # evenly over both sides
+    few = features[:: -(-len(features) // FITTED)]  # evenly over both items
     pca = PCA(min(COMPONENTS, *few.shape), svd_solver="randomized", iterated_power=2, random_state=seed)
     with np.errstate(invalid="ignore"):  # shares of the variance, which nobody asks for, where images are all the same
         pca.fit(few)
@@ -155,12 +155,12 @@ def nearest_mean(values: NDArray[Any], members: NDArray[Any], labels: NDArray[An
     return nearest
 
 
-Place = tuple[Cohort, int]
+CohortItem = tuple[Cohort, int]
 """A cohort and the index of an image in it."""
 
 
 @dataclass(frozen=True)
-class Sides:
+class DomainItems:
     """The images that are clustered: source and target, each side drawn at random to fit into ``MOST_POINTS`` together.
 
     Args:
@@ -171,31 +171,31 @@ class Sides:
         numbers: which image of its side each of ``source``, then of ``target``, is.
     """
 
-    source: tuple[Place, ...]
-    target: tuple[Place, ...]
-    others: tuple[Place, ...]
+    source: tuple[CohortItem, ...]
+    target: tuple[CohortItem, ...]
+    others: tuple[CohortItem, ...]
     total: int
     numbers: tuple[int, ...]
 
     @staticmethod
-    def of(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> Sides:
+    def from_scenario(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> DomainItems:
         """All source sites together, and all target sites together."""
         source, target = ([(c, i) for c in part for i in range(len(c))] for part in (scenario.source, scenario.target))
         room = min(len(target), max(most // 2, most - len(source)))
         order = [torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist() for part in (source, target)]
         kept, seen, rest = sorted(order[0][: most - room]), sorted(order[1][:room]), sorted(order[1][room:])
         places = tuple(source[i] for i in kept), tuple(target[i] for i in seen), tuple(target[i] for i in rest)
-        return Sides(*places, len(source) + len(target), (*kept, *seen))
+        return DomainItems(*places, len(source) + len(target), (*kept, *seen))
 
 
-def name_of(place: Place) -> str:
+def name_of(place: CohortItem) -> str:
     """The name of an image as its batches say it."""
     cohort, index = place
     which, slice_ = cohort.items[index]
     return f"{cohort.cases[which].name}#{slice_}" if cohort.slices else cohort.cases[which].name
 
 
-def positions(places: Sequence[Place]) -> Tensor:
+def positions(places: Sequence[CohortItem]) -> Tensor:
     """(N,) index of each slice divided by its volume's slices; 0 where images are not slices."""
     depths: dict[tuple[int, int], int] = {}
     for cohort in {id(cohort): cohort for cohort, _ in places}.values():
@@ -205,13 +205,13 @@ def positions(places: Sequence[Place]) -> Tensor:
     return torch.tensor([slice_ / depths[owner, which] for owner, which, slice_ in found])
 
 
-def features_of(network: Any, places: Sequence[Place], context: Context) -> Iterator[Tensor]:
+def features_of(network: Any, places: Sequence[CohortItem], context: Context) -> Iterator[Tensor]:
     """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for.
 
     One crop an image, always the same, where the study trains on crops.
     """
     crop = Sample("none", context.settings.patch)
-    with quiet(network):
+    with evaluation_mode(network):
         for start in range(0, len(places), context.batch_size):
             cases = [cohort.unlabelled().case(index) for cohort, index in places[start : start + context.batch_size]]
             if crop.patch is not None:
@@ -220,15 +220,15 @@ def features_of(network: Any, places: Sequence[Place], context: Context) -> Iter
             yield last_feature(network.encoder(image)).float().cpu()
 
 
-def show(clusters: Clusters, sides: Sides, context: Context, wanted: int, when: str) -> None:
+def show(clusters: Clusters, items: DomainItems, context: Context, wanted: int, when: str) -> None:
     """Both clusterings and their centres, matched clusters in one colour and fill (figures 3 and 4)."""
     k, seen = len(clusters.match), len(clusters.points)
-    note = "" if seen == sides.total else f"; {seen} of {sides.total} images, drawn at random"
+    note = "" if seen == items.total else f"; {seen} of {items.total} images, drawn at random"
     note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more images that differ"
-    sizes = len(sides.source), len(sides.target)
+    sizes = len(items.source), len(items.target)
     colours = (*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist())
     images = _dots(f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours)
-    context.show(f"clusters-{when}", replace(images, numbers=sides.numbers) if when == "before" else images)
+    context.show(f"clusters-{when}", replace(images, numbers=items.numbers) if when == "before" else images)
     points = torch.cat([clusters.source_centres, clusters.target_centres])
     colours = (*range(k), *clusters.match.tolist())
     context.show(f"centres-{when}", _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours))

@@ -54,7 +54,7 @@ class Donors:
     sliced: bool = False
 
     @classmethod
-    def of(cls, scans: Sequence[Tensor], search: Search, count: int, *, sliced: bool = False) -> Donors:
+    def from_scans(cls, scans: Sequence[Tensor], search: Search, count: int, *, sliced: bool = False) -> Donors:
         """Compute the maps of every slice once.
 
         Args:
@@ -63,7 +63,7 @@ class Donors:
 
         Example:
             >>> scans = torch.rand(3, 1, 1, 48, 48).unbind()
-            >>> donors = Donors.of(scans, "2d", 2)
+            >>> donors = Donors.from_scans(scans, "2d", 2)
             >>> donors.nearest(Batch(scans[1], torch.zeros(1), ("a",)))[0, 0].item()
             1
         """

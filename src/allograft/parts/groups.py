@@ -44,7 +44,7 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
     """
     counts: dict[float, int] = {}
     for cohort in cohorts:
-        coding = cohort.shelf.coding
+        coding = cohort.prepared.coding
         if attribute != "site" and attribute not in coding.attributes:
             raise SpecError(f"{KEY}: {nearest(attribute, ['site', *coding.attributes], 'attribute')}")
         for case in cohort.cases:

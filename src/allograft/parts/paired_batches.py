@@ -20,7 +20,7 @@ from allograft.step import processes
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedBatches:
     """Batches of as many target images as source cases, the source first; ``halves`` takes them apart.
 
     A batch holds twice the study's batch size, so that the supervised part of a method sees what ``supervised`` sees.
@@ -30,9 +30,9 @@ class Pairs:
     target: Loader
 
     @staticmethod
-    def of(scenario: Scenario, context: Context) -> Pairs:
+    def from_scenario(scenario: Scenario, context: Context) -> PairedBatches:
         """Those of a scenario, cropped and augmented as the study says; the sites of either side take turns."""
-        return Pairs(context.loader(scenario.source, "source"), context.loader(scenario.target, "target"))
+        return PairedBatches(context.loader(scenario.source, "source"), context.loader(scenario.target, "target"))
 
     @property
     def epoch(self) -> int:
@@ -46,7 +46,7 @@ class Pairs:
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
-    """A batch of ``Pairs`` -> the labelled source cases and the target images.
+    """A batch of ``PairedBatches`` -> the labelled source cases and the target images.
 
     >>> batch = Batch(torch.zeros(4, 1, 2, 2), torch.tensor([0, 0, 1, 1]), ("a", "b", "c", "d"))
     >>> [part.cases for part in halves(batch)]

@@ -31,7 +31,7 @@ class Direct:
     network: Any
 
     def __call__(self, batch: Batch) -> Prediction:
-        with quiet(self.network):
+        with evaluation_mode(self.network):
             return padded(self.network, batch.image)
 
 
@@ -56,7 +56,7 @@ def padded(network: Any, image: Tensor) -> dict[str, Tensor]:
 
 
 @contextmanager
-def quiet(*modules: nn.Module) -> Iterator[None]:
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
     modes = [(module, module.training) for each in modules for module in each.modules()]
     for each in modules:

@@ -45,7 +45,7 @@ def save_predictor(predictor: Any, folder: Path, card: Mapping[str, Any]) -> Non
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
-    shape = _take(predictor, "predictor", tensors)
+    shape = _flatten(predictor, "predictor", tensors)
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
     weights = to_bytes(flat)
     write_bytes(folder / "model.safetensors", weights)
@@ -73,7 +73,7 @@ def load_predictor(folder: Path | str, *, template: nn.Module | None = None, dev
     card = read_card(folder)
     tensors = _weights(folder, device)
     try:
-        predictor = _give(card["predictor"], tensors, template, device, f"{folder / 'card.json'}: predictor")
+        predictor = _restore(card["predictor"], tensors, template, device, f"{folder / 'card.json'}: predictor")
     except AllograftError as error:
         place = str(folder / "card.json")
         raise ModelError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
@@ -160,7 +160,7 @@ _KINDS = {int: "a whole number", str: "text", bool: "true or false", dict: "a ma
 
 
 def _check_shape(shape: Any, at: str, depth: int = 0) -> None:
-    """Raise ``ModelError`` unless ``shape`` is what ``_take`` makes: numbers, texts, lists, tensors, networks and predictors."""
+    """Raise ``ModelError`` unless ``shape`` is what ``_flatten`` makes: numbers, texts, lists, tensors, networks and predictors."""
     if depth > DEEPEST:
         raise ModelError(f"{at[:200]}: predictors inside predictors, more than {DEEPEST} deep; export the model again")
     if isinstance(shape, list):
@@ -221,7 +221,7 @@ def _networks(shape: Any) -> Iterator[dict[str, Any]]:
             yield from _networks(one)
 
 
-def _take(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(thing, Tensor):
         tensors[at] = thing
         return {"tensor": at}
@@ -230,18 +230,18 @@ def _take(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
             tensors[f"{at}/{key}"] = tensor
         return {"network": dict(thing.spec), "at": at}  # type: ignore[arg-type]
     if is_dataclass(thing) and not isinstance(thing, type):
-        inner = {f.name: _take(getattr(thing, f.name), f"{at}.{f.name}", tensors) for f in fields(thing)}
+        inner = {f.name: _flatten(getattr(thing, f.name), f"{at}.{f.name}", tensors) for f in fields(thing)}
         return {"kind": name_of("predictor", type(thing)), "fields": inner}
     if isinstance(thing, (list, tuple)):
-        return [_take(value, f"{at}.{i}", tensors) for i, value in enumerate(thing)]
+        return [_flatten(value, f"{at}.{i}", tensors) for i, value in enumerate(thing)]
     if thing is None or isinstance(thing, (str, int, float, bool)):
         return thing
     raise TypeError(f"{at}: a predictor holds JSON values, tensors, networks and predictors, not a {type(thing).__name__}")
 
 
-def _give(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Any, at: str) -> Any:
+def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Any, at: str) -> Any:
     if isinstance(shape, list):
-        return tuple(_give(value, tensors, template, device, f"{at}.{i}") for i, value in enumerate(shape))
+        return tuple(_restore(value, tensors, template, device, f"{at}.{i}") for i, value in enumerate(shape))
     if not isinstance(shape, dict):
         return shape
     if "tensor" in shape:
@@ -253,7 +253,7 @@ def _give(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None,
             network = rebuilt(shape["network"], state, template)
         return network.to(device).eval()
     kind = find("predictor", shape["kind"])
-    inner = {key: _give(value, tensors, template, device, f"{at}.{key}") for key, value in shape["fields"].items()}
+    inner = {key: _restore(value, tensors, template, device, f"{at}.{key}") for key, value in shape["fields"].items()}
     _check_fields(kind, inner, at)
     return kind(**inner)
 

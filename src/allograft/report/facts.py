@@ -106,7 +106,7 @@ def splits(study: Study, lines: Sequence[Line], world: World | None) -> list[tup
     found: dict[str, dict[str, list[tuple[str, str]]]] = {site: {} for site in (*study.source, *study.target)}
     if world is not None:
         for case in world.cases():
-            found.setdefault(case.site, {}).setdefault(world.places[case.subject].split, []).append((case.subject, case.name))
+            found.setdefault(case.site, {}).setdefault(world.assignments[case.subject].split, []).append((case.subject, case.name))
     else:
         seen = {(record.site, str(case["subject"]), str(case["case"])) for record in records_of(lines) for case in record.measured}
         for site, subject, name in sorted(seen):

@@ -13,17 +13,17 @@ from allograft.report.overlay import grey_of, plane, window_of
 
 COLUMNS, SIDE, GAP = 4, 112, 4
 """Images in a row, pixels of each, and between two."""
-Place = tuple[Cohort, int]
+CohortItem = tuple[Cohort, int]
 """A cohort and the index of an image in it."""
 
 
-def small(place: Place) -> NDArray[np.uint8]:
+def small(place: CohortItem) -> NDArray[np.uint8]:
     """An image in grey, (H, W): of a volume the middle slice, of a slice with neighbours itself; a volume's slices are alike."""
     cohort, index = place
     image = cohort.case(index).image[0].numpy()
     if cohort.slices is not None:
         image = image[cohort.slices.neighbours :: 2 * cohort.slices.neighbours + 1]
-    whole, _ = cohort.shelf.image(cohort.cases[cohort.items[index][0]])
+    whole, _ = cohort.prepared.image(cohort.cases[cohort.items[index][0]])
     return grey_of(plane(upright(image, cohort), image.shape[-1] // 2), window_of(whole))
 
 

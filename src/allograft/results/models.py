@@ -61,7 +61,7 @@ def facts(study: Study, world: World, row: Row, out: Path) -> dict[str, Any]:
         "task": study.task,
         "preprocessing": plain(study.preprocessing),
         "slices": plain(study.slices),
-        "channels": world.cohort.shelf.image(world.cohort.cases[0])[0].shape[0],
+        "channels": world.cohort.prepared.image(world.cohort.cases[0])[0].shape[0],
         "target": row.target,
         "training_images": training_images(world, row),
         "start": study.start if study.start == "scratch" else json.loads((out / "start.json").read_text(encoding="utf-8")),

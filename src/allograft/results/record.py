@@ -15,7 +15,8 @@ from allograft.tree import content_hash, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
+"""Written; schema 1, which called a target's unlabelled training images "val", is read too."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Record:
         stage, ordinal: which moment of the run.
         seen: sites learned from so far.
         source, target: the sites the unit saw; target None when it saw none.
-        site, part, fold: the site judged, "val" or "test", and the fold of its subjects.
+        site, part, fold: the site judged, its validation, test or unlabelled training cases, and the fold of its subjects.
         labelled_subjects: target subjects whose labels the unit saw.
         status, error: "done", or "failed" and why; then nothing else is known.
         metrics: pooled over subjects; None = undefined.
@@ -44,7 +45,7 @@ class Record:
     stage: str
     ordinal: int
     site: str
-    part: Literal["val", "test"]
+    part: Literal["val", "test", "train-unlabelled"]
     seen: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     target: str | None = None
@@ -105,13 +106,17 @@ def read_record(path: Path) -> Record:
     """One record. ``OutputError`` when the file is not one."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        if tree["schema"] != SCHEMA:
-            raise OutputError(f"{path}: schema {tree['schema']}, this version reads {SCHEMA}; use the version of Allograft that wrote it")
+        if tree["schema"] not in (1, SCHEMA):
+            raise OutputError(
+                f"{path}: schema {tree['schema']}, expected 1 to {SCHEMA}; use the version of Allograft that wrote it"
+            )
         checksum = tree.pop("checksum", None)  # records of earlier versions have none
         if checksum is not None and checksum != content_hash(tree):
             raise ValueError("its content does not match its checksum")
+        if tree["schema"] == 1 and tree["part"] == "val" and not measured(tree["cases"]):
+            tree["part"] = "train-unlabelled"
         tuples = {key: tuple(tree[key]) for key in ("seen", "source", "labelled_subjects", "cases")}
-        return Record(**{**tree, **tuples})
+        return Record(**{**tree, **tuples, "schema": SCHEMA})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew") from error
 

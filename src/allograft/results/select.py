@@ -185,7 +185,7 @@ def _ranks(plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record
 
 
 def _validates(plan: Plan, record: Record) -> bool:
-    """Whether a record is of the source's validation subjects: at a target "val" are training images without labels."""
+    """Whether a record is of the source's validation subjects."""
     return record.part == "val" and record.site not in {row.target for row in plan.rows}
 
 
@@ -193,7 +193,7 @@ def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozense
     """A label-free score at the row's target, mean over folds; of subjects whose label no row saw, where there are any."""
     scores = []
     for record in records:
-        if record.part == "val" and record.site == row.target:
+        if record.part == "train-unlabelled" and record.site == row.target:
             unseen = [case for case in record.cases if case["subject"] not in shown]
             scores.append(label_free.score(rule, unseen or record.cases, plan.task))
     known = [score for score in scores if score is not None]
@@ -216,7 +216,7 @@ def _pooled(plan: Plan, runs: Iterable[Chosen]) -> dict[str, dict[str, tuple[flo
     values: dict[str, dict[str, tuple[float, ...]]] = {}
     for run in runs:
         for site, records in run.tests.items():
-            pooled = plan.task.pool([case for record in records for case in record.measured])
+            pooled = plan.task.aggregate([case for record in records for case in record.measured])
             for key, value in pooled.items():
                 if value is not None:
                     inner = values.setdefault(site, {})

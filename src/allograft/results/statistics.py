@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from allograft.study.spec import Adjustment, Alternative
 
 DRAWS, POOLED_DRAWS = 9999, 199
-"""Resamples of a mean, and of a metric that only ``pool`` can compute."""
+"""Resamples of a mean, and of a metric that only ``aggregate`` can compute."""
 EXACT = 50
 """Up to so many subjects p is exact."""
 
 Cases = Sequence[Mapping[str, Any]]
-Pool = Callable[[Cases], Mapping[str, float | None]]
+Aggregate = Callable[[Cases], Mapping[str, float | None]]
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
@@ -132,7 +132,7 @@ def _corrected(array: Floats, statistic: Callable[[Floats], Floats], drawn: Floa
 def bootstrap_pooled(
     a: Sequence[Cases],
     b: Sequence[Cases] | None,
-    pool: Pool,
+    aggregate: Aggregate,
     *,
     level: float = 0.95,
     draws: int = POOLED_DRAWS,
@@ -145,7 +145,7 @@ def bootstrap_pooled(
 
     Args:
         a, b: the cases of each seed, of one row and of the one it is compared to.
-        pool: as ``task.pool``; called ``draws`` times for each seed and row.
+        aggregate: as ``task.aggregate``; called ``draws`` times for each seed and row.
 
     Returns:
         Metric -> low and high, without those of which half of the draws are undefined; {} for fewer than two subjects.
@@ -159,7 +159,7 @@ def bootstrap_pooled(
     rng, drawn = np.random.default_rng(seed), dict[str, list[float]]()
     for _ in range(draws):
         picked = Counter(subjects[which] for which in rng.integers(len(subjects), size=len(subjects)))
-        pooled = [pool(_copies(group, picked)) for group in groups]
+        pooled = [aggregate(_copies(group, picked)) for group in groups]
         for metric in pooled[0]:
             values = [one.get(metric) for one in pooled]
             if None not in values:

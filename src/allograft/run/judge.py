@@ -65,7 +65,7 @@ class Judge:
 
     def _record(self, stage: Stage, ordinal: int, seen: Scenario, seed: int, test: TestSet, cost: dict[str, Any]) -> Record:
         began = time.perf_counter()
-        cases = self.watch(stage, test) if test.is_pool else self.measure(stage, test)
+        cases = self.watch(stage, test) if test.is_unlabelled_training else self.measure(stage, test)
         seconds = time.perf_counter() - began
         targets = sorted({case.site for cohort in seen.target for case in cohort.cases})
         name = next(iter(plain(stage.recipe)))
@@ -82,7 +82,7 @@ class Judge:
             part=test.part,  # type: ignore[arg-type]
             fold=test.fold,
             labelled_subjects=tuple(sorted({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects})),
-            metrics=pooled(cases, self.task) if test.is_pool else self._pooled(cases),
+            metrics=pooled(cases, self.task) if test.is_unlabelled_training else self._pooled(cases),
             cases=tuple(cases),
             cost={**cost, "predict_seconds": round(seconds, 3)},
             data=_data(test),
@@ -98,9 +98,9 @@ class Judge:
 
         return self._each(stage, test, told)
 
-    def watch(self, stage: Stage, pool: TestSet) -> list[dict[str, Any]]:
-        """What rules without labels know of every image of a pool."""
-        return self._each(stage, pool, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
+    def watch(self, stage: Stage, images: TestSet) -> list[dict[str, Any]]:
+        """What rules without labels know of every unlabelled training image."""
+        return self._each(stage, images, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
 
     def _each(self, stage: Stage, test: TestSet, told: Callable[[Mapping[str, Any], Cohort, int], dict[str, Any]]) -> list[dict[str, Any]]:
         cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
@@ -124,7 +124,7 @@ class Judge:
         labelled = measured(cases)
         free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
         told = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
-        return {**(self.task.pool(labelled) if labelled else {}), **told}
+        return {**(self.task.aggregate(labelled) if labelled else {}), **told}
 
 
 def _data(test: TestSet) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from allograft.figure import Figure, Points
 from allograft.recipe import total_needs
 from allograft.report.gallery import MATCHED, Picture, PictureKey
-from allograft.report.thumbnails import COLUMNS, Place, sheet, small
+from allograft.report.thumbnails import COLUMNS, CohortItem, sheet, small
 from allograft.results.select import Line
 from allograft.study.plan import Row, scenario_of
 from allograft.study.world import World
@@ -34,14 +34,14 @@ def matched_of(world: World, table: Sequence[Line], figures: Figures) -> dict[Pi
     return found
 
 
-def _images(world: World, row: Row) -> dict[str, list[Place]]:
+def _images(world: World, row: Row) -> dict[str, list[CohortItem]]:
     """Side -> its training images as the row's recipe was given them."""
     seen = scenario_of(world, row).narrowed(total_needs(row.recipe))
     hidden = {side: [cohort.unlabelled() for cohort in part] for side, part in (("source", seen.source), ("target", seen.target))}
     return {side: [(cohort, index) for cohort in part for index in range(len(cohort))] for side, part in hidden.items()}
 
 
-def _pairs(title: str, figure: Points, images: Mapping[str, Sequence[Place]]) -> list[Picture]:
+def _pairs(title: str, figure: Points, images: Mapping[str, Sequence[CohortItem]]) -> list[Picture]:
     sizes = Counter(zip(figure.group, figure.colour, strict=True))
     both = [colour for colour in sorted(set(figure.colour)) if all(sizes[side, colour] for side in images)]
     largest = sorted(both, key=lambda colour: -sum(sizes[side, colour] for side in images))[:PAIRS]
@@ -53,7 +53,7 @@ def _pairs(title: str, figure: Points, images: Mapping[str, Sequence[Place]]) ->
     return made
 
 
-def nearest(figure: Points, side: str, colour: float, images: Sequence[Place]) -> list[Place]:
+def nearest(figure: Points, side: str, colour: float, images: Sequence[CohortItem]) -> list[CohortItem]:
     """At most ``COLUMNS`` of a cluster, the nearest to its middle first; each subject's nearest goes before any subject's second."""
     dots = [n for n, one in enumerate(zip(figure.group, figure.colour, strict=True)) if one == (side, colour)]
     points = np.array([(figure.x[n], figure.y[n]) for n in dots])

@@ -10,10 +10,10 @@ from allograft.networks.catenorm import blocks_of
 from allograft.nn.catenorm import CategoricalNorm2d, TwoBranchNorm2d
 from allograft.report.gallery import Picture
 from allograft.report.overlay import grey_of, window_of
-from allograft.report.thumbnails import COLUMNS, Place, sheet, small, upright
+from allograft.report.thumbnails import COLUMNS, CohortItem, sheet, small, upright
 
 
-def draw_modulation(predictor: TwoPass, place: Place, title: str, subject: str) -> Picture:
+def draw_modulation(predictor: TwoPass, place: CohortItem, title: str, subject: str) -> Picture:
     """The image and the first pass's classes, then the channels whose gamma differs most over the image: gamma above, beta below."""
     cohort, index = place
     guide, gamma, beta = modulation_over(predictor, cohort.case(index).unlabelled())

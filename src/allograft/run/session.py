@@ -21,7 +21,7 @@ from allograft.errors import ImageError, OutputError, SpecError
 from allograft.networks import build
 from allograft.networks.load import load_weights
 from allograft.networks.network import spec_of
-from allograft.predictor import quiet
+from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
 from allograft.recipe import Stage, title
 from allograft.recipe.needs import check_needs, check_recipe
@@ -83,12 +83,12 @@ class Session:
         world = World.read(self.study, self.out)
         cases = list(world.cases())
         self.say(f"preparing {len(cases)} images")
-        shelf, empty = world.cohort.shelf, 0
+        prepared, empty = world.cohort.prepared, 0
         for case in cases:
-            _check_alike(case, shelf.image(case)[0].shape, cases[0], shelf.image(cases[0])[0].shape)
-            shelf.region(case)
-            if "mask" in case.labels and shelf.coding.mask:
-                empty += not shelf.mask(case).any()
+            _check_alike(case, prepared.image(case)[0].shape, cases[0], prepared.image(cases[0])[0].shape)
+            prepared.region(case)
+            if "mask" in case.labels and prepared.coding.mask:
+                empty += not prepared.mask(case).any()
         if empty:
             self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
         for row in bare_rows(world):
@@ -115,7 +115,7 @@ class Session:
 
     def _keep(self, world: World) -> None:
         """What ``report OUT`` and the next run need: the splits and the study."""
-        write_splits(self.out / "splits.csv", world.places, world.listed)
+        write_splits(self.out / "splits.csv", world.assignments, world.listed)
         tree.write_json(self.out / "study.json", self.study.spelt_out())
 
     def _try(self, world: World) -> None:
@@ -126,7 +126,7 @@ class Session:
         except (RuntimeError, ValueError) as error:
             raise SpecError(f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis") from error
         try:
-            with quiet(network):
+            with evaluation_mode(network):
                 network(sample.image)
         except (RuntimeError, ValueError) as error:
             raise SpecError(
@@ -206,7 +206,9 @@ class Session:
     def run(self, world: World, row: Row, place: str) -> None:
         """Run and judge one row, unless all of it is there already; a failure becomes a record."""
         context, scenario = self.context(row.seed), scenario_of(world, row)
-        judge = Judge((*world.tests(row.fold), *world.pools(row.fold)), self.study.made_task, self.out / "records", self.fabric)
+        judge = Judge(
+            (*world.tests(row.fold), *world.unlabelled_training(row.fold)), self.study.made_task, self.out / "records", self.fabric
+        )
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
         store = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from allograft.cohort import Case, Cohort
 from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
-from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits
+from allograft.cohort.splits import Assignment, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError
 from allograft.metrics.label_free import KEYS
 from allograft.recipe import Needs, Scenario
@@ -17,7 +17,7 @@ from allograft.study.parts import PAIRS
 from allograft.study.spec import Study, TargetLabels
 from allograft.study.where import take_sides
 
-POOL = 16
+WATCHED = 16
 """Training images of a target that label-free selection rules look at."""
 
 
@@ -33,9 +33,9 @@ class TestSet:
     cohort: Cohort
 
     @property
-    def is_pool(self) -> bool:
+    def is_unlabelled_training(self) -> bool:
         """Whether these are training images of a target: judged without labels, for rules that need none."""
-        return self.part == "val" and not self.cohort.has_labels
+        return self.part == "train-unlabelled"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class World:
 
     study: Study
     cohort: Cohort
-    places: Mapping[str, Place]
+    assignments: Mapping[str, Assignment]
     listed: tuple[Case, ...] = ()
 
     @staticmethod
@@ -58,8 +58,8 @@ class World:
         task = study.made_task
         cohort = Cohort.read(study.manifest, task.coding, preprocessing=study.preprocessing, cache=cache_of(out), slices=study.slices)
         cohort = take_sides(cohort, study.source, study.target, study.where)
-        placed, places = _placed(study, cohort, out)
-        world = World(study, placed, places, cohort.cases)
+        grouped_cohort, assignments = _assigned(study, cohort, out)
+        world = World(study, grouped_cohort, assignments, cohort.cases)
         world.check()
         return world
 
@@ -80,7 +80,7 @@ class World:
 
     def part(self, site: str, split: str, fold: int) -> Cohort:
         """The cases of a site that train, validate or test in a fold."""
-        return self.cohort.where(lambda case: case.site == site and self.places[case.subject].in_fold(fold) == split)
+        return self.cohort.where(lambda case: case.site == site and self.assignments[case.subject].in_fold(fold) == split)
 
     def scenario(self, target: str, seed: int, fold: int, needs: Needs | None = None) -> Scenario:
         """What recipes may see: labelled source training cases, and of the target the labelled budget and the unlabelled rest.
@@ -140,8 +140,8 @@ class World:
             every.append(TestSet(site, "test", fold if rotates else 0, self.part(site, "test", fold)))
         return [test for test in every if test.cohort.cases]
 
-    def pools(self, fold: int) -> list[TestSet]:
-        """At most ``POOL`` training images of each target, without labels, in an order that other images do not change.
+    def unlabelled_training(self, fold: int) -> list[TestSet]:
+        """At most ``WATCHED`` training images of each target, without labels, in an order that other images do not change.
 
         For selection rules without labels, which may look at training images and never at test cases. Subjects whose labels a recipe of
         the study may use are among them; which they are differs between seeds, so it is the rule that leaves them out.
@@ -152,9 +152,9 @@ class World:
         for site in self.study.target:
             images = self.part(site, "train", fold).unlabelled()
             turns = {case.name: Seeds(0, ("pool",)).number(case.name) for case in images.cases}
-            kept = sorted(images.cases, key=lambda case: turns[case.name])[:POOL]
-            made.append(TestSet(site, "val", fold, replace(images, cases=tuple(kept))))
-        return [pool for pool in made if pool.cohort.cases]
+            kept = sorted(images.cases, key=lambda case: turns[case.name])[:WATCHED]
+            made.append(TestSet(site, "train-unlabelled", fold, replace(images, cases=tuple(kept))))
+        return [images for images in made if images.cohort.cases]
 
     def cases(self) -> Iterator[Case]:
         """All cases."""
@@ -166,7 +166,7 @@ def cache_of(out: Path) -> Path:
     return (out.parent if out.parent.name == PAIRS else out) / "cache"
 
 
-def _placed(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, Place]]:
+def _assigned(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, Assignment]]:
     """Every subject's place, once the leakage gate has let the cohort through.
 
     With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps a row of its own in ``splits.csv``.
@@ -177,10 +177,10 @@ def _placed(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, 
     if study.near_duplicates == "group":
         cohort = replace(cohort, cases=grouped(before, findings, allow=study.allow_duplicates, known=known))
     test = study.test
-    places = draw_splits(cohort.cases, study.source, test=test.fraction, val=test.val, folds=test.folds, known=known)
-    places |= {old.subject: places[new.subject] for old, new in zip(before, cohort.cases, strict=True)}
-    sides = sides_of(cohort.cases, places)
+    assignments = draw_splits(cohort.cases, study.source, test=test.fraction, val=test.val, folds=test.folds, known=known)
+    assignments |= {old.subject: assignments[new.subject] for old, new in zip(before, cohort.cases, strict=True)}
+    sides = sides_of(cohort.cases, assignments)
     warned = check_leakage(sides, findings, near_duplicates=study.near_duplicates, allow=study.allow_duplicates)
     if warned:
         contact_sheet(warned, cohort.cases, out / "similar.png")
-    return cohort, places
+    return cohort, assignments

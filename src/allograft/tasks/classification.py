@@ -88,10 +88,10 @@ class Classification:
     def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
         """``label``, an index into ``classes``, and ``probabilities``: all that pooled metrics are made of."""
         case = cohort.cases[which]
-        label = cohort.shelf.coding.label_to_index(str(case.labels["label"]), case.name)
+        label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
         return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """``classification_metrics`` of all cases together."""
         if not cases:
             return {}

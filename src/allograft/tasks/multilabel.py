@@ -89,10 +89,10 @@ class Multilabel:
     def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
         """``label``, a list of 0.0 and 1.0 in the order of ``classes``, and ``probabilities``."""
         case = cohort.cases[which]
-        label = cohort.shelf.coding.label_to_index(str(case.labels["label"]), case.name)
+        label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
         return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """``multilabel_metrics`` of all cases together."""
         if not cases:
             return {}

@@ -92,8 +92,8 @@ class Multitask:
             return measured | self.classification.measure(prediction, cohort, which)
         return measured | {"label": None, "probabilities": self.classification.probabilities(prediction).tolist()}
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """Masks as means over subjects, classes pooled over the cases that have one."""
         masks = [{key: value for key, value in case.items() if key not in LABEL} for case in cases]
         labelled = [case for case in cases if case["label"] is not None]
-        return self.segmentation.pool(masks) | self.classification.pool(labelled)
+        return self.segmentation.aggregate(masks) | self.classification.aggregate(labelled)

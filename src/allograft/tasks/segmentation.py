@@ -113,12 +113,12 @@ class Segmentation:
 
     def probabilities(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
         """Class probabilities (K, *shape) on the image's own grid."""
-        _, geometry = cohort.shelf.image(cohort.cases[which])
+        _, geometry = cohort.prepared.image(cohort.cases[which])
         return from_grid(cohort.restack(prediction["mask"].float().softmax(1).cpu()), geometry)
 
     def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
         """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a photograph."""
-        _, geometry = cohort.shelf.image(cohort.cases[which])
+        _, geometry = cohort.prepared.image(cohort.cases[which])
         probabilities = self.probabilities(prediction, cohort, which)
         mask = probabilities.argmax(0)
         voxel = math.prod(geometry.stored_spacing)
@@ -133,7 +133,7 @@ class Segmentation:
         measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
         return defined(measured)
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
         return mean_over_subjects(cases)
 

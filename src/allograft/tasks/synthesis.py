@@ -97,7 +97,7 @@ class Synthesis:
 
     def made(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
         """The made image (C, *shape) on the image's own grid, shares of the range from 0 to 1; 0 where the study's grid does not reach."""
-        _, geometry = cohort.shelf.image(cohort.cases[which])
+        _, geometry = cohort.prepared.image(cohort.cases[which])
         channels = cohort.restack(prediction["paired"].float().cpu()).split(1)  # one by one: several would be taken for classes
         return torch.cat([from_grid(channel, geometry) for channel in channels]).clamp(0, 1)
 
@@ -115,6 +115,6 @@ class Synthesis:
         mae = unit * mean_absolute_error(made, truth.image, truth.region)
         return defined({"ssim": structural_similarity(made, truth.image, region=truth.region), "mae": mae})
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
         return mean_over_subjects(cases)

@@ -67,7 +67,7 @@ class Task(Protocol):
     def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
         """Everything a record says of one case; ``prediction`` is that of ``cohort.whole(which)``."""
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws subjects, with all their cases."""
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tests.unit.tiny import VESSEL, read, write_photographs, write_rows, write_volumes
 
-from allograft.cohort import Cohort, Preprocessing, Slices, shelf
+from allograft.cohort import Cohort, Preprocessing, Slices, prepared
 from allograft.cohort.cohort import check_sites
 from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, ManifestError, SpecError
@@ -83,8 +83,10 @@ def test_fingerprints_are_per_case(manifest: Path) -> None:
         lambda cohort: replace(cohort, sites=("b", "a")),
         lambda cohort: replace(cohort, slices=Slices()),
         lambda cohort: replace(cohort, chosen=frozenset({("a0.png", 0)})),
-        lambda cohort: replace(cohort, shelf=replace(cohort.shelf, preprocessing=replace(cohort.shelf.preprocessing, size=(4, 4)))),
-        lambda cohort: replace(cohort, shelf=replace(cohort.shelf, coding=replace(cohort.shelf.coding, mask={"vessel": (2,)}))),
+        lambda cohort: replace(
+            cohort, prepared=replace(cohort.prepared, preprocessing=replace(cohort.prepared.preprocessing, size=(4, 4)))
+        ),
+        lambda cohort: replace(cohort, prepared=replace(cohort.prepared, coding=replace(cohort.prepared.coding, mask={"vessel": (2,)}))),
         lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], subject="x"), *cohort.cases[1:])),
         lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], attributes={"age": "3"}), *cohort.cases[1:])),
         lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], region=cohort.cases[0].labels["mask"]), *cohort.cases[1:])),
@@ -142,7 +144,7 @@ def test_restack_inverts_whole(axis: int, tmp_path: Path) -> None:
     cohort = read(write_volumes(tmp_path, [(3, 4, 5), (2, 4, 5)]), slices=Slices(axis))
     for which in (0, 1):
         whole = cohort.whole(which)
-        assert torch.equal(cohort.restack(whole.image), torch.from_numpy(cohort.shelf.image(cohort.cases[which])[0]))
+        assert torch.equal(cohort.restack(whole.image), torch.from_numpy(cohort.prepared.image(cohort.cases[which])[0]))
         assert torch.equal(cohort.restack(whole.labels["mask"])[0], cohort.reference(which).mask)
 
 
@@ -180,19 +182,19 @@ def test_slices_of_a_photograph_and_of_no_axis(manifest: Path) -> None:
             Slices(**wrong)
 
 
-# ---------------------------------------------------------------------- shelf
+# ---------------------------------------------------------------------- prepared
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is read from image and mask files, in order."""
     seen: list[str] = []
     for name in ("read_image", "read_mask"):
-        real = getattr(shelf, name)
+        real = getattr(prepared, name)
 
         def noted(paths: Any, real: Any = real) -> Any:
             seen.append(paths.name if isinstance(paths, Path) else paths[0].name)
             return real(paths)
 
-        monkeypatch.setattr(shelf, name, noted)
+        monkeypatch.setattr(prepared, name, noted)
     return seen
 
 
@@ -217,7 +219,7 @@ def test_prepared_once_kept_on_disk_and_remade_when_damaged(manifest: Path, tmp_
 
 def test_other_preprocessing_is_another_array(manifest: Path, tmp_path: Path, reads: list[str]) -> None:
     one = read(manifest, cache=tmp_path / "cache")
-    other = Cohort.read(manifest, one.shelf.coding, cache=tmp_path / "cache")
+    other = Cohort.read(manifest, one.prepared.coding, cache=tmp_path / "cache")
     assert not torch.equal(one.case(0).image, other.case(0).image)
     assert torch.equal(one.case(0).labels["mask"], other.case(0).labels["mask"])
 
@@ -251,7 +253,7 @@ def test_the_extent_says_what_is_padding(size: tuple[int, int, int], axis: int |
     preprocessing = Preprocessing(size=size, spacing=(1, 2, 3), intensity="none")
     manifest = write_volumes(tmp_path, [(6, 5, 4)])
     cohort = Cohort.read(manifest, VESSEL.coding, preprocessing=preprocessing, slices=None if axis is None else Slices(axis))
-    whole, place = cohort.whole(0), cohort.shelf.image(cohort.cases[0])[1]
+    whole, place = cohort.whole(0), cohort.prepared.image(cohort.cases[0])[1]
     assert (whole.extent is None) is (size == (6, 5, 4))
     expected = torch.from_numpy(to_grid(np.ones((1, 6, 5, 4), np.uint8), place, nearest=True)).bool()
     inside = whole.inside()

@@ -23,7 +23,7 @@ from allograft.methods import aiva, clustering
 from allograft.methods.aiva import Aiva, match_clusters, spans
 from allograft.networks import Wrapped, build
 from allograft.parts.clustering import Sides, cluster, embed, features_of, name_of, nearest_mean, positions
-from allograft.parts.paired_batches import Pairs, halves, last_feature
+from allograft.parts.paired_batches import PairedBatches, halves, last_feature
 from allograft.recipe import Scenario
 from allograft.study.plan import scenario_of
 
@@ -157,7 +157,7 @@ def test_features_are_those_of_the_encoder_in_evaluation_mode_and_labels_are_not
 
 
 def test_pairs_hold_as_many_target_images_as_source_cases(tmp_path: Path) -> None:
-    pairs = Pairs.of(_scenario(tmp_path), a_context())
+    pairs = PairedBatches.from_scenario(_scenario(tmp_path), a_context())
     stream = pairs(0)
     for _ in range(3):
         source, target = halves(next(stream))
@@ -167,7 +167,7 @@ def test_pairs_hold_as_many_target_images_as_source_cases(tmp_path: Path) -> Non
         assert (source.labels["mask"] >= 0).all()
         assert target.labels == {}
     fourth = next(stream)
-    assert next(Pairs.of(_scenario(tmp_path), a_context())(3)).cases == fourth.cases
+    assert next(PairedBatches.from_scenario(_scenario(tmp_path), a_context())(3)).cases == fourth.cases
 
 
 def test_rounds() -> None:

@@ -40,7 +40,9 @@ UNET = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels":
 def _cohort(folder: Path, size: int | None = 16, sites: Any = None) -> Cohort:
     cohort = read(write_photographs(folder, sites or {"a": 4, "b": 4}))
     return (
-        replace(cohort, shelf=replace(cohort.shelf, preprocessing=Preprocessing(size=(size, size), intensity="none"))) if size else cohort
+        replace(cohort, prepared=replace(cohort.prepared, preprocessing=Preprocessing(size=(size, size), intensity="none")))
+        if size
+        else cohort
     )
 
 
@@ -168,7 +170,7 @@ def test_a_scan_in_slices_has_one_choice_of_donor_scans_however_long_it_is() -> 
     scans = torch.rand(6, 40, 1, 24, 24)
     target = torch.cat([scans[1, :20], scans[4, 20:]])  # either half resembles another scan
     batch = Batch(target, torch.zeros(40, dtype=torch.int64), tuple(f"t.nii.gz#{place}" for place in range(40)))
-    nearest = {search: Donors.of(list(scans), search, 2, sliced=True) for search in ("2d", "3d")}
+    nearest = {search: Donors.from_scans(list(scans), search, 2, sliced=True) for search in ("2d", "3d")}
     called: list[int] = []
 
     def inner(part: Batch) -> Prediction:
@@ -258,7 +260,7 @@ def test_the_curve_is_the_tasks_score_of_each_beta(tmp_path: Path, monkeypatch: 
             {"case": case.name, "subject": case.subject, **context.task.measure(fixed(cohort.site("b").case(n)), cohort.site("b"), n)}
             for n, case in enumerate(cohort.site("b").cases)
         ]
-        expected.append(context.task.pool(cases)["dice"])
+        expected.append(context.task.aggregate(cases)["dice"])
     assert figure.y["b"] == pytest.approx(expected)
     assert figure.y["b"].index(max(figure.y["b"])) == figure.x.index(predictor_beta(tmp_path / "units" / unit))
 

@@ -121,7 +121,7 @@ def test_padding_counts_on_neither_side(tmp_path: Path) -> None:
 
 def test_the_donors_padding_is_not_kept(tmp_path: Path) -> None:
     plain = read(write_volumes(tmp_path, [(6, 5, 4)]))
-    grown = replace(plain, shelf=replace(plain.shelf, preprocessing=replace(PADDED, intensity="none")))
+    grown = replace(plain, prepared=replace(plain.prepared, preprocessing=replace(PADDED, intensity="none")))
     made = []
     for cohort in (plain, grown):
         *_, stage = histogram.Histogram(Start()).run(Scenario((cohort,), sites=("a",)), build(UNET), a_context())

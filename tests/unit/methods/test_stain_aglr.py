@@ -214,7 +214,7 @@ def test_images_without_colours_are_refused(array: Any, said: str, tmp_path: Pat
 
 def test_white_is_255_of_photographs_and_1_of_shares(cohort: Cohort) -> None:
     assert white_level((cohort,), "stain_aglr") == 255
-    cohort.shelf.memory.update()
+    cohort.prepared.memory.update()
     share = replace(cohort)
     object.__setattr__(share, "case", lambda index: replace(cohort.case(index), image=cohort.case(index).image / 255))
     object.__setattr__(share, "unlabelled", lambda: share)

@@ -45,7 +45,7 @@ def test_source_statistics_are_means_over_images(tmp_path: Path) -> None:
 
 def test_where_the_study_standardises_it_does_nothing(tmp_path: Path) -> None:
     cohort = read(write_photographs(tmp_path, {"a": 3, "b": 2}))
-    cohort = replace(cohort, shelf=replace(cohort.shelf, preprocessing=Preprocessing(intensity="zscore")))
+    cohort = replace(cohort, prepared=replace(cohort.prepared, preprocessing=Preprocessing(intensity="zscore")))
     mean, spread = source_statistics((cohort.site("a"),))
     image = cohort.site("b").case(0).image
     torch.testing.assert_close(standardised(image, mean, spread), image, rtol=0, atol=1e-5)
@@ -72,7 +72,7 @@ def test_padding_counts_in_no_mean(tmp_path: Path) -> None:
 @pytest.mark.parametrize("slices", [None, Slices(2)])
 def test_the_sources_padding_counts_in_no_mean(slices: Slices | None, tmp_path: Path) -> None:
     plain = read(write_volumes(tmp_path, [(6, 5, 4), (5, 6, 4)]), slices=slices)
-    grown = replace(plain, shelf=replace(plain.shelf, preprocessing=replace(PADDED, intensity="none")))
+    grown = replace(plain, prepared=replace(plain.prepared, preprocessing=replace(PADDED, intensity="none")))
     for ours, theirs in zip(source_statistics((grown,)), source_statistics((plain,)), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -80,7 +80,7 @@ def test_the_sources_padding_counts_in_no_mean(slices: Slices | None, tmp_path: 
 def test_a_study_that_standardises_padded_volumes_leaves_them_as_they_are(tmp_path: Path) -> None:
     cohort = read(write_volumes(tmp_path, [(6, 5, 4), (5, 6, 4)]))
     cohort = replace(
-        cohort, shelf=replace(cohort.shelf, preprocessing=Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3), intensity="zscore"))
+        cohort, prepared=replace(cohort.prepared, preprocessing=Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3), intensity="zscore"))
     )
     predictor = ZScorePredictor(lambda batch: {"mask": batch.image}, *(one.float() for one in source_statistics((cohort,))))
     for which in range(2):

@@ -10,7 +10,7 @@ from tests.unit.tiny import case
 from torch import Tensor, nn
 
 from allograft.networks import build
-from allograft.predictor import Direct, quiet
+from allograft.predictor import Direct, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.predictor.whole import stem, whole_prediction
 
@@ -46,11 +46,11 @@ def test_the_unet_takes_any_size(dims: int) -> None:
         assert direct(batch)["mask"].shape == (1, 2, *size[:dims])
 
 
-def test_quiet_restores_modes_and_keeps_no_graph() -> None:
+def test_evaluation_mode_restores_modes_and_keeps_no_graph() -> None:
     network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), nn.Conv2d(1, 1, 1))
     network[1].eval()
     modes = [module.training for module in network.modules()]
-    with pytest.raises(ZeroDivisionError), quiet(network):  # noqa: PT012 - leaving by an error is what is tested
+    with pytest.raises(ZeroDivisionError), evaluation_mode(network):  # noqa: PT012 - leaving by an error is what is tested
         assert not any(module.training for module in network.modules())
         assert not network(torch.ones(1, 1, 2, 2)).requires_grad
         raise ZeroDivisionError

@@ -79,7 +79,7 @@ def a_record(plan: Plan, row: Row, site: str, part: str, level: float, subjects:
         0,
         site,
         part,
-        metrics=plan.task.pool(cases),
+        metrics=plan.task.aggregate(cases),
         cases=cases,
         cost=cost,
         environment=versions,  # type: ignore[arg-type]
@@ -204,7 +204,7 @@ def test_a_target_without_labels_is_not_measured_and_an_undefined_metric_is_unde
     records = {name: record for name, record in some_records(plan, study).items() if record.site != "stare"}
     for name, record in records.items():
         cases = tuple({**case, "asd": None} for case in record.cases)
-        records[name] = replace(record, cases=cases, metrics=plan.task.pool(cases))
+        records[name] = replace(record, cases=cases, metrics=plan.task.aggregate(cases))
     html = written(tmp_path, study, plan, lines(plan, records, "last"))
     chase, stare = html.split('<section id="target-2">')
     assert ">undefined<" in chase

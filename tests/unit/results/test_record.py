@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from allograft.errors import OutputError
 from allograft.results.record import SCHEMA, Record, read_all, read_record, read_records
+from allograft.tree import content_hash
 
 RECORD = Record(
     unit="u1",
@@ -44,11 +45,20 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_the_schema_is_designs(tmp_path: Path) -> None:
     """These names are read by others: a change is a new schema number and a migration."""
     RECORD.write(tmp_path)
-    assert SCHEMA == 1
+    assert SCHEMA == 2
     assert set(json.loads(next(tmp_path.iterdir()).read_text())) == {
         *("schema", "unit", "recipe", "seed", "stage", "ordinal", "seen", "source", "target", "site", "part", "fold"),
         *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment", "checksum"),
     }
+
+
+def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
+    """It called unlabelled training images of a target "val"."""
+    for name, part, cases in (("old", "val", ({"case": "x", "subject": "1", "entropy": 0.5},)), ("source", "val", RECORD.cases)):
+        tree = {**asdict(RECORD), "unit": name, "schema": 1, "part": part, "cases": cases}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**tree, "checksum": content_hash(tree)}))
+    assert read_record(tmp_path / "old.json").part == "train-unlabelled"
+    assert read_record(tmp_path / "source.json") == replace(RECORD, unit="source", part="val")
 
 
 def test_file_names_never_collide() -> None:
@@ -60,8 +70,6 @@ def test_file_names_never_collide() -> None:
 
 
 def broken(change: Any) -> str:
-    from dataclasses import asdict
-
     tree = asdict(RECORD)
     change(tree)
     return json.dumps(tree)
@@ -77,7 +85,7 @@ def broken(change: Any) -> str:
         (broken(lambda tree: tree.pop("unit")), "not a whole record .*unit"),
         (broken(lambda tree: tree.pop("cases")), "not a whole record .*cases"),
         (broken(lambda tree: tree.update(extra=1)), "not a whole record .*extra"),
-        (broken(lambda tree: tree.update(schema=2)), "schema 2, this version reads 1"),
+        (broken(lambda tree: tree.update(schema=3)), "schema 3, expected 1 to 2"),
         ("\xff", "not a whole record"),
     ],
 )

@@ -332,7 +332,7 @@ class Auc:
 
     headline = "auroc"
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         positive = [case["score"] for case in cases if case["label"]]
         negative = [case["score"] for case in cases if not case["label"]]
         if not positive or not negative:
@@ -495,8 +495,8 @@ class DiceAndAuc:
 
     headline = "dice"
 
-    def pool(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        return {**mean_over_subjects(cases), **Auc().pool(cases), "ece": None, "undefined/ece": 1.0} if cases else {}
+    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        return {**mean_over_subjects(cases), **Auc().aggregate(cases), "ece": None, "undefined/ece": 1.0} if cases else {}
 
 
 def test_every_metric_has_a_row_and_an_interval(tmp_path: Path) -> None:
@@ -505,13 +505,13 @@ def test_every_metric_has_a_row_and_an_interval(tmp_path: Path) -> None:
     record = table[1].runs[0].tests["chase"][0]
     judged = tuple({**case, "label": n % 2, "score": (7 * n) % 8} for n, case in enumerate(record.cases))
     runs = tuple(replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=judged),)}) for run in table[1].runs)
-    pooled = {name: (value,) * 2 for name, value in plan.task.pool(judged).items() if value is not None}
+    pooled = {name: (value,) * 2 for name, value in plan.task.aggregate(judged).items() if value is not None}
     line = replace(table[1], runs=runs, metrics={"chase": pooled})
     rows = {row["metric"]: row for row in read(write_metrics(tmp_path, plan, [line]))}
     assert list(rows) == ["dice", "auroc"]
     assert float(rows["dice"]["mean"]) == line.score("chase")
     assert (float(rows["dice"]["low"]), float(rows["dice"]["high"])) == score_interval(plan, line, "chase")
-    bounds = bootstrap_pooled([judged, judged], None, plan.task.pool)
+    bounds = bootstrap_pooled([judged, judged], None, plan.task.aggregate)
     assert (float(rows["auroc"]["low"]), float(rows["auroc"]["high"])) == bounds["auroc"]
     assert (rows["auroc"]["subjects"], rows["auroc"]["seeds_done"], rows["auroc"]["sd_over_seeds"]) == ("8", "2", "0.0")
 

@@ -80,17 +80,17 @@ def test_a_slice_looks_as_it_does_in_its_volume(tmp_path: Path) -> None:
 def test_an_empty_slice_is_as_dark_as_in_its_volume() -> None:
     rng = np.random.default_rng(0)
 
-    class Shelf:
+    class PreparedImages:
         def image(self, case: Any) -> tuple[NDArray[np.float32], None]:
             return np.concatenate([rng.uniform(0, 0.01, (1, 8, 8, 1)), rng.uniform(0, 1, (1, 8, 8, 3))], -1).astype(np.float32), None
 
     class Sliced:
-        slices, shelf, cases, items = Slices(2), Shelf(), ("x",), ((0, 0),)
+        slices, prepared, cases, items = Slices(2), PreparedImages(), ("x",), ((0, 0),)
 
         def case(self, index: int) -> Any:
             import torch
 
-            image = torch.from_numpy(self.shelf.image("x")[0][None, ..., 0])
+            image = torch.from_numpy(self.prepared.image("x")[0][None, ..., 0])
             return type("Batch", (), {"image": image})
 
     assert small((Sliced(), 0)).max() < 10  # type: ignore[arg-type]

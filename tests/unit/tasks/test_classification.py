@@ -79,18 +79,18 @@ def test_several_labels(tmp_path: Path) -> None:
     assert measured == {"label": [1.0, 1.0, 0.0], "probabilities": pytest.approx(logits[0].sigmoid().tolist())}
     assert SEVERAL.answer({"label": logits}, cases, 0).values["label"] == "effusion|nodule"
     other = SEVERAL.measure({"label": -logits}, cases, 1)
-    pooled = SEVERAL.pool([measured, other])
+    pooled = SEVERAL.aggregate([measured, other])
     assert pooled["auroc/effusion"] == 1
-    assert SEVERAL.pool([measured])["auroc"] is None
+    assert SEVERAL.aggregate([measured])["auroc"] is None
 
 
 def test_pooled_over_cases() -> None:
     cases = [{"case": str(i), "subject": "s", "label": i % 2, "probabilities": [1 - i / 4, i / 4]} for i in range(4)]
-    assert TWO.pool(cases)["auroc"] == 0.75
-    one_class = TWO.pool([case for case in cases if case["label"]])
+    assert TWO.aggregate(cases)["auroc"] == 0.75
+    one_class = TWO.aggregate([case for case in cases if case["label"]])
     assert (one_class["auroc"], one_class["average_precision"], one_class["balanced_accuracy"]) == (None, None, None)
     assert one_class["accuracy"] == 0.5
-    assert TWO.pool([]) == {}
+    assert TWO.aggregate([]) == {}
     assert TWO.headline in one_class
 
 
@@ -101,7 +101,7 @@ def test_masks_and_classes(tmp_path: Path) -> None:
     prediction = {"mask": torch.randn(1, 2, 16, 16), "label": torch.tensor([[0.0, 1.0]])}
     measured = [task.measure(prediction, cases, which) | {"case": str(which), "subject": str(which)} for which in (0, 1)]
     assert (measured[0]["label"], measured[1]["label"]) == (1, None)
-    pooled = task.pool(measured)
+    pooled = task.aggregate(measured)
     assert pooled["dice"] == pytest.approx((measured[0]["dice"] + measured[1]["dice"]) / 2)
     assert pooled["accuracy"] == 1  # of the one case that has a class
     answer = task.answer(prediction, cases.unlabelled(), 0)

@@ -114,8 +114,8 @@ def test_measured_on_the_images_own_grid_inside_the_region(tmp_path: Path) -> No
     Image.fromarray(region).save(folder / "region.png")
     row = {"image": "a0.png", "mask": "a0-mask.png", "subject": "a0", "site": "a"}
     cohort = read(write_rows(folder / "m.csv", [row]))
-    sized = replace(cohort.shelf, preprocessing=replace(cohort.shelf.preprocessing, size=(12, 8)), memory={})
-    cohort = replace(cohort, shelf=sized)
+    sized = replace(cohort.prepared, preprocessing=replace(cohort.prepared.preprocessing, size=(12, 8)), memory={})
+    cohort = replace(cohort, prepared=sized)
     wrong = np.zeros((12, 8))  # half the size; foreground everywhere in the left half, outside the region
     wrong[:, :4] = 1
     prediction = {"mask": torch.tensor(np.stack([5 - 10 * wrong, -5 + 10 * wrong]))[None]}
@@ -124,7 +124,7 @@ def test_measured_on_the_images_own_grid_inside_the_region(tmp_path: Path) -> No
     both = truth[:, :8].sum()
     assert found["dice"] == pytest.approx(2 * both / (24 * 8 + truth.sum()))
     inside = read(write_rows(folder / "r.csv", [{**row, "region": "region.png"}]))
-    inside = replace(inside, shelf=replace(sized, memory={}))
+    inside = replace(inside, prepared=replace(sized, memory={}))
     within = VESSEL.measure(prediction, inside, 0)
     assert within["dice"] == 0
     assert within["hd95"] is None

@@ -77,7 +77,7 @@ def test_the_pair_is_a_share_of_its_range(manifest: Path) -> None:
 def test_it_is_prepared_as_the_image_is(manifest: Path) -> None:
     cohort = read(manifest, preprocessing=Preprocessing(size=(8, 8), intensity="zscore"))
     values = stored(manifest, "a0-pair.png")
-    place = cohort.shelf.image(cohort.cases[0])[1]
+    place = cohort.prepared.image(cohort.cases[0])[1]
     expected = to_grid(((values - values.min()) / np.ptp(values)).astype(np.float32)[None], place, nearest=False)
     np.testing.assert_allclose(cohort.case(0).labels["paired"][0], expected, atol=1e-6)  # type: ignore[index]
 
@@ -88,12 +88,12 @@ def test_without_the_task_it_is_not_read(manifest: Path) -> None:
 
 
 def test_kept_memory_mapped_under_its_content(manifest: Path, tmp_path: Path) -> None:
-    first = read(manifest, cache=tmp_path / "shelf").shelf
+    first = read(manifest, cache=tmp_path / "prepared").prepared
     case = read(manifest).cases[0]
     assert isinstance(first.paired(case), np.memmap)
-    ranged = read(manifest, Synthesis(range=(0, 255)), cache=tmp_path / "shelf").shelf
+    ranged = read(manifest, Synthesis(range=(0, 255)), cache=tmp_path / "prepared").prepared
     assert not np.array_equal(first.paired(case), ranged.paired(case))
-    assert len(list((tmp_path / "shelf").rglob("*-paired.npy"))) == 2
+    assert len(list((tmp_path / "prepared").rglob("*-paired.npy"))) == 2
 
 
 def test_hidden_by_unlabelled(manifest: Path) -> None:
@@ -222,10 +222,10 @@ def test_judged_and_answered_on_the_images_own_grid(manifest: Path) -> None:
 def test_channels_come_back_alike_beyond_the_grid(manifest: Path) -> None:
     """The first channel of two is no background class."""
     cohort = read(manifest, Synthesis(), PLAIN)
-    image, place = cohort.shelf.image(cohort.cases[0])
+    image, place = cohort.prepared.image(cohort.cases[0])
     cut = replace(place, start=(4, 2), size=(8, 8))
-    cohort.shelf.memory.clear()
-    object.__setattr__(cohort.shelf, "image", lambda case: (image, cut))
+    cohort.prepared.memory.clear()
+    object.__setattr__(cohort.prepared, "image", lambda case: (image, cut))
     made = Synthesis(channels=2).made({"paired": torch.ones(1, 2, 8, 8)}, cohort, 0)
     assert torch.equal(made[0], made[1])
     assert (made[0, 0, 0], made[0, 8, 6]) == (0, 1)
@@ -244,7 +244,7 @@ def test_region(manifest: Path) -> None:
 
 def test_pooled_over_subjects() -> None:
     cases = [{"case": str(i), "subject": "st"[i // 2], "ssim": value, "mae": 1.0} for i, value in enumerate((0.2, 0.4, 0.9))]
-    assert Synthesis().pool(cases) == {"ssim": pytest.approx(0.6), "mae": 1.0}
+    assert Synthesis().aggregate(cases) == {"ssim": pytest.approx(0.6), "mae": 1.0}
     assert Synthesis().headline == "ssim"
 
 
@@ -281,7 +281,7 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
     assert result.failed == 0
     for record in read_all(tmp_path / "out").values():
         assert {"ssim", "mae"} <= set(record.metrics)
-        assert result.plan.task.pool(record.cases) == record.metrics
+        assert result.plan.task.aggregate(record.cases) == record.metrics
     assert "ssim" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8").lower()
     model = next((tmp_path / "out" / "models").iterdir())
     (one,) = load(model).predict([manifest.parent / "b0.png"])

@@ -77,7 +77,7 @@ def embeddings_of(
 
 def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
     """The source's training cases, and the target's for training and for testing, with every label the manifest has."""
-    source = world.cohort.where(lambda case: case.site in world.study.source and world.places[case.subject].in_fold(fold) == "train")
+    source = world.cohort.where(lambda case: case.site in world.study.source and world.assignments[case.subject].in_fold(fold) == "train")
     return {"source": source, "target, training": world.part(target, "train", fold), "target, test": world.part(target, "test", fold)}
 
 

@@ -168,11 +168,11 @@ def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: Operating
     if subjects < LEAST:
         return Group(name, subjects, count)
     metrics = tuple(dict.fromkeys((task.headline, "auroc", "ece")))
-    pooled = [task.pool(cases) for cases in every]
+    pooled = [task.aggregate(cases) for cases in every]
     scores = {metric: _mean([one.get(metric) for one in pooled]) for metric in metrics}
     rates = [_rates(cases, points.of[seed]) for seed, cases in by_seed.items() if cases and seed in points.of]
     scores |= {key: _mean([one[key] for one in rates]) for key in ("sensitivity", "specificity")} if rates else {}
-    bounds = bootstrap_pooled(every, None, task.pool) if intervals else {}
+    bounds = bootstrap_pooled(every, None, task.aggregate) if intervals else {}
     return Group(name, subjects, count, scores, {metric: bounds.get(metric) for metric in metrics[:-1] if scores[metric] is not None})
 
 

@@ -131,12 +131,12 @@ def test_losses_of_labels(cohort: Cohort) -> None:
     labelled = replace(
         cohort,
         cases=tuple(replace(case, labels={"label": "b"}) for case in cohort.cases),
-        shelf=replace(cohort.shelf, coding=Classification(("a", "b")).coding),
+        prepared=replace(cohort.prepared, coding=Classification(("a", "b")).coding),
     )
     logits = torch.tensor([[0.5, 2.0]])
     expected = -math.log(math.exp(2.0) / (math.exp(0.5) + math.exp(2.0)))
     assert case_loss(Classification(("a", "b")), {"label": logits}, labelled, 0) == pytest.approx(expected)
-    several = replace(labelled, shelf=replace(cohort.shelf, coding=Multilabel(("a", "b")).coding))
+    several = replace(labelled, prepared=replace(cohort.prepared, coding=Multilabel(("a", "b")).coding))
     first, second = (1 / (1 + math.exp(-value)) for value in (0.5, 2.0))
     expected = -(math.log(1 - first) + math.log(second)) / 2
     assert case_loss(Multilabel(("a", "b")), {"label": logits}, several, 0) == pytest.approx(expected)
@@ -145,7 +145,7 @@ def test_losses_of_labels(cohort: Cohort) -> None:
 
 def test_a_classification_shows_unseen_cases_by_class_and_site(cohort: Cohort) -> None:
     task = Classification(("a", "b"))
-    coded = replace(cohort, shelf=replace(cohort.shelf, coding=task.coding))
+    coded = replace(cohort, prepared=replace(cohort.prepared, coding=task.coding))
     parts = {
         name: replace(part, cases=tuple(replace(case, labels={"label": case.site}) for case in part.cases))
         for name, part in split(coded).items()

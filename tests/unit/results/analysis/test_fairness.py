@@ -98,7 +98,7 @@ def test_groups_are_scored_as_scikit_learn_does() -> None:
         assert groups[tone].scores["auroc"] == pytest.approx(np.mean(areas))
         assert groups[tone].scores["sensitivity"] == pytest.approx(np.mean(found))
         assert groups[tone].scores["specificity"] == pytest.approx(np.mean(spared))
-        pooled = [TASK.pool([c for c in run.tests["b"][0].measured if f"-{tone}" in c["case"]])["ece"] for run in line.runs]
+        pooled = [TASK.aggregate([c for c in run.tests["b"][0].measured if f"-{tone}" in c["case"]])["ece"] for run in line.runs]
         assert groups[tone].scores["ece"] == pytest.approx(np.mean(pooled))
 
 
@@ -134,7 +134,7 @@ def test_a_small_group_has_no_part_in_the_gap() -> None:
 def test_intervals_are_over_the_groups_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def interval(a: Any, b: Any, pool: Any) -> dict[str, tuple[float, float]]:
+    def interval(a: Any, b: Any, aggregate: Any) -> dict[str, tuple[float, float]]:
         asked.append((len(a), {case["subject"] for cases in a for case in cases}))
         return {"auroc": (0.25, 0.75), "f1": (0.1, 0.2)}
 

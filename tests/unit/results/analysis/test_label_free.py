@@ -16,7 +16,7 @@ from allograft.results.analysis.label_free import RULES, pooled, score, watched
 from allograft.results.record import Record, read_all
 from allograft.run.judge import Judge
 from allograft.study.plan import scenario_of
-from allograft.study.world import POOL, World
+from allograft.study.world import WATCHED, World
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 from allograft.tasks.segmentation import Segmentation
@@ -71,7 +71,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, R
     session = session_of(write_cohort(folder / "cohort"), folder / "out", {"finetune": {"scope": "full"}})
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
-    judge = Judge((*world.tests(0), *world.pools(0)), session.study.made_task, session.out / "records", session.fabric)
+    judge = Judge((*world.tests(0), *world.unlabelled_training(0)), session.study.made_task, session.out / "records", session.fabric)
     for ordinal, stage in enumerate(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))):
         judge(stage, ordinal, scenario_of(world, row), 0, {})
     return world, read_all(session.out)
@@ -79,12 +79,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, R
 
 def test_the_judge_writes_a_pool_beside_the_test_sets(judged: tuple[World, dict[str, Record]]) -> None:
     world, records = judged
-    pools = [record for record in records.values() if (record.site, record.part) == ("b", "val")]
-    others = {(record.site, record.part) for record in records.values()} - {("b", "val")}
+    unlabelled_training = [record for record in records.values() if (record.site, record.part) == ("b", "train-unlabelled")]
+    others = {(record.site, record.part) for record in records.values()} - {("b", "train-unlabelled")}
     assert others == {("a", "val"), ("a", "test"), ("b", "test")}
-    assert len(pools) == len([record for record in records.values() if (record.site, record.part) == ("b", "test")])
+    assert len(unlabelled_training) == len([record for record in records.values() if (record.site, record.part) == ("b", "test")])
     train, test = world.part("b", "train", 0), world.part("b", "test", 0)
-    for record in pools:
+    for record in unlabelled_training:
         assert {case["case"] for case in record.cases} == {case.name for case in train.cases}
         assert not {case["subject"] for case in record.cases} & set(test.subjects)
         assert all(set(case) == {"case", "subject", "entropy", "prediction", "snd"} for case in record.cases)
@@ -95,32 +95,32 @@ def test_the_judge_writes_a_pool_beside_the_test_sets(judged: tuple[World, dict[
 def test_a_pool_shows_no_label_and_no_test_case(judged: tuple[World, dict[str, Record]]) -> None:
     world, _ = judged
     tests = {case.name for test in world.tests(0) for case in test.cohort.cases}
-    for pool in world.pools(0):
-        assert pool.is_pool
+    for pool in world.unlabelled_training(0):
+        assert pool.is_unlabelled_training
         assert all(not case.labels for case in pool.cohort.cases)
         assert not tests & {case.name for case in pool.cohort.cases}
-    assert not any(test.is_pool for test in world.tests(0))
+    assert not any(test.is_unlabelled_training for test in world.tests(0))
 
 
 def test_a_pool_is_small_and_stays_when_images_come(judged: tuple[World, dict[str, Record]]) -> None:
     world, _ = judged
-    case = next(case for case in world.cohort.cases if case.site == "b" and world.places[case.subject].split == "train")
+    case = next(case for case in world.cohort.cases if case.site == "b" and world.assignments[case.subject].split == "train")
 
     def pool(numbers: range) -> list[str]:
         cases = tuple(replace(case, name=f"n{number}") for number in numbers)
-        (found,) = replace(world, cohort=replace(world.cohort, cases=cases)).pools(0)
+        (found,) = replace(world, cohort=replace(world.cohort, cases=cases)).unlabelled_training(0)
         return [one.name for one in found.cohort.cases]
 
-    assert len(pool(range(50))) == POOL
-    assert pool(range(8)) == [name for name in pool(range(POOL)) if name in {f"n{number}" for number in range(8)}]
-    assert replace(world, cohort=replace(world.cohort, cases=())).pools(0) == []
+    assert len(pool(range(50))) == WATCHED
+    assert pool(range(8)) == [name for name in pool(range(WATCHED)) if name in {f"n{number}" for number in range(8)}]
+    assert replace(world, cohort=replace(world.cohort, cases=())).unlabelled_training(0) == []
 
 
 def test_a_pool_rotates_with_the_folds(judged: tuple[World, dict[str, Record]], tmp_path: Path) -> None:
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "supervised", test={"fraction": 0.5, "val": 0.5, "folds": 2})
     world = session.prepare()
     for fold in range(2):
-        ((pool,), tests) = world.pools(fold), [test for test in world.tests(fold) if test.site == "b"]
+        ((pool,), tests) = world.unlabelled_training(fold), [test for test in world.tests(fold) if test.site == "b"]
         assert pool.fold == fold
         assert not set(pool.cohort.subjects) & {subject for test in tests for subject in test.cohort.subjects}
-    assert set(world.pools(0)[0].cohort.subjects) != set(world.pools(1)[0].cohort.subjects)
+    assert set(world.unlabelled_training(0)[0].cohort.subjects) != set(world.unlabelled_training(1)[0].cohort.subjects)

@@ -28,7 +28,19 @@ def a_pool(row: Row, sure: float, *, stage: str = "end", ordinal: int = 0, memor
         share = 0.5 + level / 2 if n % 2 else 0.5 - level / 2
         cases.append({"case": f"t{n}", "subject": f"t{n}", "entropy": 1 - level, "prediction": [share, 1 - share], "snd": level})
     seen = () if title(row.recipe) == "supervised" else ("t0", "t1")
-    return Record(row.unit, {}, row.seed, stage, ordinal, "b", "val", target="b", fold=row.fold, labelled_subjects=seen, cases=tuple(cases))
+    return Record(
+        row.unit,
+        {},
+        row.seed,
+        stage,
+        ordinal,
+        "b",
+        "train-unlabelled",
+        target="b",
+        fold=row.fold,
+        labelled_subjects=seen,
+        cases=tuple(cases),
+    )
 
 
 SURE = dict(zip(TITLES, (0.2, 0.6, 0.4), strict=True))
@@ -52,7 +64,7 @@ def test_the_surest_row_and_seed_are_chosen(rule: str) -> None:
 def test_no_score_changes_a_label_free_choice(rule: str) -> None:
     plan = a_plan(a_study())
     before = lines(plan, watched_world(plan, SURE), rule)
-    pools = {name: record for name, record in watched_world(plan, SURE).items() if record.part == "val" and record.site == "b"}
+    pools = {name: record for name, record in watched_world(plan, SURE).items() if record.part == "train-unlabelled"}
     for planted in TITLES:
         for value in (0.99, 0.0):
             after = lines(plan, world(plan, {**TEST, planted: value}, {**VAL, planted: value}) | pools, rule)
@@ -74,7 +86,9 @@ def test_source_val_stays_at_the_source() -> None:
     """Even if somebody scored the target's training images."""
     plan = a_plan(a_study())
     records = watched_world(plan, SURE)
-    scored = {name: replace(r, metrics={"dice": 0.99}) if (r.site, r.part) == ("b", "val") else r for name, r in records.items()}
+    scored = {
+        name: replace(r, metrics={"dice": 0.99}) if r.part == "train-unlabelled" else r for name, r in records.items()
+    }
     runs = [[run for line in lines(plan, each, "source-val") for run in line.runs] for each in (records, scored)]
     assert [run.val for run in runs[0]] == [run.val for run in runs[1]] == [run.rank for run in runs[1]]
 
