@@ -12,9 +12,9 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
-from allograft.methods import donors as donors_module
 from allograft.methods import fourier
 from allograft.methods.fourier import Fourier, FourierPredictor
+from allograft.parts import donors as donors_module
 from allograft.parts.donors import SIZES, Donors
 from allograft.transforms.fourier import crop_or_pad, low_amplitude, swap_amplitude, swap_kept_amplitude
 

@@ -107,9 +107,7 @@ def read_record(path: Path) -> Record:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["schema"] not in (1, SCHEMA):
-            raise OutputError(
-                f"{path}: schema {tree['schema']}, expected 1 to {SCHEMA}; use the version of Allograft that wrote it"
-            )
+            raise OutputError(f"{path}: schema {tree['schema']}, expected 1 to {SCHEMA}; use the version of Allograft that wrote it")
         checksum = tree.pop("checksum", None)  # records of earlier versions have none
         if checksum is not None and checksum != content_hash(tree):
             raise ValueError("its content does not match its checksum")

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allograft.study.spec import Adjustment, Alternative
+if TYPE_CHECKING:
+    from allograft.study.spec import Adjustment, Alternative
 
 DRAWS, POOLED_DRAWS = 9999, 199
 """Resamples of a mean, and of a metric that only ``aggregate`` can compute."""

@@ -20,6 +20,7 @@ PAIRS = "pairs"
 def parts_of(study: Study) -> dict[str, Study]:
     """The studies that a study of many pairs consists of, by name.
 
+    >>> from allograft.study.spec import make_study
     >>> task = {"segmentation": {"classes": ["vessel"]}}
     >>> study = make_study({"cohort": "m.csv", "task": task, "source": ["a", "b", "c"], "recipes": ["fourier"], "pairs": "all"})
     >>> {name: (part.source, part.target) for name, part in parts_of(study).items()}["from a"]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tests.unit.tiny import VESSEL, read, write_photographs, write_rows, write_volumes
 
-from allograft.cohort import Cohort, Preprocessing, Slices, prepared
+from allograft.cohort import Cohort, Preprocessing, Slices, prepared_images
 from allograft.cohort.cohort import check_sites
 from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, ManifestError, SpecError
@@ -188,13 +188,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is read from image and mask files, in order."""
     seen: list[str] = []
     for name in ("read_image", "read_mask"):
-        real = getattr(prepared, name)
+        real = getattr(prepared_images, name)
 
         def noted(paths: Any, real: Any = real) -> Any:
             seen.append(paths.name if isinstance(paths, Path) else paths[0].name)
             return real(paths)
 
-        monkeypatch.setattr(prepared, name, noted)
+        monkeypatch.setattr(prepared_images, name, noted)
     return seen
 
 

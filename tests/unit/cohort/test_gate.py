@@ -18,7 +18,7 @@ from allograft.cohort import Case, gate, read_manifest
 from allograft.cohort.gate import Findings, Pair, check_leakage, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.near_duplicates import correlate, fingerprint, perceptual_hash, propose, standardised
 from allograft.cohort.readers import Picture, read_image, write_mask
-from allograft.cohort.splits import Place, draw_splits
+from allograft.cohort.splits import Assignment, draw_splits
 from allograft.errors import ImageError, LeakageError, SpecError
 
 
@@ -198,7 +198,7 @@ def cases_of(found: Findings, **splits: str) -> tuple[Case, ...]:
 def test_grouping_follows_chains_and_keeps_whoever_is_placed() -> None:
     names = [case.subject for case in grouped(cases_of(FOUND), FOUND)]
     assert names == ["1", "1", "1", "4", "1"]
-    known = {"3": Place("test"), "4": Place("train")}
+    known = {"3": Assignment("test"), "4": Assignment("train")}
     assert [case.subject for case in grouped(cases_of(FOUND), FOUND, known=known)] == ["3", "3", "3", "4", "3"]
     apart = grouped(cases_of(FOUND), FOUND, allow=[("a", "b"), ("a", "c")])
     assert [case.subject for case in apart] == ["1", "2", "2", "4", "1"]
@@ -206,7 +206,7 @@ def test_grouping_follows_chains_and_keeps_whoever_is_placed() -> None:
 
 def test_grouping_refuses_what_is_placed_apart() -> None:
     with pytest.raises(LeakageError, match="splits\\.csv"):
-        grouped(cases_of(FOUND), FOUND, known={"2": Place("test"), "3": Place("train")})
+        grouped(cases_of(FOUND), FOUND, known={"2": Assignment("test"), "3": Assignment("train")})
     with pytest.raises(LeakageError, match="split column"):
         grouped(cases_of(FOUND, a="train", b="test"), FOUND)
 

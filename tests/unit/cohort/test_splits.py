@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from allograft.cohort import Case
-from allograft.cohort.splits import Place, budget_order, draw_splits, read_splits, write_splits
+from allograft.cohort.splits import Assignment, budget_order, draw_splits, read_splits, write_splits
 from allograft.errors import SplitError
 from allograft.seeds import Seeds
 
@@ -22,7 +22,7 @@ def site(name: str, subjects: int) -> list[Case]:
     return [case(name, f"{name}{number}", picture=picture) for number in range(subjects) for picture in range(2)]
 
 
-def counts(places: dict[str, Place], prefix: str) -> dict[str, int]:
+def counts(places: dict[str, Assignment], prefix: str) -> dict[str, int]:
     return dict(Counter(place.split for subject, place in places.items() if subject.startswith(prefix)))
 
 
@@ -52,7 +52,7 @@ def test_no_subject_moves_when_subjects_are_added(folds: int) -> None:
 
 
 def test_a_known_place_is_kept_whatever_the_shares() -> None:
-    known = {f"a{number}": Place("test") for number in range(4)}
+    known = {f"a{number}": Assignment("test") for number in range(4)}
     places = draw_splits(site("a", 5), ["a"], test=0.2, known=known)
     assert counts(places, "a") == {"test": 4, "val": 1} or counts(places, "a") == {"test": 4, "train": 1}
     assert all(places[subject] == place for subject, place in known.items())
@@ -61,7 +61,7 @@ def test_a_known_place_is_kept_whatever_the_shares() -> None:
 def test_the_manifest_wins_for_all_images_of_a_subject_at_all_sites() -> None:
     cases = [case("z", "s", "val", 0), case("z", "s", None, 1), case("a", "s", None, 2), *site("a", 6)]
     for order in (cases, cases[::-1]):
-        assert draw_splits(order, ["a", "z"], known={"s": Place("train")})["s"] == Place("val")
+        assert draw_splits(order, ["a", "z"], known={"s": Assignment("train")})["s"] == Assignment("val")
 
 
 def test_what_the_manifest_says_counts_towards_the_shares() -> None:

@@ -19,10 +19,11 @@ from torch import nn
 from allograft.cohort import Slices
 from allograft.context import Store
 from allograft.errors import SpecError
-from allograft.methods import aiva, clustering
+from allograft.methods import aiva
 from allograft.methods.aiva import Aiva, match_clusters, spans
 from allograft.networks import Wrapped, build
-from allograft.parts.clustering import Sides, cluster, embed, features_of, name_of, nearest_mean, positions
+from allograft.parts import clustering
+from allograft.parts.clustering import DomainItems, cluster, embed, features_of, name_of, nearest_mean, positions
 from allograft.parts.paired_batches import PairedBatches, halves, last_feature
 from allograft.recipe import Scenario
 from allograft.study.plan import scenario_of
@@ -95,7 +96,7 @@ def test_where_a_slice_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("source", "target", "most", "kept"), [(5, 4, 9, (5, 4)), (5, 4, 6, (3, 3)), (2, 7, 6, (2, 4)), (7, 2, 6, (4, 2))])
 def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tuple[int, int], tmp_path: Path) -> None:
     scenario = _scenario(tmp_path, source, target)
-    sides = Sides.of(scenario, a_context(), most)
+    sides = DomainItems.from_scenario(scenario, a_context(), most)
     assert (len(sides.source), len(sides.target)) == kept
     assert sides.total == source + target
     assert len({name_of(place) for place in sides.source}) == kept[0]
@@ -131,7 +132,7 @@ def test_no_more_features_than_the_samples_and_two_batches_are_held(tmp_path: Pa
 
     monkeypatch.setattr(clustering, "last_feature", watched)
     context = a_context(tmp_path / "unit")
-    sides = Sides.of(scenario, context, 6)
+    sides = DomainItems.from_scenario(scenario, context, 6)
     assert len(sides.others) == 22
     found = Aiva(clusters=2).clustered(build(spec), sides, context, "clusters-0", None)
     assert len(found.target) == 25
@@ -144,7 +145,7 @@ def test_features_are_those_of_the_encoder_in_evaluation_mode_and_labels_are_not
     spec = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": "batch"}}}
     network, scenario = build(spec).train(), _scenario(tmp_path)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    places = Sides.of(scenario, a_context()).target
+    places = DomainItems.from_scenario(scenario, a_context()).target
     found = torch.cat(list(features_of(network, places, a_context())))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert network.training
@@ -238,8 +239,8 @@ def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, mo
 
 
 def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Sides.of
-    monkeypatch.setattr(Sides, "of", staticmethod(lambda scenario, context: real(scenario, context, 3)))
+    real = DomainItems.of
+    monkeypatch.setattr(DomainItems, "of", staticmethod(lambda scenario, context: real(scenario, context, 3)))
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}})
     _, row, records = run(session)
     assert all(record.status == "done" for record in records.values())

@@ -153,7 +153,7 @@ def test_a_kept_model_is_judged_scan_by_scan_as_the_live_one_is(tmp_path: Path, 
     manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
     tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none"}
     recipe = {"fourier": {"beta": 0.3, "donors": 1, "search": "3d", "first": "start"}}
-    monkeypatch.setattr("allograft.apply.model.CHUNK", 2)  # slices at a time, if they may be parted
+    monkeypatch.setattr("allograft.predictor.whole.CHUNK", 2)  # slices at a time, if they may be parted
     *_, records = run(session_of(manifest, tmp_path / "out", recipe, **tree))
     for file in (tmp_path / "out" / "records").iterdir():
         file.unlink()

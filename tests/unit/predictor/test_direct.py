@@ -59,7 +59,7 @@ def test_evaluation_mode_restores_modes_and_keeps_no_graph() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 10])
 def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allograft.apply.model.CHUNK", chunk)
+    monkeypatch.setattr("allograft.predictor.whole.CHUNK", chunk)
     network = Seen()
     batch = replace(case("a"), image=torch.randn(5, 1, 4, 4), site=torch.zeros(5), cases=tuple("abcde"))
     found = whole_prediction(Direct(network), batch)

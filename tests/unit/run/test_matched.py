@@ -22,9 +22,9 @@ from allograft.figure import Points
 from allograft.report.gallery import MATCHED
 from allograft.report.overlay import grey_of, plane, window_of
 from allograft.report.thumbnails import COLUMNS, GAP, SIDE, sheet, small
+from allograft.run import matched
 from allograft.run.matched import PAIRS, nearest
 from allograft.studies import rebuild, run_study
-from allograft.study import matched
 
 
 def _places(cohort: Cohort) -> list[tuple[Cohort, int]]:

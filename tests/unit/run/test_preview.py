@@ -11,8 +11,8 @@ from tests.contract.world import session_of, write_cohort
 
 from allograft.errors import SpecError
 from allograft.networks import build
+from allograft.run import preview as previews
 from allograft.run.preview import forecast, preview
-from allograft.study import preview as previews
 
 
 @pytest.fixture(scope="module")

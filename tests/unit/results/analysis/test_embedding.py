@@ -215,9 +215,10 @@ def test_the_global_generators_are_untouched(cohort: Cohort) -> None:
 
 def test_selection_knows_nothing_of_it() -> None:
     """Test cases are in it: no rule, plan or judge may import it."""
-    study = Path(module.__file__).parents[1]
-    for name in ("select.py", "plan.py", "judge.py", "analysis/label_free.py", "analysis/selection.py"):
-        tree = ast.parse((study / name).read_text(encoding="utf-8"))
+    package = Path(module.__file__).parents[2]
+    rooms = ("results/select.py", "study/plan.py", "run/judge.py", "results/analysis/label_free.py", "results/analysis/selection.py")
+    for name in rooms:
+        tree = ast.parse((package / name).read_text(encoding="utf-8"))
         imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert "allograft.results.analysis.embedding" not in imported
         assert not {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names} & {"embedding"}

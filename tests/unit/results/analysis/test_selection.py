@@ -86,9 +86,7 @@ def test_source_val_stays_at_the_source() -> None:
     """Even if somebody scored the target's training images."""
     plan = a_plan(a_study())
     records = watched_world(plan, SURE)
-    scored = {
-        name: replace(r, metrics={"dice": 0.99}) if r.part == "train-unlabelled" else r for name, r in records.items()
-    }
+    scored = {name: replace(r, metrics={"dice": 0.99}) if r.part == "train-unlabelled" else r for name, r in records.items()}
     runs = [[run for line in lines(plan, each, "source-val") for run in line.runs] for each in (records, scored)]
     assert [run.val for run in runs[0]] == [run.val for run in runs[1]] == [run.rank for run in runs[1]]
 
