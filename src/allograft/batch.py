@@ -39,6 +39,7 @@ class Batch:
         image: (B, C, *spatial) float.
         site: (B,) int64, the index into the study's sites; -1 = unknown or mixed.
         cases: B names.
+        subjects: B patients; () where nobody asked for them.
         labels: keyed like the manifest's columns and the network's output: "mask" (B, 1, *spatial) int64, "label" (B,) int64 or
             (B, K) float, "boxes" B ``Boxes`` or None, "paired" (B, C, *spatial). An absent key = hidden for all; a case without
             a label among labelled ones carries the ignore value (-100, nan, None).
@@ -46,6 +47,7 @@ class Batch:
         region: (B, 1, *spatial) bool, the pixels that count.
         spacing: (B, D) mm of the image's grid.
         extent: (B, D) int64, the true size where a whole image was padded about its centre; 0 of a slice that is all padding.
+        views: further views of each image by name, (B, C, *spatial): another augmentation, the image before it was distorted.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ("a", "b"), {"mask": torch.ones(2, 1, 4, 4).long()})
@@ -61,6 +63,8 @@ class Batch:
     region: Tensor | None = None
     spacing: Tensor | None = None
     extent: Tensor | None = None
+    subjects: tuple[str, ...] = ()
+    views: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -95,7 +99,7 @@ class Batch:
     def __getitem__(self, index: slice) -> Batch:
         """A part of the batch: ``batch[2:4]``."""
         part = _each(self, lambda tensor: tensor[index], lambda boxes: boxes[index])
-        return replace(part, cases=self.cases[index])
+        return replace(part, cases=self.cases[index], subjects=self.subjects[index])
 
 
 def _each(
@@ -120,6 +124,7 @@ def _each(
         region=perhaps(batch.region),
         spacing=perhaps(batch.spacing),
         extent=perhaps(batch.extent),
+        views={key: tensors(value) for key, value in batch.views.items()},
     )
 
 
@@ -146,6 +151,8 @@ def collate(items: Sequence[Batch]) -> Batch:
         region=_join_all([item.region for item in items], items),
         spacing=_join_all([item.spacing for item in items], items),
         extent=_join_all([item.extent for item in items], items),
+        subjects=tuple(subject for item in items for subject in item.subjects),
+        views={key: torch.cat([item.views[key] for item in items]) for key in items[0].views},
     )
 
 

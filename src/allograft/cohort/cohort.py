@@ -220,6 +220,7 @@ class Cohort:
             attributes={key: torch.tensor([value] * size) for key, value in attributes.items()},
             region=None if region is None else self._cut(region, places, neighbours=0),
             spacing=torch.tensor([spacing] * size, dtype=torch.float32),
+            subjects=(case.subject,) * size,
         )
 
     def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int) -> Tensor:

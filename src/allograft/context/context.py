@@ -18,6 +18,8 @@ from torch import nn
 from allograft import __version__
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
+from allograft.cohort.loader import Transform
+from allograft.cohort.orders import Order, Turns, by_cohort
 from allograft.context.journal import Journal, NoJournal
 from allograft.context.lock import locked
 from allograft.context.settings import Settings
@@ -226,21 +228,33 @@ class Context:
         cohorts: Iterable[Cohort],
         name: str,
         *,
-        share: Callable[[int], tuple[int, ...]] | None = None,
+        order: Order | None = None,
+        transform: Transform | None = None,
         augmentation: str | None = None,
     ) -> Loader:
-        """Batches of these cohorts, cropped and augmented as the study says, or more strongly for a row that asks for it."""
+        """Batches of these cohorts, cropped and augmented as the study says, or more strongly for a row that asks for it.
+
+        Args:
+            name: unique within a run; draws are named by it.
+            order: which cases a step sees, drawn from ``loader_seeds(name)``; by default the cohorts take turns.
+            transform: in the place of the study's crop and augmentation.
+        """
+        cohorts, seeds = tuple(cohorts), self.loader_seeds(name)
+        steps = self.settings.budget.steps_per_epoch or max(1, -(-sum(map(len, cohorts)) // self.batch_size))
         return Loader(
-            tuple(cohorts),
-            self.batch_size,
-            self.seeds.child("loader", name),
-            Sample(augmentation or self.settings.augmentation, self.settings.patch),
-            share,
+            cohorts,
+            order or Turns(by_cohort(cohorts), self.batch_size, seeds),
+            steps,
+            seeds,
+            transform or Sample(augmentation or self.settings.augmentation, self.settings.patch),
             self.workers,
-            self.settings.budget.steps_per_epoch,
             self.fabric.global_rank,
             self.fabric.world_size,
         )
+
+    def loader_seeds(self, name: str) -> Seeds:
+        """The place of the draws of the loader of this name, for an order of its own."""
+        return self.seeds.child("loader", name)
 
     def optimizer(
         self, parameters: Iterable[nn.Parameter], request: Mapping[str, Mapping[str, Any]] | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 from torch.optim.lr_scheduler import LambdaLR
 
+from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
@@ -96,7 +97,9 @@ class Mmtl:
             count = self.count(epoch, context.batch_size)
             return (*dealt(context.batch_size - count, source, number), *dealt(count, target, number))
 
-        mixed = context.loader((*scenario.source, *labelled), "mixed", share=share)
+        cohorts = (*scenario.source, *labelled)
+        order = Shares(by_cohort(cohorts), context.batch_size, context.loader_seeds("mixed"), share)
+        mixed = context.loader(cohorts, "mixed", order=order)
         step = context.gradient_step(network, steps=steps)
         step.schedule = step.schedule or Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
         stage = Stage("mixed", Direct(network), scenario.sites)
@@ -109,16 +112,3 @@ class Mmtl:
         if self.schedule == "released":
             return released_count(epoch, batch_size)
         return target_count(epoch, self.epochs, batch_size)
-
-
-def dealt(count: int, sizes: Sequence[int], turn: int) -> tuple[int, ...]:
-    """``count`` cases dealt out to the cohorts that have any, one after another; ``turn`` says who begins.
-
-    >>> dealt(3, [5, 0, 5], 0), dealt(3, [5, 0, 5], 1)
-    ((2, 0, 1), (1, 0, 2))
-    """
-    filled = [which for which, size in enumerate(sizes) if size]
-    counts = [0] * len(sizes)
-    for place in range(count):
-        counts[filled[(place + turn) % len(filled)]] += 1
-    return tuple(counts)

@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
+from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points, thinned
 from allograft.methods.adabn import batches as in_order
-from allograft.methods.mmtl import dealt
 from allograft.methods.stain_normalisation import white_level
 from allograft.networks import Network
 from allograft.networks.stain_cnn import StainDecoder
@@ -112,7 +112,7 @@ class StainAgLr:
         if self.jitter != "none":
             white = white_level(scenario.source, "stain_aglr")
             sample = Sample(context.settings.augmentation, context.settings.patch)
-            batches = replace(batches, transform=TwoViews(sample, self.jitter, white), live={})
+            batches = replace(batches, transform=TwoViews(sample, self.jitter, white))
         decoder = self.decoder(network, batches, context)
         stage = Stage("trained", Direct(network), scenario.sites)
         step = yield from self.fit(network, batches, StainObjective(self, context.task, decoder, white), context, stage)
@@ -242,7 +242,9 @@ def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
         counts = dealt(context.batch_size, [1] * len(groups), step)
         return tuple(one for size, count in zip(sizes, counts, strict=True) for one in dealt(count, size, step))
 
-    return context.loader([cohort for group in groups for cohort in group], "balanced", share=share)
+    views = [cohort for group in groups for cohort in group]
+    order = Shares(by_cohort(views), context.batch_size, context.loader_seeds("balanced"), share)
+    return context.loader(views, "balanced", order=order)
 
 
 def show_features(network: Network, cohorts: Sequence[Cohort], context: Context, most: int = 300) -> None:

@@ -59,7 +59,7 @@ class StainNormalisation:
         found = context.once("stains", lambda: source_stains(scenario.source, self.method, white))
         reference = draw_reference(found, context.seeds.rng("reference"))
         batches = context.loader(scenario.source, "source")
-        batches = replace(batches, transform=Recoloured(batches.transform, self.method, white, reference, found), live={})
+        batches = replace(batches, transform=Recoloured(batches.transform, self.method, white, reference, found))
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, steps=steps)
         predictor = StainNormalised(Direct(network), self.method, reference.vectors, reference.most, white)

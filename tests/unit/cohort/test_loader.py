@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.tiny import read, write_photographs
+from tests.unit.tiny import a_context, read, write_photographs
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
+from allograft.cohort.orders import Shares, Turns, by_cohort
+from allograft.context import Budget
 from allograft.errors import SpecError
 from allograft.seeds import Seeds
 
@@ -27,8 +29,13 @@ def noisy(case: Batch, rng: torch.Generator) -> Batch:
     return replace(case, image=case.image + torch.rand(case.image.shape, generator=rng))
 
 
-def loader(cohorts: tuple[Cohort, ...], batch_size: int = 4, **options: Any) -> Loader:
-    return Loader(cohorts, batch_size, Seeds(3, ("x",)), noisy, **options)
+SEEDS = Seeds(3, ("x",))
+
+
+def loader(cohorts: tuple[Cohort, ...], batch_size: int = 4, *, share: Any = None, **options: Any) -> Loader:
+    groups = by_cohort(cohorts)
+    order = Shares(groups, batch_size, SEEDS, share) if share else Turns(groups, batch_size, SEEDS)
+    return Loader(cohorts, order, 1, SEEDS, noisy, **options)
 
 
 def told(batches: Any) -> list[tuple[tuple[str, ...], list[float]]]:
@@ -100,7 +107,12 @@ def test_a_small_share_goes_through_every_case_before_any_comes_again(sites: tup
     seen = [case for batch in islice(made(0), 2 * 2 * size) for case in batch.cases if case[0] == "b"]
     assert len(seen) == 2 * size
     assert sorted(seen[:size]) == sorted(seen[size:]) == sorted(case.name for case in sites[1].cases)
-    later = [case for batch in islice(loader(sites, share=made.share)(2 * size), 2 * size) for case in batch.cases if case[0] == "b"]
+    later = [
+        case
+        for batch in islice(loader(sites, share=lambda step: (4 - step % 2, step % 2))(2 * size), 2 * size)
+        for case in batch.cases
+        if case[0] == "b"
+    ]
     assert later == seen[size:]  # a run that goes on draws as one that never stopped
 
 
@@ -112,13 +124,14 @@ def test_a_case_met_twice_is_changed_anew(sites: tuple[Cohort, Cohort]) -> None:
 
 
 def test_seeds_change_order_and_draws(sites: tuple[Cohort, Cohort]) -> None:
-    other = replace(loader(sites), seeds=Seeds(4, ("x",)), live={})
+    other = replace(loader(sites), seeds=Seeds(4, ("x",)))
     assert told(islice(other(0), 2)) != told(islice(loader(sites)(0), 2))
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "epoch"), [(4, None, 2), (8, None, 1), (3, None, 3), (100, None, 1), (4, 7, 7)])
 def test_an_epoch_is_a_number_of_steps(batch_size: int, steps: int | None, epoch: int, sites: tuple[Cohort, Cohort]) -> None:
-    assert loader(sites, batch_size, steps_per_epoch=steps).epoch == epoch
+    budget = Budget(batch_size=batch_size, steps_per_epoch=steps)
+    assert a_context(budget=budget).loader(sites, "x").epoch == epoch
 
 
 def test_a_batch_that_processes_cannot_share(sites: tuple[Cohort, Cohort]) -> None:

@@ -65,9 +65,9 @@ def finished(cohorts: tuple[Cohort, ...], recipe: Any, context: Context | None =
 # ---------------------------------------------------------------------------------------------------------------- batches
 def test_every_image_has_a_jitter_of_its_own_that_workers_and_processes_share(cohort: Cohort) -> None:
     loader = a_context().loader((cohort,), "source")
-    loader = replace(loader, transform=TwoViews(Sample(), "light", 255.0), live={})
+    loader = replace(loader, transform=TwoViews(Sample(), "light", 255.0))
     first = next(loader(0))
-    again = [next(replace(loader, rank=rank, world=2, live={})(0)) for rank in range(2)]
+    again = [next(replace(loader, rank=rank, world=2)(0)) for rank in range(2)]
     assert first.attributes[ALTERED].shape == first.image.shape
     for rank in range(2):
         assert torch.equal(again[rank].attributes[ALTERED], first.attributes[ALTERED][rank::2])
