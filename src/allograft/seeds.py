@@ -53,12 +53,19 @@ class Seeds:
     @contextmanager
     def everything(self, *path: str | int) -> Iterator[None]:
         """Inside, global draws come from ``path``; outside, the global generators stay as they were."""
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-        before = np.random.get_state(), random.getstate()
-        with torch.random.fork_rng(devices=devices):
+        with generators_kept():
             self.seed_everything(*path)
-            try:
-                yield
-            finally:
-                np.random.set_state(before[0])
-                random.setstate(before[1])
+            yield
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Whatever is drawn inside, the global generators are afterwards as they were before."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    before = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])

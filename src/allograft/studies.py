@@ -101,6 +101,8 @@ def rebuild(out: Path, *, pictures: bool = True, say: Callable[[str], None] = la
 def train_model(study: Study, out: Path, *, fabric: Any = None, say: Callable[[str], None] = lambda line: None) -> Path:
     """Run the study's one recipe once, for its first target, and leave ``OUT/model``; nothing is judged.
 
+    Of a recipe that leaves weights only, such as a pre-training, the folder is a ``start:`` for other studies.
+
     Raises:
         SpecError: more than one recipe.
     """
@@ -110,11 +112,8 @@ def train_model(study: Study, out: Path, *, fabric: Any = None, say: Callable[[s
     session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say)
     world = session.prepare()
     row = Row(study.recipes[0], study.target[0], 0, 0)
-    stage = None
-    for moment in session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)):
-        stage = moment if moment.predictor is not None else stage
-    if stage is None:
-        raise SpecError(f"recipe '{title(row.recipe)}' leaves no model that predicts; build another recipe on it by first:")
+    stages = list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))
+    stage = next((moment for moment in reversed(stages) if moment.predictor is not None), stages[-1])
     kept = Store(out / "units" / stage.unit).stage_folder(stage.name)
     predictor, card = load_predictor(kept)
     save_predictor(predictor, out / "model", {**card, **facts(study, world, row, out), "stage": stage.name})

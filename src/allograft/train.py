@@ -36,9 +36,10 @@ class Batches(Protocol):
 
 @dataclass
 class History:
-    """Each term's value at each step."""
+    """Each term's value at each step of a training, over all calls of its name, and the seconds these took."""
 
     terms: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
     waiting: list[Mapping[str, Tensor]] = field(default_factory=list)
 
     def add(self, terms: Mapping[str, Tensor], number: int) -> None:
@@ -73,23 +74,31 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         step: called with a batch on the device; its state is what its fields hold (see ``parts``).
         batches: addressed by step number.
         steps: how many, or which numbers: epochs call ``train`` with ranges.
-        name: unique within a run for its first step; a finished call of this name and step is loaded, not repeated.
+        name: of the training; calls of one name continue it over consecutive steps, and share one checkpoint and one loss curve.
+            What an earlier life of the run kept is loaded, not repeated.
+
+    Returns:
+        The history of the training up to now.
     """
     span = range(steps) if isinstance(steps, int) else steps
     if context.rehearsal is not None:
         return _rehearsed(step, batches, span, context)
-    history, at, spent = History(), span.start, 0.0
-    saved = context.journal.open(name, span)
+    history: History = context.meter.histories.setdefault(name, History())
+    saved, at = context.journal.open(name, span), span.start
     if saved is not None:
         for path, part in parts(step):
             part.load_state_dict(saved["parts"][path])
-        history, at, spent = History(saved["history"]), saved["at"], saved["seconds"]
-    began = time.perf_counter() - spent
+        history.terms, history.seconds, at = saved["history"], saved["seconds"], saved["at"]
+        context.meter.train_seconds += history.seconds
+    elif context.journal.passed(name, span):
+        return history
+    began = time.perf_counter()
 
     def state(number: int) -> dict[str, Any]:
         history.flush(number)
         kept = {path: part.state_dict() for path, part in parts(step)}
-        return {"at": number, "history": history.terms, "seconds": time.perf_counter() - began, "parts": kept}
+        spent = history.seconds + time.perf_counter() - began
+        return {"at": number, "history": history.terms, "seconds": spent, "parts": kept}
 
     if at < span.stop:
         with context.seeds.everything(name), _Bar(f"{context.label}{name}", span, at, context.progress) as bar:
@@ -101,10 +110,12 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
                 history.add(terms, number)
                 bar.show(number + 1, history)
                 if context.journal.due():
-                    context.journal.keep(name, span, partial(state, number + 1))
+                    context.journal.keep(name, partial(state, number + 1))
         history.flush(span.stop)
-        context.journal.finish(name, span, partial(state, span.stop))
-    context.meter.train_seconds += time.perf_counter() - began
+        context.journal.finish(name, partial(state, span.stop))
+    spent = time.perf_counter() - began
+    history.seconds += spent
+    context.meter.train_seconds += spent
     context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
     return history
 
@@ -125,13 +136,9 @@ def train_with_checkpoints(
     edges = [span.start, *(mark for mark in marks if span.start < mark < span.stop), span.stop]
     history = History()
     for start, stop in pairwise(edges):
-        part = train(step, batches, steps=range(start, stop), context=context, name=name)
-        for key, values in part.terms.items():
-            history.terms.setdefault(key, []).extend(values)
+        history = train(step, batches, steps=range(start, stop), context=context, name=name)
         if stop in marks and stop > start:
             yield from (replace(stage, name=f"{stage.name}-{stop}") for stage in along)
-    if len(edges) > 2:  # one curve for all parts
-        context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
     return history
 
 

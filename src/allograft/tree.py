@@ -123,6 +123,17 @@ def load(path: Path) -> Any:
     return _restore(json.loads(shape), tensors)
 
 
+def on_cpu(tree: Any) -> Any:
+    """The same tree of dicts, lists, tuples and values, its tensors detached and on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.detach().cpu()
+    if isinstance(tree, Mapping):
+        return {key: on_cpu(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(on_cpu(value) for value in tree)
+    return tree
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder to a place where nothing is. ``OutputError`` when it cannot be written."""
     try:

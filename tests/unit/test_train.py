@@ -124,24 +124,45 @@ def test_a_finished_call_is_loaded(tmp_path: Path) -> None:
     assert len(loaded_history.terms["loss"]) == 4
 
 
-def test_another_length_or_a_damaged_checkpoint_starts_anew(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_starts_anew(tmp_path: Path) -> None:
     train(a_pair(), Source(), steps=3, context=journalled(tmp_path))
-    source = Source()
-    train(a_pair(), source, steps=5, context=journalled(tmp_path))
-    assert source.drawn == [0, 1, 2, 3, 4]
     (tmp_path / "train.safetensors").write_bytes(b"cut")
     source = Source()
     train(a_pair(), source, steps=5, context=journalled(tmp_path))
     assert source.drawn == [0, 1, 2, 3, 4]
 
 
-def test_epochs_as_ranges_equal_one_call_of_their_names() -> None:
-    source = Source()
-    pair = a_pair()
-    for epoch in range(3):
-        train(pair, source, steps=range(2 * epoch, 2 * epoch + 2), context=a_context(), name=f"epoch-{epoch}")
-    assert source.drawn == [0, 1, 2, 3, 4, 5]
-    assert pair.calls == 6
+PARTS = (range(0, 2), range(2, 4), range(4, 5), range(5, 9))
+
+
+def in_parts(pair: Pair, source: Source, context: Context) -> list[float]:
+    """One training over ``PARTS``; the whole history of its loss."""
+    for part in PARTS:
+        history = train(pair, source, steps=part, context=context)
+    return history.terms["loss"]
+
+
+def test_a_training_in_parts_equals_one_call() -> None:
+    once, parted, source = a_pair(), a_pair(), Source()
+    whole = train(once, Source(), steps=9, context=a_context())
+    assert in_parts(parted, source, context := a_context()) == whole.terms["loss"]
+    assert source.drawn == list(range(9))
+    assert told(parted) == told(once)
+    assert len(context.meter.figures["loss-train"].y["loss"]) == 9
+
+
+@pytest.mark.parametrize("dies_at", range(1, 9))
+def test_parts_leave_one_checkpoint_and_those_before_it_are_not_run_again(dies_at: int, tmp_path: Path) -> None:
+    undisturbed = a_pair()
+    losses = in_parts(undisturbed, Source(), a_context())
+    with pytest.raises(Gone):
+        in_parts(a_pair(dies_at), Source(), journalled(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+    again, source, context = a_pair(), Source(), journalled(tmp_path)
+    assert in_parts(again, source, context) == losses
+    assert told(again) == told(undisturbed)
+    assert source.drawn == list(range(dies_at, 9))
+    assert len(context.meter.figures["loss-train"].y["loss"]) == 9
 
 
 def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:

@@ -26,20 +26,24 @@ from allograft.context.settings import Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
-from allograft.recipe import Carry, Scenario, Stage, title, total_needs
+from allograft.predictor import Weights
+from allograft.predictor.folder import read_card
+from allograft.recipe import Carry, Saw, Scenario, Stage, title, total_needs
 from allograft.recipe.needs import check_needs
 from allograft.schedule import Schedule, make_schedule
-from allograft.seeds import Seeds
+from allograft.seeds import Seeds, generators_kept
 from allograft.step import GradientStep, Objective
 from allograft.table import find
 from allograft.tasks import Task
 from allograft.transforms.sample import Sample
-from allograft.tree import content_hash, digest, plain
+from allograft.tree import content_hash, digest, on_cpu, plain
 
 
 @dataclass
 class Meter:
     """What a unit cost and has to show, itself alone: the units it builds on have their own.
+
+    ``histories``: name of a training -> its ``History`` so far, over all calls of that name.
 
     Of a rehearsal, ``tried`` refers to the last step object that was, and ``rate`` has the seconds a step of it takes.
     """
@@ -51,6 +55,7 @@ class Meter:
     tried: weakref.ref[Any] | None = None
     rate: float = 0.0
     figures: dict[str, Figure] = field(default_factory=dict)
+    histories: dict[str, Any] = field(default_factory=dict)
 
     peak_memory_mb: float = 0.0
 
@@ -163,7 +168,7 @@ class Context:
         if store:
             store.tidy()
         for stage in stages:
-            yield replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
+            yield self._stamped(stage, key, recipe, scenario)
         return replace(carry, network=carry.network.to(self.fabric.device))
 
     def _alone(self, store: Store | None) -> AbstractContextManager[None]:
@@ -193,25 +198,53 @@ class Context:
             if not stage.unit:
                 if stage.name in [earlier.name for earlier in own]:
                     raise AllograftError(f"{title(recipe)}: stage '{stage.name}' was yielded twice; give each its own name")
+                stage = self._kept(replace(self._stamped(stage, key, recipe, scenario), cost=self.meter.cost()), store)
                 own.append(stage)
-                stage = replace(stage, unit=key, recipe=recipe, sites=scenario.sites)
-                if store:
-                    told = {"recipe": plain(recipe), "seed": self.seeds.seed, "cost": self.meter.cost(), "sites": list(stage.sites)}
-                    store.keep_stage(stage, told)
             else:
                 inner.add(stage.unit)
             yield stage
         if self.rehearsal is not None:
             self.rehearsal[key] = self.meter
         if store:
+            if own and all(stage.predictor is None for stage in own):  # a pre-training: what it leaves can be a start
+                store.keep_stage(replace(own[-1], predictor=Weights(carry.network)), self._card(own[-1]))
             store.keep(carry, own, self.meter.cost(), self.meter.figures)
             self.journal.clear()
         self.fabric.barrier()
         return carry
 
+    def _stamped(self, stage: Stage, unit: str, recipe: Any, scenario: Scenario) -> Stage:
+        """The stage with what only the context knows of it."""
+        return replace(stage, unit=unit, recipe=recipe, sites=scenario.sites, saw=Saw.from_scenario(scenario, stage.seen))
+
+    def _kept(self, stage: Stage, store: Store | None) -> Stage:
+        """Keep a stage. One that an earlier life of the run kept is judged as it was then: the network may be ahead of it, or behind."""
+        if store is None or stage.predictor is None:
+            return stage
+        earlier = store.kept_stage(stage.name) if self.fabric.is_global_zero else None
+        if earlier is not None:
+            return replace(stage, predictor=earlier, cost=read_card(earlier.folder)["cost"])
+        store.keep_stage(stage, self._card(stage))
+        return stage
+
+    def _card(self, stage: Stage) -> dict[str, Any]:
+        """What the card of a stage's folder says of the run."""
+        return {"recipe": plain(stage.recipe), "seed": self.seeds.seed, "cost": dict(stage.cost), "sites": list(stage.sites)}
+
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """A result computed once in the life of a unit, also across restarts."""
-        return self.journal.once(name, make)
+        """A result computed once in the life of a unit, also across restarts, on the first process; the others are given it.
+
+        Args:
+            make: gives a tree of dicts, lists, numbers and tensors, and calls nothing that waits for other processes.
+
+        Returns:
+            The tree, its tensors on the CPU. Global generators are as they were before.
+        """
+        made = None
+        if self.fabric.is_global_zero:
+            with generators_kept():
+                made = self.journal.once(name, lambda: on_cpu(make()))
+        return self.fabric.broadcast(made)
 
     def show(self, name: str, figure: Figure) -> None:
         """Keep data for a plot beside the unit; the report draws it under the recipe's name."""

@@ -35,44 +35,59 @@ class Journal:
     writes: bool = True
     last: float = field(default_factory=time.monotonic)
     used: set[tuple[str, int]] = field(default_factory=set)
+    waiting: dict[str, Any] = field(default_factory=dict)
 
     def open(self, name: str, span: range) -> Any | None:
-        """The newest state kept under a name, or None. A name used twice for one step is a mistake of the recipe."""
+        """The state that an earlier life of the run kept under a name, given once: to the call whose steps it lies in.
+
+        A training in parts, ``train(..., steps=range(a, b), name=name)``, has one checkpoint. Parts before it need not run again: see
+        ``passed``. A name used twice for one step is a mistake of the recipe.
+        """
         if (name, span.start) in self.used:
             raise AllograftError(f"train(name={name!r}) was called twice in one run from step {span.start}; give each call its own name")
         self.used.add((name, span.start))
-        path = self._path(name, span)
-        if not path.exists():
+        if name not in self.waiting:
+            self.waiting[name] = self._load(name)
+        kept = self.waiting[name]
+        if kept is None or not span.start <= kept["at"] <= span.stop:
             return None
+        self.waiting[name] = None
+        return kept
+
+    def passed(self, name: str, span: range) -> bool:
+        """Whether a later part of the same training is kept, so that this one, already opened, may be left out."""
+        kept = self.waiting.get(name)
+        return kept is not None and kept["at"] > span.stop
+
+    def _load(self, name: str) -> Any | None:
         try:
-            kept = tree.load(path)
+            return tree.load(self._path(name)) if self._path(name).exists() else None
         except tree.DamagedFile:
             return None  # run again, to the same bytes
-        return kept if kept.get("span") == [span.start, span.stop] else None
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
         return self.writes and (STOP.is_set() or time.monotonic() - self.last >= self.seconds)
 
-    def keep(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
-        """Write a checkpoint now."""
+    def keep(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
+        """Write a checkpoint now, in the place of the last one of this name."""
         if self.writes:
-            tree.save(self._path(name, span), {**state(), "span": [span.start, span.stop]})
+            tree.save(self._path(name), state())
             self.last = time.monotonic()
         if STOP.is_set():
             raise Stopped
 
-    def finish(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+    def finish(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
         """Keep a finished call, unless it is so short that a replay repeats it sooner (to the same bytes)."""
         if self.due():
-            self.keep(name, span, state)
+            self.keep(name, state)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The result of ``make``, computed once in the life of the unit; a tree of dicts, lists, numbers and tensors."""
         kept = self.open(f"once-{name}", range(1))
         if kept is None:
-            kept = {"value": make()}
-            self.keep(f"once-{name}", range(1), lambda: kept)
+            kept = {"at": 1, "value": make()}
+            self.keep(f"once-{name}", lambda: kept)
         return kept["value"]
 
     def clear(self) -> None:
@@ -80,8 +95,8 @@ class Journal:
         if self.writes:
             tree.remove(self.folder)
 
-    def _path(self, name: str, span: range) -> Path:
-        return self.folder / (f"{name}-from-{span.start}.safetensors" if span.start else f"{name}.safetensors")
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
 
 @dataclass
@@ -91,14 +106,18 @@ class NoJournal:
     def open(self, name: str, span: range) -> None:
         """Nothing is ever kept."""
 
+    def passed(self, name: str, span: range) -> bool:
+        """Never."""
+        return False
+
     def due(self) -> bool:
         """Never."""
         return False
 
-    def keep(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+    def keep(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
         """Keeps nothing."""
 
-    def finish(self, name: str, span: range, state: Callable[[], dict[str, Any]]) -> None:
+    def finish(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
         """Keeps nothing."""
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:

@@ -54,6 +54,14 @@ class Store:
         if self.writes and stage.predictor is not None and not (folder / "card.json").exists():
             save_predictor(stage.predictor, folder, card)
 
+    def kept_stage(self, name: str) -> Kept | None:
+        """A stage's predictor on disk; None where there is none, or a damaged one, which is removed to be made again."""
+        folder = self.stage_folder(name)
+        if intact(folder):
+            return Kept(folder, self.template)
+        tree.remove(folder)
+        return None
+
     @property
     def figures_file(self) -> Path:
         """What the unit has to show in the report."""
@@ -69,7 +77,13 @@ class Store:
                 "network": carry.network.state_dict(),
                 "optimizer": carry.optimizer,
                 "parts": parts,
-                "stages": [{"name": stage.name, "seen": list(stage.seen), "judged": stage.predictor is not None} for stage in stages],
+                "stages": [
+                    {
+                        **{"name": stage.name, "seen": list(stage.seen), "judged": stage.predictor is not None},
+                        **{"facts": dict(stage.facts), "cost": dict(stage.cost)},
+                    }
+                    for stage in stages
+                ],
                 "cost": dict(cost),
             }
             tree.save(self.carry_file, state)
@@ -97,11 +111,10 @@ class Store:
             return None
         stages = []
         for one in kept["stages"]:
-            predictor = Kept(self.stage_folder(one["name"]), self.template) if one["judged"] else None
-            if predictor is not None and not intact(predictor.folder):
-                tree.remove(predictor.folder)  # or the stage, made again, would not be kept
+            predictor = self.kept_stage(one["name"]) if one["judged"] else None
+            if one["judged"] and predictor is None:
                 return None
-            stages.append(Stage(one["name"], predictor, tuple(one["seen"])))
+            stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=one["cost"]))
         parts = {name: rebuilt(part["spec"], part["state"]) for name, part in kept["parts"].items()}
         network = rebuilt(kept["spec"], kept["network"], self.template)
         return Carry(network, kept["optimizer"], parts), stages, kept["cost"]

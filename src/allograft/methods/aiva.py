@@ -15,7 +15,6 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.context import Context
-from allograft.figure import thinned
 from allograft.methods.supervised import Supervised
 from allograft.parts.clustering import Clusters, DomainItems, cluster, features_of, match_clusters, name_of, positions, show
 from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
@@ -146,7 +145,6 @@ class Aiva:
         step = context.gradient_step(network, objective, steps=steps)
         stage = Stage("adapted", Direct(network), scenario.sites)
         last: Clusters | None = None
-        terms: dict[str, list[float]] = {}
         rounds = spans(steps, pairs.epoch, self.rounds)
         for number, span in enumerate(rounds):
             if self.weight != 0 and (context.rehearsal is None or number < 2):  # of a rehearsal the second stands for all that are warm
@@ -156,12 +154,7 @@ class Aiva:
                 use_clusters(objective, last, items, context.fabric.device)
                 if number == 0:
                     show(last, items, context, self.clusters, "before")
-            name = f"round-{number}"
-            history = yield from train_with_checkpoints(step, pairs, steps=span, context=context, along=[stage], name=name, total=steps)
-            context.meter.figures.pop(f"loss-{name}", None)  # one curve for all rounds
-            for key, values in history.terms.items():
-                terms.setdefault(key, []).extend(values)
-        context.show("loss-adapt", thinned(terms, "loss of the adaptation"))
+            yield from train_with_checkpoints(step, pairs, steps=span, context=context, along=[stage], name="adapt", total=steps)
         if last is not None and context.rehearsal is None:
             show(self.clustered(network, items, context, "clusters-after", last), items, context, self.clusters, "after")
         yield stage
@@ -178,8 +171,7 @@ class Aiva:
             made = cluster(source, target, self.clusters, seed=seed, others=others, position=position, last=last)
             return {f.name: getattr(made, f.name) for f in fields(made)}
 
-        kept = context.once(name, make) if context.fabric.is_global_zero else None
-        return Clusters(**context.fabric.broadcast(kept))
+        return Clusters(**context.once(name, make))
 
 
 def spans(steps: int, epoch: int, rounds: int | None) -> list[range]:

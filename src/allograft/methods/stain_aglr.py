@@ -19,7 +19,7 @@ from allograft.cohort import Cohort, Loader
 from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.figure import Points, thinned
+from allograft.figure import Points
 from allograft.methods.adabn import batches as in_order
 from allograft.methods.stain_normalisation import white_level
 from allograft.networks import Network
@@ -131,15 +131,11 @@ class StainAgLr:
             return step
         step = context.gradient_step(network, objective)
         step.schedule = Plateau(ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch)
-        losses: dict[str, list[float]] = {}
-        for number, start in enumerate(range(0, steps, batches.epoch)):
-            span, name = range(start, min(start + batches.epoch, steps)), f"epoch-{number}"
-            history = yield from train_with_checkpoints(step, batches, steps=span, context=context, along=[stage], name=name, total=steps)
-            context.meter.figures.pop(f"loss-{name}", None)  # one figure of all epochs in their place
-            losses = {key: losses.get(key, []) + values for key, values in history.terms.items()}
+        for start in range(0, steps, batches.epoch):
+            span = range(start, min(start + batches.epoch, steps))
+            yield from train_with_checkpoints(step, batches, steps=span, context=context, along=[stage], total=steps)
             if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):  # 1e-2 * 0.1 ** 3 is a little above 1e-5
                 break
-        context.show("loss", thinned(losses, "loss of all epochs"))
         return step
 
     def decoder(self, network: Network, batches: Loader, context: Context) -> StainDecoder | None:

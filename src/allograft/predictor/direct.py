@@ -12,9 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allograft.batch import Batch
+from allograft.errors import ModelError
 
 Prediction = Mapping[str, Any]
-"""Keyed like labels: "mask" and "label" hold logits (log-probabilities are logits too); also "score", "chosen", "warnings"."""
+"""Keyed like labels, for B images:
+
+"mask", "label": (B, K, *spatial) or (B, K) logits; log-probabilities are logits too. "paired": (B, C, *spatial). "boxes": B ``Boxes``.
+"score": (B,) float, how sure or how far from the training data, in the method's own scale. "spread": (B,) float, how much several
+samples of a prediction differ. "chosen": (B,) int64, which of several models answered. "warnings": B texts, "" for none.
+"""
 
 
 class Predictor(Protocol):
@@ -33,6 +39,16 @@ class Direct:
     def __call__(self, batch: Batch) -> Prediction:
         with evaluation_mode(self.network):
             return padded(self.network, batch.image)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network that other recipes build on, and that answers nothing: what a pre-training leaves. ``start:`` takes its folder."""
+
+    network: Any
+
+    def __call__(self, batch: Batch) -> Prediction:
+        raise ModelError("holds pre-trained weights only, which predict nothing; start a study from this folder: start: FOLDER")
 
 
 def padded(network: Any, image: Tensor) -> dict[str, Tensor]:

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort.readers import SUFFIXES
-from allograft.predictor.direct import Predictor
+from allograft.predictor.direct import Prediction, Predictor
 
 CHUNK = 16
 """Slices of a volume predicted at a time."""
 
 
-def whole_prediction(predictor: Predictor, batch: Batch) -> dict[str, Tensor]:
+def whole_prediction(predictor: Predictor, batch: Batch) -> dict[str, Any]:
     """A prediction for a case or for any images, on the CPU: ``CHUNK`` at a time, or all where the predictor ``sees_whole_cases``."""
     chunk = len(batch) if getattr(predictor, "sees_whole_cases", False) else CHUNK
     outputs = [predictor(batch[start : start + chunk].unlabelled()) for start in range(0, len(batch), chunk)]
-    return {key: torch.cat([output[key].cpu() for output in outputs]) for key in outputs[0]}
+    return {key: _joined([output[key] for output in outputs]) for key in outputs[0]}
+
+
+def _joined(parts: Sequence[Tensor | tuple[Any, ...]]) -> Any:
+    """Tensors along B, on the CPU; tuples of what is no tensor, such as boxes and warnings, end to end."""
+    if all(isinstance(part, Tensor) for part in parts):
+        return torch.cat([part.cpu() for part in parts if isinstance(part, Tensor)])
+    return tuple(one for part in parts for one in part)
+
+
+def case_facts(prediction: Prediction) -> dict[str, Any]:
+    """What a prediction for a whole case says beside the answer itself, as JSON values.
+
+    Returns:
+        ``score`` and ``spread``: means over the case's images (slices). ``chosen``: the model, or one per slice. ``warnings``: each once.
+
+    Example:
+        >>> case_facts({"score": torch.tensor([0.5, 1.5]), "chosen": torch.tensor([2, 2]), "warnings": ("", "far")})
+        {'score': 1.0, 'chosen': 2, 'warnings': ['far']}
+    """
+    facts: dict[str, Any] = {key: float(prediction[key].double().mean()) for key in ("score", "spread") if key in prediction}
+    if "chosen" in prediction:
+        chosen = prediction["chosen"].tolist()
+        facts["chosen"] = chosen[0] if len(set(chosen)) == 1 else chosen
+    if "warnings" in prediction:
+        facts["warnings"] = [text for text in dict.fromkeys(prediction["warnings"]) if text]
+    return facts
 
 
 def stem(name: str) -> str:

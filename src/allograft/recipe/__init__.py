@@ -2,7 +2,7 @@
 
 from allograft.recipe.grid import AnyRow, Grid, candidates, parse_row
 from allograft.recipe.parse import AnyRecipe, parse_recipe
-from allograft.recipe.recipe import Carry, Needs, Paper, Recipe, Scenario, Stage, is_recipe, shown, title, total_needs
+from allograft.recipe.recipe import Carry, Needs, Paper, Recipe, Saw, Scenario, Stage, is_recipe, shown, title, total_needs
 
 __all__ = [
     "AnyRecipe",
@@ -12,6 +12,7 @@ __all__ = [
     "Needs",
     "Paper",
     "Recipe",
+    "Saw",
     "Scenario",
     "Stage",
     "candidates",

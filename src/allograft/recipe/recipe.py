@@ -111,22 +111,47 @@ def _images(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
 
 
 @dataclass(frozen=True)
+class Saw:
+    """What a run had seen when it yielded a stage: sites, and the subjects whose target or stream labels it was given."""
+
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    stream: tuple[str, ...] = ()
+    labelled_subjects: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_scenario(scenario: Scenario, seen: tuple[str, ...] = ()) -> Saw:
+        """What a narrowed scenario shows; of its stream, the sites in ``seen``, or all where ``seen`` names none of them."""
+        met = [cohort for cohort in scenario.stream if set(_sites(cohort)) & set(seen)] or scenario.stream
+        labelled = {subject for cohort in (*scenario.target, *met) if cohort.has_labels for subject in cohort.subjects}
+        return Saw(_sites(*scenario.source), _sites(*scenario.target), _sites(*met), tuple(sorted(labelled)))
+
+
+def _sites(*cohorts: Cohort) -> tuple[str, ...]:
+    return tuple(sorted({case.site for cohort in cohorts for case in cohort.cases}))
+
+
+@dataclass(frozen=True)
 class Stage:
     """A moment worth judging, yielded by a recipe.
 
     Args:
         name: unique within a run.
-        predictor: what to judge; None for weights only.
+        predictor: what to judge; None for weights only, which other recipes build on.
         seen: sites learned from so far, in order.
-        unit, recipe, sites: whose stage it is; set by ``Context.run``.
+        facts: numbers that belong to this moment: models in a pool, the loss of a pretext.
+        unit, recipe, sites, cost, saw: whose stage it is and what led to it; set by ``Context.run``.
     """
 
     name: str
     predictor: Predictor | None = None
     seen: tuple[str, ...] = ()
+    facts: Mapping[str, float | int | str] = field(default_factory=dict)
     unit: str = ""
     recipe: Any = None
     sites: tuple[str, ...] = ()
+    cost: Mapping[str, float | int] = field(default_factory=dict)
+    saw: Saw = field(default_factory=Saw)
 
 
 @dataclass(frozen=True)

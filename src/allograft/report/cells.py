@@ -169,6 +169,8 @@ def score_cell(line: Line, site: str, metric: str, *, best: float | None = None)
 
 def _absent(line: Line) -> str:
     """Why there is no number."""
+    if line.leaves_weights_only:
+        return "weights only"
     if line.done or not line.runs:
         return "not measured"
     return NOT_YET if all(run.error == NOT_YET for run in line.runs) else "failed"

@@ -19,6 +19,9 @@ SCHEMA = 2
 """Written; schema 1, which called a target's unlabelled training images "val", is read too."""
 
 
+Part = Literal["val", "test", "train-unlabelled", "weights"]
+
+
 @dataclass(frozen=True)
 class Record:
     """What one predictor scored on one test set.
@@ -28,9 +31,11 @@ class Record:
         recipe: ``{"name": ..., "parameters": {...}}``, every field of it.
         stage, ordinal: which moment of the run.
         seen: sites learned from so far.
-        source, target: the sites the unit saw; target None when it saw none.
-        site, part, fold: the site judged, its validation, test or unlabelled training cases, and the fold of its subjects.
-        labelled_subjects: target subjects whose labels the unit saw.
+        source, target, stream: the sites the unit saw up to this stage; target None when it saw none.
+        site, part, fold: the site judged, its validation, test or unlabelled training cases, and the fold of its subjects; part
+            "weights" of a stage that nothing can judge, since it leaves weights only.
+        labelled_subjects: subjects of target and stream whose labels the unit saw.
+        facts: numbers that belong to the stage: models in a pool, the loss of a pretext.
         status, error: "done", or "failed" and why; then nothing else is known.
         metrics: pooled over subjects; None = undefined.
         cases: every metric of every case; one without labels has label-free scores alone.
@@ -45,7 +50,7 @@ class Record:
     stage: str
     ordinal: int
     site: str
-    part: Literal["val", "test", "train-unlabelled"]
+    part: Part
     seen: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
     target: str | None = None
@@ -58,6 +63,8 @@ class Record:
     cost: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
+    stream: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -76,8 +83,10 @@ class Record:
         write_json(folder / f"{self.name}.json", {**tree, "checksum": content_hash(tree)})
 
 
-LABEL_FREE = ("entropy", "prediction", "snd")
-"""What a case has without a label."""
+LABEL_FREE = ("entropy", "prediction", "snd", "score", "spread")
+"""Numbers that a case has without a label."""
+UNMEASURED = (*LABEL_FREE, "chosen", "warnings")
+"""All that a case has without a label."""
 
 
 def measured(cases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
@@ -86,7 +95,7 @@ def measured(cases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
     >>> measured([{"case": "a", "subject": "1", "entropy": 0.1}, {"case": "b", "subject": "1", "entropy": 0.1, "dice": 0.5}])
     ({'case': 'b', 'subject': '1', 'dice': 0.5},)
     """
-    bare = ({key: value for key, value in case.items() if key not in LABEL_FREE} for case in cases)
+    bare = ({key: value for key, value in case.items() if key not in UNMEASURED} for case in cases)
     return tuple(case for case in bare if set(case) - {"case", "subject"})
 
 
@@ -114,6 +123,7 @@ def read_record(path: Path) -> Record:
         if tree["schema"] == 1 and tree["part"] == "val" and not measured(tree["cases"]):
             tree["part"] = "train-unlabelled"
         tuples = {key: tuple(tree[key]) for key in ("seen", "source", "labelled_subjects", "cases")}
+        tuples["stream"] = tuple(tree.get("stream", ()))
         return Record(**{**tree, **tuples, "schema": SCHEMA})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew") from error

@@ -84,6 +84,11 @@ class Line:
         """Whether any test case of a site has a measure, be the headline defined there or not (AUROC of one class is not)."""
         return any(record.measured for run in self.runs for record in run.tests.get(site, ()))
 
+    @property
+    def leaves_weights_only(self) -> bool:
+        """Whether its recipe leaves weights for other recipes to build on, and nothing that could be judged."""
+        return self.done > 0 and not any(run.tests for run in self.runs)
+
     def spread(self, site: str) -> float | None:
         """Standard deviation over seeds (n - 1); None with fewer than two."""
         values = self.scores.get(site, ())

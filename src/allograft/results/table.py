@@ -118,6 +118,7 @@ def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[
 
 def _score(line: Line, site: str) -> str:
     absent = "failed" if not line.done else "undefined" if line.is_measured(site) else "not measured"
+    absent = "weights only" if line.leaves_weights_only else absent
     return _spread(line.score(site), line.spread(site)) or absent
 
 

@@ -14,10 +14,10 @@ from allograft import __version__
 from allograft.cohort import Cohort
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
-from allograft.predictor.whole import whole_prediction
-from allograft.recipe import Scenario, Stage, title, total_needs
+from allograft.predictor.whole import case_facts, whole_prediction
+from allograft.recipe import Stage, title
 from allograft.results.analysis.label_free import pooled, watched
-from allograft.results.record import LABEL_FREE, Record, measured, read_record, record_name
+from allograft.results.record import LABEL_FREE, Part, Record, measured, read_record, record_name
 from allograft.seeds import Seeds
 from allograft.study.world import TestSet
 from allograft.tasks.segmentation import mean_over_subjects
@@ -40,14 +40,13 @@ class Judge:
     folder: Path
     fabric: Any
 
-    def __call__(self, stage: Stage, ordinal: int, scenario: Scenario, seed: int, cost: dict[str, Any]) -> None:
-        """Judge one stage on every test set that has no fresh record of it. ``scenario`` is the whole one; it is narrowed here."""
+    def __call__(self, stage: Stage, ordinal: int, seed: int) -> None:
+        """Judge one stage on every test set that has no fresh record of it; one that leaves weights only has a record that says so."""
         if stage.predictor is None:
-            return
-        seen = scenario.narrowed(total_needs(stage.recipe))
+            return self._base(stage, ordinal, seed, "", "weights").write(self.folder)
         for test in self.tests:
             if self._fresh(stage, test) is None:
-                self._record(stage, ordinal, seen, seed, test, cost).write(self.folder)
+                self._record(stage, ordinal, seed, test).write(self.folder)
 
     def complete(self, unit: str, stages: Iterable[str]) -> bool:
         """Whether every test set has a fresh record of these stages of a unit."""
@@ -63,11 +62,22 @@ class Judge:
             return None  # damaged: judged again
         return record if record.data == _data(test) else None
 
-    def _record(self, stage: Stage, ordinal: int, seen: Scenario, seed: int, test: TestSet, cost: dict[str, Any]) -> Record:
+    def _record(self, stage: Stage, ordinal: int, seed: int, test: TestSet) -> Record:
         began = time.perf_counter()
         cases = self.watch(stage, test) if test.is_unlabelled_training else self.measure(stage, test)
         seconds = time.perf_counter() - began
-        targets = sorted({case.site for cohort in seen.target for case in cohort.cases})
+        base = self._base(stage, ordinal, seed, test.site, test.part)
+        return replace(
+            base,
+            fold=test.fold,
+            metrics=pooled(cases, self.task) if test.is_unlabelled_training else self._pooled(cases),
+            cases=tuple(cases),
+            cost={**base.cost, "predict_seconds": round(seconds, 3)},
+            data=_data(test),
+        )
+
+    def _base(self, stage: Stage, ordinal: int, seed: int, site: str, part: Part) -> Record:
+        """What a record says of the stage, before anything is measured."""
         name = next(iter(plain(stage.recipe)))
         return Record(
             unit=stage.unit,
@@ -76,16 +86,14 @@ class Judge:
             stage=stage.name,
             ordinal=ordinal,
             seen=stage.seen,
-            source=tuple(sorted({case.site for cohort in seen.source for case in cohort.cases})),
-            target="+".join(targets) or None,
-            site=test.site,
-            part=test.part,  # type: ignore[arg-type]
-            fold=test.fold,
-            labelled_subjects=tuple(sorted({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects})),
-            metrics=pooled(cases, self.task) if test.is_unlabelled_training else self._pooled(cases),
-            cases=tuple(cases),
-            cost={**cost, "predict_seconds": round(seconds, 3)},
-            data=_data(test),
+            source=stage.saw.source,
+            target="+".join(stage.saw.target) or None,
+            stream=stage.saw.stream,
+            labelled_subjects=stage.saw.labelled_subjects,
+            site=site,
+            part=part,
+            facts=dict(stage.facts),
+            cost=dict(stage.cost),
             environment=environment(self.fabric),
         )
 
@@ -94,7 +102,7 @@ class Judge:
 
         def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
             labelled = self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
-            return {**self._label_free(prediction), **labelled}
+            return {**self._label_free(prediction), **case_facts(prediction), **labelled}
 
         return self._each(stage, test, told)
 

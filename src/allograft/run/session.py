@@ -23,7 +23,7 @@ from allograft.networks.load import load_weights
 from allograft.networks.network import spec_of
 from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
-from allograft.recipe import Stage, title
+from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.models import export_models, refuse_training_images
@@ -205,7 +205,7 @@ class Session:
 
     def run(self, world: World, row: Row, place: str) -> None:
         """Run and judge one row, unless all of it is there already; a failure becomes a record."""
-        context, scenario = self.context(row.seed), scenario_of(world, row)
+        context = self.context(row.seed)
         judge = Judge(
             (*world.tests(row.fold), *world.unlabelled_training(row.fold)), self.study.made_task, self.out / "records", self.fabric
         )
@@ -219,10 +219,10 @@ class Session:
         self.say(f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}" + (f", fold {row.fold}" if world.folds > 1 else ""))
         ordinals: dict[str, int] = {}
         try:
-            for stage in context.run(row.recipe, scenario, self.start(world, row.seed)):
+            for stage in context.run(row.recipe, scenario_of(world, row), self.start(world, row.seed)):
                 ordinal = ordinals[stage.unit] = ordinals.get(stage.unit, -1) + 1
                 if self.fabric.is_global_zero:
-                    judge(stage, ordinal, scenario, row.seed, self._cost(stage))
+                    judge(stage, ordinal, row.seed)
                 self.fabric.barrier()
         except OutputError:  # a full disk is no fault of the recipe's, and the next unit would meet it too
             raise
@@ -230,9 +230,6 @@ class Session:
             failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
             _keep_traceback(self.out, row.unit, error)
-
-    def _cost(self, stage: Stage) -> dict[str, Any]:
-        return dict(read_card(Store(self.out / "units" / stage.unit).stage_folder(stage.name))["cost"])
 
     def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
         """Table, models, ``results.csv``, ``metrics.csv`` and report."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from allograft.cohort import Case, Cohort
 from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
@@ -28,7 +29,7 @@ class TestSet:
     __test__ = False
 
     site: str
-    part: str
+    part: Literal["val", "test", "train-unlabelled"]
     fold: int
     cohort: Cohort
 

@@ -92,7 +92,7 @@ def test_asked_to_stop_the_journal_keeps_first(tmp_path: Path) -> None:
     try:
         assert journal.due()
         with pytest.raises(Stopped):
-            journal.keep("train", range(4), lambda: {"at": 2})
+            journal.keep("train", lambda: {"at": 2})
     finally:
         STOP.clear()
     assert Journal(tmp_path).open("train", range(4))["at"] == 2  # type: ignore[index]

@@ -239,8 +239,8 @@ def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, mo
 
 
 def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = DomainItems.of
-    monkeypatch.setattr(DomainItems, "of", staticmethod(lambda scenario, context: real(scenario, context, 3)))
+    real = DomainItems.from_scenario
+    monkeypatch.setattr(DomainItems, "from_scenario", staticmethod(lambda scenario, context: real(scenario, context, 3)))
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}})
     _, row, records = run(session)
     assert all(record.status == "done" for record in records.values())

@@ -122,8 +122,8 @@ def test_the_papers_schedule_stops_at_1e_5(cohort: Cohort, monkeypatch: pytest.M
     settings = {"budget": Budget(steps=1000, batch_size=4), "optimizer": {"adam": {"lr": 1e-2}}}
     rates, context = rates_of(cohort, StainAgLr(patience=2), monkeypatch, **settings)
     assert rates == pytest.approx([1e-2] * 16 + [1e-3] * 12 + [1e-4] * 12)
-    assert list(context.meter.figures) == ["loss", "features"]
-    assert len(context.meter.figures["loss"].x) == 40  # type: ignore[union-attr]
+    assert list(context.meter.figures) == ["loss-train", "features"]
+    assert len(context.meter.figures["loss-train"].x) == 40  # type: ignore[union-attr]
 
 
 def test_the_budget_is_the_most(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:

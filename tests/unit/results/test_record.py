@@ -48,7 +48,7 @@ def test_the_schema_is_designs(tmp_path: Path) -> None:
     assert SCHEMA == 2
     assert set(json.loads(next(tmp_path.iterdir()).read_text())) == {
         *("schema", "unit", "recipe", "seed", "stage", "ordinal", "seen", "source", "target", "site", "part", "fold"),
-        *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment", "checksum"),
+        *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment", "checksum", "stream", "facts"),
     }
 
 

@@ -333,8 +333,8 @@ class Auc:
     headline = "auroc"
 
     def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        positive = [case["score"] for case in cases if case["label"]]
-        negative = [case["score"] for case in cases if not case["label"]]
+        positive = [case["chance"] for case in cases if case["label"]]
+        negative = [case["chance"] for case in cases if not case["label"]]
         if not positive or not negative:
             return {"auroc": None}
         return {"auroc": float(np.mean([(p > n) + (p == n) / 2 for p in positive for n in negative]))}
@@ -351,7 +351,7 @@ def test_a_pooled_headline_has_an_interval_and_no_p(monkeypatch: pytest.MonkeyPa
         runs = []
         for run in line.runs:
             drawn = scores[which][run.row.seed]
-            cases = tuple({"subject": f"p{n}", "label": n % 2, "score": float(s) + (n % 2) * which} for n, s in enumerate(drawn))
+            cases = tuple({"subject": f"p{n}", "label": n % 2, "chance": float(s) + (n % 2) * which} for n, s in enumerate(drawn))
             runs.append(replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=cases),)}))
         return replace(line, runs=tuple(runs))
 
@@ -503,7 +503,7 @@ def test_every_metric_has_a_row_and_an_interval(tmp_path: Path) -> None:
     plan, table = a_table(a_study(target=["chase"]), with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)]}, a_study(target=["chase"])))
     plan = replace(plan, task=DiceAndAuc())
     record = table[1].runs[0].tests["chase"][0]
-    judged = tuple({**case, "label": n % 2, "score": (7 * n) % 8} for n, case in enumerate(record.cases))
+    judged = tuple({**case, "label": n % 2, "chance": (7 * n) % 8} for n, case in enumerate(record.cases))
     runs = tuple(replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=judged),)}) for run in table[1].runs)
     pooled = {name: (value,) * 2 for name, value in plan.task.aggregate(judged).items() if value is not None}
     line = replace(table[1], runs=runs, metrics={"chase": pooled})

@@ -73,7 +73,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, R
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
     judge = Judge((*world.tests(0), *world.unlabelled_training(0)), session.study.made_task, session.out / "records", session.fabric)
     for ordinal, stage in enumerate(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))):
-        judge(stage, ordinal, scenario_of(world, row), 0, {})
+        judge(stage, ordinal, 0)
     return world, read_all(session.out)
 
 
