@@ -208,7 +208,7 @@ def test_a_site_more_leaves_what_is_there(cohort: Path, allograft: Command, tmp_
     assert allograft(*arguments, "--set", "target=[b, c]").code == 0
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir()}
     assert {path: after[path] for path in before} == before
-    assert {path.stem.split("-", 2)[2] for path in set(after) - set(before)} == {"c-test", "c-val"}
+    assert {path.stem.split("-", 2)[2] for path in set(after) - set(before)} == {"c-test", "c-train_unlabelled.26550c"}
 
 
 def test_set_overrides_and_version_and_methods(cohort: Path, allograft: Command, tmp_path: Path) -> None:
