@@ -33,7 +33,8 @@ NEEDED = {
     "target_labels": "the labelled target cases of the budget",
     "all_target_labels": "all target labels: an upper bound",
     "every_target": "what it is given of the target, of all targets of the study",
-    "pool": "a pool of images",
+    "pool": "images for pre-training, without labels",
+    "pool_labels": "labelled images for pre-training",
     "stream": "phases in order",
     "optimizer_state": "the optimizer state of `first`",
 }

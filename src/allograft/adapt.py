@@ -46,7 +46,9 @@ def adapt_model(
         "seeds": 1,
         **(overrides or {}),
     }
-    return run_study(make_study(tree), out, say=say)
+    result = run_study(make_study(tree), out, say=say)
+    assert isinstance(result, Result)  # of one part
+    return result
 
 
 def _prepared(card: Mapping[str, Any], folder: Path) -> None:

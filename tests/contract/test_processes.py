@@ -16,6 +16,7 @@ import pytest
 import torch
 from tests.contract.world import METHODS, request, run, session_of, write_cohort
 
+import allograft
 from allograft.context.store import Store
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]  # one launch serves them all
@@ -46,12 +47,12 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     manifest = write_cohort(folder / "cohort")
     script = folder / "work.py"
     script.write_text(SCRIPT)
-    root = str(Path(__file__).parents[2])
+    roots = (Path(__file__).parents[2], Path(allograft.__file__).parents[1])  # these tests, and the source under test
     done = subprocess.run(
         [sys.executable, str(script), str(manifest), str(folder / "out"), json.dumps(METHODS)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots))},
         timeout=540,
     )
     assert done.returncode == 0, done.stderr[-2000:]

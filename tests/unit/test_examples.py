@@ -17,7 +17,7 @@ from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.study.parts import parts_of
 from allograft.study.plan import Plan, scenario_of
-from allograft.study.spec import Study, TargetLabels, read_study
+from allograft.study.spec import Question, Study, TargetLabels, read_study
 from allograft.study.world import World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -100,7 +100,8 @@ def test_vessels_have_one_set_of_test_children_for_every_budget(tmp_path: Path) 
     for count in (1, 4):
         world, plan = planned("vessels_adapt", manifest, tmp_path / "out", *small, f"target_labels.subjects={count}")
         tested.append(world.part("chase", "test", 0).subjects)
-        labelled.append({subject for one in world.scenario("chase", 0, 0).target if one.has_labels for subject in one.subjects})
+        seen = world.scenario(Question("chase", ("chase",)), 0, 0).target
+        labelled.append({subject for one in seen if one.has_labels for subject in one.subjects})
         needs = {row.unit: total_needs(row.recipe) for row in plan.rows}
         unlabelled = [row for row in plan.rows if not (needs[row.unit].target_labels or needs[row.unit].all_target_labels)]
         free.append({title(row.recipe): row.unit for row in unlabelled})

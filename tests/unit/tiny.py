@@ -14,9 +14,12 @@ from PIL import Image
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
-from allograft.context import Budget, Context, Settings
+from allograft.context import Budget, Context, Node, Settings
+from allograft.recipe import total_needs
 from allograft.run.fabric import local_fabric
 from allograft.seeds import Seeds
+from allograft.study.plan import Row
+from allograft.study.spec import Question
 from allograft.tasks.segmentation import Segmentation
 
 VESSEL = Segmentation(("vessel",))
@@ -31,14 +34,14 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
-def write_photographs(folder: Path, sites: Mapping[str, int], size: tuple[int, int] = (16, 16), per_subject: int = 1) -> Path:
+def write_photographs(folder: Path, sites: Mapping[str, int], size: tuple[int, int] = (16, 16), per_subject: int = 1, seed: int = 7) -> Path:
     """Noise with a bright square, its mask, ``images * sites`` rows; the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for site, subjects in sites.items():
         for number in range(subjects):
             for picture in range(per_subject):
-                rng = np.random.default_rng([len(rows), 7])
+                rng = np.random.default_rng([len(rows), seed])
                 name = f"{site}{number}" + (f"-{picture}" if per_subject > 1 else "")
                 mask = np.zeros(size, np.uint8)
                 mask[2 + number % 3 : 9, 3:10] = 1
@@ -74,3 +77,9 @@ def a_context(folder: Path | None = None, *, seed: int = 0, seconds: float = 60.
     """A context on the CPU, three steps of two cases."""
     made = Settings(budget=settings.pop("budget", Budget(steps=3, adapt_steps=3, batch_size=2)), augmentation="none", **settings)
     return Context(local_fabric(accelerator="cpu"), Seeds(seed), VESSEL, made, folder, checkpoint_seconds=seconds, progress=False)
+
+
+def a_row(recipe: Any, target: str, seed: int, fold: int, unit: str = "", line: str = "") -> Row:
+    """A row about one target, answered by one unit."""
+    nodes = (Node(unit, recipe, total_needs(recipe)),) if unit else ()
+    return Row(recipe, Question(target, (target,)), seed, fold, line, nodes)

@@ -16,7 +16,7 @@ from allograft.errors import AllograftError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
     from allograft.run.session import Result, Session
-    from allograft.studies import PairsResult
+    from allograft.studies import PartsResult
 
 app = typer.Typer(
     help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol. "
@@ -81,7 +81,7 @@ def study(
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
     from allograft.context.journal import STOP
     from allograft.run.fabric import local_fabric
-    from allograft.studies import run_pairs, run_study
+    from allograft.studies import run_study
     from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
@@ -92,8 +92,7 @@ def study(
         from allograft.run.session import Session
 
         return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
-    run = run_study if asked.pairs == "listed" else run_pairs
-    result = run(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part)
+    result = run_study(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part)
     if fabric.is_global_zero:
         _show(result)
 
@@ -171,11 +170,9 @@ def report(
     without_images: Annotated[bool, typer.Option("--without-images", help="Leave patients' images out of the page.")] = False,
 ) -> None:
     """Make report.html, results.csv and metrics.csv anew from the records."""
-    from allograft.studies import rebuild, rebuild_pairs
-    from allograft.study.spec import kept_study
+    from allograft.studies import rebuild
 
-    made = rebuild if kept_study(out).pairs == "listed" else rebuild_pairs
-    _show(made(out, pictures=not without_images, say=_say))
+    _show(rebuild(out, pictures=not without_images, say=_say))
 
 
 @app.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
@@ -212,28 +209,28 @@ def methods() -> None:
 
 
 def _show_plan(session: Session) -> None:
-    """What would run; of a study of many pairs, part by part."""
+    """What would run, part by part."""
     from rich.console import Console
 
     from allograft.run.preview import preview, preview_table
     from allograft.studies import part_sessions
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
-    for name, part in part_sessions(session).items() if session.study.pairs != "listed" else [("", session)]:
+    for name, part in part_sessions(session).items():
         console.print(*([f"== {name}"] if name else []), preview_table(preview(part)), sep="\n")
 
 
-def _show(result: Result | PairsResult) -> None:
+def _show(result: Result | PartsResult) -> None:
     """The tables, where the report lies, and the commands to go on with."""
     from allograft.results.table import print_over
-    from allograft.studies import PairsResult
+    from allograft.studies import PartsResult
 
-    parts = list(result.parts.values()) if isinstance(result, PairsResult) else [result]
+    parts = list(result.parts.values()) if isinstance(result, PartsResult) else [result]
     for part in parts:
         _show_part(part)
-    if isinstance(result, PairsResult):
+    if isinstance(result, PartsResult):
         print_over(result.study, parts[0].plan, [part.lines for part in parts])
-        print(f"report over all pairs: {result.out / 'report.html'}")
+        print(f"report over all parts: {result.out / 'report.html'}")
     if result.failed:
         runs = sum(len(line.runs) for part in parts for line in part.lines)
         raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why")
@@ -248,7 +245,7 @@ def _show_part(result: Result) -> None:
     for line in result.lines:
         if line.recommended and (line.title, line.target) in result.models:
             print(f"recommended for {line.target}: {line.title}\n  {predict_command(result.models[line.title, line.target])}")
-    for target in result.study.target:
+    for target in (question.name for question in result.study.questions):
         here = [line for line in result.lines if line.target == target]
         if result.models and not any(line.recommended for line in here):
             why = f"{result.plan.headline} is undefined there" if any(line.is_measured(target) for line in here) else "it was not measured"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from allograft.cohort.preprocessing import normalise
 from allograft.errors import ImageError, ManifestError, SpecError, nearest
+from allograft.tree import default, plain
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Coding:
                 if value in owners:
                     raise SpecError(f"classes: mask value {value} stands for both '{owners[value]}' and '{name}'; give it to one")
                 owners[value] = name
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """The fields that fingerprints do not name one by one, where they are set: a new kind of label is never forgotten."""
+        named = ("mask", "label", "several", "attributes", "paired", "paired_range")
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in named and getattr(self, f.name) != default(f)}
 
     def mask_to_index(self, values: np.ndarray, name: str) -> np.ndarray:
         """Mask values -> class indices, int64. With one class and nothing but 0 and 255, 255 means that class.

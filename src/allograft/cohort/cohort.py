@@ -17,7 +17,7 @@ from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.prepared_images import PairedReference, PreparedImages, Reference
 from allograft.cohort.preprocessing import Preprocessing
-from allograft.errors import ManifestError, SpecError
+from allograft.errors import SpecError
 from allograft.seeds import Seeds
 
 
@@ -71,7 +71,7 @@ class Cohort:
         """
         cases = read_manifest(manifest, root)
         coding = coding or Coding(mask={"foreground": (1,)})
-        coding = replace(coding, attributes=_categories(cases))
+        coding = replace(coding, attributes=categories(cases))
         sites = tuple(sorted({case.site for case in cases}))
         return Cohort(cases, sites, PreparedImages(preprocessing or Preprocessing(), coding, cache), slices)
 
@@ -185,6 +185,7 @@ class Cohort:
                 list(coding.label),
                 coding.several,
                 *([coding.paired, coding.paired_range] if coding.paired else []),
+                *([later] if (later := coding.later) else []),
             ],
             sorted({(key, v, values.index(v)) for key, values in coding.attributes.items() for v in values if v in self._values(key)}),
             None if self.slices is None else [self.slices.axis, self.slices.neighbours],
@@ -238,7 +239,7 @@ class Cohort:
         return torch.from_numpy(np.stack(cuts))
 
 
-def _categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
+def categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
     """Attribute -> its values in order; () for one that is a number throughout."""
     values: dict[str, set[str]] = {}
     for case in cases:
@@ -253,14 +254,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def check_sites(cohort: Cohort, wanted: Iterable[str], what: str) -> None:
-    """Raise ``ManifestError`` with the nearest name for a site that no case has, ``SpecError`` when no case is left at it."""
-    from allograft.errors import nearest
-
-    for name in wanted:
-        if name not in cohort.sites:
-            raise ManifestError(f"{what}: {nearest(name, cohort.sites, 'site')}")
-        if not cohort.site(name).cases:
-            raise SpecError(f"{what}: no case of site '{name}' is left after the filter 'where'; loosen it")

@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
-from allograft.cohort.preprocessing import Geometry, Preprocessing, geometry, normalise, to_grid
+from allograft.cohort.preprocessing import Geometry, Preprocessing, geometry, normalise, to_grid, with_channels
 from allograft.cohort.readers import Picture, check_pixels, read_image, read_mask
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
@@ -70,6 +70,7 @@ class PreparedImages:
 
         def make() -> dict[str, np.ndarray]:
             picture = read_image(case.image)
+            picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
             place = geometry(picture, self.preprocessing, case.name)
             largest = (len(picture.array), *map(max, place.size, place.resampled))
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
@@ -174,7 +175,7 @@ class PreparedImages:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        return asdict(self.preprocessing)
+        return self.preprocessing.keyed
 
     def _kept(self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         if key in self.memory:

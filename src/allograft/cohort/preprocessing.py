@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Preprocessing:
 
     ``orientation``: three letters such as RAS (each axis points to the right, anterior, superior), None = as stored; photographs
     ignore it. ``spacing``: mm along each axis after orientation; needs an affine. ``size``: without ``spacing`` the image is
-    resized to it; with, it is cut or padded to it around the centre. ``intensity``: see ``normalise``.
+    resized to it; with, it is cut or padded to it around the centre. ``intensity``: see ``normalise``. ``channels``: 3 repeats a grey
+    image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a network.
 
     >>> Preprocessing(size=(384, 384)).intensity
     'zscore'
@@ -37,6 +38,30 @@ class Preprocessing:
     spacing: tuple[float, ...] | None = None
     size: tuple[int, ...] | None = None
     intensity: Intensity = "zscore"
+    channels: int | None = None
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """As keys have it: a field that was added later counts only where it is set, so that earlier keys stay."""
+        later = {f.name: f.default for f in fields(self)[4:]}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+
+
+def with_channels(image: np.ndarray, wanted: int | None, name: str) -> np.ndarray:
+    """(C, *spatial) -> (wanted, *spatial): grey repeated, or the mean of all channels; as it is where ``wanted`` is None.
+
+    >>> with_channels(np.array([[1.0], [2.0], [6.0]]), 1, "a").tolist(), with_channels(np.ones((1, 2)), 3, "a").shape
+    ([[3.0]], (3, 2))
+    """
+    if wanted is None or len(image) == wanted:
+        return image
+    if len(image) == 1:
+        return np.repeat(image, wanted, axis=0)
+    if wanted == 1:
+        return image.mean(axis=0, keepdims=True, dtype=np.float64)
+    raise ImageError(
+        f"{name}: has {len(image)} channels, preprocessing asks for {wanted}; only 1 becomes many, or many 1: convert the image"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from allograft.context.context import Context, Meter
 from allograft.context.journal import Journal, NoJournal
+from allograft.context.nodes import Node, units_of
 from allograft.context.settings import Budget, Settings
 from allograft.context.store import Store
 
-__all__ = ["Budget", "Context", "Journal", "Meter", "NoJournal", "Settings", "Store"]
+__all__ = ["Budget", "Context", "Journal", "Meter", "NoJournal", "Node", "Settings", "Store", "units_of"]

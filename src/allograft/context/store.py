@@ -16,7 +16,7 @@ from allograft.errors import AllograftError
 from allograft.figure import Figure, from_json, to_json
 from allograft.networks import rebuilt
 from allograft.predictor import Prediction, load_predictor, save_predictor
-from allograft.predictor.folder import intact
+from allograft.predictor.folder import intact, read_card
 from allograft.recipe import Carry, Stage
 
 
@@ -80,7 +80,7 @@ class Store:
                 "stages": [
                     {
                         **{"name": stage.name, "seen": list(stage.seen), "judged": stage.predictor is not None},
-                        **{"facts": dict(stage.facts), "cost": dict(stage.cost)},
+                        "facts": dict(stage.facts),
                     }
                     for stage in stages
                 ],
@@ -114,7 +114,8 @@ class Store:
             predictor = self.kept_stage(one["name"]) if one["judged"] else None
             if one["judged"] and predictor is None:
                 return None
-            stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=one["cost"]))
+            cost = kept["cost"] if predictor is None else read_card(predictor.folder)["cost"]
+            stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=cost))
         parts = {name: rebuilt(part["spec"], part["state"]) for name, part in kept["parts"].items()}
         network = rebuilt(kept["spec"], kept["network"], self.template)
         return Carry(network, kept["optimizer"], parts), stages, kept["cost"]

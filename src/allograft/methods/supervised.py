@@ -13,7 +13,7 @@ from allograft.context import Context
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
 from allograft.predictor import Direct
-from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.table import find
 from allograft.train import train_with_checkpoints
@@ -33,12 +33,14 @@ class Supervised:
         optimizer: one ``{name: arguments}``; by default the study's. For tables that compare optimizers.
         epochs: how long; by default the budget's. The study's schedule spans them.
         show_updates: show how far the layers of encoder, decoder and heads move in an update, for networks of our table.
+        first: what the training begins with, such as a pre-training; None = the study's start.
     """
 
     augmentation: Strength | None = None
     optimizer: OptimizerRequest | None = None
     epochs: Annotated[int, Ge(1)] | None = None
     show_updates: bool = False
+    first: AnyRecipe | None = None
 
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs(source_images=True)
@@ -48,6 +50,9 @@ class Supervised:
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""
+        if self.first is not None:
+            begun = yield from context.run(self.first, scenario, network)
+            transfer(begun.network.state_dict(), network)
         network.train()
         batches = context.loader(scenario.source, "source", augmentation=self.augmentation)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch

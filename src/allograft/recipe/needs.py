@@ -23,8 +23,9 @@ def check_needs(recipe: Any, scenario: Scenario, target: str = "") -> None:
         ("target_images", bool(scenario.target), "target images", "name a target with training images, lower test: {fraction: ...}"),
         ("target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
         ("all_target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
-        ("pool", bool(scenario.pool), "a pool of images", "add pool: to the study"),
-        ("stream", bool(scenario.stream), "a stream of phases", "add stream: to the study"),
+        ("pool", bool(scenario.pool), "images for pre-training", "add pool: [SITE] to the study"),
+        ("pool_labels", any(c.has_labels for c in scenario.pool), "labelled images for pre-training", "add pool: [SITE] to the study"),
+        ("stream", bool(scenario.stream), "a stream of phases", "add stream: [[SITE], [SITE]] to the study"),
     ]
     for name, present, what, mend in lacks:
         if getattr(needs, name) and not present:

@@ -39,7 +39,8 @@ class Needs:
         target_labels: the labelled target cases of the budget.
         all_target_labels: every labelled target training case, beyond the budget: for upper bounds.
         every_target: what is given of the target, of all targets of the study together: one run then answers each of them.
-        pool: unlabelled images for pre-training.
+        pool: images for pre-training, labels absent.
+        pool_labels: their labels too.
         stream: phases in order.
         optimizer_state: the carry of ``first`` must hold its optimizer.
     """
@@ -50,8 +51,15 @@ class Needs:
     all_target_labels: bool = False
     every_target: bool = False
     pool: bool = False
+    pool_labels: bool = False
     stream: bool = False
     optimizer_state: bool = False
+
+    @property
+    def only_pool(self) -> bool:
+        """Whether a recipe needs images for pre-training and nothing else of a study."""
+        other = (f.name for f in fields(self) if f.name not in ("pool", "pool_labels", "optimizer_state"))
+        return (self.pool or self.pool_labels) and not any(getattr(self, name) for name in other)
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
@@ -83,7 +91,7 @@ class Scenario:
         else:
             target = _images(self.target) if needs.target_images else ()
         source = self.source if needs.source_images else ()
-        pool = tuple(self.pool) if needs.pool else ()
+        pool = self.pool if needs.pool_labels else _images(self.pool) if needs.pool else ()
         stream = self.stream if needs.stream else ()
         present = {case.site for cohort in (*source, *target, *pool, *stream) for case in cohort.cases}
         sites = tuple(site for site in self.sites if site in present)

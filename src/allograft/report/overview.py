@@ -39,6 +39,11 @@ class Part:
     plan: Plan
     lines: Sequence[Line]
 
+    def label(self, target: str) -> str:
+        """One of its questions; a part that is more than a pair of sites says its own name first."""
+        pair = f"{self.start or 'source-free'} → {target}" if self.start != target else f"within {target}"
+        return pair if self.name in (f"from {self.start}", f"to {target}") else f"{self.name}: {pair}"
+
     @property
     def start(self) -> str:
         """Its source sites."""
@@ -77,9 +82,9 @@ def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, 
         "headline": plan.headline,
         "parts": parts,
         "total": total,
-        "ways": {"all": "each source to each target", "leave-one-site-out": "each target from all other sites"}[study.pairs],
+        "ways": WAYS[study.pairs],
         "pairs": _pairs(plan, parts),
-        "maps": _maps(parts) if study.pairs == "all" else (),
+        "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": _recipes(plan, parts),
         "severity": severity,
         "rule": RULES[study.selection],
@@ -88,7 +93,17 @@ def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, 
     write_bytes(path, template("overview.html.j2").render(**content).encode())
 
 
+WAYS = {"listed": "each setting", "all": "each source to each target", "leave-one-site-out": "each target from all other sites"}
+
+
+def _only_pairs(study: Study) -> bool:
+    """Whether the parts differ in their sites alone."""
+    return not study.each and not replace(study, pairs="listed").is_parted
+
+
 def _question(study: Study) -> str:
+    if study.pairs == "listed":
+        return f"Which recipe carries a model to {facts.listed([question.name for question in study.questions])}, in each setting?"
     if study.pairs == "all":
         return f"Which recipe carries a model from each of {facts.listed(study.source)} to each of {facts.listed(study.target)}?"
     return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
@@ -103,7 +118,7 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column(plan.headline, "recommended", "of the row that the study's rule picked; mean ± sd over seeds"),
         Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
     )
-    every = [(part, target) for part in parts for target in part.study.target]
+    every = [(part, question.name) for part in parts for question in part.study.questions]
     return Table(columns, tuple((False, _pair(plan, part, target, number)) for number, (part, target) in enumerate(every)))
 
 
@@ -112,7 +127,7 @@ def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
     subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
     found = compare(part.lines, part.plan, target).get(choice.title) if choice else None
     return (
-        Cell(f"{part.start} → {target}", value=order, kind="name"),
+        Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),
         NONE if nothing is None else score_cell(nothing, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice.title),
@@ -156,7 +171,7 @@ def _recipes(plan: Plan, parts: Sequence[Part]) -> Table:
 
 def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, ...]:
     here = [(part, line) for part in parts for line in part.lines if line.title == over.title]
-    scores = [(score, f"{part.start} → {line.target}") for part, line in here if (score := line.score(line.target)) is not None]
+    scores = [(score, part.label(line.target)) for part, line in here if (score := line.score(line.target)) is not None]
     differences = [gain(part.plan, line, do_nothing(part.lines, line.target), line.target) for part, line in here]
     gains = [one for one in differences if one is not None]
     done, runs = sum(line.done for _, line in here), sum(len(line.runs) for _, line in here)

@@ -103,7 +103,8 @@ def write_report(
     content = _content(study, plan, lines, shows.world, hide)
     content |= {"done": done, "total": total, "lost": lost}
     content["targets"] = [
-        target_of(study, plan, lines, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed) for site in study.target
+        target_of(study, plan, lines, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed)
+        for site in (question.name for question in study.questions)
     ]
     bare = _render(content, {}, 0, hide)
     kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)

@@ -42,9 +42,9 @@ def sections_of(
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
             *_selection(plan, records, target),
-            *(_severity(plan, records) if target == world.study.target[-1] else ()),
+            *(_severity(plan, records) if target == world.study.questions[-1].name else ()),
         ]
-        for target in world.study.target
+        for target in (question.name for question in world.study.questions)
     }
 
 

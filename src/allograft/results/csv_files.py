@@ -66,19 +66,19 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
 
 
-def join_files(path: Path, sources: Mapping[str, Path]) -> Path:
-    """Write the rows of several such files into one, behind a column that says their source sites.
+def join_files(path: Path, parts: Mapping[str, tuple[str, Path]]) -> Path:
+    """Write the rows of several such files into one, behind the columns ``part`` and ``source``.
 
     Args:
-        sources: the source sites, joined by a plus -> a file.
+        parts: a part's name -> its source sites, joined by a plus, and its file.
     """
     columns: list[str] = []
     rows: list[dict[str, Any]] = []
-    for source, each in sources.items():
+    for part, (source, each) in parts.items():
         with open(each, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows += [{"source": _word(source), **row} for row in reader]
-            columns = ["source", *(reader.fieldnames or ())]
+            rows += [{"part": _word(part), "source": _word(source), **row} for row in reader]
+            columns = ["part", "source", *(reader.fieldnames or ())]
     return _write(path, columns, rows)
 
 

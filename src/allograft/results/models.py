@@ -16,6 +16,8 @@ from allograft.errors import ModelError
 from allograft.predictor.folder import read_card
 from allograft.recipe import total_needs
 from allograft.results.select import RULES, Chosen, Line
+from allograft.study.cohorts import facts_of
+from allograft.study.parts import shared_folder
 from allograft.study.plan import Row, scenario_of
 from allograft.study.spec import Study
 from allograft.study.world import World
@@ -29,39 +31,45 @@ def model_name(line: Line) -> str:
     return f"{words}@{safe}" + ("" if safe == line.target else f".{tree.content_hash(line.target)[:6]}")  # two targets never share a folder
 
 
-def export_models(out: Path, study: Study, table: list[Line], world: World) -> dict[tuple[str, str], Path]:
-    """Copy the chosen stage of every finished line to ``OUT/models/RECIPE@TARGET/`` and complete its card.
+def model_folder(out: Path, line: Line) -> Path:
+    """``OUT/models/finetune-scope-top@chase``; of a part of a study, in the study's folder with the part's name behind."""
+    root = shared_folder(out)
+    return root / "models" / (model_name(line) if root == out else f"{model_name(line)}.{out.name}")
+
+
+def export_models(out: Path, world: World, table: list[Line], units: Path) -> dict[tuple[str, str], Path]:
+    """Copy the chosen stage of every finished line to its ``model_folder`` and complete its card.
 
     One process at a time: those that share a folder finish together.
     """
     folders = {}
-    with locked(out / "models.lock"):
+    with locked(shared_folder(out) / "models.lock"):
         for line in table:
             run = line.best_run
             if run is None:
                 continue
-            stage = out / "units" / run.row.unit / "stages" / run.stage
+            stage = units / run.row.unit / "stages" / run.stage
             if not (stage / "card.json").exists():
                 continue
-            folder = out / "models" / model_name(line)
+            folder = model_folder(out, line)
             part = folder.with_name(f".{folder.name}.part")
             tree.remove(part)
             tree.copy_folder(stage, part)
-            write_json(part / "card.json", {**read_card(stage), **facts(study, world, run.row, out), **_scores(study, run)})
+            write_json(part / "card.json", {**read_card(stage), **facts(world, run.row, out), **_scores(world.study, run)})
             tree.remove(folder)
             part.rename(folder)
             folders[line.title, line.target] = folder
     return folders
 
 
-def facts(study: Study, world: World, row: Row, out: Path) -> dict[str, Any]:
+def facts(world: World, row: Row, out: Path) -> dict[str, Any]:
     """What a card says of how images are prepared, and of what the model has seen."""
+    study, cohort = world.study, world.cohort_of(row.question.sites[0])
     return {
         "intended_use": "research use only, not a medical device",
         "task": study.task,
-        "preprocessing": plain(study.preprocessing),
-        "slices": plain(study.slices),
-        "channels": world.cohort.prepared.image(world.cohort.cases[0])[0].shape[0],
+        **facts_of(cohort),
+        "channels": cohort.prepared.image(cohort.cases[0])[0].shape[0],
         "target": row.target,
         "training_images": training_images(world, row),
         "start": study.start if study.start == "scratch" else json.loads((out / "start.json").read_text(encoding="utf-8")),

@@ -168,7 +168,10 @@ def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: st
     for record in sorted(own, key=lambda record: (record.site, record.fold)):
         if record.stage == stage and record.part == "test":
             tests[record.site] = (*tests.get(record.site, ()), record)
-    validation = tuple(record for record in own if record.stage == stage and _validates(plan, record))
+    asked = rows[0].question
+    if asked.sites != (asked.name,):  # one question about several sites: the subjects of all of them
+        tests[asked.name] = tuple(record for site in asked.sites for record in tests.get(site, ()))
+    validation = tuple(record for record in own if record.stage == stage and record.part == "val")
     return Chosen(rows[0], stage, tests, _mean_score(plan, validation), "", ranks.get(stage), validation)
 
 
@@ -178,20 +181,16 @@ def _ranks(plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record
     for record in own:
         by_stage.setdefault(record.stage, []).append(record)
     if rule == "source-val":
-        return {stage: _mean_score(plan, (r for r in each if _validates(plan, r))) for stage, each in by_stage.items()}
+        return {stage: _mean_score(plan, (r for r in each if r.part == "val")) for stage, each in by_stage.items()}
     if rule == "oracle":
         return {
-            stage: _mean_score(plan, (r for r in each if r.part == "test" and r.site == row.target)) for stage, each in by_stage.items()
+            stage: _mean_score(plan, (r for r in each if r.part == "test" and r.site in row.question.sites))
+            for stage, each in by_stage.items()
         }
     if rule in label_free.RULES:
         shown = _shown(plan, row, records)
         return {stage: _unlabelled(plan, row, each, shown, rule) for stage, each in by_stage.items()}
     return {}
-
-
-def _validates(plan: Plan, record: Record) -> bool:
-    """Whether a record is of the source's validation subjects."""
-    return record.part == "val" and record.site not in {row.target for row in plan.rows}
 
 
 def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozenset[str], rule: str) -> float | None:

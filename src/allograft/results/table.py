@@ -165,7 +165,7 @@ def _number(value: float | None, form: str) -> str:
 def print_tables(study: Study, plan: Plan, lines: Sequence[Line], console: Console | None = None) -> None:
     """Print one table a target, one over all pairs where there are several, and why runs failed."""
     console = console or _console()
-    for target in study.target:
+    for target in (question.name for question in study.questions):
         console.print(table_of(study, plan, lines, target, console.width))
     print_over(study, plan, [lines], console)
     for line in lines:

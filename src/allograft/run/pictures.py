@@ -22,7 +22,7 @@ from allograft.report.disagreement import dissent, draw_dissent, mean_disagreeme
 from allograft.report.facts import ordinals
 from allograft.report.gallery import DISAGREEMENT, MODULATION, Picture, PictureKey, Slice
 from allograft.report.overlay import draw_overlay, plane, slices_through, window_of
-from allograft.results.models import model_name
+from allograft.results.models import model_folder
 from allograft.results.select import Line
 from allograft.run.matched import Figures, matched_of
 from allograft.run.modulation import draw_modulation
@@ -53,7 +53,7 @@ class Models:
 
     def folder(self, line: Line) -> Path | None:
         """A finished line's model, if it is there."""
-        folder = self.out / "models" / model_name(line)
+        folder = model_folder(self.out, line)
         there = line.best_run is not None and line.target in line.best_run.tests and (folder / "card.json").exists()
         return folder if there else None
 
@@ -65,19 +65,19 @@ class Models:
     def find(self, model: Loaded, name: str) -> Mask:
         """A case's mask on its own grid: (*spatial) class indices."""
         predictor, sites = model
-        cohort = replace(self.world.cohort.where(lambda case: case.name == name), sites=sites)
+        cohort = replace(self.world.named(name), sites=sites)
         prediction = whole_prediction(predictor, cohort.unlabelled().whole(0))
         found: Mask = self.world.study.made_task.answer(prediction, cohort, 0).mask.numpy()
         return found
 
     def truth(self, name: str) -> Mask | None:
         """A case's true mask, or None."""
-        cohort = self.world.cohort.where(lambda case: case.name == name)
+        cohort = self.world.named(name)
         return cohort.reference(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
 
     def image(self, name: str) -> NDArray[np.generic]:
         """(C, *spatial) as stored."""
-        return read_image(next(case.image for case in self.world.cohort.cases if case.name == name)).array
+        return read_image(self.world.named(name).cases[0].image).array
 
 
 def pictures_of(
@@ -95,7 +95,9 @@ def pictures_of(
     if "mask" in world.study.made_task.outputs:
         models, known = Models(out, world, table, template), ordinals(table)
         drawn |= {(line.title, line.target): _pictures(models, line, known) for line in table}
-        drawn |= {(DISAGREEMENT, target): _disputed(models, target, known) for target in world.study.target}
+        drawn |= {
+            (DISAGREEMENT, target): _disputed(models, target, known) for target in (question.name for question in world.study.questions)
+        }
         for line in table:
             drawn.setdefault((MODULATION, line.target), []).extend(_modulation(models, line, known))
     return {key: every for key, every in drawn.items() if every}
@@ -129,7 +131,7 @@ def _modulation(models: Models, line: Line, known: dict[str, str]) -> list[Pictu
     if not isinstance(predictor, TwoPass) or not subjects:
         return []
     name = min(subjects)
-    cohort = models.world.cohort.where(lambda case: case.name == name).unlabelled()
+    cohort = models.world.named(name).unlabelled()
     return [draw_modulation(predictor, (cohort, len(cohort) // 2), line.title, subjects[name])]
 
 

@@ -123,7 +123,7 @@ def _units(
     for unit in plan.units:
         rows = [row for row in plan.rows if row.unit == unit]
         like = first[title(rows[0].recipe), rows[0].target]  # the same recipe's first seed
-        store = Store(session.out / "units" / unit)
+        store = Store(session.units / unit)
         state = "done" if store.carry_file.exists() else "running" if held_elsewhere(store.lock_file) else reasons.get(like, "to do")
         meter = meters.get(like) if state == "to do" else None
         shared = len(built_on.get(like, rows))
@@ -135,7 +135,7 @@ def _units(
 def check_memory(session: Session, world: World) -> tuple[int, int]:
     """Bytes that a training step of the study's network is forecast to take, and that are free."""
     network = session.start(world, 0)
-    image = Sample("none", session.study.patch)(world.cohort.case(0), Seeds(0).rng("try")).image
+    image = Sample("none", session.study.patch)(world.cohorts[0].case(0), Seeds(0).rng("try")).image
     batch, free = session.study.budget.batch_size, free_memory(session.fabric.device)
     fixed, each = forecast(network, image.shape)
     needed = fixed + batch * each

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from allograft import tree
-from allograft.cohort import Case
+from allograft.cohort import Case, Cohort
 from allograft.cohort.splits import write_splits
 from allograft.context import Context, Store
 from allograft.context.context import copied
@@ -27,13 +27,14 @@ from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.models import export_models, refuse_training_images
-from allograft.results.record import read_all, record_name
+from allograft.results.record import Record, read_all, record_name
 from allograft.results.select import NOT_YET, Line, lines
 from allograft.run.judge import Judge, failed_record
 from allograft.run.start import anew_in, network_of, refuse_untrained
 from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
-from allograft.study.plan import Plan, Row, bare_rows, scenario_of
+from allograft.study.parts import shared_folder
+from allograft.study.plan import Plan, Row, bare_rows, nodes_of, scenario_of
 from allograft.study.spec import Study
 from allograft.study.world import World
 from allograft.transforms.sample import Sample
@@ -77,20 +78,16 @@ class Session:
     checkpoint_seconds: float
     say: Callable[[str], None]
 
+    @property
+    def units(self) -> Path:
+        """The folder of the units, which all parts of a study share."""
+        return shared_folder(self.out) / "units"
+
     def prepare(self) -> World:
         """Read and check everything before anything is trained."""
         _check_writable(self.out)
         world = World.read(self.study, self.out)
-        cases = list(world.cases())
-        self.say(f"preparing {len(cases)} images")
-        prepared, empty = world.cohort.prepared, 0
-        for case in cases:
-            _check_alike(case, prepared.image(case)[0].shape, cases[0], prepared.image(cases[0])[0].shape)
-            prepared.region(case)
-            if "mask" in case.labels and prepared.coding.mask:
-                empty += not prepared.mask(case).any()
-        if empty:
-            self.say(f"warning: {empty} of {len(cases)} images have no foreground; they count as empty, see 'undefined' in the records")
+        self._prepare_images(world)
         for row in bare_rows(world):
             check_needs(row.recipe, scenario_of(world, row), row.target)
         if self.study.start != "scratch":
@@ -98,7 +95,7 @@ class Session:
             anew = self._anew()
             report = load_weights(network, self.study.start_path, anew_in(network, anew))
             self.say(f"start: {report}")
-            refuse_untrained(anew, trained=bool(self.study.source) or self.study.target_labels != "none")
+            refuse_untrained(anew, trained=bool(world.study.source or world.study.stream) or self.study.target_labels != "none")
             tree.write_json(self.out / "start.json", plain(report))
         if self._starts_from_folder():
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
@@ -113,6 +110,21 @@ class Session:
             self._keep(world)
         return world
 
+    def _prepare_images(self, world: World) -> None:
+        """Read, prepare and check every image of every cohort."""
+        count = sum(len(cohort.cases) for cohort in world.cohorts)
+        self.say(f"preparing {count} images")
+        first, empty = world.cohorts[0], 0
+        for cohort in world.cohorts:
+            prepared = cohort.prepared
+            for case in cohort.cases:
+                _check_alike(case, _network_shape(cohort, case), first.cases[0], _network_shape(first, first.cases[0]))
+                prepared.region(case)
+                if "mask" in case.labels and prepared.coding.mask:
+                    empty += not prepared.mask(case).any()
+        if empty:
+            self.say(f"warning: {empty} of {count} images have no foreground; they count as empty, see 'undefined' in the records")
+
     def _keep(self, world: World) -> None:
         """What ``report OUT`` and the next run need: the splits and the study."""
         write_splits(self.out / "splits.csv", world.assignments, world.listed)
@@ -122,7 +134,7 @@ class Session:
         """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
         network = self.start(world, 0)
         try:
-            sample = Sample("none", self.study.patch)(world.cohort.case(0), Seeds(0).rng("try"))
+            sample = Sample("none", self.study.patch)(world.cohorts[0].case(0), Seeds(0).rng("try"))
         except (RuntimeError, ValueError) as error:
             raise SpecError(f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis") from error
         try:
@@ -140,7 +152,7 @@ class Session:
         networks = {seed: self.start(world, seed) for seed in range(self.study.seeds)}
         for row in bare_rows(world):
             context = self.context(row.seed)
-            keyed.append(replace(row, unit=context.unit(row.recipe, scenario_of(world, row), networks[row.seed])))
+            keyed.append(replace(row, nodes=tuple(nodes_of(world, row, networks[row.seed], context))))
         plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics)
         self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
         return plan
@@ -154,7 +166,7 @@ class Session:
             seeds=Seeds(seed),
             task=self.study.made_task,
             settings=self.study.settings,
-            folder=self.out / "units",
+            folder=self.units,
             workers=self.workers,
             checkpoint_seconds=self.checkpoint_seconds,
             template=template,
@@ -169,7 +181,7 @@ class Session:
                 place = f"{type(module).__module__}:{type(module).__qualname__}"
                 network = copied(build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module))
             else:
-                network = build(self._spec(world.cohort.case(0).image.shape[1], task.outputs))
+                network = build(self._spec(world.cohorts[0].case(0).image.shape[1], task.outputs))
             if self.study.start != "scratch":
                 load_weights(network, self.study.start_path, anew_in(network, self._anew()))
         return network
@@ -190,11 +202,12 @@ class Session:
 
     def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
         """Run the rows of a shard; a unit that another process holds is come back to."""
-        wanted = set(plan.units[shard[0] - 1 :: shard[1]])
+        own = tuple(dict.fromkeys(row.unit for row in plan.rows))
+        wanted = set(own[shard[0] - 1 :: shard[1]])
         todo = [row for row in plan.rows if row.unit in wanted]
         total = len(todo)
         while todo:
-            free = [n for n, row in enumerate(todo) if not held_elsewhere(Store(self.out / "units" / row.unit).lock_file)]
+            free = [n for n, row in enumerate(todo) if not any(held_elsewhere(self._store(node.key).lock_file) for node in row.nodes)]
             turn = self.fabric.broadcast(free[0] if free else None)
             if turn is None:
                 time.sleep(1.0)
@@ -202,6 +215,9 @@ class Session:
             self.run(world, todo.pop(turn), f"{total - len(todo)} of {total}")
             if report and todo and self.fabric.is_global_zero:
                 self.report(world, plan, pictures=False, waiting=[row.unit for row in todo])
+
+    def _store(self, unit: str) -> Store:
+        return Store(self.units / unit, self.fabric.is_global_zero)
 
     def run(self, world: World, row: Row, place: str) -> None:
         """Run and judge one row, unless all of it is there already; a failure becomes a record."""
@@ -211,7 +227,7 @@ class Session:
         )
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
-        store = Store(self.out / "units" / row.unit, self.fabric.is_global_zero, context.template)
+        store = replace(self._store(row.unit), template=context.template)
         finished = store.load()
         if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
             store.tidy()
@@ -229,17 +245,17 @@ class Session:
         except Exception as error:  # a unit that fails is shown; the rest goes on
             failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
-            _keep_traceback(self.out, row.unit, error)
+            _keep_traceback(self.units / row.unit, error)
 
     def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
         """Table, models, ``results.csv``, ``metrics.csv`` and report."""
-        table = lines(plan, read_all(self.out), self.study.selection)
-        models = export_models(self.out, self.study, table, world)
+        table = lines(plan, read_all(self.out), world.study.selection)
+        models = export_models(self.out, world, table, self.units)
         write_results(self.out, plan, table)
         write_metrics(self.out, plan, table)
         if report:
             self.report(world, plan, pictures=pictures)
-        return Result(self.out, self.study, plan, tuple(table), models)
+        return Result(self.out, world.study, plan, tuple(table), models)
 
     def report(self, world: World, plan: Plan, *, pictures: bool, waiting: Iterable[str] | None = None) -> None:
         """Write ``report.html`` from the records that are there.
@@ -252,19 +268,35 @@ class Session:
         from allograft.run.pictures import pictures_of
 
         records = read_all(self.out, skip_damaged=not pictures)
-        table = lines(plan, records, self.study.selection)
+        table = lines(plan, records, world.study.selection)
         template, device = self.context(0).template, self.fabric.device
-        figures = {
-            (line.title, line.target): Store(self.out / "units" / run.row.unit).figures() for line in table if (run := line.best_run)
-        }
+        figures = {(line.title, line.target): self._store(run.row.unit).figures() for line in table if (run := line.best_run)}
         drawn = pictures_of(self.out, world, table, figures, template) if pictures else {}
         extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
         over = {record.unit for record in records.values() if record.status == "failed"} - set(waiting or ())
-        done = sum(Store(self.out / "units" / unit).carry_file.exists() or unit in over for unit in plan.units)
+        done = sum(self._store(unit).carry_file.exists() or unit in over for unit in plan.units)
         write_annotate(self.out, table)
         shows = Shows(drawn, figures, extras, world)
         page = self.out / "report.html"
-        write_report(page, study=self.study, plan=plan, lines=table, done=done, total=len(plan.units), shows=shows)
+        write_report(page, study=world.study, plan=plan, lines=table, done=done, total=len(plan.units), shows=shows)
+
+
+def as_recorded(plan: Plan, records: Iterable[Record]) -> Plan:
+    """The plan, with the unit of an earlier version's run of the same recipe, seed and fold where this version's has no record."""
+    tests = [record for record in records if record.part == "test"]
+    own = {record.unit for record in tests}
+
+    def fits(record: Record, row: Row) -> bool:
+        asked = record.site in row.question.sites and record.fold == row.fold and record.seed == row.seed
+        told = not record.target or record.status == "failed" or row.target in (record.target, *record.target.split("+"))
+        return asked and told and record.recipe.get("title") == title(row.recipe)
+
+    rows = []
+    for row in plan.rows:
+        earlier = sorted({record.unit for record in tests if fits(record, row)}) if row.unit not in own else ()
+        nodes = (*row.nodes[:-1], replace(row.nodes[-1], key=earlier[0])) if earlier else row.nodes
+        rows.append(replace(row, nodes=nodes))
+    return replace(plan, rows=tuple(rows))
 
 
 def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence[int]) -> None:
@@ -285,7 +317,16 @@ def _check_writable(out: Path) -> None:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
 
 
-def _keep_traceback(out: Path, unit: str, error: Exception) -> None:
+def _network_shape(cohort: Cohort, case: Case) -> tuple[int, ...]:
+    """(C, *spatial) of an image as the network gets it, slices with their neighbours as channels."""
+    shape = cohort.prepared.image(case)[0].shape
+    if cohort.slices is None:
+        return tuple(shape)
+    spatial = [length for axis, length in enumerate(shape[1:]) if axis != cohort.slices.axis]
+    return (shape[0] * (2 * cohort.slices.neighbours + 1), *spatial)
+
+
+def _keep_traceback(folder: Path, error: Exception) -> None:
     import traceback
 
-    tree.write_bytes(out / "units" / unit / "error.txt", "".join(traceback.format_exception(error)).encode())
+    tree.write_bytes(folder / "error.txt", "".join(traceback.format_exception(error)).encode())

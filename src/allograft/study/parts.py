@@ -1,26 +1,28 @@
-"""The parts of a study of many pairs: every source site to every target, or every target from all other sites.
+"""The parts of a study: one of each source-target pair, of each named setting, of each number of target labels.
 
-``pairs: all`` is one study a source site, ``pairs: leave-one-site-out`` one a target; each lies whole in ``OUT/pairs``, with its own
-table, report and models, and what is said over all pairs lies in ``OUT``. A site's test subjects are the same in all of them.
+Each part is a study of its own in ``OUT/parts/NAME``, with its own table, report and records; they share ``OUT/units``, so what two parts
+have in common is trained once, and ``OUT/cache``. A site's test subjects are the same in all of them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from allograft import tree
-from allograft.study.spec import Study
+from allograft.errors import SpecError
+from allograft.study.spec import Study, TargetLabels, make_study
 
-PAIRS = "pairs"
-"""Folder of the studies that a study of many pairs consists of."""
+PARTS, PAIRS = "parts", "pairs"
+"""Folder of the studies that a study of several parts consists of; and as earlier versions called it."""
 
 
 def parts_of(study: Study) -> dict[str, Study]:
-    """The studies that a study of many pairs consists of, by name.
+    """The studies that a study consists of, by name; of one that is not parted, itself under "".
 
-    >>> from allograft.study.spec import make_study
     >>> task = {"segmentation": {"classes": ["vessel"]}}
     >>> study = make_study({"cohort": "m.csv", "task": task, "source": ["a", "b", "c"], "recipes": ["fourier"], "pairs": "all"})
     >>> {name: (part.source, part.target) for name, part in parts_of(study).items()}["from a"]
@@ -28,15 +30,66 @@ def parts_of(study: Study) -> dict[str, Study]:
     >>> [(part.source, part.target) for part in parts_of(replace(study, pairs="leave-one-site-out")).values()][0]
     (('b', 'c'), ('a',))
     """
+    return {
+        ", ".join(filter(None, (pair, setting, labels))): made
+        for setting, one in _settings(study).items()
+        for pair, sided in _pairs(one).items()
+        for labels, made in _budgets(sided).items()
+    }
+
+
+def _settings(study: Study) -> dict[str, Study]:
+    """The study with each of its named overrides."""
+    if not study.each:
+        return {"": study}
+    made = {}
+    for name, override in study.each.items():
+        if wrong := next((key for key in ("each", "cohort", "cohorts") if key in override), None):
+            raise SpecError(f"each.{name}: overrides '{wrong}', which all parts share; write a study of its own")
+        merged = _merged({key: value for key, value in tree.plain(study).items() if key not in ("file", "each")}, override)
+        try:
+            made[name] = replace(make_study(merged), file=study.file)
+        except SpecError as error:
+            raise SpecError(f"each.{name}: {error}") from None
+    return made
+
+
+def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings of plain keys are merged; one ``{name: arguments}`` replaces another."""
+    named = ("network", "optimizer", "schedule", "task", "target_labels", "stream")
+    merged = dict(base)
+    for key, value in override.items():
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and key not in named
+        merged[key] = {**base[key], **value} if nested else value
+    return merged
+
+
+def _pairs(study: Study) -> dict[str, Study]:
     sides: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    if study.pairs == "listed":
+        return {"": study}
     if study.pairs == "all":
-        sides = {f"from {one}": ((one,), tuple(site for site in study.target if site != one)) for one in study.source}
+        sides = {f"from {source}": ((source,), tuple(site for site in study.target if site != source)) for source in study.source}
     else:
-        sides = {f"to {one}": (tuple(site for site in study.source if site != one), (one,)) for one in study.target}
+        sides = {f"to {target}": (tuple(site for site in study.source if site != target), (target,)) for target in study.target}
     return {name: replace(study, pairs="listed", source=here, target=there) for name, (here, there) in sides.items() if here and there}
 
 
+def _budgets(study: Study) -> dict[str, Study]:
+    labels = study.target_labels
+    if not isinstance(labels, TargetLabels) or len(labels.amounts) == 1:
+        return {"": study}
+    budgets = {f"{labels.unit}-{amount:g}": TargetLabels(**{labels.unit: amount}) for amount in labels.amounts}  # type: ignore[arg-type]
+    return {name: replace(study, target_labels=budget) for name, budget in budgets.items()}
+
+
 def part_folder(out: Path, name: str) -> Path:
-    """``OUT/pairs/from-a``, safe as a folder name; two parts never share one."""
+    """``OUT/parts/from-a``, safe as a folder name; two parts never share one. A folder of an earlier version keeps its place."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
-    return out / PAIRS / (safe if safe == name.replace(" ", "-", 1) else f"{safe}.{tree.content_hash(name)[:6]}")
+    safe = safe if safe == name.replace(", ", "-").replace(" ", "-", 1) else f"{safe}.{tree.content_hash(name)[:6]}"
+    return out / (PAIRS if (out / PAIRS).is_dir() else PARTS) / safe
+
+
+def shared_folder(out: Path) -> Path:
+    """The folder that all parts of a study share: of a study in one part, its own."""
+    return out.parent.parent if out.parent.name in (PAIRS, PARTS) else out

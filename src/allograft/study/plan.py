@@ -1,26 +1,45 @@
-"""The plan of a study: the distinct units that answer its rows."""
+"""The plan of a study: its rows, and the distinct units that answer them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from allograft.recipe import Grid, Scenario, candidates, title, total_needs
-from allograft.study.spec import Statistics
+from allograft.context import Context, Node, units_of
+from allograft.networks import AnyNetwork
+from allograft.recipe import AnyRecipe, Grid, Scenario, candidates, title, total_needs
+from allograft.study.spec import Question, Statistics
 from allograft.study.world import World
+from allograft.tasks import Task
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run that the table asks for; several rows may be answered by the same unit. ``line``: a grid's title; "" = the recipe's."""
+    """One run that the table asks for; several rows may be answered by the same unit.
 
-    recipe: Any
-    target: str
+    Args:
+        question: the sites whose test subjects answer it.
+        line: a grid's title; "" = the recipe's.
+        nodes: every unit that it is built on, first what must be there first; the last is its own.
+    """
+
+    recipe: AnyRecipe
+    question: Question
     seed: int
     fold: int
-    unit: str = ""
     line: str = ""
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def target(self) -> str:
+        """The question's name: the target, or the stream."""
+        return self.question.name
+
+    @property
+    def unit(self) -> str:
+        """The key of its own unit; "" before it is known."""
+        return self.nodes[-1].key if self.nodes else ""
 
 
 @dataclass(frozen=True)
@@ -29,19 +48,27 @@ class Plan:
 
     rows: tuple[Row, ...]
     seeds: int
-    task: Any
+    task: Task
     statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def headline(self) -> str:
         """The metric of tables and selection."""
-        name: str = self.task.headline
-        return name
+        return self.task.headline
+
+    @cached_property
+    def nodes(self) -> dict[str, tuple[Node, Row]]:
+        """Key -> each distinct unit, and a row that is built on it; what others are built on comes first."""
+        found: dict[str, tuple[Node, Row]] = {}
+        for row in self.rows:
+            for node in row.nodes:
+                found.setdefault(node.key, (node, row))
+        return found
 
     @cached_property
     def units(self) -> tuple[str, ...]:
         """Distinct units."""
-        return tuple(dict.fromkeys(row.unit for row in self.rows))
+        return tuple(self.nodes)
 
     def lines(self) -> dict[tuple[str, str], list[Row]]:
         """(recipe's title, target) -> its rows over seeds and folds."""
@@ -55,15 +82,20 @@ def bare_rows(world: World) -> list[Row]:
     """Rows without units: seed by seed, and within a seed recipe by recipe, so that what is shared runs first."""
     study = world.study
     return [
-        Row(recipe, target, seed, fold, line=title(line) if isinstance(line, Grid) else "")
+        Row(recipe, question, seed, fold, line=title(line) if isinstance(line, Grid) else "")
         for seed in range(study.seeds)
         for line in study.rows
         for recipe in candidates(line)
-        for target in study.target
+        for question in study.questions
         for fold in range(world.folds)
     ]
 
 
 def scenario_of(world: World, row: Row) -> Scenario:
     """What the row's recipe may see, before it is narrowed."""
-    return world.scenario(row.target, row.seed, row.fold, total_needs(row.recipe))
+    return world.scenario(row.question, row.seed, row.fold, total_needs(row.recipe))
+
+
+def nodes_of(world: World, row: Row, network: AnyNetwork, context: Context) -> Iterator[Node]:
+    """Every unit that a row is built on, its own last."""
+    return units_of(row.recipe, scenario_of(world, row), network, context)

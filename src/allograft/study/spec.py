@@ -14,7 +14,7 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
 from allograft.errors import OutputError, SpecError
-from allograft.recipe import AnyRow, Grid, Needs, candidates, is_recipe, parse_recipe, title, total_needs
+from allograft.recipe import AnyRow, Grid, Needs, candidates, every_recipe, is_recipe, parse_recipe, title, total_needs
 from allograft.strict import overridden, parse_yaml, validated
 from allograft.study.where import Where, check_once
 from allograft.table import find
@@ -28,15 +28,87 @@ Adjustment = Literal["holm", "bonferroni", "none"]
 class TargetLabels:
     """How many target labels a recipe may use, validation included. One of the four."""
 
-    subjects: int | None = None
-    cases: int | None = None
-    slices: int | None = None
-    fraction: float | None = None
+    subjects: int | tuple[int, ...] | None = None
+    cases: int | tuple[int, ...] | None = None
+    slices: int | tuple[int, ...] | None = None
+    fraction: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None]
-        if len(given) != 1 or getattr(self, given[0]) <= 0:
+        if len(given) != 1 or not self.amounts or min(self.amounts) <= 0:
             raise SpecError("target_labels: expected none, all, or one of subjects, cases, slices, fraction with a positive number")
+        if list(self.amounts) != sorted(set(self.amounts)):
+            raise SpecError(f"target_labels.{given[0]}: found {list(self.amounts)}; expected a number, or several that rise")
+
+    @property
+    def unit(self) -> str:
+        """subjects, cases, slices or fraction."""
+        return next(name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None)
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """The number, or the rising numbers, each of which is a part of the study."""
+        given = getattr(self, self.unit)
+        return given if isinstance(given, tuple) else (given,)
+
+
+@dataclass(frozen=True)
+class CohortSpec:
+    """One of several cohorts of a study: its table, what its labels are called in it, and how its images are prepared.
+
+    Args:
+        manifest: as ``cohort`` names one.
+        classes: class of the task -> the values of this cohort's masks, or its words for the label; by default those of the task.
+        slices: how its volumes are cut, for a 2-D network.
+        preprocessing: keys that differ from the study's.
+    """
+
+    manifest: str
+    classes: dict[str, tuple[int | str, ...]] | None = None
+    slices: Slices | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """A stream whose mix of sites moves in equal steps from the first of ``sites`` to the last; no subject comes twice.
+
+    Each stage is a site of its own, ``SITE to SITE, K of N``, with test subjects of its own mix.
+    """
+
+    sites: tuple[str, ...]
+    stages: int
+
+    def __post_init__(self) -> None:
+        if len(self.sites) < 2 or self.stages < 2:
+            raise SpecError(f"stream.gradual: found {len(self.sites)} sites and {self.stages} stages; expected at least two of each")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages' names.
+
+        >>> Gradual(("a", "b"), 2).names
+        ('a to b, 1 of 2', 'a to b, 2 of 2')
+        """
+        return tuple(f"{self.sites[0]} to {self.sites[-1]}, {stage} of {self.stages}" for stage in range(1, self.stages + 1))
+
+
+@dataclass(frozen=True)
+class GradualStream:
+    """``{gradual: {sites: [a, b], stages: 5}}``."""
+
+    gradual: Gradual
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a row is asked: its name in the table, and the sites whose test subjects answer it.
+
+    A target is a question about itself; a stream is one question about all of its sites.
+    """
+
+    name: str
+    sites: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +146,7 @@ class Statistics:
     adjustment: Adjustment = "holm"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """One question: which recipe carries a model from ``source`` to each ``target`` best, judged over ``seeds``.
 
@@ -82,14 +154,23 @@ class Study:
     names the part, ``isic (tone 3, 4)``; see ``Where``.
 
     ``pairs: all`` asks it for every source site alone and every target, ``leave-one-site-out`` for every target from all other source
-    sites; without ``target`` these are the source sites themselves. See ``run_pairs``.
+    sites; without ``target`` these are the source sites themselves.
+
+    ``cohorts`` are several tables, in the place of ``cohort``: cases, subjects and sites are ``NAME/...``, and a cohort's name stands for
+    all its sites. ``pool``: sites whose images pre-training sees, never a test subject's. ``stream``: stages of sites that are met one
+    after another, in the place of source and target. ``source: [a], target: [a]`` asks within a site: training on its training subjects,
+    testing its test subjects. ``each`` and a rising list of target labels make a part of the study of each setting.
     """
 
-    cohort: str
+    cohort: str = ""
+    cohorts: dict[str, CohortSpec] = field(default_factory=dict)
     task: dict[str, Any]
     recipes: tuple[AnyRow, ...]
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
+    pool: tuple[str, ...] = ()
+    stream: tuple[tuple[str, ...], ...] | GradualStream = ()
+    each: dict[str, dict[str, Any]] = field(default_factory=dict)
     pairs: Literal["listed", "all", "leave-one-site-out"] = "listed"
     network: dict[str, dict[str, Any] | None] = field(default_factory=lambda: {"unet": None})
     start: str = "scratch"
@@ -115,8 +196,16 @@ class Study:
         for name in ("task", "network", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str) and len(getattr(self, name)) != 1:
                 raise SpecError(f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}")
+        if bool(self.cohort) == bool(self.cohorts):
+            raise SpecError(f"cohort: found {'both' if self.cohort else 'neither'} of cohort and cohorts; expected exactly one of them")
+        if self.cohorts and self.slices is not None:
+            raise SpecError("slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {slices: {axis: 2}}}")
+        if wrong := next((name for name in self.cohorts if "/" in name or not name), None):
+            raise SpecError(f"cohorts: '{wrong}' cannot be a name, since sites are NAME/SITE; leave out the slash")
         if self.pairs != "listed":
             object.__setattr__(self, "target", self.target or self.source)
+        if self.stream:
+            self._check_stream()
         if not self.target:
             raise SpecError("target: names no site; expected at least one, for example target: [b]")
         if not 1 <= self.seeds <= 1000:
@@ -129,8 +218,16 @@ class Study:
             object.__setattr__(self, "target", self.where.parted(self.source, self.target))
         else:
             self._check_pairs()
-        if not self.source and self.start == "scratch":
-            raise SpecError("source: is empty and start is scratch, so there is nothing to adapt; name a model: start: FOLDER, or a source")
+        if self.within and self.target_labels != "none":
+            raise SpecError(
+                f"target_labels: '{self.within[0]}' is source and target, all its training labels are the source's; leave them out"
+            )
+        if self.within and self.test.folds > 1:
+            raise SpecError(f"test.folds: rotate target subjects, and '{self.within[0]}' is a source too; leave folds out")
+        if not self.source and self.start == "scratch" and (needy := next(filter(_adapts, self.rows), None)) is not None:
+            raise SpecError(
+                f"source: is empty and start is scratch, so '{title(needy)}' has nothing to adapt; name a model: start: FOLDER, or a source"
+            )
         if not self.source and self.selection == "source-val":
             raise SpecError("selection: source-val needs a source site; choose last")
         grid = next((row for row in self.recipes if isinstance(row, Grid)), None)
@@ -139,6 +236,47 @@ class Study:
         if grid is not None and not self.source:
             raise SpecError(f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting")
         find("optimizer", next(iter(self.optimizer)))
+
+    def _check_stream(self) -> None:
+        """A stream stands in the place of both sides; its sites are what is judged."""
+        phases = self.phases
+        if len(phases) < 2:
+            raise SpecError(f"stream: has {len(phases)} stage; expected at least two, for example stream: [[a], [b]]")
+        sites = tuple(site for phase in phases for site in phase)
+        double = next((site for number, site in enumerate(sites) if site in sites[:number]), None)
+        if double is not None or not all(phases):
+            found = f"site '{double}' is in two stages" if double is not None else "a stage names no site"
+            raise SpecError(f"stream: {found}; name each site once")
+        if self.source or self.target not in ((), sites):
+            raise SpecError("stream: stands in the place of source and target; leave both out")
+        if self.pairs != "listed" or self.target_labels != "none" or self.test.folds > 1:
+            raise SpecError("stream: goes with neither pairs, target_labels nor test.folds; leave them out")
+        object.__setattr__(self, "target", sites)
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether the study consists of several: pairs, named settings, or several numbers of target labels."""
+        several = isinstance(self.target_labels, TargetLabels) and len(self.target_labels.amounts) > 1
+        return self.pairs != "listed" or bool(self.each) or several
+
+    @property
+    def phases(self) -> tuple[tuple[str, ...], ...]:
+        """The sites of each stage of the stream."""
+        if isinstance(self.stream, GradualStream):
+            return tuple((name,) for name in self.stream.gradual.names)
+        return self.stream
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """Sites that are source and target: trained on some subjects and tested on others."""
+        return tuple(site for site in self.target if site in self.source) if self.pairs == "listed" else ()
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What every row is asked: about each target, or about the stream as a whole."""
+        if self.stream:
+            return (Question("stream", self.target),)
+        return tuple(Question(target, (target,)) for target in self.target)
 
     def _check_pairs(self) -> None:
         check_once(self.source, self.target)
@@ -163,13 +301,17 @@ class Study:
 
     @property
     def manifest(self) -> Path:
-        """The manifest: beside the study file, in the current folder, or below the folder that ``ALLOGRAFT_DATA`` names."""
+        """The manifest of a study with one cohort."""
+        return self.find_manifest(self.cohort)
+
+    def find_manifest(self, named: str) -> Path:
+        """A manifest: beside the study file, in the current folder, or below the folder that ``ALLOGRAFT_DATA`` names."""
         folders = [self.file.parent] if self.file is not None else []
         folders += [Path(), Path(os.environ.get("ALLOGRAFT_DATA", "data"))]
-        found = next((folder / self.cohort for folder in folders if os.path.isfile(folder / self.cohort)), None)
+        found = next((folder / named for folder in folders if os.path.isfile(folder / named)), None)
         if found is None:
             looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders))
-            raise SpecError(f"cohort: no manifest '{self.cohort}' in {looked}; mend the path, or set ALLOGRAFT_DATA to the data's folder")
+            raise SpecError(f"cohort: no manifest '{named}' in {looked}; correct the path, or set ALLOGRAFT_DATA to the data's folder")
         return found
 
     @property
@@ -185,7 +327,9 @@ class Study:
         """As ``study.json`` keeps it: JSON values, its paths whole."""
         path = self.start_path
         start = str(path.resolve()) if self.start != "scratch" and os.path.exists(path) else self.start
-        return {**plain(self), "cohort": str(self.manifest.resolve()), "start": start}
+        cohorts = {name: replace(one, manifest=str(self.find_manifest(one.manifest).resolve())) for name, one in self.cohorts.items()}
+        cohort = str(self.manifest.resolve()) if self.cohort else ""
+        return {**plain(self), "cohort": cohort, "cohorts": {name: plain(one) for name, one in cohorts.items()}, "start": start}
 
     @property
     def rows(self) -> tuple[Any, ...]:
@@ -196,7 +340,7 @@ class Study:
         recipes would train on the source first is replaced by it.
         """
         labelled = self.target_labels != "none"
-        always: list[Any] = ["supervised"] if self.source else ["start"]
+        always: list[Any] = ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
         always += [{"supervised": {"augmentation": "strong"}}] if self.source and self.augmentation != "strong" else []
         always += ["target_supervised"] if labelled else []
         always += ["joint"] if labelled and self.source else []
@@ -216,13 +360,22 @@ class Study:
 
 
 def source_free(recipe: Any) -> Any:
-    """The recipe with ``supervised`` in its fields replaced by ``start``, the model that stands for the source."""
+    """The recipe with ``supervised`` in its fields replaced by what that begins with, at first ``start``, the model given."""
     inner = {
-        f.name: parse_recipe("start") if title(value).startswith("supervised") else source_free(value)
+        f.name: _beginning(value) if title(value).startswith("supervised") else source_free(value)
         for f in fields(recipe)
         if is_recipe(value := getattr(recipe, f.name))
     }
     return replace(recipe, **inner)
+
+
+def _beginning(supervised: Any) -> Any:
+    return parse_recipe("start") if supervised.first is None else source_free(supervised.first)
+
+
+def _adapts(row: Any) -> bool:
+    """Whether a row goes on from a model that must be there already, and so from more than a pool or labels."""
+    return any(title(one) == "start" for recipe in candidates(row) for one in every_recipe(recipe))
 
 
 def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:

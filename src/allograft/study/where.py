@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from allograft.cohort import Case, Cohort
-from allograft.cohort.cohort import check_sites
-from allograft.errors import LeakageError, SpecError, nearest
+from allograft.errors import LeakageError, ManifestError, SpecError, nearest
 
 Values = str | int | tuple[str | int, ...]
 LONGEST = 80
@@ -54,6 +53,9 @@ class Where:
         """
         parts = {self.part_of(site): site for site in source}
         shared = [parts.get(site, site) for site in target if site in source or site in parts]
+        if shared and self == Where():  # asked within the site
+            check_once(source, target)
+            return tuple(target)
         if shared and not self.parting:
             mend = "name it on one side, or give a column values on both sides, none of them the same"
             example = "where: {source: {tone: [1, 2]}, target: {tone: [3, 4]}}"
@@ -71,36 +73,61 @@ def check_once(source: Sequence[str], target: Sequence[str]) -> None:
             raise SpecError(f"{key}: site '{double}' is named twice; name it once")
 
 
-def take_sides(cohort: Cohort, source: Sequence[str], target: Sequence[str], where: Where) -> Cohort:
-    """The cases of the source sites and the targets that their side's filter keeps; a target's part of a source site is its own site.
+def take_sides(
+    cohorts: tuple[Cohort, ...], source: Sequence[str], target: Sequence[str], where: Where, pool: Sequence[str] = ()
+) -> tuple[Cohort, ...]:
+    """The cases of each side's sites that its filter keeps; a target's part of a source site is its own site.
+
+    A site in the pool alone has no filter. Cohorts of which no case is kept are left out; the others number the sites alike.
 
     Raises:
         SpecError: a column that no case has, or a side without a case.
         ManifestError: a site that no case has.
         LeakageError: a subject with cases in both parts of a site.
     """
-    columns = {key for case in cohort.cases for key in case.attributes}
+    columns = {key for cohort in cohorts for case in cohort.cases for key in case.attributes}
     for column in (*where.source, *where.target):
         if column not in columns:
             raise SpecError(f"where: {nearest(column, columns, 'column')}")
     parts = {site: where.part_of(site) for site in source if where.part_of(site) in target}
-    taken = next((part for part in parts.values() if part in cohort.sites), None)
+    known = [site for cohort in cohorts for site in cohort.sites]
+    taken = next((part for part in parts.values() if part in known), None)
     if taken is not None:
         raise SpecError(f"target: the part '{taken}' has the name of a site of the manifest; rename that site")
+    sites = tuple(dict.fromkeys((*source, *target, *pool)))
     kept = []
-    for case in cohort.cases:
-        if case.site in source and _fits(case, where.source):
-            kept.append(case)
-        elif case.site in parts and _fits(case, where.target):
-            kept.append(replace(case, site=parts[case.site]))
-        elif case.site in target and _fits(case, where.target):
-            kept.append(case)
-    sides = replace(cohort, cases=tuple(kept), sites=(*cohort.sites, *parts.values()))
-    check_sites(sides, source, "source")
-    check_sites(sides, target, "target")
+    for cohort in cohorts:
+        sided = (_sided(case, source, target, where, parts, pool) for case in cohort.cases)
+        kept.append(replace(cohort, cases=tuple(case for case in sided if case is not None), sites=sites))
+    present = {case.site for cohort in kept for case in cohort.cases}
+    for what, side in (("source", source), ("target", target), ("pool", pool)):
+        check_sites(side, [*known, *parts.values()], present, what)
     for site, part in parts.items():
-        _check_apart(sides.site(site).cases, sides.site(part).cases, where)
-    return replace(sides, sites=(*source, *target))
+        cases = [case for cohort in kept for case in cohort.cases]
+        _check_apart([case for case in cases if case.site == site], [case for case in cases if case.site == part], where)
+    return tuple(cohort for cohort in kept if cohort.cases)
+
+
+def _sided(
+    case: Case, source: Sequence[str], target: Sequence[str], where: Where, parts: Mapping[str, str], pool: Sequence[str]
+) -> Case | None:
+    """The case as the study has it, or None where no side keeps it."""
+    if case.site in source and _fits(case, where.source):
+        return case
+    if case.site in parts and _fits(case, where.target):
+        return replace(case, site=parts[case.site])
+    if case.site in target and case.site not in source and _fits(case, where.target):
+        return case
+    return case if case.site in pool and case.site not in (*source, *target) else None
+
+
+def check_sites(wanted: Sequence[str], known: Sequence[str], present: Collection[str], what: str) -> None:
+    """Raise ``ManifestError`` with the nearest name for a site that no case has, ``SpecError`` when no case is left at it."""
+    for name in wanted:
+        if name not in known:
+            raise ManifestError(f"{what}: {nearest(name, known, 'site')}")
+        if name not in present:
+            raise SpecError(f"{what}: no case of site '{name}' is left after the filter 'where'; loosen it")
 
 
 def _check_apart(source: Sequence[Case], target: Sequence[Case], where: Where) -> None:

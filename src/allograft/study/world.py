@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,9 @@ from allograft.errors import SpecError, SplitError
 from allograft.metrics.label_free import KEYS
 from allograft.recipe import Needs, Scenario
 from allograft.seeds import Seeds
-from allograft.study.parts import PAIRS
-from allograft.study.spec import Study, TargetLabels
-from allograft.study.where import take_sides
+from allograft.study.cohorts import read_cohorts
+from allograft.study.parts import shared_folder
+from allograft.study.spec import Question, Study, TargetLabels
 
 WATCHED = 16
 """Training images of a target that label-free selection rules look at."""
@@ -43,47 +43,76 @@ class TestSet:
 class World:
     """All cases of a study and where each subject stands. Scenarios are cut from it; test sets never enter them.
 
-    ``listed`` are the cases as the manifest names them, before subjects of near-duplicates are grouped.
+    Args:
+        study: its sides name sites, no cohort.
+        cohorts: each with its own labels and preprocessing; they number all sites alike.
+        assignments: subject -> train, val, test, or its fold.
+        listed: the cases as the manifests name them, before subjects of near-duplicates are grouped.
     """
 
     study: Study
-    cohort: Cohort
+    cohorts: tuple[Cohort, ...]
     assignments: Mapping[str, Assignment]
     listed: tuple[Case, ...] = ()
 
     @staticmethod
     def read(study: Study, out: Path) -> World:
-        """Read the manifest, apply the filters, and place every subject (as ``OUT/splits.csv`` has it, new subjects beside them)."""
-        if study.pairs != "listed":
-            raise SpecError(f"pairs: {study.pairs} makes several studies; run it with 'allograft study', or run_pairs in Python")
-        task = study.made_task
-        cohort = Cohort.read(study.manifest, task.coding, preprocessing=study.preprocessing, cache=cache_of(out), slices=study.slices)
-        cohort = take_sides(cohort, study.source, study.target, study.where)
-        grouped_cohort, assignments = _assigned(study, cohort, out)
-        world = World(study, grouped_cohort, assignments, cohort.cases)
+        """Read the manifests, apply the filters, and place every subject (as ``OUT/splits.csv`` has it, new subjects beside them)."""
+        if study.is_parted:
+            raise SpecError("this study is made of parts; run it with 'allograft study', or run_study in Python")
+        study, cohorts = read_cohorts(study, shared_folder(out) / "cache")
+        listed = tuple(case for cohort in cohorts for case in cohort.cases)
+        cohorts, assignments = _assigned(study, cohorts, out)
+        world = World(study, cohorts, assignments, listed)
         world.check()
         return world
 
     def check(self) -> None:
-        """Raise for a source without training cases or a label budget that the target cannot meet."""
+        """Raise for a source without training cases, a pool without images or a label budget that the target cannot meet."""
         key = self.study.made_task.key
         for site in self.study.source:
             if not self.part(site, "train", 0).labelled(key).cases:
                 raise SplitError(f"source '{site}': no training case has a '{key}'; label some, or name another source")
-        for target in self.study.target:
+        for site in self.study.pool:
+            if not self.part(site, "train", 0).cases:
+                raise SplitError(f"pool '{site}': no image is left for pre-training; its subjects are all tested: name another site")
+        for phase in self.study.phases:
+            for site in phase:
+                if not self.part(site, "train", 0).labelled(key).cases:
+                    raise SplitError(f"stream: site '{site}' has no training case with a '{key}'; label some, or name another site")
+        for question in self.study.questions:
             for fold in range(self.folds):
-                self.scenario(target, 0, fold)
+                self.scenario(question, 0, fold)
 
     @property
     def folds(self) -> int:
         """How often the target's subjects rotate."""
         return self.study.test.folds
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All sites, as batches number them."""
+        return self.cohorts[0].sites
+
+    def cases(self) -> Iterator[Case]:
+        """All cases."""
+        for cohort in self.cohorts:
+            yield from cohort.cases
+
+    def cohort_of(self, site: str) -> Cohort:
+        """The cohort that holds a site."""
+        return next((cohort for cohort in self.cohorts if any(case.site == site for case in cohort.cases)), self.cohorts[0])
+
+    def named(self, case: str) -> Cohort:
+        """One case, by its name."""
+        found = (cohort.where(lambda one: one.name == case) for cohort in self.cohorts)
+        return next(cohort for cohort in found if cohort.cases)
+
     def part(self, site: str, split: str, fold: int) -> Cohort:
         """The cases of a site that train, validate or test in a fold."""
-        return self.cohort.where(lambda case: case.site == site and self.assignments[case.subject].in_fold(fold) == split)
+        return self.cohort_of(site).where(lambda case: case.site == site and self.assignments[case.subject].in_fold(fold) == split)
 
-    def scenario(self, target: str, seed: int, fold: int, needs: Needs | None = None) -> Scenario:
+    def scenario(self, question: Question, seed: int, fold: int, needs: Needs | None = None) -> Scenario:
         """What recipes may see: labelled source training cases, and of the target the labelled budget and the unlabelled rest.
 
         Args:
@@ -91,9 +120,17 @@ class World:
         """
         key, needs = self.study.made_task.key, needs or Needs()
         source = tuple(self.part(site, "train", fold).labelled(key) for site in self.study.source)
-        targets = self.study.target if needs.every_target else (target,)
-        seen = [cohort for one in targets for cohort in self._target(one, seed, fold, all_labels=needs.all_target_labels)]
-        return Scenario(source, tuple(seen), sites=self.cohort.sites)
+        targets = self.study.target if needs.every_target else question.sites
+        asked = () if self.study.stream else tuple(site for site in targets if site not in self.study.source)
+        seen = [cohort for site in asked for cohort in self._target(site, seed, fold, all_labels=needs.all_target_labels)]
+        pool = tuple(self.part(site, "train", fold) for site in self.study.pool)
+        stream = tuple(self._phase(phase, fold) for phase in self.study.phases)
+        return Scenario(source, tuple(seen), pool, stream, sites=self.sites)
+
+    def _phase(self, sites: Sequence[str], fold: int) -> Cohort:
+        """The labelled training cases of a stage of the stream, which lie in one cohort."""
+        parts = [self.part(site, "train", fold).labelled(self.study.made_task.key) for site in sites]
+        return replace(parts[0], cases=tuple(case for part in parts for case in part.cases))
 
     def _target(self, target: str, seed: int, fold: int, *, all_labels: bool) -> list[Cohort]:
         images = self.part(target, "train", fold)
@@ -111,24 +148,24 @@ class World:
         assert isinstance(wanted, TargetLabels)
         seeds = Seeds(seed, ("budget", target))
         if wanted.subjects is not None or wanted.fraction is not None:
-            total = len(cohort.subjects)
-            count = wanted.subjects if wanted.subjects is not None else max(1, round((wanted.fraction or 0) * total))
+            total, amount = len(cohort.subjects), wanted.amounts[0]
+            count = int(amount) if wanted.subjects is not None else max(1, round(amount * total))
             if count > total:
                 raise SplitError(
                     f"target_labels: asks for {count} subjects, site '{target}' has {total} labelled training subjects; "
                     "ask for fewer, or lower test: {fraction: ...}"
                 )
             return cohort.of(budget_order(cohort.subjects, seeds)[:count])
-        if wanted.slices is not None and self.study.slices is None:
+        if wanted.slices is not None and cohort.slices is None:
             raise SpecError("target_labels: counts slices, but the study has none; set slices: {axis: 2}, or count cases or subjects")
-        count = wanted.cases or wanted.slices or 0
+        count = int(wanted.amounts[0])
         if wanted.cases is not None:
             order = budget_order([case.name for case in cohort.cases], seeds)[:count]
             return self._enough(cohort.where(lambda case: case.name in order), count, target)
         return self._enough(cohort.few(count, seeds), count, target)
 
     def _enough(self, cohort: Cohort, count: int, target: str) -> Cohort:
-        if len(cohort) < count and (self.study.slices is None or cohort.chosen is not None):
+        if len(cohort) < count and (cohort.slices is None or cohort.chosen is not None):
             raise SplitError(f"target_labels: asks for {count}, site '{target}' has {len(cohort)} labelled training cases; ask for fewer")
         return cohort
 
@@ -136,7 +173,7 @@ class World:
         """Every site's test cases, labelled or not, and the source sites' labelled validation cases."""
         key = self.study.made_task.key
         every = [TestSet(site, "val", 0, self.part(site, "val", fold).labelled(key)) for site in self.study.source]
-        for site in (*self.study.source, *self.study.target):
+        for site in dict.fromkeys((*self.study.source, *self.study.target)):
             rotates = site in self.study.target
             every.append(TestSet(site, "test", fold if rotates else 0, self.part(site, "test", fold)))
         return [test for test in every if test.cohort.cases]
@@ -147,41 +184,45 @@ class World:
         For selection rules without labels, which may look at training images and never at test cases. Subjects whose labels a recipe of
         the study may use are among them; which they are differs between seeds, so it is the rule that leaves them out.
         """
-        if self.study.made_task.key not in KEYS:
+        if self.study.made_task.key not in KEYS or self.study.stream:
             return []
         made = []
-        for site in self.study.target:
+        for site in (site for site in self.study.target if site not in self.study.source):
             images = self.part(site, "train", fold).unlabelled()
             turns = {case.name: Seeds(0, ("pool",)).number(case.name) for case in images.cases}
             kept = sorted(images.cases, key=lambda case: turns[case.name])[:WATCHED]
             made.append(TestSet(site, "train-unlabelled", fold, replace(images, cases=tuple(kept))))
         return [images for images in made if images.cohort.cases]
 
-    def cases(self) -> Iterator[Case]:
-        """All cases."""
-        yield from self.cohort.cases
 
-
-def cache_of(out: Path) -> Path:
-    """Where a study keeps its images as prepared; those of many pairs of sites share one."""
-    return (out.parent if out.parent.name == PAIRS else out) / "cache"
-
-
-def _assigned(study: Study, cohort: Cohort, out: Path) -> tuple[Cohort, dict[str, Assignment]]:
-    """Every subject's place, once the leakage gate has let the cohort through.
+def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tuple[Cohort, ...], dict[str, Assignment]]:
+    """Every subject's assignment, once the leakage gate has let the cohorts through.
 
     With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps a row of its own in ``splits.csv``.
+    Subjects of sites that are in the pool alone train.
     """
     known = read_splits(out / "splits.csv")
-    findings = find_duplicates(cohort.cases, cache=cache_of(out))
-    before = cohort.cases
+    before = tuple(case for cohort in cohorts for case in cohort.cases)
+    findings = find_duplicates(before, cache=shared_folder(out) / "cache")
+    cases = before
     if study.near_duplicates == "group":
-        cohort = replace(cohort, cases=grouped(before, findings, allow=study.allow_duplicates, known=known))
-    test = study.test
-    assignments = draw_splits(cohort.cases, study.source, test=test.fraction, val=test.val, folds=test.folds, known=known)
-    assignments |= {old.subject: assignments[new.subject] for old, new in zip(before, cohort.cases, strict=True)}
-    sides = sides_of(cohort.cases, assignments)
-    warned = check_leakage(sides, findings, near_duplicates=study.near_duplicates, allow=study.allow_duplicates)
+        cases = grouped(before, findings, allow=study.allow_duplicates, known=known)
+    test, judged = study.test, {*study.source, *study.target}
+    drawn = [case for case in cases if case.site in judged]
+    assignments = draw_splits(drawn, study.source, test=test.fraction, val=test.val, folds=test.folds, known=known)
+    for case in cases:
+        assignments.setdefault(case.subject, Assignment(case.split or "train"))
+    assignments |= {old.subject: assignments[new.subject] for old, new in zip(before, cases, strict=True)}
+    warned = check_leakage(sides_of(cases, assignments), findings, near_duplicates=study.near_duplicates, allow=study.allow_duplicates)
     if warned:
-        contact_sheet(warned, cohort.cases, out / "similar.png")
-    return cohort, assignments
+        contact_sheet(warned, cases, out / "similar.png")
+    return _with_cases(cohorts, cases), assignments
+
+
+def _with_cases(cohorts: tuple[Cohort, ...], cases: Sequence[Case]) -> tuple[Cohort, ...]:
+    """The cohorts with these cases in the place of their own, in the same order."""
+    made, start = [], 0
+    for cohort in cohorts:
+        made.append(replace(cohort, cases=tuple(cases[start : start + len(cohort.cases)])))
+        start += len(cohort.cases)
+    return tuple(made)

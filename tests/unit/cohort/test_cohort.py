@@ -13,9 +13,8 @@ from PIL import Image
 from tests.unit.tiny import VESSEL, read, write_photographs, write_rows, write_volumes
 
 from allograft.cohort import Cohort, Preprocessing, Slices, prepared_images
-from allograft.cohort.cohort import check_sites
 from allograft.cohort.preprocessing import to_grid
-from allograft.errors import ImageError, ManifestError, SpecError
+from allograft.errors import ImageError, SpecError
 from allograft.seeds import Seeds
 
 
@@ -109,15 +108,6 @@ def test_region_and_attributes(manifest: Path) -> None:
     assert [cohort.case(i).attributes["sex"].item() for i in range(3)] == [1, 0, -100]
     assert [cohort.case(i).attributes["age"].item() for i in range(2)] == [30, 31.5]
     assert cohort.case(2).attributes["age"].isnan()
-
-
-def test_check_sites(manifest: Path) -> None:
-    cohort = read(manifest)
-    check_sites(cohort, ["a", "b"], "source")
-    with pytest.raises(ManifestError, match="target: unknown site 'bb'; did you mean 'b'"):
-        check_sites(cohort, ["bb"], "target")
-    with pytest.raises(SpecError, match="source: no case of site 'a' is left"):
-        check_sites(cohort.where(lambda case: case.site == "b"), ["a"], "source")
 
 
 # ---------------------------------------------------------------------- slices

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.tiny import a_row
 
 from allograft.figure import Lines
 from allograft.phantoms.brain import write_brain
@@ -51,7 +52,7 @@ def a_study(**changes: Any) -> Study:
 
 def a_plan(study: Study) -> Plan:
     recipes = [parse_recipe(recipe) for recipe in RECIPES]
-    rows = [Row(r, site, s, 0, f"{title(r)}.{site}.{s}") for s in range(study.seeds) for r in recipes for site in study.target]
+    rows = [a_row(r, site, s, 0, f"{title(r)}.{site}.{s}") for s in range(study.seeds) for r in recipes for site in study.target]
     return Plan(tuple(rows), study.seeds, study.made_task)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
 from allograft.results.record import Record
@@ -36,7 +37,7 @@ def a_study(seeds: int = 2, **more: Any) -> Study:
 
 def a_plan(study: Study, folds: int = 1) -> Plan:
     recipes = [parse_recipe(recipe) for recipe in RECIPES]
-    rows = [Row(r, "b", s, f, f"{title(r)}.{s}.{f}") for s in range(study.seeds) for r in recipes for f in range(folds)]
+    rows = [a_row(r, "b", s, f, f"{title(r)}.{s}.{f}") for s in range(study.seeds) for r in recipes for f in range(folds)]
     return Plan(tuple(rows), study.seeds, study.made_task)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
 from allograft.report.cells import decision_table
@@ -32,7 +33,7 @@ from allograft.results.statistics import (
     wilcoxon,
 )
 from allograft.results.table import print_tables, short_count
-from allograft.study.plan import Plan, Row
+from allograft.study.plan import Plan
 from allograft.study.spec import Study, make_study
 
 RECIPES = ("supervised", {"fourier": {"beta": 0.02}}, {"finetune": {"scope": "top"}})
@@ -51,7 +52,7 @@ def a_study(**changes: Any) -> Study:
 def a_table(study: Study, scores: Scores, failed: Sequence[tuple[str, str, int]] = ()) -> tuple[Plan, list[Line]]:
     """(title, target, seed) -> subject -> dice of each case, as a table; judged at the target alone."""
     made = [parse_recipe(recipe) for recipe in RECIPES]
-    rows = [Row(r, site, s, 0, f"{title(r)}.{site}.{s}") for s in range(study.seeds) for r in made for site in study.target]
+    rows = [a_row(r, site, s, 0, f"{title(r)}.{site}.{s}") for s in range(study.seeds) for r in made for site in study.target]
     plan = Plan(tuple(rows), study.seeds, study.made_task)
     records = []
     for row in rows:

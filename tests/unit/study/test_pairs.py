@@ -14,7 +14,7 @@ from tests.unit.tiny import write_photographs, write_rows
 from allograft.cohort.splits import read_splits
 from allograft.errors import SpecError, SplitError
 from allograft.results.record import read_all
-from allograft.studies import PairsResult, rebuild_pairs, run_pairs, run_study
+from allograft.studies import PartsResult, rebuild, run_study
 from allograft.study.parts import part_folder, parts_of
 from allograft.study.spec import Study, make_study
 
@@ -79,7 +79,7 @@ def test_no_two_parts_share_a_folder() -> None:
     names = ("from a", "from a b", "from a-b", "from a/b", "from ../b", "to a")
     folders = {part_folder(Path("out"), name) for name in names}
     assert len(folders) == len(names)
-    assert all(folder.parent == Path("out/pairs") and re.fullmatch(r"[\w.-]+", folder.name) for folder in folders)
+    assert all(folder.parent == Path("out/parts") and re.fullmatch(r"[\w.-]+", folder.name) for folder in folders)
 
 
 @pytest.fixture(scope="module")
@@ -88,46 +88,47 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> PairsResult:
-    return run_pairs({**TREE, "cohort": str(manifest)}, tmp_path_factory.mktemp("out"))
+def ran(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> PartsResult:
+    return run_study({**TREE, "cohort": str(manifest)}, tmp_path_factory.mktemp("out"))
 
 
-def test_every_part_is_a_study_of_its_own(ran: PairsResult) -> None:
+def test_every_part_is_a_study_of_its_own(ran: PartsResult) -> None:
     assert list(ran.parts) == ["from a", "from b", "from c"]
     assert ran.failed == 0
     for name, part in ran.parts.items():
         assert part.out == part_folder(ran.out, name)
         assert {record.source for record in read_all(part.out).values()} == {part.study.source}
         assert {target for _, target in part.models} == set(part.study.target)
-    assert not list(ran.out.glob("pairs/*/cache"))  # images are prepared once
-    assert (ran.out / "pairs" / "cache").is_dir()
+    assert not [*ran.out.glob("parts/*/cache"), *ran.out.glob("parts/*/units")]  # prepared and trained once
+    assert (ran.out / "cache").is_dir()
+    assert len(list((ran.out / "units").iterdir())) == sum(len(part.plan.units) for part in ran.parts.values())
 
 
-def test_a_subject_stands_in_the_same_test_set_everywhere(ran: PairsResult) -> None:
+def test_a_subject_stands_in_the_same_test_set_everywhere(ran: PartsResult) -> None:
     placed = [read_splits(part.out / "splits.csv") for part in ran.parts.values()]
     tested = [{subject for subject, place in places.items() if place.split == "test"} for places in placed]
     assert tested[0] == tested[1] == tested[2]
     assert len(tested[0]) == 2 + 2 + 3
 
 
-def test_the_files_over_all_pairs_are_those_of_the_parts(ran: PairsResult) -> None:
+def test_the_files_over_all_pairs_are_those_of_the_parts(ran: PartsResult) -> None:
     for file in ("results.csv", "metrics.csv"):
         with open(ran.out / file, newline="") as opened:
             rows = list(csv.DictReader(opened))
         expected = []
-        for part in ran.parts.values():
+        for name, part in ran.parts.items():
             with open(part.out / file, newline="") as opened:
-                expected += [{"source": "+".join(part.study.source), **row} for row in csv.DictReader(opened)]
+                expected += [{"part": name, "source": "+".join(part.study.source), **row} for row in csv.DictReader(opened)]
         assert rows == expected
         assert {(row["source"], row["target"]) for row in rows} == {(s, t) for s in "abc" for t in "abc" if s != t}
 
 
-def test_the_page_says_all_pairs_and_leads_to_every_report(ran: PairsResult) -> None:
+def test_the_page_says_all_pairs_and_leads_to_every_report(ran: PartsResult) -> None:
     page = (ran.out / "report.html").read_text()
     assert all(f">{s} → {t}<" in page for s in "abc" for t in "abc" if s != t)
     assert page.count("<svg") == 2  # doing nothing, and the recommended recipe
-    links = re.findall(r'href="(pairs/[^"]+)"', page)
-    assert links == [f"pairs/from-{site}/report.html" for site in "abc"]
+    links = re.findall(r'href="(parts/[^"]+)"', page)
+    assert links == [f"parts/from-{site}/report.html" for site in "abc"]
     assert all((ran.out / link).is_file() for link in links)
     assert "Severe and subtle shifts" in page
     for part in ran.parts.values():  # at home on the diagonal
@@ -135,7 +136,7 @@ def test_the_page_says_all_pairs_and_leads_to_every_report(ran: PairsResult) -> 
         assert f"{nothing.score(part.study.source[0]):.3g}" in page
 
 
-def test_means_over_pairs_are_of_all_parts(ran: PairsResult) -> None:
+def test_means_over_pairs_are_of_all_parts(ran: PartsResult) -> None:
     page = (ran.out / "report.html").read_text()
     for title in ("supervised", "histogram"):
         scores = [line.score(line.target) or 0.0 for part in ran.parts.values() for line in part.lines if line.title == title]
@@ -145,27 +146,27 @@ def test_means_over_pairs_are_of_all_parts(ran: PairsResult) -> None:
         assert f"{sum(scores) / 6:.3f}" in row[: row.index("</tr>")]
 
 
-def test_again_it_runs_nothing_and_writes_the_same(ran: PairsResult, manifest: Path) -> None:
+def test_again_it_runs_nothing_and_writes_the_same(ran: PartsResult, manifest: Path) -> None:
     before = (ran.out / "report.html").read_bytes()
     said: list[str] = []
-    run_pairs({**TREE, "cohort": str(manifest)}, ran.out, say=said.append)
+    run_study({**TREE, "cohort": str(manifest)}, ran.out, say=said.append)
     assert not [line for line in said if re.match(r"\[\d+ of", line)]
     assert (ran.out / "report.html").read_bytes() == before
-    rebuild_pairs(ran.out)
+    rebuild(ran.out)
     assert (ran.out / "report.html").read_bytes() == before
 
 
 def test_shards_share_the_work(manifest: Path, tmp_path: Path) -> None:
     study = {**TREE, "cohort": str(manifest), "source": ["a", "b"]}
-    first = run_pairs(study, tmp_path, shard=(1, 2), report=False)
+    first = run_study(study, tmp_path, shard=(1, 2), report=False)
     assert [sum(line.done for line in part.lines) for part in first.parts.values()] == [1, 1]
     assert not first.failed  # what waits has not failed
-    second = run_pairs(study, tmp_path, shard=(2, 2), report=False)
+    second = run_study(study, tmp_path, shard=(2, 2), report=False)
     assert [sum(line.done for line in part.lines) for part in second.parts.values()] == [2, 2]
 
 
 def test_one_site_left_out_is_trained_on_by_no_one(manifest: Path, tmp_path: Path) -> None:
-    made = run_pairs({**TREE, "cohort": str(manifest), "pairs": "leave-one-site-out"}, tmp_path)
+    made = run_study({**TREE, "cohort": str(manifest), "pairs": "leave-one-site-out"}, tmp_path)
     for name, part in made.parts.items():
         records = read_all(part.out).values()
         assert {record.source for record in records} == {tuple(site for site in "abc" if name != f"to {site}")}
@@ -181,9 +182,9 @@ def test_a_pair_that_cannot_be_is_refused_before_anything_is_trained(manifest: P
         row["mask"] = "" if row["site"] == "c" else row["mask"]
     unlabelled = write_rows(manifest.with_name("unlabelled.csv"), rows)
     with pytest.raises(SplitError, match="source 'c': no training case has a 'mask'"):
-        run_pairs({**TREE, "cohort": str(unlabelled)}, tmp_path / "out")
+        run_study({**TREE, "cohort": str(unlabelled)}, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("units"))
-    made = run_pairs({**TREE, "cohort": str(unlabelled), "source": ["a", "b"], "target": ["a", "b", "c"]}, tmp_path / "out")
+    made = run_study({**TREE, "cohort": str(unlabelled), "source": ["a", "b"], "target": ["a", "b", "c"]}, tmp_path / "out")
     page = (made.out / "report.html").read_text()
     pair = page[page.index(">a → c<") :]
     assert pair[: pair.index("</tr>")].count("not measured") == 1  # nothing invented, nothing recommended
@@ -202,7 +203,7 @@ def test_a_failed_run_is_shown_and_never_averaged_away(manifest: Path, tmp_path:
         return run(self, scenario, network, context)
 
     monkeypatch.setattr(Histogram, "run", breaks)
-    made = run_pairs({**TREE, "cohort": str(manifest)}, tmp_path)
+    made = run_study({**TREE, "cohort": str(manifest)}, tmp_path)
     assert made.failed == 2
     page = (tmp_path / "report.html").read_text()
     row = page[page.index("Every recipe over all pairs") :]
@@ -217,13 +218,8 @@ def test_names_are_escaped_and_no_patient_is_named(tmp_path: Path) -> None:
     manifest = write_photographs(tmp_path / "cohort", {"a": 4, "b": 4})
     text = manifest.read_text().replace(",b\n", ",<b>x\n").replace(",b\r\n", ",<b>x\r\n")
     manifest.write_text(text)
-    made = run_pairs({**TREE, "cohort": str(manifest), "source": ["a", "<b>x"]}, tmp_path / "out")
+    made = run_study({**TREE, "cohort": str(manifest), "source": ["a", "<b>x"]}, tmp_path / "out")
     page = (made.out / "report.html").read_text()
     assert "<b>" not in page
     assert "&lt;b&gt;x" in page
     assert not re.search(r"\b[ab]\d(\.png)?\b", page.split("<main>")[1].split("<script>")[0])
-
-
-def test_run_study_says_which_function_runs_it(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="run_pairs"):
-        run_study({**TREE, "cohort": str(manifest)}, tmp_path)

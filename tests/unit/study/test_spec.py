@@ -109,7 +109,8 @@ def test_yaml_that_is_refused(text: str, told: str) -> None:
         ({"budget": {"steps": 0}}, "budget.steps: found 0"),
         ({"target": []}, "target: names no site"),
         ({"target": "b"}, 'study.target: .*found "b"'),
-        ({"target": ["a"]}, "target: site 'a' is a source too"),
+        ({"target": ["a"], "target_labels": "all"}, "target_labels: 'a' is source and target"),
+        ({"target": ["a"], "test": {"folds": 2}}, "test.folds: rotate target subjects"),
         ({"target_labels": "some"}, "target_labels"),
         ({"target_labels": {"subjects": 0}}, "target_labels: expected none, all, or one of"),
         ({"target_labels": {"subjects": 1, "cases": 1}}, "target_labels: expected none, all, or one of"),
@@ -137,7 +138,9 @@ def test_a_slip_names_the_key_and_what_was_found(change: dict[str, Any], told: s
 
 
 def test_a_missing_key() -> None:
-    for key in ("cohort", "task", "recipes"):
+    with pytest.raises(SpecError, match="cohort: found neither of cohort and cohorts; expected exactly one"):
+        make_study({name: value for name, value in PLAIN.items() if name != "cohort"})
+    for key in ("task", "recipes"):
         with pytest.raises(SpecError, match=f"study.{key}: .*required"):
             make_study({name: value for name, value in PLAIN.items() if name != key})
     with pytest.raises(SpecError, match="target: names no site"):

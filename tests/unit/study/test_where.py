@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tests.unit.tiny import write_photographs, write_rows
 
-from allograft.errors import LeakageError, SpecError
+from allograft.errors import LeakageError, ManifestError, SpecError
 from allograft.parts.groups import groups_of
 from allograft.phantoms.skin import write_skin
 from allograft.recipe import Needs
-from allograft.study.spec import Study, make_study, read_study
-from allograft.study.where import Where
+from allograft.study.spec import Question, Study, make_study, read_study
+from allograft.study.where import Where, check_sites
 from allograft.study.world import World
 from allograft.tree import plain
 
@@ -31,7 +31,7 @@ def tones(manifest: Path, out: Path, where: dict[str, Any]) -> dict[str, list[st
     """Site -> the tones of its cases."""
     tree = {"cohort": str(manifest), "task": {"segmentation": {"classes": ["vessel"]}}, "source": ["a"], "target": ["b"]}
     study = make_study({**tree, "recipes": ["supervised"], "test": {"fraction": 0.4, "val": 0}, "where": where, "near_duplicates": "warn"})
-    cases = World.read(study, out).cohort.cases
+    cases = list(World.read(study, out).cases())
     return {site: sorted(case.attributes["tone"] for case in cases if case.site == site) for site in "ab"}
 
 
@@ -71,7 +71,10 @@ def test_the_example_trains_on_light_skin_and_is_judged_on_dark_skin(tmp_path: P
     study = read_study(Path(__file__).parents[3] / "examples/skin_groups.yaml", (f"cohort={manifest}",))
     world = World.read(study, tmp_path / "out")
     (part,) = study.target
-    source, target = (cohorts[0] for cohorts in (world.scenario(part, 0, 0).source, world.scenario(part, 0, 0).target))
+    source, target = (
+        cohorts[0]
+        for cohorts in (world.scenario(Question(part, (part,)), 0, 0).source, world.scenario(Question(part, (part,)), 0, 0).target)
+    )
     assert {case.attributes["tone"] for case in source.cases} == {"1", "2"}
     assert {case.attributes["tone"] for case in target.cases} <= {"3", "4", "5", "6"}
     judged = {test.site: {case.attributes["tone"] for case in test.cohort.cases} for test in world.tests(0) if test.part == "test"}
@@ -93,7 +96,7 @@ def test_a_site_on_both_sides_is_parted_and_its_part_is_a_site(manifest: Path, t
     study = one_site(manifest, target_labels="all", near_duplicates="warn")
     assert (study.source, study.target) == (("a",), (PART,))
     world = World.read(study, tmp_path)
-    assert world.cohort.sites == ("a", PART)
+    assert world.sites == ("a", PART)
     assert {(case.site, case.attributes["tone"]) for case in world.cases()} == {("a", "1"), ("a", "2"), (PART, "3"), (PART, "4")}
     assert len({case.name for case in world.cases()}) == len(list(world.cases())) == 8
 
@@ -102,7 +105,7 @@ def test_no_group_is_seen_on_the_other_side(manifest: Path, tmp_path: Path) -> N
     study = one_site(manifest, target_labels={"subjects": 1}, near_duplicates="warn")
     world = World.read(study, tmp_path)
     for needs in (Needs(), Needs(all_target_labels=True), Needs(every_target=True)):
-        seen = world.scenario(PART, 0, 0, needs)
+        seen = world.scenario(Question(PART, (PART,)), 0, 0, needs)
         assert {case.attributes["tone"] for cohort in seen.source for case in cohort.cases} <= {"1", "2"}
         assert {case.attributes["tone"] for cohort in seen.target for case in cohort.cases} <= {"3", "4"}
         trained = {case.name for cohort in (*seen.source, *seen.target) for case in cohort.cases}
@@ -123,7 +126,6 @@ def test_a_parted_study_is_the_same_when_it_is_read_again(manifest: Path) -> Non
 @pytest.mark.parametrize(
     "where",
     [
-        {},
         {"source": {"tone": [1, 2]}},
         {"source": {"tone": [1, 2]}, "target": {"hair": "n"}},  # a case may fit both
         {"source": {"tone": [1, 2]}, "target": {"tone": ["2", 3]}},
@@ -166,3 +168,11 @@ def test_a_site_of_the_manifest_is_never_taken_for_a_part(tmp_path: Path) -> Non
 
 def test_a_long_list_of_values_is_counted_in_the_name() -> None:
     assert Where(target={"centre": tuple(f"centre {n}" for n in range(20))}).part_of("a") == "a (centre, 20 values)"
+
+
+def test_a_side_names_sites_that_are_there_and_have_cases_left() -> None:
+    check_sites(["a", "b"], ["a", "b"], {"a", "b"}, "source")
+    with pytest.raises(ManifestError, match="target: unknown site 'bb'; did you mean 'b'"):
+        check_sites(["bb"], ["a", "b"], {"a", "b"}, "target")
+    with pytest.raises(SpecError, match="source: no case of site 'a' is left"):
+        check_sites(["a"], ["a", "b"], {"b"}, "source")

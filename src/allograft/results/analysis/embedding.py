@@ -24,7 +24,7 @@ from allograft.metrics.label_free import KEYS, mean_entropy
 from allograft.predictor import load_predictor
 from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import whole_prediction
-from allograft.results.models import model_name
+from allograft.results.models import model_folder
 from allograft.results.select import Line
 from allograft.seeds import Seeds
 from allograft.study.world import World
@@ -63,7 +63,7 @@ def embeddings_of(
     """
     made = {}
     for line in table:
-        run, folder = line.best_run, out / "models" / model_name(line)
+        run, folder = line.best_run, model_folder(out, line)
         if run is None or not (folder / "card.json").exists():
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
@@ -77,8 +77,9 @@ def embeddings_of(
 
 def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
     """The source's training cases, and the target's for training and for testing, with every label the manifest has."""
-    source = world.cohort.where(lambda case: case.site in world.study.source and world.assignments[case.subject].in_fold(fold) == "train")
-    return {"source": source, "target, training": world.part(target, "train", fold), "target, test": world.part(target, "test", fold)}
+    parts = [world.part(site, "train", fold) for site in world.study.source]
+    source = {} if not parts else {"source": replace(parts[0], cases=tuple(case for part in parts for case in part.cases))}
+    return {**source, "target, training": world.part(target, "train", fold), "target, test": world.part(target, "test", fold)}
 
 
 def unseen_of(world: World, target: str, fold: int) -> dict[str, Cohort]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import recall_score, roc_auc_score
+from tests.unit.tiny import a_row
 
 from allograft.cohort import Case
 from allograft.recipe import parse_recipe, title
@@ -18,7 +19,7 @@ from allograft.results.analysis.fairness import LEAST, Audit, Group, _rates, aud
 from allograft.results.analysis.fairness_sheets import fairness, gap_sheet, group_sheet
 from allograft.results.record import Record
 from allograft.results.select import Line, lines
-from allograft.study.plan import Plan, Row
+from allograft.study.plan import Plan
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 from allograft.tasks.multitask import Multitask
@@ -31,7 +32,7 @@ NOISE = {"light": 0.5, "dark": 2.0, "olive": 1.0}
 
 def a_plan(task: Any = TASK, seeds: int = 2) -> Plan:
     recipes = [parse_recipe("supervised"), parse_recipe("finetune")]
-    return Plan(tuple(Row(r, "b", s, 0, f"{title(r)}.{s}") for s in range(seeds) for r in recipes), seeds, task)
+    return Plan(tuple(a_row(r, "b", s, 0, f"{title(r)}.{s}") for s in range(seeds) for r in recipes), seeds, task)
 
 
 def people(tone: str, site: str = "b") -> list[Case]:

@@ -104,16 +104,16 @@ def test_a_pool_shows_no_label_and_no_test_case(judged: tuple[World, dict[str, R
 
 def test_a_pool_is_small_and_stays_when_images_come(judged: tuple[World, dict[str, Record]]) -> None:
     world, _ = judged
-    case = next(case for case in world.cohort.cases if case.site == "b" and world.assignments[case.subject].split == "train")
+    case = next(case for case in world.cases() if case.site == "b" and world.assignments[case.subject].split == "train")
 
     def pool(numbers: range) -> list[str]:
         cases = tuple(replace(case, name=f"n{number}") for number in numbers)
-        (found,) = replace(world, cohort=replace(world.cohort, cases=cases)).unlabelled_training(0)
+        (found,) = replace(world, cohorts=(replace(world.cohorts[0], cases=cases),)).unlabelled_training(0)
         return [one.name for one in found.cohort.cases]
 
     assert len(pool(range(50))) == WATCHED
     assert pool(range(8)) == [name for name in pool(range(WATCHED)) if name in {f"n{number}" for number in range(8)}]
-    assert replace(world, cohort=replace(world.cohort, cases=())).unlabelled_training(0) == []
+    assert replace(world, cohorts=(replace(world.cohorts[0], cases=()),)).unlabelled_training(0) == []
 
 
 def test_a_pool_rotates_with_the_folds(judged: tuple[World, dict[str, Record]], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.unit.results.test_select import TEST, TITLES, VAL, a_plan, a_record, a_study, kept, recommended, world
+from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
 from allograft.results.analysis.label_free import RULES
@@ -121,7 +122,7 @@ def test_what_was_learned_by_heart_does_not_count(rule: str) -> None:
 def test_an_upper_bound_is_never_chosen() -> None:
     study = a_study(seeds=1)
     bound = parse_recipe({"target_supervised": {"labels": "all"}})
-    plan = Plan((*a_plan(study).rows, Row(bound, "b", 0, 0, "bound")), 1, study.made_task)
+    plan = Plan((*a_plan(study).rows, a_row(bound, "b", 0, 0, "bound")), 1, study.made_task)
     records = watched_world(a_plan(study), SURE) | kept(a_record(plan.rows[-1], 0.99), a_pool(plan.rows[-1], 0.99))
     records |= kept(a_record(plan.rows[-1], 0.99, site="a", part="val"))
     for rule in (*RULES, "last", "source-val", "oracle"):
@@ -131,7 +132,7 @@ def test_an_upper_bound_is_never_chosen() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_what_an_upper_bound_saw_is_not_what_the_others_saw(rule: str) -> None:
     study = a_study(seeds=1)
-    bound = Row(parse_recipe({"target_supervised": {"labels": "all"}}), "b", 0, 0, "bound")
+    bound = a_row(parse_recipe({"target_supervised": {"labels": "all"}}), "b", 0, 0, "bound")
     plan = Plan((*a_plan(study).rows, bound), 1, study.made_task)
     records = watched_world(a_plan(study), SURE, memorised=1.0)
     every = tuple(f"t{n}" for n in range(6))

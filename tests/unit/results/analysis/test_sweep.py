@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 from tests.unit.results.test_select import a_record, a_study, kept
+from tests.unit.tiny import a_row
 
 from allograft.recipe import candidates, parse_row, title
 from allograft.report.figures import draw_figure
 from allograft.results.analysis.sweep import sweeps
 from allograft.results.select import Line, lines
-from allograft.study.plan import Plan, Row
+from allograft.study.plan import Plan
 
 
 def a_table(recipes: list[Any], scores: Mapping[str, float | None], seeds: int = 2) -> tuple[Plan, list[Line]]:
     """A row a recipe; one whose title has no score was not judged. Seeds are 0.02 apart."""
     made = [(title(row), recipe) for row in map(parse_row, ["supervised", *recipes]) for recipe in candidates(row)]
-    rows = tuple(Row(recipe, "b", s, 0, f"{title(recipe)}.{s}", line) for s in range(seeds) for line, recipe in made)
+    rows = tuple(a_row(recipe, "b", s, 0, f"{title(recipe)}.{s}", line) for s in range(seeds) for line, recipe in made)
     plan = Plan(rows, seeds, a_study().made_task)
     known = [(row, scores.get(title(row.recipe), 0.5)) for row in plan.rows]
     return plan, lines(plan, kept(*(a_record(row, None if value is None else value + 0.02 * row.seed) for row, value in known)), "last")
