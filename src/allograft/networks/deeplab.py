@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from allograft.errors import SpecError
 from allograft.networks.backbone import TimmEncoder, aliases, created
 from allograft.networks.network import Network
-from allograft.networks.parts import DenseHead, dense_output, heads_of, upsampled
+from allograft.networks.parts import DenseHead, dense_output, has_decoder, heads_of, upsampled
 
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 LOW = 4
@@ -77,7 +77,7 @@ def deeplabv3plus(
         raise SpecError(
             f"network deeplabv3plus: '{encoder}' has strides {parts.strides}; choose one that ends in {output_stride}: resnet50"
         )
-    decoder = DeepLabDecoder(parts, channels, RATES[output_stride]) if dense else None
+    decoder = DeepLabDecoder(parts, channels, RATES[output_stride]) if has_decoder(outputs) else None
     head = DenseHead(Enlarged(channels, outputs[dense])) if dense else None
     return Network(parts, decoder, heads_of(outputs, parts.channels[-1], head), multiple=output_stride, aliases=aliases(body))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from allograft.networks.network import Network
-from allograft.networks.parts import ChainEncoder, DenseHead, SkipDecoder, check_bottom, dense_output, heads_of, renamed
+from allograft.networks.parts import ChainEncoder, DenseHead, SkipDecoder, check_bottom, dense_output, has_decoder, heads_of, renamed
 
 
 class DynUNetEncoder(nn.Module):
@@ -65,6 +65,6 @@ def dynunet(
     )
     encoder = DynUNetEncoder([whole.input_block, *whole.downsamples, whole.bottleneck], math.prod(strides))
     heads = heads_of(outputs, channels[-1], DenseHead(whole.output_block))
-    network = Network(encoder, SkipDecoder(list(whole.upsamples)) if dense else None, heads, multiple=encoder.multiple)
+    network = Network(encoder, SkipDecoder(list(whole.upsamples)) if has_decoder(outputs) else None, heads, multiple=encoder.multiple)
     network.aliases = renamed(whole, network)
     return network

@@ -20,6 +20,9 @@ Spec = Mapping[str, Any]
 class Network(nn.Module):
     """The one interface of every network that we build.
 
+    Without heads (``outputs: {}``) it is what pre-training starts from: an encoder, and a decoder
+    where the builder has one; ``networks.rehead`` gives it heads.
+
     Args:
         encoder: (B, C, *spatial) -> features, finest first, the bottleneck last; ``encoder.levels`` are its stages in that order.
         decoder: features -> (B, C', *spatial); None for classifiers.
@@ -133,12 +136,19 @@ def spec_of(request: Mapping[str, Any], in_channels: int, outputs: Mapping[str, 
     """The full spec for a study's ``network: {name: arguments}`` once channels and outputs are known.
 
     MONAI classes are named ``monai.SwinUNETR``; they get ``in_channels`` and ``out_channels``.
+
+    Args:
+        outputs: output -> channels; {} for a network without heads.
+
+    Raises:
+        SpecError: a MONAI class for more outputs than one, or for none.
     """
     ((name, arguments),) = request.items()
     if name.startswith("monai."):
-        (key, channels), *others = outputs.items()
-        if others:
-            raise SpecError(f"network '{name}' gives one output, the task asks for {', '.join(outputs)}; choose a network of our table")
+        if len(outputs) != 1:
+            found = ", ".join(outputs) or "a network without heads"
+            raise SpecError(f"network '{name}' gives one output, the task asks for {found}; choose a network of our table")
+        ((key, channels),) = outputs.items()
         return {"build": {name: {"in_channels": in_channels, "out_channels": channels, **(arguments or {}), "key": key}}, "surgery": []}
     return {"build": {name: {"in_channels": in_channels, "outputs": dict(outputs), **(arguments or {})}}, "surgery": []}
 

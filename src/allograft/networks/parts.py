@@ -67,17 +67,31 @@ class LabelHead(nn.Module):
 
 
 def dense_output(network: str, outputs: Mapping[str, int], known: Sequence[str] = (*DENSE, "label")) -> str | None:
-    """The one output with a value in every pixel; None for a classifier. ``SpecError`` for an output that the network cannot give.
+    """The one output with a value in every pixel; None for a classifier or a network without heads.
+
+    ``SpecError`` for an output that the network cannot give.
 
     >>> dense_output("unet", {"mask": 2, "label": 3})
     'mask'
     """
     dense = [key for key in outputs if key in DENSE]
-    if not outputs or any(key not in known for key in outputs) or len(dense) > 1:
+    if any(key not in known for key in outputs) or len(dense) > 1:
         one = " or ".join(f"'{key}'" for key in known if key in DENSE)
         gives = " and ".join([*([f"one of {one}"] if one else []), *(["'label'"] if "label" in known else [])])
-        raise SpecError(f"network {network}: gives {gives}, the task asks for {', '.join(outputs) or 'nothing'}; choose another network")
+        raise SpecError(f"network {network}: gives {gives}, the task asks for {', '.join(outputs)}; choose another network")
     return dense[0] if dense else None
+
+
+def has_decoder(outputs: Mapping[str, int]) -> bool:
+    """Whether a network that can have a decoder is built with it.
+
+    It is for an output in every pixel, and for no outputs at all: a network without heads, made to
+    be pre-trained, has all that later heads may need.
+
+    >>> has_decoder({"label": 3}), has_decoder({"mask": 2}), has_decoder({})
+    (False, True, True)
+    """
+    return not outputs or any(key in DENSE for key in outputs)
 
 
 def heads_of(outputs: Mapping[str, int], channels: int, dense: nn.Module | None) -> dict[str, nn.Module]:

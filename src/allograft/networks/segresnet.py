@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from allograft.networks.network import Network
-from allograft.networks.parts import ChainEncoder, DenseHead, SkipDecoder, dense_output, heads_of, renamed
+from allograft.networks.parts import ChainEncoder, DenseHead, SkipDecoder, dense_output, has_decoder, heads_of, renamed
 
 
 class SegResNetUp(nn.Module):
@@ -73,6 +73,6 @@ def segresnet(
     decoder = SkipDecoder([SegResNetUp(sample, blocks) for sample, blocks in zip(whole.up_samples, whole.up_layers, strict=True)])
     depth = len(blocks_down) - 1
     heads = heads_of(outputs, init_filters * 2**depth, DenseHead(whole.conv_final))
-    network = Network(SegResNetEncoder(whole), decoder if dense else None, heads, multiple=2**depth)
+    network = Network(SegResNetEncoder(whole), decoder if has_decoder(outputs) else None, heads, multiple=2**depth)
     network.aliases = renamed(whole, network)
     return network

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allograft.networks.network import Network
-from allograft.networks.parts import DenseHead, SkipDecoder, check_bottom, dense_output, heads_of, renamed
+from allograft.networks.parts import DenseHead, SkipDecoder, check_bottom, dense_output, has_decoder, heads_of, renamed
 
 STRIDE = 32
 
@@ -107,6 +107,6 @@ def swin_unetr(
     )
     ups = [whole.decoder5, whole.decoder4, whole.decoder3, whole.decoder2, whole.decoder1]
     heads = heads_of(outputs, 16 * feature_size, DenseHead(whole.out))
-    network = Network(SwinUnetrEncoder(whole), SkipDecoder(ups) if dense else None, heads, multiple=STRIDE)
+    network = Network(SwinUnetrEncoder(whole), SkipDecoder(ups) if has_decoder(outputs) else None, heads, multiple=STRIDE)
     network.aliases = renamed(whole, network)
     return network

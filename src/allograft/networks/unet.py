@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from allograft.errors import SpecError
 from allograft.networks.network import Network
-from allograft.networks.parts import ChainEncoder, dense_output, heads_of, renamed
+from allograft.networks.parts import ChainEncoder, dense_output, has_decoder, heads_of, renamed
 
 GROUPS = 8
 """Most groups of channels of ``norm: group``."""
@@ -90,7 +90,7 @@ def unet(
         multiple *= stride
     *inner, last = ups
     heads = heads_of(outputs, channels[-1], UNetHead(last))
-    network = Network(ChainEncoder([*downs, bottom]), UNetDecoder(inner) if dense else None, heads, multiple=multiple)
+    network = Network(ChainEncoder([*downs, bottom]), UNetDecoder(inner) if has_decoder(outputs) else None, heads, multiple=multiple)
     network.aliases = renamed(whole, network)
     return network
 

@@ -37,6 +37,7 @@ class Tiny:
 
 TINY = {
     "unet": Tiny("unet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
+    "unet-3d": Tiny("unet", {"spatial_dims": 3, "channels": [4, 8, 8]}, BOTH, (8, 8, 8), (4, 8, 8)),
     "dynunet": Tiny("dynunet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
     "dynunet-3d": Tiny("dynunet", {"spatial_dims": 3, "channels": [4, 8, 8], "residual": True}, BOTH, (8, 8, 8), (4, 8, 8)),
     "segresnet": Tiny("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (16, 16), (8, 16)),
