@@ -1,6 +1,10 @@
 """Networks: encoder, decoder and heads behind one interface, built from a spec that a model folder can hold."""
 
 from allograft.networks.network import AnyNetwork, Network, Wrapped, build, count_parameters, rebuilt
+from allograft.networks.rehead import reheaded, transfer
 from allograft.networks.scopes import SCOPES, scope_parameters, trainable
 
-__all__ = ["SCOPES", "AnyNetwork", "Network", "Wrapped", "build", "count_parameters", "rebuilt", "scope_parameters", "trainable"]
+__all__ = [
+    *("SCOPES", "AnyNetwork", "Network", "Wrapped", "build", "count_parameters", "rebuilt", "reheaded", "scope_parameters"),
+    *("trainable", "transfer"),
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,7 @@ class LoadReport:
         reshaped: loaded after a change of shape, each with the change.
         skipped: in the file, but of no use here, each with the reason.
         missing: in the network, but not loaded; they keep their random start.
-        anew: of heads that start at random though the file has them, why.
+        anew: why parts start at random: heads for other classes, for example.
     """
 
     matched: tuple[str, ...]
@@ -61,31 +61,76 @@ def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str]
         ModelError: no such weights, a file that holds more than tensors (it is not opened further), or not one tensor that fits.
     """
     state = read_weights(source)
+    match = matched(network, state, anew or {})
+    if not match.loaded:
+        raise ModelError(f"{source}: none of its {len(state)} tensors fits this network; choose the network that it was trained with")
+    network.load_state_dict(match.loaded, strict=False)
+    return match.report
+
+
+@dataclass(frozen=True)
+class Match:
+    """A state dict beside a network: what can be loaded, by the network's names.
+
+    Args:
+        loaded: name -> tensor of the network's shape.
+        report: what becomes of each tensor once ``loaded`` is.
+        unfit: name -> why a tensor of the state dict is not loaded; also of names that the network has not.
+    """
+
+    loaded: Mapping[str, Tensor]
+    report: LoadReport
+    unfit: Mapping[str, str]
+
+
+def matched(network: nn.Module, state: Mapping[str, Tensor], anew: Mapping[str, str], parts: Sequence[str] | None = None) -> Match:
+    """What of a state dict fits a network, which stays as it is.
+
+    Args:
+        anew: tensor of the network -> why it stays as drawn.
+        parts: names of modules that alone are loaded, and whose own state dict ``state`` may be.
+    """
     own = network.state_dict()
-    names = _names(network, state, own)
     options = {"in_channels": _in_channels(network), "dims": max((value.ndim for value in own.values()), default=4) - 2}
     loaded: dict[str, Tensor] = {}
-    reshaped, skipped = [], []
-    for key, value in state.items():
-        name = names.get(key)
-        if name is None:
-            skipped.append(f"{key}: no such tensor here")
-        elif name in (anew or {}):
-            skipped.append(f"{key}: left as drawn")
+    reshaped: dict[str, str] = {}
+    unfit: dict[str, str] = {}
+    skipped = []
+    for key, name in _names(network, state, own, (*ADDED, *(f"{part}." for part in parts or ()))).items():
+        value = state[key]
+        if name not in own:
+            why = "no such tensor here"
+        elif name in anew:
+            why = "left as drawn"
+        elif parts is not None and not inside(name, parts):
+            why = f"not of {', '.join(parts)}"
         elif value.shape == own[name].shape:
             loaded[name] = value
+            continue
         elif (made := fitted(name, value, own[name], **options)) is not None:  # type: ignore[arg-type]
-            loaded[name] = made[0]
-            reshaped.append(f"{name}: {made[1]}")
+            loaded[name], reshaped[name] = made
+            continue
         else:
-            skipped.append(f"{key}: shape {tuple(value.shape)}, here {tuple(own[name].shape)}")
-    if not loaded:
-        raise ModelError(f"{source}: none of its {len(state)} tensors fits this network; choose the network that it was trained with")
-    network.load_state_dict(loaded, strict=False)
-    changed = {text.split(":")[0] for text in reshaped}
-    matched = tuple(name for name in loaded if name not in changed)
-    missing = tuple(name for name in own if name not in loaded)
-    return LoadReport(matched, tuple(reshaped), tuple(skipped), missing, tuple(dict.fromkeys((anew or {}).values())))
+            why = f"shape {tuple(value.shape)}, here {tuple(own[name].shape)}"
+        unfit[name] = why
+        skipped.append(f"{key}: {why}")
+    report = LoadReport(
+        matched=tuple(name for name in loaded if name not in reshaped),
+        reshaped=tuple(f"{name}: {how}" for name, how in reshaped.items()),
+        skipped=tuple(skipped),
+        missing=tuple(name for name in own if name not in loaded),
+        anew=tuple(dict.fromkeys(anew.values())),
+    )
+    return Match(loaded, report, unfit)
+
+
+def inside(name: str, parts: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of these modules.
+
+    >>> inside("encoder.levels.1.weight", ["decoder", "encoder.levels.1"]), inside("encoder.levels.10.weight", ["encoder.levels.1"])
+    (True, False)
+    """
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def read_weights(source: Path | str) -> dict[str, Tensor]:
@@ -138,14 +183,19 @@ def _state_dict(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Key of the file -> name in the network, under the prefixes that resolve most keys."""
+def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, str]:
+    """Key of the state dict -> its name in the network under the prefixes that resolve most keys.
+
+    A key that these do not resolve has the name it would have, or "" where they do not apply to it.
+    """
     aliases: Mapping[str, str] = getattr(network, "aliases", {})
     known = {**{name: name for name in own}, **{theirs: ours for theirs, ours in aliases.items() if ours in own}}
-    found: dict[str, str] = {}
-    for removed, added in product(REMOVED, ADDED):
-        names = {key: known[name] for key in state if key.startswith(removed) and (name := added + key.removeprefix(removed)) in known}
-        found = names if len(names) > len(found) else found
+    found, most = dict.fromkeys(state, ""), 0
+    for removed, added in product(REMOVED, prefixes):
+        names = {key: added + key.removeprefix(removed) for key in state if key.startswith(removed)}
+        resolved = sum(name in known for name in names.values())
+        if resolved > most:
+            most, found = resolved, {key: known.get(names.get(key, ""), names.get(key, "")) for key in state}
     return found
 
 
