@@ -169,7 +169,8 @@ class Context:
             store.tidy()
         for stage in stages:
             yield self._stamped(stage, key, recipe, scenario)
-        return replace(carry, network=carry.network.to(self.fabric.device))
+        parts = {name: part.to(self.fabric.device) for name, part in carry.parts.items()}
+        return replace(carry, network=carry.network.to(self.fabric.device), parts=parts)
 
     def _alone(self, store: Store | None) -> AbstractContextManager[None]:
         """The unit's lock, while it is unfinished; another process's is waited for, since what it trains may be shared."""

@@ -14,7 +14,7 @@ from allograft import tree
 from allograft.batch import Batch
 from allograft.errors import AllograftError
 from allograft.figure import Figure, from_json, to_json
-from allograft.networks import rebuilt
+from allograft.networks import rebuilt, remade
 from allograft.predictor import Prediction, load_predictor, save_predictor
 from allograft.predictor.folder import intact, read_card
 from allograft.recipe import Carry, Stage
@@ -116,7 +116,7 @@ class Store:
                 return None
             cost = kept["cost"] if predictor is None else read_card(predictor.folder)["cost"]
             stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=cost))
-        parts = {name: rebuilt(part["spec"], part["state"]) for name, part in kept["parts"].items()}
+        parts = {name: remade(part["spec"], part["state"], self.template) for name, part in kept["parts"].items()}
         network = rebuilt(kept["spec"], kept["network"], self.template)
         return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
 

@@ -226,6 +226,8 @@ def _flatten(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
         tensors[at] = thing
         return {"tensor": at}
     if isinstance(thing, nn.Module):
+        if "build" not in getattr(thing, "spec", {}):
+            raise TypeError(f"{at}: a predictor holds networks, and a {type(thing).__name__} is none; add it to a network by surgery")
         for key, tensor in thing.state_dict().items():
             tensors[f"{at}/{key}"] = tensor
         return {"network": dict(thing.spec), "at": at}  # type: ignore[arg-type]

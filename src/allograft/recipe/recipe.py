@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import nn
 
 from allograft.cohort import Cohort
+from allograft.errors import AllograftError
 from allograft.networks import Network, Wrapped
 from allograft.tree import default
 
@@ -164,11 +165,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class Carry:
-    """What a recipe hands to the recipe built on it: the network, perhaps its optimizer's state by parameter name, and other networks."""
+    """What a recipe hands to the recipe built on it.
+
+    Args:
+        network: as it ended.
+        optimizer: its state by parameter name.
+        parts: other networks, a teacher say, and modules made by ``networks.rebuildable``, such as a
+            critic. When they are loaded, they are in training mode, and all parameters require gradients.
+
+    Raises:
+        AllograftError: a part without a spec, which could not be loaded again.
+    """
 
     network: Network | Wrapped
     optimizer: Mapping[str, Any] | None = None
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, part in self.parts.items():
+            if not isinstance(getattr(part, "spec", None), Mapping):
+                raise AllograftError(
+                    f"Carry.parts: '{name}' is a {type(part).__name__} without a spec, so it could not be loaded again; "
+                    "make it by allograft.networks.rebuildable(FUNCTION, ...)"
+                )
 
 
 class Recipe(Protocol):
