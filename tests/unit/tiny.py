@@ -34,7 +34,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
-def write_photographs(folder: Path, sites: Mapping[str, int], size: tuple[int, int] = (16, 16), per_subject: int = 1, seed: int = 7) -> Path:
+def write_photographs(
+    folder: Path, sites: Mapping[str, int], size: tuple[int, int] = (16, 16), per_subject: int = 1, seed: int = 7
+) -> Path:
     """Noise with a bright square, its mask, ``images * sites`` rows; the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []

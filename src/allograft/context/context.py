@@ -22,10 +22,11 @@ from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Order, Turns, by_cohort
 from allograft.context.journal import Journal, NoJournal
 from allograft.context.lock import locked
-from allograft.context.settings import Settings
+from allograft.context.settings import Budget, Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
+from allograft.networks import Wrapped, reheaded, transfer
 from allograft.predictor import Weights
 from allograft.predictor.folder import read_card
 from allograft.recipe import Carry, Saw, Scenario, Stage, title, total_needs
@@ -34,7 +35,6 @@ from allograft.schedule import Schedule, make_schedule
 from allograft.seeds import Seeds, generators_kept
 from allograft.step import GradientStep, Objective
 from allograft.table import find
-from allograft.tasks import Task
 from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, digest, on_cpu, plain
 
@@ -98,7 +98,7 @@ class Context:
     Args:
         fabric: places, autocasts, runs backward.
         seeds: the place of this unit's draws.
-        task: the supervised loss and the label it needs.
+        task: the supervised loss and the label it needs; None for a pre-training, which has no labels.
         settings: budget, optimizer, augmentation.
         folder: where units are kept; None keeps nothing.
         workers: loader processes.
@@ -111,7 +111,7 @@ class Context:
 
     fabric: Any
     seeds: Seeds
-    task: Task
+    task: Any
     settings: Settings
     folder: Path | None = None
     workers: int = 0
@@ -130,12 +130,28 @@ class Context:
         Settings at their default do not count: an option added later leaves every earlier study's draws alone. A recipe whose settings
         make it another one says so by ``same_as``, and draws as that one does.
         """
+        given, network = self.given(recipe, network)
+        if given is not self:
+            return given.draws(recipe, scenario, network)
         narrowed = scenario.narrowed(total_needs(recipe))
-        task = [type(self.task).__name__, plain(self.task, sparse=True)]
+        task = None if self.task is None else [type(self.task).__name__, plain(self.task, sparse=True)]
         network_key = [dict(network.spec), digest(network)]
         drawn_as = getattr(recipe, "same_as", None) or recipe
         told = [plain(drawn_as, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
         return content_hash(*told)
+
+    def given(self, recipe: Any, network: Any) -> tuple[Context, Any]:
+        """The context and the network that a recipe is given.
+
+        One that needs only images for pre-training gets a network without heads, no task and no settings of adaptations: what it cannot
+        see does not change its key.
+        """
+        if not total_needs(recipe).only_pool or (self.task is None and not getattr(network, "heads", None)):
+            return self, network
+        budget = replace(self.settings.budget, adapt_steps=Budget.adapt_steps, adapt_epochs=None)
+        with Seeds(self.seeds.seed).everything("network", "without heads"):
+            bare = network if isinstance(network, Wrapped) else reheaded(network, {})[0]
+        return replace(self, task=None, settings=replace(self.settings, budget=budget)), bare
 
     def key(self, draws: str, recipe: Any) -> str:
         """The unit of a run: its draws, and all else that its bytes depend on, defaults included."""
@@ -145,16 +161,26 @@ class Context:
 
     def unit(self, recipe: Any, scenario: Scenario, network: Any) -> str:
         """The content key under which a run is kept; the whole scenario may be given."""
-        return self.key(self.draws(recipe, scenario, network), recipe)
+        given, network = self.given(recipe, network)
+        return given.key(given.draws(recipe, scenario, network), recipe)
 
     def run(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
         """Run a recipe, or load what it left: ``carry = yield from context.run(self.first, scenario, network)``.
 
         The network is copied, so the caller's own stays as it is. A recipe sees only what it needs and draws only from the place its
         content names; so the key is complete, and cached = run. Stages found on the disk are yielded too: a judge who has a new test
-        set judges them without training.
+        set judges them without training. What a pre-training has learned comes back in a network with the caller's heads.
         """
         check_needs(recipe, scenario)
+        given, bare = self.given(recipe, network)
+        carry = yield from given._run_given(recipe, scenario, bare)
+        if given is self or isinstance(network, Wrapped):
+            return carry
+        begun = copied(network).to(self.fabric.device)
+        transfer(carry.network.state_dict(), begun)
+        return replace(carry, network=begun)
+
+    def _run_given(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
         draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
         key = self.key(draws, recipe)
         scenario = scenario.narrowed(total_needs(recipe))

@@ -51,8 +51,7 @@ class Supervised:
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""
         if self.first is not None:
-            begun = yield from context.run(self.first, scenario, network)
-            transfer(begun.network.state_dict(), network)
+            network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         batches = context.loader(scenario.source, "source", augmentation=self.augmentation)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch

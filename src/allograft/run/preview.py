@@ -119,16 +119,17 @@ def _units(
 ) -> Iterator[UnitPreview]:
     first: dict[tuple[str, str], str] = {}
     for row in plan.rows:
-        first.setdefault((title(row.recipe), row.target), row.unit)
-    for unit in plan.units:
+        for node in row.nodes:
+            first.setdefault((title(node.recipe), row.target), node.key)
+    for unit, (node, asked) in plan.nodes.items():
         rows = [row for row in plan.rows if row.unit == unit]
-        like = first[title(rows[0].recipe), rows[0].target]  # the same recipe's first seed
+        like = first[title(node.recipe), asked.target]  # the same recipe's first seed
         store = Store(session.units / unit)
         state = "done" if store.carry_file.exists() else "running" if held_elsewhere(store.lock_file) else reasons.get(like, "to do")
         meter = meters.get(like) if state == "to do" else None
         shared = len(built_on.get(like, rows))
         seconds = meter.planned_seconds + sum(each for (key, _), each in judging.items() if key == like) if meter else None
-        yield UnitPreview(unit, title(rows[0].recipe), shared, state, meter.planned_steps if meter else None, seconds)
+        yield UnitPreview(unit, title(node.recipe), shared, state, meter.planned_steps if meter else None, seconds)
 
 
 # ---------------------------------------------------------------------- memory
