@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import nn
 
-from allograft.cohort import Cohort
+from allograft.cohort import Coding, Cohort
 from allograft.errors import AllograftError
 from allograft.networks import Network, Wrapped
 from allograft.tree import default
@@ -92,7 +92,7 @@ class Scenario:
         else:
             target = _images(self.target) if needs.target_images else ()
         source = self.source if needs.source_images else ()
-        pool = self.pool if needs.pool_labels else _images(self.pool) if needs.pool else ()
+        pool = self.pool if needs.pool_labels else tuple(map(_bare, _images(self.pool))) if needs.pool else ()
         stream = self.stream if needs.stream else ()
         present = {case.site for cohort in (*source, *target, *pool, *stream) for case in cohort.cases}
         sites = tuple(site for site in self.sites if site in present)
@@ -117,6 +117,12 @@ def _images(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
         replace(parts[0], cases=tuple(sorted((case for part in parts for case in part.cases), key=lambda case: case.name)), chosen=None)
         for parts in by_site.values()
     )
+
+
+def _bare(cohort: Cohort) -> Cohort:
+    """What labels would mean is left out too, so that another task does not change what a pre-training saw."""
+    coding = Coding(attributes=cohort.prepared.coding.attributes)
+    return replace(cohort, prepared=replace(cohort.prepared, coding=coding))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def network_of(folder: Path, task: Any) -> tuple[dict[str, Any], dict[str, str]]
         ModelError: as ``load_predictor``; a card whose task is none; the user's own module, which no spec gives other outputs.
     """
     spec, ours = starting_network(folder), classes_of(task)
-    theirs = _classes_in(folder)
+    ((_, arguments),) = spec["build"].items()
+    theirs = {key: classes for key, classes in _classes_in(folder).items() if key in arguments.get("outputs", ours)}
     anew = {key: _why(key, theirs.get(key), wanted) for key, wanted in ours.items() if theirs.get(key) != wanted}
     return (_with_outputs(spec, task.outputs, folder) if anew or set(theirs) != set(ours) else spec), anew
 
@@ -81,7 +82,7 @@ def _classes_in(folder: Path) -> dict[str, Classes]:
 
 
 def _why(key: str, theirs: Classes | None, ours: Classes) -> str:
-    trained = "its card names no classes" if theirs is None else f"it was trained for {_told(theirs)}"
+    trained = "it has no such head, or its card names no classes" if theirs is None else f"it was trained for {_told(theirs)}"
     return f"the head '{key}' of the model starts at random: {trained}, the study asks for {_told(ours)}"
 
 

@@ -107,7 +107,7 @@ def test_a_head_that_nothing_trains_is_refused(manifest: Path, tmp_path: Path) -
 def test_a_card_without_a_task_names_no_classes_and_one_of_an_unknown_task_is_refused(manifest: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)
     save_predictor(Direct(build({"build": UNET})), tmp_path / "model", {})
-    assert "its card names no classes" in started(manifest, tmp_path, TRAINED)[2]
+    assert "it has no such head, or its card names no classes" in started(manifest, tmp_path, TRAINED)[2]
     model(tmp_path / "model", UNET, task={"segmentatoin": {}})
     with pytest.raises(ModelError, match=r"card\.json: .*segmentatoin"):
         started(manifest, tmp_path, TRAINED)

@@ -64,7 +64,7 @@ def embeddings_of(
     made = {}
     for line in table:
         run, folder = line.best_run, model_folder(out, line)
-        if run is None or not (folder / "card.json").exists():
+        if run is None or line.leaves_weights_only or line.target not in world.sites or not (folder / "card.json").exists():
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
         told: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
