@@ -181,13 +181,22 @@ def test_a_pre_training_does_not_see_head_or_adaptation(manifest: Path, tmp_path
 
 
 def test_a_stream_counts_labels_models_and_what_each_case_was_answered_by(manifest: Path, tmp_path: Path) -> None:
-    records = list(ran(shape_of(manifest, tmp_path, "grow")).values())
+    session = shape_of(manifest, tmp_path, "grow")
+    world = session.prepare()
+    plan = session.plan(world)
+    session.run_all(world, plan, (1, 1), report=False)
+    records = list(read_all(tmp_path).values())
     by_stage = {stage: [record for record in records if record.stage == stage] for stage in ("phase-0", "phase-1")}
     assert [by_stage[stage][0].facts["models"] for stage in by_stage] == [1, 2]
     assert [by_stage[stage][0].stream for stage in by_stage] == [("a",), ("a", "b")]
     assert len(by_stage["phase-0"][0].labelled_subjects) < len(by_stage["phase-1"][0].labelled_subjects)
     assert all({"chosen", "score", "warnings"} <= set(case) for record in records for case in record.cases)
     assert {record.site for record in records} == {"a", "b"}
+    (line,) = session.finish(world, plan, report=True).lines
+    assert line.score("stream") is not None
+    page = (tmp_path / "report.html").read_text()
+    assert "Along the stream" in page
+    assert "backward transfer" in page
 
 
 def test_a_samplers_spread_is_recorded_and_an_image_has_one_answer(manifest: Path, tmp_path: Path) -> None:

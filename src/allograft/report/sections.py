@@ -16,6 +16,7 @@ from allograft.results.analysis.forgetting import forgetting, forgetting_figure,
 from allograft.results.analysis.selection import distance_sheet
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.analysis.stages import stage_sheet
+from allograft.results.analysis.stream import matrix_figure, stream_results, stream_sheet
 from allograft.results.analysis.sweep import sweeps
 from allograft.results.comparison import NOTHING
 from allograft.results.record import Record
@@ -36,6 +37,7 @@ def sections_of(
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {
         target: [
+            *_stream(plan, records, world.study),
             *_sweeps(plan, table, target),
             *_fairness(plan, table, world, target),
             *_forgetting(plan, records, world, target),
@@ -46,6 +48,14 @@ def sections_of(
         ]
         for target in (question.name for question in world.study.questions)
     }
+
+
+def _stream(plan: Plan, records: Mapping[str, Record], study: Study) -> list[Extra]:
+    found = stream_results(plan, records.values(), study.phases) if study.stream else []
+    if not found:
+        return []
+    figures = tuple(matrix_figure(one, study.phases) for one in found)
+    return [Extra("Along the stream", (stream_sheet(plan, found),), figures)]
 
 
 def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
@@ -92,7 +102,7 @@ def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[E
 
 
 def _stages(plan: Plan, records: Mapping[str, Record], target: str, study: Study) -> list[Extra]:
-    sheet = stage_sheet(plan, records.values(), target, (target, *study.source))
+    sheet = None if study.stream else stage_sheet(plan, records.values(), target, tuple(dict.fromkeys((target, *study.source))))
     return [] if sheet is None else [Extra("Stages: before and after", (sheet,))]
 
 
