@@ -41,7 +41,7 @@ def test_study_plan_report_and_cite(study: Path, allograft: Command) -> None:
     assert [ran.err.count(f"== from {site}") for site in "ab"] == [2, 2]  # read and checked, then run
     assert "a -> b: dice" in ran.out
     assert "over 2 pairs: dice" in ran.out
-    assert f"report over all pairs: {out / 'report.html'}" in ran.out
+    assert f"report over all parts: {out / 'report.html'}" in ran.out
     page = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
     assert allograft("report", out).code == 0
@@ -64,4 +64,4 @@ def test_a_failed_run_ends_with_3(study: Path, allograft: Command, monkeypatch: 
 def test_train_asks_for_one_pair(study: Path, allograft: Command) -> None:
     answer = allograft("train", study, "--out", study.parent / "one", "--set", "recipes=[supervised]")
     assert answer.code == 2
-    assert "pairs: all makes several studies" in answer.err
+    assert "this study is made of parts" in answer.err

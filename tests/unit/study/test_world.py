@@ -53,7 +53,7 @@ def first_scenario(world: World, needs: Needs | None = None) -> Scenario:
     return world.scenario(world.study.questions[0], 0, 0, needs)
 
 
-def tested_subjects(world: World) -> set[str]:
+def judged_subjects(world: World) -> set[str]:
     return {subject for test in world.tests(0) for subject in test.cohort.subjects}
 
 
@@ -110,7 +110,7 @@ def test_a_pool_holds_training_subjects_and_no_label_that_nobody_asked_for(label
     world = World.read(study_of(folder, source=["a"], target=["b"], pool=["a", "b", "c"]), tmp_path)
     pool = first_scenario(world).narrowed(Needs(pool=True, pool_labels=labelled)).pool
     assert {case.site for cohort in pool for case in cohort.cases} == {"a", "b", "c"}
-    assert not {subject for cohort in pool for subject in cohort.subjects} & tested_subjects(world)
+    assert not {subject for cohort in pool for subject in cohort.subjects} & judged_subjects(world)
     assert all(bool(case.labels) == labelled for cohort in pool for case in cohort.cases)
     alone = next(cohort for cohort in pool if cohort.cases[0].site == "c")
     assert len(alone.cases) == 4  # nothing of a site in the pool alone is tested
@@ -129,7 +129,7 @@ def test_within_a_site_training_subjects_train_and_test_subjects_are_tested(fold
     world = World.read(study, tmp_path)
     seen = first_scenario(world)
     assert seen.target == ()
-    assert not {subject for cohort in seen.source for subject in cohort.subjects} & tested_subjects(world)
+    assert not {subject for cohort in seen.source for subject in cohort.subjects} & judged_subjects(world)
     assert [(test.site, test.part) for test in world.tests(0)] == [("a", "val"), ("a", "test")]
     assert world.unlabelled_training(0) == []
     with pytest.raises(NeedsError, match="recipe 'adabn' needs target images"):
@@ -143,7 +143,7 @@ def test_label_efficiency_within_a_site_has_target_only_as_its_reference(folder:
     seen = first_scenario(world)
     pool, labelled = seen.pool[0].subjects, next(cohort for cohort in seen.target if cohort.has_labels).subjects
     assert set(labelled) < set(pool)
-    assert not set(pool) & tested_subjects(world)
+    assert not set(pool) & judged_subjects(world)
     with pytest.raises(SpecError, match="source: is empty and start is scratch, so 'finetune first=start' has nothing to adapt"):
         study_of(folder, source=[], target=["a"], target_labels="all", recipes=["finetune"])
 
@@ -155,7 +155,7 @@ def test_a_stream_is_one_question_about_all_its_sites(folder: Path, tmp_path: Pa
     assert (question.name, question.sites) == ("stream", ("a", "b", "c"))
     stream = first_scenario(world).stream
     assert [sorted({case.site for case in phase.cases}) for phase in stream] == [["a"], ["b", "c"]]
-    assert not {subject for phase in stream for subject in phase.subjects} & tested_subjects(world)
+    assert not {subject for phase in stream for subject in phase.subjects} & judged_subjects(world)
     assert {(test.site, test.part) for test in world.tests(0)} == {("a", "test"), ("b", "test"), ("c", "test")}
     assert world.study.rows[0] == study_of(folder, source=["a"], target=["b"]).recipes[0]
 
