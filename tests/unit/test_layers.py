@@ -12,7 +12,7 @@ import allograft
 
 PACKAGE = Path(allograft.__file__).parent
 LAYERS = (
-    ("errors", "strict", "table", "batch", "seeds", "tree", "figure"),
+    ("errors", "strict", "table", "batch", "seeds", "tree", "grey", "figure"),
     ("cohort", "phantoms"),
     ("nn", "optim", "transforms", "metrics"),
     ("tasks", "networks"),

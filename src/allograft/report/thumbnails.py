@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allograft.cohort import Cohort
-from allograft.report.overlay import grey_of, plane, window_of
+from allograft.grey import grey_of, plane, window_of
 
 COLUMNS, SIDE, GAP = 4, 112, 4
 """Images in a row, pixels of each, and between two."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from allograft.batch import Batch
+from allograft.grey import grey_of, window_of
 from allograft.methods.catenorm import TwoPass
 from allograft.networks.catenorm import blocks_of
 from allograft.nn.catenorm import CategoricalNorm2d, TwoBranchNorm2d
 from allograft.report.gallery import Picture
-from allograft.report.overlay import grey_of, window_of
 from allograft.report.thumbnails import COLUMNS, CohortItem, sheet, small, upright
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
+from allograft.grey import plane, window_of
 from allograft.methods.catenorm import CateNorm, TwoPass
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
@@ -21,7 +22,7 @@ from allograft.predictor.whole import whole_prediction
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.report.facts import ordinals
 from allograft.report.gallery import DISAGREEMENT, MODULATION, Picture, PictureKey, Slice
-from allograft.report.overlay import draw_overlay, plane, slices_through, window_of
+from allograft.report.overlay import draw_overlay, slices_through
 from allograft.results.models import model_name
 from allograft.results.select import Line
 from allograft.run.matched import Figures, matched_of

@@ -19,8 +19,8 @@ from tests.unit.tiny import read, write_photographs, write_volumes
 from allograft.cohort import Cohort, Slices
 from allograft.context import Store
 from allograft.figure import Points
+from allograft.grey import grey_of, plane, window_of
 from allograft.report.gallery import MATCHED
-from allograft.report.overlay import grey_of, plane, window_of
 from allograft.report.thumbnails import COLUMNS, GAP, SIDE, sheet, small
 from allograft.run import matched
 from allograft.run.matched import PAIRS, nearest

@@ -14,11 +14,11 @@ from tests.contract.world import session_of, write_cohort
 from tests.unit.tiny import read, write_photographs
 
 from allograft.batch import Batch
+from allograft.grey import grey_of, window_of
 from allograft.methods.catenorm import TwoPass
 from allograft.networks import build
 from allograft.networks.network import Network, operate
 from allograft.report.gallery import MODULATION
-from allograft.report.overlay import grey_of, window_of
 from allograft.report.thumbnails import GAP, SIDE, small
 from allograft.run.modulation import draw_modulation, modulation_over
 from allograft.studies import run_study
