@@ -18,7 +18,7 @@ from allograft.figure import Figure
 from allograft.report import facts
 from allograft.report.annotate import FILE
 from allograft.report.disagreement import HEAT
-from allograft.report.figures import Hide
+from allograft.report.drawn import Hide
 from allograft.report.gallery import DISAGREEMENT, FURTHER, Picture, PictureKey, Pictures, fitting
 from allograft.report.overlay import AGREE, EXTRA, MISSED
 from allograft.report.target import Extra, fitting_figures, target_of

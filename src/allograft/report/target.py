@@ -12,7 +12,8 @@ from allograft.figure import Figure
 from allograft.report import facts, plots
 from allograft.report.annotate import to_annotate
 from allograft.report.cells import Table, class_table, decision_table, gain
-from allograft.report.figures import Drawn, Hide, draw_figure
+from allograft.report.drawn import Drawn, Hide
+from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.comparison import do_nothing, seed_scores, subject_scores

@@ -12,8 +12,9 @@ from scipy.stats import gaussian_kde
 
 from allograft.figure import Figure, Heatmap, Lines, Points
 from allograft.report.disagreement import HEAT
+from allograft.report.drawn import Drawn
 from allograft.report.facts import name_hider
-from allograft.report.figures import MOST_POINTS, Drawn, draw_figure
+from allograft.report.figures import MOST_POINTS, draw_figure
 from allograft.report.plots import Strip, density, strip_plot
 from allograft.report.svg import SCALE, Scale, colour_at, is_light, number, ticks
 from allograft.report.target import fitting_figures
