@@ -9,9 +9,10 @@ from allograft.errors import SpecError
 
 
 def plane(image: NDArray[np.generic], index: int = 0) -> NDArray[np.generic]:
-    """The picture to draw: (C, H, W) -> (H, W), or (H, W, 3) of three channels; of (C, *spatial) volumes slice ``index``, turned upright.
+    """The picture to draw: (C, H, W) -> (H, W), or (H, W, 3) of three channels.
 
-    A volume's first axis points to the right of the picture and its second one up. Give a mask as ``mask[None]``.
+    Of (C, *spatial) volumes it is slice ``index``, turned upright: a volume's first axis points to
+    the right of the picture and its second one up. Give a mask as ``mask[None]``.
 
     Raises:
         SpecError: an image of another number of axes.
@@ -28,7 +29,10 @@ def plane(image: NDArray[np.generic], index: int = 0) -> NDArray[np.generic]:
 
 
 def window_of(values: NDArray[np.generic]) -> tuple[float, float]:
-    """The 1st and 99th percentile of numbers of any shape; their ends where these are equal, and (0, 0) where none is finite."""
+    """The 1st and 99th percentile of numbers of any shape.
+
+    Where these are equal: the lowest and the highest number; where none is finite: (0, 0).
+    """
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if not finite.size:
@@ -38,7 +42,10 @@ def window_of(values: NDArray[np.generic]) -> tuple[float, float]:
 
 
 def grey_of(image: NDArray[np.generic], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
-    """(H, W[, 3]) of any range -> (H, W) uint8; ``window`` becomes black and white, by default the image's own percentiles."""
+    """(H, W[, 3]) of any range -> (H, W) uint8.
+
+    ``window`` becomes black and white, by default the image's own percentiles.
+    """
     values = np.asarray(image, dtype=np.float64)
     if values.ndim == 3:
         values = values @ np.array([0.299, 0.587, 0.114])

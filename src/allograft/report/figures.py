@@ -1,16 +1,18 @@
-"""What a recipe shows beside its scores (``allograft.figure``) as inline SVG: curves, tables of colours, dots on a plane."""
+"""What a recipe shows beside its scores (``allograft.figure``) as inline SVG."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from markupsafe import Markup
 
-from allograft.figure import Figure, Heatmap, Lines, Points
+from allograft.figure import Figure, Heatmap, Images, Lines, Points
 from allograft.report.drawn import NOTHING, RIGHT, WIDTH, Drawn, Hide
 from allograft.report.heatmap import draw_heatmap
 from allograft.report.svg import Scale, colour_at, colour_bar, ends_of, number, share_of, svg, ticks, whiskers, x_axis, y_axis
+from allograft.report.tiles import draw_images
 
 HEIGHT, LEFT, TOP = 280, 58, 24
 COLOURS, DASHES = 8, ("", "7 3", "2 3", "9 3 2 3")
@@ -22,8 +24,12 @@ MOST_POINTS, MOST_DOTS = 1000, 40
 SYMBOLS = ("circle", "square", "triangle", "diamond", "cross", "plus")
 
 
-def draw_figure(figure: Figure, hide: Hide) -> Drawn:
-    """A figure; numbers that are none are gaps. ``hide`` takes names of patients out of its words.
+def draw_figure(figure: Figure, hide: Hide, ordinals: Mapping[str, str] = MappingProxyType({})) -> Drawn:
+    """A figure; numbers that are none are gaps.
+
+    Args:
+        hide: takes names of patients out of its words.
+        ordinals: subject -> what is written for the subject of an image; others are not named.
 
     Example:
         >>> drawn = draw_figure(Lines("loss", (1.0, 2.0), {"dice": (0.9, 0.4)}, "step", "loss"), str)
@@ -37,6 +43,8 @@ def draw_figure(figure: Figure, hide: Hide) -> Drawn:
             return draw_heatmap(figure, hide)
         case Points():
             return _points(figure, hide)
+        case Images():
+            return draw_images(figure, hide, ordinals)
 
 
 def _lines(figure: Lines, hide: Hide) -> Drawn:
