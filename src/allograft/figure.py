@@ -1,13 +1,25 @@
-"""What a method wants to show beside its scores: data for a plot, which the report draws. No image and no patient's name goes in."""
+"""What a method wants to show beside its scores: data for a plot, or small images, which the report draws.
+
+``Images`` alone holds images of patients (``shows_images``). Words of a figure name no patient. A run
+that is resumed shows its figures again, so they are made without random numbers and train nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
-from allograft.errors import AllograftError
+import numpy as np
+from numpy.typing import NDArray
+
+from allograft.errors import AllograftError, SpecError
 from allograft.tree import plain
+
+TILE = 112
+"""Pixels that the longer side of an image in a figure has at most."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Lines:
     y_axis: str
     spread: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
+    shows_images: ClassVar[bool] = False
+
 
 @dataclass(frozen=True)
 class Heatmap:
@@ -48,6 +62,8 @@ class Heatmap:
     low: float | None = None
     high: float | None = None
 
+    shows_images: ClassVar[bool] = False
+
 
 @dataclass(frozen=True)
 class Points:
@@ -59,8 +75,6 @@ class Points:
         group: (N,) names; each has a symbol of its own: "source", "target".
         colour: (N,) numbers on a scale, or class indices (int) with a colour each; empty for one colour a group.
         colour_axis: what the colour says.
-        numbers: (N,) which training image of its group each dot is, counted from 0 in the order in which the recipe was given them; a
-            number names nobody. Where they are told, the report draws the images in the middle of each class of colour.
     """
 
     title: str
@@ -69,11 +83,80 @@ class Points:
     group: tuple[str, ...]
     colour: tuple[float | int, ...] = ()
     colour_axis: str = ""
-    numbers: tuple[int, ...] = ()
+
+    shows_images: ClassVar[bool] = False
 
 
-Figure = Lines | Heatmap | Points
-_KINDS: dict[str, type[Any]] = {"lines": Lines, "heatmap": Heatmap, "points": Points}
+@dataclass(frozen=True)
+class Images:
+    """Small grey images in rows: examples of a cluster, say, or what a layer does over an image.
+
+    They are patients' images: a page without images leaves the figure out.
+
+    Args:
+        title: a sentence fragment.
+        rows: (rows, columns) PNG files in base64, as ``from_arrays`` makes them; rows may differ
+            in length.
+        names: (rows,) what is in each row; empty for none.
+        captions: as ``rows``, a few words for each image; empty for none.
+        subjects: as ``rows``, whose image each is, "" where it is nobody's; empty for none. The
+            report writes ordinals in their place.
+        note: sentences on how to read it.
+
+    Raises:
+        SpecError: names, captions or subjects that are not as many as the images.
+    """
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    subjects: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+
+    shows_images: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        lengths = [len(row) for row in self.rows]
+        for key, words in (("captions", self.captions), ("subjects", self.subjects)):
+            if words and (found := [len(row) for row in words]) != lengths:
+                expected = f"expected {lengths}, one for each image, or none"
+                raise SpecError(f"images '{self.title}': rows of {found} {key}; {expected}")
+        if self.names and len(self.names) != len(lengths):
+            expected = f"expected {len(lengths)}, one for each row, or none"
+            raise SpecError(f"images '{self.title}': {len(self.names)} names; {expected}")
+
+    @staticmethod
+    def from_arrays(
+        title: str,
+        rows: Sequence[Sequence[NDArray[np.uint8]]],
+        *,
+        names: Sequence[str] = (),
+        captions: Sequence[Sequence[str]] = (),
+        subjects: Sequence[Sequence[str]] = (),
+        note: str = "",
+    ) -> Images:
+        """Images (H, W) of greys, shrunk to ``TILE``; ``allograft.grey`` makes greys of other numbers.
+
+        >>> Images.from_arrays("an edge", [[np.eye(8, dtype=np.uint8) * 255]], names=["diagonal"]).rows[0][0][:16]
+        'iVBORw0KGgoAAAAN'
+        """
+        made = tuple(tuple(map(_png, row)) for row in rows)
+        return Images(title, made, tuple(names), tuple(map(tuple, captions)), tuple(map(tuple, subjects)), note)
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    """A PNG of 64 greys in base64."""
+    from PIL import Image
+
+    canvas, file = Image.fromarray(image, "L"), io.BytesIO()
+    canvas.thumbnail((TILE, TILE))  # one that is smaller stays as it is
+    canvas.point([level // 4 * 4 for level in range(256)]).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+Figure = Lines | Heatmap | Points | Images
+_KINDS: dict[str, type[Any]] = {"lines": Lines, "heatmap": Heatmap, "points": Points, "images": Images}
 
 
 def to_json(figure: Figure) -> dict[str, Any]:

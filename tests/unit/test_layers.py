@@ -12,7 +12,7 @@ import allograft
 
 PACKAGE = Path(allograft.__file__).parent
 LAYERS = (
-    ("errors", "strict", "table", "batch", "seeds", "tree", "figure"),
+    ("errors", "strict", "table", "batch", "seeds", "tree", "grey", "figure"),
     ("cohort", "phantoms"),
     ("nn", "optim", "transforms", "metrics"),
     ("tasks", "networks"),
@@ -87,6 +87,20 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None:
     assert path.parts[0].removesuffix(".py") in RANK, f"{path} stands in no layer; give it a place in LAYERS"
     assert violations((PACKAGE / path).read_text(encoding="utf-8"), path) == []
+
+
+def methods_in(source: str, path: Path) -> list[str]:
+    """The files of methods that a module imports: one outside ``methods`` finds them in the table, by the name that a study gives."""
+    return [name for _, name in _imports(ast.parse(source), ["allograft", *path.parts[:-1]]) if name.startswith("allograft.methods")]
+
+
+def test_no_module_outside_methods_imports_one() -> None:
+    outside = [path for path in MODULES if path.parts[0] != "methods"]
+    assert {path: found for path in outside if (found := methods_in((PACKAGE / path).read_text(encoding="utf-8"), path))} == {}
+
+
+def test_an_import_of_a_method_is_seen() -> None:
+    assert methods_in("def draw():\n    from ..methods.catenorm import TwoPass", Path("run/pictures.py")) == ["allograft.methods.catenorm"]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from allograft.apply import load
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image, write_image, write_mask
 from allograft.errors import ImageError, OutputError
+from allograft.grey import plane
 from allograft.predictor.whole import stem
-from allograft.report import draw_overlay, plane, slice_of
+from allograft.report import draw_overlay, slice_of
 from allograft.tree import write_bytes
 
 

@@ -274,7 +274,7 @@ class Context:
         return self.fabric.broadcast(made)
 
     def show(self, name: str, figure: Figure) -> None:
-        """Keep data for a plot beside the unit; the report draws it under the recipe's name."""
+        """Keep a figure beside the unit; the report draws it under the recipe's name."""
         self.meter.figures[name] = figure
 
     # ------------------------------------------------------------------ what recipes build steps from

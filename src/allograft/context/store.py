@@ -88,13 +88,18 @@ class Store:
             }
             tree.save(self.carry_file, state)
 
-    def figures(self) -> dict[str, Figure]:
-        """Name -> figure; empty for an unfinished unit, and for one whose file is damaged: figures decide nothing."""
+    def figures(self, *, images: bool = True) -> dict[str, Figure]:
+        """Name -> figure; empty for an unfinished unit, and for one whose file is damaged: figures decide nothing.
+
+        Args:
+            images: whether those that show images of patients are wanted too.
+        """
         try:
             kept = json.loads(self.figures_file.read_text(encoding="utf-8"))
-            return {name: from_json(one) for name, one in kept.items()}
+            found = {name: from_json(one) for name, one in kept.items()}
         except (OSError, ValueError, AttributeError, AllograftError):
             return {}
+        return {name: figure for name, figure in found.items() if images or not figure.shows_images}
 
     def tidy(self) -> None:
         """Remove the journal of a finished unit, which a process killed between its last write and clearing left."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.context import Context
+from allograft.figure import Images
 from allograft.methods.supervised import Supervised
 from allograft.parts.clustering import Clusters, DomainItems, cluster, features_of, match_clusters, name_of, positions, show
 from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
+from allograft.parts.thumbnails import CohortItem, subject_of, thumbnail
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
@@ -27,6 +30,8 @@ __all__ = ["Aiva", "AlignmentObjective", "Clusters", "alignment_loss", "match_cl
 
 FIRST = 20
 """Mini-batches whose alignment losses set lambda."""
+PAIRS, EXAMPLES = 4, 4
+"""Pairs of matched clusters of which images are shown, and how many of either side."""
 
 
 def alignment_loss(features: Tensor, cluster: Tensor, source_means: Tensor, match: Tensor) -> Tensor:
@@ -154,6 +159,7 @@ class Aiva:
                 use_clusters(objective, last, items, context.fabric.device)
                 if number == 0:
                     show(last, items, context, self.clusters, "before")
+                    show_examples(last, items, context)
             yield from train_with_checkpoints(step, pairs, steps=span, context=context, along=[stage], name="adapt", total=steps)
         if last is not None and context.rehearsal is None:
             show(self.clustered(network, items, context, "clusters-after", last), items, context, self.clusters, "after")
@@ -182,6 +188,46 @@ def spans(steps: int, epoch: int, rounds: int | None) -> list[range]:
     """
     edges = [*range(0, steps, epoch), steps] if rounds is None else [steps * i // rounds for i in range(rounds + 1)]
     return [range(a, b) for a, b in pairwise(edges) if a < b]
+
+
+def show_examples(clusters: Clusters, items: DomainItems, context: Context) -> None:
+    """Images from the middle of either cluster of the largest matched pairs (figure 2), one figure per pair.
+
+    A pair has the number of its source cluster, which is its colour among the points. The images
+    are those that t-SNE saw.
+    """
+    images, k = (items.source, items.target), len(clusters.match)
+    points = clusters.points.split([len(side) for side in images])
+    pair_of = clusters.source, clusters.match[clusters.target[: len(items.target)]]
+    sizes = torch.stack([torch.bincount(pairs, minlength=k) for pairs in pair_of])
+    largest = [pair for pair in sizes.sum(0).argsort(descending=True, stable=True).tolist() if sizes[:, pair].all()]
+    for rank, pair in enumerate(largest[:PAIRS], 1):
+        rows = [nearest(side, at, pairs == pair) for side, at, pairs in zip(images, points, pair_of, strict=True)]
+        figure = Images.from_arrays(
+            f"cluster {pair}: training images nearest to its middle, before the adaptation",
+            [list(map(thumbnail, row)) for row in rows],
+            names=[f"{side}, {sizes[number, pair]} in the cluster" for number, side in enumerate(("source", "target"))],
+            subjects=[list(map(subject_of, row)) for row in rows],
+            note="A subject's second image is shown only where no other subject is left.",
+        )
+        context.show(f"matched-{rank}", figure)
+
+
+def nearest(images: Sequence[CohortItem], points: Tensor, inside: Tensor) -> list[CohortItem]:
+    """Those of N images ``inside`` a cluster (N,) whose points (N, 2) are nearest to its middle, at most ``EXAMPLES``.
+
+    A subject's second image comes after the first of every other.
+    """
+    points = points.double()
+    distance = (points - points[inside].mean(0)).norm(dim=1)
+    turns: Counter[str] = Counter()
+    ranked: list[tuple[int, CohortItem]] = []
+    order = distance.where(inside, torch.inf).argsort(stable=True)
+    for at in order[: int(inside.sum())].tolist():
+        subject = subject_of(images[at])
+        ranked.append((turns[subject], images[at]))
+        turns[subject] += 1
+    return [image for _, image in sorted(ranked, key=lambda one: one[0])[:EXAMPLES]]
 
 
 def use_clusters(objective: AlignmentObjective, clusters: Clusters, items: DomainItems, device: Any) -> None:

@@ -14,12 +14,14 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.figure import Heatmap
+from allograft.figure import Images
+from allograft.grey import grey_of, window_of
 from allograft.metrics.segmentation import IGNORED
 from allograft.networks import count_parameters
-from allograft.networks.catenorm import blocks_of, layers_of
+from allograft.networks.catenorm import layers_of, modulation_by_class, modulation_over
 from allograft.networks.network import operate
-from allograft.nn.catenorm import TwoBranchNorm2d, guided
+from allograft.nn.catenorm import guided
+from allograft.parts.thumbnails import CohortItem, subject_of, thumbnail, upright
 from allograft.predictor import Direct, Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -27,6 +29,9 @@ from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
 from allograft.train import train, train_with_checkpoints
+
+CHANNELS = 3
+"""Shown over an image."""
 
 
 @dataclass(frozen=True)
@@ -90,35 +95,17 @@ class CateNorm:
             warm.optimizer.param_groups[0]["params"].extend(second.parameters())  # whose learning rate the schedule sets
             context.meter.trainable_parameters += count_parameters(second)
         step = TwoPassStep(second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first, warm.schedule)
-        passes = [
-            Stage("first-pass", Direct(first), scenario.sites),
-            Stage("second-pass", TwoPass(second, None if self.shared else first), scenario.sites),
-        ]
+        twice = TwoPass(second, None if self.shared else first)
+        passes = [Stage("first-pass", Direct(first), scenario.sites), Stage("second-pass", twice, scenario.sites)]
         yield from train_with_checkpoints(step, batches, steps=range(begin, steps), context=context, along=passes)
         context.show("modulation", modulation_by_class(second, tuple(context.task.coding.mask)))
+        context.show("modulation-over-image", modulation_images(twice, example(scenario), context))
         yield from passes
         return Carry(second, named_state(step.optimizer, second), {} if self.shared else {"first": first})
 
     def _operated(self, network: Any, context: Context) -> Any:
         single = {} if self.position is None else {"position": self.position}
         return operate(network, "catenorm", classes=context.task.outputs["mask"], blocks=self.blocks, **single)
-
-
-def modulation_by_class(network: Any, names: Sequence[str]) -> Heatmap:
-    """What the categorical branches do to a region of one class: gamma and beta, means over the channels of each block (after figure 6).
-
-    The paper shows them over an image, as the report does; a unit keeps no image, so regions wholly of one class stand for one here.
-
-    Args:
-        names: the classes, background excluded.
-    """
-    columns, values = [], []
-    for number, block in enumerate(blocks_of(network, (TwoBranchNorm2d,)), 1):
-        if block:
-            both = [layer.categorical.by_class() for _, _, layer in block]  # type: ignore[union-attr, operator]
-            columns += [f"gamma, block {number}", f"beta, block {number}"]
-            values += [torch.cat(each, dim=1).mean(1).tolist() for each in zip(*both, strict=True)]
-    return Heatmap("gamma and beta by class", ("background", *names), tuple(columns), tuple(zip(*values, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -212,6 +199,36 @@ class _Twice:
         with guided(self.network, first.softmax(1)):
             second: dict[str, Tensor] = self.network(image)
         return second
+
+
+def example(scenario: Scenario) -> CohortItem:
+    """The image on which the second pass is shown: the middle one of the source's first case, without its label."""
+    cohort = scenario.source[0]
+    first = min(case.name for case in cohort.cases)
+    shown = cohort.where(lambda case: case.name == first).unlabelled()
+    return shown, len(shown) // 2
+
+
+def modulation_images(predictor: TwoPass, item: CohortItem, context: Context) -> Images:
+    """The image and the first pass's classes, and the channels whose gamma differs most over the image (figure 6)."""
+    cohort, index = item
+    batch = context.fabric.to_device(cohort.case(index))
+    guide, gamma, beta = modulation_over(predictor.network, batch.image, lambda: predictor(batch))
+    channels = gamma.flatten(1).std(1, correction=0).argsort(descending=True, stable=True)[:CHANNELS]
+    maps = [upright(each[channels].numpy(), cohort) for each in (gamma, beta)]
+    named = [(name, window_of(each)) for name, each in zip(("gamma", "beta"), maps, strict=True)]
+    classes = upright(guide.argmax(0, keepdim=True).numpy(), cohort)[0]
+    left = (thumbnail(item), grey_of(classes, (0.0, len(guide) - 1.0)))
+    captions, nobody = [f"channel {int(channel) + 1}" for channel in channels], [""] * len(channels)
+    return Images.from_arrays(
+        "gamma and beta over a training image",
+        [[first, *(grey_of(one, window) for one in each)] for first, each, (_, window) in zip(left, maps, named, strict=True)],
+        names=[f"{name}, black {low:.2f} to white {high:.2f}".replace("-", "\N{MINUS SIGN}") for name, (low, high) in named],
+        captions=[["image", *captions], ["classes", *captions]],
+        subjects=[[subject_of(item), *nobody], ["", *nobody]],
+        note="The channels of the first block with two branches whose gamma differs most over the image, "
+        "and the classes that the first pass found.",
+    )
 
 
 def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:

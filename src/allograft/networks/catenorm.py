@@ -1,12 +1,19 @@
-"""Surgery that gives blocks of a 2-D network two branches of normalisation, a general and a categorical one."""
+"""Surgery that gives blocks of a 2-D network two branches of normalisation, a general and a categorical one.
+
+Also what the categorical one does, by class and over an image.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
 
 from allograft.errors import SpecError
+from allograft.figure import Heatmap
 from allograft.networks.network import AnyNetwork, Network
-from allograft.nn.catenorm import TwoBranchNorm2d
+from allograft.nn.catenorm import CategoricalNorm2d, TwoBranchNorm2d
 
 NamedLayer = tuple[nn.Module, str, nn.Module]
 """A parent, the name under which it holds a normalisation, and that."""
@@ -70,6 +77,60 @@ def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list
     blocks += [_layers(up, kinds) for up in getattr(network.decoder, "ups", ())]
     heads = [getattr(head, "block", None) for head in network.heads.values()]
     return blocks + [_layers(head, kinds) for head in heads if isinstance(head, nn.Module)]
+
+
+def modulation_by_class(network: Network, names: Sequence[str]) -> Heatmap:
+    """What the categorical branches do to a region of one class (after figure 6).
+
+    The paper shows gamma and beta over an image; these are their means over the channels of each
+    block, in a region that is entirely of one class.
+
+    Args:
+        names: the classes, background excluded.
+    """
+    columns, values = [], []
+    for number, block in enumerate(blocks_of(network, (TwoBranchNorm2d,)), 1):
+        if block:
+            both = [layer.categorical.by_class() for _, _, layer in block]  # type: ignore[union-attr, operator]
+            columns += [f"gamma, block {number}", f"beta, block {number}"]
+            values += [torch.cat(each, dim=1).mean(1).tolist() for each in zip(*both, strict=True)]
+    return Heatmap("gamma and beta by class", ("background", *names), tuple(columns), tuple(zip(*values, strict=True)))
+
+
+def modulation_over(network: Network, image: Tensor, predict: Callable[[], object]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the categorical branch does over an image (figure 6), in one layer.
+
+    It is the last layer of the first block that has two branches.
+
+    Args:
+        image: (1, C, H, W).
+        predict: predicts for the image; one pass of it through the network is guided by a class map.
+
+    Returns:
+        The class map (K, h, w), and by it gamma and beta (C', h', w'), on the CPU. Where the image
+        was padded to the multiple that the network needs, they are cut to it.
+    """
+    block = next(block for block in blocks_of(network, (TwoBranchNorm2d,)) if block)
+    layer: TwoBranchNorm2d = block[-1][2]  # type: ignore[assignment]
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def look(module: CategoricalNorm2d, given: tuple[Tensor, Tensor], _: Tensor) -> None:
+        x, guide = given
+        seen.append((guide, *module.modulation(guide, x.shape[-2:])))
+
+    handle = layer.categorical.register_forward_hook(look)
+    try:
+        predict()
+    finally:
+        handle.remove()
+    ((guide, gamma, beta),) = seen
+
+    def cut(maps: Tensor) -> Tensor:
+        shares = [size / (size + -size % network.multiple) for size in image.shape[-2:]]
+        rows, columns = (max(1, round(grid * share)) for grid, share in zip(maps.shape[-2:], shares, strict=True))
+        return maps[0, :, :rows, :columns].detach().float().cpu()
+
+    return cut(guide), cut(gamma), cut(beta)
 
 
 def _layers(block: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[NamedLayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allograft.batch import collate
-from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points
 from allograft.parts.paired_batches import last_feature
+from allograft.parts.thumbnails import CohortItem
 from allograft.predictor import evaluation_mode
 from allograft.recipe import Scenario
 from allograft.transforms.sample import Sample
@@ -155,10 +155,6 @@ def nearest_mean(values: NDArray[Any], members: NDArray[Any], labels: NDArray[An
     return nearest
 
 
-CohortItem = tuple[Cohort, int]
-"""A cohort and the index of an image in it."""
-
-
 @dataclass(frozen=True)
 class DomainItems:
     """The images that are clustered: source and target, each side drawn at random to fit into ``MOST_POINTS`` together.
@@ -168,14 +164,12 @@ class DomainItems:
         target: those that are seen.
         others: the target's rest.
         total: all images there are.
-        numbers: which image of its side each of ``source``, then of ``target``, is.
     """
 
     source: tuple[CohortItem, ...]
     target: tuple[CohortItem, ...]
     others: tuple[CohortItem, ...]
     total: int
-    numbers: tuple[int, ...]
 
     @staticmethod
     def from_scenario(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> DomainItems:
@@ -185,7 +179,7 @@ class DomainItems:
         order = [torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist() for part in (source, target)]
         kept, seen, rest = sorted(order[0][: most - room]), sorted(order[1][:room]), sorted(order[1][room:])
         places = tuple(source[i] for i in kept), tuple(target[i] for i in seen), tuple(target[i] for i in rest)
-        return DomainItems(*places, len(source) + len(target), (*kept, *seen))
+        return DomainItems(*places, len(source) + len(target))
 
 
 def name_of(place: CohortItem) -> str:
@@ -227,8 +221,7 @@ def show(clusters: Clusters, items: DomainItems, context: Context, wanted: int, 
     note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more images that differ"
     sizes = len(items.source), len(items.target)
     colours = (*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist())
-    images = _dots(f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours)
-    context.show(f"clusters-{when}", replace(images, numbers=items.numbers) if when == "before" else images)
+    context.show(f"clusters-{when}", _dots(f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours))
     points = torch.cat([clusters.source_centres, clusters.target_centres])
     colours = (*range(k), *clusters.match.tolist())
     context.show(f"centres-{when}", _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours))

@@ -3,7 +3,7 @@
 from allograft.report.annotate import write_annotate
 from allograft.report.facts import ordinals
 from allograft.report.gallery import DISAGREEMENT, Picture, Slice
-from allograft.report.overlay import draw_overlay, plane, slice_of
+from allograft.report.overlay import draw_overlay, slice_of
 from allograft.report.page import Shows, write_report
 from allograft.report.target import Extra
 
@@ -15,7 +15,6 @@ __all__ = [
     "Slice",
     "draw_overlay",
     "ordinals",
-    "plane",
     "slice_of",
     "write_annotate",
     "write_report",

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allograft.errors import SpecError
-from allograft.report.overlay import enlarged, grey_of, png_of, scaled
+from allograft.grey import grey_of
+from allograft.report.overlay import enlarged, png_of, scaled
 from allograft.report.svg import colour_at
 
 HEAT = ("#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4")

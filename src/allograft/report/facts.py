@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -44,17 +44,23 @@ def records_of(lines: Sequence[Line]) -> Iterator[Record]:
                 yield from records
 
 
-def ordinals(lines: Sequence[Line]) -> dict[str, str]:
-    """Subject -> S001, S002, ... in sorted order: a hash of a hospital number could be reversed by counting."""
+def ordinals(lines: Sequence[Line], further: Iterable[str] = ()) -> dict[str, str]:
+    """Subject -> S001, S002, ... in sorted order: a hash of a hospital number could be reversed by counting.
+
+    Args:
+        further: subjects without a record, such as those in a figure of training images; they
+            come after all others.
+    """
     subjects = {str(case["subject"]) for record in records_of(lines) for case in record.cases}
-    return {subject: f"S{number:03d}" for number, subject in enumerate(sorted(subjects), 1)}
+    order = (*sorted(subjects), *sorted(set(further) - subjects))
+    return {subject: f"S{number:03d}" for number, subject in enumerate(order, 1)}
 
 
-def name_hider(lines: Sequence[Line]) -> Callable[[str], str]:
+def name_hider(lines: Sequence[Line], further: Iterable[str] = ()) -> Callable[[str], str]:
     """Puts ordinals in the place of subjects, and takes out names of cases; for words of ours, in which a slash is no path."""
     names = {str(case["case"]): "[case]" for record in records_of(lines) for case in record.cases}
     names |= {subject: "[subject]" for record in records_of(lines) for subject in record.labelled_subjects}
-    names |= ordinals(lines)
+    names |= ordinals(lines, further)
     long = sorted((name for name in names if len(name) > 2), key=lambda name: (-len(name), name))  # "4" is a number, not a patient
     pattern = re.compile(r"(?<![\w.])(?:" + "|".join(map(re.escape, long)) + r")(?!\w)") if long else None
     return lambda text: text if pattern is None else pattern.sub(lambda found: names[found[0]], text)

@@ -1,55 +1,35 @@
-"""What a recipe shows beside its scores (``allograft.figure``) as inline SVG: curves, tables of colours, dots on a plane."""
+"""What a recipe shows beside its scores (``allograft.figure``) as inline SVG."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-import numpy as np
 from markupsafe import Markup
 
-from allograft.figure import Figure, Heatmap, Lines, Points
-from allograft.report.svg import SCALE, Scale, colour_at, is_light, number, svg, ticks, whiskers, x_axis, y_axis
+from allograft.figure import Figure, Heatmap, Images, Lines, Points
+from allograft.report.drawn import NOTHING, RIGHT, WIDTH, Drawn, Hide
+from allograft.report.heatmap import draw_heatmap
+from allograft.report.svg import Scale, colour_at, colour_bar, ends_of, number, share_of, svg, ticks, whiskers, x_axis, y_axis
+from allograft.report.tiles import draw_images
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP = 460, 280, 58, 12, 24
+HEIGHT, LEFT, TOP = 280, 58, 24
 COLOURS, DASHES = 8, ("", "7 3", "2 3", "9 3 2 3")
 """Curves take turns with the colours; those of the second turn are dashed."""
 FILLS = ("", " hollow", " ringed")
 """So do classes, with a fill a turn: 24 looks. Their shape is free to say the group."""
-MOST_POINTS, MOST_CELLS, MOST_NUMBERS, MOST_DOTS = 1000, 900, 150, 40
-"""Of more points every k-th is drawn; more cells become a picture; fewer have their number in them; short curves have dots to point at."""
-NOTHING = Markup('<p class="quiet">no values</p>')
+MOST_POINTS, MOST_DOTS = 1000, 40
+"""Of more points every k-th is drawn; short curves have dots to point at."""
 SYMBOLS = ("circle", "square", "triangle", "diamond", "cross", "plus")
-Hide = Callable[[str], str]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure as the page takes it.
+def draw_figure(figure: Figure, hide: Hide, ordinals: Mapping[str, str] = MappingProxyType({})) -> Drawn:
+    """A figure; numbers that are none are gaps.
 
     Args:
-        title: a sentence fragment.
-        picture: SVG, or words in its place.
-        legend: what colours and symbols mean.
-        note: what is not drawn, or "".
-    """
-
-    title: str
-    picture: Markup
-    legend: tuple[Markup, ...] = ()
-    note: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes it takes of the page, about."""
-        return len(self.picture.encode()) + sum(len(one.encode()) for one in self.legend) + 400
-
-
-def draw_figure(figure: Figure, hide: Hide) -> Drawn:
-    """A figure; numbers that are none are gaps. ``hide`` takes names of patients out of its words.
+        hide: takes names of patients out of its words.
+        ordinals: subject -> what is written for the subject of an image; others are not named.
 
     Example:
         >>> drawn = draw_figure(Lines("loss", (1.0, 2.0), {"dice": (0.9, 0.4)}, "step", "loss"), str)
@@ -60,9 +40,11 @@ def draw_figure(figure: Figure, hide: Hide) -> Drawn:
         case Lines():
             return _lines(figure, hide)
         case Heatmap():
-            return _heatmap(figure, hide)
+            return draw_heatmap(figure, hide)
         case Points():
             return _points(figure, hide)
+        case Images():
+            return draw_images(figure, hide, ordinals)
 
 
 def _lines(figure: Lines, hide: Hide) -> Drawn:
@@ -95,10 +77,6 @@ def _bars(figure: Lines, name: str) -> list[tuple[float, float, float]]:
     return [(x, y - half, y + half) for (x, y), (_, half) in every if y is not None and half is not None]
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float] | None:
-    return (min(values), max(values)) if values else None
-
-
 def _curve(name: str, curve: Sequence[tuple[float, float | None]], which: int, to_x: Scale, to_y: Scale) -> Markup:
     path, pen = [], "M"
     for x, y in curve:
@@ -127,103 +105,6 @@ def _swatch(which: int, name: str) -> Markup:
     return line.format(which % COLOURS, _dash(which), name)
 
 
-def _heatmap(figure: Heatmap, hide: Hide) -> Drawn:
-    title = hide(figure.title)
-    known = [value for row in figure.values for value in row if value is not None and math.isfinite(value)]
-    ends = _ends(known)
-    if ends is None:
-        return Drawn(title, NOTHING)
-    low, high = ends[0] if figure.low is None else figure.low, ends[1] if figure.high is None else figure.high
-    rows, columns = [hide(name) for name in figure.rows], [hide(name) for name in figure.columns]
-    count = max(len(columns), *(len(row) for row in figure.values))
-    gutter = min(150.0, 12 + 6.6 * max(map(len, rows), default=0))
-    wide = (WIDTH - gutter - RIGHT) / count
-    tall = max(7.0, min(34.0, 300 / len(figure.values)))
-    slanted = any(6.6 * len(name) > wide for name in columns)
-    top = 8 + (min(90.0, 10 + 4.7 * max(map(len, columns), default=0)) if slanted else 16)
-    parts = [_cells(figure.values, (gutter, top, wide, tall), (low, high), rows, columns)]
-    every = math.ceil(13 / tall)
-    name = Markup('<text class="tick" text-anchor="end" x="{}" y="{}">{}<title>{}</title></text>')
-    for number_, row in list(enumerate(rows))[::every]:
-        parts.append(name.format(round(gutter - 7, 1), round(top + tall * (number_ + 0.5) + 4, 1), _short(row, 21), row))
-    parts += [_column(words, gutter + wide * (n + 0.5), top, slanted) for n, words in list(enumerate(columns))[:: math.ceil(13 / wide)]]
-    return Drawn(title, svg(WIDTH, top + tall * len(figure.values) + 6, title, parts), (_bar(low, high, ""),))
-
-
-def _short(words: str, most: int) -> str:
-    return words if len(words) <= most else words[: most - 1] + "…"
-
-
-def _column(words: str, x: float, top: float, slanted: bool) -> Markup:
-    place = (
-        Markup('text-anchor="start" transform="translate({} {}) rotate(-45)"') if slanted else Markup('text-anchor="middle" x="{}" y="{}"')
-    )
-    text = Markup('<text class="tick" {}>{}<title>{}</title></text>')
-    return text.format(place.format(round(x, 1), round(top - 6, 1)), _short(words, 18), words)
-
-
-def _share(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 0.5
-
-
-def _cells(
-    values: Sequence[Sequence[float | None]],
-    box: tuple[float, float, float, float],
-    ends: tuple[float, float],
-    rows: Sequence[str],
-    columns: Sequence[str],
-) -> Markup:
-    """The coloured cells from (left, top), each (wide, tall)."""
-    left, top, wide, tall = box
-    total = sum(map(len, values))
-    if total > MOST_CELLS:
-        return _raster(values, box, ends)
-    cell = Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{}</title></rect>')
-    text = Markup('<text class="in" text-anchor="middle" x="{}" y="{}" fill="{}">{}</text>')
-    parts = []
-    for n, row in enumerate(values):
-        for m, value in enumerate(row):
-            if value is None or not math.isfinite(value):
-                continue
-            x, y, colour = left + m * wide, top + n * tall, colour_at(_share(value, *ends))
-            where = " / ".join(names[at] for names, at in ((rows, n), (columns, m)) if at < len(names))
-            parts.append(
-                cell.format(
-                    round(x + 0.5, 1), round(y + 0.5, 1), round(wide - 1, 1), round(tall - 1, 1), colour, f"{where}: {number(value)}"
-                )
-            )
-            if total <= MOST_NUMBERS and wide >= 7 * len(number(value)) and tall >= 14:
-                ink = "#000" if is_light(colour) else "#fff"
-                parts.append(text.format(round(x + wide / 2, 1), round(y + tall / 2 + 4, 1), ink, number(value)))
-    return Markup("").join(parts)
-
-
-def _raster(values: Sequence[Sequence[float | None]], box: tuple[float, float, float, float], ends: tuple[float, float]) -> Markup:
-    """Many cells as one picture; it holds numbers of the method, and no image of a patient."""
-    from PIL import Image
-
-    left, top, wide, tall = box
-    most = max(map(len, values))
-    pixels = np.zeros((len(values), most, 4), dtype=np.uint8)
-    for n, row in enumerate(values):
-        for m, value in enumerate(row):
-            if value is not None and math.isfinite(value):
-                colour = colour_at(round(_share(value, *ends) * 63) / 63)
-                pixels[n, m] = [*(int(colour[at : at + 2], 16) for at in (1, 3, 5)), 255]
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    image = Markup('<image class="raster" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" preserveAspectRatio="none" href="{}"/>')
-    return image.format(left, top, wide * most, tall * len(values), source)
-
-
-def _bar(low: float, high: float, name: str) -> Markup:
-    words = Markup(
-        '<span class="ends">{}</span><i class="bar" style="background:linear-gradient(90deg,{})"></i><span class="ends">{}</span>'
-    )
-    return words.format(number(low), ",".join(SCALE), number(high)) + (Markup(" {}").format(name) if name else Markup(""))
-
-
 def _points(figure: Points, hide: Hide) -> Drawn:
     title, axis = hide(figure.title), hide(figure.colour_axis)
     every = [n for n, (x, y) in enumerate(zip(figure.x, figure.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
@@ -234,7 +115,7 @@ def _points(figure: Points, hide: Hide) -> Drawn:
     groups = {group: (which, hide(group)) for which, group in enumerate(dict.fromkeys(figure.group))}
     colours = figure.colour if len(figure.colour) == len(figure.x) else ()
     classes = bool(colours) and all(isinstance(value, int) for value in colours)
-    ends = _ends([value for value in colours if math.isfinite(value)]) if colours and not classes else None
+    ends = ends_of([value for value in colours if math.isfinite(value)]) if colours and not classes else None
     right, up = ticks(*_span([figure.x[n] for n in every])), ticks(*_span([figure.y[n] for n in every]))
     to_x, to_y = Scale(right[0], right[-1], 10, WIDTH - 10), Scale(up[0], up[-1], WIDTH * 0.8 - 10, 10)
     parts = [Markup('<rect class="plane" x="0.5" y="0.5" width="{}" height="{}"/>').format(WIDTH - 1, round(WIDTH * 0.8) - 1)]
@@ -245,7 +126,7 @@ def _points(figure: Points, hide: Hide) -> Drawn:
         parts.append(_symbol(which, to_x(figure.x[n]), to_y(figure.y[n]), kind, fill, told))
     legend = [_key(which, name, grey=bool(colours)) for which, name in groups.values()]
     legend += [_chip(index, f"{axis} {index}".strip()) for index in sorted(set(colours))] if classes else []
-    legend += [_bar(*ends, axis)] if ends else []
+    legend += [colour_bar(*ends, axis)] if ends else []
     note = f"one in {stride} of {len(every)} points is drawn" if stride > 1 else ""
     return Drawn(title, svg(WIDTH, WIDTH * 0.8, f"{title}: {', '.join(name for _, name in groups.values())}", parts), tuple(legend), note)
 
@@ -261,7 +142,7 @@ def _paint(group: int, value: float | int | None, classes: bool, ends: tuple[flo
         return f"c{group % COLOURS}", ""
     if classes:
         return _look(int(value)), ""
-    return ("none", "") if ends is None or not math.isfinite(value) else ("", colour_at(_share(value, *ends)))
+    return ("none", "") if ends is None or not math.isfinite(value) else ("", colour_at(share_of(value, *ends)))
 
 
 def _look(index: int) -> str:

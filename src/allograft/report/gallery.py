@@ -9,14 +9,6 @@ from itertools import count
 PictureKey = tuple[str, str]
 DISAGREEMENT = "where recipes disagree"
 """Stands in a ``PictureKey`` in the place of a recipe's title."""
-MATCHED, MODULATION = "Matched clusters", "Gamma and beta over an image"
-FURTHER = {
-    MATCHED: "Training images of the largest clusters that are matched as the adaptation begins, source above and target below: those "
-    "nearest to the middle of their cluster, and a second one of a subject only where no other subject is left. No label has a part in it.",
-    MODULATION: "What the categorical normalisation of the first block does at each place of a test image: left the image, and below it "
-    "the classes of the first pass; then the three channels whose gamma differs most over it, gamma above and beta below. Lighter is more.",
-}
-"""Headings, which stand there too, and what a reader is told."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allograft.errors import SpecError
+from allograft.grey import grey_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Canvas
@@ -124,47 +125,11 @@ def slices_through(mask: NDArray[np.generic], most: int) -> list[int]:
     return order
 
 
-def plane(image: NDArray[np.generic], index: int = 0) -> NDArray[np.generic]:
-    """The picture to draw: (C, H, W) -> (H, W), or (H, W, 3) of three channels; of (C, *spatial) volumes slice ``index``, turned upright.
-
-    A volume's first axis points to the right of the picture and its second one up. Give a mask as ``mask[None]``.
-
-    Example:
-        >>> plane(np.zeros((1, 4, 6, 9)), 2).shape
-        (6, 4)
-    """
-    if image.ndim == 4:
-        image = np.rot90(image[..., index], axes=(1, 2))
-    if image.ndim != 3:
-        raise SpecError(f"overlay: an image of shape {image.shape}; expected (C, H, W) or (C, D1, D2, D3)")
-    return np.moveaxis(image, 0, -1) if image.shape[0] == 3 else image[0]
-
-
 def _check(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic]) -> None:
     shapes = {found.shape, image.shape[:2], *([] if truth is None else [truth.shape])}
     if len(shapes) > 1 or found.ndim != 2 or image.shape[2:] not in ((), (3,)) or not found.size:
         masks = f"found {found.shape}" + ("" if truth is None else f", truth {truth.shape}")
         raise SpecError(f"overlay: image {image.shape}, {masks}; expected (H, W) or (H, W, 3), and (H, W) for the masks")
-
-
-def window_of(values: NDArray[np.generic]) -> tuple[float, float]:
-    """The 1st and 99th percentile of numbers of any shape; their ends where these are equal, and (0, 0) where none is finite."""
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    if not finite.size:
-        return 0.0, 0.0
-    low, high = np.percentile(finite, (1, 99))
-    return (float(low), float(high)) if high > low else (float(finite.min()), float(finite.max()))
-
-
-def grey_of(image: NDArray[np.generic], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
-    """(H, W[, 3]) of any range -> (H, W) uint8."""
-    values = np.asarray(image, dtype=np.float64)
-    if values.ndim == 3:
-        values = values @ np.array([0.299, 0.587, 0.114])
-    low, high = window_of(values) if window is None else window
-    levels = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
-    return (4 * (63 * levels.clip(0, 1)).round()).astype(np.uint8)  # 64 greys look the same and halve the file
 
 
 def enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.generic]:

@@ -11,7 +11,8 @@ from typing import Any
 from allograft.figure import Heatmap
 from allograft.report import facts
 from allograft.report.cells import Cell, Column, Table, gain, gain_cell, score_cell
-from allograft.report.figures import Drawn, draw_figure
+from allograft.report.drawn import Drawn
+from allograft.report.figures import draw_figure
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs

@@ -14,12 +14,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from allograft.figure import Figure
+from allograft.figure import Figure, Images
 from allograft.report import facts
 from allograft.report.annotate import FILE
 from allograft.report.disagreement import HEAT
-from allograft.report.figures import Hide
-from allograft.report.gallery import DISAGREEMENT, FURTHER, Picture, PictureKey, Pictures, fitting
+from allograft.report.drawn import Hide
+from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Pictures, fitting
 from allograft.report.overlay import AGREE, EXTRA, MISSED
 from allograft.report.target import Extra, fitting_figures, target_of
 from allograft.results.select import RULES, Line
@@ -62,8 +62,9 @@ class Shows:
     """What a report shows besides the records.
 
     Args:
-        pictures: (recipe's title, ``DISAGREEMENT`` or a heading of ``FURTHER``, target) -> overlays. What does not fit into ten megabytes
-            is left out, slices before pictures and last pictures first, and the page says so.
+        pictures: (recipe's title or ``DISAGREEMENT``, target) -> overlays. What does not fit into
+            ten megabytes is left out, slices before pictures and last pictures first, and the page
+            reports how many.
         figures: (recipe's title, target) -> name -> figure, of the run that stands for the line.
         extras: target -> further sections.
         world: for the counts of the splits; without it the page counts the test sets alone.
@@ -98,8 +99,9 @@ def write_report(
     """
     shows = shows or Shows()
     hide = facts.hider(lines)
-    unnamed = facts.name_hider(lines)
-    drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES)
+    shown = _subjects(shows.figures)
+    unnamed = facts.name_hider(lines, shown)
+    drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES, facts.ordinals(lines, shown))
     content = _content(study, plan, lines, shows.world, hide)
     content |= {"done": done, "total": total, "lost": lost}
     content["targets"] = [
@@ -132,15 +134,20 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
         "environment": facts.environment(lines),
         "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
         "disagreement": DISAGREEMENT,
-        "further": FURTHER,
         "annotate_file": FILE,
         **scripts(),
     }
 
 
+def _subjects(figures: Mapping[PictureKey, Mapping[str, Figure]]) -> set[str]:
+    """All whose images the figures show."""
+    shown = [figure for every in figures.values() for figure in every.values() if isinstance(figure, Images)]
+    return {subject for figure in shown for row in figure.subjects for subject in row if subject}
+
+
 def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: Hide) -> bytes:
     shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in pictures.items()})
-    pictured = {site for title, site in shown if title not in (DISAGREEMENT, *FURTHER)}
+    pictured = {site for title, site in shown if title != DISAGREEMENT}
     page: str = template("page.html.j2").render(**content, pictures=shown, pictured=pictured, dropped=dropped)
     return page.encode()
 

@@ -108,3 +108,26 @@ def tick(mark: float) -> str:
     """
     text = f"{mark:,.10g}" if mark == 0 or 1e-4 <= abs(mark) < 1e7 else f"{mark:.3g}"
     return text.replace("-", "−")
+
+
+def shortened(words: str, most: int) -> str:
+    """Words of at most so many letters, the last an ellipsis where some are left out."""
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def ends_of(values: Sequence[float]) -> tuple[float, float] | None:
+    """The lowest and the highest; None where there is none."""
+    return (min(values), max(values)) if values else None
+
+
+def share_of(value: float, low: float, high: float) -> float:
+    """How far along the scale from low to high a value lies; the middle where both are one."""
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def colour_bar(low: float, high: float, name: str) -> Markup:
+    """The legend of a scale of colours: its ends, and what it says."""
+    words = Markup(
+        '<span class="ends">{}</span><i class="bar" style="background:linear-gradient(90deg,{})"></i><span class="ends">{}</span>'
+    )
+    return words.format(number(low), ",".join(SCALE), number(high)) + (Markup(" {}").format(name) if name else Markup(""))

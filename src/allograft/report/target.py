@@ -12,7 +12,8 @@ from allograft.figure import Figure
 from allograft.report import facts, plots
 from allograft.report.annotate import to_annotate
 from allograft.report.cells import Table, class_table, decision_table, gain
-from allograft.report.figures import Drawn, Hide, draw_figure
+from allograft.report.drawn import Drawn, Hide
+from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.comparison import do_nothing, seed_scores, subject_scores
@@ -129,7 +130,7 @@ def target_of(
 
 
 def fitting_figures(
-    figures: Mapping[PictureKey, Mapping[str, Figure]], hide: Hide, budget: int
+    figures: Mapping[PictureKey, Mapping[str, Figure]], hide: Hide, budget: int, ordinals: Mapping[str, str]
 ) -> tuple[dict[PictureKey, tuple[Drawn, ...]], int]:
     """The figures that fit into ``budget`` bytes, every line's first before any line's second; and how many do not."""
     kept: dict[PictureKey, tuple[Drawn, ...]] = {}
@@ -138,7 +139,7 @@ def fitting_figures(
         for key, every in figures.items():
             if turn >= len(every):
                 continue
-            drawn = draw_figure(list(every.values())[turn], hide)
+            drawn = draw_figure(list(every.values())[turn], hide, ordinals)
             if drawn.size <= budget:
                 kept[key] = (*kept.get(key, ()), drawn)
                 budget -= drawn.size

@@ -13,19 +13,17 @@ from torch import nn
 
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
-from allograft.methods.catenorm import CateNorm, TwoPass
+from allograft.grey import plane, window_of
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import whole_prediction
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.report.facts import ordinals
-from allograft.report.gallery import DISAGREEMENT, MODULATION, Picture, PictureKey, Slice
-from allograft.report.overlay import draw_overlay, plane, slices_through, window_of
+from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Slice
+from allograft.report.overlay import draw_overlay, slices_through
 from allograft.results.models import model_folder
 from allograft.results.select import Line
-from allograft.run.matched import Figures, matched_of
-from allograft.run.modulation import draw_modulation
 from allograft.seeds import Seeds
 from allograft.study.world import World
 
@@ -80,26 +78,19 @@ class Models:
         return read_image(self.world.named(name).cases[0].image).array
 
 
-def pictures_of(
-    out: Path, world: World, table: Sequence[Line], figures: Figures, template: nn.Module | None = None
-) -> dict[PictureKey, list[Picture]]:
-    """Worst, median and best test case of every finished line at its target, where masks are sought; and examples of matched clusters.
+def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[PictureKey, list[Picture]]:
+    """Worst, median and best test case of every finished line at its target, where masks are sought.
 
     Where the target has no labels: the cases the model is surest and least sure of, without a truth, and where the lines disagree most.
 
     Args:
-        figures: what the lines show.
         template: the user's own network, if any.
     """
-    drawn = matched_of(world, table, figures)
-    if "mask" in world.study.made_task.outputs:
-        models, known = Models(out, world, table, template), ordinals(table)
-        drawn |= {(line.title, line.target): _pictures(models, line, known) for line in table}
-        drawn |= {
-            (DISAGREEMENT, target): _disputed(models, target, known) for target in (question.name for question in world.study.questions)
-        }
-        for line in table:
-            drawn.setdefault((MODULATION, line.target), []).extend(_modulation(models, line, known))
+    if "mask" not in world.study.made_task.outputs:
+        return {}
+    models, known = Models(out, world, table, template), ordinals(table)
+    drawn = {(line.title, line.target): _pictures(models, line, known) for line in table}
+    drawn |= {(DISAGREEMENT, question.name): _disputed(models, question.name, known) for question in world.study.questions}
     return {key: every for key, every in drawn.items() if every}
 
 
@@ -119,20 +110,6 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
     model = models.load(folder)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
     return [_overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
-
-
-def _modulation(models: Models, line: Line, known: dict[str, str]) -> list[Picture]:
-    """Gamma and beta over the middle of one test case, of a line of CateNorm that is judged by its second pass."""
-    folder, run = models.folder(line), line.best_run
-    if folder is None or run is None or not isinstance(run.row.recipe, CateNorm):
-        return []
-    predictor, _ = models.load(folder)
-    subjects = {str(case["case"]): known[str(case["subject"])] for record in run.tests[line.target][:1] for case in record.cases}
-    if not isinstance(predictor, TwoPass) or not subjects:
-        return []
-    name = min(subjects)
-    cohort = models.world.named(name).unlabelled()
-    return [draw_modulation(predictor, (cohort, len(cohort) // 2), line.title, subjects[name])]
 
 
 def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:

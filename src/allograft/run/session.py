@@ -261,6 +261,7 @@ class Session:
         """Write ``report.html`` from the records that are there.
 
         Args:
+            pictures: whether it may show patients' images.
             waiting: of a study that runs, the units that wait, undone even if they failed before; None = finished, with further sections.
         """
         from allograft.report import Shows, write_annotate, write_report
@@ -270,8 +271,10 @@ class Session:
         records = read_all(self.out, skip_damaged=not pictures)
         table = lines(plan, records, world.study.selection)
         template, device = self.context(0).template, self.fabric.device
-        figures = {(line.title, line.target): self._store(run.row.unit).figures() for line in table if (run := line.best_run)}
-        drawn = pictures_of(self.out, world, table, figures, template) if pictures else {}
+        drawn = pictures_of(self.out, world, table, template) if pictures else {}
+        figures = {
+            (line.title, line.target): self._store(run.row.unit).figures(images=pictures) for line in table if (run := line.best_run)
+        }
         extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
         over = {record.unit for record in records.values() if record.status == "failed"} - set(waiting or ())
         done = sum(self._store(unit).carry_file.exists() or unit in over for unit in plan.units)

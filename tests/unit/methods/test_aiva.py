@@ -18,15 +18,20 @@ from torch import nn
 
 from allograft.cohort import Slices
 from allograft.context import Store
+from allograft.context.journal import Journal
 from allograft.errors import SpecError
+from allograft.figure import Images
 from allograft.methods import aiva
-from allograft.methods.aiva import Aiva, match_clusters, spans
+from allograft.methods.aiva import PAIRS, Aiva, match_clusters, nearest, show_examples, spans
+from allograft.methods.start import Start
 from allograft.networks import Wrapped, build
 from allograft.parts import clustering
-from allograft.parts.clustering import DomainItems, cluster, embed, features_of, name_of, nearest_mean, positions
+from allograft.parts.clustering import Clusters, DomainItems, cluster, embed, features_of, name_of, nearest_mean, positions
 from allograft.parts.paired_batches import PairedBatches, halves, last_feature
+from allograft.parts.thumbnails import subject_of, thumbnail
 from allograft.recipe import Scenario
 from allograft.study.plan import scenario_of
+from allograft.tree import digest
 
 
 def _features(count: int, width: int = 12, seed: int = 0) -> torch.Tensor:
@@ -100,9 +105,6 @@ def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tu
     assert (len(sides.source), len(sides.target)) == kept
     assert sides.total == source + target
     assert len({name_of(place) for place in sides.source}) == kept[0]
-    every = [(cohort, i) for part in (scenario.source, scenario.target) for cohort in part for i in range(len(cohort))]
-    told = [*sides.numbers[: kept[0]], *(source + number for number in sides.numbers[kept[0] :])]
-    assert [every[number] for number in told] == [*sides.source, *sides.target]
     assert len({name_of(place) for place in (*sides.target, *sides.others)}) == target
 
 
@@ -189,13 +191,14 @@ def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path:
     monkeypatch.setattr(aiva, "cluster", counted)
     recipe = {"aiva": {"rounds": 2, "clusters": 2, "variant": variant, "first": "start"}}
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe)
-    _, row, records = run(session)
+    world, row, records = run(session)
     assert all(record.status == "done" for record in records.values())
     assert len(lasts) == 3  # two rounds, and the end
     assert lasts[0] is None
     assert all(last is not None for last in lasts[1:])
     figures = Store(tmp_path / "out" / "units" / row.unit).figures()
-    assert set(figures) == {"loss-adapt", "clusters-before", "clusters-after", "centres-before", "centres-after"}
+    ends = {f"{kind}-{when}" for kind in ("clusters", "centres") for when in ("before", "after")}
+    assert set(figures) == {"loss-adapt", *ends, "matched-1", "matched-2"}
     centres: Any = figures["centres-before"]
     assert centres.group == ("source", "source", "target", "target")
     assert centres.colour[:2] == (0, 1)
@@ -212,6 +215,86 @@ def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path:
                 assert centres.colour[near] == colour
     loss: Any = figures["loss-adapt"]
     assert len(loss.y["alignment"]) == 3
+    shown = [figures[f"matched-{rank}"] for rank in (1, 2)]
+    for figure in shown:
+        assert isinstance(figure, Images)
+        pair = int(figure.title.split(":")[0].removeprefix("cluster "))
+        inside = [sum(dot == (side, pair) for dot in zip(images.group, images.colour, strict=True)) for side in ("source", "target")]
+        assert list(figure.names) == [f"{side}, {count} in the cluster" for side, count in zip(("source", "target"), inside, strict=True)]
+        assert list(map(len, figure.rows)) == inside
+    training = {subject for subject, one in world.assignments.items() if one.split == "train"}
+    assert {subject for figure in shown for row in figure.subjects for subject in row} <= training  # type: ignore[union-attr]
+
+
+def test_the_middle_comes_first_and_every_subject_before_a_second_of_any(tmp_path: Path) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 3}, per_subject=3))  # 0 to 2 are of the first subject
+    x, inside = torch.tensor([0.0, 1.0, 5.0, -2.0, -4.0, 90.0]), torch.tensor([True] * 5 + [False])
+    images = [(cohort, index) for index in (0, 1, 2, 4, 7, 3)]
+    points = torch.stack([x, torch.zeros(6)], dim=1)
+    assert [index for _, index in nearest(images, points, inside)] == [0, 4, 7, 1]  # the middle is 0; number 2 is one too many
+    assert [index for _, index in nearest(images, points, ~inside)] == [3]
+
+
+def test_the_largest_pairs_are_shown_with_the_images_of_either_side(tmp_path: Path) -> None:
+    scenario, context = _scenario(tmp_path, 11, 7), a_context()
+    items = DomainItems.from_scenario(scenario, context)
+    sizes, match = [1, 3, 2, 1, 4], torch.tensor([2, 0, 1, 4, 3])
+    own = torch.arange(5).repeat_interleave(torch.tensor(sizes))
+    target = torch.tensor([0, 0, 1, 2, 3, 4, 4])  # of the pairs 2, 2, 0, 1, 4, 3, 3
+    points = torch.randn(18, 2, generator=torch.Generator().manual_seed(0))
+    show_examples(Clusters(points, own, target, torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, 8), match), items, context)
+    shown: list[Any] = [context.meter.figures[f"matched-{rank}"] for rank in range(1, PAIRS + 1)]
+    assert len(context.meter.figures) == PAIRS
+    assert [figure.title.split(":")[0] for figure in shown] == ["cluster 4", "cluster 1", "cluster 2", "cluster 3"]
+    assert [figure.names[1].split()[1] for figure in shown] == ["1", "1", "2", "2"]
+    for figure, pair in zip(shown, (4, 1, 2, 3), strict=True):
+        inside = [[image for image, one in zip(items.source, own.tolist(), strict=True) if one == pair]]
+        inside += [[image for image, one in zip(items.target, match[target].tolist(), strict=True) if one == pair]]
+        expected = Images.from_arrays("i", [[thumbnail(image) for image in row] for row in inside])
+        assert list(map(sorted, figure.rows)) == list(map(sorted, expected.rows))
+        assert list(map(sorted, figure.subjects)) == [sorted(map(subject_of, row)) for row in inside]
+
+
+def _ran(folder: Path, scenario: Scenario) -> tuple[Path, Any]:
+    """The unit's folder and its carry."""
+    torch.manual_seed(0)
+    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
+    context, recipe = a_context(folder), Aiva(clusters=2, rounds=2, first=Start())
+    running = context.run(recipe, scenario, network)
+    while True:
+        try:
+            next(running)
+        except StopIteration as stop:
+            return folder / context.unit(recipe, scenario, network), stop.value
+
+
+def test_what_is_shown_changes_nothing_and_is_the_same_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = _scenario(tmp_path / "cohort")
+    whole, carry = _ran(tmp_path / "whole", scenario)
+    told = (whole / "figures.json").read_bytes()
+    _ran(tmp_path / "whole", scenario)  # loaded
+    assert (whole / "figures.json").read_bytes() == told
+    with monkeypatch.context() as patched:
+        patched.setattr(aiva, "show_examples", lambda *given: None)
+        bare, other = _ran(tmp_path / "bare", scenario)
+    assert "matched-1" not in Store(bare).figures()
+    assert digest(other.network) == digest(carry.network)
+
+    monkeypatch.setattr(Journal, "due", lambda self: True)
+    real, calls = aiva.AlignmentObjective.__call__, []
+
+    def dying(self: Any, network: Any, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, network, batch)
+
+    monkeypatch.setattr(aiva.AlignmentObjective, "__call__", dying)
+    with pytest.raises(KeyboardInterrupt):
+        _ran(tmp_path / "killed", scenario)
+    again, _ = _ran(tmp_path / "killed", scenario)
+    assert len(calls) == 4  # three steps, and the one that was killed
+    assert (again / "figures.json").read_bytes() == told
 
 
 def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

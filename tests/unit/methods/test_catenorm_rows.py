@@ -16,8 +16,9 @@ from tests.unit.tiny import a_context, read, write_photographs
 from allograft.batch import Batch
 from allograft.context.journal import Journal
 from allograft.errors import SpecError
-from allograft.methods.catenorm import CateNorm, MaskLoss, TwoPass, TwoPassStep, modulation_by_class
+from allograft.methods.catenorm import CateNorm, MaskLoss, TwoPass, TwoPassStep
 from allograft.metrics.segmentation import METRICS
+from allograft.networks.catenorm import modulation_by_class
 from allograft.networks.network import operate
 from allograft.nn.catenorm import CategoricalNorm2d, guided
 from allograft.phantoms.brain import write_brain
@@ -159,13 +160,14 @@ def test_by_class_is_the_modulation_inside_a_region_of_that_class() -> None:
         torch.testing.assert_close(shift[label], beta[0, :, 5, 4])
 
 
-def test_the_figure_has_a_row_a_class_and_no_image() -> None:
+def test_the_figure_by_class_has_a_row_per_class_and_no_image() -> None:
     network = changed(2)
     for name, module in branches(network).items():
         for part, value in ((module.categorical.gamma, 0.25), (module.categorical.beta, -0.5)):
             torch.nn.init.zeros_(part.weight)
             torch.nn.init.constant_(part.bias, value * (2 if "levels.1" in name else 1))  # type: ignore[arg-type]
     figure = modulation_by_class(network, ("one", "two"))
+    assert not figure.shows_images
     assert figure.rows == ("background", "one", "two")
     assert figure.columns == ("gamma, block 1", "beta, block 1", "gamma, block 2", "beta, block 2")
     for row in figure.values:

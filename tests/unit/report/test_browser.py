@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from tests.unit.report.test_report import a_study, a_table
 
-from allograft.figure import Heatmap, Lines, Points
+from allograft.figure import Heatmap, Images, Lines, Points
 from allograft.report import Picture, Shows, Slice, draw_overlay, write_report
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
@@ -137,7 +137,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     curves = Lines("loss", (1.0, 2.0, 3.0), {"dice": (1.0, None, 0.5), "total": (2.0, 1.0, 0.9)}, "step", "loss")
     heat = Heatmap("similarity", ("a", "b"), ("x", "y"), ((0.0, 0.5), (None, 1.0)))
     dots = Points("features", (0.0, 1.0, 2.0), (0.0, 1.0, 0.5), ("source", "target", "target"), (0, 1, 1), "class")
-    figures = {(table[0].title, "chase"): {"loss": curves, "heat": heat, "points": dots}}
+    grey = (np.eye(40) * 252).astype(np.uint8)
+    words = {"names": ["source, 12 in the cluster"] * 2, "captions": [["a caption far too long for it"] * 4, ["channel 4"]]}
+    tiles = Images.from_arrays("examples", [[grey] * 4, [grey]], **words, note="Nearest first.")
+    figures = {(table[0].title, "chase"): {"loss": curves, "heat": heat, "points": dots, "tiles": tiles}}
     path = tmp_path_factory.mktemp("report") / "report.html"
     shows = Shows({(table[0].title, "chase"): [volume, Picture("best", "S002, dice 0.900", slices[0])]}, figures)
     write_report(path, study=study, plan=plan, lines=table, done=18, total=18, shows=shows)

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from allograft.errors import SpecError
-from allograft.report import draw_overlay, plane, slice_of
+from allograft.grey import plane, window_of
+from allograft.report import draw_overlay, slice_of
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
-from allograft.report.overlay import AGREE, EXTRA, MISSED, slices_through, window_of
+from allograft.report.overlay import AGREE, EXTRA, MISSED, slices_through
 
 
 def _pixels(png: bytes) -> np.ndarray:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import gaussian_kde
 
-from allograft.figure import Figure, Heatmap, Lines, Points
+from allograft.figure import TILE, Figure, Heatmap, Images, Lines, Points
 from allograft.report.disagreement import HEAT
+from allograft.report.drawn import WIDTH, Drawn
 from allograft.report.facts import name_hider
-from allograft.report.figures import MOST_POINTS, Drawn, draw_figure
+from allograft.report.figures import MOST_POINTS, draw_figure
 from allograft.report.plots import Strip, density, strip_plot
 from allograft.report.svg import SCALE, Scale, colour_at, is_light, number, ticks
 from allograft.report.target import fitting_figures
@@ -178,6 +179,8 @@ def test_of_very_many_points_some_are_drawn_and_the_page_says_so() -> None:
         Heatmap("h", ("a",), ("x",), ((None,),)),
         Points("p", (), (), ()),
         Points("p", (math.nan,), (0.0,), ("a",)),
+        Images("i", ()),
+        Images("i", ((), ())),
     ],
 )
 def test_nothing_to_draw_is_said(figure: Figure) -> None:
@@ -207,13 +210,54 @@ def test_words_are_escaped_and_patients_taken_out() -> None:
         Lines(bad, (1.0, 2.0), {bad: (1.0, 2.0), f"{bad}2": (1.0, 1.0)}, bad, bad),
         Heatmap(bad, (bad,), (bad,), ((1.0,),)),
         Points(bad, (1.0, 2.0), (1.0, 2.0), (bad, "a"), (1.0, 2.0), bad),
+        Images(bad, (("aa",),), (bad,), ((bad,),), ((bad,),), bad),
     ):
         drawn = _draw(figure)
         assert "<b>" not in drawn.picture + "".join(drawn.legend)
         assert "&lt;b&gt;" in drawn.picture
         hidden = draw_figure(figure, lambda text: text.replace(bad, "S001"))
         assert "&lt;b&gt;" not in hidden.picture + "".join(hidden.legend) + hidden.title
+        assert bad not in hidden.note
     assert name_hider([])("loss/dice") == "loss/dice"  # a slash in our own words is no path
+
+
+def _tiles(drawn: Drawn) -> list[tuple[str, float, float, float, float]]:
+    """(base64, x, y, width, height) of each image."""
+    numbers = r'x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"'
+    found = re.findall(rf'<image {numbers} href="data:image/png;base64,([^"]+)">', drawn.picture)
+    return [(png, *map(float, place)) for *place, png in found]  # type: ignore[misc]
+
+
+def test_images_are_in_rows_under_their_names_and_above_their_words() -> None:
+    figure = Images("i", (("aa", "bb"), ("cc",)), ("first", "second"), (("x", ""), ("y",)), note="How to read it.")
+    drawn = _draw(figure)
+    assert [tile[0] for tile in _tiles(drawn)] == ["aa", "bb", "cc"]
+    (_, ax, ay, width, height), (_, bx, by, *_), (_, cx, cy, *_) = _tiles(drawn)
+    assert width == height == TILE
+    assert (ax, ay) == (cx, by)
+    assert bx > ax + width
+    assert cy > ay + height
+    texts = [(words, float(y)) for y, words in re.findall(r'<text [^>]*y="([\d.]+)">([^<]*)</text>', drawn.picture)]
+    assert [words for words, _ in texts] == ["first", "x", "second", "y"]
+    (_, first), (_, x), (_, second), (_, y) = texts
+    assert first < ay < ay + height < x < second < cy < cy + height < y
+    assert drawn.note == "How to read it."
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 12])
+def test_a_row_of_any_length_has_room(count: int) -> None:
+    tiles = _tiles(_draw(Images("i", (("aa",) * count,), captions=(("a caption that is much too long",) * count,))))
+    assert len(tiles) == count
+    assert tiles[-1][1] + tiles[-1][3] <= WIDTH + 0.1
+    assert all(after[1] >= before[1] + before[3] for before, after in pairwise(tiles))
+
+
+def test_a_subject_is_an_ordinal_or_nothing() -> None:
+    figure = Images("i", (("aa", "bb", "cc"),), captions=(("image", "", "classes"),), subjects=(("4", "jane", ""),))
+    words = r'<text class="tick"[^>]*>([^<]*)</text>'
+    assert re.findall(words, draw_figure(figure, _plain, {"4": "S001", "jane": "S002"}).picture) == ["image, S001", "S002", "classes"]
+    assert re.findall(words, _draw(figure).picture) == ["image", "classes"]
+    assert "jane" not in _draw(figure).picture
 
 
 def test_the_same_bytes_twice() -> None:
@@ -243,7 +287,7 @@ def test_the_first_figure_of_every_line_goes_before_the_second_of_any() -> None:
     one = Lines("loss", (1.0, 2.0), {"dice": (1.0, 0.5)}, "step", "loss")
     size = _draw(one).size
     figures = {(title, "b"): {"first": one, "second": one} for title in ("r1", "r2", "r3")}
-    kept, lost = fitting_figures(figures, _plain, 4 * size)
+    kept, lost = fitting_figures(figures, _plain, 4 * size, {})
     assert {key[0]: len(every) for key, every in kept.items()} == {"r1": 2, "r2": 1, "r3": 1}
     assert lost == 2
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tests.unit.tiny import a_row
 
-from allograft.figure import Lines
+from allograft.figure import Images, Lines
 from allograft.phantoms.brain import write_brain
 from allograft.recipe import parse_recipe, title
 from allograft.report import Extra, Picture, Shows, Slice, draw_overlay, ordinals, page, write_annotate, write_report
@@ -326,6 +326,23 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
     assert "A note." in stare
     assert "The end." in stare
     assert "jane" not in chase + stare
+
+
+def test_subjects_of_training_images_are_numbered_after_those_that_were_tested(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = a_table(study)
+    names = ("drive-jane-doe-9", "drive-jane-doe-8", "chase-jane-doe-0")
+    tiles = Images("of drive-jane-doe-9", (("aa", "bb", "cc"),), captions=(("by drive-jane-doe-8", "", ""),), subjects=(names,))
+    shows = Shows(figures={("supervised", "chase"): {"tiles": tiles}})
+    write_report(tmp_path / "report.html", study=study, plan=plan, lines=table, done=1, total=1, shows=shows)
+    html = (tmp_path / "report.html").read_text()
+    known = ordinals(table)
+    first, second = (f"S{len(known) + number:03d}" for number in (1, 2))
+    assert f"<h5>of {second}</h5>" in html
+    told = re.findall(r'href="data:image/png;base64,(?:aa|bb|cc)"><title>([^<]*)</title>', html)
+    assert told == [f"by {first}, {second}", first, known["chase-jane-doe-0"]]
+    assert "jane" not in html
+    assert ordinals(table, names) == {**known, names[1]: first, names[0]: second}
 
 
 def without_labels(study: Study) -> tuple[Plan, list[Line]]:
