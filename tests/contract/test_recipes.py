@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import FrozenInstanceError, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.contract.world import METHODS, request, run, session_of, told, write_cohort
+from tests.contract.world import BUDGET, METHODS, request, run, session_of, told, write_cohort
 
 from allograft import tree
 from allograft.context import Store
@@ -30,17 +31,18 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
+CHECKPOINTS = {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}}
+
+
 @pytest.fixture(scope="session")
 def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """name -> (folder, row, records, weights) of one plain run; made once a method."""
-    made: dict[str, Any] = {}
+    """name -> (folder, row, records, weights) of a run, with checkpoints or without; made once a method."""
 
-    def of(name: str) -> Any:
-        if name not in made:
-            out = tmp_path_factory.mktemp(name)
-            _, row, records = run(session_of(manifest, out, request(name)))
-            made[name] = (out, row, records, weights(out, row.unit))
-        return made[name]
+    @cache
+    def of(name: str, *, checkpoints: bool = False) -> Any:
+        out = tmp_path_factory.mktemp(name)
+        _, row, records = run(session_of(manifest, out, request(name), **(CHECKPOINTS if checkpoints else {})))
+        return out, row, records, weights(out, row.unit)
 
     return of
 
@@ -74,7 +76,8 @@ def test_records_are_done_and_name_their_sites(name: str, undisturbed: Any) -> N
     own = [record for record in records.values() if record.unit == row.unit]
     assert own
     assert all(record.status == "done" for record in records.values()), [record.error for record in records.values()]
-    assert {(record.site, record.part) for record in own} == {("a", "val"), ("a", "test"), ("b", "test"), ("b", "val")}
+    places = {(record.site, record.part) for record in own}
+    assert places == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test"), ("b", "val")}  # "val" of "b": its pool
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -127,13 +130,12 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_checkpoints_are_judged_and_change_nothing(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
+def test_checkpoints_are_judged_and_change_nothing(name: str, undisturbed: Any) -> None:
     """Models along the way of a training are stages of their own; the end of it, and what it scores, stay as they were."""
-    _, plain_row, records, digested = undisturbed(name)
-    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}
-    _, row, again = run(session_of(manifest, tmp_path, request(name), budget=budget))
+    _, plain_row, records, plain_weights = undisturbed(name)
+    out, row, again, digested = undisturbed(name, checkpoints=True)
     assert row.unit != plain_row.unit  # it leaves more
-    assert weights(tmp_path, row.unit) == digested
+    assert digested == plain_weights
 
     def cases(found: Any, unit: str) -> dict[Any, Any]:
         return {(r.stage, r.site, r.part): r.cases for r in found.values() if r.unit == unit}
@@ -146,7 +148,7 @@ def test_checkpoints_are_judged_and_change_nothing(name: str, manifest: Path, un
     assert along == (set() if name in STEPLESS else {f"{stage}-{mark}" for stage in stages for mark in marks})
     ordinals = [r.ordinal for r in again.values() if r.unit == row.unit and r.stage in stages]
     assert all(ordinal >= len(along) for ordinal in ordinals)
-    assert all(Store(tmp_path / "units" / row.unit).stage_folder(stage).is_dir() for stage in along)
+    assert all(Store(out / "units" / row.unit).stage_folder(stage).is_dir() for stage in along)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -202,14 +204,13 @@ def test_killed_and_resumed_is_undisturbed(
 @pytest.mark.parametrize("name", ["finetune", "aiva", "catenorm"])
 @pytest.mark.parametrize("write", [2, 7, 9])
 def test_killed_between_checkpoints_and_resumed_is_undisturbed(
-    name: str, write: int, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}
-    _, row, records = run(session_of(manifest, tmp_path / "undisturbed", request(name), budget=budget))
-    die_at_write(write, session_of(manifest, tmp_path / "killed", request(name), budget=budget), monkeypatch)
-    _, _, again = run(session_of(manifest, tmp_path / "killed", request(name), budget=budget))
+    _, row, records, digested = undisturbed(name, checkpoints=True)
+    die_at_write(write, session_of(manifest, tmp_path, request(name), **CHECKPOINTS), monkeypatch)
+    _, _, again = run(session_of(manifest, tmp_path, request(name), **CHECKPOINTS))
     assert told(again) == told(records)
-    assert weights(tmp_path / "killed", row.unit) == weights(tmp_path / "undisturbed", row.unit)
+    assert weights(tmp_path, row.unit) == digested
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -219,6 +220,7 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
     needs = total_needs(row.recipe)
     seen = scenario_of(world, row).narrowed(needs)
+    assert len(world.part("b", "train", 0).labelled(world.study.made_task.key).subjects) > BUDGET
     tests = {subject for test in world.tests(0) for subject in test.cohort.subjects}
     for cohort in (*seen.source, *seen.target, *seen.pool, *seen.stream):
         assert not tests & set(cohort.subjects)
@@ -230,7 +232,7 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
             with pytest.raises(KeyError):
                 cohort.case(0).labels["mask"]
     elif not needs.all_target_labels:
-        assert len({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects}) <= 2
+        assert len({case.subject for cohort in seen.target for case in cohort.cases if case.labels}) == BUDGET
 
 
 @pytest.mark.parametrize("name", METHODS)

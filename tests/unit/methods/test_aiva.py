@@ -244,7 +244,7 @@ def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.M
     _, row, records = run(session)
     assert all(record.status == "done" for record in records.values())
     title = Store(tmp_path / "out" / "units" / row.unit).figures()["clusters-before"].title
-    assert "3 of 4 images" in title
+    assert "3 of 12 images" in title
     assert "drawn at random" in title
     assert "1 clusters, not 12" in title
 

@@ -465,5 +465,5 @@ def test_a_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path / "cohort")
     for attributes, told in ((["scaner"], "unknown attribute 'scaner'"), (["site"], "'site' has 1 value")):
         with pytest.raises(SpecError, match=told):
-            session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": attributes}}).prepare()
-    session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": ["scanner"]}}).prepare()
+            session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": attributes}}, source=["a"]).prepare()
+    session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": ["scanner"]}}, source=["a"]).prepare()

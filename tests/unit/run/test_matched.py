@@ -120,13 +120,13 @@ def test_the_report_shows_them_and_the_unit_keeps_numbers_alone(made: Path) -> N
     html = (made / "report.html").read_text(encoding="utf-8")
     (section,) = re.findall(rf"<h3>{MATCHED}</h3>.*?(?=<h3>)", html, re.DOTALL)
     assert section.count("<figure>") == 2
-    assert re.search(r"<strong>aiva clusters=2 rounds=1 first=start, cluster \d</strong> of 1 source and \d target images", section)
+    assert re.search(r"<strong>aiva clusters=2 rounds=1 first=start, cluster \d</strong> of \d source and \d target images", section)
     for source in re.findall(r'src="data:image/png;base64,([^"]+)"', section):
         assert _pixels(base64.b64decode(source)).shape == (2 * SIDE + GAP, COLUMNS * SIDE + (COLUMNS - 1) * GAP)
     (kept,) = [path for path in made.glob("units/*/figures.json") if "clusters-before" in path.read_text()]
     assert ".png" not in kept.read_text()
     figures: Any = Store(kept.parent).figures()
-    assert sorted(figures["clusters-before"].numbers) == sorted([*range(2), *range(2)])
+    assert sorted(figures["clusters-before"].numbers) == sorted([*range(5), *range(7)])
     assert figures["clusters-after"].numbers == ()
 
 

@@ -81,7 +81,7 @@ def test_the_judge_writes_a_pool_beside_the_test_sets(judged: tuple[World, dict[
     world, records = judged
     pools = [record for record in records.values() if (record.site, record.part) == ("b", "val")]
     others = {(record.site, record.part) for record in records.values()} - {("b", "val")}
-    assert others == {("a", "val"), ("a", "test"), ("b", "test")}
+    assert others == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test")}
     assert len(pools) == len([record for record in records.values() if (record.site, record.part) == ("b", "test")])
     train, test = world.part("b", "train", 0), world.part("b", "test", 0)
     for record in pools:
