@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contract.world import BUDGET, METHODS, request, run, session_of, told, write_cohort
+from tests.contract.world import BUDGET, METHODS, request, row_of, run, session_of, told, write_cohort
 
 from allograft import tree
 from allograft.context import Store
@@ -100,7 +100,7 @@ def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, u
 def test_the_callers_network_is_untouched(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     network = session.start(world, 0)
     before = digest(network)
     for stage in session.context(0).run(row.recipe, scenario_of(world, row), network):
@@ -113,7 +113,7 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
     """At a learning rate of 0 nothing of the network moves, but what an optimizer of the recipe's own moves."""
     session = session_of(manifest, tmp_path, request(name), schedule={"step": {"at": [0.0], "factor": 0.0}})
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     network = session.start(world, 0)
     before = {key: p.detach().clone() for key, p in network.named_parameters()}
     running = session.context(0).run(row.recipe, scenario_of(world, row), network)
@@ -217,7 +217,7 @@ def test_killed_between_checkpoints_and_resumed_is_undisturbed(
 def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     needs = total_needs(row.recipe)
     seen = scenario_of(world, row).narrowed(needs)
     assert len(world.part("b", "train", 0).labelled(world.study.made_task.key).subjects) > BUDGET
@@ -239,7 +239,7 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
 def test_saved_is_live_and_cases_do_not_see_each_other(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     cohort = world.part("b", "test", 0).unlabelled()
     images = torch.cat([cohort.case(i).image for i in range(len(cohort))])
     batch = replace(

@@ -18,7 +18,7 @@ from allograft.phantoms.histology import write_histology
 from allograft.results.record import Record, read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
-from allograft.study.plan import Row
+from allograft.study.plan import Row, scenario_of
 from allograft.study.spec import make_study
 from allograft.study.world import World
 from allograft.table import rows as table_rows
@@ -155,10 +155,21 @@ def request(name: str) -> dict[str, Any]:
 def run(session: Session) -> tuple[World, Row, dict[str, Record]]:
     """Run the session's one recipe; its world, row and all records."""
     world = session.prepare()
-    recipe = session.study.recipes[0]
-    row = next(row for row in session.plan(world).rows if row.recipe == recipe)
+    row = row_of(session, world)
     session.run(world, row, "1 of 1")
     return world, row, read_all(session.out)
+
+
+def row_of(session: Session, world: World) -> Row:
+    """The row of the session's one recipe."""
+    return next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+
+
+def draws_of(session: Session) -> str:
+    """What the row of the session's one recipe draws from."""
+    world = session.prepare()
+    row = row_of(session, world)
+    return session.context(row.seed).draws(row.recipe, scenario_of(world, row), session.start(world, row.seed))
 
 
 def told(records: dict[str, Record]) -> dict[str, Any]:
