@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contract.world import BUDGET, METHODS, request, row_of, run, session_of, told, write_cohort
+from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run, session_of, told, write_cohort
 
 from allograft import tree
 from allograft.context import Store
@@ -45,13 +45,6 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
         return out, row, records, weights(out, row.unit)
 
     return of
-
-
-OWN_RATES = {"cyclegan", "unlearning"}
-"""Methods with optimizers that the study's schedule does not reach: of generators and critics, of the heads and what they reverse."""
-
-STEPLESS = {"adabn", "fourier", "histogram", "start", "zscore"}
-"""Methods that train nothing themselves."""
 
 
 def weights(out: Path, unit: str) -> str:
@@ -125,7 +118,7 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
             break
     shared = [key for key in before if key in after and before[key].shape == after[key].shape]
     moved = [key for key in shared if not torch.equal(before[key], after[key].cpu())]
-    assert not moved or name in OWN_RATES
+    assert not moved or contract(name).own_optimizers
     assert shared or name == "spottunet"
 
 
@@ -144,8 +137,8 @@ def test_checkpoints_are_judged_and_change_nothing(name: str, undisturbed: Any) 
     assert {key: more[key] for key in ends} == ends
     stages = {stage for stage, _, _ in ends}
     along = {stage for stage, _, _ in more} - stages
-    marks = {"catenorm": (2,), "aiva": (1, 2)}.get(name, (1, 2))
-    assert along == (set() if name in STEPLESS else {f"{stage}-{mark}" for stage in stages for mark in marks})
+    marks = contract(name).marks if contract(name).trains else ()
+    assert along == {f"{stage}-{mark}" for stage in stages for mark in marks}
     ordinals = [r.ordinal for r in again.values() if r.unit == row.unit and r.stage in stages]
     assert all(ordinal >= len(along) for ordinal in ordinals)
     assert all(Store(out / "units" / row.unit).stage_folder(stage).is_dir() for stage in along)

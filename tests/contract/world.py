@@ -6,7 +6,11 @@ budget, subjects with one image and with two, images with a region and without, 
 
 from __future__ import annotations
 
+import ast
 import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +25,46 @@ from allograft.run.session import Session
 from allograft.study.plan import Row, scenario_of
 from allograft.study.spec import make_study
 from allograft.study.world import World
-from allograft.table import rows as table_rows
+from allograft.table import rows
 
-SMALL: dict[str, dict[str, Any]] = {
-    # method -> arguments that make it quick; a method that is not named runs with its defaults
-    "fourier": {"beta": 0.1, "donors": 2},
-    "unlearning": {"attributes": ["scanner"]},
-    "catenorm": {"warmup": 0.34},
-    "stain_normalisation": {"method": "macenko"},
-}
-PATCHES: dict[str, Any] = {
-    "task": {"classification": {"classes": ["small", "large"]}},
-    "preprocessing": {"intensity": "unit"},
-}
-STUDY: dict[str, dict[str, Any]] = {
-    # method -> what it asks of the study
-    "stain_aglr": PATCHES,
-    "stain_normalisation": PATCHES,
-}
-PROCESSES: dict[str, dict[str, Any]] = {
-    # method -> arguments where two processes must equal one up to rounding
-    "adabn": {"first": "start"},  # each process normalises by batches of half the size
-    "aiva": {"first": "start", "rounds": 1},  # t-SNE makes much of the rounding of what was trained before
-    "stain_aglr": {"regeneration": 0.001},  # the decoder, too, normalises by batches of half the size
-}
-BATCH_NORM = {"adabn", "dsbn", "msnet"}  # methods that are about it
-MOMENTUM = {"octl"}  # methods that go on from an optimizer's history, which SGD has with momentum only
-METHODS = sorted(table_rows("method"))
+METHODS = sorted(rows("method"))
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a method's test file states of it, as ``CONTRACT = {...}``.
+
+    Args:
+        arguments: of the recipe, to make it quick; its defaults otherwise.
+        study: what it needs of the study; ``cohort`` lies beside the manifest.
+        options: field -> another value, under which the recipe must leave other bytes; every field but ``first``.
+        under: field -> ``{"arguments": ..., "study": ...}`` without which that option has nothing to act on.
+        processes, processes_study: arguments and study where two processes must equal one up to rounding.
+        own_optimizers: whether something of the network moves by an optimizer that the study's schedule does not reach.
+        trains: whether it makes steps itself.
+        marks: after which of three steps there are checkpoints.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    study: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    under: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    processes: Mapping[str, Any] = field(default_factory=dict)
+    processes_study: Mapping[str, Any] = field(default_factory=dict)
+    own_optimizers: bool = False
+    trains: bool = True
+    marks: tuple[int, ...] = (1, 2)
+
+
+@cache
+def contract(name: str) -> Contract:
+    """A method's statement, read from its test file without running that, which may import this module."""
+    file = Path(__file__).parents[1] / "unit" / "methods" / f"test_{name}.py"
+    assert file.is_file(), f"method '{name}' has no test file {file.name}; write one, with CONTRACT = {{...}}"
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CONTRACT":
+            return Contract(**ast.literal_eval(node.value))
+    raise AssertionError(f"{file.name}: states no CONTRACT = {{...}}; see tests.contract.world.Contract")
 
 
 BUDGET = 2
@@ -115,7 +132,7 @@ def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **
     """A session for one recipe."""
     name = recipe if isinstance(recipe, str) else next(iter(recipe))
     tree: dict[str, Any] = {
-        "cohort": str(manifest),
+        "cohort": manifest.name,
         "task": {"segmentation": {"classes": ["white", "grey"]}},
         "network": NETWORK,
         "source": ["a", "d"],
@@ -125,13 +142,10 @@ def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **
         "test": {"fraction": 0.3, "val": 0.3},
         "seeds": 1,
         "budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2},
-        **STUDY.get(name, {}),
+        **contract(name).study,
         **changes,
     }
-    if STUDY.get(name) is PATCHES:
-        tree["cohort"] = str(manifest.parent / "patches" / "manifest.csv")
-    if name in MOMENTUM and "sgd" in tree.get("optimizer", {}):
-        tree["optimizer"] = {"sgd": {"momentum": 0.9, **tree["optimizer"]["sgd"]}}
+    tree["cohort"] = str(manifest.parent / tree["cohort"])
     return Session(make_study(tree), out, None, fabric or local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
 
 
@@ -141,15 +155,18 @@ def session_of_processes(manifest: Path, out: Path, name: str, fabric: Any = Non
     Without dropout, whose masks differ between processes, and by SGD: Adam divides by the gradient's own size, so where a gradient is
     0 but for rounding (a bias before a normalisation) its step has the size of the learning rate and the sign of the rounding.
     """
-    norm = "batch" if name in BATCH_NORM else "instance"
-    network = {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": norm}}
-    recipe = {name: {**SMALL.get(name, {}), **PROCESSES.get(name, {})}}
-    return session_of(manifest, out, recipe, fabric=fabric, network=network, optimizer={"sgd": {"lr": 0.1}})
+    stated = contract(name)
+    study = {
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1}},
+        "optimizer": {"sgd": {"lr": 0.1}},
+        **stated.processes_study,
+    }
+    return session_of(manifest, out, {name: {**stated.arguments, **stated.processes}}, fabric=fabric, **study)
 
 
 def request(name: str) -> dict[str, Any]:
     """The YAML tree of a method, made quick."""
-    return {name: SMALL.get(name, {})}
+    return {name: dict(contract(name).arguments)}
 
 
 def run(session: Session) -> tuple[World, Row, dict[str, Record]]:

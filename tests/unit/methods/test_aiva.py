@@ -27,6 +27,11 @@ from allograft.parts.paired_batches import Pairs, halves, last_feature
 from allograft.recipe import Scenario
 from allograft.study.plan import scenario_of
 
+CONTRACT = {
+    "options": {"clusters": 1, "rounds": 3, "weight": 0.5, "variant": "released"},
+    "processes": {"first": "start", "rounds": 1},  # t-SNE makes much of the rounding of what was trained before
+}
+
 
 def _features(count: int, width: int = 12, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))

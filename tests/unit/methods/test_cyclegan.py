@@ -32,6 +32,8 @@ from allograft.networks.network import operate
 from allograft.predictor import Direct, load_predictor, save_predictor
 from allograft.schedule import Planned
 
+CONTRACT = {"options": {"size": "paper", "cycle": 0.5}, "own_optimizers": True}
+
 
 class Scale(nn.Module):
     """x -> a x: a generator or critic whose gradients are known."""

@@ -33,6 +33,12 @@ from allograft.study.plan import scenario_of
 from allograft.study.spec import read_study
 from allograft.transforms.fourier import low_amplitude
 
+CONTRACT = {
+    "arguments": {"beta": 0.1, "donors": 2},
+    "options": {"beta": 0.3, "donors": 1, "search": "random"},
+    "trains": False,
+}
+
 ROOT = Path(__file__).parents[3]
 UNET = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
 

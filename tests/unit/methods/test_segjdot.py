@@ -16,6 +16,8 @@ from allograft.networks import Wrapped, build
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
 
+CONTRACT = {"options": {"alpha": 0.5, "label_weight": 0.1}}
+
 
 def test_a_missing_library_is_named_with_its_line_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec

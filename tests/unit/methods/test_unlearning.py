@@ -38,6 +38,24 @@ from allograft.nn.adversarial import weighted_cross_entropy
 from allograft.recipe import Scenario
 from allograft.run.fabric import local_fabric
 
+CONTRACT = {
+    "arguments": {"attributes": ["scanner"]},
+    "options": {
+        "method": "clgr",
+        "attributes": ["site"],
+        "strength": 0.5,
+        "reversal": 0.5,
+        "entropy": 1.0,
+        "confusion": 1.0,
+        "head_lr": 0.5,
+        "encoder_lr": 0.5,
+        "hidden": 3,
+        "variant": "released",
+    },
+    "under": {"confusion": {"arguments": {"method": "tabe"}}},
+    "own_optimizers": True,
+}
+
 METHODS = ["lntl", "tabe", "clgr"]
 
 
