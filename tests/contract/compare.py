@@ -80,9 +80,8 @@ def write(file: Path) -> None:
         manifest = write_cohort(Path(folder) / "cohort")
         for name in METHODS:
             session = session_of(manifest, Path(folder) / name, request(name))
-            made[name] = {"draws": draws_of(session)}
-            run(session)
-            made[name] |= left(Path(folder) / name)
+            world, *_ = run(session)
+            made[name] = {"draws": draws_of(session, world), **left(Path(folder) / name)}
     file.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
 
 

@@ -18,7 +18,8 @@ def main() -> None:
     """Method -> ``Context.draws`` of its row in the contract world."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_cohort(Path(folder) / "cohort")
-        draws = {name: draws_of(session_of(manifest, Path(folder) / name, request(name))) for name in METHODS}
+        sessions = {name: session_of(manifest, Path(folder) / name, request(name)) for name in METHODS}
+        draws = {name: draws_of(session, session.prepare()) for name, session in sessions.items()}
     PINNED.write_text(json.dumps(draws, indent=1) + "\n")
 
 

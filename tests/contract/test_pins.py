@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.contract.compare import differences, sha256
 from tests.contract.pin import PINNED
-from tests.contract.world import METHODS, draws_of, request, session_of, write_cohort
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
+from tests.contract.world import METHODS
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_a_method_draws_from_is_as_pinned(name: str, manifest: Path, tmp_path: Path) -> None:
+def test_what_a_method_draws_from_is_as_pinned(name: str, undisturbed: Any) -> None:
     pinned = json.loads(PINNED.read_text()).get(name)
-    found = draws_of(session_of(manifest, tmp_path, request(name)))
-    assert found == pinned, "its numbers change: if they should, run python -m tests.contract.pin, and say so in CHANGELOG.md"
+    assert undisturbed(name).draws == pinned, "other numbers: if they should be, python -m tests.contract.pin, and a word in CHANGELOG.md"
 
 
 def test_no_method_is_pinned_that_is_gone() -> None:

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import FrozenInstanceError, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run, session_of, told, write_cohort
+from tests.contract.undisturbed import Undisturbed, weights
+from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run, session_of, told
 
-from allograft import tree
 from allograft.context import Store
-from allograft.context.journal import Journal
 from allograft.recipe import parse_recipe, total_needs
 from allograft.study.plan import scenario_of
 from allograft.table import find
 from allograft.tree import digest, plain
-
-
-class Killed(BaseException):
-    """Stands for a process that is gone."""
-
-
-@pytest.fixture(scope="session")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
-
-
-CHECKPOINTS = {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}}
-
-
-@pytest.fixture(scope="session")
-def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """name -> (folder, row, records, weights) of a run, with checkpoints or without; made once a method."""
-
-    @cache
-    def of(name: str, *, checkpoints: bool = False) -> Any:
-        out = tmp_path_factory.mktemp(name)
-        _, row, records = run(session_of(manifest, out, request(name), **(CHECKPOINTS if checkpoints else {})))
-        return out, row, records, weights(out, row.unit)
-
-    return of
-
-
-def weights(out: Path, unit: str) -> str:
-    found = Store(out / "units" / unit).load()
-    assert found is not None
-    return digest(found[0].network)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -65,17 +32,17 @@ def test_a_recipe_is_frozen_and_survives_yaml(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_records_are_done_and_name_their_sites(name: str, undisturbed: Any) -> None:
-    _, row, records, _ = undisturbed(name)
-    own = [record for record in records.values() if record.unit == row.unit]
+    plain_run = undisturbed(name)
+    own = [record for record in plain_run.records.values() if record.unit == plain_run.row.unit]
     assert own
-    assert all(record.status == "done" for record in records.values()), [record.error for record in records.values()]
+    assert {(record.status, record.error) for record in plain_run.records.values()} == {("done", "")}
     places = {(record.site, record.part) for record in own}
     assert places == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test"), ("b", "val")}  # "val" of "b": its pool
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
-    _, _, records, digested = undisturbed(name)
+    expected = undisturbed(name)
     torch.manual_seed(123)  # whatever the caller drew before
     np.random.seed(5)
     random.seed(5)
@@ -85,8 +52,8 @@ def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, u
     after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
-    assert told(again) == told(records)
-    assert weights(tmp_path, row.unit) == digested
+    assert told(again) == told(expected.records)
+    assert weights(tmp_path, row.unit) == expected.weights
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -125,33 +92,32 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", METHODS)
 def test_checkpoints_are_judged_and_change_nothing(name: str, undisturbed: Any) -> None:
     """Models along the way of a training are stages of their own; the end of it, and what it scores, stay as they were."""
-    _, plain_row, records, plain_weights = undisturbed(name)
-    out, row, again, digested = undisturbed(name, checkpoints=True)
-    assert row.unit != plain_row.unit  # it leaves more
-    assert digested == plain_weights
+    without, along = undisturbed(name), undisturbed(name, checkpoints=True)
+    assert along.row.unit != without.row.unit  # it leaves more
+    assert along.weights == without.weights
 
-    def cases(found: Any, unit: str) -> dict[Any, Any]:
-        return {(r.stage, r.site, r.part): r.cases for r in found.values() if r.unit == unit}
+    def cases(found: Undisturbed) -> dict[Any, Any]:
+        return {(r.stage, r.site, r.part): r.cases for r in found.records.values() if r.unit == found.row.unit}
 
-    ends, more = cases(records, plain_row.unit), cases(again, row.unit)
+    ends, more = cases(without), cases(along)
     assert {key: more[key] for key in ends} == ends
     stages = {stage for stage, _, _ in ends}
-    along = {stage for stage, _, _ in more} - stages
+    marked = {stage for stage, _, _ in more} - stages
     marks = contract(name).marks if contract(name).trains else ()
-    assert along == {f"{stage}-{mark}" for stage in stages for mark in marks}
-    ordinals = [r.ordinal for r in again.values() if r.unit == row.unit and r.stage in stages]
-    assert all(ordinal >= len(along) for ordinal in ordinals)
-    assert all(Store(out / "units" / row.unit).stage_folder(stage).is_dir() for stage in along)
+    assert marked == {f"{stage}-{mark}" for stage in stages for mark in marks}
+    ordinals = [r.ordinal for r in along.records.values() if r.unit == along.row.unit and r.stage in stages]
+    assert all(ordinal >= len(marked) for ordinal in ordinals)
+    assert all(Store(along.out / "units" / along.row.unit).stage_folder(stage).is_dir() for stage in marked)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``first`` left in another study's folder gives the same result, and a finished unit trains nothing."""
-    _, _, records, digested = undisturbed(name)
+    expected = undisturbed(name)
     run(session_of(manifest, tmp_path, "supervised"))
     _, row, again = run(session_of(manifest, tmp_path, request(name)))
-    assert {key: value for key, value in told(again).items() if key in records} == told(records)
-    assert weights(tmp_path, row.unit) == digested
+    assert {key: value for key, value in told(again).items() if key in expected.records} == told(expected.records)
+    assert weights(tmp_path, row.unit) == expected.weights
 
     monkeypatch.setattr("allograft.step.GradientStep.__call__", lambda self, batch: pytest.fail("a finished unit was trained again"))
     for file in (tmp_path / "records").iterdir():
@@ -159,51 +125,6 @@ def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Pa
     _, _, rejudged = run(session_of(manifest, tmp_path, request(name)))
     assert told(rejudged) == told({key: value for key, value in again.items() if key in rejudged})
     assert rejudged
-
-
-def die_at_write(write: int, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until right after the n-th file of a unit or record; from then on checkpoints come at every step."""
-    monkeypatch.setattr(Journal, "due", lambda self: self.writes)
-    count = 0
-    real = tree.write_bytes
-
-    def counted(path: Path, data: bytes) -> None:
-        nonlocal count
-        real(path, data)
-        count += "units" in path.parts or "records" in path.parts
-        if count == write:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        for module in ("allograft.tree", "allograft.predictor.folder"):
-            patch.setattr(f"{module}.write_bytes", counted)
-        with pytest.raises(Killed):
-            run(session)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("write", [1, 3])
-def test_killed_and_resumed_is_undisturbed(
-    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process ends right after the n-th file it writes into its output; checkpoints come at every step."""
-    _, _, records, digested = undisturbed(name)
-    die_at_write(write, session_of(manifest, tmp_path, request(name)), monkeypatch)
-    _, row, again = run(session_of(manifest, tmp_path, request(name)))
-    assert told(again) == told(records)
-    assert weights(tmp_path, row.unit) == digested
-
-
-@pytest.mark.parametrize("name", ["finetune", "aiva", "catenorm"])
-@pytest.mark.parametrize("write", [2, 7, 9])
-def test_killed_between_checkpoints_and_resumed_is_undisturbed(
-    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, row, records, digested = undisturbed(name, checkpoints=True)
-    die_at_write(write, session_of(manifest, tmp_path, request(name), **CHECKPOINTS), monkeypatch)
-    _, _, again = run(session_of(manifest, tmp_path, request(name), **CHECKPOINTS))
-    assert told(again) == told(records)
-    assert weights(tmp_path, row.unit) == digested
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -182,9 +182,8 @@ def row_of(session: Session, world: World) -> Row:
     return next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
 
 
-def draws_of(session: Session) -> str:
+def draws_of(session: Session, world: World) -> str:
     """What the row of the session's one recipe draws from."""
-    world = session.prepare()
     row = row_of(session, world)
     return session.context(row.seed).draws(row.recipe, scenario_of(world, row), session.start(world, row.seed))
 
