@@ -1,8 +1,4 @@
-"""Two processes train to what one process trains to.
-
-With SGD: Adam divides by the gradient's own size, so where a gradient is 0 but for rounding (a bias before a normalisation) its step
-has the size of the learning rate and the sign of the rounding.
-"""
+"""Two processes train to what one process trains to."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.contract.world import METHODS, request, run, session_of, write_cohort
+from tests.contract.world import METHODS, run, session_of_processes, write_cohort
 
 import allograft
 from allograft.context.store import Store
@@ -24,14 +20,12 @@ pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]  #
 SCRIPT = """
 import sys, json
 from pathlib import Path
-from allograft.run.fabric import local_fabric
-from tests.contract.world import request, run, session_of
+from tests.contract.world import run, session_of_processes
 manifest, out, names = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 
 def work(fabric):
     for name in names:
-        session = session_of(manifest, out / name, request(name), fabric=fabric, optimizer={"sgd": {"lr": 0.1}})
-        run(session)
+        run(session_of_processes(manifest, out / name, name, fabric))
 
 if __name__ == "__main__":
     from lightning_fabric import Fabric
@@ -47,12 +41,12 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     manifest = write_cohort(folder / "cohort")
     script = folder / "work.py"
     script.write_text(SCRIPT)
-    roots = (Path(__file__).parents[2], Path(allograft.__file__).parents[1])  # these tests, and the source under test
+    sources = [str(Path(__file__).parents[2]), str(Path(allograft.__file__).parents[1])]  # what is tested here, whatever is installed
     done = subprocess.run(
         [sys.executable, str(script), str(manifest), str(folder / "out"), json.dumps(METHODS)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sources)},
         timeout=540,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -62,7 +56,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one(name: str, together: tuple[Path, Path], tmp_path: Path) -> None:
     manifest, out = together
-    _, row, records = run(session_of(manifest, tmp_path, request(name), optimizer={"sgd": {"lr": 0.1}}))
+    _, row, records = run(session_of_processes(manifest, tmp_path, name))
     assert all(record.status == "done" for record in records.values())
     alone, *_ = Store(tmp_path / "units" / row.unit).load()  # type: ignore[misc]
     title = records[next(key for key in records if key.startswith(row.unit))].recipe

@@ -10,52 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contract.world import METHODS, request, run, session_of, told, write_cohort
+from tests.contract.undisturbed import Undisturbed, weights
+from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run, session_of, told
 
-from allograft import tree
 from allograft.context import Store
-from allograft.context.journal import Journal
 from allograft.recipe import parse_recipe, total_needs
-from allograft.study.plan import scenario_of
+from allograft.study.plan import Row, scenario_of
 from allograft.table import find
 from allograft.tree import digest, plain
-
-
-class Killed(BaseException):
-    """Stands for a process that is gone."""
-
-
-@pytest.fixture(scope="session")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
-
-
-@pytest.fixture(scope="session")
-def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """name -> (folder, row, records, weights) of one plain run; made once a method."""
-    made: dict[str, Any] = {}
-
-    def of(name: str) -> Any:
-        if name not in made:
-            out = tmp_path_factory.mktemp(name)
-            _, row, records = run(session_of(manifest, out, request(name)))
-            made[name] = (out, row, records, weights(out, row.unit))
-        return made[name]
-
-    return of
-
-
-OWN_RATES = {"cyclegan", "unlearning"}
-"""Methods with optimizers that the study's schedule does not reach: of generators and critics, of the heads and what they reverse."""
-
-STEPLESS = {"adabn", "fourier", "histogram", "start", "zscore"}
-"""Methods that train nothing themselves."""
-
-
-def weights(out: Path, unit: str) -> str:
-    found = Store(out / "units" / unit).load()
-    assert found is not None
-    return digest(found[0].network)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -70,16 +32,17 @@ def test_a_recipe_is_frozen_and_survives_yaml(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_records_are_done_and_name_their_sites(name: str, undisturbed: Any) -> None:
-    _, row, records, _ = undisturbed(name)
-    own = [record for record in records.values() if record.unit == row.unit]
+    plain_run = undisturbed(name)
+    own = [record for record in plain_run.records.values() if record.unit == plain_run.row.unit]
     assert own
-    assert all(record.status == "done" for record in records.values()), [record.error for record in records.values()]
-    assert {(record.site, record.part) for record in own} == {("a", "val"), ("a", "test"), ("b", "test"), ("b", "train-unlabelled")}
+    assert {(record.status, record.error) for record in plain_run.records.values()} == {("done", "")}
+    places = {(record.site, record.part) for record in own}
+    assert places == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test"), ("b", "train-unlabelled")}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
-    _, _, records, digested = undisturbed(name)
+    expected = undisturbed(name)
     torch.manual_seed(123)  # whatever the caller drew before
     np.random.seed(5)
     random.seed(5)
@@ -89,15 +52,15 @@ def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, u
     after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
-    assert told(again) == told(records)
-    assert weights(tmp_path, row.unit) == digested
+    assert told(again) == told(expected.records)
+    assert weights(tmp_path, row.unit) == expected.weights
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_callers_network_is_untouched(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     network = session.start(world, 0)
     before = digest(network)
     for stage in session.context(0).run(row.recipe, scenario_of(world, row), network):
@@ -110,7 +73,7 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
     """At a learning rate of 0 nothing of the network moves, but what an optimizer of the recipe's own moves."""
     session = session_of(manifest, tmp_path, request(name), schedule={"step": {"at": [0.0], "factor": 0.0}})
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     network = session.start(world, 0)
     before = {key: p.detach().clone() for key, p in network.named_parameters()}
     running = session.context(0).run(row.recipe, scenario_of(world, row), network)
@@ -122,41 +85,39 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
             break
     shared = [key for key in before if key in after and before[key].shape == after[key].shape]
     moved = [key for key in shared if not torch.equal(before[key], after[key].cpu())]
-    assert not moved or name in OWN_RATES
+    assert not moved or contract(name).own_optimizers
     assert shared or name == "spottunet"
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_checkpoints_are_judged_and_change_nothing(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
+def test_checkpoints_are_judged_and_change_nothing(name: str, undisturbed: Any) -> None:
     """Models along the way of a training are stages of their own; the end of it, and what it scores, stay as they were."""
-    _, plain_row, records, digested = undisturbed(name)
-    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}
-    _, row, again = run(session_of(manifest, tmp_path, request(name), budget=budget))
-    assert row.unit != plain_row.unit  # it leaves more
-    assert weights(tmp_path, row.unit) == digested
+    without, along = undisturbed(name), undisturbed(name, checkpoints=True)
+    assert along.row.unit != without.row.unit  # it leaves more
+    assert along.weights == without.weights
 
-    def cases(found: Any, unit: str) -> dict[Any, Any]:
-        return {(r.stage, r.site, r.part): r.cases for r in found.values() if r.unit == unit}
+    def cases(found: Undisturbed) -> dict[Any, Any]:
+        return {(r.stage, r.site, r.part): r.cases for r in found.records.values() if r.unit == found.row.unit}
 
-    ends, more = cases(records, plain_row.unit), cases(again, row.unit)
+    ends, more = cases(without), cases(along)
     assert {key: more[key] for key in ends} == ends
     stages = {stage for stage, _, _ in ends}
-    along = {stage for stage, _, _ in more} - stages
-    marks = {"catenorm": (2,), "aiva": (1, 2)}.get(name, (1, 2))
-    assert along == (set() if name in STEPLESS else {f"{stage}-{mark}" for stage in stages for mark in marks})
-    ordinals = [r.ordinal for r in again.values() if r.unit == row.unit and r.stage in stages]
-    assert all(ordinal >= len(along) for ordinal in ordinals)
-    assert all(Store(tmp_path / "units" / row.unit).stage_folder(stage).is_dir() for stage in along)
+    marked = {stage for stage, _, _ in more} - stages
+    marks = contract(name).marks if contract(name).trains else ()
+    assert marked == {f"{stage}-{mark}" for stage in stages for mark in marks}
+    ordinals = [r.ordinal for r in along.records.values() if r.unit == along.row.unit and r.stage in stages]
+    assert all(ordinal >= len(marked) for ordinal in ordinals)
+    assert all(Store(along.out / "units" / along.row.unit).stage_folder(stage).is_dir() for stage in marked)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``first`` left in another study's folder gives the same result, and a finished unit trains nothing."""
-    _, _, records, digested = undisturbed(name)
+    expected = undisturbed(name)
     run(session_of(manifest, tmp_path, "supervised"))
     _, row, again = run(session_of(manifest, tmp_path, request(name)))
-    assert {key: value for key, value in told(again).items() if key in records} == told(records)
-    assert weights(tmp_path, row.unit) == digested
+    assert {key: value for key, value in told(again).items() if key in expected.records} == told(expected.records)
+    assert weights(tmp_path, row.unit) == expected.weights
 
     monkeypatch.setattr("allograft.step.GradientStep.__call__", lambda self, batch: pytest.fail("a finished unit was trained again"))
     for file in (tmp_path / "records").iterdir():
@@ -166,59 +127,14 @@ def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Pa
     assert rejudged
 
 
-def die_at_write(write: int, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until right after the n-th file of a unit or record; from then on checkpoints come at every step."""
-    monkeypatch.setattr(Journal, "due", lambda self: self.writes)
-    count = 0
-    real = tree.write_bytes
-
-    def counted(path: Path, data: bytes) -> None:
-        nonlocal count
-        real(path, data)
-        count += "units" in path.parts or "records" in path.parts
-        if count == write:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        for module in ("allograft.tree", "allograft.predictor.folder"):
-            patch.setattr(f"{module}.write_bytes", counted)
-        with pytest.raises(Killed):
-            run(session)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("write", [1, 3])
-def test_killed_and_resumed_is_undisturbed(
-    name: str, write: int, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process ends right after the n-th file it writes into its output; checkpoints come at every step."""
-    _, _, records, digested = undisturbed(name)
-    die_at_write(write, session_of(manifest, tmp_path, request(name)), monkeypatch)
-    _, row, again = run(session_of(manifest, tmp_path, request(name)))
-    assert told(again) == told(records)
-    assert weights(tmp_path, row.unit) == digested
-
-
-@pytest.mark.parametrize("name", ["finetune", "aiva", "catenorm"])
-@pytest.mark.parametrize("write", [2, 7, 9])
-def test_killed_between_checkpoints_and_resumed_is_undisturbed(
-    name: str, write: int, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}
-    _, row, records = run(session_of(manifest, tmp_path / "undisturbed", request(name), budget=budget))
-    die_at_write(write, session_of(manifest, tmp_path / "killed", request(name), budget=budget), monkeypatch)
-    _, _, again = run(session_of(manifest, tmp_path / "killed", request(name), budget=budget))
-    assert told(again) == told(records)
-    assert weights(tmp_path / "killed", row.unit) == weights(tmp_path / "undisturbed", row.unit)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     needs = total_needs(row.recipe)
     seen = scenario_of(world, row).narrowed(needs)
+    assert len(world.part("b", "train", 0).labelled(world.study.made_task.key).subjects) > BUDGET
     tests = {subject for test in world.tests(0) for subject in test.cohort.subjects}
     for cohort in (*seen.source, *seen.target, *seen.pool, *seen.stream):
         assert not tests & set(cohort.subjects)
@@ -230,14 +146,28 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
             with pytest.raises(KeyError):
                 cohort.case(0).labels["mask"]
     elif not needs.all_target_labels:
-        assert len({subject for cohort in seen.target if cohort.has_labels for subject in cohort.subjects}) <= 2
+        assert len({case.subject for cohort in seen.target for case in cohort.cases if case.labels}) == BUDGET
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if total_needs(parse_recipe(request(name))).target_labels])
+def test_another_seed_has_the_labels_of_other_subjects(name: str, manifest: Path, tmp_path: Path) -> None:
+    session = session_of(manifest, tmp_path, request(name), seeds=8)
+    world, drawn = session.prepare(), set()
+    for seed in range(8):
+        seen = scenario_of(world, Row(session.study.recipes[0], "b", seed, 0))
+        labelled = [case for cohort in seen.target for case in cohort.cases if case.labels]
+        subjects = {case.subject for case in labelled}
+        assert len(subjects) == BUDGET
+        assert {case.name for case in labelled} == {case.name for case in world.cohort.cases if case.subject in subjects}
+        drawn.add(frozenset(subjects))
+    assert len(drawn) > 1
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_saved_is_live_and_cases_do_not_see_each_other(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
-    row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
+    row = row_of(session, world)
     cohort = world.part("b", "test", 0).unlabelled()
     images = torch.cat([cohort.case(i).image for i in range(len(cohort))])
     batch = replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -48,28 +49,44 @@ def test_the_plan_is_the_best_assignment() -> None:
     torch.testing.assert_close(coupling(cost), expected)
 
 
+def told_apart(network: Any, label_weight: float) -> tuple[Batch, float]:
+    """Four source and four target images, and an alpha, for which a plan of one cost alone, or of the weights swapped, is another plan."""
+    for seed in range(200):
+        rng = torch.Generator().manual_seed(seed)
+        image, share = torch.rand(8, 1, 16, 16, generator=rng), torch.rand(8, 1, 1, 1, generator=rng)
+        mask = (torch.rand(8, 1, 16, 16, generator=rng) < share).long()
+        mask[4:] = -100
+        with torch.no_grad():
+            feature = network.encoder(image)[-1].flatten(1)
+            distance = feature_distance(feature[:4], feature[4:])
+            label = label_loss(mask[:4, 0], network(image[4:])["mask"], torch.ones(4, 16, 16, dtype=torch.bool))
+        alpha = label_weight * float(label.std() / distance.std())
+        plan = coupling(alpha * distance + label_weight * label)
+        others = coupling(distance), coupling(label), coupling(label_weight * distance + alpha * label)
+        if not any(torch.equal(plan, other) for other in others):
+            return Batch(image, torch.tensor([0] * 4 + [1] * 4), tuple("abcdefgh"), {"mask": mask}), alpha
+    pytest.fail("no draw tells the plans apart")
+
+
 def test_the_loss_and_what_its_gradient_holds_fixed() -> None:
     pytest.importorskip("ot")
     torch.manual_seed(0)
     network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1}}})
-    image, mask = torch.rand(6, 1, 16, 16), torch.randint(0, 2, (6, 1, 16, 16))
-    mask[3:] = -100
-    image[3:] = image[[1, 2, 0]] + 0.01 * torch.rand(3, 1, 16, 16)  # features couple copies, labels do not
-    batch = Batch(image, torch.tensor([0, 0, 0, 1, 1, 1]), tuple("abcdef"), {"mask": mask})
-    terms = TransportObjective(VESSEL, 1.0, 0.5)(network, batch)
+    batch, alpha = told_apart(network, 0.5)
+    image, mask = batch.image, batch.labels["mask"]
+    terms = TransportObjective(VESSEL, alpha, 0.5)(network, batch)
     network.zero_grad()
     sum(terms.values()).backward()
     found = [p.grad.clone() for p in network.parameters()]
 
     network.zero_grad()
-    source, target = network.encoder(image[:3])[-1].flatten(1), network.encoder(image[3:])[-1].flatten(1)
-    logits = network(image[3:])["mask"]
+    source, target = network.encoder(image[:4])[-1].flatten(1), network.encoder(image[4:])[-1].flatten(1)
+    logits = network(image[4:])["mask"]
     cost_features = torch.stack([torch.stack([((a - b) ** 2).sum() for b in target]) for a in source])
-    cost_labels = torch.stack([torch.stack([torch.nn.functional.cross_entropy(y[None], m) for y in logits]) for m in mask[:3]])
-    plan = coupling((1.0 * cost_features + 0.5 * cost_labels).detach())
-    assert not torch.equal(plan, coupling(cost_labels))  # so that a plan of one cost alone is found out
-    loss = (plan * (1.0 * cost_features + 0.5 * cost_labels)).sum()
-    plain = VESSEL.objective(network, batch[:3])
+    cost_labels = torch.stack([torch.stack([torch.nn.functional.cross_entropy(y[None], m) for y in logits]) for m in mask[:4]])
+    plan = coupling(alpha * cost_features + 0.5 * cost_labels)
+    loss = (plan * (alpha * cost_features + 0.5 * cost_labels)).sum()
+    plain = VESSEL.objective(network, batch[:4])
     torch.testing.assert_close(terms["feature_transport"] + terms["label_transport"], loss, rtol=1e-4, atol=1e-6)
     (loss + sum(plain.values())).backward()
     for one, p in zip(found, network.parameters(), strict=True):

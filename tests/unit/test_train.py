@@ -165,6 +165,28 @@ def test_parts_leave_one_checkpoint_and_those_before_it_are_not_run_again(dies_a
     assert len(context.meter.figures["loss-train"].y["loss"]) == 9
 
 
+def test_epochs_with_names_of_their_own_draw_differently() -> None:
+    whole, pair, source = a_pair(), a_pair(), Source()
+    train(whole, Source(), steps=6, context=a_context())
+    for epoch in range(3):
+        train(pair, source, steps=range(2 * epoch, 2 * epoch + 2), context=a_context(), name=f"epoch-{epoch}")
+    assert source.drawn == [0, 1, 2, 3, 4, 5]
+    assert pair.calls == 6
+    assert told(pair) != told(whole)
+
+
+def test_every_step_draws_its_own() -> None:
+    """Dropout masks, say: of PyTorch's, NumPy's and Python's generators."""
+    drawn: list[tuple[float, float, float]] = []
+
+    def step(batch: Batch) -> dict[str, torch.Tensor]:
+        drawn.append((float(torch.rand(())), float(np.random.rand()), random.random()))
+        return {"loss": torch.zeros(())}
+
+    train(step, Source(), steps=5, context=a_context())
+    assert all(len(set(values)) == 5 for values in zip(*drawn, strict=True))
+
+
 def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
     context = journalled(tmp_path)
     train(a_pair(), Source(), steps=1, context=context)

@@ -14,6 +14,12 @@ from allograft.errors import SpecError
 from allograft.methods.adabn import adapt_statistics
 from allograft.networks import Wrapped
 
+CONTRACT = {
+    "processes": {"first": "start"},  # each process normalises by batches of half the size
+    "processes_study": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
+    "trains": False,
+}
+
 
 def _network() -> Wrapped:
     torch.manual_seed(0)

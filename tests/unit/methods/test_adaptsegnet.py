@@ -17,6 +17,16 @@ from allograft.networks import Wrapped, build
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
 
+CONTRACT = {
+    "options": {
+        "levels": 1,
+        "adversarial": 1.0,
+        "auxiliary_adversarial": 1.0,
+        "auxiliary_segmentation": 0.5,
+        "discriminator_lr": 0.01,
+    },
+}
+
 
 @pytest.mark.parametrize(
     ("size", "left"), [((64, 96), (2, 3)), ((32, 32), (1, 1)), ((16, 40), (1, 1)), ((1, 1), (1, 1)), ((32, 32, 64), (1, 1, 2))]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contract.world import row_of, session_of, write_cohort
 from tests.unit.tiny import a_context, read, write_photographs, write_volumes
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,6 +32,9 @@ from allograft.networks import build
 from allograft.networks.network import operate
 from allograft.predictor import Direct, load_predictor, save_predictor
 from allograft.schedule import Planned
+from allograft.study.plan import scenario_of
+
+CONTRACT = {"options": {"size": "paper", "cycle": 0.5}, "own_optimizers": True}
 
 
 class Scale(nn.Module):
@@ -175,3 +179,21 @@ def _squares(seed: int) -> Tensor:
         one[:, row : row + 9, column : column + 9] = 1
     image[2:] = 1 - image[2:]
     return image
+
+
+def test_what_is_predicted_is_the_target_as_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CycleGanStep] = []
+    real = CycleGan.step
+
+    def watched(self: CycleGan, *arguments: Any) -> CycleGanStep:
+        made.append(real(self, *arguments))
+        return made[-1]
+
+    monkeypatch.setattr(CycleGan, "step", watched)
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"cyclegan": {"cycle": 3.0, "first": "start"}})
+    world = session.prepare()
+    row = row_of(session, world)
+    *_, stage = session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))
+    predictor: Any = stage.predictor
+    assert predictor.network.translator is made[-1].to_source
+    assert made[-1].cycle == 3.0

@@ -21,6 +21,8 @@ from allograft.seeds import Seeds
 from allograft.step import GradientStep
 from allograft.tree import digest
 
+CONTRACT = {"options": {"scope": "top", "augmentation": "none"}}
+
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Scenario:

@@ -33,6 +33,12 @@ from allograft.study.plan import scenario_of
 from allograft.study.spec import read_study
 from allograft.transforms.fourier import low_amplitude
 
+CONTRACT = {
+    "arguments": {"beta": 0.1, "donors": 2},
+    "options": {"beta": 0.3, "donors": 1, "search": "random"},
+    "trains": False,
+}
+
 ROOT = Path(__file__).parents[3]
 UNET = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
 
@@ -133,7 +139,7 @@ def test_maps_and_whole_donors_are_said_to_be_images(size: int | None, search: A
 
 def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
     manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
-    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none"}
+    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none", "source": ["a"]}
     session = session_of(manifest, tmp_path / "out", {"fourier": {"beta": 0.1, "donors": 2, "first": "start"}}, **tree)
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
@@ -151,7 +157,7 @@ def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
 
 def test_a_kept_model_is_judged_scan_by_scan_as_the_live_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
-    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none"}
+    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none", "source": ["a"]}
     recipe = {"fourier": {"beta": 0.3, "donors": 1, "search": "3d", "first": "start"}}
     monkeypatch.setattr("allograft.predictor.whole.CHUNK", 2)  # slices at a time, if they may be parted
     *_, records = run(session_of(manifest, tmp_path / "out", recipe, **tree))
@@ -316,6 +322,7 @@ def test_one_run_with_an_averaged_beta_answers_every_target(tmp_path: Path) -> N
     """It sees the labelled cases of both and is trained once; a beta per pair is one run a target."""
     manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)
     more: dict[str, Any] = {
+        "source": ["a"],
         "target": ["b", "c"],
         "recipes": [{"fourier": {"beta": beta, "donors": 2}} for beta in ("averaged", "per-pair")],
     }

@@ -22,6 +22,8 @@ from allograft.methods.start import Start
 from allograft.networks import build
 from allograft.recipe import Scenario
 
+CONTRACT = {"trains": False}
+
 UNET = {"build": {"unet": {"spatial_dims": 3, "in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
 
 PADDED = Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3))

@@ -35,6 +35,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     save_file(body.state_dict(), folder / "body.safetensors")
     return {
         "manifest": manifest,
+        "source": ["a"],
         "task": {"classification": {"classes": list(CLASSES)}},
         "network": network,
         "start": str(folder / "body.safetensors"),

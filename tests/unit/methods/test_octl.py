@@ -19,6 +19,12 @@ from allograft.methods.octl import Octl, continue_optimizer
 from allograft.optim import AvaGrad
 from allograft.step import named_state
 
+CONTRACT = {
+    "options": {"start_step": 1, "momentum": 0.5, "betas": (0.5, 0.9)},
+    "under": {"momentum": {"study": {"optimizer": {"sgd": {"lr": 0.01, "momentum": 0.9}}}}},
+    "processes_study": {"optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}}},  # without momentum SGD has no history
+}
+
 G = torch.tensor([[0.5, -1.0], [0.2, 0.4], [-0.3, 0.1], [0.7, 0.2], [-0.6, 0.9]], dtype=torch.float64)
 
 

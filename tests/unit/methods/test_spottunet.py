@@ -32,6 +32,18 @@ from allograft.networks.network import operate
 from allograft.seeds import Seeds
 from allograft.table import find
 
+CONTRACT = {
+    "options": {
+        "policy_network": "resnet34",
+        "temperature": 1.0,
+        "penalty": 0.5,
+        "policy_rate": 1.0,
+        "policy_decay": 0.5,
+        "optimizer": {"sgd": {"lr": 0.1}},
+        "slices": 1,
+    },
+}
+
 
 def _spotted(norm: str = "instance", channels: tuple[int, ...] = (4, 8, 8), **changes: Any) -> Any:
     torch.manual_seed(0)

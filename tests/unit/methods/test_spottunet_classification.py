@@ -81,7 +81,7 @@ def test_a_row_is_tuned_and_shows_its_encoder(name: str, levels: int, tmp_path: 
     manifest = write_chest(tmp_path / "cohort", sites={"a": "none", "b": "severe"}, subjects=8, size=32)
     arguments = {"unet": {"channels": [4, 8], "num_res_units": 1}, "resnet": {"small_stem": True}}[name]
     changes = {"task": {"classification": {"classes": list(CLASSES)}}, "network": {name: arguments}, "preprocessing": {"intensity": "unit"}}
-    _, row, records = run(session_of(manifest, tmp_path / "out", "spottunet", **changes))
+    _, row, records = run(session_of(manifest, tmp_path / "out", "spottunet", source=["a"], **changes))
     assert {record.status for record in records.values()} == {"done"}, [record.error for record in records.values()]
     shown = Store(tmp_path / "out" / "units" / row.unit).figures()["policy"]
     assert isinstance(shown, Heatmap)

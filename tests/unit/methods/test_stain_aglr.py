@@ -34,6 +34,16 @@ from allograft.tasks.classification import Classification
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain_separation import find_stains, restain
 
+CONTRACT = {
+    "study": {
+        "cohort": "patches/manifest.csv",
+        "task": {"classification": {"classes": ["small", "large"]}},
+        "preprocessing": {"intensity": "unit"},
+    },
+    "options": {"regeneration": 1.0, "consistency": 1.0, "jitter": "strong", "balanced": True, "patience": 0},
+    "processes": {"regeneration": 0.001},  # the decoder normalises by batches of half the size
+}
+
 TASK = Classification(CLASSES)
 AS_STORED = Preprocessing(intensity="none")
 

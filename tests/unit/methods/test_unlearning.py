@@ -38,6 +38,24 @@ from allograft.nn.adversarial import weighted_cross_entropy
 from allograft.recipe import Scenario
 from allograft.run.fabric import local_fabric
 
+CONTRACT = {
+    "arguments": {"attributes": ["scanner"]},
+    "options": {
+        "method": "clgr",
+        "attributes": ["site"],
+        "strength": 0.5,
+        "reversal": 0.5,
+        "entropy": 1.0,
+        "confusion": 1.0,
+        "head_lr": 0.5,
+        "encoder_lr": 0.5,
+        "hidden": 3,
+        "variant": "released",
+    },
+    "under": {"confusion": {"arguments": {"method": "tabe"}}},
+    "own_optimizers": True,
+}
+
 METHODS = ["lntl", "tabe", "clgr"]
 
 
@@ -465,5 +483,5 @@ def test_a_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     manifest = write_cohort(tmp_path / "cohort")
     for attributes, told in ((["scaner"], "unknown attribute 'scaner'"), (["site"], "'site' has 1 value")):
         with pytest.raises(SpecError, match=told):
-            session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": attributes}}).prepare()
-    session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": ["scanner"]}}).prepare()
+            session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": attributes}}, source=["a"]).prepare()
+    session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": ["scanner"]}}, source=["a"]).prepare()

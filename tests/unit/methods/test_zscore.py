@@ -15,6 +15,8 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.errors import SpecError
 from allograft.methods.zscore import ZScorePredictor, source_statistics, standardised
 
+CONTRACT = {"trains": False}
+
 PADDED = Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3))
 
 

@@ -81,7 +81,7 @@ def test_the_judge_writes_a_pool_beside_the_test_sets(judged: tuple[World, dict[
     world, records = judged
     unlabelled_training = [record for record in records.values() if (record.site, record.part) == ("b", "train-unlabelled")]
     others = {(record.site, record.part) for record in records.values()} - {("b", "train-unlabelled")}
-    assert others == {("a", "val"), ("a", "test"), ("b", "test")}
+    assert others == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test")}
     assert len(unlabelled_training) == len([record for record in records.values() if (record.site, record.part) == ("b", "test")])
     train, test = world.part("b", "train", 0), world.part("b", "test", 0)
     for record in unlabelled_training:

@@ -1,0 +1,27 @@
+"""One cohort, and one whole run of each method, for all tests of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tests.contract.undisturbed import CHECKPOINTS, Undisturbed, undisturbed_run
+from tests.contract.world import write_cohort
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Undisturbed]:
+    """name -> its run, with models along the way or without; made once a method."""
+
+    @cache
+    def of(name: str, *, checkpoints: bool = False) -> Undisturbed:
+        return undisturbed_run(name, manifest, tmp_path_factory.mktemp(name), **(CHECKPOINTS if checkpoints else {}))
+
+    return of

@@ -1,0 +1,55 @@
+"""A recipe run by itself, outside ``Context.run``: what it draws then depends on no setting and no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allograft.batch import Batch, collate
+from allograft.recipe import Scenario, total_needs
+from allograft.run.session import Session
+from allograft.study.world import World
+from allograft.tree import digest
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a recipe left.
+
+    Args:
+        weights: digest of the network that it carries on.
+        predictions: stage -> bytes of what it predicts for the target's test images.
+        figures: names of what it shows.
+    """
+
+    weights: str
+    predictions: dict[str, bytes]
+    figures: tuple[str, ...]
+
+
+def left_by(recipe: Any, scenario: Scenario, session: Session, world: World, *, seed: int = 0) -> Left:
+    """Run a recipe; what comes before by ``first`` is kept in the session's folder, and found there by the next."""
+    context, batch = session.context(seed), unseen_images(world)
+    predictions: dict[str, bytes] = {}
+    running = recipe.run(scenario.narrowed(total_needs(recipe)), session.start(world, seed), context)
+    while True:
+        try:
+            with context.seeds.everything("directly"):
+                stage = next(running)
+        except StopIteration as end:
+            return Left(digest(end.value.network), predictions, tuple(sorted(context.meter.figures)))
+        if not stage.unit and stage.predictor is not None:
+            predictions[stage.name] = b"".join(_bytes(value) for _, value in sorted(stage.predictor(batch).items()))
+
+
+def unseen_images(world: World) -> Batch:
+    """The target's test images as one batch, without labels."""
+    cohort = replace(world.part("b", "test", 0).unlabelled(), sites=())
+    return collate([cohort.case(index) for index in range(len(cohort))])
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

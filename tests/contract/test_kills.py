@@ -1,0 +1,64 @@
+"""A method whose own unit is ended at any place leaves, once resumed, what it leaves undisturbed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.undisturbed import CHECKPOINTS, PLACES, Undisturbed, belongs, watch_writes, weights
+from tests.contract.world import METHODS, request, run, session_of, told
+
+from allograft.context import Store
+from allograft.context.journal import Journal
+from allograft.run.session import Session
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+def killed_and_resumed(expected: Undisturbed, place: str, make: Callable[[Path], Session], out: Path, patch: pytest.MonkeyPatch) -> None:
+    """End the row's own unit right after a write, resume it, and compare; the units it is built on are done before."""
+    unit, left = expected.row.unit, expected.place(place)
+    shutil.copytree(expected.out, out, ignore=lambda _, names: [name for name in names if name.startswith(unit)])
+    patch.setattr(Journal, "due", lambda self: self.writes)
+
+    def mortal(path: Path) -> None:
+        nonlocal left
+        left -= belongs(path, unit)
+        if left == 0:
+            raise Killed
+
+    with patch.context() as more:
+        watch_writes(more, mortal)
+        with pytest.raises(Killed):
+            run(make(out))
+    assert not Store(out / "units" / unit).carry_file.exists()
+    _, _, again = run(make(out))
+    assert told(again) == told(expected.records)
+    assert weights(out, unit) == expected.weights
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_and_resumed_is_undisturbed(
+    name: str, place: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(out: Path) -> Session:
+        return session_of(manifest, out, request(name))
+
+    killed_and_resumed(undisturbed(name), place, make, tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["finetune", "aiva", "catenorm"])
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_between_checkpoints_and_resumed_is_undisturbed(
+    name: str, place: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(out: Path) -> Session:
+        return session_of(manifest, out, request(name), **CHECKPOINTS)
+
+    killed_and_resumed(undisturbed(name, checkpoints=True), place, make, tmp_path / "out", monkeypatch)

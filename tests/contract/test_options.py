@@ -1,0 +1,89 @@
+"""Every option does something, and every source site counts, in a recipe that is run by itself: see ``directly``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.directly import Left, left_by
+from tests.contract.world import METHODS, contract, request, session_of
+
+from allograft.recipe import parse_recipe
+from allograft.study.plan import Row, scenario_of
+from allograft.table import find
+
+SEEDS = 6
+OTHER_FIRST = {"supervised": {"augmentation": "none"}}
+Leaves = Callable[..., Left]
+
+
+def options_of(name: str) -> list[str]:
+    """The fields of a recipe that say what is computed, and not only how."""
+    return [field.name for field in fields(find("method", name)) if not field.metadata.get("how")]
+
+
+OPTIONS = [(name, option) for name in METHODS for option in options_of(name)]
+
+
+@pytest.fixture(scope="module")
+def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
+    """What a method leaves with one argument changed, None = with none, where ``under`` names an option what ``Contract.under`` says."""
+
+    @cache
+    def prepared(name: str, under: str) -> Any:
+        stated = contract(name)
+        given = stated.under.get(under, {})
+        arguments = {**stated.arguments, **given.get("arguments", {})}
+        session = session_of(manifest, tmp_path_factory.mktemp(name), {name: arguments}, **given.get("study", {}))
+        return arguments, session, session.prepare()
+
+    @cache
+    def of(name: str, under: str = "", changed: str = "") -> Left:
+        arguments, session, world = prepared(name, under)
+        value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
+        recipe = parse_recipe({name: {**arguments, **value}})
+        return left_by(recipe, scenario_of(world, Row(recipe, "b", 0, 0)), session, world)
+
+    return of
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_is_stated(name: str) -> None:
+    stated = contract(name)
+    assert sorted(stated.options) == sorted(set(options_of(name)) - {"first"}), f"name another value of each option in CONTRACT of '{name}'"
+    assert set(stated.under) <= set(stated.options)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_no_option_is_ignored(name: str, option: str, leaves: Leaves) -> None:
+    under = option if option in contract(name).under else ""
+    assert leaves(name, under, option) != leaves(name, under)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recipe_run_again_leaves_the_same(name: str, manifest: Path, leaves: Leaves, tmp_path: Path) -> None:
+    """Otherwise the tests here would say nothing."""
+    session = session_of(manifest, tmp_path, request(name))
+    world, recipe = session.prepare(), session.study.recipes[0]
+    assert left_by(recipe, scenario_of(world, Row(recipe, "b", 0, 0)), session, world) == leaves(name)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if parse_recipe(request(name)).needs.source_images])
+def test_every_source_site_counts(name: str, manifest: Path, tmp_path: Path) -> None:
+    """Without the second one a method that sees the source leaves another result, for one seed of a few: a single image may be drawn."""
+    session = session_of(manifest, tmp_path, request(name), seeds=SEEDS)
+    recipe = session.study.recipes[0]
+    if "first" in options_of(name):
+        recipe = replace(recipe, first=parse_recipe("start"))  # so that it is not another source model that differs
+    world = session.prepare()
+    for seed in range(SEEDS):
+        both = scenario_of(world, Row(recipe, "b", seed, 0))
+        assert len(both.source) == 2
+        first_alone = replace(both, source=both.source[:1])
+        if left_by(recipe, both, session, world, seed=seed) != left_by(recipe, first_alone, session, world, seed=seed):
+            return
+    pytest.fail("the first source site alone gives the same result")

@@ -1,0 +1,42 @@
+"""LoRA as a row: what is frozen rests, alpha scales, and no adapter is kept. Its layers: see ``identities/test_adapters.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.contract.world import run, session_of, write_cohort
+
+from allograft.context import Store
+
+CONTRACT = {"options": {"rank": 1, "alpha": 64.0}}
+
+pytest.importorskip("peft")
+
+
+def test_what_is_frozen_rests_and_no_adapter_is_kept(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path / "cohort")
+    _, row, _ = run(session_of(manifest, tmp_path / "out", {"lora": {"rank": 2}}))
+    kept = {unit.name: Store(unit).load() for unit in (tmp_path / "out" / "units").iterdir()}
+    tuned = kept.pop(row.unit)
+    (source,) = kept.values()
+    assert tuned is not None
+    assert source is not None
+    before, after = source[0].network.state_dict(), tuned[0].network.state_dict()
+    assert list(after) == list(before)
+    statistics = [key for key in before if "running" in key and not key.startswith("heads.")]
+    assert statistics
+    assert all(torch.equal(after[key], before[key]) for key in statistics)
+    kernels = [key for key in before if key.startswith("encoder.") and before[key].ndim == 4]
+    assert any(not torch.equal(after[key], before[key]) for key in kernels)  # the adapters are folded into them
+
+
+def test_a_higher_rank_moves_more_parameters(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path / "cohort")
+    moved = []
+    for rank in (1, 2):
+        _, row, records = run(session_of(manifest, tmp_path / f"{rank}", {"lora": {"rank": rank}}))
+        moved += {record.cost["trainable_parameters"] for record in records.values() if record.unit == row.unit}
+    assert len(moved) == 2
+    assert moved[0] < moved[1]
