@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from allograft.batch import Batch
+from allograft.networks import AnyNetwork
 from allograft.schedule import Schedule
 
 Terms = Mapping[str, Tensor]
@@ -20,7 +21,7 @@ Step = Callable[[Batch], Terms]
 class Objective(Protocol):
     """What to minimise: named, already weighted terms. It may be an ``nn.Module`` that owns heads."""
 
-    def __call__(self, network: Any, batch: Batch) -> Terms:
+    def __call__(self, network: AnyNetwork, batch: Batch) -> Terms:
         """The terms, each a scalar; their sum is minimised."""
 
 
@@ -37,7 +38,7 @@ class GradientStep:
         clip: the largest norm of all gradients together.
     """
 
-    network: nn.Module
+    network: AnyNetwork
     objective: Objective
     optimizer: torch.optim.Optimizer
     fabric: Any

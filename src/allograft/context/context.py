@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from allograft.context.settings import Budget, Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
-from allograft.networks import Wrapped, reheaded, transfer
+from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
 from allograft.predictor.folder import read_card
 from allograft.recipe import Carry, Saw, Scenario, Stage, title, total_needs
@@ -37,6 +37,8 @@ from allograft.step import GradientStep, Objective
 from allograft.table import find
 from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, digest, on_cpu, plain
+
+Copied = TypeVar("Copied", bound=AnyNetwork)
 
 
 @dataclass
@@ -124,7 +126,7 @@ class Context:
     rehearsal: dict[str, Meter] | None = None
 
     # ------------------------------------------------------------------ units
-    def draws(self, recipe: Any, scenario: Scenario, network: Any) -> str:
+    def draws(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> str:
         """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does.
 
         Settings at their default do not count: an option added later leaves every earlier study's draws alone. A recipe whose settings
@@ -140,7 +142,7 @@ class Context:
         told = [plain(drawn_as, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
         return content_hash(*told)
 
-    def given(self, recipe: Any, network: Any) -> tuple[Context, Any]:
+    def given(self, recipe: Any, network: AnyNetwork) -> tuple[Context, AnyNetwork]:
         """The context and the network that a recipe is given.
 
         One that needs only images for pre-training gets a network without heads, no task and no settings of adaptations: what it cannot
@@ -159,12 +161,12 @@ class Context:
         machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
         return content_hash(draws, defaults, machine)
 
-    def unit(self, recipe: Any, scenario: Scenario, network: Any) -> str:
+    def unit(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> str:
         """The content key under which a run is kept; the whole scenario may be given."""
         given, network = self.given(recipe, network)
         return given.key(given.draws(recipe, scenario, network), recipe)
 
-    def run(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
+    def run(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
         """Run a recipe, or load what it left: ``carry = yield from context.run(self.first, scenario, network)``.
 
         The network is copied, so the caller's own stays as it is. A recipe sees only what it needs and draws only from the place its
@@ -180,7 +182,7 @@ class Context:
         transfer(carry.network.state_dict(), begun)
         return replace(carry, network=begun)
 
-    def _run_given(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
+    def _run_given(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
         draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
         key = self.key(draws, recipe)
         scenario = scenario.narrowed(total_needs(recipe))
@@ -211,7 +213,7 @@ class Context:
         seed = self.seeds.seed
         return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=f"{title(recipe)}, seed {seed}: ")
 
-    def _run(self, recipe: Any, scenario: Scenario, network: Any, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
+    def _run(self, recipe: Any, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
         running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
         own: list[Stage] = []
         inner: set[str] = set()
@@ -335,7 +337,7 @@ class Context:
 
     def gradient_step(
         self,
-        network: nn.Module,
+        network: AnyNetwork,
         objective: Objective | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         *,
@@ -358,7 +360,7 @@ class Context:
         return None if "constant" in self.settings.schedule else make_schedule(self.settings.schedule, optimizer, steps)
 
 
-def copied(network: Any) -> Any:
+def copied(network: Copied) -> Copied:
     """A deep copy that keeps its spec."""
     twin = copy.deepcopy(network)
     twin.spec = network.spec

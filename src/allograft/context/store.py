@@ -14,7 +14,7 @@ from allograft import tree
 from allograft.batch import Batch
 from allograft.errors import AllograftError
 from allograft.figure import Figure, from_json, to_json
-from allograft.networks import rebuilt, remade
+from allograft.networks import own_spec, rebuilt, remade
 from allograft.predictor import Prediction, load_predictor, save_predictor
 from allograft.predictor.folder import intact, read_card
 from allograft.recipe import Carry, Stage
@@ -71,7 +71,7 @@ class Store:
         """Save the end of a run; only now is the unit finished."""
         if self.writes:
             tree.write_json(self.figures_file, {name: to_json(figure) for name, figure in figures.items()})
-            parts = {name: {"spec": dict(part.spec), "state": part.state_dict()} for name, part in carry.parts.items()}  # type: ignore[arg-type]
+            parts = {name: {"spec": dict(own_spec(part)), "state": part.state_dict()} for name, part in carry.parts.items()}
             state = {
                 "spec": dict(carry.network.spec),
                 "network": carry.network.state_dict(),

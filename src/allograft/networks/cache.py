@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
+from allograft.networks.network import AnyNetwork
 
 Call = tuple[str, int]
 """A module's name, and which of its calls in one pass."""
@@ -146,10 +147,10 @@ class OnKept:
         outputs: of the frozen part.
     """
 
-    objective: Callable[[Any, Batch], Mapping[str, Tensor]]
+    objective: Callable[[AnyNetwork, Batch], Mapping[str, Tensor]]
     outputs: FrozenOutputs
 
-    def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def __call__(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:
         """The inner terms."""
         with self.outputs.replayed(network, batch):
             return self.objective(network, batch)

@@ -51,7 +51,7 @@ def layers_of(network: AnyNetwork, blocks: int, position: int | None = None) -> 
     every = blocks_of(network, PLAIN)
     if position is not None and not 1 <= position <= len(every):
         raise SpecError(f"catenorm: position is {position}; expected 1 to {len(every)}, this network's blocks, the encoder's finest first")
-    chosen = every[: min(blocks, len(network.encoder.levels))] if position is None else [every[position - 1]]  # type: ignore[arg-type]
+    chosen = every[: min(blocks, len(network.levels()))] if position is None else [every[position - 1]]
     places = [layer for block in chosen for layer in block]
     if not places:
         where = "the encoder's first levels hold" if position is None else f"block {position} holds"
@@ -66,14 +66,14 @@ def blocks_of(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[list
     first, and the block of the head. A subclass does not count: timm's normalisations with an activation inside are no plain ones.
     """
     encoder, blocks = network.encoder, []
-    for level in encoder.levels:  # type: ignore[union-attr]
+    for level in network.levels():
         if isinstance(level, nn.ParameterList):  # timm's backbones are not taken apart: their levels name parameters
             owned = {id(p) for p in level.parameters()}
             blocks.append([layer for layer in _layers(encoder, kinds) if any(id(p) in owned for p in layer[2].parameters())])
         else:
             blocks.append(_layers(level, kinds))
-    if blocks and isinstance(getattr(encoder, "stem", None), nn.Module):
-        blocks[0] = _layers(encoder.stem, kinds) + blocks[0]  # type: ignore[arg-type]
+    if blocks and isinstance(stem := getattr(encoder, "stem", None), nn.Module):
+        blocks[0] = _layers(stem, kinds) + blocks[0]
     blocks += [_layers(up, kinds) for up in getattr(network.decoder, "ups", ())]
     heads = [getattr(head, "block", None) for head in network.heads.values()]
     return blocks + [_layers(head, kinds) for head in heads if isinstance(head, nn.Module)]

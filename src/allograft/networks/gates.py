@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
 from allograft.errors import SpecError
 from allograft.networks.backbone import TimmEncoder
-from allograft.networks.network import Network
+from allograft.networks.network import Network, own_spec
 
 MEND = "use the unet, or for labels the unet, resnet, densenet121, vit or swin"
 """The networks whose blocks can be gated."""
 
 
-def blocks(network: Any) -> list[nn.Module]:
+def blocks(network: nn.Module) -> list[nn.Module]:
     """What is gated: the encoder's levels, finest first, then the decoder's ups (if it has any), coarsest first.
 
     A level of a timm backbone is all that comes after the feature before it; where that is several modules, the block is their
@@ -39,10 +38,9 @@ def members(block: nn.Module) -> Sequence[nn.Module]:
     return list(block) if isinstance(block, nn.ModuleList) else [block]
 
 
-def named(network: Any) -> str:
+def named(network: nn.Module) -> str:
     """The network's name in the table, for a message."""
-    spec = getattr(network, "spec", {})
-    return next((f"network '{name}'" for name in spec.get("build", {})), "this network")
+    return next((f"network '{name}'" for name in own_spec(network).get("build", {})), "this network")
 
 
 def _modules(encoder: TimmEncoder) -> list[nn.Module]:

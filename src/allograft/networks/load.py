@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from allograft.errors import ModelError
 from allograft.networks.fetch import named_weights
 from allograft.networks.fit import fitted
+from allograft.networks.network import own_spec
 
 INSIDE = ("state_dict", "model_state_dict", "network_weights", "model", "network", "net", "teacher", "student")
 """Where training scripts put the weights among other things."""
@@ -91,7 +92,7 @@ def matched(network: nn.Module, state: Mapping[str, Tensor], anew: Mapping[str, 
         parts: names of modules that alone are loaded, and whose own state dict ``state`` may be.
     """
     own = network.state_dict()
-    options = {"in_channels": _in_channels(network), "dims": max((value.ndim for value in own.values()), default=4) - 2}
+    in_channels, dims = _in_channels(network), max((value.ndim for value in own.values()), default=4) - 2
     loaded: dict[str, Tensor] = {}
     reshaped: dict[str, str] = {}
     unfit: dict[str, str] = {}
@@ -107,7 +108,7 @@ def matched(network: nn.Module, state: Mapping[str, Tensor], anew: Mapping[str, 
         elif value.shape == own[name].shape:
             loaded[name] = value
             continue
-        elif (made := fitted(name, value, own[name], **options)) is not None:  # type: ignore[arg-type]
+        elif (made := fitted(name, value, own[name], in_channels=in_channels, dims=dims)) is not None:
             loaded[name], reshaped[name] = made
             continue
         else:
@@ -200,5 +201,4 @@ def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Te
 
 
 def _in_channels(network: nn.Module) -> int | None:
-    spec: Mapping[str, Any] = getattr(network, "spec", {})
-    return next((arguments.get("in_channels") for arguments in spec.get("build", {}).values()), None)
+    return next((arguments.get("in_channels") for arguments in own_spec(network).get("build", {}).values()), None)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from allograft.errors import SpecError, require_extra
-from allograft.networks.network import AnyNetwork
+from allograft.networks.network import AnyNetwork, Network
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Exactly these types. peft has no adapter for transposed convolutions, and cannot fold those of grouped ones."""
@@ -40,7 +40,7 @@ def add_lora(network: AnyNetwork, *, rank: int = 4, alpha: float | None = None) 
     whole = "|".join(map(re.escape, names))  # a pattern: in a list, names would match as endings of others
     scale: Any = rank if alpha is None else alpha  # declared as a whole number, and yet only divided by the rank
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=scale, target_modules=whole), network)
-    if isinstance(getattr(network, "heads", None), nn.Module):
+    if isinstance(network, Network):
         network.heads.requires_grad_(True)
     return network
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from allograft.table import find
 
 Spec = Mapping[str, Any]
 """``{"build": {name: arguments}, "surgery": [{name: arguments}, ...]}``, JSON values only."""
+Built = TypeVar("Built")
 
 
 class Network(nn.Module):
@@ -54,6 +55,10 @@ class Network(nn.Module):
         decoded = self.decoder(features) if self.decoder is not None else None
         return {key: head(features, decoded) for key, head in self.heads.items()}
 
+    def levels(self) -> list[nn.Module]:
+        """The encoder's stages, finest first; none of an encoder that has no ``levels``."""
+        return list(getattr(self.encoder, "levels", ()))
+
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """encoder, decoder, heads: the order in which scopes count."""
         yield "encoder", self.encoder
@@ -86,6 +91,10 @@ class Wrapped(nn.Module):
 
 
 AnyNetwork = Network | Wrapped
+"""What recipes and objectives are given: a ``spec``, ``multiple``, ``parts()``, and images -> outputs, in an ``nn.Module``.
+
+A method that takes encoder and decoder apart narrows it to ``Network`` and refuses the other.
+"""
 
 
 def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
@@ -117,7 +126,7 @@ def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
     return network
 
 
-def rebuilt(spec: Spec, state: Mapping[str, Any], template: nn.Module | None = None) -> AnyNetwork:
+def rebuilt(spec: Spec, state: Mapping[str, Tensor], template: nn.Module | None = None) -> AnyNetwork:
     """A network from its spec and weights; the global generators are left alone."""
     with torch.random.fork_rng(devices=()):  # building draws weights that are then replaced
         network = build(spec, template)
@@ -153,6 +162,16 @@ def spec_of(request: Mapping[str, Any], in_channels: int, outputs: Mapping[str, 
     return {"build": {name: {"in_channels": in_channels, "outputs": dict(outputs), **(arguments or {})}}, "surgery": []}
 
 
+def own_spec(module: nn.Module) -> Spec:
+    """The spec that a module carries, as networks do; {} of one without.
+
+    >>> own_spec(nn.Linear(1, 1))
+    {}
+    """
+    spec = getattr(module, "spec", None)
+    return spec if isinstance(spec, Mapping) else {}
+
+
 def count_parameters(module: nn.Module) -> int:
     """All parameters, trainable or not."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -171,7 +190,7 @@ def _from_monai(name: str, arguments: Mapping[str, Any]) -> Wrapped:
     return Wrapped(_call(getattr(nets, class_name), name, given), arguments["key"], multiple=arguments.get("multiple", 1))
 
 
-def _call(builder: Any, name: str, arguments: Mapping[str, Any]) -> Any:
+def _call(builder: Callable[..., Built], name: str, arguments: Mapping[str, Any]) -> Built:
     try:
         return builder(**arguments)
     except AllograftError:

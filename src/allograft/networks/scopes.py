@@ -40,7 +40,9 @@ def scope_parameters(network: AnyNetwork, scope: Scope) -> list[tuple[str, nn.Pa
     if scope == "decoder":
         return [(name, p) for name, p in ordered if not name.startswith("encoder.")]
     stem = getattr(network.encoder, "stem", None)
-    modules = ([stem] if stem is not None else []) + list(network.encoder.levels)[:2]  # type: ignore[arg-type]
+    modules = ([stem] if stem is not None else []) + network.levels()[:2]
+    if not modules:
+        raise SpecError("scope 'first': the network's encoder is not made of levels; use full, decoder or top")
     wanted = {id(p) for module in modules for p in module.parameters()}
     return [(name, p) for name, p in ordered if id(p) in wanted]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from allograft import __version__
 from allograft.errors import AllograftError, ModelError
-from allograft.networks import rebuilt
+from allograft.networks import own_spec, rebuilt
 from allograft.networks.guard import bounded
 from allograft.table import find, name_of
 from allograft.tree import write_bytes, write_json
@@ -226,11 +226,11 @@ def _flatten(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
         tensors[at] = thing
         return {"tensor": at}
     if isinstance(thing, nn.Module):
-        if "build" not in getattr(thing, "spec", {}):
+        if "build" not in own_spec(thing):
             raise TypeError(f"{at}: a predictor holds networks, and a {type(thing).__name__} is none; add it to a network by surgery")
         for key, tensor in thing.state_dict().items():
             tensors[f"{at}/{key}"] = tensor
-        return {"network": dict(thing.spec), "at": at}  # type: ignore[arg-type]
+        return {"network": dict(own_spec(thing)), "at": at}
     if is_dataclass(thing) and not isinstance(thing, type):
         inner = {f.name: _flatten(getattr(thing, f.name), f"{at}.{f.name}", tensors) for f in fields(thing)}
         return {"kind": name_of("predictor", type(thing)), "fields": inner}

@@ -10,7 +10,7 @@ from torch import nn
 
 from allograft.cohort import Coding, Cohort
 from allograft.errors import AllograftError
-from allograft.networks import Network, Wrapped
+from allograft.networks import AnyNetwork, own_spec
 from allograft.tree import default
 
 if TYPE_CHECKING:
@@ -183,13 +183,13 @@ class Carry:
         AllograftError: a part without a spec, which could not be loaded again.
     """
 
-    network: Network | Wrapped
+    network: AnyNetwork
     optimizer: Mapping[str, Any] | None = None
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
-            if not isinstance(getattr(part, "spec", None), Mapping):
+            if not own_spec(part):
                 raise AllograftError(
                     f"Carry.parts: '{name}' is a {type(part).__name__} without a spec, so it could not be loaded again; "
                     "make it by allograft.networks.rebuildable(FUNCTION, ...)"
@@ -206,7 +206,7 @@ class Recipe(Protocol):
     paper: ClassVar[Paper | None]
     needs: ClassVar[Needs]
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """The paper's algorithm."""
 
 

@@ -1,5 +1,5 @@
 """Tasks: what is predicted, its loss, and its metrics."""
 
-from allograft.tasks.task import Answer, Task
+from allograft.tasks.task import Answer, Forward, Outputs, Task, Value
 
-__all__ = ["Answer", "Task"]
+__all__ = ["Answer", "Forward", "Outputs", "Task", "Value"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
 from allograft.metrics.classification import classification_metrics
-from allograft.tasks.task import Answer, check_weights, defined, weighted
+from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 
 def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -65,33 +65,32 @@ class Classification:
         """One logit a class."""
         return {"label": len(self.classes)}
 
-    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Cross-entropy, mean over the cases that are labelled."""
         label = batch.labels["label"]
         assert isinstance(label, Tensor)
         return weighted({"cross_entropy": label_cross_entropy(output["label"], label)}, self.weights)
 
-    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def probabilities(self, prediction: Mapping[str, Any]) -> Tensor:
+    def probabilities(self, prediction: Outputs) -> Tensor:
         """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its slices."""
-        logits: Tensor = prediction["label"]
-        return logits.double().softmax(1).mean(0).cpu()
+        return prediction["label"].double().softmax(1).mean(0).cpu()
 
-    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The most probable class, and the probability of each."""
         found = self.probabilities(prediction).tolist()
         return Answer({"label": self.classes[found.index(max(found))], **dict(zip(self.classes, found, strict=True))})
 
-    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """``label``, an index into ``classes``, and ``probabilities``: all that pooled metrics are made of."""
         case = cohort.cases[which]
         label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
         return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
 
-    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """``classification_metrics`` of all cases together."""
         if not cases:
             return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.metrics.classification import multilabel_metrics
 from allograft.tasks.classification import check_classes
-from allograft.tasks.task import Answer, check_weights, defined, weighted
+from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 
 def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -66,33 +66,32 @@ class Multilabel:
         """One logit a class."""
         return {"label": len(self.classes)}
 
-    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Binary cross-entropy, mean over the answers that are known."""
         label = batch.labels["label"]
         assert isinstance(label, Tensor)
         return weighted({"binary_cross_entropy": binary_cross_entropy(output["label"], label)}, self.weights)
 
-    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def probabilities(self, prediction: Mapping[str, Any]) -> Tensor:
+    def probabilities(self, prediction: Outputs) -> Tensor:
         """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its slices."""
-        logits: Tensor = prediction["label"]
-        return logits.double().sigmoid().mean(0).cpu()
+        return prediction["label"].double().sigmoid().mean(0).cpu()
 
-    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The classes with a probability of at least 0.5, and the probability of each."""
         found = dict(zip(self.classes, self.probabilities(prediction).tolist(), strict=True))
         return Answer({"label": "|".join(name for name, value in found.items() if value >= 0.5), **found})
 
-    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """``label``, a list of 0.0 and 1.0 in the order of ``classes``, and ``probabilities``."""
         case = cohort.cases[which]
         label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
         return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
 
-    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """``multilabel_metrics`` of all cases together."""
         if not cases:
             return {}

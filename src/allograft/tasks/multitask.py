@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
 from allograft.tasks.classification import Classification
 from allograft.tasks.segmentation import Segmentation
-from allograft.tasks.task import Answer, check_weights, weighted
+from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, weighted
 
 LABEL = ("label", "probabilities")
 
@@ -63,7 +63,7 @@ class Multitask:
         """Both tasks' outputs."""
         return {**self.segmentation.outputs, **self.classification.outputs}
 
-    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """The terms of both; ``label_cross_entropy`` is the classification's."""
         terms = dict(self.segmentation.loss(output, batch))
         if "label" in batch.labels:  # else no case of this batch has one
@@ -72,27 +72,27 @@ class Multitask:
             terms["label_cross_entropy"] = 0.0 * output["label"].sum()
         return weighted(terms, self.weights)
 
-    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def probabilities(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
+    def probabilities(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
         """Of the segmentation, (K, *shape) on the image's own grid."""
         return self.segmentation.probabilities(prediction, cohort, which)
 
-    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The mask with its volumes, and the class with its probabilities."""
         mask, label = (task.answer(prediction, cohort, which) for task in (self.segmentation, self.classification))
         return Answer({**mask.values, **label.values}, mask.mask, mask.maps, mask.warnings)
 
-    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """What both record; ``label`` is None where the case has none."""
         measured = self.segmentation.measure(prediction, cohort, which)
         if "label" in cohort.cases[which].labels:
-            return measured | self.classification.measure(prediction, cohort, which)
-        return measured | {"label": None, "probabilities": self.classification.probabilities(prediction).tolist()}
+            return {**measured, **self.classification.measure(prediction, cohort, which)}
+        return {**measured, "label": None, "probabilities": self.classification.probabilities(prediction).tolist()}
 
-    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Masks as means over subjects, classes pooled over the cases that have one."""
         masks = [{key: value for key, value in case.items() if key not in LABEL} for case in cases]
         labelled = [case for case in cases if case["label"] is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import case_metrics
-from allograft.tasks.task import Answer, check_weights, defined, weighted
+from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 
 def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -90,7 +90,7 @@ class Segmentation:
         """One channel a class, and the background."""
         return {"mask": len(self.classes) + 1}
 
-    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Dice + cross-entropy, mean over the images that are labelled at all, so that processes may share a batch."""
         logits = output["mask"]
         mask = batch.labels["mask"]
@@ -107,16 +107,16 @@ class Segmentation:
         }
         return weighted(terms, self.weights)
 
-    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def probabilities(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
+    def probabilities(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
         """Class probabilities (K, *shape) on the image's own grid."""
         _, geometry = cohort.prepared.image(cohort.cases[which])
         return from_grid(cohort.restack(prediction["mask"].float().softmax(1).cpu()), geometry)
 
-    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a photograph."""
         _, geometry = cohort.prepared.image(cohort.cases[which])
         probabilities = self.probabilities(prediction, cohort, which)
@@ -126,19 +126,19 @@ class Segmentation:
         warnings = tuple(f"no {name} found" for name, volume in volumes.items() if volume == 0)
         return Answer(volumes, mask, dict(zip(self.names, probabilities[1:], strict=True)), warnings)
 
-    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the region, each also by class."""
         reference = cohort.reference(which)
         found = self.probabilities(prediction, cohort, which).argmax(0)
         measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
         return defined(measured)
 
-    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
         return mean_over_subjects(cases)
 
 
-def mean_over_subjects(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def mean_over_subjects(cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
     """Each metric's mean over subjects of the mean over the subject's cases. Undefined (None) cases are left out and counted.
 
     >>> mean_over_subjects([{"case": "a", "subject": "1", "dice": 0.5}, {"case": "b", "subject": "1", "dice": None}])
@@ -146,7 +146,7 @@ def mean_over_subjects(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | 
     """
     pooled: dict[str, float | None] = {}
     for key in [key for key in cases[0] if key not in ("case", "subject")] if cases else []:
-        by_subject: dict[str, list[float]] = {}
+        by_subject: dict[Value, list[Value]] = {}
         for case in cases:
             if case[key] is not None:
                 by_subject.setdefault(case["subject"], []).append(case[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.synthesis import mean_absolute_error, structural_similarity
 from allograft.tasks.segmentation import mean_over_subjects
-from allograft.tasks.task import Answer, check_weights, defined, weighted
+from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 
 def absolute_error(made: Tensor, paired: Tensor, region: Tensor | None = None) -> Tensor:
@@ -85,29 +85,29 @@ class Synthesis:
         """The paired image's channels."""
         return {"paired": self.channels}
 
-    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Absolute error (L1), mean over the images that have a pair, so that processes may share a batch."""
         paired = batch.labels["paired"]
         assert isinstance(paired, Tensor)
         return weighted({"absolute_error": absolute_error(output["paired"], paired, batch.region)}, self.weights)
 
-    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def made(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Tensor:
+    def made(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
         """The made image (C, *shape) on the image's own grid, shares of the range from 0 to 1; 0 where the study's grid does not reach."""
         _, geometry = cohort.prepared.image(cohort.cases[which])
         channels = cohort.restack(prediction["paired"].float().cpu()).split(1)  # one by one: several would be taken for classes
         return torch.cat([from_grid(channel, geometry) for channel in channels]).clamp(0, 1)
 
-    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The made image as the map ``paired``, or a map a channel; no numbers."""
         made = self.made(prediction, cohort, which)
         names = ["paired"] if len(made) == 1 else [f"paired-{number}" for number, _ in enumerate(made)]
         return Answer({}, maps=dict(zip(names, made, strict=True)), span=self.range or (0.0, 1.0))
 
-    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """Mean absolute error (``mae``) and ``ssim`` on the image's own grid, inside the region."""
         truth = cohort.paired_reference(which)
         made = self.made(prediction, cohort, which)
@@ -115,6 +115,6 @@ class Synthesis:
         mae = unit * mean_absolute_error(made, truth.image, truth.region)
         return defined({"ssim": structural_similarity(made, truth.image, region=truth.region), "mae": mae})
 
-    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
         return mean_over_subjects(cases)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError, nearest
+
+Outputs = Mapping[str, Tensor]
+"""What a network gives, keyed like labels: logits "mask" (B, K, *spatial) and "label" (B, K), "paired" (B, C, *spatial)."""
+Forward = Callable[[Tensor], Outputs]
+"""Images (B, C, *spatial) -> outputs: a network."""
+Value = float | str | list[float] | None
+"""What a record says of a case under one name; None = undefined."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +62,19 @@ class Task(Protocol):
     def outputs(self) -> Mapping[str, int]:
         """Network output -> channels."""
 
-    def loss(self, output: Mapping[str, Any], batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """Named terms of the supervised loss of a network's output; cases with ignore values do not count."""
 
-    def objective(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """The supervised loss as an ``Objective``."""
 
-    def answer(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """What the prediction of ``cohort.whole(which)`` says of the image; no label is looked at."""
 
-    def measure(self, prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """Everything a record says of one case; ``prediction`` is that of ``cohort.whole(which)``."""
 
-    def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws subjects, with all their cases."""
 
 

@@ -46,6 +46,11 @@ def test_top_holds_the_head_in_any_case() -> None:
     assert size(heavy, "top") == 50 * 9 + 50
 
 
+def test_first_is_refused_where_the_encoder_has_no_levels() -> None:
+    with pytest.raises(SpecError, match="scope 'first': the network's encoder is not made of levels; use full, decoder or top"):
+        scope_parameters(Network(nn.Conv2d(1, 1, 1), None, {"label": nn.Conv2d(1, 2, 3)}), "first")
+
+
 def test_an_opaque_module_has_full_and_top_only() -> None:
     opaque = Wrapped(nn.Sequential(nn.Conv2d(1, 20, 3), nn.Conv2d(20, 2, 1)), "mask")
     assert size(opaque, "full") == count_parameters(opaque)
