@@ -71,7 +71,7 @@ PREDICTORS = {
     "fourier": "allograft.methods.fourier:FourierPredictor",
     "donors": "allograft.parts.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
-    "by_site": "allograft.methods.dsbn:SitePredictor",
+    "by_site": "allograft.parts.by_site:SitePredictor",
     "spottunet": "allograft.methods.spottunet:SpotTunetPredictor",
     "histogram": "allograft.methods.histogram:HistogramPredictor",
     "zscore": "allograft.methods.zscore:ZScorePredictor",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.parts.features import images_in_order
 from allograft.predictor import Direct
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -50,25 +50,10 @@ class AdaBn:
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1 of the paper. Labels are not looked at."""
         network = (yield from context.run(self.first, scenario, network)).network
-        images = (image.to(context.fabric.device) for image in batches(scenario.target, context.batch_size))
+        images = (image.to(context.fabric.device) for image in images_in_order(scenario.target, context.batch_size))
         adapt_statistics(network, images)
         yield Stage("adapted", Direct(network), scenario.sites)
         return Carry(network)
-
-
-def batches(cohorts: Iterable[Cohort], batch_size: int) -> Iterator[Tensor]:
-    """All images once, in order, (B, C, *spatial); images of one size that follow each other share a batch."""
-    waiting: list[Tensor] = []
-    for cohort in cohorts:
-        hidden = cohort.unlabelled()
-        for index in range(len(hidden)):
-            image = hidden.case(index).image
-            if waiting and (len(waiting) == batch_size or waiting[0].shape != image.shape):
-                yield torch.cat(waiting)
-                waiting = []
-            waiting.append(image)
-    if waiting:
-        yield torch.cat(waiting)
 
 
 def normalisations(network: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
-from allograft.methods.unlearning import captured
+from allograft.parts.features import captured
 from allograft.parts.paired_batches import PairedBatches, halves, require_encoder
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage

@@ -6,14 +6,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
 from allograft.networks.network import operate
-from allograft.predictor import Prediction, evaluation_mode
-from allograft.predictor.direct import padded
+from allograft.parts.by_site import SitePredictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import Terms, named_state
 from allograft.tasks import Task
@@ -62,28 +59,3 @@ class SiteLoss:
 
     def __call__(self, network: Any, batch: Batch) -> Terms:
         return self.task.loss(network(batch.image, batch.site), batch)
-
-
-@dataclass(frozen=True)
-class SitePredictor:
-    """A ``SiteNetwork`` on images of known sites and of others."""
-
-    network: Any
-
-    def __call__(self, batch: Batch) -> Prediction:
-        with evaluation_mode(self.network):
-            return padded(_At(self.network, batch.site), batch.image)
-
-
-@dataclass(frozen=True)
-class _At:
-    network: Any
-    site: Tensor
-
-    @property
-    def multiple(self) -> int:
-        return int(self.network.multiple)
-
-    def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = self.network(image, self.site)
-        return outputs

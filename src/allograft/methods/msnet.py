@@ -15,10 +15,10 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.methods.dsbn import SitePredictor
 from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.nn.dsbn import at_domains, everywhere
+from allograft.parts.by_site import SitePredictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state

@@ -15,7 +15,7 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError, require_extra
 from allograft.methods.supervised import Supervised
-from allograft.methods.unlearning import captured
+from allograft.parts.features import captured
 from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage

@@ -20,10 +20,10 @@ from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points
-from allograft.methods.adabn import batches as in_order
-from allograft.methods.stain_normalisation import white_level
 from allograft.networks import Network
 from allograft.networks.stain_cnn import StainDecoder
+from allograft.parts.features import images_in_order
+from allograft.parts.white_level import white_level
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Plateau
@@ -253,7 +253,7 @@ def show_features(network: Network, cohorts: Sequence[Cohort], context: Context,
     from sklearn.manifold import TSNE
 
     with evaluation_mode(network):
-        images = in_order(few, context.batch_size)
+        images = images_in_order(few, context.batch_size)
         features = torch.cat([last(network.encoder(image.to(context.fabric.device))).flatten(2).mean(2).cpu() for image in images])
     near = min(30.0, (len(cases) - 1) / 3)
     made = TSNE(perplexity=near, init="pca", random_state=context.seeds.number("t-SNE") % 2**32).fit_transform(features.float().numpy())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +22,7 @@ from allograft.nn.adversarial import (
     reverse_gradient,
     weighted_cross_entropy,
 )
+from allograft.parts.features import captured
 from allograft.parts.groups import Group, groups_of
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -255,14 +255,3 @@ def pooled(features: Any) -> Tensor:
     """The last feature averaged over space: (B, C, *spatial) or a list of such -> (B, C)."""
     last: Tensor = features[-1] if isinstance(features, (list, tuple)) else features
     return last.flatten(2).mean(2) if last.ndim > 2 else last
-
-
-@contextmanager
-def captured(module: nn.Module) -> Generator[list[Any], None, None]:
-    """Inside, what the module returns is kept in the list too, so that one forward pass serves two losses."""
-    kept: list[Any] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    try:
-        yield kept
-    finally:
-        handle.remove()

@@ -76,7 +76,7 @@ def test_the_inner_feature_is_what_enters_the_last_stage(name: str, arguments: d
     assert head.place[0] is place(network)
     assert network.training
     assert sum(p.numel() for p in head.parameters()) == 2 * (head.convolution.in_channels + 1)
-    from allograft.methods.unlearning import captured
+    from allograft.parts.features import captured
 
     with captured(head.place[0]) as seen:
         output = network(image)["mask"]

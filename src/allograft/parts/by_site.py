@@ -1,0 +1,37 @@
+"""A predictor of networks that are told the site of each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.predictor import Prediction, evaluation_mode
+from allograft.predictor.direct import padded
+
+
+@dataclass(frozen=True)
+class SitePredictor:
+    """A ``SiteNetwork`` on images of known sites and of others."""
+
+    network: Any
+
+    def __call__(self, batch: Batch) -> Prediction:
+        with evaluation_mode(self.network):
+            return padded(_At(self.network, batch.site), batch.image)
+
+
+@dataclass(frozen=True)
+class _At:
+    network: Any
+    site: Tensor
+
+    @property
+    def multiple(self) -> int:
+        return int(self.network.multiple)
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.network(image, self.site)
+        return outputs
