@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.contract.directly import Left, left_by
-from tests.contract.world import METHODS, contract, request, session_of
+from tests.contract.world import METHODS, TARGET, contract, request, session_of
 
 from allograft.recipe import parse_recipe
 from allograft.study.plan import Row, scenario_of
@@ -46,7 +46,7 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
         arguments, session, world = prepared(name, under)
         value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
-        return left_by(recipe, scenario_of(world, Row(recipe, "b", 0, 0)), session, world)
+        return left_by(recipe, scenario_of(world, Row(recipe, TARGET, 0, 0)), session, world)
 
     return of
 
@@ -69,7 +69,7 @@ def test_a_recipe_run_again_leaves_the_same(name: str, manifest: Path, leaves: L
     """Otherwise the tests here would say nothing."""
     session = session_of(manifest, tmp_path, request(name))
     world, recipe = session.prepare(), session.study.recipes[0]
-    assert left_by(recipe, scenario_of(world, Row(recipe, "b", 0, 0)), session, world) == leaves(name)
+    assert left_by(recipe, scenario_of(world, Row(recipe, TARGET, 0, 0)), session, world) == leaves(name)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if parse_recipe(request(name)).needs.source_images])
@@ -81,7 +81,7 @@ def test_every_source_site_counts(name: str, manifest: Path, tmp_path: Path) -> 
         recipe = replace(recipe, first=parse_recipe("start"))  # so that it is not another source model that differs
     world = session.prepare()
     for seed in range(SEEDS):
-        both = scenario_of(world, Row(recipe, "b", seed, 0))
+        both = scenario_of(world, Row(recipe, TARGET, seed, 0))
         assert len(both.source) == 2
         first_alone = replace(both, source=both.source[:1])
         if left_by(recipe, both, session, world, seed=seed) != left_by(recipe, first_alone, session, world, seed=seed):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.contract.undisturbed import Undisturbed, weights
-from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run, session_of, told
+from tests.contract.world import BUDGET, METHODS, TARGET, contract, request, row_of, run, session_of, told
 
 from allograft.context import Store
 from allograft.recipe import parse_recipe, total_needs
@@ -154,11 +154,11 @@ def test_another_seed_has_the_labels_of_other_subjects(name: str, manifest: Path
     session = session_of(manifest, tmp_path, request(name), seeds=8)
     world, drawn = session.prepare(), set()
     for seed in range(8):
-        seen = scenario_of(world, Row(session.study.recipes[0], "b", seed, 0))
+        seen = scenario_of(world, Row(session.study.recipes[0], TARGET, seed, 0))
         labelled = [case for cohort in seen.target for case in cohort.cases if case.labels]
         subjects = {case.subject for case in labelled}
         assert len(subjects) == BUDGET
-        assert {case.name for case in labelled} == {case.name for case in world.cohort.cases if case.subject in subjects}
+        assert {case.name for case in labelled} == {case.name for case in world.cases() if case.subject in subjects}
         drawn.add(frozenset(subjects))
     assert len(drawn) > 1
 

@@ -23,7 +23,7 @@ from allograft.results.record import Record, read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.study.plan import Row, scenario_of
-from allograft.study.spec import make_study
+from allograft.study.spec import Question, make_study
 from allograft.study.world import World
 from allograft.table import rows
 
@@ -67,6 +67,7 @@ def contract(name: str) -> Contract:
     raise AssertionError(f"{file.name}: states no CONTRACT = {{...}}; see tests.contract.world.Contract")
 
 
+TARGET = Question("b", ("b",))
 BUDGET = 2
 """Labelled subjects of "b"; it has four that train."""
 NETWORK = {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch", "dropout": 0.2}}
