@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from allograft.results.comparison import NOTHING, Comparison, compare, difference, score_interval
+from allograft.results.comparison import NOTHING, Comparison, compare, difference
+from allograft.results.scores import score_interval
 from allograft.results.select import NOT_YET, Line
 from allograft.results.table import p_value
 from allograft.study.plan import Plan

@@ -16,8 +16,9 @@ from allograft.report.drawn import Drawn, Hide
 from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import do_nothing, seed_scores, subject_scores
+from allograft.results.comparison import do_nothing
 from allograft.results.models import model_name, predict_command
+from allograft.results.scores import seed_scores, subject_scores
 from allograft.results.select import Line
 from allograft.results.statistics import smallest_p
 from allograft.results.table import subjects_at

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from allograft.results.comparison import Comparison, compare, intervals, score_interval, subject_ids
+from allograft.results.comparison import Comparison, compare
+from allograft.results.scores import intervals, score_interval, subject_ids
 from allograft.results.select import Line
 from allograft.study.plan import Plan
 from allograft.tree import write_bytes

@@ -206,11 +206,11 @@ def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozense
 
 def _shown(plan: Plan, row: Row, records: Mapping[str, Record]) -> frozenset[str]:
     """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is sure of what it has learned by heart."""
-    units = {one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not _is_bound(one.recipe)}
+    units = {one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not is_bound(one.recipe)}
     return frozenset(subject for record in records.values() if record.unit in units for subject in record.labelled_subjects)
 
 
-def _is_bound(recipe: Any) -> bool:
+def is_bound(recipe: Any) -> bool:
     """Whether a recipe uses labels beyond the budget: an upper bound, which is shown and never chosen."""
     return total_needs(recipe).all_target_labels
 
@@ -237,7 +237,7 @@ def _recommend(made: list[Line], rule: str) -> list[Line]:
     for number, line in enumerate(made):
         standing = _standing(line, rule)
         ranked = standing > -math.inf if rule in label_free.RULES else line.score(line.target) is not None
-        if not line.done or not ranked or _is_bound(line.recipe):
+        if not line.done or not ranked or is_bound(line.recipe):
             continue
         best = marked.get(line.target)
         if best is None or rule == "last" or standing > _standing(made[best], rule):

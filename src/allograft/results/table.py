@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, score_interval, subject_ids
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
+from allograft.results.scores import score_interval, subject_ids
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
 from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here

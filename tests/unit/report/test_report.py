@@ -26,8 +26,8 @@ from allograft.report.gallery import fitting
 from allograft.report.plots import Point, Strip, scatter, strip_plot
 from allograft.report.svg import ticks
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import seed_scores, subject_scores
 from allograft.results.record import Record
+from allograft.results.scores import seed_scores, subject_scores
 from allograft.results.select import Line, lines
 from allograft.studies import rebuild, run_study
 from allograft.study.plan import Plan, Row
