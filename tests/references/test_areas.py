@@ -141,20 +141,20 @@ def test_the_area_is_the_one_that_the_task_pools() -> None:
     probabilities = rng.dirichlet(np.ones(3), 40)
     three = Classification(("a", "b", "c"))
     judged = cases(probabilities, labels)
-    assert area_of(three, judged).value == pytest.approx(three.pool(judged)["auroc"])  # type: ignore[union-attr]
-    assert area_of(three, judged, "auroc/b").value == pytest.approx(three.pool(judged)["auroc/b"])  # type: ignore[union-attr]
+    assert area_of(three, judged).value == pytest.approx(three.aggregate(judged)["auroc"])  # type: ignore[union-attr]
+    assert area_of(three, judged, "auroc/b").value == pytest.approx(three.aggregate(judged)["auroc/b"])  # type: ignore[union-attr]
     assert area_of(three, judged).value == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr"))  # type: ignore[union-attr]
     two = Classification(("no", "yes"))
     judged = cases(probabilities[:, :2], [label % 2 for label in labels])
-    assert area_of(two, judged).value == pytest.approx(two.pool(judged)["auroc"])  # type: ignore[union-attr]
+    assert area_of(two, judged).value == pytest.approx(two.aggregate(judged)["auroc"])  # type: ignore[union-attr]
     several = Multilabel(("a", "b", "never"))
     judged = cases(probabilities, [[float(label == 0), float(label > 0), 0.0] for label in labels])
-    assert area_of(several, judged).value == pytest.approx(several.pool(judged)["auroc"])  # type: ignore[union-attr]
+    assert area_of(several, judged).value == pytest.approx(several.aggregate(judged)["auroc"])  # type: ignore[union-attr]
     assert area_of(several, judged, "auroc/never") is None
     both = Multitask(Segmentation(("vessel",)), two)
     some = [{**case, "dice": 0.5, "label": None if n < 4 else case["label"]} for n, case in enumerate(cases(probabilities[:, :2], labels))]
     some = [{**case, "label": None if case["label"] is None else case["label"] % 2} for case in some]
-    assert area_of(both, some).value == pytest.approx(both.pool(some)["auroc"])  # type: ignore[union-attr]
+    assert area_of(both, some).value == pytest.approx(both.aggregate(some)["auroc"])  # type: ignore[union-attr]
     assert area_of(both, some, "dice") is area_of(Segmentation(("vessel",)), some) is None
 
 

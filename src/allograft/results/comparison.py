@@ -41,6 +41,7 @@ class Comparison:
         sd: of the differences over subjects; of an area that of its influence values.
         dof: degrees of freedom of the interval.
         false_claim: probability that the row is no better, shrunk over the rows of the table, see ``claims``.
+        rows: how many share the level of the test.
         note: what stands in the place of p, or must be known to read it.
     """
 
@@ -55,6 +56,7 @@ class Comparison:
     sd: float | None = None
     dof: float | None = None
     false_claim: float | None = None
+    rows: int = 1
     note: str = ""
 
 
@@ -203,9 +205,9 @@ def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) 
 
 def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alternative) -> dict[str, Comparison]:
     tested = {title: one.p for title, one in found.items() if one.p is not None}
-    made = dict(found)
+    made = {title: replace(one, rows=len(found)) for title, one in found.items()}
     for title, p in zip(tested, adjust(list(tested.values()), method), strict=True):
-        one = found[title]
+        one = made[title]
         best = smallest_p(one.subjects, alternative) * (1 if method == "none" else len(tested))
         hopeless = (
             f"at best {best:.2g} after {method.capitalize()} over {len(tested)} rows"

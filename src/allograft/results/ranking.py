@@ -14,7 +14,7 @@ AUROC = "auroc"
 
 
 def area_of(task: Any, cases: Cases, metric: str = AUROC) -> Area | None:
-    """The area that ``task.pool`` calls ``auroc`` or ``auroc/NAME``, from the same cases.
+    """The area that ``task.aggregate`` calls ``auroc`` or ``auroc/NAME``, from the same cases.
 
     Args:
         task: a classification, of one class per image or of several, or a task with such a part.

@@ -29,9 +29,15 @@ def subject_ids(line: Line, site: str) -> set[str]:
     return {str(case["subject"]) for cases in seed_cases(line, site).values() for case in cases}
 
 
+def labelled_subjects(line: Line, target: str) -> float:
+    """Target subjects whose labels a row saw, mean over its runs."""
+    counts = [len({s for record in run.tests[target] for s in record.labelled_subjects}) for run in line.runs if run.tests.get(target)]
+    return fmean(counts) if counts else 0.0
+
+
 def seed_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, float]:
     """Seed -> a metric (the headline by default) at a site, pooled over its subjects; undefined seeds are left out."""
-    pooled = {seed: plan.task.pool(cases).get(metric or plan.headline) for seed, cases in seed_cases(line, site).items() if cases}
+    pooled = {seed: plan.task.aggregate(cases).get(metric or plan.headline) for seed, cases in seed_cases(line, site).items() if cases}
     return {seed: float(value) for seed, value in pooled.items() if value is not None}
 
 
@@ -94,7 +100,7 @@ def drawn(plan: Plan, a: Sequence[Cases], b: Sequence[Cases] | None = None) -> d
     """``bootstrap_pooled``, once for the same cases: the report is written anew after each unit, and most lines are what they were."""
     asked = content_hash(repr(plan.task), a, b)
     if asked not in _ANSWERED:
-        _ANSWERED[asked] = bootstrap_pooled(a, b, plan.task.pool)
+        _ANSWERED[asked] = bootstrap_pooled(a, b, plan.task.aggregate)
     return _ANSWERED[asked]
 
 

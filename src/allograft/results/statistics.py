@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from allograft.study.spec import Adjustment, Alternative
 
 POOLED_DRAWS = 199
-"""Resamples of a metric that only ``pool`` can compute."""
+"""Resamples of a metric that only ``aggregate`` can compute."""
 
 Cases = Sequence[Mapping[str, Any]]
-Pool = Callable[[Cases], Mapping[str, float | None]]
+Aggregate = Callable[[Cases], Mapping[str, float | None]]
 Interval = tuple[float, float]
 
 

@@ -1,4 +1,4 @@
-"""The fairness audit as tables: every recipe's gaps, and the groups of the recommended row and of do-nothing."""
+"""The fairness audit as tables: every recipe's gaps, and the groups of the row that the verdict names and of do-nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Fairness:
 
     Args:
         gaps: a table for each attribute, a row a recipe: worst group, gap, AUROC gap.
-        details: the groups of the recommended row and of do-nothing, a table for each attribute.
+        details: the groups of the row that the verdict names and of do-nothing, a table for each attribute.
     """
 
     gaps: tuple[Sheet, ...]
@@ -41,7 +41,7 @@ def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str) -> Fa
 
 
 def _is_shown(line: Line) -> bool:
-    return line.recommended or line.title in NOTHING
+    return line.chosen or line.title in NOTHING
 
 
 def gap_sheet(found: Sequence[Audit]) -> Sheet:

@@ -263,12 +263,13 @@ class AWorld:
 def test_the_audit_of_a_target() -> None:
     plan = a_plan()
     records = records_of(plan)
-    made = fairness(plan, lines(plan, records, "last"), AWorld(), "b")  # type: ignore[arg-type]
+    table = [replace(line, verdict="change" if line.title == "finetune" else "") for line in lines(plan, records, "last")]
+    made = fairness(plan, table, AWorld(), "b")  # type: ignore[arg-type]
     assert made is not None
     assert [sheet.title.split(",")[0] for sheet in made.gaps] == ["Gaps between groups by site", "Gaps between groups by tone"]
     assert [row[0] for row in made.gaps[1].rows] == ["supervised", "finetune"]
     assert [row[1] for row in made.gaps[1].rows] == ["dark", "dark"]
-    assert len(made.details) == 4  # do-nothing and the recommended row, by site and by tone
+    assert len(made.details) == 4  # do-nothing and the row that the verdict names, by site and by tone
     for sheet in (*made.gaps, *made.details):
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     assert fairness(plan, lines(plan, {}, "last"), AWorld(), "b") is None  # type: ignore[arg-type]
