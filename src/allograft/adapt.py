@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from allograft import tree
 from allograft.cohort import read_manifest
 from allograft.errors import ModelError
 from allograft.predictor.folder import read_card
+from allograft.recipe import Grid, title
 from allograft.run.session import Result
 from allograft.studies import run_study
-from allograft.study.spec import make_study
+from allograft.study.spec import make_study, source_free
+
+BEFORE = "before"
+"""Folder of the old model, beside those of the study."""
 
 
 def adapt_model(
@@ -20,7 +25,8 @@ def adapt_model(
     """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the model, and its source is not needed.
 
     The study it runs is an ordinary one: labelled sites are judged, all labelled training cases may be used, models are left in
-    ``OUT/models``.
+    ``OUT/models``. Where the new model loses at a site (see ``statistics.tolerance``) the old one is kept beside it, in
+    ``OUT/models/before``, and this is reported.
 
     Args:
         recipe: a name or ``{name: {...}}``.
@@ -33,7 +39,7 @@ def adapt_model(
     _prepared(card, model)
     cases = read_manifest(manifest)
     key = "label" if "classification" in card["task"] or "multilabel" in card["task"] else "mask"
-    tree: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "cohort": str(manifest.resolve()),
         "task": card["task"],
         "preprocessing": card["preprocessing"],
@@ -46,9 +52,22 @@ def adapt_model(
         "seeds": 1,
         **(overrides or {}),
     }
-    result = run_study(make_study(tree), out, say=say)
+    result = run_study(make_study(keys), out, say=say)
     assert isinstance(result, Result)  # of one part
+    _keep_old(result, model, say)
     return result
+
+
+def _keep_old(result: Result, model: Path, say: Callable[[str], None]) -> None:
+    """Copy the old model beside a new one that is not "never worse"."""
+    new = {title(source_free(row)) for row in result.study.recipes if not isinstance(row, Grid)}
+    told = [(name, why) for verdict in result.standing.verdicts.values() for name, why in verdict.marks.items() if name in new]
+    if told:
+        kept = result.out / "models" / BEFORE
+        tree.remove(kept)
+        tree.copy_folder(model, kept)
+        worse = "; ".join(f"{name} {', '.join(why)}" for name, why in told)
+        say(f"the new model is worse somewhere: {worse}. The old one is kept beside it: {kept}")
 
 
 def _prepared(card: Mapping[str, Any], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from allograft.recipe import Grid, title
 from allograft.report.overview import Part, write_overview
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
+from allograft.results.evidence import FILE as VERDICTS
 from allograft.results.models import facts
 from allograft.results.record import read_all
 from allograft.run.fabric import local_fabric
@@ -140,12 +141,17 @@ def _join(out: Path, study: Study, results: Mapping[str, Result], parts: int, *,
     """What holds over all parts that are there: one table, and a page over them."""
     for file in ("results.csv", "metrics.csv"):
         join_files(out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()})
+    found = {name: {site: tree.plain(asdict(verdict)) for site, verdict in one.standing.verdicts.items()} for name, one in results.items()}
+    if len(results) == parts and all(found.values()):
+        tree.write_json(out / VERDICTS, found)
+    else:
+        tree.remove(out / VERDICTS)
     if report:
         made = list(results.values())
         units = {unit for result in made for unit in result.plan.units}
         records = [record for result in made for record in read_all(result.out).values() if record.unit in units]
         links = [(result.out / "report.html").relative_to(out).as_posix() for result in made]
-        shown = [Part(name, link, one.study, one.plan, one.lines) for (name, one), link in zip(results.items(), links, strict=True)]
+        shown = [Part(name, link, one.study, one.plan, one.standing) for (name, one), link in zip(results.items(), links, strict=True)]
         write_overview(out / "report.html", study, shown, parts, severity_sheet(records, made[0].plan.headline))
 
 

@@ -104,13 +104,14 @@ def test_from_a_phantom_to_masks(allograft: Command, tmp_path: Path) -> None:
     assert (told.code, told.out.strip()) == (0, str(cohort / "manifest.csv"))
     answer = allograft("study", write_study(cohort), "--out", out)
     assert answer.code == 0, answer.err
-    for row in ("supervised", "supervised augmentation=strong", "target_supervised", "joint", "* finetune scope=top"):
+    for row in ("supervised", "supervised augmentation=strong", "target_supervised", "joint", "finetune scope=top"):
         assert any(row in line and "1 of 1" in line for line in answer.out.splitlines()), row
     assert f"report: {out / 'report.html'}" in answer.out
     assert "<html" in (out / "report.html").read_text()
     names = ["finetune-scope-top@b", "joint@b", "supervised-augmentation-strong@b", "supervised@b", "target_supervised@b"]
     assert sorted(path.name for path in (out / "models").iterdir()) == names
-    assert str(out / "models" / "finetune-scope-top@b") in answer.out
+    assert "Keep your model: " in answer.out  # two patients show nothing
+    assert str(out / "models" / "supervised@b") in answer.out
 
     images = cohort / "images"
     Image.fromarray(np.random.default_rng(0).integers(0, 4000, (45, 51)).astype(np.uint16)).save(images / "odd.png")
@@ -184,7 +185,7 @@ def test_rerun_trains_and_judges_nothing(done: Path, cohort: Path, allograft: Co
     answer = allograft("study", cohort / "study.yaml", "--out", done)
     assert answer.code == 0, answer.err
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (done / "records").iterdir()} == records
-    assert "* finetune scope=top" in answer.out
+    assert "Keep your model: " in answer.out
 
 
 def test_a_damaged_record_is_judged_anew_without_training(

@@ -44,8 +44,7 @@ def tones(folder: Path) -> dict[str, str]:
 
 
 def test_one_site_from_light_skin_to_dark(folder: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allograft.results.comparison.bootstrap_pooled", lambda *arguments, **options: {})  # thousands of draws a row
-    monkeypatch.setattr("allograft.results.analysis.fairness.bootstrap_pooled", lambda *arguments, **options: {})
+    monkeypatch.setattr("allograft.results.scores.bootstrap_pooled", lambda *arguments, **options: {})  # thousands of draws a row
     out, tone = folder / "out", tones(folder)
     first = allograft("study", folder / "study.yaml", "--out", out)
     assert first.code == 0, first.err

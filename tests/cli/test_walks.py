@@ -65,7 +65,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_target_without_labels_then_some(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = study(tmp_path, without_masks(cohort, "b"))
     assert all(line.score("b") is None for line in first.lines)
-    assert not any(line.recommended for line in first.lines)
+    assert not any(line.chosen for line in first.lines)
+    assert first.standing.verdicts["b"].action == "not-measured"
     assert set(first.models) == {(line.title, "b") for line in first.lines}
     assert "not measured" in (tmp_path / "out" / "report.html").read_text()
     judged = [json.loads(path.read_text()) for path in (tmp_path / "out" / "records").glob("*-b-test.json")]

@@ -51,7 +51,7 @@ def test_sensitivity_specificity_and_gap_at_the_fixed_operating_point() -> None:
         shares = [rates[f"group_{number}"].tolist() for number in range(len(TONES))]  # tp, fp, tn, fn
         theirs["sensitivity"].append([tp / (tp + fn) for tp, _, _, fn in shares])
         theirs["specificity"].append([tn / (tn + fp) for _, fp, tn, _ in shares])
-    audit = audit_of(a_plan(seeds=SEEDS), "tone", intervals=False)
+    audit = audit_of(a_plan(seeds=SEEDS), "tone")
     ours = {group.name: group.scores for group in audit.groups}
     for metric, by_seed in theirs.items():
         expected = [fmean(of_group) for of_group in zip(*by_seed, strict=True)]
@@ -64,7 +64,7 @@ def test_the_ratio_of_sensitivities_is_their_equal_opportunity() -> None:
     point = operating_points(TASK, a_line(a_plan(seeds=1))).of[0]
     fairness = BinaryFairness(num_groups=len(TONES), task="equal_opportunity", threshold=just_below(point))
     ((name, expected),) = fairness(*tensors(do_nothing("test", "b")[0])).items()
-    groups = {group.name: group.scores for group in audit_of(a_plan(seeds=1), "tone", intervals=False).groups}
+    groups = {group.name: group.scores for group in audit_of(a_plan(seeds=1), "tone").groups}
     ours = [groups[tone]["sensitivity"] or 0.0 for tone in TONES]
     assert name == f"EO_{ours.index(min(ours))}_{ours.index(max(ours))}"
     assert min(ours) / max(ours) == pytest.approx(float(expected), abs=1e-6)

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from allograft.results.statistics import adjust, bootstrap_interval, bootstrap_pooled, effect_size, wilcoxon
+from allograft.results.statistics import adjust, bootstrap_pooled, effect_size, wilcoxon
 
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
@@ -52,32 +52,6 @@ def test_more_than_fifty_are_scipys_approximation() -> None:
 def test_adjusted_against_statsmodels(method: Any, count: int) -> None:
     p = np.random.default_rng(count).uniform(0, 0.3, count).round(2)  # with ties
     assert adjust(list(p), method) == pytest.approx(multipletests(p, method=method)[1].tolist(), abs=1e-15)
-
-
-@pytest.mark.parametrize(("method", "theirs"), [("percentile", "percentile"), ("bca", "BCa")])
-@pytest.mark.parametrize("seed", range(3))
-def test_bootstrap_against_scipy(method: Any, theirs: Any, seed: int) -> None:
-    values = np.random.default_rng(seed).exponential(size=25)
-    expected = stats.bootstrap((values,), np.mean, n_resamples=40_000, method=theirs, random_state=1).confidence_interval
-    found = bootstrap_interval(values, draws=40_000, method=method)
-    assert found == pytest.approx((expected.low, expected.high), abs=0.02 * values.std())
-    if method == "bca":  # the correction is more than the tolerance
-        plain = bootstrap_interval(values, draws=40_000)
-        assert plain is not None
-        assert found is not None
-        assert found[1] - plain[1] > 0.04 * values.std()
-
-
-def test_paired_bootstrap_against_scipy() -> None:
-    pairs = np.random.default_rng(3).normal(size=(25, 2)) @ [[1.0, 0.8], [0.0, 0.6]]
-
-    def statistic(a: Any, b: Any, axis: int = -1) -> Any:
-        return np.mean(a, axis=axis) - np.mean(b, axis=axis)
-
-    both = (pairs[:, 0], pairs[:, 1])
-    expected = stats.bootstrap(both, statistic, paired=True, n_resamples=40_000, method="percentile", random_state=1).confidence_interval
-    found = bootstrap_interval(pairs, lambda drawn: (drawn[..., 0] - drawn[..., 1]).mean(1), draws=40_000)
-    assert found == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
 def test_effect_size_against_the_t_statistic() -> None:

@@ -227,7 +227,7 @@ def _show(result: Result | PartsResult) -> None:
 
     parts = list(result.parts.values()) if isinstance(result, PartsResult) else [result]
     for part in parts:
-        _show_part(part)
+        _show_part(part, how=not isinstance(result, PartsResult))
     if isinstance(result, PartsResult):
         print_over(result.study, parts[0].plan, [part.lines for part in parts])
         print(f"report over all parts: {result.out / 'report.html'}")
@@ -236,20 +236,25 @@ def _show(result: Result | PartsResult) -> None:
         raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why")
 
 
-def _show_part(result: Result) -> None:
+def _show_part(result: Result, *, how: bool) -> None:
     from allograft.results.models import predict_command
+    from allograft.results.sentence import unfinished
     from allograft.results.table import print_tables
 
     print_tables(result.study, result.plan, result.lines)
     print(f"report: {result.out / 'report.html'}")
-    for line in result.lines:
-        if line.recommended and (line.title, line.target) in result.models:
-            print(f"recommended for {line.target}: {line.title}\n  {predict_command(result.models[line.title, line.target])}")
-    for target in (question.name for question in result.study.questions):
-        here = [line for line in result.lines if line.target == target]
-        if result.models and not any(line.recommended for line in here):
-            why = f"{result.plan.headline} is undefined there" if any(line.is_measured(target) for line in here) else "it was not measured"
-            print(f"nothing is ranked for {target}: {why}; its models lie in {result.out / 'models'}")
+    now = result.standing
+    if not now.verdicts:
+        print(f"{unfinished(now.done, now.total)}; its models so far are kept")
+    for target, verdict in now.verdicts.items():
+        print(verdict.sentence)
+        chosen = next((line for line in result.lines if line.target == target and line.chosen), None)
+        if chosen is not None and (chosen.title, target) in result.models:
+            print(f"  {predict_command(result.models[chosen.title, target])}")
+        elif result.models:
+            print(f"  its models are in {next(iter(result.models.values())).parent}")
+        for line in ("how this was decided:", *verdict.how) if how else ():
+            print(f"  {line}")
 
 
 def _shard(text: str) -> tuple[int, int]:

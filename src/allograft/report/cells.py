@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from allograft.results.comparison import NOTHING, Comparison, compare, difference, score_interval
+from allograft.results.comparison import NOTHING, Comparison, compare, difference
+from allograft.results.scores import score_interval
 from allograft.results.select import NOT_YET, Line
 from allograft.results.table import p_value
 from allograft.study.plan import Plan
@@ -19,7 +20,10 @@ FORMS = ("{:,.1f}", "{:,.1f}", "{:,.0f}", "{:,.0f}")
 ORDER = ("iou", "hd95", "asd")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
-INTERVAL = "percentile bootstrap over subjects, of the mean over seeds; too narrow with fewer than ten subjects"
+INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
+CLAIM = "probability that the row is no better than doing nothing, shrunk over the rows of this table"
+BADGES = {"change": "change to this", "keep": "keep", "tied": "tied", "loses": "loses here", "forgets": "forgets at home"}
+"""What the verdict says of a row, below its name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and, for each line, whether it is recommended and its cells; ``note`` is about every p."""
+    """Columns and, for each line, whether the verdict names it and its cells; ``note`` is about every p."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
@@ -80,10 +84,12 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
         Column(plan.headline, f"at {target}", "mean ± sd over seeds"),
     ]
     columns += [Column("95 % interval", "over subjects", INTERVAL)]
-    columns += [Column("gain", "vs nothing", "difference to do-nothing, over the subjects and seeds that both have; 95 % over subjects")]
-    told = study.statistics
-    test = f"exact {told.alternative} Wilcoxon signed-rank test over subjects, {told.adjustment.capitalize()} over the rows of this table"
+    columns += [Column("gain", "vs nothing", "difference to do-nothing, over the subjects and seeds that both have; 95 % by Student's t")]
+    told, exact = study.statistics, any(found.rank_biserial is not None for found in compared.values())
+    test = f"{'exact ' * exact}{told.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over subjects, "
+    test += f"{told.adjustment.capitalize()} over the rows of this table"
     columns += [Column("p", "unadjusted" if told.adjustment == "none" else told.adjustment.capitalize(), test)]
+    columns += [Column("false", "claim", CLAIM)]
     columns += [Column("seeds", "done", "finished seeds")]
     columns += [
         Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target") for site in others
@@ -99,14 +105,14 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
     rows = []
     for order, line in enumerate(here):
-        cells = [Cell(line.title, value=order, kind="name"), score_cell(line, target, plan.headline, best=best)]
+        cells = [Cell(line.title, _badges(line), order, kind="name"), score_cell(line, target, plan.headline, best=best)]
         cells += [_interval(score_interval(plan, line, target)), gain_cell(compared.get(line.title), line.title in NOTHING)]
-        cells += [_p(compared.get(line.title), common), _seeds(line)]
+        cells += [_p(compared.get(line.title), common), _claim(compared.get(line.title)), _seeds(line)]
         cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
         cells += [score_cell(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
         costs = [line.cost("train_seconds"), line.predict_seconds(target), line.cost("peak_memory_mb"), line.cost("trainable_parameters")]
         cells += [_cost(value, form) for value, form in zip(costs, FORMS, strict=True)]
-        rows.append((line.recommended, tuple(cells)))
+        rows.append((line.chosen, tuple(cells)))
     return Table(tuple(columns), tuple(rows), common)
 
 
@@ -118,7 +124,7 @@ def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
         return None
     columns = (Column("recipe"), *(Column(*name.split("/", 1)) for name in names))
     rows = [
-        (line.recommended, (Cell(line.title, value=n, kind="name"), *(score_cell(line, target, name) for name in names)))
+        (line.chosen, (Cell(line.title, value=n, kind="name"), *(score_cell(line, target, name) for name in names)))
         for n, line in enumerate(here)
     ]
     return Table(columns, tuple(rows))
@@ -196,6 +202,16 @@ def _p(found: Comparison | None, common: str) -> Cell:
         return Cell("–", _narrow(note), kind="quiet")
     small = "\n".join(filter(None, (f"raw {p_value(found.p)}", _narrow(note))))
     return Cell(p_value(found.adjusted), small, found.adjusted)
+
+
+def _claim(found: Comparison | None) -> Cell:
+    if found is None or found.false_claim is None:
+        return Cell("–", kind="quiet")
+    return Cell("<0.001" if found.false_claim < 0.001 else f"{found.false_claim:.3f}", value=found.false_claim)
+
+
+def _badges(line: Line) -> str:
+    return " · ".join(BADGES[word] for word in line.verdict.split("; ") if word)
 
 
 def _narrow(note: str) -> str:

@@ -16,12 +16,12 @@ from allograft.study.spec import Study, TargetLabels
 from allograft.study.world import World
 from allograft.tree import plain
 
-UNLABELLED = "The rule sees predictions on training images of the target, without labels, and no score."
+UNLABELLED = "It sees predictions on training images of the target, without labels, and no score."
 MAY_SEE = {
-    "last": "The rule sees no score at all.",
-    "source-val": "The rule sees scores on validation subjects of the source, and nothing of the target.",
+    "last": "It sees no score at all.",
+    "source-val": "It sees scores on validation subjects of the source, and nothing of the target.",
     **dict.fromkeys(("entropy", "infomax", "snd"), UNLABELLED),
-    "oracle": "The rule sees the test scores themselves: its choice is optimistic, chosen after the fact, and no guide to new patients.",
+    "oracle": "It sees the test scores themselves: what it chooses is optimistic and no guide to new patients. There is no verdict.",
 }
 _FILE = re.compile(r"[^\s'\"]*[/\\][^\s'\"]*|[^\s'\"]+\.(?:png|jpe?g|tiff?|bmp|nii|gz|npz|npy|dcm|csv|parquet)\b", re.IGNORECASE)
 

@@ -16,7 +16,9 @@ from allograft.report.figures import draw_figure
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs
-from allograft.results.select import RULES, Line
+from allograft.results.select import Line
+from allograft.results.sentence import unfinished
+from allograft.results.standing import Standing
 from allograft.results.table import subjects_at
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
@@ -38,7 +40,12 @@ class Part:
     link: str
     study: Study
     plan: Plan
-    lines: Sequence[Line]
+    standing: Standing
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """Its table."""
+        return self.standing.lines
 
     def label(self, target: str) -> str:
         """One of its questions; a part that is more than a pair of sites says its own name first."""
@@ -60,8 +67,13 @@ class Part:
         return line.score(site) if line else None
 
     def choice(self, target: str) -> Line | None:
-        """The recommended line of one pair."""
-        return next((line for line in self.at(target) if line.recommended), None)
+        """The line of one pair that its verdict names: the one to change to, or doing nothing."""
+        return next((line for line in self.at(target) if line.chosen), None)
+
+    def sentence(self, target: str) -> str:
+        """The verdict of one pair."""
+        verdict = self.standing.verdicts.get(target)
+        return unfinished(self.standing.done, self.standing.total) + "." if verdict is None else verdict.sentence
 
 
 def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, severity: Sheet | None) -> None:
@@ -88,7 +100,7 @@ def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, 
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": _recipes(plan, parts),
         "severity": severity,
-        "rule": RULES[study.selection],
+        "verdicts": [(part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions],
         **scripts(),
     }
     write_bytes(path, template("overview.html.j2").render(**content).encode())
@@ -111,12 +123,12 @@ def _question(study: Study) -> str:
 
 
 def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
-    """One row a pair: what doing nothing has there, and what the recommended recipe."""
+    """One row a pair: what doing nothing has there, and what the row that the verdict names."""
     columns = (
         Column("pair"),
         Column("test", "subjects"),
         Column(plan.headline, "do nothing", "mean ± sd over seeds"),
-        Column(plan.headline, "recommended", "of the row that the study's rule picked; mean ± sd over seeds"),
+        Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
         Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
@@ -131,17 +143,18 @@ def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
         Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),
         NONE if nothing is None else score_cell(nothing, target, plan.headline),
-        NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice.title),
+        NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
         gain_cell(found, is_base=choice is not None and choice.title in NOTHING),
     )
 
 
-def _named(cell: Cell, title: str) -> Cell:
-    return replace(cell, small="\n".join(filter(None, (cell.small, title))))
+def _named(cell: Cell, choice: Line) -> Cell:
+    name = "keep your model" if choice.title in NOTHING else choice.title
+    return replace(cell, small="\n".join(filter(None, (cell.small, name))))
 
 
 def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
-    """Source by target: doing nothing, with its score at home, and the recommended recipe; on one scale of colours."""
+    """Source by target: doing nothing, with its score at home, and the row that the verdict names; on one scale of colours."""
     named = {site for part in parts for site in part.study.target}
     targets = (*(part.start for part in parts if part.start in named), *sorted(named - {part.start for part in parts}))
     bare = [[part.nothing(site) for site in targets] for part in parts]
@@ -150,7 +163,7 @@ def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
     if not known:
         return ()
     names, low, high = tuple(part.start for part in parts), min(known), max(known)
-    grids = {"doing nothing, from (rows) to (columns); at home on the diagonal": bare, "the recommended recipe": chosen}
+    grids = {"doing nothing, from (rows) to (columns); at home on the diagonal": bare, "the row that the verdict names": chosen}
     return tuple(
         draw_figure(Heatmap(title, names, targets, tuple(map(tuple, grid)), low=low, high=high), str) for title, grid in grids.items()
     )

@@ -23,6 +23,8 @@ from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Pictures
 from allograft.report.overlay import AGREE, EXTRA, MISSED
 from allograft.report.target import Extra, fitting_figures, target_of
 from allograft.results.select import RULES, Line
+from allograft.results.standing import Standing
+from allograft.results.table import COVERAGE
 from allograft.study.cite import papers
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
@@ -81,9 +83,7 @@ def write_report(
     *,
     study: Study,
     plan: Plan,
-    lines: Sequence[Line],
-    done: int,
-    total: int,
+    standing: Standing,
     shows: Shows | None = None,
 ) -> None:
     """Write the report of a study as one HTML file that needs no network; an older one is replaced whole or not at all.
@@ -91,22 +91,21 @@ def write_report(
     The same arguments give the same bytes. Subjects are ordinals, cases have no names, everything is escaped.
 
     Args:
-        done, total: units, for the progress line.
+        standing: the table, its verdicts, and the units that are done.
         shows: pictures, figures and further sections.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    shows = shows or Shows()
+    shows, lines = shows or Shows(), standing.lines
     hide = facts.hider(lines)
     shown = _subjects(shows.figures)
     unnamed = facts.name_hider(lines, shown)
     drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES, facts.ordinals(lines, shown))
     content = _content(study, plan, lines, shows.world, hide)
-    content |= {"done": done, "total": total, "lost": lost}
+    content |= {"done": standing.done, "total": standing.total, "lost": lost, "coverage": COVERAGE}
     content["targets"] = [
-        target_of(study, plan, lines, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed)
-        for site in (question.name for question in study.questions)
+        target_of(study, plan, standing, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed) for site in study.target
     ]
     bare = _render(content, {}, 0, hide)
     kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)

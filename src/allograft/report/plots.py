@@ -28,13 +28,13 @@ class Strip:
         title: its name.
         dots: label -> value.
         mark: where the short line stands: the score of the table.
-        recommended: drawn in the accent colour.
+        chosen: drawn in the accent colour.
     """
 
     title: str
     dots: Mapping[str, float]
     mark: float | None
-    recommended: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Point:
     title: str
     x: float
     y: float
-    recommended: bool = False
+    chosen: bool = False
 
 
 def strip_plot(strips: Sequence[Strip], axis: str, reference: float | None) -> Markup:
@@ -77,7 +77,7 @@ def scatter(points: Sequence[Point], x_axis_name: str, y_axis_name: str) -> Mark
     places = [(to_x(point.x), to_y(point.y)) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     for point, (x, y) in zip(points, places, strict=True):
-        kind = "dot recommended" if point.recommended else "dot"
+        kind = "dot chosen" if point.chosen else "dot"
         tip = f"{point.title}: {point.y:.3f}, {point.x:,.1f}"
         parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(kind, x, y, tip))
         parts.append(_name(point, x, y, taken, (left, top - 8, WIDTH - 2, bottom - 2)))
@@ -85,7 +85,7 @@ def scatter(points: Sequence[Point], x_axis_name: str, y_axis_name: str) -> Mark
 
 
 def _strip(strip: Strip, scale: Scale, y: float) -> Markup:
-    kind = " recommended" if strip.recommended else ""
+    kind = " chosen" if strip.chosen else ""
     shown = textwrap.wrap(strip.title, 32)
     words = [*shown[:1], shown[1] + "…"] if len(shown) > 2 else shown
     lines = [(word, y + 4 + 15 * (number - (len(words) - 1) / 2)) for number, word in enumerate(words)]
@@ -130,7 +130,7 @@ def _violin(strip: Strip, scale: Scale, y: float) -> Markup:
     found = density(list(strip.dots.values()))
     if found is None:
         return Markup("")
-    kind = " recommended" if strip.recommended else ""
+    kind = " chosen" if strip.chosen else ""
     upper = [f"{scale(at):g},{y - HALF * height:.1f}" for at, height in zip(*found, strict=True)]
     lower = [f"{scale(at):g},{y + HALF * height:.1f}" for at, height in zip(*found, strict=True)]
     return Markup('<polygon class="violin{}" points="{}"/>').format(kind, " ".join([*upper, *reversed(lower)]))
@@ -171,6 +171,6 @@ def _name(point: Point, x: float, y: float, taken: list[Box], bounds: Box) -> Ma
         inside = box[0] >= bounds[0] and box[1] >= bounds[1] and box[2] <= bounds[2] and box[3] <= bounds[3]
         if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             taken.append(box)
-            kind = "label recommended" if point.recommended else "label"
+            kind = "label chosen" if point.chosen else "label"
             return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, round(x + dx, 1), round(y + dy, 1), words)
     return Markup("")

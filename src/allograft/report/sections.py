@@ -32,7 +32,7 @@ def sections_of(
     """Target -> its further sections, those with nothing to show left out. Every finished line has its features."""
     parted: dict[bool, list[Line]] = {True: [], False: []}
     for line in table:
-        parted[line.recommended or line.title in NOTHING].append(line)
+        parted[line.chosen or line.title in NOTHING].append(line)
     embeddings = embeddings_of(out, world, parted[True], template, device=device)
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {
@@ -82,7 +82,7 @@ def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embeddi
 
 
 def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
-    """Do-nothing and the recommended row, and in a fold the other lines; all in the open where there are no first ones."""
+    """Do-nothing and the row that the verdict names, and in a fold the other lines; all in the open where there are no first ones."""
     folded = _drawn("The features of the other recipes", others)
     found = _drawn("What the features see", first)
     if found is None:

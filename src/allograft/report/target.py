@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -11,14 +11,17 @@ from markupsafe import Markup
 from allograft.figure import Figure
 from allograft.report import facts, plots
 from allograft.report.annotate import to_annotate
-from allograft.report.cells import Table, class_table, decision_table, gain
+from allograft.report.cells import Table, class_table, decision_table
 from allograft.report.drawn import Drawn, Hide
 from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import do_nothing, seed_scores, subject_scores
+from allograft.results.comparison import do_nothing
 from allograft.results.models import model_name, predict_command
+from allograft.results.scores import seed_scores, subject_scores
 from allograft.results.select import Line
+from allograft.results.sentence import unfinished
+from allograft.results.standing import Standing
 from allograft.results.statistics import smallest_p
 from allograft.results.table import subjects_at
 from allograft.study.plan import Plan
@@ -60,13 +63,30 @@ class Section:
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommended line of a target."""
+    """The verdict of a target, as the box shows it.
 
-    title: str
-    score: str
-    gain: str
-    seed: int
-    command: str
+    Args:
+        kind: keep, change, not-measured, or unfinished.
+        head, rest: the sentence, parted after its first colon.
+        command: to copy, "" for none.
+        seed: of the model that the command names.
+        tied: other rows that cannot be told from the one chosen.
+        better: the best row by mean, where another was named beforehand and is behind it.
+        label_free: the best row that needs no target label, where it is another.
+        marks: why the row may be worse than the model as it is.
+        how: how it was decided.
+    """
+
+    kind: str
+    head: str
+    rest: str
+    command: str = ""
+    seed: int = 0
+    tied: tuple[str, ...] = ()
+    better: str = ""
+    label_free: str = ""
+    marks: tuple[str, ...] = ()
+    how: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,7 @@ class Target:
     site: str
     titles: tuple[str, ...]
     finished: bool
-    advice: Advice | None
+    advice: Advice
     table: Table
     classes: Table | None
     subjects: int
@@ -95,7 +115,7 @@ class Target:
 def target_of(
     study: Study,
     plan: Plan,
-    lines: Sequence[Line],
+    standing: Standing,
     site: str,
     *,
     figures: Mapping[PictureKey, tuple[Drawn, ...]],
@@ -103,6 +123,7 @@ def target_of(
     hide: Hide,
 ) -> Target:
     """Gather what the page says of a target."""
+    lines = standing.lines
     here = [line for line in lines if line.target == site]
     subjects = max((subjects_at(line, site) for line in here), default=0)
     smallest = smallest_p(subjects, study.statistics.alternative)
@@ -112,7 +133,7 @@ def target_of(
         site=site,
         titles=tuple(line.title for line in here),
         finished=any(line.done for line in here),
-        advice=_advice(plan, lines, here, site),
+        advice=_advice(standing, here, site),
         table=decision_table(study, plan, lines, site),
         classes=class_table(plan, lines, site),
         subjects=subjects,
@@ -162,16 +183,23 @@ def _section(extra: Extra, hide: Hide) -> Section:
     return Section(extra.title, sheets, figures, tuple(map(hide, extra.notes)), None if folded is None else _section(folded, hide))
 
 
-def _advice(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) -> Advice | None:
-    line = next((line for line in here if line.recommended), None)
+def _advice(standing: Standing, here: Sequence[Line], site: str) -> Advice:
+    verdict = standing.verdicts.get(site)
+    if verdict is None:
+        head, _, rest = unfinished(standing.done, standing.total).partition(": ")
+        return Advice("unfinished", head + ":", rest + ".")
+    head, _, rest = verdict.sentence.partition(": ")
+    line = next((line for line in here if line.chosen), None)
     run = line.best_run if line is not None else None
+    made = Advice(verdict.action, head + ":", rest, how=verdict.how)
     if line is None or run is None:
-        return None
-    score, spread = line.score(site), line.spread(site)
-    text = "not measured" if score is None else f"{score:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
-    more = gain(plan, line, do_nothing(lines, site), site)
-    words = "" if more is None else f"{more:+.3f}".replace("-", "−")
-    return Advice(line.title, text, words, run.row.seed, predict_command(Path("models") / model_name(line)))
+        return made
+    command = predict_command(Path("models") / model_name(line))
+    free = verdict.label_free if verdict.label_free != line.title else ""
+    tied = tuple(title for title in verdict.tied if title != line.title) if line.title in verdict.tied else ()
+    better = "" if line.title in verdict.tied else "".join(verdict.tied[:1])
+    made = replace(made, command=command, seed=run.row.seed, marks=tuple(verdict.marks.get(line.title, ())))
+    return replace(made, tied=tied, better=better, label_free=free)
 
 
 def _strips(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) -> list[plots.Strip]:
@@ -181,7 +209,7 @@ def _strips(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) 
             line.title,
             {known[subject]: value for subject, value in subject_scores(plan, line, site).items()},
             line.score(site),
-            line.recommended,
+            line.chosen,
         )
         for line in here
     ]
@@ -199,5 +227,5 @@ def _scatter(plan: Plan, here: Sequence[Line], site: str) -> Markup:
     for line in here:
         seconds, scores = line.cost("train_seconds"), seed_scores(plan, line, site)
         if seconds is not None and scores:
-            points.append(plots.Point(line.title, seconds, sum(scores.values()) / len(scores), line.recommended))
+            points.append(plots.Point(line.title, seconds, sum(scores.values()) / len(scores), line.chosen))
     return plots.scatter(points, "train seconds", f"{plan.headline} at {site}")

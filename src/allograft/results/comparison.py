@@ -1,31 +1,21 @@
-"""Rows against do-nothing, subject by subject; what a row's interval is; and means over pairs of sites as the papers print them."""
+"""Rows against do-nothing, subject by subject, and means over pairs of sites as the papers print them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 
-from allograft.results.select import Line
-from allograft.results.statistics import (
-    Cases,
-    Floats,
-    Interval,
-    adjust,
-    bootstrap_interval,
-    bootstrap_pooled,
-    effect_size,
-    paired,
-    per_subject,
-    smallest_p,
-    wilcoxon,
-)
+from allograft.results.areas import Area, area_difference, area_difference_limits, area_difference_p, mean_area
+from allograft.results.claims import false_claim, shrinkage
+from allograft.results.intervals import Floats, t_limits
+from allograft.results.scores import drawn, is_scored, scores_by_seed, seed_areas, seed_cases, seed_scores
+from allograft.results.select import Line, is_bound
+from allograft.results.statistics import adjust, effect_size, paired, smallest_p, wilcoxon
 from allograft.study.plan import Plan
 from allograft.study.spec import Adjustment, Alternative
-from allograft.tree import content_hash
 
 ALPHA = 0.05
 NOTHING = ("supervised", "start")
@@ -45,8 +35,13 @@ class Comparison:
         subjects: how many.
         difference: mean over subjects; of a pooled metric (AUROC) mean over seeds.
         low, high: its 95 % interval over subjects; None for one subject.
-        p, adjusted: exact signed-rank test, and that for all rows of the table; None where ``note`` says why.
+        p, adjusted: exact signed-rank test, of an area under the ROC curve DeLong's, and that for the rows of
+            its ``family``; None where ``note`` says why.
         effect, rank_biserial: Cohen's d_z and the matched-pairs rank-biserial correlation, see ``effect_size``.
+        sd: of the differences over subjects; of an area that of its influence values.
+        dof: degrees of freedom of the interval.
+        false_claim: probability that the row is no better, shrunk over the rows of the table, see ``claims``.
+        rows: how many share the level of the test.
         note: what stands in the place of p, or must be known to read it.
     """
 
@@ -58,6 +53,10 @@ class Comparison:
     adjusted: float | None = None
     effect: float | None = None
     rank_biserial: float | None = None
+    sd: float | None = None
+    dof: float | None = None
+    false_claim: float | None = None
+    rows: int = 1
     note: str = ""
 
 
@@ -79,72 +78,15 @@ class OverPairs:
     sd: float | None
 
 
-def seed_cases(line: Line, site: str) -> dict[int, list[dict[str, Any]]]:
-    """Seed -> every judged test case of a site, all folds together; failed seeds are left out."""
-    runs = [run for run in line.runs if not run.error and run.tests.get(site)]
-    return {run.row.seed: [case for record in run.tests[site] for case in record.measured] for run in runs}
-
-
-def subject_ids(line: Line, site: str) -> set[str]:
-    """Test subjects of a site, over all seeds and folds."""
-    return {str(case["subject"]) for cases in seed_cases(line, site).values() for case in cases}
-
-
-def seed_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, float]:
-    """Seed -> a metric (the headline by default) at a site, pooled over its subjects; undefined seeds are left out."""
-    pooled = {seed: plan.task.aggregate(cases).get(metric or plan.headline) for seed, cases in seed_cases(line, site).items() if cases}
-    return {seed: float(value) for seed, value in pooled.items() if value is not None}
-
-
-def subject_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[str, float]:
-    """Subject -> a metric (the headline by default) at a site: mean over its cases, then over seeds. {} where no single case has it."""
-    scores = _scores(plan, line, site, metric)
-    subjects = sorted(set().union(*scores.values()))
-    return {subject: fmean(one[subject] for one in scores.values() if subject in one) for subject in subjects}
-
-
-def score_interval(plan: Plan, line: Line, site: str) -> Interval | None:
-    """The 95 % interval over subjects of a row's score at a site; None for fewer than two subjects."""
-    scores = subject_scores(plan, line, site)
-    if scores:
-        return bootstrap_interval(list(scores.values()))
-    return _pooled_intervals(plan, line, site).get(plan.headline)
-
-
-def intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
-    """Metric -> its 95 % interval over subjects, of each that a row has at a site; without those that have none."""
-    names = line.metrics.get(site, ())
-    own = {name: bootstrap_interval(list(scores.values())) for name in names if (scores := subject_scores(plan, line, site, name))}
-    pooled = _pooled_intervals(plan, line, site) if len(own) < len(names) else {}
-    found = {name: own.get(name) or pooled.get(name) for name in names}
-    return {name: interval for name, interval in found.items() if interval is not None}
-
-
-def _pooled_intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
-    """Of what only a whole test set has."""
-    return _drawn(plan, [cases for cases in seed_cases(line, site).values() if cases])
-
-
-def _drawn(plan: Plan, a: Sequence[Cases], b: Sequence[Cases] | None = None) -> dict[str, Interval]:
-    """``bootstrap_pooled``, once for the same cases: the report is written anew after each unit, and most lines are what they were."""
-    asked = content_hash(repr(plan.task), a, b)
-    if asked not in _ANSWERED:
-        _ANSWERED[asked] = bootstrap_pooled(a, b, plan.task.aggregate)
-    return _ANSWERED[asked]
-
-
-_ANSWERED: dict[str, dict[str, Interval]] = {}
-
-
 def difference(plan: Plan, line: Line, base: Line, site: str) -> tuple[float, Floats] | None:
     """A row less ``base`` at a site: the mean, and one value a subject, mean over the seeds that both finished.
 
     A pooled metric (AUROC) has no value a subject: (0,), and the mean is over seeds. None when the two rows have nothing in common.
     """
-    subjects, ours, theirs = paired(_scores(plan, line, site), _scores(plan, base, site))
+    subjects, ours, theirs = paired(scores_by_seed(plan, line, site), scores_by_seed(plan, base, site))
     if subjects:
         return fmean(ours - theirs), ours - theirs
-    if _scored(plan, line, site) or _scored(plan, base, site):
+    if is_scored(plan, line, site) or is_scored(plan, base, site):
         return None
     pooled, other = seed_scores(plan, line, site), seed_scores(plan, base, site)
     both = [pooled[seed] - other[seed] for seed in pooled if seed in other]
@@ -176,7 +118,18 @@ def compare(
     if base is None:
         return {}
     others = {line.title: _against(plan, line, base, site or target, alternative) for line in here if line is not base}
-    return _adjusted({title: made for title, made in others.items() if made is not None}, adjust, alternative)
+    found = {title: made for title, made in others.items() if made is not None}
+    for each in families(plan, [line for line in here if line.title in found]):
+        found |= _adjusted({line.title: found[line.title] for line in each}, adjust, alternative)
+    return _with_claims(found)
+
+
+def families(plan: Plan, lines: Sequence[Line]) -> list[list[Line]]:
+    """Rows whose p values are adjusted together: the one that was named beforehand, alone; those that compete; upper bounds."""
+    kinds: dict[str, list[Line]] = {"primary": [], "competing": [], "bound": []}
+    for line in lines:
+        kinds["primary" if line.title == plan.primary else "bound" if is_bound(line.recipe) else "competing"].append(line)
+    return list(kinds.values())
 
 
 def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -> list[OverPairs]:
@@ -200,13 +153,11 @@ def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -
     return made
 
 
-def _scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, dict[str, float]]:
-    return {seed: per_subject(cases, metric or plan.headline) for seed, cases in seed_cases(line, site).items()}
-
-
-def _scored(plan: Plan, line: Line, site: str) -> bool:
-    """Whether the headline is a score of single cases."""
-    return any(plan.headline in case for cases in seed_cases(line, site).values() for case in cases)
+def areas(plan: Plan, line: Line, base: Line, site: str) -> tuple[Area, Area] | None:
+    """The headline of two rows as areas under the ROC curve, each the mean over the seeds that both finished; None if it is none."""
+    ours, theirs = seed_areas(plan, line, site), seed_areas(plan, base, site)
+    seeds = sorted(ours.keys() & theirs.keys())
+    return (mean_area([ours[seed] for seed in seeds]), mean_area([theirs[seed] for seed in seeds])) if seeds else None
 
 
 def _against(plan: Plan, line: Line, base: Line, site: str, alternative: Alternative) -> Comparison | None:
@@ -214,36 +165,64 @@ def _against(plan: Plan, line: Line, base: Line, site: str, alternative: Alterna
     if found is None:
         return None
     if not len(found[1]):
-        return _against_pooled(plan, line, base, site, found[0])
+        pair = areas(plan, line, base, site)
+        return _against_pooled(plan, line, base, site, found[0]) if pair is None else _against_area(*pair, alternative)
     mean, values = found
     count = len(values)
     if count == 1:
         return Comparison(1, mean, note="one subject: no interval")
-    low, high = bootstrap_interval(values) or (None, None)
+    low, high = t_limits(np.sort(values))  # so that the order of subjects is not even a rounding
     effect, rank_biserial = effect_size(values)
-    made = Comparison(count, mean, low, high, effect=effect, rank_biserial=rank_biserial)
+    made = Comparison(count, mean, float(low), float(high), effect=effect, rank_biserial=rank_biserial)
+    made = replace(made, sd=float(np.std(np.sort(values), ddof=1)), dof=count - 1.0)
     if smallest_p(count, alternative) > ALPHA:
         return replace(made, note=f"cannot be significant with {count} subjects")
     p = wilcoxon(values, alternative)
     return replace(made, p=1.0, note="no difference") if p is None else replace(made, p=p)
 
 
+def _against_area(ours: Area, theirs: Area, alternative: Alternative) -> Comparison:
+    found = area_difference(ours, theirs)
+    count, limits = len(found.subjects), area_difference_limits(ours, theirs)
+    if limits is None:
+        kind = "positive" if found.counts[0] == 1 else "negative"
+        return Comparison(count, found.value, note=f"one {kind} subject: no interval")
+    p = area_difference_p(ours, theirs, alternative)
+    sd = float(np.sqrt(count * found.variance))
+    return Comparison(count, found.value, *limits, p=p, sd=sd, dof=found.dof, note="no difference" if sd == 0 else "")
+
+
 def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) -> Comparison:
-    """Of AUROC there is no score of a single subject: an interval, and no signed-rank test."""
+    """Of what only a whole test set has there is no score of a single subject: an interval, and no test."""
     ours, theirs = seed_cases(line, site), seed_cases(base, site)
     seeds = sorted(seed_scores(plan, line, site).keys() & seed_scores(plan, base, site).keys())
     a, b = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     subjects = set.intersection(*({str(case["subject"]) for case in cases} for cases in (*a, *b)))
-    low, high = _drawn(plan, a, b).get(plan.headline, (None, None))
+    low, high = drawn(plan, a, b).get(plan.headline, (None, None))
     note = "one subject: no interval" if len(subjects) == 1 else f"{plan.headline} scores no single subject: interval only"
     return Comparison(len(subjects), mean, low, high, note=note)
 
 
 def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alternative) -> dict[str, Comparison]:
     tested = {title: one.p for title, one in found.items() if one.p is not None}
+    made = {title: replace(one, rows=len(found)) for title, one in found.items()}
     for title, p in zip(tested, adjust(list(tested.values()), method), strict=True):
-        one = found[title]
+        one = made[title]
         best = smallest_p(one.subjects, alternative) * (1 if method == "none" else len(tested))
-        hopeless = f"at best {best:.2g} after {method.capitalize()} over {len(tested)} rows" if best > ALPHA else ""
-        found[title] = replace(one, adjusted=p, note=one.note or hopeless)
-    return found
+        hopeless = (
+            f"at best {best:.2g} after {method.capitalize()} over {len(tested)} rows"
+            if one.rank_biserial is not None and best > ALPHA
+            else ""
+        )
+        made[title] = replace(one, adjusted=p, note=one.note or hopeless)
+    return made
+
+
+def _with_claims(found: dict[str, Comparison]) -> dict[str, Comparison]:
+    """Every row's probability of a false claim, with the prior that all rows of the table together suggest."""
+    known = {title: (one.difference, one.sd / one.subjects**0.5, one.dof) for title, one in found.items() if one.sd is not None}
+    if not known:
+        return found
+    gap, error, dof = np.array(list(known.values()), np.float64).T
+    chances = false_claim(gap, error, dof, shrinkage(gap, error))
+    return found | {title: replace(found[title], false_claim=float(p)) for title, p in zip(known, chances, strict=True)}

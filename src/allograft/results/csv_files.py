@@ -9,15 +9,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from allograft.results.comparison import Comparison, compare, intervals, score_interval, subject_ids
+from allograft.results.comparison import Comparison, compare
+from allograft.results.scores import intervals, score_interval, subject_ids
 from allograft.results.select import Line
+from allograft.results.verdict import reach_of
 from allograft.study.plan import Plan
 from allograft.tree import write_bytes
 
 COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
 COLUMNS = (
-    *("recipe", "target", "site", "metric", "recommended", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
-    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_adjusted", "cohen_dz", "rank_biserial", "note"),
+    *("recipe", "target", "site", "metric", "verdict", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
+    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_adjusted", "cohen_dz", "rank_biserial"),
+    *("sd_of_differences", "false_claim", "subjects_needed", "smallest_difference", "note"),
     *COSTS,
     "predict_seconds_per_100",
 )
@@ -28,7 +31,9 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged, numbers in full, empty = none.
 
     ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired by subject; p values are of the exact
-    signed-rank test, and that adjusted as the study says over the rows of one target and site. A line that was judged nowhere has one row.
+    signed-rank test, and that adjusted as the study says over the rows of one target and site. ``verdict`` is what the verdict says of a
+    line at its target (keep, change, tied, loses, forgets); ``subjects_needed`` would show the study's margin with 80 % power, and
+    ``smallest_difference`` is what these subjects show. A line that was judged nowhere has one row.
 
     Raises:
         OutputError: the file cannot be written.
@@ -100,13 +105,17 @@ def _sites(line: Line) -> list[str]:
 def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:
     low, high = score_interval(plan, line, site) or (None, None)
     row: dict[str, Any] = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "metric": plan.headline}
-    row |= {"recommended": "yes" if line.recommended else "no", "seeds_done": line.done, "seeds": len(line.runs)}
+    row |= {"verdict": line.verdict if site == line.target else "", "seeds_done": line.done, "seeds": len(line.runs)}
     row |= {"subjects": len(subject_ids(line, site)), "mean": line.score(site), "sd_over_seeds": line.spread(site)}
     row |= {"low": low, "high": high}
     if found is not None:
         row |= {"paired_subjects": found.subjects, "difference": found.difference, "difference_low": found.low}
         row |= {"difference_high": found.high, "p": found.p, "p_adjusted": found.adjusted, "cohen_dz": found.effect}
         row |= {"rank_biserial": found.rank_biserial, "note": found.note}
+        row |= {"sd_of_differences": found.sd, "false_claim": found.false_claim}
+        if found.sd is not None:
+            reach = reach_of(found.sd, found.subjects, found.rows, plan.statistics, exact=found.rank_biserial is not None)
+            row |= {"subjects_needed": reach.needed, "smallest_difference": reach.smallest}
     row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}
     row["predict_seconds_per_100"] = line.predict_seconds(site)
     return {key: "" if value is None else value for key, value in row.items()}

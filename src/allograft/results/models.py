@@ -16,6 +16,8 @@ from allograft.errors import ModelError
 from allograft.predictor.folder import read_card
 from allograft.recipe import total_needs
 from allograft.results.select import RULES, Chosen, Line
+from allograft.results.sentence import unfinished
+from allograft.results.standing import Standing
 from allograft.study.cohorts import facts_of
 from allograft.study.parts import shared_folder
 from allograft.study.plan import Row, scenario_of
@@ -37,14 +39,14 @@ def model_folder(out: Path, line: Line) -> Path:
     return root / "models" / (model_name(line) if root == out else f"{model_name(line)}.{out.name}")
 
 
-def export_models(out: Path, world: World, table: list[Line], units: Path) -> dict[tuple[str, str], Path]:
+def export_models(out: Path, world: World, now: Standing, units: Path) -> dict[tuple[str, str], Path]:
     """Copy the chosen stage of every finished line to its ``model_folder`` and complete its card.
 
     One process at a time: those that share a folder finish together.
     """
     folders = {}
     with locked(shared_folder(out) / "models.lock"):
-        for line in table:
+        for line in now.lines:
             run = line.best_run
             if run is None:
                 continue
@@ -55,7 +57,8 @@ def export_models(out: Path, world: World, table: list[Line], units: Path) -> di
             part = folder.with_name(f".{folder.name}.part")
             tree.remove(part)
             tree.copy_folder(stage, part)
-            write_json(part / "card.json", {**read_card(stage), **facts(world, run.row, out), **_scores(world.study, run)})
+            told = {**facts(world, run.row, out), **_scores(world.study, run), **_verdict(now, line)}
+            write_json(part / "card.json", {**read_card(stage), **told})
             tree.remove(folder)
             part.rename(folder)
             folders[line.title, line.target] = folder
@@ -87,6 +90,15 @@ def _scores(study: Study, run: Chosen) -> dict[str, Any]:
         },
         "metrics": {site: [record.metrics for record in records] for site, records in run.tests.items()},
     }
+
+
+def _verdict(now: Standing, line: Line) -> dict[str, Any]:
+    """What the study says of the model: the sentence of its target, and what the verdict says of its row."""
+    verdict = now.verdicts.get(line.target)
+    if verdict is None:
+        return {"verdict": {"sentence": unfinished(now.done, now.total)}}
+    told = {"sentence": verdict.sentence, "action": verdict.action, "this_row": line.verdict}
+    return {"verdict": {**told, "marks": list(verdict.marks.get(line.title, ())), "rules_version": verdict.rules_version}}
 
 
 def training_images(world: World, row: Row) -> list[str]:

@@ -1,4 +1,4 @@
-"""From records to a table: which stage stands for a run, which row is recommended, and never by a test score."""
+"""From records to a table: which stage, settings and seed stand for a run, never by a test score; which row to use is the verdict's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_YET = "not run yet"
 """What stands in the place of an error where a run has neither finished nor failed: another shard may be at it."""
 
 RULES = {
-    "last": "the last stage of each run; the recipe listed last in the study; the first seed",
+    "last": "the last stage of each run; the first seed",
     "source-val": "the best score on the source's validation subjects",
     "entropy": "the lowest mean entropy of predictions on training images of the target, labels unseen",
     "infomax": "the highest information: entropy of the mean prediction less mean entropy, on training images of the target, labels unseen",
@@ -59,7 +59,7 @@ class Line:
         runs: one a seed, failed ones included.
         scores: site -> pooled headline score of each finished seed.
         metrics: site -> metric -> its values over the finished seeds.
-        recommended: picked by the rule.
+        verdict: what the verdict says of it: keep, change, tied, loses, forgets; see ``evidence.marked``.
     """
 
     title: str
@@ -68,7 +68,12 @@ class Line:
     runs: tuple[Chosen, ...]
     scores: Mapping[str, tuple[float, ...]]
     metrics: Mapping[str, Mapping[str, tuple[float, ...]]]
-    recommended: bool = False
+    verdict: str = ""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it is the row that the verdict names: the one to change to, or doing nothing where the model is kept."""
+        return self.verdict.startswith(("change", "keep"))
 
     @property
     def done(self) -> int:
@@ -134,7 +139,7 @@ def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
         metrics = _pooled(plan, runs)
         scores = {site: values[plan.headline] for site, values in metrics.items() if plan.headline in values}
         made.append(Line(recipe_title, rows[0].recipe, target, runs, scores, metrics))
-    return _recommend(made, rule)
+    return made
 
 
 def _tuned(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
@@ -206,11 +211,11 @@ def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozense
 
 def _shown(plan: Plan, row: Row, records: Mapping[str, Record]) -> frozenset[str]:
     """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is sure of what it has learned by heart."""
-    units = {one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not _is_bound(one.recipe)}
+    units = {one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not is_bound(one.recipe)}
     return frozenset(subject for record in records.values() if record.unit in units for subject in record.labelled_subjects)
 
 
-def _is_bound(recipe: Any) -> bool:
+def is_bound(recipe: Any) -> bool:
     """Whether a recipe uses labels beyond the budget: an upper bound, which is shown and never chosen."""
     return total_needs(recipe).all_target_labels
 
@@ -226,30 +231,6 @@ def _pooled(plan: Plan, runs: Iterable[Chosen]) -> dict[str, dict[str, tuple[flo
                     inner = values.setdefault(site, {})
                     inner[key] = (*inner.get(key, ()), value)
     return values
-
-
-def _recommend(made: list[Line], rule: str) -> list[Line]:
-    """Mark one line a target: by the rule, and never by a test score unless the rule is the oracle.
-
-    A site without labels ranks nothing, but for the rules that need none; those mark nothing where they have seen nothing.
-    """
-    marked: dict[str, int] = {}
-    for number, line in enumerate(made):
-        standing = _standing(line, rule)
-        ranked = standing > -math.inf if rule in label_free.RULES else line.score(line.target) is not None
-        if not line.done or not ranked or _is_bound(line.recipe):
-            continue
-        best = marked.get(line.target)
-        if best is None or rule == "last" or standing > _standing(made[best], rule):
-            marked[line.target] = number
-    return [replace(line, recommended=marked.get(line.target) == number) for number, line in enumerate(made)]
-
-
-def _standing(line: Line, rule: str) -> float:
-    if rule == "oracle":
-        return _low(line.score(line.target))
-    ranks = [run.rank for run in line.runs if run.rank is not None]
-    return mean(ranks) if ranks else -math.inf
 
 
 def _low(value: float | None) -> float:

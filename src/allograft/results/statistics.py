@@ -1,4 +1,4 @@
-"""Statistics of a study: subjects are the unit. Intervals by bootstrap over subjects, exact signed-rank tests, effect sizes.
+"""Statistics of a study: subjects are the unit. Pairs of rows, exact signed-rank tests, effect sizes, and a bootstrap of pooled metrics.
 
 Two images of a patient are one subject, and five seeds on eight patients are eight subjects: what varies between seeds is the
 training, and it is shown beside, as a standard deviation.
@@ -6,26 +6,26 @@ training, and it is shown beside, as a standard deviation.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from allograft.results.intervals import Floats
+from allograft.results.ranks import signed_rank_p
 
 if TYPE_CHECKING:
     from allograft.study.spec import Adjustment, Alternative
 
-DRAWS, POOLED_DRAWS = 9999, 199
-"""Resamples of a mean, and of a metric that only ``aggregate`` can compute."""
-EXACT = 50
-"""Up to so many subjects p is exact."""
+POOLED_DRAWS = 199
+"""Resamples of a metric that only ``aggregate`` can compute."""
 
 Cases = Sequence[Mapping[str, Any]]
 Aggregate = Callable[[Cases], Mapping[str, float | None]]
-Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 
@@ -61,73 +61,6 @@ def paired(a: Mapping[int, Mapping[str, float]], b: Mapping[int, Mapping[str, fl
     subjects = tuple(sorted(both))
     means = np.array([[fmean(column) for column in zip(*both[subject], strict=True)] for subject in subjects]).reshape(-1, 2)
     return subjects, means[:, 0], means[:, 1]
-
-
-def mean(samples: Floats) -> Floats:
-    """The mean of each sample: (D, N) -> (D,)."""
-    return np.asarray(samples.mean(1), np.float64)
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[[Floats], Floats] = mean,
-    *,
-    level: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
-    method: Literal["percentile", "bca"] = "percentile",
-) -> Interval | None:
-    """Bootstrap interval over subjects (Efron & Tibshirani 1993, chapters 13.3 and 14.3); the same arguments give the same interval.
-
-    Percentile intervals of fewer than about ten subjects are too narrow: of samples of five normal values 84 % are covered, not 95 %.
-
-    Args:
-        values: (N,) a value a subject, or (N, K), for example pairs; rows are drawn whole, and their order does not matter.
-        statistic: of many samples at once: (D, N) or (D, N, K) -> (D,).
-        method: "bca" corrects for bias and skewness.
-
-    Returns:
-        Low and high; None for fewer than two subjects.
-
-    >>> low, high = bootstrap_interval([0.1, 0.2, 0.3, 0.4])
-    >>> 0.1 < low < 0.25 < high < 0.4
-    True
-    """
-    array = np.asarray(values, np.float64)
-    if len(array) < 2:
-        return None
-    array = array[np.lexsort(array.reshape(len(array), -1).T)]
-    return _interval(array.tobytes(), array.shape, statistic, level, draws, seed, method)
-
-
-@lru_cache(4096)  # the report is written anew after each unit, and most of its lines are what they were
-def _interval(
-    data: bytes, shape: tuple[int, ...], statistic: Callable[[Floats], Floats], level: float, draws: int, seed: int, method: str
-) -> Interval:
-    array: Floats = np.frombuffer(data, np.float64).reshape(shape)
-    rng, chunk = np.random.default_rng(seed), max(1, 2_000_000 // len(array))
-    sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
-    drawn = np.concatenate([statistic(array[rng.integers(len(array), size=(size, len(array)))]) for size in sizes])
-    shares = np.array([(1 - level) / 2, (1 + level) / 2])
-    if method == "bca":
-        shares = _corrected(array, statistic, drawn, shares)
-    low, high = np.quantile(drawn, shares)
-    return float(low), float(high)
-
-
-def _corrected(array: Floats, statistic: Callable[[Floats], Floats], drawn: Floats, shares: Floats) -> Floats:
-    """The percentiles that BCa reads instead of ``shares`` (Efron & Tibshirani 1993, equations 14.10, 14.14 and 14.15)."""
-    from scipy.special import ndtr, ndtri
-
-    found = statistic(array[None])[0]
-    below = ((drawn < found).mean() + (drawn <= found).mean()) / 2
-    left_out = statistic(np.stack([np.delete(array, number, 0) for number in range(len(array))]))
-    pull = left_out.mean() - left_out
-    if not pull.any() or below in (0, 1):
-        return shares
-    bias, skew = ndtri(below), (pull**3).sum() / (6 * (pull**2).sum() ** 1.5)
-    shifted = bias + ndtri(shares)
-    return np.asarray(ndtr(bias + shifted / (1 - skew * shifted)), np.float64)
 
 
 def bootstrap_pooled(
@@ -193,35 +126,13 @@ def _copies(group: Mapping[str, Cases], picked: Mapping[str, int]) -> list[Mappi
 
 
 def wilcoxon(differences: ArrayLike, alternative: Alternative = "two-sided") -> float | None:
-    """P of the signed-rank test (Wilcoxon 1945); zeros are dropped (SciPy's ``zero_method="wilcox"``), and what is equal to 1e-12 is tied.
-
-    Exact for up to 50 differences: without ties SciPy's; with ties the distribution of the sum of the mid-ranks over all 2^n signs,
-    counted rather than listed. Beyond, SciPy's normal approximation.
-
-    Args:
-        alternative: "greater": the differences tend to be above zero.
-
-    Returns:
-        None when no difference is other than zero.
+    """P of the signed-rank test of one sample, see ``signed_rank_p``; None when no difference is other than zero.
 
     >>> wilcoxon([0.1, 0.2, 0.3, 0.4]), wilcoxon([0.1, 0.1, 0.1]), wilcoxon([0.0])
     (0.125, 0.25, None)
     """
-    from scipy import stats
-
-    values = _nonzero(differences)
-    if not len(values):
-        return None
-    if len(values) > EXACT or len(np.unique(np.abs(values))) == len(values):
-        method: Any = "exact" if len(values) <= EXACT else "auto"
-        return float(stats.wilcoxon(values, alternative=alternative, method=method).pvalue)
-    doubled = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)
-    chances = np.ones(1)
-    for rank in doubled:  # with chance one half the sum grows by the rank
-        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
-    positive = doubled[values > 0].sum()
-    greater, less = float(chances[positive:].sum()), float(chances[: positive + 1].sum())
-    return {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}[alternative]
+    p = float(signed_rank_p(np.asarray(differences, np.float64)[None], alternative)[0])
+    return None if math.isnan(p) else p
 
 
 def smallest_p(subjects: int, alternative: Alternative = "two-sided") -> float:
@@ -239,15 +150,24 @@ def adjust(p_values: Sequence[float], method: Adjustment = "holm") -> list[float
     >>> adjust([0.01, 0.04, 0.03]), adjust([0.01, 0.04], "bonferroni")
     ([0.03, 0.06, 0.06], [0.02, 0.08])
     """
-    p, count = np.asarray(p_values, np.float64), len(p_values)
-    if method == "none":
-        return p.tolist()
-    if method == "bonferroni":
-        return np.minimum(1, p * count).tolist()
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(count)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(count, 0, -1)))
-    return adjusted.tolist()
+    p = np.asarray(p_values, np.float64)
+    adjusted = {"none": p, "bonferroni": np.minimum(1, p * len(p))}.get(method)
+    found: list[float] = (holm(p) if adjusted is None else adjusted).tolist()
+    return found
+
+
+def holm(p: ArrayLike) -> Floats:
+    """P values adjusted for the questions along the last axis (Holm 1979): (..., K) -> (..., K).
+
+    >>> holm([[0.01, 0.04, 0.03], [0.5, 0.01, 0.5]]).round(2).tolist()
+    [[0.03, 0.06, 0.06], [1.0, 0.03, 1.0]]
+    """
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values, -1, kind="stable")
+    scaled = np.take_along_axis(values, order, -1) * np.arange(values.shape[-1], 0, -1)
+    adjusted = np.empty_like(values)
+    np.put_along_axis(adjusted, order, np.minimum(1, np.maximum.accumulate(scaled, -1)), -1)
+    return adjusted
 
 
 def effect_size(differences: ArrayLike) -> tuple[float | None, float | None]:

@@ -10,13 +10,16 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, score_interval, subject_ids
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
+from allograft.results.scores import score_interval, subject_ids
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
 from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
+COVERAGE = "95 % of a score: t on the logit of the mean; with many exact zeros none covers below 20 subjects."
+"""What a reader of intervals must know, in the terminal and on the page."""
 WIDTH = 160
 """Columns of text where no terminal says otherwise."""
 LAYOUT: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
@@ -72,7 +75,7 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
     names = (
         f"at {target}",
         "subjects' 95 %",
-        "- nothing",
+        f"vs. {'supervised' if study.source else 'start'}",
         "subjects' 95 %",
         f"p, {study.statistics.adjustment.capitalize()}",
         *(f"at {site}" for site in others),
@@ -83,7 +86,7 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
 
 
 def _cells(line: Line, others: Sequence[str], interval: Interval | None, found: Comparison | None, notes: Mapping[str, str]) -> list[str]:
-    cells = [("* " if line.recommended else "  ") + line.title, _score(line, line.target), _interval(interval)]
+    cells = [_signs(line) + line.title, _score(line, line.target), _interval(interval)]
     if found is None:
         cells += ["", "", ""]
     else:
@@ -96,6 +99,12 @@ def _cells(line: Line, others: Sequence[str], interval: Interval | None, found: 
     return [*cells, short_count(line.cost("trainable_parameters"))]
 
 
+def _signs(line: Line) -> str:
+    """``*`` for the row of the verdict, ``!`` for one that is worse somewhere."""
+    worse = any(word in line.verdict for word in ("loses", "forgets"))
+    return f"{'*' if line.chosen else ''}{'!' if worse else ''}".ljust(2) + " "
+
+
 def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
     """Note -> its sign."""
     return {note: f"({number})" for number, note in enumerate(dict.fromkeys(one.note for one in compared.values() if one.note), 1)}
@@ -103,12 +112,15 @@ def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
 
 def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str]) -> str:
     """What the signs and columns mean."""
-    lines = [f"* recommended by selection '{study.selection}': {RULES[study.selection]}. Recipes at their papers' settings, untuned."]
+    lines = ["* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."]
+    lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
     if compared:
         told, nothing = study.statistics, "supervised" if study.source else "start"
+        exact = any(one.rank_biserial is not None for one in compared.values())
+        lines.append(f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}")
         lines.append(
-            f"- nothing: paired difference to '{nothing}'. 95 %: bootstrap over subjects, too narrow with fewer than ten. "
-            f"p: exact Wilcoxon, {told.alternative}, {told.adjustment.capitalize()} over rows."
+            f"vs. {nothing}: paired difference, 95 % by Student's t. "
+            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {told.alternative}, {told.adjustment.capitalize()} over rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     if hidden:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from allograft.predictor.folder import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
 from allograft.results.csv_files import write_metrics, write_results
+from allograft.results.evidence import write_verdicts
 from allograft.results.models import export_models, refuse_training_images
 from allograft.results.record import Record, read_all, record_name
-from allograft.results.select import NOT_YET, Line, lines
+from allograft.results.select import NOT_YET, Line
+from allograft.results.standing import Standing, standing_of
 from allograft.run.judge import Judge, failed_record
 from allograft.run.start import anew_in, network_of, refuse_untrained
 from allograft.schedule import make_schedule
@@ -52,6 +54,7 @@ class Result:
         study, plan: what was asked.
         lines: the table.
         models: (recipe's title, target) -> model folder.
+        standing: how far the study is, with its verdicts.
     """
 
     out: Path
@@ -59,6 +62,7 @@ class Result:
     plan: Plan
     lines: tuple[Line, ...]
     models: Mapping[tuple[str, str], Path]
+    standing: Standing = field(default_factory=Standing)
 
     @property
     def failed(self) -> int:
@@ -153,7 +157,7 @@ class Session:
         for row in bare_rows(world):
             context = self.context(row.seed)
             keyed.append(replace(row, nodes=tuple(nodes_of(world, row, networks[row.seed], context))))
-        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics)
+        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics, self.study.primary_title)
         self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
         return plan
 
@@ -248,40 +252,41 @@ class Session:
             _keep_traceback(self.units / row.unit, error)
 
     def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
-        """Table, models, ``results.csv``, ``metrics.csv`` and report."""
-        table = lines(plan, read_all(self.out), world.study.selection)
-        models = export_models(self.out, world, table, self.units)
-        write_results(self.out, plan, table)
-        write_metrics(self.out, plan, table)
+        """Table, verdicts, models, ``results.csv``, ``metrics.csv`` and report."""
+        now = standing_of(world.study, plan, read_all(self.out), self.units)
+        models = export_models(self.out, world, now, self.units)
+        write_verdicts(self.out, now.verdicts)
+        write_results(self.out, plan, now.lines)
+        write_metrics(self.out, plan, now.lines)
         if report:
-            self.report(world, plan, pictures=pictures)
-        return Result(self.out, world.study, plan, tuple(table), models)
+            self.report(world, plan, pictures=pictures, now=now)
+        return Result(self.out, world.study, plan, now.lines, models, now)
 
-    def report(self, world: World, plan: Plan, *, pictures: bool, waiting: Iterable[str] | None = None) -> None:
+    def report(self, world: World, plan: Plan, *, pictures: bool, waiting: Collection[str] = (), now: Standing | None = None) -> None:
         """Write ``report.html`` from the records that are there.
 
         Args:
             pictures: whether it may show patients' images.
-            waiting: of a study that runs, the units that wait, undone even if they failed before; None = finished, with further sections.
+            waiting: of a study that runs, the units that wait, undone even if they failed before.
+            now: of a run that has ended, how far the study is; the page has further sections then.
         """
         from allograft.report import Shows, write_annotate, write_report
         from allograft.report.sections import sections_of
         from allograft.run.pictures import pictures_of
 
         records = read_all(self.out, skip_damaged=not pictures)
-        table = lines(plan, records, world.study.selection)
+        made = now or standing_of(world.study, plan, records, self.units, waiting)
+        table = list(made.lines)
         template, device = self.context(0).template, self.fabric.device
         drawn = pictures_of(self.out, world, table, template) if pictures else {}
         figures = {
             (line.title, line.target): self._store(run.row.unit).figures(images=pictures) for line in table if (run := line.best_run)
         }
-        extras = sections_of(self.out, world, plan, records, table, template, device=device) if waiting is None else {}
-        over = {record.unit for record in records.values() if record.status == "failed"} - set(waiting or ())
-        done = sum(self._store(unit).carry_file.exists() or unit in over for unit in plan.units)
+        extras = sections_of(self.out, world, plan, records, table, template, device=device) if now is not None else {}
         write_annotate(self.out, table)
         shows = Shows(drawn, figures, extras, world)
         page = self.out / "report.html"
-        write_report(page, study=world.study, plan=plan, lines=table, done=done, total=len(plan.units), shows=shows)
+        write_report(page, study=world.study, plan=plan, standing=made, shows=shows)
 
 
 def as_recorded(plan: Plan, records: Iterable[Record]) -> Plan:

@@ -44,12 +44,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows with their units, in the order in which they run."""
+    """Rows with their units, in the order in which they run. ``primary``: the title of the row named beforehand, "" = none."""
 
     rows: tuple[Row, ...]
     seeds: int
     task: Task
     statistics: Statistics = field(default_factory=Statistics)
+    primary: str = ""
 
     @property
     def headline(self) -> str:

@@ -139,11 +139,21 @@ class Statistics:
 
     Args:
         alternative: ``greater`` tests only whether a row is better, as some papers do.
-        adjustment: for the number of rows.
+        adjustment: of the p values of the tables, for the number of rows; the verdict always uses Holm.
+        margin: the gain that would matter, in units of the headline: how many subjects would show it is reported.
+        tolerance: how much a row may lose at the target or forget at home before it is marked.
     """
 
     alternative: Alternative = "two-sided"
     adjustment: Adjustment = "holm"
+    margin: float = 0.02
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.margin) and self.margin > 0):
+            raise SpecError(f"statistics.margin: found {self.margin}, expected the gain that would matter, above 0, for example 0.02")
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise SpecError(f"statistics.tolerance: found {self.tolerance}, expected a loss that may be borne, 0 or more, for example 0.02")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,18 +164,16 @@ class Study:
     names the part, ``isic (tone 3, 4)``; see ``Where``.
 
     ``pairs: all`` asks it for every source site alone and every target, ``leave-one-site-out`` for every target from all other source
-    sites; without ``target`` these are the source sites themselves.
+    sites; without ``target`` these are the source sites themselves. See ``run_pairs``.
 
-    ``cohorts`` are several tables, in the place of ``cohort``: cases, subjects and sites are ``NAME/...``, and a cohort's name stands for
-    all its sites. ``pool``: sites whose images pre-training sees, never a test subject's. ``stream``: stages of sites that are met one
-    after another, in the place of source and target. ``source: [a], target: [a]`` asks within a site: training on its training subjects,
-    testing its test subjects. ``each`` and a rising list of target labels make a part of the study of each setting.
+    ``primary`` names one of the rows beforehand: it is tested alone, and no other row's luck counts against it; see ``results.verdict``.
     """
 
     cohort: str = ""
     cohorts: dict[str, CohortSpec] = field(default_factory=dict)
     task: dict[str, Any]
     recipes: tuple[AnyRow, ...]
+    primary: AnyRow | None = None
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     pool: tuple[str, ...] = ()
@@ -236,6 +244,23 @@ class Study:
         if grid is not None and not self.source:
             raise SpecError(f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting")
         find("optimizer", next(iter(self.optimizer)))
+        self._check_primary()
+
+    def _check_primary(self) -> None:
+        name, rows = self.primary_title, [title(row) for row in self.rows]
+        if name and name in rows[:1]:
+            raise SpecError(f"primary: '{name}' is what every row is compared with; name a row that may be better")
+        if name and name not in rows:
+            raise SpecError(f"primary: found '{name}', expected a row of the table: {', '.join(rows)}; list it under recipes too")
+        if self.primary is not None and total_needs(candidates(self.primary)[0]).all_target_labels:
+            raise SpecError(f"primary: '{name}' uses all target labels, as an upper bound; name a row within the budget")
+
+    @property
+    def primary_title(self) -> str:
+        """The title of the row named beforehand; "" where none is."""
+        if self.primary is None:
+            return ""
+        return title(self.primary if self.source or isinstance(self.primary, Grid) else source_free(self.primary))
 
     def _check_stream(self) -> None:
         """A stream stands in the place of both sides; its sites are what is judged."""

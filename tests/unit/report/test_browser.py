@@ -21,6 +21,7 @@ from tests.unit.report.test_report import a_study, a_table
 
 from allograft.figure import Heatmap, Images, Lines, Points
 from allograft.report import Picture, Shows, Slice, draw_overlay, write_report
+from allograft.results.standing import Standing
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
@@ -143,7 +144,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures = {(table[0].title, "chase"): {"loss": curves, "heat": heat, "points": dots, "tiles": tiles}}
     path = tmp_path_factory.mktemp("report") / "report.html"
     shows = Shows({(table[0].title, "chase"): [volume, Picture("best", "S002, dice 0.900", slices[0])]}, figures)
-    write_report(path, study=study, plan=plan, lines=table, done=18, total=18, shows=shows)
+    write_report(path, study=study, plan=plan, standing=Standing(tuple(table), {}, 18, 18), shows=shows)
     return path
 
 

@@ -26,9 +26,11 @@ from allograft.report.gallery import fitting
 from allograft.report.plots import Point, Strip, scatter, strip_plot
 from allograft.report.svg import ticks
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import seed_scores, subject_scores
+from allograft.results.evidence import marked, verdicts_of
 from allograft.results.record import Record
+from allograft.results.scores import seed_scores, subject_scores
 from allograft.results.select import Line, lines
+from allograft.results.standing import Standing
 from allograft.studies import rebuild, run_study
 from allograft.study.plan import Plan, Row
 from allograft.study.spec import Study, make_study
@@ -104,9 +106,14 @@ def a_table(study: Study, **more: Any) -> tuple[Plan, list[Line]]:
     return plan, lines(plan, some_records(plan, study, **more), study.selection)
 
 
+def standing(study: Study, plan: Plan, table: Sequence[Line], done: int = 18, total: int = 18) -> Standing:
+    verdicts = verdicts_of(study, plan, table) if done == total else {}
+    return Standing(tuple(marked(table, verdicts)), verdicts, done, total)
+
+
 def written(folder: Path, study: Study, plan: Plan, table: Sequence[Line], pictures: Any = None, done: int = 18, total: int = 18) -> str:
     path = folder / "report.html"
-    write_report(path, study=study, plan=plan, lines=table, done=done, total=total, shows=Shows(pictures or {}))
+    write_report(path, study=study, plan=plan, standing=standing(study, plan, table, done, total), shows=Shows(pictures or {}))
     return path.read_text(encoding="utf-8")
 
 
@@ -128,18 +135,22 @@ def test_it_stands_alone_and_names_nobody(tmp_path: Path) -> None:
 
 def test_it_answers_the_question(tmp_path: Path) -> None:
     study = a_study()
-    plan, table = a_table(study)
+    plan, table = a_table(study, subjects=10)
     html = written(tmp_path, study, plan, table)
     assert "Which recipe carries a model from drive to chase and stare?" in html
     assert html.count("allograft predict models/finetune-scope-top@chase IMAGES") == 1
-    assert "the recipe listed last in the study" in html
+    assert "the last stage of each run; the first seed" in html
+    assert "How this was decided" in html
+    assert "recommended" not in html
     assert "optimistic, chosen after the fact" in html
     assert "untuned" in html
     assert "Feather-Light Fourier Domain Adaptation" in html
     assert "doi:10.1007/978-3-031-16852-9_9" in html
     assert "adapt_steps: 200" in html
-    score = next(line for line in table if line.recommended and line.target == "chase").score("chase")
-    assert f"dice {score:.3f}" in html
+    verdict = standing(study, plan, table).verdicts["chase"]
+    assert verdict.row == "finetune scope=top"
+    head, rest = verdict.sentence.split(": ", 1)
+    assert f"<strong>{head}:</strong> {rest}".replace("<", "&lt;").replace("&lt;strong>", "<strong>").replace("&lt;/", "</") in html
     assert "units" not in html.split("<dl")[0]
 
 
@@ -160,7 +171,7 @@ def test_an_unfinished_study_says_so(tmp_path: Path) -> None:
     plan, _ = a_table(study)
     html = written(tmp_path, study, plan, lines(plan, {}, "last"), done=0, total=40)
     assert "0 of 40 units" in html
-    assert "Nothing to recommend yet" in html
+    assert html.count("no verdict yet") == 2
     assert "not run yet" in html
     assert "Failed runs" not in html
     few = {name: record for name, record in some_records(plan, study).items() if record.seed == 0}
@@ -210,14 +221,16 @@ def test_a_target_without_labels_is_not_measured_and_an_undefined_metric_is_unde
     chase, stare = html.split('<section id="target-2">')
     assert ">undefined<" in chase
     assert ">not measured<" in stare
-    assert "nothing is ranked" in stare
+    assert "Nothing can be said of stare:</strong> no test subject has labels." in stare
     assert "0 at stare" in html
 
 
 def test_oracle_is_marked(tmp_path: Path) -> None:
     study = a_study(selection="oracle")
     plan, table = a_table(study)
-    assert "The rule sees the test scores themselves" in written(tmp_path, study, plan, table)
+    html = written(tmp_path, study, plan, table)
+    assert "It sees the test scores themselves" in html
+    assert html.count("the test scores chose the stages, settings and seeds") == 4  # of two targets, and how it was decided
 
 
 def test_it_stays_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +328,7 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
         "Fairness", (Sheet("by age", ("group", "dice"), (("chase-jane-doe-2 <i>", "0.5"),), ("A note.",)),), (curve,), ("The end.",)
     )
     shows = Shows(figures={("supervised", "chase"): {"loss": curve}}, extras={"stare": [extra]})
-    write_report(tmp_path / "report.html", study=study, plan=plan, lines=table, done=1, total=1, shows=shows)
+    write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
     chase, stare = (tmp_path / "report.html").read_text().split('<section id="target-2">')
     assert "What each recipe shows" in chase
     assert "What each recipe shows" not in stare
@@ -334,7 +347,7 @@ def test_subjects_of_training_images_are_numbered_after_those_that_were_tested(t
     names = ("drive-jane-doe-9", "drive-jane-doe-8", "chase-jane-doe-0")
     tiles = Images("of drive-jane-doe-9", (("aa", "bb", "cc"),), captions=(("by drive-jane-doe-8", "", ""),), subjects=(names,))
     shows = Shows(figures={("supervised", "chase"): {"tiles": tiles}})
-    write_report(tmp_path / "report.html", study=study, plan=plan, lines=table, done=1, total=1, shows=shows)
+    write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
     html = (tmp_path / "report.html").read_text()
     known = ordinals(table)
     first, second = (f"S{len(known) + number:03d}" for number in (1, 2))
@@ -363,7 +376,7 @@ def test_at_a_target_without_labels_label_free_scores_stand_beside(tmp_path: Pat
     assert "entropy<small>label-free</small>" in stare
     assert stare.count(">0.250<small>± 0.000</small>") == 3
     assert "label-free" not in chase
-    assert "nothing is ranked" in stare
+    assert "Nothing can be said of stare:</strong> no test subject has labels." in stare
     assert "optimistic, chosen after" not in stare.split("<section")[0].split("</table>")[1]
 
 
@@ -415,7 +428,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tup
     seen: list[tuple[int, int]] = []
 
     def noted(path: Path, **arguments: Any) -> None:
-        seen.append((arguments["done"], arguments["total"]))
+        seen.append((arguments["standing"].done, arguments["standing"].total))
         write_report(path, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -37,7 +37,7 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
     result = run_study(study, tmp_path / "out", say=lambda line: None)
     assert not result.failed
     (extra,) = [one for one in made[-1]["b"] if one.title == "What the features see"]
-    first = [line.title for line in result.lines if line.recommended or line.title == "supervised"]
+    first = [line.title for line in result.lines if line.chosen or line.title == "supervised"]
     others = [line.title for line in result.lines if line.title not in first]
     assert len(others) >= 3
     assert [figure.title for figure in extra.figures] == [f"features of {title} at b" for title in first]

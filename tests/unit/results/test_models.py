@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from allograft.results.models import export_models
+from allograft.results.standing import Standing
 
 
 def test_processes_that_share_a_folder_hand_over_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +22,6 @@ def test_processes_that_share_a_folder_hand_over_one_after_the_other(tmp_path: P
         lock.unlink()  # and has finished
 
     monkeypatch.setattr("allograft.context.lock._sleep", meanwhile)
-    assert export_models(tmp_path, None, [], None) == {}  # type: ignore[arg-type]
+    assert export_models(tmp_path, None, Standing(), None) == {}  # type: ignore[arg-type]
     assert waited == [True]
     assert not lock.exists()

@@ -12,8 +12,9 @@ from rich.console import Console
 from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
+from allograft.results.analysis.selection import chosen_row
 from allograft.results.record import Record
-from allograft.results.select import Line, lines
+from allograft.results.select import lines
 from allograft.results.table import print_tables, smallest_p
 from allograft.study.plan import Plan, Row
 from allograft.study.spec import Study, make_study
@@ -78,26 +79,29 @@ TEST = dict(zip(TITLES, (0.4, 0.7, 0.6), strict=True))
 VAL = dict(zip(TITLES, (0.9, 0.5, 0.7), strict=True))
 
 
-def recommended(made: list[Line]) -> list[str]:
-    return [line.title for line in made if line.recommended]
+def chosen(plan: Plan, records: dict[str, Record], rule: str) -> list[str]:
+    line = chosen_row(plan, records, rule, "b")
+    return [] if line is None else [line.title]
 
 
-def test_rows_recommended_by_each_rule() -> None:
+def test_rows_ranked_highest_by_each_rule() -> None:
     plan = a_plan(a_study())
     records = world(plan, TEST, VAL)
-    assert recommended(lines(plan, records, "last")) == ["finetune"]  # listed last
-    assert recommended(lines(plan, records, "source-val")) == ["supervised"]
-    assert recommended(lines(plan, records, "oracle")) == ["finetune scope=top"]
+    assert chosen(plan, records, "last") == []  # a place in a list says nothing
+    assert chosen(plan, records, "source-val") == ["supervised"]
+    assert chosen(plan, records, "oracle") == ["finetune scope=top"]
 
 
 @pytest.mark.parametrize("rule", ["last", "source-val"])
 def test_no_test_score_changes_the_choice(rule: str) -> None:
     plan = a_plan(a_study())
-    before = lines(plan, world(plan, TEST, VAL), rule)
+    records = world(plan, TEST, VAL)
+    before = lines(plan, records, rule)
     for planted in TITLES:
         for score in (0.99, 0.0):
-            after = lines(plan, world(plan, {**TEST, planted: score}, VAL), rule)
-            assert recommended(after) == recommended(before)
+            other = world(plan, {**TEST, planted: score}, VAL)
+            after = lines(plan, other, rule)
+            assert chosen(plan, other, rule) == chosen(plan, records, rule)
             assert [line.best_run.row.seed for line in after] == [line.best_run.row.seed for line in before]  # type: ignore[union-attr]
 
 
@@ -159,13 +163,12 @@ def test_a_failed_run_is_counted_and_never_averaged() -> None:
     assert [run.error for run in line.runs if run.error] == ["it broke", "it broke"]
 
 
-def test_a_row_that_failed_throughout_is_not_recommended() -> None:
+def test_a_row_that_failed_throughout_is_not_chosen() -> None:
     plan = a_plan(a_study())
-    records = failing(plan, world(plan, TEST, VAL), "finetune", (0, 1))
-    made = lines(plan, records, "last")
-    assert recommended(made) == ["finetune scope=top"]
-    assert made[-1].best_run is None
-    assert recommended(lines(plan, {}, "last")) == []
+    records = failing(plan, world(plan, TEST, VAL), "finetune scope=top", (0, 1))
+    assert chosen(plan, records, "oracle") == ["finetune"]
+    assert lines(plan, records, "last")[1].best_run is None
+    assert chosen(plan, {}, "oracle") == []
     assert {run.error for line in lines(plan, {}, "last") for run in line.runs} == {"not run yet"}
 
 
@@ -180,7 +183,7 @@ def row_of(text: str, name: str) -> str:
     return next(line for line in text.splitlines() if re.match(rf"\W*{re.escape(name)}\s{{2,}}", line))
 
 
-def test_the_table_shows_gain_failures_cost_and_the_recommended_row() -> None:
+def test_the_table_shows_gain_failures_and_cost() -> None:
     study = a_study(seeds=5)
     plan = a_plan(study)
     records = failing(plan, world(plan, TEST, VAL), "finetune scope=top", (0, 1, 2, 3, 4))
@@ -192,12 +195,13 @@ def test_the_table_shows_gain_failures_cost_and_the_recommended_row() -> None:
     assert "failed" in top
     assert "0 of 5" in top
     assert not re.search(r"0\.\d", top)
-    assert all(words in full for words in ("* finetune", "0.617 ± 0.021", "+0.200", "0.617 b", "3 of 5"))
-    assert "*" not in top + nothing
+    assert all(words in full for words in ("finetune", "0.617 ± 0.021", "+0.200", "0.617 b", "3 of 5"))
+    assert "*" not in top + nothing + full  # no verdict yet
     assert "finetune scope=top -> b: it broke" in text
     words = " ".join(text.split())
     assert "2 test subjects, smallest p possible 0.5: cannot be significant with 2 subjects" in words
-    assert "recommended by selection 'last'" in words
+    assert "chosen by selection 'last': the last stage of each run; the first seed" in words
+    assert "recommended" not in words
 
 
 def test_the_oracle_is_marked() -> None:

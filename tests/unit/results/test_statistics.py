@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import itertools
@@ -18,13 +19,14 @@ from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
 from allograft.report.cells import decision_table
-from allograft.results.comparison import Comparison, compare, difference, over_pairs, score_interval, seed_scores, subject_scores
+from allograft.results import statistics
+from allograft.results.comparison import Comparison, compare, difference, over_pairs
 from allograft.results.csv_files import COLUMNS, write_metrics, write_results
 from allograft.results.record import Record
+from allograft.results.scores import score_interval, seed_scores, subject_scores
 from allograft.results.select import Line, lines
 from allograft.results.statistics import (
     adjust,
-    bootstrap_interval,
     bootstrap_pooled,
     effect_size,
     paired,
@@ -167,50 +169,6 @@ def test_pairs_are_of_common_subjects_and_seeds() -> None:
 # ---- bootstrap
 
 
-def test_an_interval_is_the_same_every_time_and_in_any_order() -> None:
-    values = np.random.default_rng(0).normal(size=12)
-    first = bootstrap_interval(values)
-    assert first is not None
-    assert bootstrap_interval(values) == bootstrap_interval(values[::-1]) == first
-    assert bootstrap_interval(values, seed=1) != first
-    assert bootstrap_interval(values + 5) == pytest.approx((first[0] + 5, first[1] + 5))
-    assert bootstrap_interval(2 * values) == pytest.approx((2 * first[0], 2 * first[1]))
-    wide = bootstrap_interval(values, level=0.99)
-    assert wide is not None
-    assert wide[0] < first[0] < values.mean() < first[1] < wide[1]
-
-
-def test_many_subjects_are_drawn_in_parts() -> None:
-    values = np.random.default_rng(6).normal(size=5000)
-    found = bootstrap_interval(values, draws=1001)
-    assert found == bootstrap_interval(values[::-1], draws=1001)
-    half = 1.96 * values.std() / math.sqrt(5000)
-    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
-
-
-def test_few_and_constant_values() -> None:
-    assert bootstrap_interval([]) is bootstrap_interval([0.5]) is None
-    for method in ("percentile", "bca"):
-        assert bootstrap_interval([0.5, 0.5, 0.5], method=method) == (0.5, 0.5)
-    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)
-
-
-def test_pairs_may_be_drawn_as_pairs() -> None:
-    pairs = np.random.default_rng(1).normal((1.0, 0.0), 1.0, (20, 2))
-    as_pairs = bootstrap_interval(pairs, lambda drawn: (drawn[..., 0] - drawn[..., 1]).mean(1))
-    assert as_pairs == pytest.approx(bootstrap_interval(pairs[:, 0] - pairs[:, 1]), abs=0.03)
-
-
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_an_interval_covers_the_truth_about_as_often_as_it_says(method: Any) -> None:
-    rng = np.random.default_rng(2)
-    intervals = [bootstrap_interval(rng.normal(3.0, 2.0, 40), draws=999, method=method) for _ in range(400)]
-    covered = np.mean([low < 3.0 < high for low, high in filter(None, intervals)])
-    assert 0.91 < covered < 0.97  # 0.935 +- 3 standard errors of 400 samples
-    width = np.mean([high - low for low, high in filter(None, intervals)])
-    assert width == pytest.approx(2 * 1.96 * 2 / math.sqrt(40), rel=0.05)
-
-
 def mean_over_subjects(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return {"dice": float(np.mean(list(per_subject(cases, "dice").values())))}
 
@@ -219,7 +177,8 @@ def test_a_pooled_mean_has_the_interval_of_the_mean() -> None:
     values = np.random.default_rng(3).normal(size=15)
     cases = [{"case": f"{n}{eye}", "subject": f"p{n}", "dice": float(v)} for n, v in enumerate(values) for eye in "LR"]
     found = bootstrap_pooled([cases], None, mean_over_subjects, draws=2000)["dice"]
-    assert found == pytest.approx(bootstrap_interval(values), abs=0.05)  # a subject drawn twice counts twice
+    drawn = values[np.random.default_rng(0).integers(15, size=(9999, 15))].mean(1)
+    assert found == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.05)  # a subject drawn twice counts twice
     twice, once = (bootstrap_pooled(each, None, mean_over_subjects, draws=200)["dice"] for each in ([cases, cases], [cases]))
     assert twice == pytest.approx(once)
 
@@ -247,7 +206,9 @@ def test_a_comparison_by_hand() -> None:
     assert (fourier.subjects, fourier.difference) == (6, pytest.approx(0.035))
     assert fourier.low is not None
     assert fourier.high is not None
-    assert 0.01 < fourier.low < 0.035 < fourier.high < 0.06
+    half = 2.570582 * math.sqrt(0.00175 / 5 / 6)  # t with 5 degrees of freedom; squares about the mean sum to 0.00175
+    assert (fourier.low, fourier.high) == pytest.approx((0.035 - half, 0.035 + half), abs=1e-7)
+    assert (fourier.sd, fourier.dof) == (pytest.approx(math.sqrt(0.00175 / 5)), 5)
     assert fourier.p == 0.03125
     assert fourier.adjusted == 0.0625
     assert fourier.note == "at best 0.062 after Holm over 2 rows"
@@ -368,7 +329,7 @@ def test_a_pooled_headline_has_an_interval_and_no_p(monkeypatch: pytest.MonkeyPa
     interval = score_interval(plan, made[1], "chase")
     assert interval is not None
     assert interval[0] < np.mean(list(ours.values())) < interval[1]
-    monkeypatch.setattr("allograft.results.comparison.bootstrap_pooled", lambda *_: pytest.fail("drawn twice"))
+    monkeypatch.setattr("allograft.results.scores.bootstrap_pooled", lambda *_: pytest.fail("drawn twice"))
     assert score_interval(plan, made[1], "chase") == interval
     assert compare(made, plan, "chase")[TITLES[1]] == found
     with pytest.raises(pytest.fail.Exception, match="drawn twice"):  # of other cases
@@ -541,13 +502,16 @@ def test_other_sites_have_rows_of_their_own(tmp_path: Path) -> None:
     assert here[TITLES[1], "drive"]["predict_seconds_per_100"] == "50.0"
 
 
-def test_the_numbers_need_neither_torch_nor_the_rest_of_us() -> None:
-    import ast
+NUMBERS = ("areas", "claims", "intervals", "power", "ranks", "statistics")
 
-    import allograft.results.statistics as module
 
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    hints = {id(inner) for node in tree.body if isinstance(node, ast.If) for inner in ast.walk(node)}  # if TYPE_CHECKING
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in hints}
-    assert not any(name.startswith(("torch", "allograft")) for name in names)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_numbers_need_neither_torch_nor_the_rest_of_us(name: str) -> None:
+    source = Path(statistics.__file__).with_name(f"{name}.py")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    hints = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) for inner in ast.walk(node)}  # under TYPE_CHECKING
+    nodes = [node for node in ast.walk(tree) if id(node) not in hints]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    ours = {f"allograft.results.{each}" for each in NUMBERS}
+    assert not any(found.startswith(("torch", "allograft")) for found in names - ours)

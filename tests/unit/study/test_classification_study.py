@@ -56,7 +56,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
         "augmentation": "none",
     }
     with pytest.MonkeyPatch.context() as patch:  # thousands of draws a row, tested elsewhere
-        patch.setattr("allograft.results.comparison.bootstrap_pooled", lambda *arguments, **options: {})
+        patch.setattr("allograft.results.scores.bootstrap_pooled", lambda *arguments, **options: {})
         result = run_study(tree, folder / "out")
     return manifest, folder / "out", result
 
@@ -86,8 +86,8 @@ def test_the_report_says_undefined(done: tuple[Path, Path, Any]) -> None:
     page = (done[1] / "report.html").read_text()
     assert "balanced_accuracy" in page
     assert "undefined" in page
-    assert "auroc has no value on the test subjects of c" in page
-    assert "has labels, so nothing is ranked" not in page
+    assert "auroc is undefined on these test subjects" in page
+    assert "no test subject has labels" not in page
 
 
 def test_the_table_says_undefined_where_one_class_was_judged(done: tuple[Path, Path, Any], capsys: pytest.CaptureFixture[str]) -> None:

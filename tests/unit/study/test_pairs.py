@@ -126,7 +126,7 @@ def test_the_files_over_all_pairs_are_those_of_the_parts(ran: PartsResult) -> No
 def test_the_page_says_all_pairs_and_leads_to_every_report(ran: PartsResult) -> None:
     page = (ran.out / "report.html").read_text()
     assert all(f">{s} → {t}<" in page for s in "abc" for t in "abc" if s != t)
-    assert page.count("<svg") == 2  # doing nothing, and the recommended recipe
+    assert page.count("<svg") == 2  # doing nothing, and the rows that the verdicts name
     links = re.findall(r'href="(parts/[^"]+)"', page)
     assert links == [f"parts/from-{site}/report.html" for site in "abc"]
     assert all((ran.out / link).is_file() for link in links)
@@ -187,7 +187,7 @@ def test_a_pair_that_cannot_be_is_refused_before_anything_is_trained(manifest: P
     made = run_study({**TREE, "cohort": str(unlabelled), "source": ["a", "b"], "target": ["a", "b", "c"]}, tmp_path / "out")
     page = (made.out / "report.html").read_text()
     pair = page[page.index(">a → c<") :]
-    assert pair[: pair.index("</tr>")].count("not measured") == 1  # nothing invented, nothing recommended
+    assert pair[: pair.index("</tr>")].count("not measured") == 1  # nothing invented, nothing chosen
     assert ">1 of 2 pairs<" not in page
     assert not made.failed
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from allograft.cohort import Case
 from allograft.cohort.manifest import is_missing
-from allograft.results.comparison import seed_cases
+from allograft.results.areas import area_limits, mean_area
+from allograft.results.ranking import AUROC, area_of
+from allograft.results.scores import seed_cases
 from allograft.results.select import Chosen, Line
-from allograft.results.statistics import Interval, bootstrap_pooled
+from allograft.results.statistics import Interval
 from allograft.study.plan import Plan
 
 LEAST = 10
@@ -34,7 +36,7 @@ class Group:
         name: the value.
         subjects, cases: how many; a subject whose cases differ in the attribute counts in several groups.
         scores: metric -> mean over seeds, None = undefined (one class, say); empty for a group that is too small.
-        intervals: metric -> 95 % bootstrap interval over subjects, or None.
+        intervals: metric -> 95 % interval over subjects, of AUROC alone.
     """
 
     name: str
@@ -102,12 +104,11 @@ def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
     return tuple(key for key, found in values.items() if 2 <= len(found) <= MOST_VALUES)
 
 
-def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = True) -> list[Audit]:
+def audits(plan: Plan, line: Line, cases: Iterable[Case]) -> list[Audit]:
     """A line of a classification's table, group by group: by site over all judged test cases, by each attribute at the target.
 
     Args:
         cases: the study's, for what records do not keep: their attributes.
-        intervals: whether to draw bootstrap intervals; they take about a tenth of a second for each group and seed.
 
     Returns:
         One for each attribute with 2 to 12 values among the target's labelled test cases, and one by site where several were judged.
@@ -122,7 +123,7 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = T
     judged = {site: by_seed for site, by_seed in sorted(sites.items()) if any(by_seed.values())}
     points = operating_points(task, line)
     if len(judged) > 1:
-        made.append(_audit(task, line, SITE, judged, points, intervals=intervals))
+        made.append(_audit(task, line, SITE, judged, points))
     here = judged.get(line.target, {})
     names = dict.fromkeys(str(case["case"]) for scored in here.values() for case in scored)
     for column in group_columns([by_name[name] for name in names if name in by_name]):
@@ -132,7 +133,7 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case], *, intervals: bool = T
         for value in _sorted({value for value in value_of.values() if value is not None}):
             groups[value] = {seed: [case for case in each if value_of.get(case["case"]) == value] for seed, each in here.items()}
         unstated = {str(case["subject"]) for each in here.values() for case in each if value_of.get(case["case"]) is None}
-        made.append(_audit(task, line, column, groups, points, missing=len(unstated), intervals=intervals))
+        made.append(_audit(task, line, column, groups, points, missing=len(unstated)))
     return made
 
 
@@ -155,13 +156,12 @@ def _audit(
     points: OperatingPoints,
     *,
     missing: int = 0,
-    intervals: bool,
 ) -> Audit:
-    made = tuple(_group(task, name, by_seed, points, intervals=intervals) for name, by_seed in groups.items())
+    made = tuple(_group(task, name, by_seed, points) for name, by_seed in groups.items())
     return Audit(line.title, line.target, attribute, task.headline, made, missing, points.told)
 
 
-def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints, *, intervals: bool) -> Group:
+def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints) -> Group:
     every = [cases for cases in by_seed.values() if cases]
     subjects = len({str(case["subject"]) for cases in every for case in cases})
     count = len({str(case["case"]) for cases in every for case in cases})
@@ -172,8 +172,8 @@ def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: Operating
     scores = {metric: _mean([one.get(metric) for one in pooled]) for metric in metrics}
     rates = [_rates(cases, points.of[seed]) for seed, cases in by_seed.items() if cases and seed in points.of]
     scores |= {key: _mean([one[key] for one in rates]) for key in ("sensitivity", "specificity")} if rates else {}
-    bounds = bootstrap_pooled(every, None, task.aggregate) if intervals else {}
-    return Group(name, subjects, count, scores, {metric: bounds.get(metric) for metric in metrics[:-1] if scores[metric] is not None})
+    areas = [found for cases in every if (found := area_of(task, cases)) is not None]
+    return Group(name, subjects, count, scores, {AUROC: area_limits(mean_area(areas))} if areas else {})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The fairness audit as tables: every recipe's gaps, and the groups of the recommended row and of do-nothing."""
+"""The fairness audit as tables: every recipe's gaps, and the groups of the row that the verdict names and of do-nothing."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Fairness:
 
     Args:
         gaps: a table for each attribute, a row a recipe: worst group, gap, AUROC gap.
-        details: the groups of the recommended row and of do-nothing, a table for each attribute.
+        details: the groups of the row that the verdict names and of do-nothing, a table for each attribute.
     """
 
     gaps: tuple[Sheet, ...]
     details: tuple[Sheet, ...]
 
 
-def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str, *, intervals: bool = True) -> Fairness | None:
+def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str) -> Fairness | None:
     """Every finished row of a target by every attribute of its test cases; None for tasks that are no classification, or without groups."""
     here = [line for line in lines if line.target == target and line.done]
     cases = tuple(world.cases())
-    told = {line.title: audits(plan, line, cases, intervals=intervals and _is_shown(line)) for line in here}
+    told = {line.title: audits(plan, line, cases) for line in here}
     every = [audit for each in told.values() for audit in each]
     if not every:
         return None
@@ -41,7 +41,7 @@ def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str, *, in
 
 
 def _is_shown(line: Line) -> bool:
-    return line.recommended or line.title in NOTHING
+    return line.chosen or line.title in NOTHING
 
 
 def gap_sheet(found: Sequence[Audit]) -> Sheet:
@@ -69,7 +69,7 @@ def group_sheet(audit: Audit) -> Sheet:
     notes += [f"Gap in {metric}: {number(audit.gap(metric))}." for metric in metrics if worst is not None]
     notes += _small(audit)
     notes += [f"Operating point, fixed without any test case: {audit.threshold}."] if audit.threshold else []
-    notes.append("Means over seeds; 95 %: bootstrap over the group's subjects, too narrow with few. 'undefined': the group has one class.")
+    notes.append("Means over seeds; 95 %: DeLong over the group's subjects. 'undefined': the group has one class.")
     return Sheet(f"{audit.title}: groups by {audit.attribute}", columns, rows, tuple(notes))
 
 

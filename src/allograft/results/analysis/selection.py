@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import mean
 
+from allograft.results.analysis import label_free
 from allograft.results.analysis.sheet import Sheet, number
 from allograft.results.record import Record
-from allograft.results.select import RULES, Line, lines
+from allograft.results.select import RULES, Line, is_bound, lines
 from allograft.study.plan import Plan
 
 
@@ -16,7 +18,7 @@ class Distance:
     """What a rule chose, and what it cost.
 
     Args:
-        title: the recipe it recommends.
+        title: the recipe it ranks highest.
         stages: the stages it chose, one a finished seed, each named once.
         score: headline at the target, mean over seeds.
         oracle: of what the test scores choose.
@@ -39,15 +41,30 @@ def distance_to_oracle(plan: Plan, records: Mapping[str, Record], target: str) -
     The oracle sees test scores, so no rule may be chosen by this table either: it says how rules did, over many studies, not which one to
     use in this one. {} without labelled test cases. Upper bounds are no choice.
     """
-    best = _recommended(plan, records, "oracle", target)
+    best = chosen_row(plan, records, "oracle", target)
     oracle = None if best is None else best.score(target)
     if oracle is None:
         return {}
-    return {rule: _distance(_recommended(plan, records, rule, target), target, oracle) for rule in RULES}
+    return {rule: _distance(chosen_row(plan, records, rule, target), target, oracle) for rule in RULES}
 
 
-def _recommended(plan: Plan, records: Mapping[str, Record], rule: str, target: str) -> Line | None:
-    return next((line for line in lines(plan, records, rule) if line.recommended and line.target == target), None)
+def chosen_row(plan: Plan, records: Mapping[str, Record], rule: str, target: str) -> Line | None:
+    """The row that a rule ranks highest at a target, upper bounds aside; None for a rule that ranks nothing, as ``last``.
+
+    A site without labels ranks nothing, but for the rules that need none; those choose nothing where they have seen nothing.
+    """
+    here = [line for line in lines(plan, records, rule) if line.target == target and line.done and not is_bound(line.recipe)]
+    if rule not in label_free.RULES:
+        here = [line for line in here if line.score(target) is not None]
+    ranked = [(standing, -number, line) for number, line in enumerate(here) if (standing := _standing(line, rule)) is not None]
+    return max(ranked)[2] if ranked else None
+
+
+def _standing(line: Line, rule: str) -> float | None:
+    if rule == "oracle":
+        return line.score(line.target)
+    ranks = [run.rank for run in line.runs if run.rank is not None]
+    return mean(ranks) if ranks else None
 
 
 def _distance(line: Line | None, target: str, oracle: float) -> Distance | None:

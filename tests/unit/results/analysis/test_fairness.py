@@ -17,6 +17,8 @@ from allograft.cohort import Case
 from allograft.recipe import parse_recipe, title
 from allograft.results.analysis.fairness import LEAST, Audit, Group, _rates, audits, group_columns, operating_points, threshold_at
 from allograft.results.analysis.fairness_sheets import fairness, gap_sheet, group_sheet
+from allograft.results.areas import area_limits, mean_area
+from allograft.results.ranking import area_of
 from allograft.results.record import Record
 from allograft.results.select import Line, lines
 from allograft.study.plan import Plan
@@ -85,7 +87,7 @@ def by_name(audit: Audit) -> dict[str, Group]:
 
 def test_groups_are_scored_as_scikit_learn_does() -> None:
     plan = a_plan()
-    line, groups = a_line(plan), by_name(audit_of(plan, "tone", intervals=False))
+    line, groups = a_line(plan), by_name(audit_of(plan, "tone"))
     points = operating_points(plan.task, line).of
     for tone in ("light", "dark"):
         areas, found, spared = [], [], []
@@ -104,7 +106,7 @@ def test_groups_are_scored_as_scikit_learn_does() -> None:
 
 
 def test_worst_group_gap_and_sizes() -> None:
-    audit = audit_of(a_plan(), "tone", intervals=False)
+    audit = audit_of(a_plan(), "tone")
     groups = by_name(audit)
     assert {name: (group.subjects, group.cases) for name, group in groups.items()} == {t: (n, 2 * n) for t, n in SIZES.items()}
     assert groups["olive"].is_too_small
@@ -132,18 +134,16 @@ def test_a_small_group_has_no_part_in_the_gap() -> None:
     assert "no worst group" in " ".join(group_sheet(alone).notes)
 
 
-def test_intervals_are_over_the_groups_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def interval(a: Any, b: Any, aggregate: Any) -> dict[str, tuple[float, float]]:
-        asked.append((len(a), {case["subject"] for cases in a for case in cases}))
-        return {"auroc": (0.25, 0.75), "f1": (0.1, 0.2)}
-
-    monkeypatch.setattr("allograft.results.analysis.fairness.bootstrap_pooled", interval)
-    groups = by_name(audit_of(a_plan(), "tone"))
-    assert groups["dark"].intervals == {"auroc": (0.25, 0.75)}
+def test_intervals_are_over_the_groups_subjects() -> None:
+    plan = a_plan()
+    groups = by_name(audit_of(plan, "tone"))
+    dark = [[case for case in run.tests["b"][0].measured if "-dark" in case["case"]] for run in a_line(plan).runs]
+    own = [area_of(TASK, cases) for cases in dark]
+    mean = mean_area([found for found in own if found is not None])
+    assert set(mean.subjects) == {case.subject for case in people("dark")}
+    assert groups["dark"].intervals == {"auroc": area_limits(mean)}
+    assert mean.value == pytest.approx(groups["dark"].scores["auroc"])
     assert groups["olive"].intervals == {}
-    assert (2, {case.subject for case in people("dark")}) in asked
 
 
 def test_one_class_in_a_group_is_undefined() -> None:
@@ -154,7 +154,7 @@ def test_one_class_in_a_group_is_undefined() -> None:
             cases = tuple({**case, "label": 1} if "-dark" in case["case"] else case for case in record.cases)
             records[name] = replace(record, cases=cases)
     line = lines(plan, records, "last")[0]
-    audit = next(one for one in audits(plan, line, COHORT, intervals=False) if one.attribute == "tone")
+    audit = next(one for one in audits(plan, line, COHORT) if one.attribute == "tone")
     dark = by_name(audit)["dark"]
     assert dark.scores["auroc"] is None
     assert dark.scores["specificity"] is None
@@ -166,7 +166,7 @@ def test_one_class_in_a_group_is_undefined() -> None:
 
 
 def test_sites_and_columns() -> None:
-    found = audits(a_plan(), a_line(a_plan()), [*COHORT, *SOURCE], intervals=False)
+    found = audits(a_plan(), a_line(a_plan()), [*COHORT, *SOURCE])
     assert [audit.attribute for audit in found] == ["site", "tone"]  # an id is no group, it has too many values
     assert {group.name: group.subjects for group in found[0].groups} == {"a": 24, "b": sum(SIZES.values())}
     alone = [case for case in COHORT if case.attributes["tone"] == "light"]
@@ -178,7 +178,7 @@ def test_sites_and_columns() -> None:
 @pytest.mark.parametrize("nothing", [{}, {"tone": "unknown"}, {"tone": "NaN"}])
 def test_missing_values_are_counted_and_in_no_group(nothing: dict[str, str]) -> None:
     holes = [replace(case, attributes=nothing) if case.subject in ("b-light0", "b-light1") else case for case in COHORT]
-    audit = next(one for one in audits(a_plan(), a_line(a_plan()), holes, intervals=False) if one.attribute == "tone")
+    audit = next(one for one in audits(a_plan(), a_line(a_plan()), holes) if one.attribute == "tone")
     assert audit.missing == 2
     assert set(by_name(audit)) == set(SIZES)
     assert by_name(audit)["light"].subjects == SIZES["light"] - 2
@@ -187,7 +187,7 @@ def test_missing_values_are_counted_and_in_no_group(nothing: dict[str, str]) -> 
 
 def test_numbers_are_in_order() -> None:
     typed = [replace(case, attributes={"type": "10" if "dark" in case.name else "2"}) for case in COHORT]
-    audit = next(one for one in audits(a_plan(), a_line(a_plan()), typed, intervals=False) if one.attribute == "type")
+    audit = next(one for one in audits(a_plan(), a_line(a_plan()), typed) if one.attribute == "type")
     assert [group.name for group in audit.groups] == ["2", "10"]
 
 
@@ -228,7 +228,7 @@ def test_several_classes_have_no_operating_point() -> None:
     task = Classification(("a", "b", "c"))
     plan = a_plan(task)
     line = lines(plan, records_of(plan, classes=3), "last")[0]
-    audit = next(one for one in audits(plan, line, COHORT, intervals=False) if one.attribute == "tone")
+    audit = next(one for one in audits(plan, line, COHORT) if one.attribute == "tone")
     assert audit.threshold == ""
     assert "sensitivity" not in by_name(audit)["light"].scores
     assert "sensitivity" not in group_sheet(audit).columns
@@ -243,8 +243,8 @@ def test_a_multitask_is_audited_by_its_classes_and_cases_without_one_have_no_par
         for name, record in records_of(plan).items()
     }
     line = lines(plan, records, "last")[0]
-    (found,) = (one for one in audits(plan, line, [*COHORT, *SOURCE], intervals=False) if one.attribute == "tone")
-    assert found == audit_of(plain, "tone", intervals=False)
+    (found,) = (one for one in audits(plan, line, [*COHORT, *SOURCE]) if one.attribute == "tone")
+    assert found == audit_of(plain, "tone")
 
 
 def test_no_classification_no_audit() -> None:
@@ -263,14 +263,15 @@ class AWorld:
 def test_the_audit_of_a_target() -> None:
     plan = a_plan()
     records = records_of(plan)
-    made = fairness(plan, lines(plan, records, "last"), AWorld(), "b", intervals=False)  # type: ignore[arg-type]
+    table = [replace(line, verdict="change" if line.title == "finetune" else "") for line in lines(plan, records, "last")]
+    made = fairness(plan, table, AWorld(), "b")  # type: ignore[arg-type]
     assert made is not None
     assert [sheet.title.split(",")[0] for sheet in made.gaps] == ["Gaps between groups by site", "Gaps between groups by tone"]
     assert [row[0] for row in made.gaps[1].rows] == ["supervised", "finetune"]
     assert [row[1] for row in made.gaps[1].rows] == ["dark", "dark"]
-    assert len(made.details) == 4  # do-nothing and the recommended row, by site and by tone
+    assert len(made.details) == 4  # do-nothing and the row that the verdict names, by site and by tone
     for sheet in (*made.gaps, *made.details):
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     assert fairness(plan, lines(plan, {}, "last"), AWorld(), "b") is None  # type: ignore[arg-type]
-    both = gap_sheet([replace(audit_of(plan, "tone", intervals=False), headline="ece")])
+    both = gap_sheet([replace(audit_of(plan, "tone"), headline="ece")])
     assert both.columns[-1] == "auroc gap"

@@ -1,0 +1,461 @@
+"""The verdict: every rule on planted records, and how often it is wrong where nothing is gained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+from tests.unit.tiny import a_row
+
+from allograft.errors import SpecError
+from allograft.recipe import parse_recipe, title
+from allograft.results.comparison import compare
+from allograft.results.csv_files import write_results
+from allograft.results.evidence import evidence_of, marked, verdicts_of, write_verdicts
+from allograft.results.record import Record
+from allograft.results.select import Line, lines
+from allograft.results.verdict import KEPT, Evidence, Verdict, choose, decide, optimism
+from allograft.study.plan import Plan
+from allograft.study.spec import Statistics, Study, make_study
+from allograft.tasks.classification import Classification
+
+SUBJECTS = 12
+FREE, TOP, FULL, BOUND = "fourier", "finetune scope=top", "finetune", "target_supervised labels=all"
+RECIPES: dict[str, Any] = {
+    "supervised": "supervised",
+    FREE: "fourier",
+    TOP: {"finetune": {"scope": "top"}},
+    FULL: "finetune",
+    BOUND: {"target_supervised": {"labels": "all"}},
+}
+SECONDS = {"supervised": 60.0, FREE: 0.0, TOP: 30.0, FULL: 90.0, BOUND: 60.0}
+LABELS = {"supervised": 0, FREE: 0, TOP: 4, FULL: 4, BOUND: 9}
+
+
+def a_study(**changes: Any) -> Study:
+    tree = {
+        "cohort": "m.csv",
+        "task": {"segmentation": {"classes": ["vessel"]}},
+        "source": ["home"],
+        "target": ["b"],
+        "target_labels": {"subjects": 4},
+        "recipes": list(RECIPES.values())[1:],
+        "seeds": 2,
+    }
+    return make_study({**tree, **changes})
+
+
+def noise(row: str, size: float = 0.01, subjects: int = SUBJECTS) -> NDArray[np.float64]:
+    """Of each subject, with mean 0."""
+    drawn = np.random.default_rng(sum(map(ord, row))).normal(0, size, subjects)
+    return drawn - drawn.mean()
+
+
+def scored(gains: Mapping[str, float], level: float = 0.5, spread: float = 0.01, subjects: int = SUBJECTS) -> dict[str, Any]:
+    """Row -> a score for each subject: do-nothing's, more by the gain on average."""
+    nothing = level + noise("nothing", 0.05, subjects)
+    return {"supervised": nothing} | {row: nothing + gain + noise(row, spread, subjects) for row, gain in gains.items()}
+
+
+def planted(
+    study: Study,
+    scores: Mapping[str, Sequence[float]],
+    *,
+    home: Mapping[str, float] | None = None,
+    labels: Mapping[str, int] = LABELS,
+    seconds: Mapping[str, float] = SECONDS,
+    failed: Sequence[str] = (),
+) -> tuple[Plan, list[Line]]:
+    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at the source."""
+    made = {row: parse_recipe(RECIPES[row]) for row in RECIPES if row in scores or row in failed}
+    rows = [a_row(recipe, "b", seed, 0, f"{row}.{seed}") for seed in range(study.seeds) for row, recipe in made.items()]
+    plan = Plan(tuple(rows), study.seeds, study.made_task, study.statistics, study.primary_title)
+    records = []
+    for row in rows:
+        name = title(row.recipe)
+        if name in failed:
+            records.append(Record(row.unit, {}, row.seed, "failed", 0, "b", "test", target="b", status="failed", error="broke"))
+            continue
+        own = tuple(f"t{n}" for n in range(labels[name]))
+        cost = {"train_seconds": seconds[name], "peak_memory_mb": 1.0, "trainable_parameters": 1}
+        wobble = 0.001 * (-1) ** row.seed
+        for site, values in (("b", scores[name]), ("home", 0.8 + (home or {}).get(name, 0.0) + noise("home", 0.02))):
+            cases = tuple({"case": f"{site}{n}", "subject": f"{site}{n:02d}", "dice": float(v) + wobble} for n, v in enumerate(values))
+            records.append(
+                Record(row.unit, {}, row.seed, "end", 0, site, "test", target="b", labelled_subjects=own, cases=cases, cost=cost)
+            )
+    return plan, lines(plan, {record.name: record for record in records}, study.selection)
+
+
+def verdict(study: Study, scores: Mapping[str, Sequence[float]], **more: Any) -> Verdict:
+    plan, table = planted(study, scores, **more)
+    return verdicts_of(study, plan, table)["b"]
+
+
+# ---- the five wrong recommendations of a row because it was listed last
+
+
+def test_fine_tuning_listed_last_at_235_below_a_row_at_428() -> None:
+    found = verdict(a_study(), scored({TOP: 0.228, FULL: 0.035}, level=0.2))
+    assert (found.action, found.row, found.reason) == ("change", TOP, "gain shown")
+    assert "dice 0.428" in found.sentence
+
+
+def test_an_ablation_listed_last_that_loses() -> None:
+    found = verdict(a_study(), scored({FREE: 0.057, FULL: -0.02}, level=0.398))
+    assert (found.action, found.row) == ("change", FREE)
+    assert found.marks[FULL][0].startswith("loses 0.020 at b")
+
+
+def test_a_row_listed_last_that_lost_198() -> None:
+    found = verdict(a_study(), scored({TOP: 0.0, FULL: -0.198}, level=0.676))
+    assert (found.action, found.row) == ("keep", "")
+    assert found.marks[FULL][0].startswith("loses 0.198 at b (-0.2")
+    assert found.sentence.startswith("Keep your model: dice 0.676")
+
+
+def test_a_control_where_nothing_is_gained() -> None:
+    found = verdict(a_study(), scored({FREE: 0.001, TOP: 0.002, FULL: -0.001}, level=0.911, spread=0.008))
+    assert (found.action, found.row, found.tied, found.label_free) == ("keep", "", (), "")
+    assert found.reason == "no gain shown"
+    assert "the highest is finetune scope=top, +0.002 over your model" in found.sentence
+
+
+def test_a_row_listed_last_that_is_a_little_worse_at_the_target_and_at_home() -> None:
+    found = verdict(a_study(), scored({TOP: -0.003, FULL: -0.014}, level=0.83), home={FULL: -0.05})
+    assert found.action == "keep"
+    assert [why.split()[0] for why in found.marks[FULL]] == ["loses", "forgets"]
+    assert found.marks[FULL][1].startswith("forgets 0.050 at home")
+
+
+# ---- keep
+
+
+def test_too_few_subjects_come_with_the_number_that_the_margin_would_need() -> None:
+    found = verdict(a_study(), scored({TOP: 0.1, FULL: 0.12}, subjects=4, spread=0.03))
+    assert (found.action, found.reason) == ("keep", "too few subjects to show one")
+    assert found.reach is not None
+    assert found.reach.needed is not None
+    assert found.reach.needed > found.reach.subjects == 4
+    assert f"4 subjects are too few to show a gain, {found.reach.needed} would show 0.02" in found.sentence
+    wide = verdict(a_study(statistics={"margin": 0.2}), scored({TOP: 0.1, FULL: 0.12}, subjects=4, spread=0.03))
+    assert wide.reach is not None
+    assert wide.reach.needed is not None
+    assert wide.reach.needed < found.reach.needed
+    assert wide.reason == "too few subjects to show one"  # the exact test cannot be significant with four
+    assert verdict(a_study(), {"supervised": [0.5], TOP: [0.9]}).reason == "too few subjects to show one"
+
+
+def test_the_interval_and_the_exact_test_must_both_show_the_gain() -> None:
+    """Subjects that all gain: with six the interval says yes, and no p can after Holm over three rows; with seven both do."""
+    scores = scored({FREE: 0.1, TOP: 0.1, FULL: 0.1}, subjects=7)
+    seven = verdict(a_study(), scores)
+    assert (seven.action, seven.p) == ("change", pytest.approx(3 * 2**-6))
+    six = verdict(a_study(), {row: values[:6] for row, values in scores.items()})
+    assert six.low is not None
+    assert six.low > 0
+    assert six.p == pytest.approx(3 * 2**-5)
+    assert six.action == "keep"
+    outlier = scored({TOP: 0.05})
+    outlier[TOP] = outlier["supervised"] + np.array([0.01] * 11 + [0.4])  # all gain, by ranks beyond doubt, and one carries the mean
+    found = verdict(a_study(), outlier)
+    assert found.p is not None
+    assert found.p < 0.001
+    assert found.low is not None
+    assert found.low < 0
+    assert found.action == "keep"
+
+
+def test_limits_are_joint_over_the_rows_that_share_a_level() -> None:
+    scores = scored({FREE: 0.0, TOP: 0.0, FULL: 0.1}, spread=0.03)
+    gains = scores[FULL] - scores["supervised"]
+    for study, rows in ((a_study(), 3), (a_study(primary="fourier"), 2), (a_study(primary="finetune"), 1)):
+        found, expected = verdict(study, scores), stats.ttest_1samp(gains, 0).confidence_interval(1 - 0.05 / rows)
+        assert (found.looked_at, found.rows) == (FULL, rows)
+        assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+        assert f"({expected.low:+.3f} to {expected.high:+.3f}, p" in found.sentence
+    onesided = verdict(a_study(statistics={"alternative": "greater"}), scores)
+    assert onesided.low == pytest.approx(stats.ttest_1samp(gains, 0, alternative="greater").confidence_interval(1 - 0.05 / 3).low)
+
+
+def test_a_gain_that_one_row_alone_would_show_is_not_shown_among_many() -> None:
+    rng = np.random.default_rng(5)
+    nothing = rng.beta(6, 1.2, 12)
+    gain = rng.normal(0, 0.03, 12)
+    gain += 0.0225 - gain.mean()
+    alone = Evidence(("a",), np.stack([nothing, nothing + gain], 1), (0.0,), (1.0,))
+    many = np.stack([nothing, nothing + gain, *(nothing + rng.normal(0, 0.03, 12) for _ in range(7))], 1)
+    among = Evidence(tuple("abcdefgh"), many, (0.0,) * 8, (1.0,) * 8)
+    assert decide(alone, Statistics())["action"] == "change"
+    assert decide(among, Statistics())["action"] == "keep"
+
+
+# ---- change
+
+
+def test_of_rows_that_cannot_be_told_apart_the_cheapest_in_labels_then_in_time_is_taken() -> None:
+    scores = scored({FREE: 0.199, TOP: 0.2, FULL: 0.202})
+    found = verdict(a_study(), scores)
+    assert (found.row, found.tied) == (FREE, (FULL, TOP, FREE))
+    assert "with no labelled patient and less than a minute of training" in found.sentence
+    same = dict.fromkeys(LABELS, 4)
+    assert verdict(a_study(), scores, labels=same, seconds={**SECONDS, FREE: 99.0}).row == TOP
+    assert verdict(a_study(), scores, labels={**same, FULL: 1}).row == FULL
+    apart = verdict(a_study(), scored({FREE: 0.1, TOP: 0.15, FULL: 0.202}))
+    assert (apart.row, apart.tied, apart.label_free) == (FULL, (FULL,), FREE)
+    assert "with 4 labelled patients and 2 minutes of training" in apart.sentence
+
+
+def test_a_row_without_a_shown_gain_is_not_taken_for_being_cheap() -> None:
+    scores = scored({TOP: 0.05, FULL: 0.05})
+    scores[FREE] = scores["supervised"] + 0.04 + noise(FREE, 0.2)
+    found = verdict(a_study(), scores)
+    assert found.row == TOP
+    assert FREE not in found.tied
+    assert found.label_free == ""
+
+
+def test_upper_bounds_and_what_failed_never_compete() -> None:
+    found = verdict(a_study(), scored({TOP: 0.1, BOUND: 0.3}), failed=[FULL])
+    assert (found.row, found.rows, found.tied) == (TOP, 1, (TOP,))
+    assert any("Upper bounds do not compete: target_supervised labels=all" in line for line in found.how)
+
+
+def test_the_test_scores_may_not_choose_before() -> None:
+    found = verdict(a_study(selection="oracle"), scored({TOP: 0.1}))
+    assert found.action == "not-measured"
+    assert "oracle" in found.reason
+
+
+def test_where_nothing_was_measured_nothing_is_said() -> None:
+    study = a_study()
+    plan, table = planted(study, scored({TOP: 0.1}))
+    bare = [replace(line, scores={}, runs=tuple(replace(run, tests={}) for run in line.runs)) for line in table]
+    found = verdicts_of(study, plan, bare)["b"]
+    assert (found.action, found.reason) == ("not-measured", "no test subject has labels")
+    assert found.sentence == "Nothing can be said of b: no test subject has labels."
+    assert verdict(study, {"supervised": [0.5] * 5}).reason == "no other row was measured"
+    assert verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "doing nothing has no score to compare with"
+
+
+# ---- the row named beforehand
+
+
+def test_the_row_named_beforehand_is_tested_alone() -> None:
+    scores = scored({FREE: 0.0, TOP: 0.1, FULL: 0.1}, subjects=6)
+    assert verdict(a_study(), scores).action == "keep"  # 3 * 2 ** -5
+    study = a_study(primary={"finetune": {"scope": "top"}})
+    found = verdict(study, scores)
+    assert (found.action, found.row, found.rows, found.p) == ("change", TOP, 1, 2**-5)
+    assert found.optimism == 0.0
+    plan, table = planted(study, scores)
+    compared = compare(table, plan, "b")
+    assert (compared[TOP].adjusted, compared[FULL].adjusted) == (2**-5, 2 * 2**-5)  # two others share their level
+    assert "p 0.031, named beforehand" in found.sentence
+
+
+def test_the_row_named_beforehand_is_taken_before_others_and_others_where_it_does_not_gain() -> None:
+    study = a_study(primary={"finetune": {"scope": "top"}})
+    found = verdict(study, scored({FREE: 0.3, TOP: 0.1, FULL: 0.2}))
+    assert (found.row, found.tied, found.label_free) == (TOP, (FREE,), FREE)
+    found = verdict(study, scored({FREE: 0.0, TOP: 0.0, FULL: 0.2}))
+    assert (found.row, found.looked_at, found.rows) == (FULL, FULL, 2)
+    assert found.p == pytest.approx(2 * 2 * 2.0**-SUBJECTS)  # two-sided, of the two that share their level
+    found = verdict(study, scored({FREE: 0.0, TOP: -0.01, FULL: 0.001}))
+    assert (found.action, found.looked_at) == ("keep", TOP)
+    assert "the row named beforehand is finetune scope=top, -0.010 over your model" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("primary", "said"),
+    [
+        ("adabn", "primary: found 'adabn', expected a row of the table"),
+        ("supervised", "is what every row is compared with"),
+        ({"target_supervised": {"labels": "all"}}, "upper bound"),
+        ("finetun", "did you mean 'finetune'"),
+    ],
+)
+def test_a_wrong_primary_is_refused(primary: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        a_study(primary=primary)
+
+
+@pytest.mark.parametrize("key", ["margin", "tolerance"])
+def test_a_margin_must_be_a_size(key: str) -> None:
+    with pytest.raises(SpecError, match=f"statistics.{key}"):
+        a_study(statistics={key: -0.1})
+    assert a_study(statistics={key: 0.5}) != a_study()
+
+
+def test_primary_and_statistics_change_no_unit() -> None:
+    plain, named = a_study(), a_study(primary="finetune", statistics={"margin": 0.1, "tolerance": 0.3})
+    assert plain.settings == named.settings
+    assert plain.rows == named.rows
+
+
+# ---- never worse
+
+
+def test_what_is_forgotten_beyond_the_tolerance_is_marked_with_why() -> None:
+    home = {TOP: -0.03, FULL: -0.01}
+    found = verdict(a_study(), scored({TOP: 0.1, FULL: 0.05}), home=home)
+    assert list(found.marks) == [TOP]
+    assert found.marks[TOP] == ("forgets 0.030 at home (-0.030 to -0.030)",)
+    assert "forgetting 0.030 at home (home)" in found.sentence
+    assert not verdict(a_study(statistics={"tolerance": 0.05}), scored({TOP: 0.1, FULL: 0.05}), home=home).marks
+    assert "tolerance 0.02" in " ".join(found.how)
+
+
+# ---- optimism
+
+
+def test_the_best_of_many_rows_promises_too_much_and_a_single_row_does_not() -> None:
+    rng = np.random.default_rng(1)
+    values, truth, biases = [], 0.06, []
+    for _ in range(12):
+        nothing = rng.beta(6, 2, 20)
+        rows = nothing[:, None] + truth + rng.normal(0, 0.06, (20, 8))
+        made = Evidence(tuple("abcdefgh"), np.column_stack([nothing, rows]), tuple(map(float, range(8))), (1.0,) * 8)
+        values.append(optimism(made))
+        row = int(choose(made, made.values[None]).row[0])
+        biases.append(0.0 if row == KEPT else made.values[:, row + 1].mean() - nothing.mean() - truth)
+    single = Evidence(("a",), made.values[:, :2] + np.array([0.0, 0.2]), (0.0,), (1.0,))
+    assert np.mean(values) == pytest.approx(np.mean(biases), abs=0.02)
+    assert abs(optimism(single)) < 0.005
+
+
+def test_optimism_by_a_slow_loop() -> None:
+    rng = np.random.default_rng(3)
+    nothing = rng.beta(6, 2, 9)
+    rows = [nothing, nothing + rng.normal(0.1, 0.05, 9), nothing + 0.09]
+    made = Evidence(("a", "b"), np.column_stack(rows), (4.0, 0.0), (1.0, 1.0))
+    drawn, outside = np.random.default_rng(0).integers(9, size=(60, 9)), []
+    for picked in drawn:
+        rest = [n for n in range(9) if n not in picked]
+        if rest:
+            row = int(choose(made, made.values[picked][None]).row[0])
+            outside.append(made.values[rest, row + 1].mean())
+    row = int(choose(made, made.values[None]).row[0])
+    assert optimism(made, draws=60) == pytest.approx(made.values[:, row + 1].mean() - np.mean(outside))
+    two = Evidence(("a",), np.array([[0.5, 0.6], [0.4, 0.6]]), (0.0,), (1.0,))
+    assert np.isfinite(optimism(two))  # half of the resamples leave nobody out
+
+
+# ---- how often it is wrong
+
+
+@pytest.mark.parametrize("subjects", [8, 12, 20])
+def test_of_500_controls_with_eight_rows_at_most_one_in_twenty_is_told_to_change(subjects: int) -> None:
+    rng = np.random.default_rng(subjects)
+    nothing = rng.beta(6, 1.2, (500, subjects, 1))
+    rows = nothing + rng.normal(0, 0.02, (500, subjects, 1)) + rng.normal(0, 0.03, (500, subjects, 8))  # what they share, and their own
+    made = Evidence(tuple("abcdefgh"), np.concatenate([nothing, rows], 2)[0], (1.0,) * 8, (1.0,) * 8)
+    found = choose(made, np.concatenate([nothing, rows], 2))
+    changed = float(np.mean(found.row != KEPT))
+    low = rows.mean(1) - nothing.mean(1) - 1.96 * (rows - nothing).std(1, ddof=1) / np.sqrt(subjects)
+    unadjusted = float(np.mean((low > 0).any(1)))
+    print(f"{subjects} subjects: {changed:.1%} are told to change, {unadjusted:.1%} by an unadjusted interval")
+    assert changed <= 0.05
+    assert unadjusted > 0.1
+
+
+def test_a_real_gain_is_found() -> None:
+    rng = np.random.default_rng(9)
+    nothing = rng.beta(6, 1.2, (200, 16, 1))
+    rows = nothing + rng.normal(0, 0.03, (200, 16, 8)) + np.array([0.0] * 7 + [0.06])
+    made = Evidence(tuple("abcdefgh"), np.concatenate([nothing, rows], 2)[0], (1.0,) * 8, (1.0,) * 8)
+    assert np.mean(choose(made, np.concatenate([nothing, rows], 2)).row == 7) > 0.9
+
+
+# ---- areas under the curve, and other pooled metrics
+
+
+def classified(shifts: Mapping[str, float], subjects: int = 40) -> tuple[Study, Plan, list[Line]]:
+    study = a_study(task={"classification": {"classes": ["no", "yes"]}})
+    made = {row: parse_recipe(RECIPES[row]) for row in shifts}
+    rows = [a_row(recipe, "b", seed, 0, f"{row}.{seed}") for seed in range(study.seeds) for row, recipe in made.items()]
+    plan = Plan(tuple(rows), study.seeds, study.made_task, study.statistics)
+    base = np.random.default_rng(0).normal(0, 1, subjects)
+    records = []
+    for row in rows:
+        own = np.random.default_rng([row.seed, len(row.unit)]).normal(0, 0.3, subjects)
+        logit = base + own + shifts[title(row.recipe)] * (np.arange(subjects) % 2)
+        p = 1 / (1 + np.exp(-logit))
+        cases = tuple(
+            {"case": f"{n}", "subject": f"p{n:02d}", "label": n % 2, "probabilities": [1 - v, v]} for n, v in enumerate(map(float, p))
+        )
+        records.append(Record(row.unit, {}, row.seed, "end", 0, "b", "test", target="b", cases=cases, metrics=plan.task.aggregate(cases)))
+    return study, plan, lines(plan, {record.name: record for record in records}, "last")
+
+
+def test_an_area_is_judged_by_delong_and_not_by_ranks_of_subjects() -> None:
+    study, plan, table = classified({"supervised": 0.5, TOP: 3.0, FULL: 0.5})
+    found = verdicts_of(study, plan, table)["b"]
+    assert (found.action, found.row) == ("change", TOP)
+    compared = compare(table, plan, "b")[TOP]
+    assert found.gain == pytest.approx(compared.difference)
+    assert compared.p is not None
+    assert found.p == pytest.approx(compared.adjusted, rel=1e-6)
+    assert (compared.effect, compared.rank_biserial) == (None, None)
+    evidence = evidence_of(plan, table[1:], table[0], "b")
+    assert evidence is not None
+    assert not evidence.exact
+    assert evidence.values.mean(0) == pytest.approx([line.score("b") for line in table])
+    assert "auroc" in found.sentence
+
+
+class Plain(Classification):
+    """A task with a pooled headline that is no area."""
+
+    headline = "balanced_accuracy"  # type: ignore[misc]
+
+
+def test_any_other_pooled_headline_is_judged_by_the_jackknife() -> None:
+    study, plan, table = classified({"supervised": -1.0, TOP: 4.0, FULL: -1.0})
+    plan = replace(plan, task=Plain(("no", "yes")))
+    scores = [{site: values["balanced_accuracy"] for site, values in line.metrics.items()} for line in table]
+    table = [replace(line, scores=each) for line, each in zip(table, scores, strict=True)]
+    evidence = evidence_of(plan, table[1:], table[0], "b")
+    assert evidence is not None
+    assert evidence.values.mean(0) == pytest.approx([line.score("b") for line in table], abs=0.01)  # the jackknife's, less its bias
+    assert verdicts_of(study, plan, table)["b"].row == TOP
+
+
+# ---- where it is written
+
+
+def test_the_file_the_table_and_the_lines_say_the_same(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = planted(study, scored({FREE: 0.0, TOP: 0.2, FULL: 0.202}), home={TOP: -0.05})
+    found = verdicts_of(study, plan, table)
+    made = marked(table, found)
+    assert {line.title: line.verdict for line in made} == {"supervised": "", FREE: "", TOP: "change; forgets", FULL: "tied"}
+    assert [line.title for line in made if line.chosen] == [TOP]
+    path = write_verdicts(tmp_path, found)
+    assert path is not None
+    written = json.loads(path.read_text())["b"]
+    assert {key: written[key] for key in ("action", "reason", "row", "tied", "label_free", "rules_version")} == {
+        "action": "change",
+        "reason": "gain shown",
+        "row": TOP,
+        "tied": [FULL, TOP],
+        "label_free": "",
+        "rules_version": 1,
+    }
+    assert written["optimism"] == found["b"].optimism
+    assert written["sentence"] == found["b"].sentence
+    rows = write_results(tmp_path, plan, made).read_text().splitlines()
+    assert rows[0].split(",")[4] == "verdict"
+    assert [row.split(",")[4] for row in rows[1:] if row.startswith(f"{TOP},b,b")] == ["change; forgets"]
+    assert [row.split(",")[4] for row in rows[1:] if row.startswith(f"{TOP},b,home")] == [""]
+    assert write_verdicts(tmp_path, {}) is None  # an unfinished study has none, and an older one goes
+    assert not path.exists()
+    kept = marked(*(lambda made: (made[1], verdicts_of(study, *made)))(planted(study, scored({TOP: 0.0}))))
+    assert [line.verdict for line in kept] == ["keep", ""]
