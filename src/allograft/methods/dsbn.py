@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
+from allograft.networks import AnyNetwork
+from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
@@ -38,16 +40,17 @@ class Dsbn:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without plain batch normalisation."""
         operate(copied(network), "dsbn", sites=list(scenario.sites))
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""
         network = operate(network, "dsbn", sites=list(scenario.sites)).to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")
+        assert isinstance(network, SiteNetwork)
         steps = context.settings.budget.training(batches.epoch)
-        step = context.gradient_step(network, SiteLoss(context.task), steps=steps)
+        step = context.gradient_step(network, SiteLoss(context.supervised_task), steps=steps)
         stage = Stage("trained", SitePredictor(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
@@ -60,7 +63,7 @@ class SiteLoss:
 
     task: Task
 
-    def __call__(self, network: Any, batch: Batch) -> Terms:
+    def __call__(self, network: AnyNetwork, batch: Batch) -> Terms:
         return self.task.loss(network(batch.image, batch.site), batch)
 
 
@@ -68,7 +71,7 @@ class SiteLoss:
 class SitePredictor:
     """A ``SiteNetwork`` on images of known sites and of others."""
 
-    network: Any
+    network: SiteNetwork
 
     def __call__(self, batch: Batch) -> Prediction:
         with evaluation_mode(self.network):
@@ -77,12 +80,12 @@ class SitePredictor:
 
 @dataclass(frozen=True)
 class _At:
-    network: Any
+    network: SiteNetwork
     site: Tensor
 
     @property
     def multiple(self) -> int:
-        return int(self.network.multiple)
+        return self.network.multiple
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self.network(image, self.site)
