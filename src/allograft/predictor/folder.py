@@ -18,6 +18,7 @@ from allograft import __version__
 from allograft.errors import AllograftError, ModelError
 from allograft.networks import own_spec, rebuilt
 from allograft.networks.guard import bounded
+from allograft.networks.network import Spec
 from allograft.predictor.direct import Predictor
 from allograft.table import find, name_of
 from allograft.tree import Json, write_bytes, write_json
@@ -179,7 +180,7 @@ def _check_shape(shape: object, at: str, depth: int = 0) -> None:
             raise ModelError(f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again")
 
 
-def _check_spec(spec: Mapping[str, Any], at: str) -> None:
+def _check_spec(spec: Spec, at: str) -> None:
     build, surgery = spec.get("build"), spec.get("surgery", [])
     steps = [build, *surgery] if isinstance(surgery, list) else []
     if not steps or any(not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps):
@@ -187,7 +188,7 @@ def _check_spec(spec: Mapping[str, Any], at: str) -> None:
         raise ModelError(f"{at}: expected a network as {expected}, found {str(spec)[:60]}; export the model again")
 
 
-def first_network(shape: Any) -> dict[str, Any]:
+def first_network(shape: object) -> Spec:
     """The spec of the first network in a card's predictor."""
     spec = next(_networks(shape), None)
     if spec is None:
@@ -195,7 +196,7 @@ def first_network(shape: Any) -> dict[str, Any]:
     return spec
 
 
-def starting_network(folder: Path) -> dict[str, Any]:
+def starting_network(folder: Path) -> Spec:
     """The spec of the first network of a model folder, loaded once within bounds: what is returned may be built again.
 
     Raises:
@@ -212,7 +213,7 @@ def _check_once(folder: Path, *times: int) -> None:
         load_predictor(folder)
 
 
-def _networks(shape: Any) -> Iterator[dict[str, Any]]:
+def _networks(shape: object) -> Iterator[Spec]:
     if isinstance(shape, list):
         for one in shape:
             yield from _networks(one)
