@@ -248,7 +248,7 @@ class FourierPredictor:
         found = self._spectra.of(which, size, device) if self.contains_images else self.style[which].to(device)
         return found.transpose(2, 3) if which.ndim == 3 else found
 
-    def _styled(self, batch: Batch, style: Tensor) -> Prediction:
+    def _styled(self, batch: Batch, style: Tensor) -> dict[str, Tensor]:
         """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
         if style.shape[2:-2] != batch.image.shape[1:-2]:
             found = f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
@@ -257,7 +257,7 @@ class FourierPredictor:
         return mean_prediction(self.inner, batch, swap(batch.image[:, None], style, self.beta), several=self.several)
 
 
-def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> Prediction:
+def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> dict[str, Tensor]:
     """The mean over versions of each image, all of them in one call where ``PIXELS`` allows it.
 
     Args:
@@ -275,7 +275,8 @@ def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several
     for key, first in parts[0].items():
         if not isinstance(first, Tensor):
             raise SpecError(f"fourier: '{key}' has no mean over donors; masks, labels and images have")
-        together[key] = _mean(key, torch.cat([part[key] for part in parts]).float().unflatten(0, (-1, count)), several)
+        values = torch.cat([value for part in parts if isinstance(value := part[key], Tensor)])
+        together[key] = _mean(key, values.float().unflatten(0, (-1, count)), several)
     return together
 
 

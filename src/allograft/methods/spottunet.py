@@ -23,7 +23,7 @@ from allograft.networks import AnyNetwork, Network
 from allograft.networks.gates import MEND, blocks, members, named
 from allograft.networks.network import operate
 from allograft.nn.policy import PolicyNetwork, ResNetPolicy
-from allograft.predictor import Prediction, evaluation_mode
+from allograft.predictor import evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.seeds import Seeds
@@ -135,7 +135,7 @@ class SpotTunetPredictor:
 
     network: Any
 
-    def __call__(self, batch: Batch) -> Prediction:
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
         with evaluation_mode(self.network):
             return padded(self.network, batch.image)
 

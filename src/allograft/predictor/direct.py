@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.errors import ModelError
 from allograft.networks import AnyNetwork
 
-Prediction = Mapping[str, Any]
+Prediction = Mapping[str, Tensor | tuple[Boxes | None, ...] | tuple[str, ...]]
 """Keyed like labels, for B images:
 
 "mask", "label": (B, K, *spatial) or (B, K) logits; log-probabilities are logits too. "paired": (B, C, *spatial). "boxes": B ``Boxes``.
@@ -79,7 +79,7 @@ def padded(network: Padded, image: Tensor) -> dict[str, Tensor]:
         return dict(network(image))
     pads = [amount for gap in reversed(missing) for amount in (0, gap)]
     whole = F.pad(image, pads, mode="replicate")
-    cut: tuple[EllipsisType | slice, ...] = (..., *(slice(0, size) for size in sizes))
+    cut: tuple[EllipsisType | slice[int, int, int | None], ...] = (..., *(slice(0, size) for size in sizes))
     return {key: value[cut] if value.shape[2:] == whole.shape[2:] else value for key, value in network(whole).items()}
 
 

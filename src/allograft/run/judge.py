@@ -14,7 +14,6 @@ from allograft import __version__
 from allograft.cohort import Cohort
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
-from allograft.predictor import Prediction
 from allograft.predictor.whole import case_facts, whole_prediction
 from allograft.recipe import Recipe, Stage, title
 from allograft.results.analysis.label_free import pooled, watched
@@ -27,6 +26,10 @@ from allograft.tree import DamagedFile, content_hash, plain
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+Facts = Callable[[Mapping[str, Any], Cohort, int], dict[str, object]]
+"""A prediction of a whole case, its cohort and its number there -> what a record keeps of it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Judge:
     def measure(self, stage: Stage, test: TestSet) -> list[dict[str, object]]:
         """Every case's metrics; global generators are as they were before."""
 
-        def told(prediction: Prediction, cohort: Cohort, which: int) -> dict[str, object]:
+        def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, object]:
             labelled = self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
             return {**self._label_free(prediction), **case_facts(prediction), **labelled}
 
@@ -115,7 +118,7 @@ class Judge:
         """What rules without labels know of every unlabelled training image."""
         return self._each(stage, images, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
 
-    def _each(self, stage: Stage, test: TestSet, told: Callable[[Prediction, Cohort, int], dict[str, object]]) -> list[dict[str, object]]:
+    def _each(self, stage: Stage, test: TestSet, told: Facts) -> list[dict[str, object]]:
         cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
         hidden = cohort.unlabelled()
         cases = []
@@ -127,7 +130,7 @@ class Judge:
                 cases.append({"case": case.name, "subject": case.subject, **told(prediction, cohort, which)})
         return cases
 
-    def _label_free(self, prediction: Prediction) -> dict[str, float]:
+    def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:
         if self.task.key not in ("mask", "label"):
             return {}
         return {"entropy": mean_entropy(prediction[self.task.key], several=self.task.coding.several)}
