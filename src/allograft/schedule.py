@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -101,7 +101,7 @@ def plateau(optimizer: torch.optim.Optimizer, *, factor: float = 0.1, patience: 
     return Plateau(ReduceLROnPlateau(optimizer, factor=factor, patience=patience, min_lr=least), every)
 
 
-def make_schedule(request: Mapping[str, Any], optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
+def make_schedule(request: Mapping[str, Mapping[str, object]], optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
     """The schedule ``{name: arguments}`` of an optimizer over this many updates.
 
     Raises:
@@ -111,7 +111,8 @@ def make_schedule(request: Mapping[str, Any], optimizer: torch.optim.Optimizer, 
     row, arguments = find("schedule", name), dict(arguments or {})
     try:
         if name_of("schedule", row) == "plateau":
-            return plateau(optimizer, **arguments)
+            made: Plateau = row(optimizer, **arguments)
+            return made
         row(0.0, **arguments)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise SpecError(f"schedule: {name}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.networks import AnyNetwork
 from allograft.schedule import Schedule
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Terms = Mapping[str, Tensor]
 Step = Callable[[Batch], Terms]
@@ -41,7 +44,7 @@ class GradientStep:
     network: AnyNetwork
     objective: Objective
     optimizer: torch.optim.Optimizer
-    fabric: Any
+    fabric: Fabric
     schedule: Schedule | None = None
     clip: float | None = None
 
@@ -95,7 +98,7 @@ def average_buffers(network: nn.Module) -> None:
             buffer /= processes()
 
 
-def named_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Any]:
+def named_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, object]:
     """An optimizer's state by parameter name, so that it outlives the order of its parameters.
 
     Returns:

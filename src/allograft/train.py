@@ -6,11 +6,11 @@ import math
 import sys
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from torch import Tensor
 
@@ -21,7 +21,10 @@ from allograft.recipe import Stage
 from allograft.step import Step, Terms
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from allograft.context import Context, Meter
+    from allograft.context.journal import Checkpoint
 
 FLUSH = 50
 """Steps between two readings of the terms; reading waits for the device."""
@@ -94,7 +97,7 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         return history
     began = time.perf_counter()
 
-    def state(number: int) -> dict[str, Any]:
+    def state(number: int) -> Checkpoint:
         history.flush(number)
         kept = {path: part.state_dict() for path, part in parts(step)}
         spent = history.seconds + time.perf_counter() - began
@@ -180,7 +183,21 @@ def _planned(meter: Meter, steps: int, history: History) -> History:
     return history
 
 
-def parts(thing: Any, path: str = "step", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+class Stateful(Protocol):
+    """What has a state to keep: a module, an optimizer, a schedule."""
+
+    def state_dict(self) -> Mapping[str, object]:
+        """The state."""
+
+    def load_state_dict(self, state: Mapping[str, object], /) -> object:
+        """As ``state_dict`` gave it."""
+
+
+def _is_stateful(thing: object) -> TypeGuard[Stateful]:
+    return hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
+
+
+def parts(thing: object, path: str = "step", seen: set[int] | None = None) -> Iterator[tuple[str, Stateful]]:
     """Every stateful thing a step holds, once: modules, optimizers, schedules, and the plain numbers of unfrozen dataclasses.
 
     State hidden in a closure is not found; the resume test of the contract catches that.
@@ -188,7 +205,7 @@ def parts(thing: Any, path: str = "step", seen: set[int] | None = None) -> Itera
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return
-    if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+    if _is_stateful(thing):
         seen.add(id(thing))
         yield path, thing
     elif is_dataclass(thing) and not isinstance(thing, type):
@@ -208,13 +225,13 @@ def parts(thing: Any, path: str = "step", seen: set[int] | None = None) -> Itera
 
 @dataclass(frozen=True)
 class _Counters:
-    owner: Any
+    owner: object
     names: tuple[str, ...]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {name: getattr(self.owner, name) for name in self.names}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object], /) -> None:
         for name, value in state.items():
             setattr(self.owner, name, value)
 
@@ -227,9 +244,8 @@ class _Bar:
     span: range
     start: int
     wanted: bool
-    shown: Any = None
-    task: Any = None
-    update: Callable[..., None] | None = None
+    shown: Progress | None = None
+    task: TaskID | None = None
 
     def __enter__(self) -> _Bar:
         if self.wanted and sys.stderr.isatty():
@@ -252,7 +268,7 @@ class _Bar:
         return self
 
     def show(self, number: int, history: History) -> None:
-        if self.shown is None:
+        if self.shown is None or self.task is None:
             return
         row = self.shown.tasks[0]
         terms = "  ".join(f"{key} {value:.3f}" for key, value in history.last.items())

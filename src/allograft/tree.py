@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from allograft.errors import AllograftError, OutputError
 
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""What JSON holds; tuples are written as lists."""
+
 
 class DamagedFile(AllograftError):
     """A kept file does not match its checksum, or cannot be read at all."""
 
 
-def content_hash(*things: Any) -> str:
+def content_hash(*things: object) -> str:
     """24 hex digits of JSON values, whatever the order of a mapping's keys.
 
     >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
@@ -40,7 +43,7 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def plain(thing: Any, *, sparse: bool = False) -> Any:
+def plain(thing: object, *, sparse: bool = False) -> Any:
     """JSON values of a dataclass, mapping, sequence or path: what goes into keys, cards and records.
 
     A recipe becomes ``{"name": {field: value}}`` with all fields, so that a changed default changes the key.
@@ -70,7 +73,7 @@ def default(field: Field[Any]) -> Any:
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
-def _table_name(recipe: Any) -> str:
+def _table_name(recipe: object) -> str:
     from allograft.table import name_of
 
     return name_of("method", type(recipe))
@@ -92,12 +95,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
 
 
-def write_json(path: Path, tree: Any) -> None:
+def write_json(path: Path, tree: object) -> None:
     """Write JSON with sorted keys, whole or not at all."""
     write_bytes(path, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
 
 
-def save(path: Path, tree: Any) -> None:
+def save(path: Path, tree: object) -> None:
     """Keep a tree of dict / list / tuple / tensor / JSON values. Other types raise ``TypeError`` with their place."""
     from safetensors.torch import save as to_bytes
 
@@ -162,7 +165,7 @@ def _checksum(shape: str, tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _flatten(thing: Any, tensors: dict[str, Tensor], at: str) -> Any:
+def _flatten(thing: object, tensors: dict[str, Tensor], at: str) -> Json:
     if isinstance(thing, Tensor):
         key = str(len(tensors))
         tensors[key] = thing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +12,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from allograft.batch import Batch
 from allograft.errors import SpecError
 from allograft.figure import Lines
-from allograft.networks import Network
+from allograft.networks import AnyNetwork, Network
 from allograft.step import Step, Terms
 
 GROUPS = ("context", "transpose", "localization", "segmentation")
 
 
-def layer_groups(network: Any) -> dict[str, list[Tensor]]:
+def layer_groups(network: AnyNetwork) -> dict[str, list[Tensor]]:
     """The kernel of each layer of a network by the layer's kind, named as in nnU-Net.
 
     ``context``: the encoder. ``transpose``: transposed convolutions after it. ``localization``: what else the decoder has.
@@ -69,11 +68,11 @@ class Measured:
         for name, value in zip(magnitudes, read, strict=True):
             self.values.setdefault(name, []).append(value)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, list[float]]:
         """The values."""
         return {name: list(values) for name, values in self.values.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
         """As ``state_dict`` gave them."""
         self.values = {name: list(values) for name, values in state.items()}
 
@@ -92,7 +91,7 @@ class UpdateMagnitudes:
     """
 
     inner: Step
-    network: Any
+    network: AnyNetwork
     every: int = 1
     number: int = 0
     measured: Measured = field(default_factory=Measured)

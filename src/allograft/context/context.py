@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import nn
@@ -29,16 +29,22 @@ from allograft.figure import Figure
 from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
 from allograft.predictor.folder import read_card
-from allograft.recipe import Carry, Saw, Scenario, Stage, title, total_needs
+from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, title, total_needs
 from allograft.recipe.needs import check_needs
 from allograft.schedule import Schedule, make_schedule
 from allograft.seeds import Seeds, generators_kept
-from allograft.step import GradientStep, Objective
+from allograft.step import GradientStep, Objective, Step
 from allograft.table import find
+from allograft.tasks import Task
+from allograft.train import History
 from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, digest, on_cpu, plain
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 Copied = TypeVar("Copied", bound=AnyNetwork)
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -54,17 +60,17 @@ class Meter:
     trainable_parameters: int = 0
     planned_steps: int = 0
     planned_seconds: float = 0.0
-    tried: weakref.ref[Any] | None = None
+    tried: weakref.ref[Step] | None = None
     rate: float = 0.0
     figures: dict[str, Figure] = field(default_factory=dict)
-    histories: dict[str, Any] = field(default_factory=dict)
+    histories: dict[str, History] = field(default_factory=dict)
 
     peak_memory_mb: float = 0.0
 
     def __post_init__(self) -> None:
         self._high_water()  # what ran before is not this unit's
 
-    def cost(self) -> dict[str, Any]:
+    def cost(self) -> dict[str, float | int]:
         """As a record says it. Peak memory is the device's, or the process's on a CPU, since the unit began or the one it builds on ended.
 
         Where a system cannot restart its high-water mark (Linux can), it is the largest of the process so far.
@@ -111,9 +117,9 @@ class Context:
         rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place of all; None trains in earnest.
     """
 
-    fabric: Any
+    fabric: Fabric
     seeds: Seeds
-    task: Any
+    task: Task | None
     settings: Settings
     folder: Path | None = None
     workers: int = 0
@@ -126,7 +132,7 @@ class Context:
     rehearsal: dict[str, Meter] | None = None
 
     # ------------------------------------------------------------------ units
-    def draws(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> str:
+    def draws(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> str:
         """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does.
 
         Settings at their default do not count: an option added later leaves every earlier study's draws alone. A recipe whose settings
@@ -142,7 +148,7 @@ class Context:
         told = [plain(drawn_as, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
         return content_hash(*told)
 
-    def given(self, recipe: Any, network: AnyNetwork) -> tuple[Context, AnyNetwork]:
+    def given(self, recipe: Recipe, network: AnyNetwork) -> tuple[Context, AnyNetwork]:
         """The context and the network that a recipe is given.
 
         One that needs only images for pre-training gets a network without heads, no task and no settings of adaptations: what it cannot
@@ -155,18 +161,18 @@ class Context:
             bare = network if isinstance(network, Wrapped) else reheaded(network, {})[0]
         return replace(self, task=None, settings=replace(self.settings, budget=budget)), bare
 
-    def key(self, draws: str, recipe: Any) -> str:
+    def key(self, draws: str, recipe: Recipe) -> str:
         """The unit of a run: its draws, and all else that its bytes depend on, defaults included."""
         defaults = [plain(recipe), plain(self.settings), plain(self.task)]
         machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
         return content_hash(draws, defaults, machine)
 
-    def unit(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> str:
+    def unit(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> str:
         """The content key under which a run is kept; the whole scenario may be given."""
         given, network = self.given(recipe, network)
         return given.key(given.draws(recipe, scenario, network), recipe)
 
-    def run(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
+    def run(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
         """Run a recipe, or load what it left: ``carry = yield from context.run(self.first, scenario, network)``.
 
         The network is copied, so the caller's own stays as it is. A recipe sees only what it needs and draws only from the place its
@@ -182,7 +188,7 @@ class Context:
         transfer(carry.network.state_dict(), begun)
         return replace(carry, network=begun)
 
-    def _run_given(self, recipe: Any, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
+    def _run_given(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
         draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
         key = self.key(draws, recipe)
         scenario = scenario.narrowed(total_needs(recipe))
@@ -206,14 +212,14 @@ class Context:
             return nullcontext()
         return locked(store.lock_file)
 
-    def _inside(self, recipe: Any, draws: str, store: Store | None) -> Context:
+    def _inside(self, recipe: Recipe, draws: str, store: Store | None) -> Context:
         journal: Journal | NoJournal = NoJournal()
         if store:
             journal = Journal(store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero)
         seed = self.seeds.seed
         return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=f"{title(recipe)}, seed {seed}: ")
 
-    def _run(self, recipe: Any, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
+    def _run(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
         running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
         own: list[Stage] = []
         inner: set[str] = set()
@@ -242,7 +248,7 @@ class Context:
         self.fabric.barrier()
         return carry
 
-    def _stamped(self, stage: Stage, unit: str, recipe: Any, scenario: Scenario) -> Stage:
+    def _stamped(self, stage: Stage, unit: str, recipe: Recipe, scenario: Scenario) -> Stage:
         """The stage with what only the context knows of it."""
         return replace(stage, unit=unit, recipe=recipe, sites=scenario.sites, saw=Saw.from_scenario(scenario, stage.seen))
 
@@ -256,11 +262,11 @@ class Context:
         store.keep_stage(stage, self._card(stage))
         return stage
 
-    def _card(self, stage: Stage) -> dict[str, Any]:
+    def _card(self, stage: Stage) -> dict[str, object]:
         """What the card of a stage's folder says of the run."""
         return {"recipe": plain(stage.recipe), "seed": self.seeds.seed, "cost": dict(stage.cost), "sites": list(stage.sites)}
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
         """A result computed once in the life of a unit, also across restarts, on the first process; the others are given it.
 
         Args:
@@ -269,17 +275,31 @@ class Context:
         Returns:
             The tree, its tensors on the CPU. Global generators are as they were before.
         """
-        made = None
+        made: Made | None = None
         if self.fabric.is_global_zero:
             with generators_kept():
                 made = self.journal.once(name, lambda: on_cpu(make()))
-        return self.fabric.broadcast(made)
+        return cast(Made, self.fabric.broadcast(made))
 
     def show(self, name: str, figure: Figure) -> None:
         """Keep a figure beside the unit; the report draws it under the recipe's name."""
         self.meter.figures[name] = figure
 
     # ------------------------------------------------------------------ what recipes build steps from
+    @property
+    def supervised_task(self) -> Task:
+        """The task, for a recipe that reads labels or judges.
+
+        Raises:
+            AllograftError: a recipe that needs only images for pre-training is given none.
+        """
+        if self.task is None:
+            raise AllograftError(
+                f"{self.label}this recipe needs only images for pre-training, so it is given no task; use a loss of its own, "
+                "or ask for source images or target labels in its Needs"
+            )
+        return self.task
+
     @property
     def batch_size(self) -> int:
         """Cases a step, over all processes."""
@@ -319,7 +339,7 @@ class Context:
         return self.seeds.child("loader", name)
 
     def optimizer(
-        self, parameters: Iterable[nn.Parameter], request: Mapping[str, Mapping[str, Any]] | None = None
+        self, parameters: Iterable[nn.Parameter], request: Mapping[str, Mapping[str, object]] | None = None
     ) -> torch.optim.Optimizer:
         """The study's optimizer, or another ``{name: arguments}``, over these parameters."""
         ((name, arguments),) = (request or self.settings.optimizer).items()
@@ -353,7 +373,7 @@ class Context:
             optimizer = self.optimizer([p for p in (*network.parameters(), *owned) if p.requires_grad])
         self._count(optimizer)  # a recipe may have added groups to it
         schedule = self.schedule(optimizer, steps) if steps else None
-        return GradientStep(network, objective or self.task.objective, optimizer, self.fabric, schedule, self.settings.clip)
+        return GradientStep(network, objective or self.supervised_task.objective, optimizer, self.fabric, schedule, self.settings.clip)
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Schedule | None:
         """The study's schedule of an optimizer over this many updates; None where the learning rate stays."""
@@ -367,7 +387,7 @@ def copied(network: Copied) -> Copied:
     return twin
 
 
-def on_device(batch: Batch, fabric: Any) -> Batch:
+def on_device(batch: Batch, fabric: Fabric) -> Batch:
     """The batch where the network is."""
     moved: Batch = fabric.to_device(batch)
     return moved

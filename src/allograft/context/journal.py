@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 from allograft import tree
 from allograft.errors import AllograftError
 
 STOP = threading.Event()
 """Set when the process is asked to end (SIGTERM): the next step writes a checkpoint and raises ``Stopped``."""
+
+
+Made = TypeVar("Made")
+
+
+class Checkpoint(TypedDict):
+    """What is kept under a name: of a training its place, or the value of a ``once``."""
+
+    at: int
+    history: NotRequired[dict[str, list[float]]]
+    seconds: NotRequired[float]
+    parts: NotRequired[Mapping[str, Mapping[str, object]]]
+    value: NotRequired[object]
 
 
 class Stopped(BaseException):
@@ -35,9 +48,9 @@ class Journal:
     writes: bool = True
     last: float = field(default_factory=time.monotonic)
     used: set[tuple[str, int]] = field(default_factory=set)
-    waiting: dict[str, Any] = field(default_factory=dict)
+    waiting: dict[str, Checkpoint | None] = field(default_factory=dict)
 
-    def open(self, name: str, span: range) -> Any | None:
+    def open(self, name: str, span: range) -> Checkpoint | None:
         """The state that an earlier life of the run kept under a name, given once: to the call whose steps it lies in.
 
         A training in parts, ``train(..., steps=range(a, b), name=name)``, has one checkpoint. Parts before it need not run again: see
@@ -59,7 +72,7 @@ class Journal:
         kept = self.waiting.get(name)
         return kept is not None and kept["at"] > span.stop
 
-    def _load(self, name: str) -> Any | None:
+    def _load(self, name: str) -> Checkpoint | None:
         try:
             return tree.load(self._path(name)) if self._path(name).exists() else None
         except tree.DamagedFile:
@@ -69,7 +82,7 @@ class Journal:
         """Whether it is time for a checkpoint."""
         return self.writes and (STOP.is_set() or time.monotonic() - self.last >= self.seconds)
 
-    def keep(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
+    def keep(self, name: str, state: Callable[[], Checkpoint]) -> None:
         """Write a checkpoint now, in the place of the last one of this name."""
         if self.writes:
             tree.save(self._path(name), state())
@@ -77,18 +90,19 @@ class Journal:
         if STOP.is_set():
             raise Stopped
 
-    def finish(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
+    def finish(self, name: str, state: Callable[[], Checkpoint]) -> None:
         """Keep a finished call, unless it is so short that a replay repeats it sooner (to the same bytes)."""
         if self.due():
             self.keep(name, state)
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
         """The result of ``make``, computed once in the life of the unit; a tree of dicts, lists, numbers and tensors."""
         kept = self.open(f"once-{name}", range(1))
-        if kept is None:
-            kept = {"at": 1, "value": make()}
-            self.keep(f"once-{name}", lambda: kept)
-        return kept["value"]
+        if kept is not None:
+            return cast(Made, kept["value"])
+        made = make()
+        self.keep(f"once-{name}", lambda: {"at": 1, "value": made})
+        return made
 
     def clear(self) -> None:
         """Forget everything."""
@@ -114,13 +128,13 @@ class NoJournal:
         """Never."""
         return False
 
-    def keep(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
+    def keep(self, name: str, state: Callable[[], Checkpoint]) -> None:
         """Keeps nothing."""
 
-    def finish(self, name: str, state: Callable[[], dict[str, Any]]) -> None:
+    def finish(self, name: str, state: Callable[[], Checkpoint]) -> None:
         """Keeps nothing."""
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
         """Computed each time."""
         return make()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from allograft.recipe import Needs, Scenario, is_recipe, total_needs
+from allograft.networks import AnyNetwork
+from allograft.recipe import Needs, Recipe, Scenario, is_recipe, total_needs
 
 if TYPE_CHECKING:
     from allograft.context.context import Context
@@ -23,11 +24,11 @@ class Node:
     """
 
     key: str
-    recipe: Any
+    recipe: Recipe
     needs: Needs
 
 
-def units_of(recipe: Any, scenario: Scenario, network: Any, context: Context) -> Iterator[Node]:
+def units_of(recipe: Recipe, scenario: Scenario, network: AnyNetwork, context: Context) -> Iterator[Node]:
     """Every unit that a run of this recipe is built on, inner ones first, its own last.
 
     A recipe runs those in its fields, such as ``first``, on the scenario and the network that it is given; nothing is run here.

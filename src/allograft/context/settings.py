@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from allograft.errors import SpecError
 
@@ -68,8 +68,8 @@ class Settings:
     """
 
     budget: Budget = field(default_factory=Budget)
-    optimizer: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"adam": {"lr": 1e-3}})
+    optimizer: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"adam": {"lr": 1e-3}})
     augmentation: Strength = "light"
     patch: tuple[int, ...] | None = None
     clip: float | None = None
-    schedule: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"constant": {}})
+    schedule: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"constant": {}})

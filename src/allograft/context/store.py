@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -15,7 +14,7 @@ from allograft.batch import Batch
 from allograft.errors import AllograftError
 from allograft.figure import Figure, from_json, to_json
 from allograft.networks import own_spec, rebuilt, remade
-from allograft.predictor import Prediction, load_predictor, save_predictor
+from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
 from allograft.predictor.folder import intact, read_card
 from allograft.recipe import Carry, Stage
 
@@ -48,7 +47,7 @@ class Store:
         """Where a stage's predictor lies."""
         return self.folder / "stages" / name
 
-    def keep_stage(self, stage: Stage, card: Mapping[str, Any]) -> None:
+    def keep_stage(self, stage: Stage, card: Mapping[str, object]) -> None:
         """Save a stage's predictor, the moment it is yielded: the network moves on."""
         folder = self.stage_folder(stage.name)
         if self.writes and stage.predictor is not None and not (folder / "card.json").exists():
@@ -67,7 +66,7 @@ class Store:
         """What the unit has to show in the report."""
         return self.folder / "figures.json"
 
-    def keep(self, carry: Carry, stages: list[Stage], cost: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
+    def keep(self, carry: Carry, stages: list[Stage], cost: Mapping[str, float | int], figures: Mapping[str, Figure]) -> None:
         """Save the end of a run; only now is the unit finished."""
         if self.writes:
             tree.write_json(self.figures_file, {name: to_json(figure) for name, figure in figures.items()})
@@ -106,7 +105,7 @@ class Store:
         if self.writes:
             tree.remove(self.folder / "journal")
 
-    def load(self) -> tuple[Carry, list[Stage], dict[str, Any]] | None:
+    def load(self) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
         """The carry, the stages (predictors load when called) and the cost; None when unfinished or damaged."""
         if not self.carry_file.exists():
             return None
@@ -133,7 +132,7 @@ class Kept:
     folder: Path
     template: nn.Module | None = None
 
-    loaded: dict[str, Any] = field(default_factory=dict, compare=False)
+    loaded: dict[str, Predictor] = field(default_factory=dict, compare=False)
 
     def __call__(self, batch: Batch) -> Prediction:
         made: Prediction = self.on(str(batch.image.device))(batch)
@@ -145,7 +144,7 @@ class Kept:
         known = next(iter(self.loaded.values()), None) or self.on("cpu")
         return getattr(known, "sees_whole_cases", False)
 
-    def on(self, device: str) -> Any:
+    def on(self, device: str) -> Predictor:
         """The predictor on a device."""
         if device not in self.loaded:
             self.loaded[device] = load_predictor(self.folder, template=self.template, device=device)[0]

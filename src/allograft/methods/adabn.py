@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.parts.features import images_in_order
 from allograft.predictor import Direct
 from allograft.predictor.direct import padded
@@ -43,11 +44,11 @@ class AdaBn:
     )
     needs: ClassVar[Needs] = Needs(target_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without batch normalisation."""
         normalisations(network)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1 of the paper. Labels are not looked at."""
         network = (yield from context.run(self.first, scenario, network)).network
         images = (image.to(context.fabric.device) for image in images_in_order(scenario.target, context.batch_size))
@@ -56,7 +57,7 @@ class AdaBn:
         return Carry(network)
 
 
-def normalisations(network: Any) -> list[Any]:
+def normalisations(network: nn.Module) -> list[_BatchNorm]:
     """The batch normalisations with running statistics; ``SpecError`` where there is none."""
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not layers:
@@ -65,7 +66,7 @@ def normalisations(network: Any) -> list[Any]:
 
 
 @torch.no_grad()
-def adapt_statistics(network: Any, images: Iterable[Tensor]) -> None:
+def adapt_statistics(network: AnyNetwork, images: Iterable[Tensor]) -> None:
     """Set running mean and (unbiased) variance of every batch normalisation to those of all images, in place.
 
     The network is left in evaluation mode.
@@ -75,7 +76,8 @@ def adapt_statistics(network: Any, images: Iterable[Tensor]) -> None:
     """
     layers = normalisations(network)
     network.eval()
-    kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    statistics = [_statistics(layer) for layer in layers]
+    kept = [(mean.clone(), variance.clone()) for mean, variance in statistics]
     sums = {layer: torch.zeros(3, layer.num_features, dtype=torch.float64) for layer in layers}
     hooks = [layer.register_forward_pre_hook(partial(_add, sums[layer])) for layer in layers]
     for layer in layers:
@@ -84,17 +86,23 @@ def adapt_statistics(network: Any, images: Iterable[Tensor]) -> None:
         for image in images:
             padded(network, image)
     finally:
-        for hook, layer, (mean, variance) in zip(hooks, layers, kept, strict=True):
+        for hook, layer, own, before in zip(hooks, layers, statistics, kept, strict=True):
             hook.remove()
             layer.eval()
-            layer.running_mean.copy_(mean)
-            layer.running_var.copy_(variance)
-    for layer in layers:
+            for buffer, value in zip(own, before, strict=True):
+                buffer.copy_(value)
+    for layer, (mean, variance) in zip(layers, statistics, strict=True):
         count, total, squares = sums[layer]
         if not bool((count > 1).all()):
             raise SpecError("adabn: no image to take statistics from; the target needs training images")
-        layer.running_mean.copy_(total / count)
-        layer.running_var.copy_((squares - total**2 / count) / (count - 1))
+        mean.copy_(total / count)
+        variance.copy_((squares - total**2 / count) / (count - 1))
+
+
+def _statistics(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var
 
 
 def _add(sums: Tensor, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +16,23 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork, Network
 from allograft.parts.features import captured
 from allograft.parts.paired_batches import PairedBatches, halves, require_encoder
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule, make_schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
+from allograft.tasks import Task
 from allograft.train import train_with_checkpoints
 
 SOURCE, TARGET = 0.0, 1.0
 WIDTHS = (64, 128, 256, 512)
 SMALLEST = 2 ** (len(WIDTHS) + 1)
 """Sides below this would shrink to nothing in the discriminator."""
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Discriminator(nn.Module):
@@ -83,12 +88,12 @@ class AuxiliaryHead(nn.Module):
         self.which = which
         self.convolution = (nn.Conv2d, nn.Conv3d)[feature.ndim - 4](feature.shape[1], classes, 1)
 
-    def forward(self, captured_: Any, size: Sequence[int]) -> Tensor:
+    def forward(self, captured_: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
         feature = captured_ if self.which is None else captured_[self.which]
         return enlarged(self.convolution(feature), size)
 
 
-def auxiliary_head(network: Any, image: Tensor, classes: int) -> AuxiliaryHead:
+def auxiliary_head(network: AnyNetwork, image: Tensor, classes: int) -> AuxiliaryHead:
     """A head on what enters the decoder's last stage; on the encoder's last feature but one where the decoder has no stages.
 
     The last stage is the head itself where it enlarges (our U-Net), otherwise the decoder's last block.
@@ -96,6 +101,7 @@ def auxiliary_head(network: Any, image: Tensor, classes: int) -> AuxiliaryHead:
     Raises:
         SpecError: the network has no decoder, or no feature before its last one.
     """
+    assert isinstance(network, Network)
     if network.decoder is None:
         raise SpecError("adaptsegnet: the network has no decoder, so there is no inner feature to segment from; use levels: 1")
     ups = getattr(network.decoder, "ups", None)
@@ -148,14 +154,14 @@ class AdaptSegNet:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without an encoder, or a task that is no segmentation."""
         require_encoder(network, "adaptsegnet")
-        if set(context.task.outputs) != {"mask"}:
-            found = ", ".join(context.task.outputs)
+        if set(context.supervised_task.outputs) != {"mask"}:
+            found = ", ".join(context.supervised_task.outputs)
             raise SpecError(f"adaptsegnet: looks at segmentations alone, and the task gives {found}; use it with task: segmentation")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of network and discriminators; an epoch of ``adapt_epochs`` is one pass over the source."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
@@ -169,9 +175,9 @@ class AdaptSegNet:
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
-    def step(self, network: Any, image: Tensor, steps: int, context: Context) -> AdversarialStep:
+    def step(self, network: AnyNetwork, image: Tensor, steps: int, context: Context) -> AdversarialStep:
         """The update, with its two optimizers."""
-        classes = context.task.outputs["mask"]
+        classes = context.supervised_task.outputs["mask"]
         with context.seeds.everything("discriminators"):
             auxiliary = auxiliary_head(network, image, classes) if self.levels == 2 else None
             judges = nn.ModuleList(Discriminator(classes, image.ndim - 2) for _ in range(self.levels)).to(image.device)
@@ -180,7 +186,7 @@ class AdaptSegNet:
         plain = context.gradient_step(network, optimizer=optimizer, steps=steps)
         adam = torch.optim.Adam(judges.parameters(), lr=self.discriminator_lr, betas=(0.9, 0.99))
         return AdversarialStep(
-            network, auxiliary, judges, context.task, optimizer, adam, context.fabric, self,
+            network, auxiliary, judges, context.supervised_task, optimizer, adam, context.fabric, self,
             plain.schedule, make_schedule({"poly": {"power": 0.9}}, adam, steps), context.settings.clip,
         )  # fmt: skip
 
@@ -200,13 +206,13 @@ class AdversarialStep:
         clip: the largest norm of the network's gradients.
     """
 
-    network: Any
+    network: AnyNetwork
     auxiliary: AuxiliaryHead | None
-    discriminators: Any
-    task: Any
+    discriminators: nn.ModuleList
+    task: Task
     optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
-    fabric: Any
+    fabric: Fabric
     recipe: AdaptSegNet
     schedule: Schedule | None
     discriminator_schedule: Schedule

@@ -18,6 +18,7 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.figure import Images
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.parts.clustering import Clusters, DomainItems, cluster, features_of, match_clusters, name_of, positions, show
 from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
 from allograft.parts.thumbnails import CohortItem, subject_of, thumbnail
@@ -135,18 +136,18 @@ class Aiva:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without an encoder."""
         require_encoder(network, "aiva")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         pairs, items = PairedBatches.from_scenario(scenario, context), DomainItems.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
-        objective = AlignmentObjective(context.task, self)
+        objective = AlignmentObjective(context.supervised_task, self)
         step = context.gradient_step(network, objective, steps=steps)
         stage = Stage("adapted", Direct(network), scenario.sites)
         last: Clusters | None = None

@@ -17,7 +17,7 @@ from allograft.errors import SpecError
 from allograft.figure import Images
 from allograft.grey import grey_of, window_of
 from allograft.metrics.segmentation import IGNORED
-from allograft.networks import count_parameters
+from allograft.networks import AnyNetwork, count_parameters
 from allograft.networks.catenorm import layers_of, modulation_by_class, modulation_over
 from allograft.networks.network import operate
 from allograft.nn.catenorm import guided
@@ -73,21 +73,21 @@ class CateNorm:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate on, or fewer than ``position``."""
-        if context.task.key != "mask":
-            raise SpecError(f"catenorm: the task predicts '{context.task.key}', class maps come from a segmentation; use another recipe")
+        if (key := context.supervised_task.key) != "mask":
+            raise SpecError(f"catenorm: the task predicts '{key}', class maps come from a segmentation; use another recipe")
         layers_of(network, self.blocks, self.position)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and operated on after the warm-up."""
         self.check(scenario, network, context)
-        first = self._operated(network, context) if self.shared else network
+        first: Any = self._operated(network, context) if self.shared else network
         first = first.to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")
         steps = context.settings.budget.training(batches.epoch)
         begin = round(self.warmup * steps)
-        loss = MaskLoss(context.task, self.dice_weight)
+        loss = MaskLoss(context.supervised_task, self.dice_weight)
         warm = context.gradient_step(first, loss, steps=steps)
         train(warm, batches, steps=begin, context=context, name="warm-up")
         second = first if self.shared else self._operated(copied(first), context).to(context.fabric.device)
@@ -98,14 +98,14 @@ class CateNorm:
         twice = TwoPass(second, None if self.shared else first)
         passes = [Stage("first-pass", Direct(first), scenario.sites), Stage("second-pass", twice, scenario.sites)]
         yield from train_with_checkpoints(step, batches, steps=range(begin, steps), context=context, along=passes)
-        context.show("modulation", modulation_by_class(second, tuple(context.task.coding.mask)))
+        context.show("modulation", modulation_by_class(second, tuple(context.supervised_task.coding.mask)))
         context.show("modulation-over-image", modulation_images(twice, example(scenario), context))
         yield from passes
         return Carry(second, named_state(step.optimizer, second), {} if self.shared else {"first": first})
 
     def _operated(self, network: Any, context: Context) -> Any:
         single = {} if self.position is None else {"position": self.position}
-        return operate(network, "catenorm", classes=context.task.outputs["mask"], blocks=self.blocks, **single)
+        return operate(network, "catenorm", classes=context.supervised_task.outputs["mask"], blocks=self.blocks, **single)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from allograft.context import Context
 from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.networks.network import operate
 from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
@@ -63,7 +64,7 @@ class CycleGan:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Sections 3 and 4 of the paper; no label is looked at."""
         network = (yield from context.run(self.first, scenario, network)).network
         crop, width = SIZES[self.size]

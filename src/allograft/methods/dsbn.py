@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
+from allograft.networks import AnyNetwork
+from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.parts.by_site import SitePredictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -35,16 +37,17 @@ class Dsbn:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without plain batch normalisation."""
         operate(copied(network), "dsbn", sites=list(scenario.sites))
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""
         network = operate(network, "dsbn", sites=list(scenario.sites)).to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")
+        assert isinstance(network, SiteNetwork)
         steps = context.settings.budget.training(batches.epoch)
-        step = context.gradient_step(network, SiteLoss(context.task), steps=steps)
+        step = context.gradient_step(network, SiteLoss(context.supervised_task), steps=steps)
         stage = Stage("trained", SitePredictor(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
@@ -57,5 +60,5 @@ class SiteLoss:
 
     task: Task
 
-    def __call__(self, network: Any, batch: Batch) -> Terms:
+    def __call__(self, network: AnyNetwork, batch: Batch) -> Terms:
         return self.task.loss(network(batch.image, batch.site), batch)

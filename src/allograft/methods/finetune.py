@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from allograft.cohort import Loader
 from allograft.context import Context, Journal, Settings
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
-from allograft.networks import scope_parameters, trainable
+from allograft.networks import AnyNetwork, scope_parameters, trainable
 from allograft.networks.cache import FrozenOutputs, OnKept
 from allograft.networks.scopes import Scope
 from allograft.predictor import Direct
@@ -58,7 +58,7 @@ class Finetune:
                 "set scope: top or scope: decoder, or cache_features: false"
             )
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for settings under which features cannot be kept, or a scope that the network does not have."""
         if self.cache_features:
             self._check_views(context.settings)
@@ -74,7 +74,7 @@ class Finetune:
             mend = "set patch: null, with preprocessing.size for images that are too large, or cache_features: false"
             raise SpecError(f"{needs}, and patch: {list(settings.patch)} cuts them at random; {mend}")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the scope on target batches."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
@@ -82,7 +82,7 @@ class Finetune:
         batches = context.loader(labelled, "target", augmentation=self.augmentation)
         with trainable(network, self.scope):
             steps = context.settings.budget.adaptation(batches.epoch)
-            objective = OnKept(context.task.objective, _outputs(batches, context)) if self.cache_features else None
+            objective = OnKept(context.supervised_task.objective, _outputs(batches, context)) if self.cache_features else None
             step = context.gradient_step(network, objective, steps=steps)
             stage = Stage("tuned", Direct(network), scenario.sites)
             yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from allograft.context import Context
 from allograft.errors import NeedsError, SpecError
 from allograft.figure import Lines
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.parts.donors import Donors, Search, Spectra, draw_donors, source_scans
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.predictor.whole import CHUNK, whole_prediction
@@ -84,7 +85,7 @@ class Fourier:
         """Source images; target labels where beta is chosen on them, those of all targets for one beta."""
         return Needs(source_images=True, target_labels=isinstance(self.beta, str), every_target=self.beta == "averaged")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Section 3 of the paper: f_FDA(s, t) with the donors s of each slice t, and the mean prediction over them."""
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = [cohort for cohort in scenario.target if cohort.has_labels] if isinstance(self.beta, str) else []
@@ -101,7 +102,7 @@ class Fourier:
     def style(self, source: tuple[Cohort, ...], largest: float, context: Context) -> Callable[[Predictor, float], FourierPredictor]:
         """What is kept of the donors, as predictors for any beta up to ``largest``."""
         one_size = source[0].prepared.preprocessing.size is not None
-        several = context.task.coding.several
+        several = context.supervised_task.coding.several
         donors = None
         if self.search == "random":
             images = draw_donors(source, self.donors, context.seeds.rng("donors"))
@@ -129,7 +130,7 @@ class Fourier:
         if self.beta == "per-pair" and len(parts) > 1:
             raise SpecError(f"fourier: beta per-pair is for one target, here are {', '.join(parts)}; name one target, or choose averaged")
         curves = context.once("beta", lambda: {name: curve(adapted, grid, part, context) for name, part in parts.items()})
-        headline = context.task.headline
+        headline = context.supervised_task.headline
         mean_alone = f"; up to {1 / side:.3f} only the mean is swapped" if (side := short_side(labelled)) * GRID[1] <= 1 else ""
         figure = Lines(f"{headline} on labelled target cases{mean_alone}", tuple(grid), curves, "beta, radius / short side", headline)
         context.show("beta", figure)
@@ -175,8 +176,8 @@ def curve(adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: 
         predictor, cases = adapted(beta), []
         for which, case in enumerate(cohort.cases):
             prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)))
-            cases.append({"case": case.name, "subject": case.subject, **context.task.measure(prediction, cohort, which)})
-        scores.append(context.task.aggregate(cases).get(context.task.headline))
+            cases.append({"case": case.name, "subject": case.subject, **context.supervised_task.measure(prediction, cohort, which)})
+        scores.append(context.supervised_task.aggregate(cases).get(context.supervised_task.headline))
     return tuple(scores)
 
 
@@ -247,7 +248,7 @@ class FourierPredictor:
         found = self._spectra.of(which, size, device) if self.contains_images else self.style[which].to(device)
         return found.transpose(2, 3) if which.ndim == 3 else found
 
-    def _styled(self, batch: Batch, style: Tensor) -> Prediction:
+    def _styled(self, batch: Batch, style: Tensor) -> dict[str, Tensor]:
         """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
         if style.shape[2:-2] != batch.image.shape[1:-2]:
             found = f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
@@ -256,7 +257,7 @@ class FourierPredictor:
         return mean_prediction(self.inner, batch, swap(batch.image[:, None], style, self.beta), several=self.several)
 
 
-def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> Prediction:
+def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> dict[str, Tensor]:
     """The mean over versions of each image, all of them in one call where ``PIXELS`` allows it.
 
     Args:
@@ -274,20 +275,24 @@ def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several
     for key, first in parts[0].items():
         if not isinstance(first, Tensor):
             raise SpecError(f"fourier: '{key}' has no mean over donors; masks, labels and images have")
-        together[key] = _mean(key, torch.cat([part[key] for part in parts]).float().unflatten(0, (-1, count)), several)
+        values = torch.cat([value for part in parts if isinstance(value := part[key], Tensor)])
+        together[key] = _mean(key, values.float().unflatten(0, (-1, count)), several)
     return together
 
 
 def _repeated(batch: Batch, count: int, image: Tensor) -> Batch:
     """Each case ``count`` times, one behind the other."""
 
-    def each(value: Tensor | None) -> Any:
-        return None if value is None else value.repeat_interleave(count, 0)
+    def each(value: Tensor) -> Tensor:
+        return value.repeat_interleave(count, 0)
+
+    def perhaps(value: Tensor | None) -> Tensor | None:
+        return None if value is None else each(value)
 
     cases = tuple(case for case in batch.cases for _ in range(count))
     attributes = {key: each(value) for key, value in batch.attributes.items()}
     kept = replace(batch.unlabelled(), image=image, site=each(batch.site), cases=cases, attributes=attributes)
-    return replace(kept, region=each(batch.region), spacing=each(batch.spacing), extent=each(batch.extent))
+    return replace(kept, region=perhaps(batch.region), spacing=perhaps(batch.spacing), extent=perhaps(batch.extent))
 
 
 def _mean(key: str, values: Tensor, several: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.parts.donors import place_of
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -45,7 +46,7 @@ class Histogram:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Draw the donor, keep its distribution, and match every image to it."""
         network = (yield from context.run(self.first, scenario, network)).network
         donor, sliced = drawn_scan(scenario.source, context.seeds.rng("donor"))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from allograft.context import Context
 from allograft.context.settings import Strength
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
@@ -27,7 +28,7 @@ class Joint:
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """As many updates as the source model had, ``budget.steps``."""
         network.train()
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.context import Context
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import Objective, named_state
@@ -49,7 +50,7 @@ class Anchored:
     start: Mapping[str, Tensor]
     alpha: float
 
-    def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def __call__(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:
         """The inner terms, and ``starting_point``; at strength 0 the inner terms alone."""
         terms = self.inner(network, batch)
         return {**terms, "starting_point": starting_point_penalty(network, self.start, self.alpha)} if self.alpha else terms
@@ -80,7 +81,7 @@ class L2sp:
     )
     needs: ClassVar[Needs] = Needs(target_labels=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates on target batches."""
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
@@ -88,7 +89,7 @@ class L2sp:
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target")
         steps = context.settings.budget.adaptation(batches.epoch)
-        step = context.gradient_step(network, Anchored(context.task.objective, start, self.alpha), steps=steps)
+        step = context.gradient_step(network, Anchored(context.supervised_task.objective, start, self.alpha), steps=steps)
         stage = Stage("tuned", Direct(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from allograft.context import Context
 from allograft.context.context import copied
 from allograft.methods.supervised import Supervised
-from allograft.networks import trainable
+from allograft.networks import AnyNetwork, trainable
 from allograft.networks.lora import fold
 from allograft.networks.network import operate
 from allograft.predictor import Direct
@@ -47,11 +47,11 @@ class Lora:
     )
     needs: ClassVar[Needs] = Needs(target_labels=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``MissingExtraError`` without peft, and ``SpecError`` for a network without a layer to adapt."""
         operate(copied(network), "lora", rank=self.rank, alpha=self.alpha)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the adapters on target batches (equation 3 of the paper)."""
         network = (yield from context.run(self.first, scenario, network)).network
         network = operate(network, "lora", rank=self.rank, alpha=self.alpha).to(context.fabric.device)

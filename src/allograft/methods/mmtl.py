@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,6 +13,7 @@ from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
@@ -72,7 +73,7 @@ class Mmtl:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a budget under which no batch ever holds a target case."""
         budget = context.settings.budget
         last = self.epochs - 1
@@ -84,7 +85,7 @@ class Mmtl:
                 f"mmtl: {found} still holds no target case, so the target is never seen; raise batch_size, adapt_steps or epochs"
             )
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1, over ``budget.adapt_steps``; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()

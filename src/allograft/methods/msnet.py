@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Lt
@@ -15,6 +15,7 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.context.context import copied
 from allograft.errors import SpecError
+from allograft.networks import AnyNetwork
 from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.nn.dsbn import at_domains, everywhere
@@ -24,6 +25,9 @@ from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
 from allograft.tasks import Task
 from allograft.train import train_with_checkpoints
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,18 @@ class MsNet:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task that gives more than masks, or a network without plain batch normalisation."""
-        if tuple(context.task.outputs) != ("mask",):
-            found = ", ".join(context.task.outputs)
+        if tuple(context.supervised_task.outputs) != ("mask",):
+            found = ", ".join(context.supervised_task.outputs)
             raise SpecError(f"msnet: the task predicts {found}; its decoders give masks alone, use dsbn or another recipe")
         operate(copied(network), "dsbn", sites=list(scenario.sites))
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` iterations on source batches, the sites taking turns."""
         self.check(scenario, network, context)
         network = operate(network, "dsbn", sites=list(scenario.sites)).to(context.fabric.device).train()
+        assert isinstance(network, SiteNetwork)
         branches = Branches(network).to(context.fabric.device).train()
         batches = context.loader(scenario.source, "source")
         steps = context.settings.budget.training(batches.epoch)
@@ -72,7 +77,8 @@ class MsNet:
         shared = context.optimizer(network.parameters())
         begin, clip = round(self.warmup * steps), context.settings.clip
         schedules = [made for each in (auxiliary, shared) if (made := context.schedule(each, steps))]
-        step = MsNetStep(network, branches, auxiliary, shared, context.task, context.fabric, self.transfer, begin, clip, schedules)
+        task, fabric = context.supervised_task, context.fabric
+        step = MsNetStep(network, branches, auxiliary, shared, task, fabric, self.transfer, begin, clip, schedules)
         stage = Stage("trained", SitePredictor(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage
@@ -109,7 +115,7 @@ class MsNetStep:
     auxiliary: torch.optim.Optimizer
     shared: torch.optim.Optimizer
     task: Task
-    fabric: Any
+    fabric: Fabric
     transfer: float
     begin: int
     clip: float | None = None
@@ -131,9 +137,10 @@ class MsNetStep:
             schedule(torch.stack([*told.values()]).sum().detach())
         return {key: value.detach() for key, value in told.items()}
 
-    def _features(self, batch: Batch) -> Any:
+    def _features(self, batch: Batch) -> Sequence[Tensor]:
         with at_domains(self.network, batch.site):
-            return self.network.encoder(batch.image)
+            features: Sequence[Tensor] = self.network.encoder(batch.image)
+        return features
 
     def _shared(self, batch: Batch) -> dict[str, Tensor]:
         with at_domains(self.network, batch.site):

@@ -15,7 +15,7 @@ from allograft.context import Context
 from allograft.errors import NeedsError, SpecError
 from allograft.methods.start import Start
 from allograft.methods.supervised import Supervised
-from allograft.networks import trainable
+from allograft.networks import AnyNetwork, trainable
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
@@ -163,13 +163,13 @@ class Octl:
     )
     needs: ClassVar[Needs] = Needs(target_labels=True, optimizer_state=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``NeedsError`` where the tuning would start from a model as it came, which in a source-free study stands for the source."""
         if isinstance(self.first, Start):
             mend = "models are kept without it: name the source, source: [SITE], and first: supervised, or drop octl"
             raise NeedsError(f"recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none; {mend}")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithms 2 and 3: ``budget.adapt_steps`` updates of the whole network on target batches."""
         self.check(scenario, network, context)
         carry = yield from context.run(self.first, scenario, network)
@@ -188,7 +188,7 @@ class Octl:
         yield stage
         return Carry(network, named_state(optimizer, network))
 
-    def request(self, optimizer: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    def request(self, optimizer: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
         """The study's optimizer with this recipe's decay.
 
         >>> Octl().request({"sgd": {"lr": 0.1, "momentum": 0.9, "nesterov": True}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,13 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError, require_extra
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork, Network
 from allograft.parts.features import captured
 from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
+from allograft.tasks import Task
 from allograft.train import train_with_checkpoints
 
 
@@ -64,14 +66,15 @@ class TransportObjective:
     features of both sides and through the target's predictions.
     """
 
-    task: Any
+    task: Task
     alpha: float
     label_weight: float
 
-    def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
+    def __call__(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:
         source, target = halves(batch)
         if self.alpha == self.label_weight == 0:
             return dict(self.task.objective(network, source))
+        assert isinstance(network, Network)
         with captured(network.encoder) as seen:
             terms = dict(self.task.loss(network(source.image), source))
             logits = network(target.image)["mask"]
@@ -115,21 +118,21 @@ class SegJdot:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``MissingExtraError`` without POT, and ``SpecError`` for a network without an encoder, or a task without masks."""
         require_extra("ot", "ot")
         require_encoder(network, "segjdot")
-        if "mask" not in context.task.outputs:
+        if "mask" not in context.supervised_task.outputs:
             raise SpecError("segjdot: compares segmentations, and the task has none; use it with task: segmentation")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         pairs = PairedBatches.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
-        step = context.gradient_step(network, TransportObjective(context.task, self.alpha, self.label_weight), steps=steps)
+        step = context.gradient_step(network, TransportObjective(context.supervised_task, self.alpha, self.label_weight), steps=steps)
         stage = Stage("adapted", Direct(network), scenario.sites)
         yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
         yield stage

@@ -19,11 +19,11 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.methods.supervised import OptimizerRequest, Supervised, check_optimizer
-from allograft.networks import Network
+from allograft.networks import AnyNetwork, Network
 from allograft.networks.gates import MEND, blocks, members, named
 from allograft.networks.network import operate
 from allograft.nn.policy import PolicyNetwork, ResNetPolicy
-from allograft.predictor import Prediction, evaluation_mode
+from allograft.predictor import evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.seeds import Seeds
@@ -135,7 +135,7 @@ class SpotTunetPredictor:
 
     network: Any
 
-    def __call__(self, batch: Batch) -> Prediction:
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
         with evaluation_mode(self.network):
             return padded(self.network, batch.image)
 
@@ -212,11 +212,11 @@ class SpotTunet:
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer, "spottunet")
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network whose blocks cannot be gated."""
         blocks(network)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the tuned copies and the policy on target batches."""
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = self.chosen([cohort for cohort in scenario.target if cohort.has_labels], context.seeds.seed)
@@ -224,13 +224,14 @@ class SpotTunet:
         image = labelled[0].unlabelled().case(0).image
         shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
         network = operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
+        assert isinstance(network, SpotNetwork)
         network = network.to(context.fabric.device).train()
         tuned = [p for _, part in network.parts() for p in part.parameters()]
         optimizer = context.optimizer(tuned, self.optimizer)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
         optimizer.add_param_group({"params": list(network.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
         steps = context.settings.budget.adaptation(batches.epoch)
-        inner = context.gradient_step(network, PolicyObjective(context.task, self.penalty), optimizer, steps=steps)
+        inner = context.gradient_step(network, PolicyObjective(context.supervised_task, self.penalty), optimizer, steps=steps)
         step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
         stage = Stage("tuned", SpotTunetPredictor(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points
-from allograft.networks import Network
+from allograft.networks import AnyNetwork, Network
 from allograft.networks.stain_cnn import StainDecoder
 from allograft.parts.features import images_in_order
 from allograft.parts.white_level import white_level
@@ -93,7 +93,7 @@ class StainAgLr:
             found = f"regeneration {self.regeneration}, consistency {self.consistency}"
             raise SpecError(f"jitter none leaves nothing to restore or to agree with, found {found}; expected both 0, or jitter: light")
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task without a class an image, a network without an encoder, or images that are no RGB."""
         if not isinstance(context.task, Classification):
             found = f"task is {type(context.task).__name__.lower()}, losses are those of one class an image"
@@ -103,9 +103,10 @@ class StainAgLr:
         if self.jitter != "none":
             white_level(scenario.source, "stain_aglr")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates at most, on source batches in which each image stands twice."""
         self.check(scenario, network, context)
+        assert isinstance(network, Network)
         network.train()
         batches = balanced(scenario.source, context) if self.balanced else context.loader(scenario.source, "source")
         white = 1.0
@@ -115,7 +116,7 @@ class StainAgLr:
             batches = replace(batches, transform=TwoViews(sample, self.jitter, white))
         decoder = self.decoder(network, batches, context)
         stage = Stage("trained", Direct(network), scenario.sites)
-        step = yield from self.fit(network, batches, StainObjective(self, context.task, decoder, white), context, stage)
+        step = yield from self.fit(network, batches, StainObjective(self, context.supervised_task, decoder, white), context, stage)
         show_features(network, scenario.source, context)
         yield stage
         return Carry(network, named_state(step.optimizer, network))

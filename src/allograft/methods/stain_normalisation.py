@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from allograft.cohort import Cohort
 from allograft.cohort.loader import Transform
 from allograft.context import Context
 from allograft.errors import SpecError
+from allograft.networks import AnyNetwork
 from allograft.parts.white_level import white_level
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -49,11 +50,11 @@ class StainNormalisation:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for images that are no RGB, or whose colours were changed."""
         white_level(scenario.source, "stain_normalisation")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on recoloured source batches; the stains of each image are found once."""
         network.train()
         white = white_level(scenario.source, "stain_normalisation")

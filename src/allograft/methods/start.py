@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from allograft.context import Context
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 
@@ -18,7 +19,7 @@ class Start:
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs()
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """One stage, no step."""
         yield Stage("start", Direct(network))
         return Carry(network)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -12,6 +12,7 @@ from annotated_types import Ge
 from allograft.context import Context
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
@@ -19,7 +20,7 @@ from allograft.table import find
 from allograft.train import train_with_checkpoints
 from allograft.updates import UpdateMagnitudes
 
-OptimizerRequest = dict[str, dict[str, Any]]
+OptimizerRequest = dict[str, dict[str, object]]
 MEASURED = 100
 """Updates of a training whose magnitude is measured, about."""
 
@@ -48,7 +49,7 @@ class Supervised:
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer, "supervised")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, the sites taking turns."""
         if self.first is not None:
             network = (yield from context.run(self.first, scenario, network)).network
@@ -56,13 +57,12 @@ class Supervised:
         batches = context.loader(scenario.source, "source", augmentation=self.augmentation)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         optimizer = context.optimizer([p for p in network.parameters() if p.requires_grad], self.optimizer)
-        step: Any = context.gradient_step(network, optimizer=optimizer, steps=steps)
-        if self.show_updates:
-            step = UpdateMagnitudes(step, network, max(1, steps // MEASURED))
+        plain = context.gradient_step(network, optimizer=optimizer, steps=steps)
+        measured = UpdateMagnitudes(plain, network, max(1, steps // MEASURED)) if self.show_updates else None
         stage = Stage("trained", Direct(network), scenario.sites)
-        yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
-        if self.show_updates:
-            context.show("updates", step.figure())
+        yield from train_with_checkpoints(measured or plain, batches, steps=steps, context=context, along=[stage])
+        if measured is not None:
+            context.show("updates", measured.figure())
         yield stage
         return Carry(network, named_state(optimizer, network))
 

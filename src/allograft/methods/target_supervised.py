@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from allograft.context import Context
 from allograft.context.settings import Strength
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
@@ -33,7 +34,7 @@ class TargetSupervised:
         """The budget's labels, or all."""
         return Needs(target_labels=self.labels == "budget", all_target_labels=self.labels == "all")
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """As many updates as the source model had, ``budget.steps``."""
         network.train()
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]

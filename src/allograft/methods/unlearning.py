@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -14,7 +14,7 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
-from allograft.networks import Network
+from allograft.networks import AnyNetwork, Network
 from allograft.nn.adversarial import (
     class_weights,
     confusion_loss,
@@ -27,10 +27,13 @@ from allograft.parts.groups import Group, groups_of
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
-from allograft.step import Terms, average_buffers, average_gradients, named_state
+from allograft.step import Objective, Terms, average_buffers, average_gradients, named_state
 from allograft.train import train_with_checkpoints
 
 __all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Unlearning:
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def check(self, scenario: Scenario, network: Any, context: Context) -> None:
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without an encoder, and for an attribute that the source's cases do not tell apart."""
         if not isinstance(network, Network):
             raise SpecError("unlearning: the network is one opaque module without an encoder; choose a network of our table")
@@ -101,9 +104,10 @@ class Unlearning:
         """At strength 0 plain training."""
         return None if self.strength else Supervised()
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates on source batches, each a secondary step and a step of the network."""
         self.check(scenario, network, context)
+        assert isinstance(network, Network)
         network.train()
         groups = [groups_of(scenario.source, name) for name in self.attributes]
         batches = context.loader(scenario.source, "source")
@@ -177,13 +181,13 @@ class UnlearningStep:
         schedule: of the network's optimizer, told the loss of its own step.
     """
 
-    network: Any
-    heads: Any
-    objective: Callable[[Any, Batch], Mapping[str, Tensor]]
+    network: Network
+    heads: nn.ModuleList
+    objective: Objective
     optimizer: torch.optim.Optimizer
     head_optimizer: torch.optim.Optimizer
     encoder_optimizer: torch.optim.Optimizer | None
-    fabric: Any
+    fabric: Fabric
     recipe: Unlearning
     draw: Callable[[Tensor], Tensor] = torch.rand_like
     clip: float | None = None
@@ -212,6 +216,10 @@ class UnlearningStep:
         """Whether to step as the published code does; not at strength 0, where nothing is left of it."""
         return self.recipe.variant == "released" and self.encoder_optimizer is not None
 
+    @property
+    def _heads(self) -> list[SecondaryHead]:
+        return [head for head in self.heads if isinstance(head, SecondaryHead)]
+
     def _encoded(self, batch: Batch) -> Tensor:
         with self.fabric.autocast():
             feature = pooled(self.network.encoder(batch.image))
@@ -222,7 +230,7 @@ class UnlearningStep:
         with self.fabric.autocast():
             terms = {
                 f"secondary/{head.group.attribute}": weighted_cross_entropy(head(feature), head.group.target(batch), head.weight)
-                for head in self.heads
+                for head in self._heads
             }
         self._update(terms, *others, self.head_optimizer)
         return terms
@@ -231,7 +239,7 @@ class UnlearningStep:
         """What the network minimises beside the task's loss."""
         name, weight = ("entropy", self.recipe.entropy) if self.recipe.method == "lntl" else ("confusion", self.recipe.confusion)
         terms, weight = {}, self.recipe.strength * weight
-        for head in self.heads if weight > 0 else ():
+        for head in self._heads if weight > 0 else ():
             logits = head(feature)
             target = self.draw(logits) if self.released and name == "confusion" else None
             loss = negative_conditional_entropy(logits) if name == "entropy" else confusion_loss(logits, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
+from allograft.networks import AnyNetwork
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 
@@ -36,7 +37,7 @@ class ZScore:
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs(source_images=True)
 
-    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+    def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """One pass over the source for its statistics."""
         network = (yield from context.run(self.first, scenario, network)).network
         mean, spread = source_statistics(scenario.source)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from allograft.batch import Batch
+from allograft.networks.dsbn import SiteNetwork
 from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 
@@ -16,7 +16,7 @@ from allograft.predictor.direct import padded
 class SitePredictor:
     """A ``SiteNetwork`` on images of known sites and of others."""
 
-    network: Any
+    network: SiteNetwork
 
     def __call__(self, batch: Batch) -> Prediction:
         with evaluation_mode(self.network):
@@ -25,12 +25,12 @@ class SitePredictor:
 
 @dataclass(frozen=True)
 class _At:
-    network: Any
+    network: SiteNetwork
     site: Tensor
 
     @property
     def multiple(self) -> int:
-        return int(self.network.multiple)
+        return self.network.multiple
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self.network(image, self.site)

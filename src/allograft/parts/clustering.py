@@ -16,6 +16,7 @@ from allograft.batch import collate
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points
+from allograft.networks import Network
 from allograft.parts.paired_batches import last_feature
 from allograft.parts.thumbnails import CohortItem
 from allograft.predictor import evaluation_mode
@@ -199,7 +200,7 @@ def positions(places: Sequence[CohortItem]) -> Tensor:
     return torch.tensor([slice_ / depths[owner, which] for owner, which, slice_ in found])
 
 
-def features_of(network: Any, places: Sequence[CohortItem], context: Context) -> Iterator[Tensor]:
+def features_of(network: Network, places: Sequence[CohortItem], context: Context) -> Iterator[Tensor]:
     """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for.
 
     One crop an image, always the same, where the study trains on crops.

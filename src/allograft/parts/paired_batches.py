@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,7 +13,7 @@ from allograft.batch import Batch, collate
 from allograft.cohort import Loader
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.networks import Network
+from allograft.networks import AnyNetwork, Network
 from allograft.recipe import Scenario
 from allograft.step import processes
 
@@ -56,15 +55,15 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     return batch[:middle], batch[middle:].unlabelled()
 
 
-def require_encoder(network: Any, method: str) -> None:
+def require_encoder(network: AnyNetwork, method: str) -> None:
     """Raise ``SpecError`` for a network that is one opaque module."""
     if not isinstance(network, Network):
         raise SpecError(f"{method}: the network is one opaque module without an encoder; choose a network of our table")
 
 
-def last_feature(features: Any) -> Tensor:
+def last_feature(features: Tensor | Sequence[Tensor]) -> Tensor:
     """What an encoder returns -> its bottleneck, one row an image: (B, D), with its place in the image kept."""
-    last: Tensor = features[-1] if isinstance(features, (list, tuple)) else features
+    last = features if isinstance(features, Tensor) else features[-1]
     return last.flatten(1)
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import EllipsisType
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.errors import ModelError
+from allograft.networks import AnyNetwork
 
-Prediction = Mapping[str, Any]
+Prediction = Mapping[str, Tensor | tuple[Boxes | None, ...] | tuple[str, ...]]
 """Keyed like labels, for B images:
 
 "mask", "label": (B, K, *spatial) or (B, K) logits; log-probabilities are logits too. "paired": (B, C, *spatial). "boxes": B ``Boxes``.
@@ -30,11 +32,22 @@ class Predictor(Protocol):
         """A prediction for ``batch.unlabelled()`` that does not depend on which cases stand beside each other."""
 
 
+class Padded(Protocol):
+    """A network, or what stands for one: images -> outputs, and the number that their sides must be a multiple of."""
+
+    @property
+    def multiple(self) -> int:
+        """Of every side of an image."""
+
+    def __call__(self, image: Tensor, /) -> Mapping[str, Tensor]:
+        """(B, C, *spatial) -> outputs."""
+
+
 @dataclass(frozen=True)
 class Direct:
     """The network's own output; images are padded to the multiple it needs, outputs cropped back."""
 
-    network: Any
+    network: AnyNetwork
 
     def __call__(self, batch: Batch) -> Prediction:
         with evaluation_mode(self.network):
@@ -45,13 +58,13 @@ class Direct:
 class Weights:
     """A network that other recipes build on, and that answers nothing: what a pre-training leaves. ``start:`` takes its folder."""
 
-    network: Any
+    network: AnyNetwork
 
     def __call__(self, batch: Batch) -> Prediction:
         raise ModelError("holds pre-trained weights only, which predict nothing; start a study from this folder: start: FOLDER")
 
 
-def padded(network: Any, image: Tensor) -> dict[str, Tensor]:
+def padded(network: Padded, image: Tensor) -> dict[str, Tensor]:
     """Run a network on an image of any size.
 
     Args:
@@ -63,11 +76,10 @@ def padded(network: Any, image: Tensor) -> dict[str, Tensor]:
     sizes = image.shape[2:]
     missing = [-size % network.multiple for size in sizes]
     if not any(missing):
-        outputs: dict[str, Tensor] = network(image)
-        return outputs
+        return dict(network(image))
     pads = [amount for gap in reversed(missing) for amount in (0, gap)]
     whole = F.pad(image, pads, mode="replicate")
-    cut = (..., *(slice(0, size) for size in sizes))
+    cut: tuple[EllipsisType | slice[int, int, int | None], ...] = (..., *(slice(0, size) for size in sizes))
     return {key: value[cut] if value.shape[2:] == whole.shape[2:] else value for key, value in network(whole).items()}
 
 

@@ -18,10 +18,13 @@ from allograft import __version__
 from allograft.errors import AllograftError, ModelError
 from allograft.networks import own_spec, rebuilt
 from allograft.networks.guard import bounded
+from allograft.networks.network import Spec
+from allograft.predictor.direct import Predictor
 from allograft.table import find, name_of
-from allograft.tree import write_bytes, write_json
+from allograft.tree import Json, write_bytes, write_json
 
 FORMAT = 1
+Device = str | torch.device
 CARD: Mapping[str, tuple[type, ...]] = {
     **{"format": (int,), "allograft": (str,), "checksum": (str,), "contains_images": (bool,), "channels": (int,), "seed": (int,)},
     **{"task": (dict,), "preprocessing": (dict,), "slices": (dict, type(None)), "recipe": (dict,), "cost": (dict,), "metrics": (dict,)},
@@ -33,7 +36,7 @@ DEEPEST = 16
 """Predictors inside predictors; no method needs more than a few."""
 
 
-def save_predictor(predictor: Any, folder: Path, card: Mapping[str, Any]) -> None:
+def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object]) -> None:
     """Write a predictor; the card is written last, so a folder with a card is whole.
 
     Args:
@@ -53,7 +56,7 @@ def save_predictor(predictor: Any, folder: Path, card: Mapping[str, Any]) -> Non
     write_json(folder / "card.json", {**card, **told, "predictor": shape})
 
 
-def holds_images(thing: Any) -> bool:
+def holds_images(thing: object) -> bool:
     """Whether a predictor, or one inside it, says that it keeps patients' images."""
     if isinstance(thing, (list, tuple)):
         return any(map(holds_images, thing))
@@ -62,7 +65,7 @@ def holds_images(thing: Any) -> bool:
     return False
 
 
-def load_predictor(folder: Path | str, *, template: nn.Module | None = None, device: Any = "cpu") -> tuple[Any, dict[str, Any]]:
+def load_predictor(folder: Path | str, *, template: nn.Module | None = None, device: Device = "cpu") -> tuple[Predictor, dict[str, Any]]:
     """The predictor and its card.
 
     Raises:
@@ -99,7 +102,7 @@ def _unchanged(folder: Path, card: Mapping[str, Any]) -> bool:
     return "checksum" not in card or card["checksum"] == _checksum(card.get("predictor"), (folder / "model.safetensors").read_bytes())
 
 
-def _weights(folder: Path, device: Any) -> dict[str, Tensor]:
+def _weights(folder: Path, device: Device) -> dict[str, Tensor]:
     """Name -> tensor. Safetensors compares the sizes in a file's header with the file itself before it makes anything."""
     from safetensors import safe_open
 
@@ -111,7 +114,7 @@ def _weights(folder: Path, device: Any) -> dict[str, Tensor]:
         raise ModelError(f"{path}: no safetensors file ({error}); models of other kinds are not opened") from error
 
 
-def _checksum(shape: Any, weights: bytes) -> str:
+def _checksum(shape: object, weights: bytes) -> str:
     total = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
     total.update(weights)
     return total.hexdigest()
@@ -159,7 +162,7 @@ def _check_card(card: Mapping[str, Any], path: Path) -> None:
 _KINDS = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", list: "a list", type(None): "null"}
 
 
-def _check_shape(shape: Any, at: str, depth: int = 0) -> None:
+def _check_shape(shape: object, at: str, depth: int = 0) -> None:
     """Raise ``ModelError`` unless ``shape`` is what ``_flatten`` makes: numbers, texts, lists, tensors, networks and predictors."""
     if depth > DEEPEST:
         raise ModelError(f"{at[:200]}: predictors inside predictors, more than {DEEPEST} deep; export the model again")
@@ -177,7 +180,7 @@ def _check_shape(shape: Any, at: str, depth: int = 0) -> None:
             raise ModelError(f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again")
 
 
-def _check_spec(spec: Mapping[str, Any], at: str) -> None:
+def _check_spec(spec: Spec, at: str) -> None:
     build, surgery = spec.get("build"), spec.get("surgery", [])
     steps = [build, *surgery] if isinstance(surgery, list) else []
     if not steps or any(not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps):
@@ -185,7 +188,7 @@ def _check_spec(spec: Mapping[str, Any], at: str) -> None:
         raise ModelError(f"{at}: expected a network as {expected}, found {str(spec)[:60]}; export the model again")
 
 
-def first_network(shape: Any) -> dict[str, Any]:
+def first_network(shape: object) -> Spec:
     """The spec of the first network in a card's predictor."""
     spec = next(_networks(shape), None)
     if spec is None:
@@ -193,7 +196,7 @@ def first_network(shape: Any) -> dict[str, Any]:
     return spec
 
 
-def starting_network(folder: Path) -> dict[str, Any]:
+def starting_network(folder: Path) -> Spec:
     """The spec of the first network of a model folder, loaded once within bounds: what is returned may be built again.
 
     Raises:
@@ -210,7 +213,7 @@ def _check_once(folder: Path, *times: int) -> None:
         load_predictor(folder)
 
 
-def _networks(shape: Any) -> Iterator[dict[str, Any]]:
+def _networks(shape: object) -> Iterator[Spec]:
     if isinstance(shape, list):
         for one in shape:
             yield from _networks(one)
@@ -221,7 +224,7 @@ def _networks(shape: Any) -> Iterator[dict[str, Any]]:
             yield from _networks(one)
 
 
-def _flatten(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(thing: object, at: str, tensors: dict[str, Tensor]) -> Json:
     if isinstance(thing, Tensor):
         tensors[at] = thing
         return {"tensor": at}
@@ -241,7 +244,7 @@ def _flatten(thing: Any, at: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{at}: a predictor holds JSON values, tensors, networks and predictors, not a {type(thing).__name__}")
 
 
-def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Any, at: str) -> Any:
+def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Device, at: str) -> Any:
     if isinstance(shape, list):
         return tuple(_restore(value, tensors, template, device, f"{at}.{i}") for i, value in enumerate(shape))
     if not isinstance(shape, dict):
@@ -260,7 +263,7 @@ def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | No
     return kind(**inner)
 
 
-def _check_fields(kind: Any, given: Mapping[str, Any], at: str) -> None:
+def _check_fields(kind: type, given: Mapping[str, object], at: str) -> None:
     """Numbers, texts, tensors and predictors where the dataclass has them; pydantic would not know a ``Protocol``."""
     hints = get_type_hints(kind)
     for key, value in given.items():

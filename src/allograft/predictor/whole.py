@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort.readers import SUFFIXES
-from allograft.predictor.direct import Prediction, Predictor
+from allograft.predictor.direct import Predictor
 
 CHUNK = 16
 """Slices of a volume predicted at a time."""
@@ -30,7 +30,7 @@ def _joined(parts: Sequence[Tensor | tuple[Any, ...]]) -> Any:
     return tuple(one for part in parts for one in part)
 
 
-def case_facts(prediction: Prediction) -> dict[str, Any]:
+def case_facts(prediction: Mapping[str, Any]) -> dict[str, Any]:
     """What a prediction for a whole case says beside the answer itself, as JSON values.
 
     Returns:

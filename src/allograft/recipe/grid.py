@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import PlainValidator
 
 from allograft.errors import SpecError
 from allograft.recipe.parse import parse_recipe
+from allograft.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class Grid:
     """
 
     name: str
-    fixed: Mapping[str, Any]
-    axes: Mapping[str, tuple[Any, ...]]
+    fixed: Mapping[str, object]
+    axes: Mapping[str, tuple[object, ...]]
 
     @property
-    def candidates(self) -> tuple[Any, ...]:
+    def candidates(self) -> tuple[Recipe, ...]:
         """Every combination, the last axis fastest."""
         trees = ({**self.fixed, **dict(zip(self.axes, values, strict=True))} for values in product(*self.axes.values()))
         return tuple(parse_recipe({self.name: tree}) for tree in trees)
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """As it stands in YAML."""
         return {self.name: {**self.fixed, "grid": {key: list(values) for key, values in self.axes.items()}}}
 
@@ -45,7 +46,7 @@ class Grid:
         return " ".join([self.name, *fixed, *axes])
 
 
-def parse_row(tree: Any, where: str = "recipes") -> Any:
+def parse_row(tree: object, where: str = "recipes") -> Recipe | Grid:
     """A row of a table: a recipe, or a ``Grid`` of one."""
     if isinstance(tree, Grid) or not (isinstance(tree, Mapping) and len(tree) == 1):
         return tree if isinstance(tree, Grid) else parse_recipe(tree, where)
@@ -63,17 +64,17 @@ def parse_row(tree: Any, where: str = "recipes") -> Any:
     return grid
 
 
-def candidates(row: Any) -> tuple[Any, ...]:
+def candidates(row: Recipe | Grid) -> tuple[Recipe, ...]:
     """The recipes of a row: of a grid all, else the one."""
     return row.candidates if isinstance(row, Grid) else (row,)
 
 
-def _row(tree: Any) -> Any:
+def _row(tree: object) -> Recipe | Grid:
     try:
         return parse_row(tree, "recipe")
     except SpecError as error:
         raise ValueError(str(error)) from None
 
 
-AnyRow = Annotated[Any, BeforeValidator(_row)]
+AnyRow = Annotated[Recipe | Grid, PlainValidator(_row)]
 """The type of a row of a study's table."""

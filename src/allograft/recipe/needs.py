@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allograft.errors import NeedsError
-from allograft.recipe.recipe import Scenario, every_recipe, title, total_needs
+from allograft.networks import AnyNetwork
+from allograft.recipe.recipe import Recipe, Scenario, every_recipe, title, total_needs
 
 if TYPE_CHECKING:
     from allograft.context import Context
 
 
-def check_needs(recipe: Any, scenario: Scenario, target: str = "") -> None:
+def check_needs(recipe: Recipe, scenario: Scenario, target: str = "") -> None:
     """Raise ``NeedsError`` when the scenario lacks what the recipe, or one in its fields, needs.
 
     Args:
@@ -33,7 +34,7 @@ def check_needs(recipe: Any, scenario: Scenario, target: str = "") -> None:
             raise NeedsError(f"recipe '{title(recipe)}' needs {what}, and {gives}; {mend}, or drop the recipe")
 
 
-def check_recipe(recipe: Any, scenario: Scenario, network: Any, context: Context) -> None:
+def check_recipe(recipe: Recipe, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
     """Let a recipe, and those in its fields, refuse what they would be run with: see ``Recipe``.
 
     Args:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import PlainValidator
 
 from allograft.errors import SpecError
-from allograft.recipe.recipe import is_recipe
+from allograft.recipe.recipe import Recipe, is_recipe
 from allograft.strict import validated
 from allograft.table import find
 
 
-def parse_recipe(tree: Any, where: str = "recipes") -> Any:
+def parse_recipe(tree: object, where: str = "recipes") -> Recipe:
     """``"fourier"`` or ``{"finetune": {"scope": "top"}}`` -> a recipe; ``SpecError`` names the nearest key."""
     if is_recipe(tree):
         return tree
@@ -25,12 +25,12 @@ def parse_recipe(tree: Any, where: str = "recipes") -> Any:
     return validated(find("method", name), arguments, f"{where}.{name}")
 
 
-def _nested(tree: Any) -> Any:
+def _nested(tree: object) -> Recipe:
     try:
         return parse_recipe(tree, "recipe")
     except SpecError as error:
         raise ValueError(str(error)) from None
 
 
-AnyRecipe = Annotated[Any, BeforeValidator(_nested)]
+AnyRecipe = Annotated[Recipe, PlainValidator(_nested)]
 """The type of a field that holds another recipe: ``first: AnyRecipe = field(default_factory=Supervised)``."""

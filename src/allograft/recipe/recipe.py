@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeGuard
 
 from torch import nn
 
 from allograft.cohort import Coding, Cohort
 from allograft.errors import AllograftError
 from allograft.networks import AnyNetwork, own_spec
-from allograft.tree import default
+from allograft.tree import Json, default
 
 if TYPE_CHECKING:
     from allograft.context import Context
@@ -102,7 +102,7 @@ class Scenario:
 
         return Scenario(renumbered(source), renumbered(target), renumbered(pool), renumbered(stream), sites)
 
-    def fingerprint(self) -> list[Any]:
+    def fingerprint(self) -> list[Json]:
         """JSON values of all that can be seen."""
         return [[cohort.fingerprint() for cohort in part] for part in (self.source, self.target, self.pool, self.stream)]
 
@@ -163,7 +163,7 @@ class Stage:
     seen: tuple[str, ...] = ()
     facts: Mapping[str, float | int | str] = field(default_factory=dict)
     unit: str = ""
-    recipe: Any = None
+    recipe: Recipe | None = None
     sites: tuple[str, ...] = ()
     cost: Mapping[str, float | int] = field(default_factory=dict)
     saw: Saw = field(default_factory=Saw)
@@ -184,7 +184,7 @@ class Carry:
     """
 
     network: AnyNetwork
-    optimizer: Mapping[str, Any] | None = None
+    optimizer: Mapping[str, object] | None = None
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -203,19 +203,23 @@ class Recipe(Protocol):
     that the recipe cannot be used with. A study calls it before anything is trained.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[object]]]
     paper: ClassVar[Paper | None]
-    needs: ClassVar[Needs]
+
+    @property
+    def needs(self) -> Needs:
+        """What it must be given; a class variable where its fields change nothing."""
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """The paper's algorithm."""
 
 
-def is_recipe(thing: Any) -> bool:
+def is_recipe(thing: object) -> TypeGuard[Recipe]:
     """Whether this is a recipe object."""
     return is_dataclass(thing) and not isinstance(thing, type) and hasattr(thing, "run")
 
 
-def every_recipe(recipe: Any) -> Iterator[Any]:
+def every_recipe(recipe: Recipe) -> Iterator[Recipe]:
     """A recipe and those in its fields, however deep."""
     yield recipe
     for f in fields(recipe):
@@ -223,7 +227,7 @@ def every_recipe(recipe: Any) -> Iterator[Any]:
             yield from every_recipe(inner)
 
 
-def total_needs(recipe: Any) -> Needs:
+def total_needs(recipe: Recipe) -> Needs:
     """A recipe's own needs and those of the recipes in its fields."""
     total = Needs()
     for one in every_recipe(recipe):
@@ -231,11 +235,11 @@ def total_needs(recipe: Any) -> Needs:
     return total
 
 
-def shown(recipe: Any) -> dict[str, Any]:
+def shown(recipe: Recipe) -> dict[str, object]:
     """The fields that differ from their defaults, recipes as ``{name: {...}}``: what tables and cards print."""
     from allograft.table import name_of
 
-    different: dict[str, Any] = {}
+    different: dict[str, object] = {}
     for f in fields(recipe):
         value = getattr(recipe, f.name)
         if value != default(f):
@@ -243,7 +247,7 @@ def shown(recipe: Any) -> dict[str, Any]:
     return different
 
 
-def title(recipe: Any, *, without: str = "") -> str:
+def title(recipe: object, *, without: str = "") -> str:
     """One line: ``finetune scope=top``; ``without`` names a field to leave out."""
     from allograft.table import name_of
 
@@ -259,7 +263,7 @@ def title(recipe: Any, *, without: str = "") -> str:
     return " ".join(words)
 
 
-def _told(value: Any) -> str:
+def _told(value: object) -> str:
     """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file names the arguments; ``a, b`` of several."""
     if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
         told = {name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items())) for name, inner in value.items()}

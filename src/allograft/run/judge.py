@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,13 +15,21 @@ from allograft.cohort import Cohort
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor.whole import case_facts, whole_prediction
-from allograft.recipe import Stage, title
+from allograft.recipe import Recipe, Stage, title
 from allograft.results.analysis.label_free import pooled, watched
 from allograft.results.record import LABEL_FREE, Part, Record, measured, read_record, record_name
 from allograft.seeds import Seeds
 from allograft.study.world import TestSet
+from allograft.tasks import Task
 from allograft.tasks.segmentation import mean_over_subjects
 from allograft.tree import DamagedFile, content_hash, plain
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+Facts = Callable[[Mapping[str, Any], Cohort, int], dict[str, object]]
+"""A prediction of a whole case, its cohort and its number there -> what a record keeps of it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,9 @@ class Judge:
     """
 
     tests: tuple[TestSet, ...]
-    task: Any
+    task: Task
     folder: Path
-    fabric: Any
+    fabric: Fabric
 
     def __call__(self, stage: Stage, ordinal: int, seed: int) -> None:
         """Judge one stage on every test set that has no fresh record of it; one that leaves weights only has a record that says so."""
@@ -97,20 +105,20 @@ class Judge:
             environment=environment(self.fabric),
         )
 
-    def measure(self, stage: Stage, test: TestSet) -> list[dict[str, Any]]:
+    def measure(self, stage: Stage, test: TestSet) -> list[dict[str, object]]:
         """Every case's metrics; global generators are as they were before."""
 
-        def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, Any]:
+        def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, object]:
             labelled = self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
             return {**self._label_free(prediction), **case_facts(prediction), **labelled}
 
         return self._each(stage, test, told)
 
-    def watch(self, stage: Stage, images: TestSet) -> list[dict[str, Any]]:
+    def watch(self, stage: Stage, images: TestSet) -> list[dict[str, object]]:
         """What rules without labels know of every unlabelled training image."""
         return self._each(stage, images, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
 
-    def _each(self, stage: Stage, test: TestSet, told: Callable[[Mapping[str, Any], Cohort, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    def _each(self, stage: Stage, test: TestSet, told: Facts) -> list[dict[str, object]]:
         cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
         hidden = cohort.unlabelled()
         cases = []
@@ -127,7 +135,7 @@ class Judge:
             return {}
         return {"entropy": mean_entropy(prediction[self.task.key], several=self.task.coding.several)}
 
-    def _pooled(self, cases: list[dict[str, Any]]) -> dict[str, float | None]:
+    def _pooled(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """The task's metrics of the labelled cases; label-free scores of all, under names of their own."""
         labelled = measured(cases)
         free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
@@ -140,7 +148,7 @@ def _data(test: TestSet) -> str:
     return content_hash(replace(test.cohort, sites=()).fingerprint())
 
 
-def environment(fabric: Any) -> dict[str, Any]:
+def environment(fabric: Fabric) -> dict[str, object]:
     """What same bytes depend on."""
     return {
         "allograft": __version__,
@@ -151,7 +159,7 @@ def environment(fabric: Any) -> dict[str, Any]:
     }
 
 
-def failed_record(unit: str, recipe: Any, seed: int, target: str, fold: int, error: Exception, fabric: Any) -> Record:
+def failed_record(unit: str, recipe: Recipe, seed: int, target: str, fold: int, error: Exception, fabric: Fabric) -> Record:
     """The record of a unit that went wrong: shown, never averaged away."""
     name = next(iter(plain(recipe)))
     told = str(error) if isinstance(error, (AllograftError, DamagedFile)) else f"{type(error).__name__}: {error}"

@@ -65,8 +65,9 @@ class Models:
         predictor, sites = model
         cohort = replace(self.world.named(name), sites=sites)
         prediction = whole_prediction(predictor, cohort.unlabelled().whole(0))
-        found: Mask = self.world.study.made_task.answer(prediction, cohort, 0).mask.numpy()
-        return found
+        mask = self.world.study.made_task.answer(prediction, cohort, 0).mask
+        assert mask is not None  # pictures are of segmentations
+        return mask.numpy()
 
     def truth(self, name: str) -> Mask | None:
         """A case's true mask, or None."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import box
@@ -16,6 +15,7 @@ from allograft.context import Meter, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import SpecError
+from allograft.networks import AnyNetwork
 from allograft.predictor.whole import whole_prediction
 from allograft.recipe import Stage, title
 from allograft.run.session import Session
@@ -147,7 +147,7 @@ def check_memory(session: Session, world: World) -> tuple[int, int]:
     return needed, free
 
 
-def forecast(network: Any, shape: Sequence[int]) -> tuple[int, int]:
+def forecast(network: AnyNetwork, shape: Sequence[int]) -> tuple[int, int]:
     """Bytes of a training step, without computing it: those that do not grow with the batch, and those of one image more.
 
     Parameters, gradients and two moments; and all that is saved for backward, once more for what backward makes of it. Measured on

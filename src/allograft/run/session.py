@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -18,9 +18,9 @@ from allograft.context import Context, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import ImageError, OutputError, SpecError
-from allograft.networks import build
+from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
-from allograft.networks.network import spec_of
+from allograft.networks.network import Spec, spec_of
 from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
 from allograft.recipe import title
@@ -41,6 +41,9 @@ from allograft.study.spec import Study
 from allograft.study.world import World
 from allograft.transforms.sample import Sample
 from allograft.tree import plain
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 NetworkSource = nn.Module | Callable[[], nn.Module]
 
@@ -77,7 +80,7 @@ class Session:
     study: Study
     out: Path
     network: NetworkSource | None
-    fabric: Any
+    fabric: Fabric
     workers: int
     checkpoint_seconds: float
     say: Callable[[str], None]
@@ -176,7 +179,7 @@ class Session:
             template=template,
         )
 
-    def start(self, world: World, seed: int) -> Any:
+    def start(self, world: World, seed: int) -> AnyNetwork:
         """The network that every recipe of a seed starts from."""
         task = self.study.made_task
         with Seeds(seed).everything("network"):
@@ -190,7 +193,7 @@ class Session:
                 load_weights(network, self.study.start_path, anew_in(network, self._anew()))
         return network
 
-    def _spec(self, channels: int, outputs: Mapping[str, int]) -> Mapping[str, Any]:
+    def _spec(self, channels: int, outputs: Mapping[str, int]) -> Spec:
         """The study's network; a model folder as start brings its own, with the study's outputs."""
         if self._starts_from_folder():
             return network_of(self.study.start_path, self.study.made_task)[0]

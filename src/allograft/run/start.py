@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from allograft.errors import ModelError, SpecError
 from allograft.networks import build
+from allograft.networks.network import Spec
 from allograft.predictor.folder import read_card, starting_network
 from allograft.strict import validated
 from allograft.table import find
+from allograft.tasks import Task
 
 Classes = tuple[str, tuple[str, ...]]
 """How an output is read ("one of", "several of", "channels"), and its classes in the order of the head's channels."""
 
 
-def network_of(folder: Path, task: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def network_of(folder: Path, task: Task) -> tuple[Spec, dict[str, str]]:
     """The spec of a folder's network for a task, and the outputs whose heads do not fit it, each with the reason.
 
     A head is kept where the model's card names the same classes in the same order, whatever their mask values. Of a model of the very
@@ -34,7 +35,7 @@ def network_of(folder: Path, task: Any) -> tuple[dict[str, Any], dict[str, str]]
     return (_with_outputs(spec, task.outputs, folder) if anew or set(theirs) != set(ours) else spec), anew
 
 
-def classes_of(task: Any) -> dict[str, Classes]:
+def classes_of(task: Task) -> dict[str, Classes]:
     """Output -> what a task reads from it.
 
     >>> from allograft.tasks.segmentation import Segmentation
@@ -91,10 +92,10 @@ def _told(classes: Classes) -> str:
     return f"{len(names)} channels" if how == "channels" else f"{how} {', '.join(names)}"
 
 
-def _with_outputs(spec: Mapping[str, Any], outputs: Mapping[str, int], folder: Path) -> dict[str, Any]:
+def _with_outputs(spec: Spec, outputs: Mapping[str, int], folder: Path) -> Spec:
     ((name, arguments),) = spec["build"].items()
     if name == "custom":
-        return dict(spec)  # built of the user's own module, which has the outputs it has
+        return spec  # built of the user's own module, which has the outputs it has
     if not name.startswith("monai."):
         return {**spec, "build": {name: {**arguments, "outputs": dict(outputs)}}}
     if len(outputs) > 1:

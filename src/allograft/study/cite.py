@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Any
 
 from allograft import __version__
-from allograft.recipe import Paper, is_recipe
+from allograft.recipe import Paper, Recipe, is_recipe
 
 OURS = Paper(
     key="allograft",
@@ -18,7 +17,7 @@ OURS = Paper(
 )
 
 
-def papers(recipes: Iterable[Any]) -> list[Paper]:
+def papers(recipes: Iterable[Recipe]) -> list[Paper]:
     """The papers of recipes and of those in their fields, each once, by author."""
     found = {paper.key: paper for recipe in recipes for paper in _papers(recipe)}
     return sorted(found.values(), key=lambda paper: (paper.authors, paper.year, paper.key))
@@ -42,7 +41,7 @@ def bibtex(paper: Paper) -> str:
     return "\n".join([f"@{kind}{{{paper.key},", *body, "}"])
 
 
-def _papers(recipe: Any) -> Iterator[Paper]:
+def _papers(recipe: Recipe) -> Iterator[Paper]:
     if recipe.paper is not None:
         yield recipe.paper
     for field in fields(recipe):

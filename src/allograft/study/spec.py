@@ -14,10 +14,11 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
 from allograft.errors import OutputError, SpecError
-from allograft.recipe import AnyRow, Grid, Needs, candidates, every_recipe, is_recipe, parse_recipe, title, total_needs
+from allograft.recipe import AnyRow, Grid, Needs, Recipe, candidates, every_recipe, is_recipe, parse_recipe, title, total_needs
 from allograft.strict import overridden, parse_yaml, validated
 from allograft.study.where import Where, check_once
 from allograft.table import find
+from allograft.tasks import Task
 from allograft.tree import plain
 
 Alternative = Literal["two-sided", "greater", "less"]
@@ -312,10 +313,11 @@ class Study:
             raise SpecError(f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site stands on both; leave one out")
 
     @property
-    def made_task(self) -> Any:
+    def made_task(self) -> Task:
         """The task object."""
         ((name, arguments),) = self.task.items()
-        return validated(find("task", name), arguments, f"task.{name}")
+        task: Task = validated(find("task", name), arguments, f"task.{name}")
+        return task
 
     @property
     def settings(self) -> Settings:
@@ -357,7 +359,7 @@ class Study:
         return {**plain(self), "cohort": cohort, "cohorts": {name: plain(one) for name, one in cohorts.items()}, "start": start}
 
     @property
-    def rows(self) -> tuple[Any, ...]:
+    def rows(self) -> tuple[Recipe | Grid, ...]:
         """The recipes of the table: those every study has, then the listed ones, each once.
 
         Do-nothing and its strongly augmented twin (itself, where the study's augmentation is strong) are always there; target-only and
@@ -365,11 +367,11 @@ class Study:
         recipes would train on the source first is replaced by it.
         """
         labelled = self.target_labels != "none"
-        always: list[Any] = ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
+        always: list[str | dict[str, object]] = ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
         always += [{"supervised": {"augmentation": "strong"}}] if self.source and self.augmentation != "strong" else []
         always += ["target_supervised"] if labelled else []
         always += ["joint"] if labelled and self.source else []
-        rows: list[Any] = []
+        rows: list[Recipe | Grid] = []
         for recipe in (*map(parse_recipe, always), *self.recipes):
             rooted = recipe if self.source or isinstance(recipe, Grid) else source_free(recipe)
             if rooted not in rows:
@@ -384,7 +386,7 @@ class Study:
         return total
 
 
-def source_free(recipe: Any) -> Any:
+def source_free(recipe: Recipe) -> Recipe:
     """The recipe with ``supervised`` in its fields replaced by what that begins with, at first ``start``, the model given."""
     inner = {
         f.name: _beginning(value) if title(value).startswith("supervised") else source_free(value)
@@ -394,11 +396,11 @@ def source_free(recipe: Any) -> Any:
     return replace(recipe, **inner)
 
 
-def _beginning(supervised: Any) -> Any:
+def _beginning(supervised: Any) -> Recipe:
     return parse_recipe("start") if supervised.first is None else source_free(supervised.first)
 
 
-def _adapts(row: Any) -> bool:
+def _adapts(row: Recipe | Grid) -> bool:
     """Whether a row goes on from a model that must be there already, and so from more than a pool or labels."""
     return any(title(one) == "start" for recipe in candidates(row) for one in every_recipe(recipe))
 

@@ -156,6 +156,16 @@ def test_what_changes_a_key(manifest: Path) -> None:
     assert a_context().unit(Finetune("full", None, first=Supervised()), cut(manifest), a_network()) == key
 
 
+def test_a_recipe_without_a_task_is_told_so_where_it_asks_for_one() -> None:
+    context = a_context()
+    assert context.supervised_task is context.task
+    bare = replace(context, task=None)
+    for asks in (lambda: bare.supervised_task, lambda: bare.gradient_step(a_network())):
+        with pytest.raises(AllograftError, match="needs only images for pre-training, so it is given no task; use a loss of its own"):
+            asks()
+    assert bare.gradient_step(a_network(), lambda network, batch: {}).clip == context.settings.clip
+
+
 def test_what_does_not_change_a_key(manifest: Path, tmp_path: Path) -> None:
     network = a_network()
     key = {recipe: a_context().unit(recipe, cut(manifest), network) for recipe in (Supervised(), Finetune(), Joint())}
