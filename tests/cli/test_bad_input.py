@@ -110,7 +110,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "missing mask": (lambda c: (c / "masks" / "a-001.png").unlink(), ["row 3, mask", "masks/a-001.png"]),
     "truncated image": (truncated, ["b-001.png", "300 bytes", "export it again"]),
     "an image that is none": (lambda c: (c / "images" / "a-000.png").write_text("hello"), ["a-000.png", "5 bytes"]),
-    "NaN pixels in a TIFF": (nan_tiff, ["nan.tif", "2 of 1024 pixels are NaN", "replace"]),
+    "NaN pixels in a TIFF": (nan_tiff, ["nan.tif", "2 of 1024 pixels are NaN", "preprocessing: {nan: 0}"]),
     "infinite pixels in a NIfTI": (nan_nifti, ["inf.nii.gz", "1024 of 1024 pixels are NaN or infinite"]),
     "an image of other channels": (
         several(saved("rgb.png", np.ones((32, 32, 3), np.uint8)), cell(2, image="rgb.png")),

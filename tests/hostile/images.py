@@ -178,6 +178,25 @@ def frames(kind: str) -> bytes:
     return file.getvalue()
 
 
+def nrrd(sizes: str, pixels: bytes = b"", encoding: str = "raw", more: str = "") -> bytes:
+    """An NRRD file of this header."""
+    return (
+        f"NRRD0004\ntype: float\ndimension: {len(sizes.split())}\nsizes: {sizes}\nendian: little\nencoding: {encoding}\n{more}\n".encode()
+        + pixels
+    )
+
+
+def metaimage(size: str, pixels: bytes = b"", where: str = "LOCAL", more: str = "") -> bytes:
+    """A MetaImage of this header."""
+    head = f"ObjectType = Image\nNDims = {len(size.split())}\nDimSize = {size}\nElementType = MET_FLOAT\n{more}ElementDataFile = {where}\n"
+    return head.encode() + pixels
+
+
+def mgh(shape: tuple[int, int, int], pixels: bytes = b"") -> bytes:
+    """An MGH file of this header."""
+    return struct.pack(">iiiiiii", 1, *shape, 1, 3, 0) + bytes(256) + pixels
+
+
 ZEROS = gzip.compress(bytes(2**24))
 BOMB = gzip.compress(nifti((1024, 1024, 1200))) + ZEROS * 300
 NAN = np.full((32, 32), np.nan, np.float32)
@@ -231,6 +250,27 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     "a NIfTI without voxel size": ("x.nii", volume(GREY[:, :, None], FLAT), ("x.nii", "zero voxel size")),
     "a NIfTI that lies nowhere": ("x.nii", volume(GREY[:, :, None], ENDLESS), ("x.nii",)),
     "a NIfTI that is text": ("x.nii.gz", data(gzip.compress(b"hello" * 100)), ("x.nii.gz",)),
+    "a NRRD of terabytes": ("x.nrrd", data(nrrd("30000 30000 30000")), ("x.nrrd", "pixels")),
+    "a NRRD of 4 gigabytes": ("x.nrrd", data(nrrd("1000 1000 1000", bytes(64))), ("x.nrrd", "4000000000 bytes")),
+    "a NRRD that unfolds": ("x.nrrd", data(nrrd("16 16 16", gzip.compress(bytes(2**28)), "gzip")), ("x.nrrd", "found more")),
+    "a NRRD of another file": ("x.nhdr", data(nrrd("4 4", more="data file: /etc/passwd\n")), ("x.nhdr", "beside it")),
+    "a NRRD of negative sizes": ("x.nrrd", data(nrrd("-4 4", bytes(64))), ("x.nrrd",)),
+    "a NRRD of words": ("x.nrrd", data(nrrd("a b", bytes(64))), ("x.nrrd",)),
+    "a NRRD that is text": ("x.nrrd", data(b"hello\n\nworld"), ("x.nrrd",)),
+    "a MetaImage of terabytes": ("x.mha", data(metaimage("30000 30000 30000")), ("x.mha", "pixels")),
+    "a MetaImage of 4 gigabytes": ("x.mha", data(metaimage("1000 1000 1000", bytes(64))), ("x.mha",)),
+    "a MetaImage of another file": ("x.mhd", data(metaimage("4 4", where="../../etc/passwd")), ("x.mhd", "beside it")),
+    "a MetaImage of many files": ("x.mhd", data(metaimage("4 4", where="LIST\na\nb")), ("x.mhd", "beside it")),
+    "a MetaImage that is text": ("x.mha", data(b"hello"), ("x.mha",)),
+    "half a MetaImage": ("x.mha", data(metaimage("8 8 8", bytes(1000))), ("x.mha",)),
+    "an MGH of terabytes": ("x.mgh", data(mgh((30_000, 30_000, 30_000))), ("x.mgh",)),
+    "half an MGH": ("x.mgh", data(mgh((8, 8, 8), bytes(100))), ("x.mgh",)),
+    "a compressed MGH that unfolds": ("x.mgz", data(gzip.compress(mgh((8, 8, 8), bytes(2**28)))), ("x.mgz",)),
+    "a MINC that is text": ("x.mnc", data(b"CDF\1 and no more"), ("x.mnc",)),
+    "a PAR without its REC": ("x.par", data(b"# nothing"), ("x.par", ".rec beside it is missing")),
+    "a header without its image": ("x.hdr", data(bytes(348)), ("x.hdr", ".img beside it is missing")),
+    "a WebP cut short": ("x.webp", data(encoded("WEBP")[:60]), ("x.webp",)),
+    "a slide": ("x.svs", data(bytes(64)), ("x.svs", "OpenSlide")),
     "a volume for a network of planes": ("x.nii", volume(np.zeros((8, 8, 8), np.uint8), np.eye(4)), ("x.nii", "cannot predict")),
     "NaN alone": ("x.tif", tiff(NAN), ("x.tif", "1024 of 1024 pixels are NaN")),
     "infinity alone": ("x.npy", data(arrays(np.full((4, 4), np.inf))), ("x.npy", "16 of 16 pixels")),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from allograft.apply import load
 from allograft.cohort import Case, Cohort, Preprocessing
+from allograft.cohort.alignment import aligned
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, read_mask
+from allograft.cohort.readers.files import UNREAD, is_second
 from allograft.errors import ManifestError, ModelError
 from allograft.metrics.segmentation import case_metrics
 from allograft.predictor.whole import stem
@@ -82,17 +85,14 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
 def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluation:
     import torch
 
-    cohort = Cohort.read(manifest, task.coding, preprocessing=Preprocessing(orientation=None, intensity="none"))
+    cohort = Cohort.read(manifest, task.coding, preprocessing=Preprocessing(orientation=None, intensity="none", nan=0.0))
     labelled = cohort.labelled("mask")
+    found_in = _finder(folder, labelled.cases)
     scored = []
     for which, case in enumerate(labelled.cases):
-        path = _found(folder, case)
+        path = found_in(case)
         reference = labelled.reference(which)
-        found = read_mask(path)
-        if found.spatial != tuple(reference.mask.shape):
-            raise ModelError(
-                f"{path}: has shape {found.spatial}, the truth of '{case.name}' has {tuple(reference.mask.shape)}; export it again"
-            )
+        found = aligned(read_mask(path), labelled.prepared.grid(case), path, f"its image '{case.name}'")
         index = torch.from_numpy(task.coding.mask_to_index(found.array[0], str(path)))
         measured = case_metrics(index, reference.mask, task.names, reference.geometry.stored_spacing, reference.region)
         told = {key: None if value != value else value for key, value in measured.items()}
@@ -101,15 +101,42 @@ def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluat
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 
 
-def _found(folder: Path, case: Case) -> Path:
-    name = stem(case.name)
-    for base in dict.fromkeys((name, Path(name).name)):
-        for ending in ("_mask", ""):
-            for suffix in SUFFIXES:
-                path = folder / f"{base}{ending}{suffix}"
-                if path.is_file():
-                    return path
-    raise ModelError(f"{folder}: holds no prediction for '{case.name}'; expected {Path(name).name}.png, _mask.png, .nii.gz or the like")
+def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:
+    """Case -> its prediction: by its path in the folder, or by its bare name where that is one of a kind on both sides.
+
+    Raises:
+        ModelError: no prediction, or more than one.
+    """
+    by_path: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name.lower().endswith((*SUFFIXES, *UNREAD)) and not path.name.startswith(".") and not is_second(path):
+            by_path.setdefault(stem(path.relative_to(folder).as_posix()), []).append(path)
+    by_name: dict[str, list[str]] = {}
+    for name in by_path:
+        by_name.setdefault(Path(name).name, []).append(name)
+    asked = Counter(Path(stem(case.name)).name for case in cases)
+
+    def find(case: Case) -> Path:
+        name = stem(case.name)
+        bare = Path(name).name
+        for wanted in (f"{name}_mask", name):
+            if wanted in by_path:
+                return _only(by_path[wanted], case)
+        near = next((by_name[one] for one in (f"{bare}_mask", bare) if one in by_name), None)
+        if near is None:
+            raise ModelError(f"{folder}: holds no prediction for '{case.name}'; expected {bare}.png, {bare}_mask.png, .nii.gz or the like")
+        if asked[bare] > 1 or len(near) > 1:
+            found = f"{asked[bare]} cases and {len(near)} predictions are called '{bare}'"
+            raise ModelError(f"{folder}: {found}; expected the prediction of '{case.name}' at {folder / name}.*; store it there")
+        return _only(by_path[near[0]], case)
+
+    return find
+
+
+def _only(paths: Sequence[Path], case: Case) -> Path:
+    if len(paths) > 1:
+        raise ModelError(f"{paths[0]}: {paths[1].name} is a prediction for '{case.name}' too; remove one")
+    return paths[0]
 
 
 def _pooled(scored: list[dict[str, Any]], task: Any, unlabelled: int, manifest: Path) -> Evaluation:

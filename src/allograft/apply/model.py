@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices
-from allograft.cohort.dicom import is_dicom
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.prepared_images import PreparedImages
-from allograft.cohort.readers import SUFFIXES, read_image
+from allograft.cohort.readers import SUFFIXES, Grid, Series
+from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor, sites_of
@@ -33,14 +33,19 @@ class Predicted:
     Args:
         name: the image's path as given.
         files: the image's file, or files that are channels.
-        affine: (4, 4) of the image, or None for photographs.
+        grid: where its voxels lie, as stored.
         answer: numbers, and pictures on the image's own grid.
     """
 
     name: str
-    files: tuple[Path, ...]
-    affine: np.ndarray | None
+    files: tuple[Path | Series, ...]
+    grid: Grid
     answer: Answer
+
+    @property
+    def affine(self) -> np.ndarray | None:
+        """(4, 4) of the image, or None for photographs."""
+        return self.grid.affine
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Model:
         Raises:
             ImageError: an unreadable image, or one whose channels are not those of the training images.
         """
-        cases = [case.unlabelled() for case in _cases(images)]  # a manifest's masks are not looked at
+        cases = [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]  # a manifest's masks are not looked at
         cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
         for which, case in enumerate(cases):
             yield self._predict(cohort, which, case)
@@ -78,6 +83,12 @@ class Model:
     def slices(self) -> Slices | None:
         """How volumes were cut for the training."""
         return validated(Slices, self.card["slices"], "slices") if self.card.get("slices") else None
+
+    @property
+    def _sees_planes(self) -> bool:
+        """Whether it was trained on planes, so that each slice of a series is an image of its own."""
+        preprocessing = self.prepared().preprocessing
+        return self.slices is None and len(preprocessing.size or preprocessing.spacing or ()) == 2
 
     def prepared(self) -> PreparedImages:
         """Prepares images as the training did; keeps nothing on the disk."""
@@ -112,8 +123,9 @@ class Model:
         if channels != self.card["channels"]:
             raise ImageError(f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the image")
         answer = self.task.answer(self.whole(cohort, which), cohort, which)
+        grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
-        return Predicted(case.name, case.image, read_image(case.image).affine, answer)
+        return Predicted(case.name, case.image, grid, answer)
 
 
 def load(folder: Path | str, *, network: nn.Module | None = None, device: str = "cpu") -> Model:
@@ -159,19 +171,16 @@ def _device(text: str) -> torch.device:
     return place
 
 
-def _cases(images: Path | str | Iterable[Path | str]) -> Iterator[Case]:
+def _cases(images: Path | str | Iterable[Path | str], *, planes: bool) -> Iterator[Case]:
     given = [images] if isinstance(images, (str, Path)) else list(images)
     for one in map(Path, given):
         if one.suffix in (".csv", ".parquet"):
             yield from read_manifest(one)
         elif os.path.isdir(one):
-            if any(is_dicom(path) for path in one.iterdir() if path.is_file()):
-                yield _bare(one, one.name)  # a series is one image
-                continue
-            found = sorted(path for path in one.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
+            found = images_below(one, planes=planes)
             if not found:
-                raise ManifestError(f"{one}: holds no image; expected files ending in {', '.join(SUFFIXES)}")
-            yield from (_bare(path, path.relative_to(one).as_posix()) for path in found)
+                raise ManifestError(f"{one}: holds no image; expected DICOM, or files ending in {', '.join(SUFFIXES)}")
+            yield from (Case(name, subject=name, site="", image=(image,)) for name, image in found)
         else:
             yield _bare(one, one.name)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from allograft.apply import load
 from allograft.apply.model import Predicted
-from allograft.cohort.readers import read_image, write_image, write_mask
+from allograft.cohort.readers import read_image
+from allograft.cohort.writers import write_image, write_mask
 from allograft.errors import ImageError, OutputError
 from allograft.grey import plane
 from allograft.predictor.whole import stem
@@ -22,7 +23,7 @@ def write_predictions(
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an image.
 
-    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine) for each image.
+    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image.
 
     Returns:
         How many images were predicted.
@@ -40,7 +41,7 @@ def write_predictions(
             raise ImageError(f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different folders")
         names[name] = one.name
         _write(one, out / name, overlay=overlay, probabilities=probabilities)
-        unit = {} if one.answer.mask is None else {"unit": "pixels" if one.affine is None else "mm3"}
+        unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
         rows.append({"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["image"], lineterminator="\n")
@@ -54,15 +55,15 @@ def _write(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) ->
     """The pictures of an answer; a class alone leaves none."""
     answer, suffix = one.answer, ".png" if one.affine is None else ".nii.gz"
     if answer.mask is not None:
-        write_mask(_beside(path, f"mask{suffix}"), answer.mask.numpy(), one.affine)
+        write_mask(_beside(path, f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
         if overlay:
-            image, found = read_image(one.files).array, answer.mask.numpy()
+            image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)
             write_bytes(_beside(path, "overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
         low, high = answer.span if one.affine is not None else (0.0, 1.0)  # a PNG holds shares of 65535
         for name, values in answer.maps.items():
-            write_image(_beside(path, f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine)
+            write_image(_beside(path, f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
 
 
 def _beside(path: Path, ending: str) -> Path:

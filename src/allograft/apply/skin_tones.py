@@ -13,14 +13,14 @@ from typing import Literal
 import numpy as np
 
 from allograft.cohort.manifest import is_missing
-from allograft.cohort.readers import NIFTI, SUFFIXES, read_image
+from allograft.cohort.readers import SUFFIXES, VOLUMES, read_image
 from allograft.errors import ImageError, ManifestError, SpecError
 from allograft.transforms.skin_tone import PATCHES, THRESHOLDS, Skin, SkinTone, calibrate_thresholds, estimate_skin_tone, fitzpatrick_type
 from allograft.tree import write_bytes
 
 Thresholds = Literal["default", "kinyanjui", "calibrate"]
 
-PHOTOGRAPHS = tuple(suffix for suffix in SUFFIXES if suffix not in NIFTI)
+PHOTOGRAPHS = tuple(suffix for suffix in SUFFIXES if suffix not in VOLUMES)
 
 
 @dataclass(frozen=True)

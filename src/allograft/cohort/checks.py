@@ -88,6 +88,28 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
             yield Finding(severity, topic, text.format(_count(len(found), "case")), tuple(name(*one) for one in found[:10]))
 
 
+def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Name) -> Iterator[Finding]:
+    """What headers say that a reader has to choose about: NaN, turns, two affines, no orientation."""
+    hole: Severity = "stop" if preprocessing.nan is None else "note"
+    fill = "where NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
+    topics: tuple[tuple[str, Severity, str], ...] = (
+        ("nan", hole, "{} with NaN pixels; " + (fill if preprocessing.nan is None else f"they become {preprocessing.nan:g}")),
+        (
+            "turn",
+            "warning",
+            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; look whether "
+            "they lie on each other, and save both without the tag",
+        ),
+        ("sform", "warning", "{} whose NIfTI header holds two places; look which is right, and store that one as both sform and qform"),
+        ("orientation", "note", "{} that do not say which way their axes point; left and right may be exchanged: compare with the source"),
+    )
+    for topic, severity, text in topics:
+        found = [(look, detail) for look in looks for kind, detail in look.notes if kind == topic]
+        if found:
+            count = len({look.row for look, _ in found})
+            yield Finding(severity, topic, text.format(_count(count, "case")), tuple(name(*one) for one in found[:10]))
+
+
 def check_subjects(sites: Sequence[Site]) -> Iterator[Finding]:
     """Sites that cannot be split, and test sets on which nothing can be significant."""
     for site in sites:

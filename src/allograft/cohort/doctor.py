@@ -19,6 +19,7 @@ from allograft.cohort.checks import (
     check_duplicates,
     check_files,
     check_grids,
+    check_headers,
     check_intensity,
     check_labels,
     check_subjects,
@@ -97,6 +98,7 @@ def examine(manifest: Path | str, *, preprocessing: Preprocessing | None = None,
     distances = tuple(_distances(sites, looks))
     findings = (
         *check_files(looks, name),
+        *check_headers(looks, preprocessing, name),
         *check_grids(sites, looks, preprocessing),
         *check_subjects(sites),
         *check_labels(sites),

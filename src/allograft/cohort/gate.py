@@ -95,7 +95,7 @@ def find_duplicates(cases: Sequence[Case], *, threshold: float = NEAR, cache: Pa
         if (kept := _kept(path)) is not None:
             return kept
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python's lock
-        prints = pool.map(lambda case: fingerprint(read_image(case.image)), cases)
+        prints = pool.map(lambda case: fingerprint(read_image(case.image, nan=0.0)), cases)
         findings = compare(dict(zip((case.name for case in cases), prints, strict=True)), cases, threshold=threshold)
     if path is not None:
         write_json(path, asdict(findings))
@@ -281,7 +281,7 @@ def contact_sheet(pairs: Sequence[Pair], cases: Iterable[Case], path: Path, *, m
         left, top = number % columns * (2 * side + gap), number // columns * (side + gap)
         pen.text((left + 2, top + 3), f"{number + 1}: {pair.why} {pair.correlation:.3f}", fill=0)
         for place, name in enumerate((pair.first, pair.second)):
-            sheet.paste(Image.fromarray(_shown(read_image(files[name]).array, side)), (left + place * side, top + gap))
+            sheet.paste(Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + place * side, top + gap))
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())

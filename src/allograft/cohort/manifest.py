@@ -6,9 +6,12 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allograft.errors import ManifestError, nearest
+
+if TYPE_CHECKING:
+    from allograft.cohort.readers import Series
 
 REQUIRED = ("image", "subject", "site")
 LABEL_FILES = ("mask", "boxes", "paired")
@@ -27,7 +30,7 @@ class Case:
         name: the image's path as the manifest writes it; unique.
         subject: the patient.
         site: the hospital, scanner or laboratory.
-        image: one file, or several that become channels.
+        image: one file or DICOM series, or several that become channels.
         labels: "mask", "boxes", "paired" -> ``Path``; "label" -> text. A hidden label is absent.
         region: a mask of the pixels that count.
         split: what the manifest itself says, or None.
@@ -37,7 +40,7 @@ class Case:
     name: str
     subject: str
     site: str
-    image: tuple[Path, ...]
+    image: tuple[Path | Series, ...]
     labels: Mapping[str, Path | str] = field(default_factory=dict)
     region: Path | None = None
     split: str | None = None

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from allograft.cohort.readers import Picture
+from allograft.cohort.picture import Picture
 
 SIDE, SHIFT = 64, 3
 """Pixels of a thumbnail's side, and by how many of them two thumbnails may be moved against each other."""

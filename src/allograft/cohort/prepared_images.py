@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from allograft.cohort.alignment import aligned
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
+from allograft.cohort.picture import Grid, Picture, check_pixels
 from allograft.cohort.preprocessing import Geometry, Preprocessing, geometry, normalise, to_grid, with_channels
-from allograft.cohort.readers import Picture, check_pixels, read_image, read_mask
+from allograft.cohort.readers import read_image, read_mask
+from allograft.cohort.readers.files import Series, companions
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
+
+_READS = 2
+"""Part of the names of stored arrays; raise it when the same file is read as other numbers."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,27 @@ class PreparedImages:
         """(C, *size) float32 on the study's grid, normalised, and its geometry."""
 
         def make() -> dict[str, np.ndarray]:
-            picture = read_image(case.image)
+            picture = read_image(case.image, nan=self.preprocessing.nan)
             picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
             place = geometry(picture, self.preprocessing, case.name)
             largest = (len(picture.array), *map(max, place.size, place.resampled))
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
             # normalised as stored: what is cut off still counts, and padding does not
             grid = to_grid(normalise(picture.array, self.preprocessing.intensity), place, nearest=False)
-            text = json.dumps(asdict(place)).encode()
+            facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
+            text = json.dumps({"geometry": asdict(place), "grid": facts}).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
         made = self._kept(self._image_key(case), ("image", "geometry", "affine"), make)
         return made["image"], _geometry(made["geometry"])
 
-    def _affine(self, case: Case) -> np.ndarray | None:
-        self.image(case)
-        kept: np.ndarray = self.memory[self._image_key(case)]["affine"]
-        return kept if kept.size else None
+    def grid(self, case: Case) -> Grid:
+        """Where the image's own voxels lie, as stored."""
+        shape = self.image(case)[1].shape
+        kept = self.memory[self._image_key(case)]
+        affine = np.array(kept["affine"])
+        return Grid(shape, affine if affine.size else None, **json.loads(bytes(kept["geometry"]))["grid"])
 
     def mask(self, case: Case) -> np.ndarray:
         """(1, *size) int64 class indices on the study's grid. ``KeyError`` when the mask is hidden."""
@@ -95,7 +103,7 @@ class PreparedImages:
 
         def make() -> dict[str, np.ndarray]:
             place = self.image(case)[1]
-            index = self.coding.mask_to_index(self._on_grid(path, place, case).array, str(path))
+            index = self.coding.mask_to_index(self._on_grid(path, case).array, str(path))
             return {"mask": to_grid(index.astype(np.int16), place, nearest=True)}
 
         return self._kept(key, ("mask",), make)["mask"].astype(np.int64)
@@ -119,7 +127,7 @@ class PreparedImages:
 
         def make() -> dict[str, np.ndarray]:
             place = self.image(case)[1]
-            return {"region": to_grid((self._on_grid(path, place, case).array > 0).astype(np.uint8), place, nearest=True)}
+            return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), place, nearest=True)}
 
         return self._kept(key, ("region",), make)["region"].astype(bool)
 
@@ -127,7 +135,7 @@ class PreparedImages:
         """The stored mask and region, not resampled."""
         place = self.image(case)[1]
         path = Path(case.labels["mask"])
-        mask = self.coding.mask_to_index(self._on_grid(path, place, case).array[0], str(path))
+        mask = self.coding.mask_to_index(self._on_grid(path, case).array[0], str(path))
         return Reference(torch.from_numpy(mask), self._stored_region(case), place)
 
     def paired_reference(self, case: Case) -> PairedReference:
@@ -135,13 +143,13 @@ class PreparedImages:
         return PairedReference(torch.from_numpy(self._stored_pair(Path(case.labels["paired"]), case)), self._stored_region(case))
 
     def _stored_pair(self, path: Path, case: Case) -> np.ndarray:
-        picture = self._on_grid(path, self.image(case)[1], case, image=True)
+        picture = self._on_grid(path, case, image=True)
         return self.coding.paired_to_share(picture.array, str(path))
 
     def _stored_region(self, case: Case) -> Tensor | None:
         if case.region is None:
             return None
-        return torch.from_numpy(self._on_grid(case.region, self.image(case)[1], case).array[0] > 0)
+        return torch.from_numpy(self._on_grid(case.region, case).array[0] > 0)
 
     def fingerprint(self, case: Case) -> str:
         """A hash of everything this view of a case shows; hidden labels have no part in it."""
@@ -149,26 +157,10 @@ class PreparedImages:
         region = None if case.region is None else file_hash(case.region)
         return content_hash(case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes))
 
-    def _on_grid(self, path: Path, place: Geometry, case: Case, *, image: bool = False) -> Picture:
-        """A mask, region or (``image``) paired image, which must lie on its image's own grid.
-
-        Of the same shape, and at the same place in mm where both say it.
-        """
-        mask, affine = read_image([path]) if image else read_mask(path), self._affine(case)
-        if mask.spatial != place.shape:
-            raise ImageError(
-                f"{path}: has shape {mask.spatial}, its image '{case.name}' has {place.shape}; a mask, region or paired image lies on its "
-                "image's own grid: export it again at the image's size"
-            )
-        if affine is not None and mask.affine is not None:
-            corners = np.array(list(product(*[(0, size - 1) for size in mask.spatial], *[(0,)] * (3 - len(mask.spatial)), (1,))))
-            apart = np.abs(corners @ (affine - mask.affine).T).max()
-            if apart > 0.5 * min(place.stored_spacing):
-                raise ImageError(
-                    f"{path}: lies up to {apart:.1f} mm from its image '{case.name}'; a mask, region or paired image lies on its image's "
-                    "own grid: resample it onto the image, or mend its affine"
-                )
-        return mask
+    def _on_grid(self, path: Path, case: Case, *, image: bool = False) -> Picture:
+        """A mask, region or (``image``) paired image, on its image's own grid."""
+        picture = read_image([path], nan=self.preprocessing.nan) if image else read_mask(path)
+        return aligned(picture, self.grid(case), path, f"its image '{case.name}'")
 
     def _image_key(self, case: Case) -> str:
         return content_hash("image", [file_hash(path) for path in case.image], self._settings)
@@ -185,7 +177,7 @@ class PreparedImages:
             self.memory[key] = make()
             made: dict[str, np.ndarray] = self.memory[key]
             return made
-        paths = {name: self.folder / key[:2] / f"{key}-{name}.npy" for name in names}
+        paths = {name: self.folder / key[:2] / f"{key}-{_READS}-{name}.npy" for name in names}
         found = _mapped(paths)
         if found is None:
             for name, array in make().items():
@@ -208,15 +200,26 @@ def _mapped(paths: dict[str, Path]) -> dict[str, np.ndarray] | None:
 
 def _geometry(text: np.ndarray) -> Geometry:
     read = json.loads(bytes(text))
-    return Geometry(**{key: tuple(value) if isinstance(value, list) else value for key, value in read.items()})
+    return Geometry(**{key: tuple(value) if isinstance(value, list) else value for key, value in read["geometry"].items()})
 
 
-def file_hash(path: Path | str) -> str:
-    """blake2b of a file's bytes, or of the files of a folder (a DICOM series); read again when a size or time changes."""
+def file_hash(path: Path | Series | str) -> str:
+    """blake2b of a file's bytes; read again when a size or time changes.
+
+    Of a folder (a DICOM series), and of an image of several files, a hash of the names and bytes of all.
+    """
+    if isinstance(path, Series):
+        return content_hash([[one.name, file_hash(one)] for one in path.files])
     if Path(path).is_dir():
         return content_hash([[one.name, file_hash(one)] for one in sorted(Path(path).iterdir()) if one.is_file()])
+    if further := companions(Path(path)):
+        return content_hash([[one.name, _file_hash(str(one), *_state(one))] for one in (Path(path), *further)])
+    return _file_hash(str(path), *_state(path))
+
+
+def _state(path: Path | str) -> tuple[int, int]:
     status = os.stat(path)
-    return _file_hash(str(path), status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from allograft.cohort.readers import Picture
+from allograft.cohort.picture import Picture
 from allograft.errors import ImageError, SpecError, nearest
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class Preprocessing:
     ``orientation``: three letters such as RAS (each axis points to the right, anterior, superior), None = as stored; photographs
     ignore it. ``spacing``: mm along each axis after orientation; needs an affine. ``size``: without ``spacing`` the image is
     resized to it; with, it is cut or padded to it around the centre. ``intensity``: see ``normalise``. ``channels``: 3 repeats a grey
-    image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a network.
+    image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a network. ``nan``: the value that
+    NaN pixels get; None = they are refused.
 
     >>> Preprocessing(size=(384, 384)).intensity
     'zscore'
@@ -39,6 +40,11 @@ class Preprocessing:
     size: tuple[int, ...] | None = None
     intensity: Intensity = "zscore"
     channels: int | None = None
+    nan: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nan is not None and not math.isfinite(self.nan):
+            raise SpecError(f"preprocessing.nan: found {self.nan}, expected a finite number such as 0, the value of the background")
 
     @property
     def keyed(self) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from allograft.cohort.alignment import aligned
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
 from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
+from allograft.cohort.picture import Picture
 from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid
-from allograft.cohort.readers import Picture, read_image, read_mask
-from allograft.errors import AllograftError
+from allograft.cohort.readers import read_image, read_mask
+from allograft.errors import AllograftError, ImageError
 from allograft.seeds import Seeds
 
 STYLED = 40
@@ -37,11 +39,15 @@ class Style:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one case's files hold. ``problems`` are (what kind, what was found) pairs; a case whose image is unreadable has only those."""
+    """What one case's files hold; ``problems`` and ``notes`` are (what kind, what was found) pairs.
+
+    A case whose image is unreadable has only problems.
+    """
 
     case: Case
     row: int
     problems: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
     print: Fingerprint | None = None
     size: tuple[int, ...] = ()
     prepared: tuple[int, ...] | None = None
@@ -68,25 +74,29 @@ def survey(cases: Sequence[Case], preprocessing: Preprocessing, coding: Coding |
         if left[site] <= STYLED:
             styled.add(number)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda item: _look(item[1], item[0], preprocessing, coding, item[0] in styled), enumerate(cases)))
+        return list(
+            pool.map(lambda item: _look(item[1], item[0] + 2, preprocessing, coding, item[0] in styled), enumerate(cases))
+        )  # row 1 is the header
 
 
-def _look(case: Case, number: int, preprocessing: Preprocessing, coding: Coding | None, styled: bool) -> Look:
-    row = number + 2  # row 1 of the manifest is its header
+def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | None, styled: bool) -> Look:
     try:
-        picture = read_image(case.image)
+        picture = read_image(case.image, nan=0.0)  # what NaN becomes is for the preprocessing to say
     except AllograftError as error:
         return Look(case, row, (("unreadable", str(error)),))
     problems: list[tuple[str, str]] = []
+    notes: list[tuple[str, str]] = list(picture.notes.items())
     facts: dict[str, Any] = {}
     if "mask" in case.labels:
-        facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems)
+        facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems, notes)
     if "boxes" in case.labels:
         facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
+        if picture.turn != 1:
+            notes.append(("turn", f"EXIF orientation {picture.turn}, and boxes that may be those of the pixels as stored"))
     if case.region is not None:
-        _same_grid("region", case.region, picture, problems)
+        _on_image("region", case.region, picture, problems, notes)
     if "paired" in case.labels:
-        _same_grid("paired", Path(case.labels["paired"]), picture, problems)
+        _on_image("paired", Path(case.labels["paired"]), picture, problems, notes)
     try:
         place = geometry(picture, preprocessing, case.name)
         facts["prepared"] = place.size
@@ -99,6 +109,7 @@ def _look(case: Case, number: int, preprocessing: Preprocessing, coding: Coding 
         case,
         row,
         tuple(problems),
+        tuple(notes),
         fingerprint(picture),
         picture.spatial,
         channels=len(picture.array),
@@ -144,9 +155,11 @@ def _orientation(picture: Picture) -> str:
     return "".join(letter or "?" for letter in aff2axcodes(picture.affine)[: len(picture.spatial)])
 
 
-def _codes(path: Path, picture: Picture, coding: Coding | None, problems: list[tuple[str, str]]) -> dict[int, int]:
+def _codes(
+    path: Path, picture: Picture, coding: Coding | None, problems: list[tuple[str, str]], notes: list[tuple[str, str]]
+) -> dict[int, int]:
     """Mask value -> pixels."""
-    mask = _same_grid("mask", path, picture, problems)
+    mask = _on_image("mask", path, picture, problems, notes)
     if mask is None:
         return {}
     if coding is not None and coding.mask:
@@ -160,19 +173,21 @@ def _codes(path: Path, picture: Picture, coding: Coding | None, problems: list[t
     return {int(code): int(count) for code, count in zip(*np.unique(mask.array, return_counts=True), strict=True)}
 
 
-def _same_grid(what: str, path: Path, picture: Picture, problems: list[tuple[str, str]]) -> Picture | None:
+def _on_image(what: str, path: Path, picture: Picture, problems: list[tuple[str, str]], notes: list[tuple[str, str]]) -> Picture | None:
+    """A mask, region or paired image, on the axes of its image where it lies there."""
     try:
-        other = read_image([path]) if what == "paired" else read_mask(path)
+        other = read_image([path], nan=0.0) if what == "paired" else read_mask(path)
     except AllograftError as error:
         problems.append(("unreadable", str(error)))
         return None
-    if other.spatial != picture.spatial:
-        problems.append(("geometry", f"{what} of shape {other.spatial} on an image of {picture.spatial}"))
-    elif (other.affine is None) != (picture.affine is None):
-        problems.append(("geometry", f"{what} {'without' if other.affine is None else 'with'} an affine, its image the other way"))
-    elif other.affine is not None and picture.affine is not None and not np.allclose(other.affine, picture.affine, rtol=1e-3, atol=0.01):
-        problems.append(("geometry", f"{what} with another affine than its image: {_orientation(other)} on {_orientation(picture)}"))
-    return other
+    notes.extend((topic, f"{what}: {text}") for topic, text in other.notes.items())
+    if other.turn != picture.turn:
+        notes.append(("turn", f"the image has EXIF orientation {picture.turn}, its {what} {other.turn}"))
+    try:
+        return aligned(other, picture.grid, path, "its image")
+    except ImageError as error:
+        problems.append(("geometry", f"{what} {error}"))
+        return other
 
 
 def _boxes(path: Path, picture: Picture, problems: list[tuple[str, str]]) -> dict[str, int]:

@@ -76,7 +76,7 @@ class Models:
 
     def image(self, name: str) -> NDArray[np.generic]:
         """(C, *spatial) as stored."""
-        return read_image(self.world.named(name).cases[0].image).array
+        return read_image(self.world.named(name).cases[0].image, nan=0.0).array
 
 
 def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[PictureKey, list[Picture]]:

@@ -83,7 +83,7 @@ class Multitask:
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The mask with its volumes, and the class with its probabilities."""
         mask, label = (task.answer(prediction, cohort, which) for task in (self.segmentation, self.classification))
-        return Answer({**mask.values, **label.values}, mask.mask, mask.maps, mask.warnings)
+        return Answer({**mask.values, **label.values}, mask.mask, mask.maps, mask.warnings, unit=mask.unit)
 
     def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """What both record; ``label`` is None where the case has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -118,13 +117,12 @@ class Segmentation:
 
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
         """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a photograph."""
-        _, geometry = cohort.prepared.image(cohort.cases[which])
+        voxel, unit = cohort.prepared.grid(cohort.cases[which]).voxel
         probabilities = self.probabilities(prediction, cohort, which)
         mask = probabilities.argmax(0)
-        voxel = math.prod(geometry.stored_spacing)
         volumes: dict[str, float | str] = {name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)}
         warnings = tuple(f"no {name} found" for name, volume in volumes.items() if volume == 0)
-        return Answer(volumes, mask, dict(zip(self.names, probabilities[1:], strict=True)), warnings)
+        return Answer(volumes, mask, dict(zip(self.names, probabilities[1:], strict=True)), warnings, unit=unit)
 
     def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the region, each also by class."""

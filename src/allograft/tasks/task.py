@@ -26,11 +26,12 @@ class Answer:
     """What a prediction says of one image: numbers for a table, and pictures on the image's own grid.
 
     Args:
-        values: name -> number or word, a column each: volumes in mm^3 (pixels for photographs), class probabilities.
+        values: name -> number or word, a column each: volumes in ``unit``, class probabilities.
         mask: (*shape) int64 class indices, or None.
         maps: name -> (*shape) float: a class's probability in every pixel, or an image that was made, as shares of ``span``.
         warnings: what a reader of the result should know.
         span: what 0 and 1 of the maps stand for, in the unit of the image.
+        unit: of the volumes: mm3, mm2 of a plane whose thickness is not known, pixels of a photograph; None without a mask.
     """
 
     values: Mapping[str, float | str]
@@ -38,6 +39,7 @@ class Answer:
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     span: tuple[float, float] = (0.0, 1.0)
+    unit: str | None = None
 
 
 class Task(Protocol):

@@ -180,9 +180,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("read_image", "read_mask"):
         real = getattr(prepared_images, name)
 
-        def noted(paths: Any, real: Any = real) -> Any:
+        def noted(paths: Any, real: Any = real, **options: Any) -> Any:
             seen.append(paths.name if isinstance(paths, Path) else paths[0].name)
-            return real(paths)
+            return real(paths, **options)
 
         monkeypatch.setattr(prepared_images, name, noted)
     return seen
@@ -233,7 +233,7 @@ def test_writing_into_a_case_does_not_change_what_is_kept(manifest: Path, tmp_pa
 def test_a_mask_of_another_size_names_both(column: str, manifest: Path) -> None:
     Image.fromarray(np.ones((12, 11), np.uint8)).save(manifest.parent / "wide.png")
     row = {"image": "a0.png", "subject": "a0", "site": "a", column: "wide.png"}
-    with pytest.raises(ImageError, match=r"wide\.png: has shape \(12, 11\), its image 'a0\.png' has \(12, 10\)"):
+    with pytest.raises(ImageError, match=r"wide\.png: has shape \(12, 11\), expected \(12, 10\), that of its image 'a0\.png'"):
         read(write_rows(manifest.parent / "other.csv", [row])).case(0)
 
 

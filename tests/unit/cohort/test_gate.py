@@ -17,8 +17,9 @@ from PIL import Image
 from allograft.cohort import Case, gate, read_manifest
 from allograft.cohort.gate import Findings, Pair, check_leakage, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.near_duplicates import correlate, fingerprint, perceptual_hash, propose, standardised
-from allograft.cohort.readers import Picture, read_image, write_mask
+from allograft.cohort.readers import Picture, read_image
 from allograft.cohort.splits import Assignment, draw_splits
+from allograft.cohort.writers import write_mask
 from allograft.errors import ImageError, LeakageError, SpecError
 
 
@@ -123,7 +124,7 @@ def test_findings_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.Monkey
     cases = keep(tmp_path, {"a.png": blobs(0), "b.png": blobs(0), "c.jpg": blobs(0)})
     first = find_duplicates(cases, cache=tmp_path / "cache")
     calls: list[object] = []
-    monkeypatch.setattr(gate, "read_image", lambda paths: calls.append(paths) or read_image(paths))
+    monkeypatch.setattr(gate, "read_image", lambda paths, nan: calls.append(paths) or read_image(paths, nan=nan))
     assert find_duplicates(cases, cache=tmp_path / "cache") == first
     assert calls == []
     find_duplicates([replace(case, site="another") for case in cases], cache=tmp_path / "cache")

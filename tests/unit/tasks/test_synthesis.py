@@ -20,6 +20,7 @@ from allograft.apply.model import Predicted
 from allograft.apply.predictions import _write, write_predictions
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Preprocessing, Slices
+from allograft.cohort.picture import Grid
 from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, SpecError
 from allograft.metrics.synthesis import structural_similarity
@@ -120,7 +121,7 @@ def test_another_grid_and_other_channels_are_refused(manifest: Path) -> None:
     with pytest.raises(ImageError, match="has 1 channels; expected 3, set task: synthesis: channels"):
         read(manifest, Synthesis(channels=3)).case(0)
     Image.fromarray(np.zeros((12, 16), np.uint8)).save(manifest.parent / "a0-pair.png")
-    with pytest.raises(ImageError, match=r"a0-pair.png: has shape \(12, 16\), its image 'a0.png' has \(16, 12\)"):
+    with pytest.raises(ImageError, match=r"a0-pair.png: has shape \(12, 16\), expected \(16, 12\), that of its image 'a0.png'"):
         read(manifest).case(0)
 
 
@@ -132,7 +133,7 @@ def write_volume(folder: Path, shift: float = 0.0) -> Path:
 
 
 def test_a_volume_elsewhere_in_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"p\.nii\.gz: lies up to 4\.0 mm from its image"):
+    with pytest.raises(ImageError, match=r"p\.nii\.gz: found up to 4\.0 mm from its image"):
         read(write_volume(tmp_path, shift=4.0)).case(0)
 
 
@@ -296,10 +297,12 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
 def test_a_made_volume_is_written_in_the_unit_of_its_range_and_a_photograph_as_shares(tmp_path: Path) -> None:
     shares = torch.tensor([[[0.0, 0.5, 1.0]]])
     answer = Answer({}, maps={"paired": shares}, span=(-1000.0, 2000.0))
-    _write(Predicted("v.nii.gz", (Path("v.nii.gz"),), np.eye(4), answer), tmp_path / "v", overlay=False, probabilities=False)
+    _write(
+        Predicted("v.nii.gz", (Path("v.nii.gz"),), Grid((1, 1, 3), np.eye(4)), answer), tmp_path / "v", overlay=False, probabilities=False
+    )
     assert nibabel.load(tmp_path / "v_paired.nii.gz").get_fdata().ravel().tolist() == [-1000, 500, 2000]  # type: ignore[attr-defined]
     flat = replace(answer, maps={"paired": shares[0]})
-    _write(Predicted("v.png", (Path("v.png"),), None, flat), tmp_path / "v", overlay=False, probabilities=False)
+    _write(Predicted("v.png", (Path("v.png"),), Grid((1, 3), None), flat), tmp_path / "v", overlay=False, probabilities=False)
     assert np.asarray(Image.open(tmp_path / "v_paired.png")).ravel().tolist() == [0, 32768, 65535]
 
 

@@ -29,7 +29,8 @@ def import_bids(
     """Take every anatomical image with the suffix, one row each; several suffixes are channels of one image.
 
     ``mask``: a pattern below ``src`` with ``{subject}``, ``{session}``, any other entity such as ``{run}``, or ``{name}``, the image's
-    name without suffix: ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``. The site is
+    name without suffix: ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``, run and echo
+    columns of these names. An image that is there as ``.nii`` and ``.nii.gz`` is one row. The site is
     ``site``, or stands in ``site_column`` of ``participants.tsv``.
     """
     src = need_folder(src)
@@ -49,7 +50,8 @@ def import_bids(
             unmatched.append(f"{path.name}: no {channels[files.index(None) - 1]} beside it, left out")
             continue
         where = site if sites is None else sites.get(values["subject"])
-        rows.append(Row(image=files, subject=values["subject"], site=where, timepoint=values.get("session")))
+        several = {key: values.get(key) for key in ("run", "echo")}
+        rows.append(Row(image=files, subject=values["subject"], site=where, timepoint=values.get("session"), **several))
         if masks is not None:
             rows[-1]["mask"] = masks.find(values, path)
             unmatched += [] if rows[-1]["mask"] else [f"{path.relative_to(src).as_posix()}: no mask"]
@@ -61,6 +63,9 @@ def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, s
     """Path, entities and suffix of every anatomical image."""
     for path in sorted([*src.glob("sub-*/anat/*.nii*"), *src.glob("sub-*/ses-*/anat/*.nii*")]):
         name = path.relative_to(src).as_posix()
+        if path.suffix == ".nii" and path.with_name(f"{path.name}.gz").exists():
+            unmatched.append(f"{name}: the same image as {path.name}.gz, left out")
+            continue
         found = _FILE.fullmatch(path.name)
         values = dict(pair.split("-") for pair in found["name"].rstrip("_").split("_")) if found else {}
         if found is None or values.pop("sub", None) != path.relative_to(src).parts[0].removeprefix("sub-"):

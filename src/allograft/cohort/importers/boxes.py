@@ -19,11 +19,16 @@ class BoxFile:
     boxes: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-    def add(self, box: Sequence[object], label: str, size: tuple[int, int] | None, where: str) -> None:
+    def add(self, box: Sequence[object], label: str, size: tuple[int, int] | None, where: str) -> bool:
         """Add x0, y0, x1, y1, cut to the image's (width, height) where it is known.
 
+        Returns:
+            Whether it was added: a box without area is not.
+
         >>> some = BoxFile()
-        >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"); some.boxes
+        >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"), some.add([4, 4, 4, 9], "rbc", None, "a.json")
+        (True, False)
+        >>> some.boxes
         [[1, 2, 30, 9.5]]
         """
         try:
@@ -36,12 +41,12 @@ class BoxFile:
             numbers = [min(max(one, 0.0), float(length)) for one, length in zip(numbers, (*size, *size), strict=True)]
         x0, y0, x1, y1 = (int(one) if one.is_integer() else one for one in numbers)
         if not (x1 > x0 and y1 > y0):
-            inside = "" if size is None else f" inside an image of {size[0]} x {size[1]} pixels"
-            raise ManifestError(f"{where}: box {str(box)[:80]} has no area{inside}; mend or remove it")
+            return False
         if not label.strip():
             raise ManifestError(f"{where}: a box without a class; name it")
         self.boxes.append([x0, y0, x1, y1])
         self.labels.append(label.strip())
+        return True
 
     def file(self, image: Path, out: Path) -> tuple[Path, bytes]:
         """Where it goes, ``boxes/`` and the image's own path beside the manifest, and what it holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,38 +28,48 @@ def import_coco(
     """Take every image of the JSON that lies in ``images``, with its boxes in ``boxes/`` beside the manifest.
 
     x, y, width, height become x, y, x + width, y + height, cut to the image. An image without annotations has an empty list: it was
-    looked at. Crowds are left out and counted. ``subject``: where the patient stands in ``file_name`` without suffix.
+    looked at. Crowds, annotations without a box and boxes without area are left out and counted. ``subject``: where the patient
+    is in ``file_name`` without suffix; a path from elsewhere counts by its name alone.
     """
     src, site, images = Path(src), need_site(site, src), need_folder(images)
     held = read_json(src, dict)
     listed = _images(held, src)
-    found, crowds = _boxes(held, listed, src)
+    found, left_out = _boxes(held, listed, src)
     rows, files, unmatched = [], [], []
     for one in listed:
-        path = images / one["file_name"]
+        name = _name(one["file_name"], images)
+        path = images / name
         if not os.path.isfile(path):
-            unmatched.append(f"{one['file_name']}: in the JSON but not in {images}")
+            unmatched.append(f"{name}: in the JSON but not in {images}")
             continue
-        who = subject_of(stem(one["file_name"]), subject, one_image_per_subject=one_image_per_subject, source=src)
+        who = subject_of(stem(name), subject, one_image_per_subject=one_image_per_subject, source=src)
         files.append(found[one["id"]].file(path, out))
         rows.append(Row(image=[path], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
-    known = {os.path.abspath(images / one["file_name"]) for one in listed}
+    known = {os.path.abspath(images / _name(one["file_name"], images)) for one in listed}
     for path in sorted(images.rglob("*")):
         if path.is_file() and is_image(path) and os.path.abspath(path) not in known:
             unmatched.append(f"{path.relative_to(images).as_posix()}: an image that the JSON does not name")
     notes = [f"classes: {', '.join(sorted({label for one in found.values() for label in one.labels}))}"]
-    notes += [f"{crowds} crowds left out"] if crowds else []
+    notes += [f"{count} {what} left out" for what, count in left_out.items() if count]
     return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
-def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path) -> tuple[dict[Any, BoxFile], int]:
-    """Boxes by image id, and how many crowds were left out."""
+def _name(text: str, images: Path) -> str:
+    """A ``file_name`` below ``images``; of a path from another machine the bare name, since its folders may name people."""
+    if re.match(r"[/\\]|[A-Za-z]:", text):
+        inside = Path(os.path.abspath(text)).is_relative_to(os.path.abspath(images))
+        return os.path.relpath(text, images) if inside else re.split(r"[/\\]", text)[-1]
+    return text
+
+
+def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path) -> tuple[dict[Any, BoxFile], dict[str, int]]:
+    """Boxes by image id, and what was left out how often."""
     categories = {str(one.get("id")): str(one.get("name", "")) for one in _entries(held, "categories", src)}
     found = {one["id"]: BoxFile() for one in listed}
     sizes = {one["id"]: _size(one) for one in listed}
-    crowds = 0
+    left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area"), 0)
     for note in _entries(held, "annotations", src):
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
         if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
@@ -66,14 +77,18 @@ def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path) -> tup
                 f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; mend or remove it"
             )
         if note.get("iscrowd"):
-            crowds += 1
+            left_out["crowds"] += 1
             continue
         box = note.get("bbox")
+        if not box:
+            left_out["annotations without a box"] += 1
+            continue
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, (int, float)) for number in box):
-            raise ManifestError(f"{where}: bbox {str(box)[:80]}; expected [x, y, width, height]; mend or remove it")
+            raise ManifestError(f"{where}: bbox {str(box)[:80]}; expected [x, y, width, height]; correct or remove it")
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        found[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
-    return found, crowds
+        if not found[image].add(corners, categories[str(note["category_id"])], sizes[image], where):
+            left_out["boxes without area"] += 1
+    return found, left_out
 
 
 def _entries(held: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:

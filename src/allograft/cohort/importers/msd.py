@@ -29,19 +29,20 @@ def import_msd(
     """
     src, site = need_folder(src), need_site(site, src)
     described = read_json(src / "dataset.json", dict)
-    entries = [(_text(one, "image", src), _text(one, "label", src)) for one in _list(described, "training", src)]
-    tests = [one if isinstance(one, str) else _text(one, "image", src) for one in _list(described, "test", src, optional=True)]
+    entries = [(_texts(one, src), _text(one, "label", src)) for one in _list(described, "training", src)]
+    tests = [[one] if isinstance(one, str) else _texts(one, src) for one in _list(described, "test", src, optional=True)]
     if unlabelled:
         entries += [(one, "") for one in tests]
     rows: list[Row] = []
-    unmatched = [] if unlabelled else [f"{one}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
-    for image, mask in entries:
-        path = src / image
-        if not os.path.exists(path):
-            unmatched.append(f"{image}: in dataset.json but not in the folder")
+    unmatched = [] if unlabelled else [f"{one[0]}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
+    for images, mask in entries:
+        image = images[0]
+        paths = [src / one for one in images]
+        if lost := [one for one, path in zip(images, paths, strict=True) if not os.path.exists(path)]:
+            unmatched.append(f"{lost[0]}: in dataset.json but not in the folder")
             continue
-        who = subject_of(stem(path.name), subject, one_image_per_subject=one_image_per_subject, source=src)
-        row: Row = {"image": [path], "subject": who, "site": site}
+        who = subject_of(stem(paths[0].name), subject, one_image_per_subject=one_image_per_subject, source=src)
+        row: Row = {"image": paths, "subject": who, "site": site}
         if mask and os.path.exists(src / mask):
             row["mask"] = src / mask
         elif mask:
@@ -89,6 +90,14 @@ def _list(described: dict[str, Any], key: str, src: Path, *, optional: bool = Fa
     if not isinstance(held, list):
         raise ManifestError(f"{src / 'dataset.json'}: '{key}' is a {type(held).__name__}; expected a list of cases; correct SRC")
     return held
+
+
+def _texts(entry: object, src: Path) -> list[str]:
+    """The image of a case: one file, or as MONAI writes it a list of channels."""
+    held = entry.get("image") if isinstance(entry, dict) else None
+    if isinstance(held, list) and held and all(isinstance(one, str) and one for one in held):
+        return list(held)
+    return [_text(entry, "image", src)]
 
 
 def _text(entry: object, key: str, src: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from allograft.cohort.dicom import is_dicom
+from allograft.cohort.readers.dicom import is_dicom
 from allograft.errors import ManifestError
 
 _TOKEN = re.compile(r"\{([^{}]*)\}|\*\*/|\*\*|\*")

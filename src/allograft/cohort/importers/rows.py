@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from allograft.cohort.manifest import KNOWN, LABELS, SPLITS, read_manifest
+from allograft.cohort.readers.files import suffix_of
 from allograft.errors import ManifestError, OutputError, nearest
 from allograft.tree import write_bytes
 
@@ -97,7 +98,22 @@ def write_manifest(
         _undo(manifest, before, made)
         raise
     chosen = [new[i * (len(new) - 1) // 4] for i in range(5)] if len(new) > 5 else new
-    return Imported(manifest, len(new), tuple(map(_example, chosen)), tuple(unmatched), tuple(notes))
+    return Imported(manifest, len(new), tuple(map(_example, chosen)), tuple(unmatched), (*notes, *_not_taken(rows)))
+
+
+def _not_taken(rows: Sequence[Row]) -> list[str]:
+    """Files beside the images that are images by another suffix and in no row: how many in each folder."""
+    cells = [one for row in rows for value in row.values() for one in (value if isinstance(value, list) else [value])]
+    taken = {os.path.abspath(one) for one in cells if isinstance(one, Path)}
+    images = {one for row in rows for one in row["image"] if isinstance(one, Path) and not one.is_dir()}
+    suffixes = {suffix_of(one) for one in images}
+    left: dict[tuple[str, str], int] = {}
+    for folder in sorted({one.parent for one in images}):
+        for path in folder.iterdir():
+            suffix = suffix_of(path)
+            if suffix and suffix not in suffixes and os.path.abspath(path) not in taken and not path.name.startswith("."):
+                left[folder.name, suffix] = left.get((folder.name, suffix), 0) + 1
+    return [f"{folder}: {count} files ending in {suffix} not taken" for (folder, suffix), count in sorted(left.items())]
 
 
 def _undo(manifest: Path, before: bytes | None, made: Sequence[Path]) -> None:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from allograft.cohort.dicom import is_dicom
 from allograft.cohort.importers.patterns import Pattern
 from allograft.cohort.manifest import KNOWN
 from allograft.cohort.readers import SUFFIXES
+from allograft.cohort.readers.dicom import is_dicom
+from allograft.cohort.readers.files import is_second
 from allograft.errors import ManifestError, nearest
 
 
@@ -72,7 +73,7 @@ def stem(name: str) -> str:
 
 def is_image(path: Path) -> bool:
     """Whether a file can be read as an image by its name, or is DICOM; folders are taken to be series."""
-    return path.is_dir() or path.name.lower().endswith(SUFFIXES) or is_dicom(path)
+    return path.is_dir() or (path.name.lower().endswith(SUFFIXES) and not is_second(path)) or is_dicom(path)
 
 
 def class_names(found: set[str], classes: Mapping[str, str] | None, source: Path) -> dict[str, str]:

@@ -42,7 +42,8 @@ def import_voc(
             why = "no image of that name" if not found else f"more than one partner for {found[0].name}"
             unmatched.append(f"{xml.name}: {why}")
             continue
-        boxes = _boxes(tree, xml, 0 if zero_based else 1)
+        boxes, flat = _boxes(tree, xml, 0 if zero_based else 1)
+        unmatched += [f"{xml.name}: {flat} boxes without area, left out"] if flat else []
         used.add(found[0])
         labels.update(boxes.labels)
         files.append(boxes.file(found[0], out))
@@ -77,8 +78,9 @@ def _parsed(path: Path) -> Any:
         raise ManifestError(f"{path}: cannot be read as XML ({error}); export it again") from error
 
 
-def _boxes(tree: Any, path: Path, first: int) -> BoxFile:
-    boxes = BoxFile()
+def _boxes(tree: Any, path: Path, first: int) -> tuple[BoxFile, int]:
+    """The boxes of a file, and how many have no area."""
+    boxes, flat = BoxFile(), 0
     width, height = (_whole(tree.findtext(f"size/{side}")) for side in ("width", "height"))
     size = (width, height) if width and height else None
     for number, one in enumerate(tree.iter("object"), 1):
@@ -87,8 +89,8 @@ def _boxes(tree: Any, path: Path, first: int) -> BoxFile:
         if None in corners:
             raise ManifestError(f"{where}: no bndbox of xmin, ymin, xmax, ymax in numbers; mend or remove it")
         x0, y0, x1, y1 = (float(corner) for corner in corners if corner is not None)
-        boxes.add([x0 - first, y0 - first, x1, y1], one.findtext("name") or "", size, where)
-    return boxes
+        flat += not boxes.add([x0 - first, y0 - first, x1, y1], one.findtext("name") or "", size, where)
+    return boxes, flat
 
 
 def _number(text: str | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from allograft.cohort.readers import Picture, check_pixels
+from allograft.cohort.picture import Picture, check_pixels
 from allograft.errors import ImageError
 
 _MOST_CHANNELS = 4  # a first axis that is longer is as likely rows or slices
@@ -33,11 +33,11 @@ def read_array(path: Path, *, mask: bool) -> Picture:
         return Picture(array[None], None)
     if len(shape) not in (3, 4) or shape[0] > (1 if mask else _MOST_CHANNELS):
         if mask:
-            wanted, mend = "(H, W) or (i, j, k) class numbers", "take the argmax of one-hot channels"
+            wanted, fix = "(H, W) or (i, j, k) class numbers", "take the argmax of one-hot channels"
         else:
             wanted = f"(H, W), (C, H, W) or (C, i, j, k) with at most {_MOST_CHANNELS} channels first"
-            mend = "save array[None] for a volume, np.moveaxis(array, -1, 0) for colours last, one file a channel for more"
-        raise ImageError(f"{path}: an array of shape {shape}; expected {wanted}; {mend}")
+            fix = "save array[None] for a volume, np.moveaxis(array, -1, 0) for colours last, one file per channel for more"
+        raise ImageError(f"{path}: an array of shape {shape}; expected {wanted}; {fix}")
     return Picture(array, None)
 
 
@@ -61,15 +61,15 @@ def _stored(path: Path, key: str) -> np.ndarray:
 
 
 def _check_header(path: Path, file: IO[bytes], size: int) -> None:
-    """Refuse an array that is larger than what is stored of it, before it is made. ``file`` stands behind the magic string."""
+    """Refuse an array that is larger than what is stored of it, before it is made. ``file`` is behind the magic string."""
     version = tuple(file.read(2))
-    if version != (1, 0):  # the length of the header is told in four bytes
+    if version != (1, 0):  # the length of the header is stored in four bytes
         length = int.from_bytes(file.read(4), "little")
         file.seek(-4, 1)
         if length > size:
-            raise ImageError(f"{path}: its header tells of a header of {length} bytes, more than the file holds; save it again")
+            raise ImageError(f"{path}: its header declares a header of {length} bytes, more than the file holds; save it again")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     check_pixels(path, shape)
     if math.prod(shape) * dtype.itemsize > size:
-        raise ImageError(f"{path}: its header tells of an array {shape} of {dtype}, more than the file holds; save it again")
+        raise ImageError(f"{path}: its header declares an array {shape} of {dtype}, more than the file holds; save it again")

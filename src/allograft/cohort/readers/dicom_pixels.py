@@ -1,0 +1,113 @@
+"""The pixels of a DICOM object as its header declares them: kind, frames, samples, bits, palette and rescaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allograft.cohort.picture import check_pixels
+from allograft.errors import ImageError
+
+GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_OVERLAYS = tuple(0x60000102 + 0x20000 * number for number in range(16))
+PIXEL_TAGS = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *(f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+    *_OVERLAYS,
+)
+
+
+def frames_of(path: Path, dataset: Any, groups: Sequence[Any], *, mask: bool) -> list[np.ndarray]:
+    """(C, rows, columns) of each frame: grey rescaled as the frame's own ``groups`` say, colour as RGB."""
+    from pydicom.pixels import apply_color_lut
+
+    kind = str(dataset.PhotometricInterpretation)
+    if kind not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        raise ImageError(f"{path}: pixels of kind {kind!r}; expected grey, palette, RGB or YBR; convert it to RGB")
+    shape = (int(dataset.get("SamplesPerPixel") or 1), int(dataset.Rows), int(dataset.Columns))
+    check_pixels(path, (len(groups), *shape))
+    array = _decoded(path, dataset)
+    wanted = (*((len(groups),) if len(groups) > 1 else ()), *shape[1:], *(shape[:1] if shape[0] > 1 else ()))
+    if array.shape != wanted:
+        raise ImageError(f"{path}: decoded to {array.shape}, its header declares {wanted}; export it again from where it came")
+    frames = list(array) if len(groups) > 1 else [array]
+    if kind == "PALETTE COLOR":
+        frames = frames if mask else [apply_color_lut(frame, dataset) for frame in frames]
+    elif kind in GREY:
+        frames = [_scaled(path, frame, dataset, group, inverted=kind == "MONOCHROME1") for frame, group in zip(frames, groups, strict=True)]
+    return [frame[None] if frame.ndim == 2 else np.moveaxis(frame, -1, 0) for frame in frames]
+
+
+def _decoded(path: Path, dataset: Any) -> np.ndarray:
+    from pydicom.pixels import get_decoder, pixel_array
+
+    from allograft.cohort.readers import dicom_codecs
+
+    dicom_codecs.register()
+    syntax = dataset.file_meta.TransferSyntaxUID
+    fix = "decompress it, with gdcmconv --raw or dcmdjpeg for example, or pip install 'pylibjpeg[all]'"
+    try:
+        can_decode = get_decoder(syntax).is_available
+    except NotImplementedError:
+        can_decode = False
+    if not can_decode:
+        raise ImageError(f"{path}: compressed as {syntax.name}, expected a transfer syntax that can be decoded here; {fix}")
+    try:
+        array = pixel_array(dataset)
+    except RuntimeError:  # every decoder failed
+        raise ImageError(f"{path}: compressed as {syntax.name}, and cannot be decoded; export it again, or {fix}") from None
+    _check_bits(path, dataset, array)
+    return np.asarray(array)
+
+
+def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
+    """Refuse pixels with more bits than are declared, which pydicom cuts off; an overlay may lie there."""
+    from pydicom.pixels import pixel_array
+
+    stored, allocated = int(dataset.get("BitsStored") or 0), int(dataset.get("BitsAllocated") or 0)
+    if array.dtype.kind not in "ui" or "PixelData" not in dataset:
+        return
+    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
+        found = f"{stored} bits stored below bit {int(dataset.HighBit)}"
+        raise ImageError(f"{path}: {found}; expected the highest at {stored - 1}; export it again, dcmconv or gdcmconv do")
+    signed = bool(dataset.PixelRepresentation)
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    if array.size and not low <= int(array.min()) <= int(array.max()) <= high:
+        found = f"pixels from {array.min()} to {array.max()}, but its header declares {stored} bits ({low} to {high})"
+        raise ImageError(f"{path}: {found}; export it again from where it came")
+    overlay = any(int(dataset[tag].value or 0) >= stored for tag in _OVERLAYS if tag in dataset)
+    if signed or stored >= allocated or overlay or dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    whole = pixel_array(dataset, raw=True, correct_unused_bits=False)
+    if int(whole.max(initial=0)) > high:
+        found = f"pixels up to {whole.max()}, but its header declares {stored} bits (up to {high})"
+        raise ImageError(f"{path}: {found}; export it again from where it came")
+
+
+def _scaled(path: Path, array: np.ndarray, dataset: Any, group: Any, *, inverted: bool) -> np.ndarray:
+    """The modality's numbers, Hounsfield units say; ``group`` holds the rescaling of an enhanced object's frame."""
+    if inverted and array.dtype.kind == "f":
+        array = -array
+    elif inverted:  # within the stored bits, so that the slices of a series stay comparable
+        top = -1 if dataset.PixelRepresentation else 2 ** int(dataset.BitsStored) - 1
+        array = (top - array.astype(np.int64)).astype(array.dtype)
+    if dataset.get("ModalityLUTSequence"):
+        from pydicom.pixels import apply_modality_lut
+
+        return np.asarray(apply_modality_lut(array, dataset))
+    source = group.get("PixelValueTransformationSequence", dataset)
+    defaults = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+    slope, intercept = (default if source.get(key) is None else float(source[key].value) for key, default in defaults.items())
+    if not (math.isfinite(slope) and math.isfinite(intercept) and slope != 0):
+        raise ImageError(f"{path}: rescale slope {slope:g}, intercept {intercept:g}; expected finite numbers and a slope that is not 0")
+    if (slope, intercept) == (1.0, 0.0):
+        return array
+    values = array.astype(np.float64) * slope + intercept
+    whole = array.dtype.kind in "ui" and slope.is_integer() and intercept.is_integer() and np.abs(values).max(initial=0) < 2**31
+    return values.astype(np.int32 if whole else np.float32)

@@ -1,0 +1,118 @@
+"""Photographs by Pillow: PNG, JPEG, BMP, GIF, PPM and WebP, compared with what their headers declare."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allograft.cohort.picture import Picture
+from allograft.errors import ImageError
+
+# Named, because Pillow would otherwise try every plugin it has, some of which start other programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
+_PLAIN, _ALPHA, _PALETTE = ("1", "L", "RGB", "I", "I;16", "I;16B", "F"), ("LA", "RGBA", "RGBX", "PA"), ("P", "PA")
+
+
+def read_photograph(path: Path, *, mask: bool) -> Picture:
+    """(C, H, W) of what Pillow keeps whole; with ``mask`` a palette's indices and the stored steps of PNG and PGM.
+
+    Raises:
+        ImageError: several frames, modes that are neither grey nor RGB, 16-bit colour, an alpha channel that says more
+            than the colours, damage that a PNG's checksums show.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path, formats=_FORMATS) as stored:
+        frames = 1 if stored.format == "MPO" else getattr(stored, "n_frames", 1)  # a camera's MPO ends with previews
+        if frames > 1:
+            raise ImageError(f"{path}: {frames} frames; expected one; store each alone, or a volume as NIfTI")
+        if stored.mode not in (*_PLAIN, *_ALPHA, *_PALETTE):
+            raise ImageError(f"{path}: pixels of mode {stored.mode}; expected grey, RGB or palette; convert it to RGB")
+        if stored.format == "PNG":
+            _check_png(path)
+        if stored.format == "BMP" and stored.mode == "RGB":
+            _check_bmp(path)
+        scale = _scale(path, str(stored.format)) if mask else 1.0
+        turn = int(stored.getexif().get(274, 1))
+        turned = ImageOps.exif_transpose(stored)
+    array = _channels(path, turned, mask=mask)
+    if scale != 1:
+        array = np.rint(array / scale).astype(array.dtype)
+    return Picture(array, None, turn=turn if turn in range(1, 9) else 1)
+
+
+def _channels(path: Path, image: Any, *, mask: bool) -> np.ndarray:
+    """(C, H, W) without alpha."""
+    if image.mode == "P" and not mask and "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode in _PALETTE and not mask:
+        image = image.convert("RGBA" if image.mode == "PA" else "RGB")
+    array = np.asarray(image)
+    array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return without_alpha(path, array, mask=mask) if image.mode in _ALPHA and image.mode != "RGBX" else array[:3]
+
+
+def without_alpha(path: Path, array: np.ndarray, *, mask: bool) -> np.ndarray:
+    """(C, H, W) without its last channel, alpha, which must say nothing of its own.
+
+    An alpha of one value is dropped. Of a mask also one that is 0 where the mask is 0 and opaque elsewhere.
+
+    Raises:
+        ImageError: with what alpha holds.
+
+    >>> without_alpha(Path("a.png"), np.array([[[5, 6]], [[255, 255]]]), mask=False).tolist()
+    [[[5, 6]]]
+    """
+    colours, alpha = array[:-1], array[-1]
+    low, high = int(alpha.min(initial=0 if not alpha.size else alpha.flat[0])), int(alpha.max(initial=0))
+    if low == high and not (mask and high == 0):
+        return colours
+    if not mask:
+        fix = "where it means nothing, flatten the image: PIL.Image.open(...).convert('RGB')"
+        raise ImageError(f"{path}: an alpha channel from {low} to {high}, which would be dropped; expected the same everywhere; {fix}")
+    if low == 0 and len(np.unique(alpha)) == 2 and ((colours != 0).any(0) == (alpha != 0)).all():
+        return colours
+    drawn = " (the colours are the same everywhere: the mask is drawn in alpha)" if (colours == colours[:, :1, :1]).all() else ""
+    fix = "store the class numbers as grey, of a mask drawn in alpha: PIL.Image.open(...).getchannel('A')"
+    raise ImageError(f"{path}: a mask with an alpha channel from {low} to {high} that its colours do not follow{drawn}; {fix}")
+
+
+def _scale(path: Path, kind: str) -> float:
+    """By how much Pillow multiplies the stored greys of a PNG of 2 or 4 bits, and of a PGM of another maximum."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if kind == "PNG":
+        return {2: 85.0, 4: 17.0}.get(head[24], 1.0) if head[25] == 0 else 1.0
+    found = re.match(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)", head) if kind == "PPM" else None
+    top = int(found[1]) if found else 255
+    return (255 if top <= 255 else 65535) / top
+
+
+def _check_bmp(path: Path) -> None:
+    """Refuse a fourth sample of each pixel that holds something, which Pillow leaves out."""
+    content = path.read_bytes()
+    rest = np.frombuffer(content[int.from_bytes(content[10:14], "little") :], np.uint8)[3::4]
+    if int.from_bytes(content[28:30], "little") == 32 and rest.size and rest.min() != rest.max():
+        found = f"a fourth sample from {rest.min()} to {rest.max()}, which would be dropped"
+        raise ImageError(f"{path}: {found}; expected the same everywhere; store it as PNG or TIFF, or flatten it to RGB")
+
+
+def _check_png(path: Path) -> None:
+    """Refuse what Pillow would cut to 8 bits, and chunks whose checksum is wrong, which it does not look at."""
+    content = path.read_bytes()
+    depth, colour = content[24:26]
+    if depth == 16 and colour != 0:
+        raise ImageError(f"{path}: a PNG of 16 bits per channel in colour or with alpha, which would lose 8 bits; store it as TIFF")
+    place, kind = 8, b""
+    while kind != b"IEND" and place + 12 <= len(content):
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if place + 12 + length > len(content):
+            return  # cut short, which Pillow says
+        body, check = content[place + 4 : place + 8 + length], content[place + 8 + length : place + 12 + length]
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS") and zlib.crc32(body) != int.from_bytes(check, "big"):
+            raise ImageError(f"{path}: a damaged PNG, the checksum of its {kind.decode()} is wrong; export it again from where it came")
+        place += 12 + length

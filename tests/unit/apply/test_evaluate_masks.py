@@ -1,0 +1,112 @@
+"""Another tool's masks: found by their path, brought to the image's axes, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from allograft.apply.evaluate import evaluate
+from allograft.errors import ImageError, ModelError
+
+TASK = {"segmentation": {"classes": ["blob"]}}
+AFFINE = np.diag([1.0, 1, 3, 1])
+MASK = np.zeros((7, 8, 9), np.uint8)
+MASK[2:5, 3:7, 1:4] = 1
+
+
+def volume(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(array), affine), path)
+
+
+def drawn(path: Path, shift: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((12, 12), np.uint8)
+    pixels[3 + shift : 8 + shift, 3:8] = 1
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    volume(tmp_path / "data" / "c1.nii.gz", MASK * 50)
+    volume(tmp_path / "data" / "c1_m.nii.gz", MASK)
+    (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\nc1.nii.gz,c1_m.nii.gz,1,a\n")
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two sites that count alike."""
+    rows = []
+    for site in "ab":
+        drawn(tmp_path / "data" / site / "1.png")
+        drawn(tmp_path / "data" / site / "1_truth.png")
+        rows.append(f"{site}/1.png,{site}/1_truth.png,{site},{site}\n")
+    drawn(tmp_path / "data" / "a" / "2.png")
+    drawn(tmp_path / "data" / "a" / "2_truth.png")
+    rows.append("a/2.png,a/2_truth.png,a2,a\n")
+    (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\n" + "".join(rows))
+    return tmp_path
+
+
+def test_other_axes_score_as_the_same_place(scans: Path) -> None:
+    for number, turn in enumerate(([[0, -1], [1, -1], [2, 1]], [[1, 1], [0, 1], [2, 1]], [[2, 1], [0, -1], [1, 1]])):
+        made = nibabel.Nifti1Image(MASK, AFFINE).as_reoriented(np.array(turn))
+        volume(scans / f"p{number}" / "c1.nii.gz", np.asarray(made.dataobj), made.affine)
+        assert evaluate(scans / f"p{number}", scans / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == 1.0
+
+
+def test_a_mask_one_voxel_away_in_the_file_scores_less(scans: Path) -> None:
+    volume(scans / "p" / "c1.nii.gz", np.roll(MASK, 1, 0))
+    # 36 voxels each, 24 shared
+    assert evaluate(scans / "p", scans / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == pytest.approx(48 / 72)
+
+
+@pytest.mark.parametrize("what", ["far", "size", "shape", "bare"])
+def test_other_places_are_refused(scans: Path, what: str) -> None:
+    far = AFFINE.copy()
+    far[:3, 3] = 500
+    path = scans / "p" / "c1.nii.gz"
+    if what == "bare":
+        path.parent.mkdir()
+        np.save(scans / "p" / "c1.npy", MASK)
+    else:
+        volume(path, MASK[:, :, :8] if what == "shape" else MASK, {"far": far, "size": np.eye(4)}.get(what, AFFINE))
+    words = {"far": r"866\.0 mm", "size": "1 x 1 x 1 mm, expected 1 x 1 x 3 mm", "shape": "shape", "bare": "no voxel size and place"}
+    with pytest.raises(ImageError, match=words[what]):
+        evaluate(scans / "p", scans / "data" / "manifest.csv", task=TASK)
+
+
+def test_predictions_are_found_by_their_path(pictures: Path) -> None:
+    for site, shift in (("a", 0), ("b", 2)):
+        drawn(pictures / "p" / site / "1.png", shift)
+    drawn(pictures / "p" / "a" / "2_mask.png")
+    metrics = evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK).metrics
+    assert (metrics["a"]["dice"], metrics["b"]["dice"]) == (1.0, pytest.approx(0.6))  # 15 of 25 shared
+
+
+def test_a_bare_name_is_enough_where_it_is_one_of_a_kind(pictures: Path) -> None:
+    for site in "ab":
+        drawn(pictures / "p" / site / "1.png")
+    drawn(pictures / "p" / "somewhere" / "2.png")
+    assert evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["1.png", "2.png"], "2 cases and 1 predictions are called '1'"),
+        (["a/1.png", "b/1.png", "x/2.png", "y/2.png"], "1 cases and 2 predictions are called '2'"),
+        (["a/1.png", "a/1.bmp", "b/1.png", "2.png"], "1.png is a prediction for 'a/1.png' too"),
+        (["a/1_mask.png", "b/1.png"], "holds no prediction for 'a/2.png'"),
+    ],
+)
+def test_names_that_do_not_say_which(pictures: Path, files: list[str], words: str) -> None:
+    for name in files:
+        drawn(pictures / "p" / name)
+    with pytest.raises(ModelError, match=words):
+        evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK)
