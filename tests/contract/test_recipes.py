@@ -15,7 +15,7 @@ from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run
 
 from allograft.context import Store
 from allograft.recipe import parse_recipe, total_needs
-from allograft.study.plan import Row, scenario_of
+from allograft.study.plan import scenario_of
 from allograft.table import find
 from allograft.tree import digest, plain
 
@@ -153,12 +153,13 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
 def test_another_seed_has_the_labels_of_other_subjects(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name), seeds=8)
     world, drawn = session.prepare(), set()
+    row = row_of(session, world)
     for seed in range(8):
-        seen = scenario_of(world, Row(session.study.recipes[0], "b", seed, 0))
+        seen = scenario_of(world, replace(row, seed=seed))
         labelled = [case for cohort in seen.target for case in cohort.cases if case.labels]
         subjects = {case.subject for case in labelled}
         assert len(subjects) == BUDGET
-        assert {case.name for case in labelled} == {case.name for case in world.cohort.cases if case.subject in subjects}
+        assert {case.name for case in labelled} == {case.name for case in world.cases() if case.subject in subjects}
         drawn.add(frozenset(subjects))
     assert len(drawn) > 1
 
