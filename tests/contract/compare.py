@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,24 +53,23 @@ def _parts(thing: Any) -> Iterator[bytes]:
 
 
 def left(out: Path) -> dict[str, str]:
-    """Name -> sha256 of everything that a study keeps; units go by their recipes."""
+    """``unit | kind field | place`` -> sha256 of everything that a study keeps, field by field; units go by the names of their recipes."""
     found: dict[str, str] = {}
 
-    def add(kind: str, name: str, kept: dict[str, Any]) -> None:
-        found[f"{kind} {name}"] = sha256({key: value for key, value in kept.items() if key not in LEFT_OUT[kind]})
+    def add(unit: str, kind: str, place: str, kept: dict[str, Any]) -> None:
+        for key in kept.keys() - LEFT_OUT[kind]:
+            found[f"{unit} | {kind} {key} | {place}"] = sha256(kept[key])
 
-    for unit in sorted((out / "units").iterdir()):
-        cards = {path.parent.name: json.loads(path.read_text()) for path in sorted(unit.glob("stages/*/card.json"))}
-        recipe = json.dumps(next(iter(cards.values()), {"recipe": "without stages"})["recipe"], sort_keys=True)
-        add("carry", recipe, tree.load(unit / "carry.safetensors"))
-        for name, figure in json.loads((unit / "figures.json").read_text()).items():
-            add("figure", f"{recipe} {name}", figure)
+    for folder in (out / "units").iterdir():
+        cards = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("stages/*/card.json")}
+        unit = next(iter(next(iter(cards.values()), {"recipe": {"without stages": {}}})["recipe"]))
+        add(unit, "carry", "", tree.load(folder / "carry.safetensors"))
+        add(unit, "figure", "", json.loads((folder / "figures.json").read_text()))
         for stage, card in cards.items():
-            add("card", f"{recipe} {stage}", card)
-    for path in sorted((out / "records").glob("*.json")):
+            add(unit, "card", stage, card)
+    for path in (out / "records").glob("*.json"):
         record = json.loads(path.read_text())
-        recipe = json.dumps({record["recipe"]["name"]: record["recipe"]["parameters"]}, sort_keys=True)
-        add("record", f"{recipe} {record['stage']} {record['site']}-{record['part']}", record)
+        add(record["recipe"]["name"], "record", f"{record['stage']} {record['site']} {record['part']}", record)
     return found
 
 
@@ -92,17 +92,19 @@ def differences(before: dict[str, dict[str, str]], after: dict[str, dict[str, st
         one, other = before.get(method, {}), after.get(method, {})
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name):
-                lines.append(f"{method}: {name}: {one.get(name, 'absent')[:12]} -> {other.get(name, 'absent')[:12]}")
+                lines.append(f"{method} | {name}: {one.get(name, 'absent')[:12]} -> {other.get(name, 'absent')[:12]}")
     return lines
 
 
 def main(action: str, *files: str) -> int:
-    """``write FILE`` or ``diff BEFORE AFTER``."""
+    """``write FILE`` or ``diff BEFORE AFTER``, with a count of each field that differs."""
     if action == "write":
         write(Path(files[0]))
         return 0
     lines = differences(*(json.loads(Path(file).read_text()) for file in files))
     print("\n".join(lines) or "the same")
+    for what, count in sorted(Counter(line.split(" | ")[2] for line in lines if line.count(" | ") > 2).items()):
+        print(f"{count} x {what}")
     return bool(lines)
 
 

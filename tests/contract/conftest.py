@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +12,19 @@ from tests.contract.undisturbed import CHECKPOINTS, Undisturbed, undisturbed_run
 from tests.contract.world import write_cohort
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """A process that ends here leaves what it wrote; only a machine that ends would not, and many small files would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("cohort"))
+    made = write_cohort(tmp_path_factory.mktemp("cohort"))
+    (made.parent / "prepared").mkdir()
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ class Killed(BaseException):
 def killed_and_resumed(expected: Undisturbed, place: str, make: Callable[[Path], Session], out: Path, patch: pytest.MonkeyPatch) -> None:
     """End the row's own unit right after a write, resume it, and compare; the units it is built on are done before."""
     unit, left = expected.row.unit, expected.place(place)
-    shutil.copytree(expected.out, out, ignore=lambda _, names: [name for name in names if name.startswith(unit)])
+    shutil.copytree(expected.out, out, symlinks=True, ignore=lambda _, names: [name for name in names if name.startswith(unit)])
     patch.setattr(Journal, "due", lambda self: self.writes)
 
     def mortal(path: Path) -> None:

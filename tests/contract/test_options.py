@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from tests.contract.directly import Left, left_by
-from tests.contract.world import METHODS, TARGET, contract, request, session_of
+from tests.contract.world import METHODS, contract, request, row_of, session_of
 
 from allograft.recipe import parse_recipe
-from allograft.study.plan import Row, scenario_of
+from allograft.study.plan import scenario_of
 from allograft.table import find
 
 SEEDS = 6
@@ -39,14 +39,15 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
         given = stated.under.get(under, {})
         arguments = {**stated.arguments, **given.get("arguments", {})}
         session = session_of(manifest, tmp_path_factory.mktemp(name), {name: arguments}, **given.get("study", {}))
-        return arguments, session, session.prepare()
+        world = session.prepare()
+        return arguments, session, world, row_of(session, world)
 
     @cache
     def of(name: str, under: str = "", changed: str = "") -> Left:
-        arguments, session, world = prepared(name, under)
+        arguments, session, world, row = prepared(name, under)
         value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
-        return left_by(recipe, scenario_of(world, Row(recipe, TARGET, 0, 0)), session, world)
+        return left_by(recipe, scenario_of(world, replace(row, recipe=recipe)), session, world)
 
     return of
 
@@ -68,20 +69,22 @@ def test_no_option_is_ignored(name: str, option: str, leaves: Leaves) -> None:
 def test_a_recipe_run_again_leaves_the_same(name: str, manifest: Path, leaves: Leaves, tmp_path: Path) -> None:
     """Otherwise the tests here would say nothing."""
     session = session_of(manifest, tmp_path, request(name))
-    world, recipe = session.prepare(), session.study.recipes[0]
-    assert left_by(recipe, scenario_of(world, Row(recipe, TARGET, 0, 0)), session, world) == leaves(name)
+    world = session.prepare()
+    row = row_of(session, world)
+    assert left_by(row.recipe, scenario_of(world, row), session, world) == leaves(name)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if parse_recipe(request(name)).needs.source_images])
 def test_every_source_site_counts(name: str, manifest: Path, tmp_path: Path) -> None:
     """Without the second one a method that sees the source leaves another result, for one seed of a few: a single image may be drawn."""
     session = session_of(manifest, tmp_path, request(name), seeds=SEEDS)
-    recipe = session.study.recipes[0]
+    world = session.prepare()
+    row = row_of(session, world)
+    recipe = row.recipe
     if "first" in options_of(name):
         recipe = replace(recipe, first=parse_recipe("start"))  # so that it is not another source model that differs
-    world = session.prepare()
     for seed in range(SEEDS):
-        both = scenario_of(world, Row(recipe, TARGET, seed, 0))
+        both = scenario_of(world, replace(row, recipe=recipe, seed=seed))
         assert len(both.source) == 2
         first_alone = replace(both, source=both.source[:1])
         if left_by(recipe, both, session, world, seed=seed) != left_by(recipe, first_alone, session, world, seed=seed):

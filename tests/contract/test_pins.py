@@ -25,7 +25,7 @@ def test_no_method_is_pinned_that_is_gone() -> None:
 def test_a_comparison_names_what_differs() -> None:
     before = {"a": {"carry": "0", "record": "1"}, "b": {"carry": "2"}}
     assert differences(before, before) == []
-    assert differences(before, {"a": {"carry": "0", "record": "3"}}) == ["a: record: 1 -> 3", "b: carry: 2 -> absent"]
+    assert differences(before, {"a": {"carry": "0", "record": "3"}}) == ["a | record: 1 -> 3", "b | carry: 2 -> absent"]
     values = torch.arange(4.0)
     assert sha256({"x": values, "y": 1}) == sha256({"y": 1, "x": values.clone()})
     others = [{"x": values.view(2, 2)}, {"x": values.double()}, {"x": values + 1}, {"y": values}, {"x": [values]}]

@@ -41,12 +41,12 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     manifest = write_cohort(folder / "cohort")
     script = folder / "work.py"
     script.write_text(SCRIPT)
-    sources = [str(Path(__file__).parents[2]), str(Path(allograft.__file__).parents[1])]  # what is tested here, whatever is installed
+    roots = (Path(__file__).parents[2], Path(allograft.__file__).parents[1])  # these tests, and the source under test
     done = subprocess.run(
         [sys.executable, str(script), str(manifest), str(folder / "out"), json.dumps(METHODS)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sources)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots))},
         timeout=540,
     )
     assert done.returncode == 0, done.stderr[-2000:]

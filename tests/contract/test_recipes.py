@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from tests.contract.undisturbed import Undisturbed, weights
-from tests.contract.world import BUDGET, METHODS, TARGET, contract, request, row_of, run, session_of, told
+from tests.contract.world import BUDGET, METHODS, contract, request, row_of, run, session_of, told
 
 from allograft.context import Store
 from allograft.recipe import parse_recipe, total_needs
-from allograft.study.plan import Row, scenario_of
+from allograft.study.plan import scenario_of
 from allograft.table import find
 from allograft.tree import digest, plain
 
@@ -153,8 +153,9 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
 def test_another_seed_has_the_labels_of_other_subjects(name: str, manifest: Path, tmp_path: Path) -> None:
     session = session_of(manifest, tmp_path, request(name), seeds=8)
     world, drawn = session.prepare(), set()
+    row = row_of(session, world)
     for seed in range(8):
-        seen = scenario_of(world, Row(session.study.recipes[0], TARGET, seed, 0))
+        seen = scenario_of(world, replace(row, seed=seed))
         labelled = [case for cohort in seen.target for case in cohort.cases if case.labels]
         subjects = {case.subject for case in labelled}
         assert len(subjects) == BUDGET

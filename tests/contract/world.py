@@ -130,7 +130,10 @@ def _write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **changes: Any) -> Session:
-    """A session for one recipe."""
+    """A session for one recipe. Where a folder ``prepared`` lies beside the manifest, sessions share their prepared images there."""
+    if (shared := manifest.parent / "prepared").is_dir() and not (out / "cache").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "cache").symlink_to(shared)
     name = recipe if isinstance(recipe, str) else next(iter(recipe))
     tree: dict[str, Any] = {
         "cohort": manifest.name,

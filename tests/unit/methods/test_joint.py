@@ -10,6 +10,7 @@ from tests.contract.world import run, session_of, write_cohort
 
 from allograft.batch import Batch
 from allograft.step import GradientStep
+from allograft.study.plan import scenario_of
 
 CONTRACT = {"options": {"augmentation": "none"}}
 
@@ -24,6 +25,6 @@ def test_every_site_has_the_same_share_of_a_batch(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(GradientStep, "__call__", watched)
     budget = {"steps": 4, "adapt_steps": 1, "batch_size": 6}
-    world, _, records = run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "joint", budget=budget))
+    world, row, records = run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "joint", budget=budget))
     assert seen == [list("aabbdd")] * 4  # whatever the sites' sizes
-    assert {record.labelled_subjects for record in records.values()} == {world.scenario(world.study.questions[0], 0, 0).target[0].subjects}
+    assert {record.labelled_subjects for record in records.values()} == {scenario_of(world, row).target[0].subjects}
