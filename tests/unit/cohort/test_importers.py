@@ -362,7 +362,7 @@ def test_msd(tmp_path: Path) -> None:
         ("Task04/imagesTr/h_2.nii.gz", "h_2", False),
     ]
     assert len(made.unmatched) == 3
-    assert 'task: {segmentation: {"Anterior": [1], "Posterior": [2]}}' in str(made)
+    assert 'task: {segmentation: {classes: {"Anterior": [1], "Posterior": [2]}}}' in str(made)
     made = import_msd(src, src, site="A", subject="h_{subject}", unlabelled=True)
     assert [case.subject for case in readable(made)] == ["1", "2", "3"]
     with pytest.raises(ManifestError, match="does not fit the subject pattern"):
@@ -404,7 +404,7 @@ def test_nnunet(tmp_path: Path) -> None:
     assert (case.name, case.subject) == ("imagesTr/p1_a_0000.nii.gz;imagesTr/p1_a_0001.nii.gz", "p1")
     assert read_image(case.image).array.shape == (2, 3, 4, 5)
     assert case.labels == {"mask": tmp_path / "labelsTr" / "p1_a.nii.gz"}
-    assert 'segmentation: {"whole": [1, 2], "core": [2]}' in str(made)
+    assert 'segmentation: {classes: {"whole": [1], "whole and core": [2]}}' in str(made)
     lacks = {one.split(":")[0] for one in made.unmatched}
     assert lacks == {"imagesTr/stray.png", "p2_a", "labelsTr/p2_a.nii.gz", "labelsTr/p7_a.nii.gz", "imagesTs/p3_a"}
     made = import_nnunet(tmp_path, tmp_path / "b.csv", site="A", one_image_per_subject=True, unlabelled=True)

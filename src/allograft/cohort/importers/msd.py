@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
 
+from allograft.cohort.importers.labels import mask_notes
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError
@@ -63,26 +64,6 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(held, kind):
         raise ManifestError(f"{path}: holds a {type(held).__name__}; expected a {kind.__name__}; correct SRC")
     return held
-
-
-def mask_notes(labels: object, source: Path) -> list[str]:
-    """The line for a study, from ``{"1": "anterior"}`` or ``{"anterior": 1}``: name -> mask values without the background.
-
-    >>> mask_notes({"0": "background", "1": "anterior"}, Path("."))
-    ['for the study: task: {segmentation: {"anterior": [1]}}']
-    """
-    if not isinstance(labels, dict) or not labels:
-        return []
-    found: dict[str, list[int]] = {}
-    for key, value in labels.items():
-        name, number = (value, key) if isinstance(value, str) and str(key).isdigit() else (key, value)
-        try:
-            numbers = [int(one) for one in (number if isinstance(number, list) else [number])]
-        except (TypeError, ValueError) as error:
-            raise ManifestError(f"{source}: label {name!r} is {number!r}; expected a number; mend dataset.json") from error
-        if numbers != [0] and str(name) != "ignore":
-            found.setdefault(str(name), []).extend(numbers)
-    return [f"for the study: task: {{segmentation: {json.dumps(found)}}}"]
 
 
 def _list(described: dict[str, Any], key: str, src: Path, *, optional: bool = False) -> list[Any]:

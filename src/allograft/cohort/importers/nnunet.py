@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Unpack
 
-from allograft.cohort.importers.msd import mask_notes, read_json
+from allograft.cohort.importers.labels import mask_notes
+from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, is_image, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError

@@ -1,0 +1,54 @@
+"""The line for a study from the labels of a ``dataset.json``: which mask values each class stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from allograft.errors import ManifestError
+
+
+def mask_notes(labels: object, source: Path) -> list[str]:
+    """The line for a study, from ``{"1": "anterior"}`` or ``{"anterior": 1}``: name -> mask values without the background.
+
+    Regions that overlap cannot be learnt by a softmax; the line then names the parts that do not, and a sentence says so.
+
+    >>> mask_notes({"0": "background", "1": "anterior"}, Path("."))
+    ['for the study: task: {segmentation: {classes: {"anterior": [1]}}}']
+    """
+    if not isinstance(labels, dict):
+        return []
+    values = _values(labels, source)
+    ignored = values.pop("ignore", [])
+    owners: dict[int, list[str]] = {}
+    for name, numbers in values.items():
+        for number in dict.fromkeys(numbers):
+            owners.setdefault(number, []).append(name)
+    notes = []
+    if shared := next((number for number, names in owners.items() if len(names) > 1), None):
+        first, second, *_ = owners[shared]
+        found = f"mask value {shared} belongs to both '{first}' and '{second}'"
+        notes.append(f"regions overlap: {found}, and a pixel has one class here; the line names the parts between them")
+        values = {}
+        for number, names in owners.items():
+            values.setdefault(" and ".join(names), []).append(number)
+    if ignored:
+        listed = ", ".join(map(str, ignored))
+        notes.append(f"mask value {listed} means ignore, which has no class here: a study refuses masks that hold it; use a region")
+    line = f"for the study: task: {{segmentation: {{classes: {json.dumps(values, ensure_ascii=False)}}}}}"
+    return [line, *notes] if values else notes
+
+
+def _values(labels: Mapping[object, object], source: Path) -> dict[str, list[int]]:
+    """Name -> mask values, without the background."""
+    found: dict[str, list[int]] = {}
+    for key, value in labels.items():
+        name, number = (value, key) if isinstance(value, str) and str(key).isdigit() else (str(key), value)
+        try:
+            numbers = [int(str(one)) for one in (number if isinstance(number, list) else [number])]
+        except ValueError as error:
+            raise ManifestError(f"{source}: label {name!r} is {number!r}; expected a number; correct dataset.json") from error
+        if numbers and numbers != [0]:
+            found.setdefault(name, []).extend(numbers)
+    return found
