@@ -156,6 +156,10 @@ def test_pattern_mistakes(hospital: Path) -> None:
     refused("below SRC", image="../{subject}.png")
     refused("below SRC", image="/etc/{subject}")
     refused("is no name", image="{subject.__class__}.png")
+    for image in ("{subject}{eye}.png", "{subject}*.png", "*{subject}.png", "{eye:[LR]}{subject}{visit}.png"):
+        refused("side by side.*write a width or a pattern", image=image)
+    for image in ("{subject:[}.png", "{subject:0}.png", "{subject:}.png", "{subject:(?P<x>.)}.png"):
+        refused("no regular expression|no plain regular expression", image=image)
     refused(r"\{patient\} is not in the image's pattern", mask="A/labels/{patient}.nii.gz")
     refused("narrow that pattern", mask="A/{subject}_*.nii.gz")
     volume(hospital / "A" / "labels" / "p1.nii")
@@ -165,6 +169,20 @@ def test_pattern_mistakes(hospital: Path) -> None:
     refused("did you mean|known", split="training")
     with pytest.raises(ManifestError, match="no such folder"):
         import_folder(hospital / "none", hospital, image="{subject}.png", site="A")
+
+
+def test_fields_side_by_side_need_a_width_or_a_pattern(tmp_path: Path) -> None:
+    """Sixteen eyes of eight patients: never one patient '0' of sixteen images."""
+    for number in range(1, 9):
+        photograph(tmp_path / f"{number:02d}L.png"), photograph(tmp_path / f"{number:02d}R.png")
+    expected = [(f"{number:02d}", eye) for number in range(1, 9) for eye in "LR"]
+    for place, image in enumerate(
+        ("{subject:2}{eye}.png", "{subject}{eye:[LR]}.png", "{subject:2}{eye:1}.png", "{subject:[0-9]+}{eye}.png")
+    ):
+        made = import_folder(tmp_path, tmp_path / f"{place}.csv", image=image, site="A")
+        assert [(case.subject, case.attributes["eye"]) for case in readable(made)] == expected
+    assert Pattern("{site:.+}/{subject:2}.png").match("a/b/01.png") is None  # no piece crosses a folder
+    assert Pattern("{subject:2}/{subject}{eye}.png").match("01/01L.png") == {"subject": "01", "eye": "L"}
 
 
 def test_patterns_repeat_a_name_and_cross_folders() -> None:
@@ -432,7 +450,7 @@ def test_bids(tmp_path: Path) -> None:
     ]
     assert len(made.unmatched) == 4
     (tmp_path / "participants.tsv").write_text("participant_id\tcentre\nsub-01\tnorth\nsub-02\tsouth\n")
-    made = import_bids(tmp_path, tmp_path / "b.csv", site_column="centre", mask="derivatives/manual/sub-{subject}_ses-{session}*.nii.gz")
+    made = import_bids(tmp_path, tmp_path / "b.csv", site_column="centre", mask="derivatives/manual/sub-{subject}_ses-{session}_*.nii.gz")
     assert [case.site for case in readable(made)] == ["north", "south", "south"]
     made = import_bids(tmp_path, tmp_path / "c.csv", suffix=["T1w", "T2w"], site="A")
     assert [case.name for case in readable(made)] == ["sub-01/anat/sub-01_T1w.nii.gz;sub-01/anat/sub-01_T2w.nii.gz"]

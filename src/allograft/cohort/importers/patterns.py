@@ -1,4 +1,7 @@
-"""Path patterns: ``A/{subject}_0000.nii.gz``, with ``*`` for anything within a name and ``**`` for any folders."""
+"""Path patterns: ``A/{subject}_0000.nii.gz``, with ``*`` for anything within a name and ``**`` for any folders.
+
+``{subject:2}`` is a piece of two characters, ``{eye:[LR]}`` one that fits a regular expression.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,21 @@ from pathlib import Path
 from allograft.cohort.readers.dicom import is_dicom
 from allograft.errors import ManifestError
 
-_TOKEN = re.compile(r"\{([^{}]*)\}|\*\*/|\*\*|\*")
+_TOKEN = re.compile(r"\{([^{}:]*)(:[^{}]*)?\}|\*\*/|\*\*|\*")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern of paths below a folder; each ``{name}`` is a piece of one file or folder name, the same wherever it stands.
+    """A pattern of paths below a folder; each ``{name}`` is a piece of one file or folder name, the same everywhere.
+
+    A piece is as short as the characters after it allow.
 
     >>> Pattern("{label}/{subject}_*.png").match("cat/07_a.png")
     {'label': 'cat', 'subject': '07'}
     >>> Pattern("{label}/{subject}_*.png").match("07_a.png") is None
     True
+    >>> Pattern("{subject}{eye:[LR]}.png").match("01L.png")
+    {'subject': '01', 'eye': 'L'}
     """
 
     text: str
@@ -32,20 +39,47 @@ class Pattern:
             raise ManifestError(f"pattern '{self.text}': expected a path below SRC, such as images/{{subject}}.png")
         if wrong := [name for name in self.names if not name.isidentifier()]:
             raise ManifestError(f"pattern '{self.text}': {{{wrong[0]}}} is no name; expected letters in braces, such as {{subject}}")
+        for token in self._tokens:
+            if token[2] is not None:
+                self._check_form(token[2][1:])
+        self._check_neighbours()
+
+    def _check_form(self, form: str) -> None:
+        try:
+            named = re.compile(form).groupindex
+        except (re.error, OverflowError) as error:
+            raise ManifestError(f"pattern '{self.text}': ':{form}' is no regular expression ({error}); correct it") from error
+        if not form or (form.isdigit() and int(form) == 0) or named:
+            found = f"':{form}' is no width and no plain regular expression"
+            raise ManifestError(f"pattern '{self.text}': {found}; expected such as {{subject:2}} or {{eye:[LR]}}")
+
+    def _check_neighbours(self) -> None:
+        """Two neighbours of unknown width could part the same name in many ways."""
+        seen: set[str] = set()
+        loose, end = "", -1
+        for token in self._tokens:
+            name = token[1]
+            fixed = token[0] == "**/" or token[2] is not None or name in seen
+            if loose and not fixed and token.start() == end and (name is not None or loose.startswith("{")):
+                found = f"{loose} and {token[0]} stand side by side, so where one ends is unknown"
+                mend = "write a width or a pattern, such as {subject:2} or {eye:[LR]}, or the characters between them"
+                raise ManifestError(f"pattern '{self.text}': {found}; {mend}")
+            loose, end = "" if fixed else token[0], token.end()
+            seen |= {name} if name is not None else set()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names in braces, each once."""
-        return tuple(dict.fromkeys(found[1] for found in _TOKEN.finditer(self.text) if found[1] is not None))
+        return tuple(dict.fromkeys(found[1] for found in self._tokens if found[1] is not None))
 
     def match(self, path: str) -> dict[str, str] | None:
         """What the names stand for in a path, or None when it does not fit."""
         found = self._expression.fullmatch(path)
-        return None if found is None else found.groupdict()
+        return None if found is None or any("/" in value for value in found.groupdict().values()) else found.groupdict()
 
     def walk(self, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         """Files, and folders that are DICOM series, below ``folder`` that fit, in order of their paths."""
-        fixed = _TOKEN.split(self.text, maxsplit=1)[0].rpartition("/")[0]
+        fixed = self.text[: next((token.start() for token in self._tokens), None)].rpartition("/")[0]
         start = folder / fixed
         if not start.is_dir():
             return
@@ -56,15 +90,23 @@ class Pattern:
                 yield path, found
 
     @cached_property
+    def _tokens(self) -> tuple[re.Match[str], ...]:
+        return tuple(_TOKEN.finditer(self.text))
+
+    @cached_property
     def _expression(self) -> re.Pattern[str]:
-        parts, seen, end = [], set(), 0
-        for token in _TOKEN.finditer(self.text):
+        parts: list[str] = []
+        seen: set[str] = set()
+        end = 0
+        for token in self._tokens:
             parts.append(re.escape(self.text[end : token.start()]))
             end = token.end()
             if (name := token[1]) is None:
                 parts.append({"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*"}[token[0]])
             else:
-                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
+                form = (token[2] or "")[1:]
+                form = f"[^/]{{{form}}}" if form.isdigit() else form or "[^/]+?"
+                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{form})")
                 seen.add(name)
         return re.compile("".join(parts) + re.escape(self.text[end:]), re.DOTALL)
 

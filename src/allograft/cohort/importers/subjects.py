@@ -21,11 +21,12 @@ def subject_of(name: str, pattern: str | None, *, one_image_per_subject: bool, s
     'p07'
     """
     if pattern is not None:
-        if "{subject}" not in pattern:
+        shape = Pattern(pattern)
+        if "subject" not in shape.names:
             raise ManifestError(f"subject pattern '{pattern}': expected {{subject}} in it, such as '{{subject}}_*'")
-        found = Pattern(pattern).match(name)
+        found = shape.match(name)
         if found is None:
-            raise ManifestError(f"{source}: '{name}' does not fit the subject pattern '{pattern}'; mend the pattern")
+            raise ManifestError(f"{source}: '{name}' does not fit the subject pattern '{pattern}'; correct the pattern")
         return found["subject"]
     need_subject(source, one_image_per_subject=one_image_per_subject)
     return name
