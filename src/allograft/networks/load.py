@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from allograft.errors import ModelError
-from allograft.networks.fetch import named_weights
 from allograft.networks.fit import fitted
 from allograft.networks.network import own_spec
+from allograft.networks.stored_weights import stored_weights
 
-INSIDE = ("state_dict", "model_state_dict", "network_weights", "model", "network", "net", "teacher", "student")
-"""Where training scripts put the weights among other things."""
-REMOVED = ("", "module.", "model.", "network.", "net.", "backbone.", "encoder.", "module.model.", "module.backbone.")
+WRAPPERS = ("module", "_orig_mod", "model", "network", "net", "backbone", "encoder")
 ADDED = ("", "encoder.", "swinViT.", "module.")
-"""Prefixes that files have and networks have not, and the other way round: wrappers (ours of a user's module), weights of an encoder."""
+"""Names that files put before those of a network, in any number, and prefixes of networks that files lack: wrappers, encoders."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,7 @@ class LoadReport:
         skipped: in the file, but of no use here, each with the reason.
         missing: in the network, but not loaded; they keep their random start.
         anew: why parts start at random: heads for other classes, for example.
+        unread: NumPy values of the file, by their place in it; only tensors are read.
     """
 
     matched: tuple[str, ...]
@@ -41,10 +39,13 @@ class LoadReport:
     skipped: tuple[str, ...]
     missing: tuple[str, ...]
     anew: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         counts = (f"{len(self.reshaped)} reshaped, " if self.reshaped else "") + f"{len(self.skipped)} skipped, {len(self.missing)} missing"
-        return "; ".join([f"{len(self.matched)} tensors matched, {counts}", *self.anew])
+        more = f" and {len(self.unread) - 3} more" if len(self.unread) > 3 else ""
+        unread = [f"NumPy values not read: {', '.join(self.unread[:3])}{more}"] if self.unread else []
+        return "; ".join([f"{len(self.matched)} tensors matched, {counts}", *self.anew, *unread])
 
 
 def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str] | None = None) -> LoadReport:
@@ -55,18 +56,39 @@ def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str]
     classes is left as drawn.
 
     Args:
-        source: a model folder of ours; a ``.safetensors`` file; a file of ``torch.save`` that holds tensors and nothing else, as they are
-            or under a key such as ``state_dict``; ``timm:NAME``; ``hf:OWNER/NAME[/FILE]``.
+        source: a model folder of ours; a ``.safetensors`` file; a file of ``torch.save`` that holds tensors and plain or NumPy values, as
+            they are or under a key such as ``state_dict``; ``timm:NAME``; ``hf:OWNER/NAME[/FILE]``.
 
     Raises:
-        ModelError: no such weights, a file that holds more than tensors (it is not opened further), or not one tensor that fits.
+        ModelError: no such weights, a file that holds more than these (it is not opened further), not one tensor that fits, or a tensor
+            with values that are not finite.
     """
-    state = read_weights(source)
+    state, unread = stored_weights(source)
     match = matched(network, state, anew or {})
     if not match.loaded:
-        raise ModelError(f"{source}: none of its {len(state)} tensors fits this network; choose the network that it was trained with")
+        raise ModelError(f"{source}: {_why_none(network, state, match)}")
+    _check_finite(network, match.loaded, source)
     network.load_state_dict(match.loaded, strict=False)
-    return match.report
+    return replace(match.report, unread=unread)
+
+
+def _why_none(network: nn.Module, state: Mapping[str, Tensor], match: Match) -> str:
+    """Whether names or shapes differ, with an example."""
+    none = f"none of its {len(state)} tensors fits this network"
+    if shaped := next((f"'{name}' has {why}" for name, why in match.unfit.items() if why.startswith("shape")), None):
+        return f"{none}; names fit, shapes do not: {shaped}; choose the network and the settings that it was trained with"
+    theirs, ours = next(iter(state)), next(iter(network.state_dict()), "no tensor")
+    mend = "choose the network that it was trained with, or save its weights under these names"
+    return f"{none} by name; the file begins with '{theirs[:80]}', the network with '{ours}'; {mend}"
+
+
+def _check_finite(network: nn.Module, loaded: Mapping[str, Tensor], source: Path | str) -> None:
+    """Refuse NaN and infinity, which would show as a loss that diverges; a buffer may hold what the network's own holds."""
+    own = network.state_dict()
+    for name, value in loaded.items():
+        if value.is_floating_point() and (number := int((~value.isfinite() & own[name].isfinite().cpu()).sum())):
+            found = f"{number} of {value.numel()} values of '{name}' are NaN or infinite"
+            raise ModelError(f"{source}: {found}: the training that wrote the file had diverged; take an earlier checkpoint of it")
 
 
 @dataclass(frozen=True)
@@ -134,56 +156,6 @@ def inside(name: str, parts: Sequence[str]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def read_weights(source: Path | str) -> dict[str, Tensor]:
-    """A flat name -> tensor mapping. Of a model folder: the first network in it."""
-    path = named_weights(source) or Path(source)
-    file = path / "model.safetensors" if os.path.isdir(path) else path
-    if not os.path.isfile(file):  # which says no to a name that is too long, where Path raises
-        raise ModelError(
-            f"{str(path)[:200]}: no such weights; expected 'scratch', a model folder, a .safetensors or .pt file, "
-            "timm:NAME or hf:OWNER/NAME"
-        )
-    state = _safetensors(file) if file.suffix == ".safetensors" else _state_dict(file)
-    if os.path.isdir(path):
-        prefix = min((key.split("/")[0] for key in state if "/" in key), default="", key=len)
-        state = {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
-    return state
-
-
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        state: dict[str, Tensor] = load_file(file)
-    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
-        raise ModelError(f"{file}: no safetensors file ({error}); export the weights again") from error
-    return state
-
-
-def _state_dict(file: Path) -> dict[str, Tensor]:
-    """What ``torch.save`` wrote of tensors alone; anything else in the file is refused by torch before it is made."""
-    import torch
-
-    try:
-        if zipfile.is_zipfile(file) and sum(one.file_size for one in zipfile.ZipFile(file).infolist()) > file.stat().st_size:
-            raise ValueError("compressed, which torch.save never does")  # a few kilobytes could stand for terabytes
-        kept: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is none may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        mend = "save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors"
-        raise ModelError(f"{file}: no plain state dict ({reason}); files that hold more than tensors are not opened: {mend}") from error
-    for _ in range(3):
-        inner = next((kept[key] for key in INSIDE if isinstance(kept.get(key), Mapping)), None) if isinstance(kept, Mapping) else None
-        kept = kept if inner is None else inner
-    tensors = {str(key): value for key, value in kept.items() if isinstance(value, Tensor)} if isinstance(kept, Mapping) else {}
-    if not tensors:
-        raise ModelError(f"{file}: holds no weights; expected name -> tensor, as model.state_dict() gives it")
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ModelError(f"{file}: '{name}' of shape {tuple(tensor.shape)} is larger than what is stored of it; save it again")
-    return tensors
-
-
 def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, str]:
     """Key of the state dict -> its name in the network under the prefixes that resolve most keys.
 
@@ -191,13 +163,47 @@ def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Te
     """
     aliases: Mapping[str, str] = getattr(network, "aliases", {})
     known = {**{name: name for name in own}, **{theirs: ours for theirs, ours in aliases.items() if ours in own}}
+    plain = _uncompiled(state, own)
     found, most = dict.fromkeys(state, ""), 0
-    for removed, added in product(REMOVED, prefixes):
-        names = {key: added + key.removeprefix(removed) for key in state if key.startswith(removed)}
+    for removed, added in product(_removable(plain.values()), prefixes):
+        names = {key: added + text.removeprefix(removed) for key, text in plain.items() if text.startswith(removed)}
         resolved = sum(name in known for name in names.values())
-        if resolved > most:
+        if resolved > most and (_is_wrapper(removed) or 2 * resolved > len(own)):  # a part of another network may fit by chance
             most, found = resolved, {key: known.get(names.get(key, ""), names.get(key, "")) for key in state}
     return found
+
+
+def _uncompiled(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Key -> the key without what ``torch.compile`` puts into names, at any place in them."""
+    plain = {key: re.sub(r"(^|\.)(?:_orig_mod\.)+", r"\1", key) for key in state}
+    unsafe = len(set(plain.values())) < len(plain) or any("_orig_mod" in name for name in own)
+    return {key: key for key in state} if unsafe else plain
+
+
+def _removable(keys: Iterable[str]) -> list[str]:
+    """Prefixes that may be a wrapper's, shortest first: ``WRAPPERS`` in any number, and what most keys have in common.
+
+    >>> _removable(["net.model.a.weight", "net.model.a.bias", "loss.weight"])
+    ['', 'net.', 'net.model.', 'net.model.a.']
+    """
+    counts: Counter[str] = Counter()
+    wrapped, number = {""}, 0
+    for number, key in enumerate(keys, 1):
+        parts = key.split(".")[:-1]
+        heads = [".".join(parts[: i + 1]) + "." for i in range(len(parts))]
+        counts.update(heads)
+        wrapped.update(filter(_is_wrapper, heads))
+    common = {head for head, count in counts.items() if 2 * count > number}
+
+    def order(head: str) -> tuple[int, list[int], str]:
+        parts = head.split(".")[:-1]
+        return len(parts), [WRAPPERS.index(part) if part in WRAPPERS else len(WRAPPERS) for part in parts], head
+
+    return sorted(wrapped | common, key=order)
+
+
+def _is_wrapper(prefix: str) -> bool:
+    return set(prefix.split(".")[:-1]) <= set(WRAPPERS)
 
 
 def _in_channels(network: nn.Module) -> int | None:

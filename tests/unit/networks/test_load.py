@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from allograft.errors import ModelError
 from allograft.networks import build
 from allograft.networks.fit import inflated, rechannelled, resampled
-from allograft.networks.load import load_weights, read_weights
+from allograft.networks.load import load_weights
+from allograft.networks.stored_weights import stored_weights
 from allograft.predictor import Direct, save_predictor
 
 UNET: dict[str, Any] = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}}
@@ -68,6 +70,77 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=told) as error:
             load_weights(network, tmp_path / name)
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "module._orig_mod.", "model._orig_mod.", "net.model.", "_orig_mod.module.", "unet.", "student.unet."],
+)
+def test_prefixes_of_wrappers_are_removed_in_any_number(tmp_path: Path, prefix: str) -> None:
+    trained, fresh = build(UNET), build(UNET)
+    state = {prefix + key: value for key, value in trained.state_dict().items()}
+    torch.save({"state_dict": state | {"loss.weight": torch.ones(3)}}, tmp_path / "w.pt")
+    report = load_weights(fresh, tmp_path / "w.pt")
+    assert (len(report.matched), report.skipped, report.missing) == (len(state), ("loss.weight: no such tensor here",), ())
+    assert all(torch.equal(value, fresh.state_dict()[key.removeprefix(prefix)]) for key, value in state.items())
+
+
+def test_parts_that_were_compiled_alone_fit(tmp_path: Path) -> None:
+    whole = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 3)))
+    state = {"0._orig_mod.weight": torch.ones(2, 2), "_orig_mod.1._orig_mod.0._orig_mod.bias": torch.ones(3)}
+    torch.save(state, tmp_path / "w.pt")
+    assert load_weights(whole, tmp_path / "w.pt").matched == ("0.weight", "1.0.bias")
+
+
+def test_a_file_of_another_network_is_refused_with_both_names_or_both_shapes(tmp_path: Path) -> None:
+    torch.save({"layer1.conv.weight": torch.ones(2, 2)}, tmp_path / "names.pt")
+    torch.save({"module.weight": torch.ones(3, 3), "module.bias": torch.ones(3)}, tmp_path / "shapes.pt")
+    with pytest.raises(ModelError, match=r"by name; the file begins with 'layer1\.conv\.weight', the network with 'weight'"):
+        load_weights(nn.Linear(2, 2), tmp_path / "names.pt")
+    with pytest.raises(ModelError, match=r"shapes do not: 'weight' has shape \(3, 3\), here \(2, 2\)"):
+        load_weights(nn.Linear(2, 2), tmp_path / "shapes.pt")
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), np.int64(3), np.bool_(True), np.float32(1), np.str_("a"), np.arange(3.0)], ids=repr)
+def test_numpy_values_beside_the_tensors_are_named_and_not_read(tmp_path: Path, value: Any) -> None:
+    kept = {"network_weights": nn.Linear(2, 2).state_dict(), "epoch": 3, "best": value, "log": {"dice": [value, value]}}
+    torch.save(kept, tmp_path / "w.pt")
+    fresh = nn.Linear(2, 2)
+    report = load_weights(fresh, tmp_path / "w.pt")
+    assert (fresh.weight == kept["network_weights"]["weight"]).all()
+    assert report.unread == ("best", "log.dice")
+    assert str(report) == "2 tensors matched, 0 skipped, 0 missing; NumPy values not read: best, log.dice"
+
+
+def test_checkpoints_of_an_older_numpy_are_read(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2, 2), "best": np.float64(0.5)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "w.pt").read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "w.pt").write_bytes(old)
+    assert load_weights(nn.Linear(2, 2), tmp_path / "w.pt").unread == ("best",)
+
+
+def test_an_object_in_a_checkpoint_is_named_and_never_made(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2, 2), "config": Pickled()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"it holds \S*Pickled, which is no tensor") as error:
+        load_weights(nn.Linear(2, 2), tmp_path / "w.pt")
+    assert str(error.value).isprintable()  # no escape codes of a terminal
+    assert "weights_only" not in str(error.value)  # nor advice to run what is in it
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    state = nn.BatchNorm1d(4).state_dict()
+    state["running_var"][1:3] = value
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="2 of 4 values of 'running_var' are NaN or infinite.*earlier checkpoint"):
+        load_weights(nn.BatchNorm1d(4), tmp_path / "w.safetensors")
+
+
+def test_a_buffer_may_be_infinite_where_the_network_s_own_is(tmp_path: Path) -> None:
+    masked = nn.Linear(1, 1)
+    masked.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    save_file(masked.state_dict(), tmp_path / "w.safetensors")
+    assert "mask" in load_weights(masked, tmp_path / "w.safetensors").matched
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -201,13 +274,13 @@ def test_hub_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
     monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path / "kept"))
-    assert read_weights("hf:owner/name")["weight"].shape == (2, 2)
-    assert read_weights("hf:owner/name/deep/w.safetensors")["weight"].shape == (2, 2)
+    assert stored_weights("hf:owner/name")[0]["weight"].shape == (2, 2)
+    assert stored_weights("hf:owner/name/deep/w.safetensors")[0]["weight"].shape == (2, 2)
     assert asked == [("owner/name", "model.safetensors"), ("owner/name", "deep/w.safetensors")]
     kept = tmp_path / "kept" / "owner" / "name"
     kept.mkdir(parents=True)
     save_file({"own": torch.ones(1)}, kept / "model.safetensors")
-    assert set(read_weights("hf:owner/name")) == {"own"}
+    assert set(stored_weights("hf:owner/name")[0]) == {"own"}
     for wrong in ("hf:owner", "hf:owner/../x"):
         with pytest.raises(ModelError, match="expected hf:OWNER/NAME"):
-            read_weights(wrong)
+            stored_weights(wrong)
