@@ -75,7 +75,7 @@ Name = Callable[[Look, str], Named]
 
 
 def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
-    """Files that cannot be read, masks that lie on another grid or hold codes without a class."""
+    """Files that cannot be read, masks that lie on another grid or hold codes without a class, planes among volumes."""
     topics: tuple[tuple[str, Severity, str], ...] = (
         ("unreadable", "stop", "{} cannot be read; export them again, or remove their rows"),
         ("geometry", "stop", "{} with a mask, region, pair or boxes that do not lie on the image; export both on one grid"),
@@ -86,6 +86,12 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         found = [(look, detail) for look in looks for kind, detail in look.problems if kind == topic]
         if found:
             yield Finding(severity, topic, text.format(_count(len(found), "case")), tuple(name(*one) for one in found[:10]))
+    planes, volumes = ([look for look in looks if look.size and len(look.size) == axes] for axes in (2, 3))
+    if planes and volumes:
+        few, word = (planes, "planes") if len(planes) <= len(volumes) else (volumes, "volumes")
+        both = f"{_count(len(planes), 'plane')}, a volume of one slice for example, and {_count(len(volumes), 'volume')} in one cohort"
+        text = f"{both}; a study takes one kind, also with slices: remove the rows of the {word}"
+        yield Finding("stop", "axes", text, tuple(name(look, _times(look.size)) for look in few[:10]))
 
 
 def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Name) -> Iterator[Finding]:
@@ -155,21 +161,18 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
 
 
 def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Preprocessing) -> Iterator[Finding]:
-    """Channels, axes, sizes, orientations, spacings and bit depths that differ between cases."""
+    """Channels, sizes, orientations, spacings and bit depths that differ between cases."""
 
     def of(key: str) -> dict[str, int]:
         return _total(getattr(site, key) for site in sites)
 
-    axes = {len(look.size) for look in looks if look.size}
-    if len(axes) > 1:
-        yield Finding("stop", "axes", "planes and volumes in one cohort; keep one, or cut the volumes into planes (slices:)")
     if len(of("channels")) > 1:
         yield Finding(
             "stop",
             "channels",
             f"different numbers of channels: {_listed(of('channels'))}; convert all to grey or to RGB",
         )
-    if len(of("prepared")) > 1:
+    if len(of("prepared")) > len({size.count("x") for size in of("prepared")}):  # planes among volumes are found by check_files
         sizes = f"{len(of('prepared'))} sizes after the preprocessing ({_listed(of('prepared'))})"
         text = f"{sizes}; batches need one: set preprocessing: size, or patch"
         yield Finding("warning", "size", text)
@@ -237,6 +240,10 @@ def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _times(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _sites(names: Sequence[str]) -> str:

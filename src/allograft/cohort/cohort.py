@@ -159,7 +159,8 @@ class Cohort:
             return 1
         size = self.prepared.image(case)[0].shape[1:]
         if len(size) != 3:
-            raise SpecError(f"slices: image '{case.name}' has {len(size)} axes, slices are cut from volumes; remove slices from the study")
+            mend = "remove its row from the manifest, or slices from the study where no image is a volume"
+            raise SpecError(f"slices: image '{case.name}' has {len(size)} axes, and slices are cut from volumes; {mend}")
         return int(size[self.slices.axis])
 
     def restack(self, values: Tensor) -> Tensor:

@@ -255,7 +255,8 @@ def _positive(values: Sequence[float] | None, dimensions: int, key: str, name: s
         return None
     if len(values) != dimensions:
         found = f"preprocessing {key} {tuple(values)} has {len(values)} numbers, the image {dimensions} axes"
-        raise SpecError(f"{name}: {found}; give one number for each axis")
+        mend = f"give one number for each axis, or remove the row where the other images have {len(values)} axes"
+        raise SpecError(f"{name}: {found}; {mend}")
     whole = key == "size"
     if not all(math.isfinite(value) and value > 0 and (not whole or value == int(value)) for value in values):
         raise SpecError(f"{name}: preprocessing {key} {tuple(values)}; expected {'whole numbers' if whole else 'mm'} above 0")

@@ -100,6 +100,19 @@ def test_masks_regions_pairs_and_boxes_off_their_image(tmp_path: Path) -> None:
     assert found.sites[0].boxes == {"n": 2, "m": 1}
 
 
+@pytest.mark.parametrize("single", [1, 4])
+def test_planes_among_volumes_can_be_removed_as_doctor_says(tmp_path: Path, single: int) -> None:
+    """Volumes of one slice are planes, and no option makes one kind of both."""
+    rows = [{"image": (np.zeros((9, 8, 1 if i < single else 6), np.int16) + i, np.eye(4))} for i in range(5)]
+    found = examine(cohort(tmp_path, rows))
+    (axes,) = [one for one in found.findings if one.topic == "axes"]
+    assert [one.row for one in axes.cases] == ([2] if single == 1 else [6])
+    assert f"remove the rows of the {'planes' if single == 1 else 'volumes'}" in axes.text
+    assert "size" not in topics(found)  # one number for each axis could not be given
+    left = [row for number, row in enumerate(rows, 2) if number not in {one.row for one in axes.cases}]
+    assert "axes" not in topics(examine(cohort(tmp_path, left)))
+
+
 def test_codes_without_a_class_are_found_with_the_coding(tmp_path: Path) -> None:
     manifest = cohort(tmp_path, [{"image": picture(i), "mask": binary(i) * (i + 1)} for i in range(3)])
     assert "codes" not in topics(examine(manifest))
