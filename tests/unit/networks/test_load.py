@@ -132,7 +132,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
     state = nn.BatchNorm1d(4).state_dict()
     state["running_var"][1:3] = value
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match="2 of 4 values of 'running_var' are NaN or infinite.*earlier checkpoint"):
+    with pytest.raises(ModelError, match=r"2 of 4 values of 'running_var' are NaN or infinite.*earlier checkpoint"):
         load_weights(nn.BatchNorm1d(4), tmp_path / "w.safetensors")
 
 
