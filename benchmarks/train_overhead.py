@@ -14,7 +14,7 @@ from allograft.phantoms.brain import write_brain
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.seeds import Seeds
-from allograft.study.spec import make_study
+from allograft.study.reading import make_study
 from allograft.study.world import World
 from allograft.train import train
 

@@ -13,7 +13,8 @@ from allograft.predictor.folder import read_card
 from allograft.recipe import Grid, title
 from allograft.run.session import Result
 from allograft.studies import run_study
-from allograft.study.spec import make_study, source_free
+from allograft.study.reading import make_study
+from allograft.study.spec import source_free
 
 BEFORE = "before"
 """Folder of the old model, beside those of the study."""

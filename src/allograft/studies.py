@@ -18,11 +18,13 @@ from allograft.results.csv_files import join_files
 from allograft.results.evidence import FILE as VERDICTS
 from allograft.results.models import facts
 from allograft.results.record import read_all
+from allograft.results.select import as_recorded
 from allograft.run.fabric import local_fabric
-from allograft.run.session import NetworkSource, Result, Session, as_recorded
+from allograft.run.session import NetworkSource, Result, Session
 from allograft.study.parts import part_folder, parts_of
 from allograft.study.plan import Row, scenario_of
-from allograft.study.spec import Study, kept_study, make_study
+from allograft.study.reading import kept_study, make_study
+from allograft.study.spec import Study
 from allograft.study.world import World
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from allograft.phantoms.histology import write_histology
 from allograft.results.record import Record, read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
+from allograft.study.keys import Question
 from allograft.study.plan import Row, scenario_of
-from allograft.study.spec import Question, make_study
+from allograft.study.reading import make_study
 from allograft.study.world import World
 from allograft.table import rows
 

@@ -14,7 +14,7 @@ from allograft.cohort.manifest import read_manifest
 from allograft.errors import AllograftError
 from allograft.predictor.folder import load_predictor, read_card, save_predictor
 from allograft.strict import parse_yaml
-from allograft.study.spec import make_study, read_study
+from allograft.study.reading import make_study, read_study
 
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 JSON = st.recursive(

@@ -13,7 +13,7 @@ from allograft.phantoms.brain import write_brain
 from allograft.results.record import read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
-from allograft.study.spec import make_study
+from allograft.study.reading import make_study
 
 pytestmark = [pytest.mark.science, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore:fourier:UserWarning")]
 

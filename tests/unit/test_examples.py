@@ -15,9 +15,11 @@ from allograft.phantoms.fundus import write_fundus
 from allograft.recipe import title, total_needs
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
+from allograft.study.keys import Question, TargetLabels
 from allograft.study.parts import parts_of
 from allograft.study.plan import Plan, scenario_of
-from allograft.study.spec import Question, Study, TargetLabels, read_study
+from allograft.study.reading import read_study
+from allograft.study.spec import Study
 from allograft.study.world import World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

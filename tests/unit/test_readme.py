@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from allograft.study.spec import read_study
+from allograft.study.reading import read_study
 from allograft.table import rows
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from allograft.context import Budget, Context, Node, Settings
 from allograft.recipe import total_needs
 from allograft.run.fabric import local_fabric
 from allograft.seeds import Seeds
+from allograft.study.keys import Question
 from allograft.study.plan import Row
-from allograft.study.spec import Question
 from allograft.tasks.segmentation import Segmentation
 
 VESSEL = Segmentation(("vessel",))

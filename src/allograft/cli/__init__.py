@@ -193,7 +193,7 @@ def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folde
     from allograft.recipe import candidates
     from allograft.study import read_study
     from allograft.study.cite import OURS, bibtex, papers
-    from allograft.study.spec import kept_study
+    from allograft.study.reading import kept_study
 
     asked = kept_study(file) if file.is_dir() else read_study(file)
     print("\n\n".join(bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))))

@@ -11,8 +11,9 @@ from pathlib import PurePath
 from allograft.recipe import title, total_needs
 from allograft.results.record import Record
 from allograft.results.select import NOT_YET, Line
+from allograft.study.keys import TargetLabels
 from allograft.study.plan import Plan
-from allograft.study.spec import Study, TargetLabels
+from allograft.study.spec import Study
 from allograft.study.world import World
 from allograft.tree import plain
 

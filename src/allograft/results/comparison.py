@@ -14,8 +14,8 @@ from allograft.results.intervals import Floats, t_limits
 from allograft.results.scores import drawn, is_scored, scores_by_seed, seed_areas, seed_cases, seed_scores
 from allograft.results.select import Line, is_bound
 from allograft.results.statistics import adjust, effect_size, paired, smallest_p, wilcoxon
+from allograft.study.keys import Adjustment, Alternative
 from allograft.study.plan import Plan
-from allograft.study.spec import Adjustment, Alternative
 
 ALPHA = 0.05
 NOTHING = ("supervised", "start")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from allograft.results.intervals import Floats
 
 if TYPE_CHECKING:
-    from allograft.study.spec import Alternative
+    from allograft.study.keys import Alternative
 
 EXACT = 50
 """Up to so many differences p is exact."""

@@ -19,7 +19,7 @@ from allograft.results.intervals import Floats
 from allograft.results.ranks import signed_rank_p
 
 if TYPE_CHECKING:
-    from allograft.study.spec import Adjustment, Alternative
+    from allograft.study.keys import Adjustment, Alternative
 
 POOLED_DRAWS = 199
 """Resamples of a metric that only ``aggregate`` can compute."""

@@ -16,7 +16,7 @@ from allograft.results.intervals import Floats, standard_error, t_limits
 from allograft.results.power import sd_limits, smallest_difference, subjects_needed
 from allograft.results.ranks import signed_rank_p
 from allograft.results.statistics import holm, smallest_p
-from allograft.study.spec import Alternative, Statistics
+from allograft.study.keys import Alternative, Statistics
 
 ALPHA = 0.05
 DRAWS = 400

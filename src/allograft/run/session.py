@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from allograft import tree
-from allograft.cohort import Case, Cohort
 from allograft.cohort.splits import write_splits
 from allograft.context import Context, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
-from allograft.errors import ImageError, OutputError, SpecError
+from allograft.errors import OutputError, SpecError
 from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, spec_of
@@ -28,9 +27,10 @@ from allograft.recipe.needs import check_needs, check_recipe
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.evidence import write_verdicts
 from allograft.results.models import export_models, refuse_training_images
-from allograft.results.record import Record, read_all, record_name
+from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
+from allograft.run.images import prepare_images
 from allograft.run.judge import Judge, failed_record
 from allograft.run.start import anew_in, network_of, refuse_untrained
 from allograft.schedule import make_schedule
@@ -94,7 +94,7 @@ class Session:
         """Read and check everything before anything is trained."""
         _check_writable(self.out)
         world = World.read(self.study, self.out)
-        self._prepare_images(world)
+        prepare_images(world.cohorts, self.say)
         for row in bare_rows(world):
             check_needs(row.recipe, scenario_of(world, row), row.target)
         if self.study.start != "scratch":
@@ -116,21 +116,6 @@ class Session:
         if self.fabric.is_global_zero:
             self._keep(world)
         return world
-
-    def _prepare_images(self, world: World) -> None:
-        """Read, prepare and check every image of every cohort."""
-        count = sum(len(cohort.cases) for cohort in world.cohorts)
-        self.say(f"preparing {count} images")
-        first, empty = world.cohorts[0], 0
-        for cohort in world.cohorts:
-            prepared = cohort.prepared
-            for case in cohort.cases:
-                _check_alike(case, _network_shape(cohort, case), first.cases[0], _network_shape(first, first.cases[0]))
-                prepared.region(case)
-                if "mask" in case.labels and prepared.coding.mask:
-                    empty += not prepared.mask(case).any()
-        if empty:
-            self.say(f"warning: {empty} of {count} images have no foreground; they count as empty, see 'undefined' in the records")
 
     def _keep(self, world: World) -> None:
         """What ``report OUT`` and the next run need: the splits and the study."""
@@ -292,32 +277,6 @@ class Session:
         write_report(page, study=world.study, plan=plan, standing=made, shows=shows)
 
 
-def as_recorded(plan: Plan, records: Iterable[Record]) -> Plan:
-    """The plan, with the unit of an earlier version's run of the same recipe, seed and fold where this version's has no record."""
-    tests = [record for record in records if record.part == "test"]
-    own = {record.unit for record in tests}
-
-    def fits(record: Record, row: Row) -> bool:
-        asked = record.site in row.question.sites and record.fold == row.fold and record.seed == row.seed
-        told = not record.target or record.status == "failed" or row.target in (record.target, *record.target.split("+"))
-        return asked and told and record.recipe.get("title") == title(row.recipe)
-
-    rows = []
-    for row in plan.rows:
-        earlier = sorted({record.unit for record in tests if fits(record, row)}) if row.unit not in own else ()
-        nodes = (*row.nodes[:-1], replace(row.nodes[-1], key=earlier[0])) if earlier else row.nodes
-        rows.append(replace(row, nodes=nodes))
-    return replace(plan, rows=tuple(rows))
-
-
-def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence[int]) -> None:
-    """Raise for an image of other channels, or other dimensions, than the first: no network takes both."""
-    if (shape[0], len(shape)) != (others[0], len(others)):
-        told = f"'{case.name}' of site '{case.site}' has {shape[0]} channels and {len(shape) - 1} dimensions"
-        expected = f"{others[0]} and {len(others) - 1} like '{first.name}' of site '{first.site}'"
-        raise ImageError(f"image {told}; expected {expected}: convert the images to one kind, or leave the site out")
-
-
 def _check_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -326,15 +285,6 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-
-
-def _network_shape(cohort: Cohort, case: Case) -> tuple[int, ...]:
-    """(C, *spatial) of an image as the network gets it, slices with their neighbours as channels."""
-    shape = cohort.prepared.image(case)[0].shape
-    if cohort.slices is None:
-        return tuple(shape)
-    spatial = [length for axis, length in enumerate(shape[1:]) if axis != cohort.slices.axis]
-    return (shape[0] * (2 * cohort.slices.neighbours + 1), *spatial)
 
 
 def _keep_traceback(folder: Path, error: Exception) -> None:

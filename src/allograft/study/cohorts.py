@@ -12,7 +12,8 @@ from allograft.cohort.cohort import categories
 from allograft.errors import SpecError, SplitError, nearest
 from allograft.seeds import Seeds
 from allograft.strict import validated
-from allograft.study.spec import CohortSpec, Gradual, GradualStream, Study
+from allograft.study.keys import CohortSpec, Gradual, GradualStream
+from allograft.study.spec import Study
 from allograft.study.where import take_sides
 from allograft.tree import plain
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from allograft import tree
 from allograft.errors import SpecError
-from allograft.study.spec import Study, TargetLabels, make_study
+from allograft.study.keys import TargetLabels
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 
 PARTS, PAIRS = "parts", "pairs"
 """Folder of the studies that a study of several parts consists of; and as earlier versions called it."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from allograft.context import Context, Node, units_of
 from allograft.networks import AnyNetwork
 from allograft.recipe import AnyRecipe, Grid, Scenario, candidates, title, total_needs
-from allograft.study.spec import Question, Statistics
+from allograft.study.keys import Question, Statistics
 from allograft.study.world import World
 from allograft.tasks import Task
 

@@ -1,11 +1,9 @@
-"""The study file: YAML to frozen dataclasses, strict, closed, and kind about slips."""
+"""A study: one question, its sides, its rows and its settings."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,148 +11,14 @@ from typing import Any, Literal
 from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
-from allograft.errors import OutputError, SpecError
+from allograft.errors import SpecError
 from allograft.recipe import AnyRow, Grid, Needs, Recipe, candidates, every_recipe, is_recipe, parse_recipe, title, total_needs
-from allograft.strict import overridden, parse_yaml, validated
+from allograft.strict import validated
+from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics, TargetLabels, Test
 from allograft.study.where import Where, check_once
 from allograft.table import find
 from allograft.tasks import Task
 from allograft.tree import plain
-
-Alternative = Literal["two-sided", "greater", "less"]
-Adjustment = Literal["holm", "bonferroni", "none"]
-
-
-@dataclass(frozen=True)
-class TargetLabels:
-    """How many target labels a recipe may use, validation included. One of the four."""
-
-    subjects: int | tuple[int, ...] | None = None
-    cases: int | tuple[int, ...] | None = None
-    slices: int | tuple[int, ...] | None = None
-    fraction: float | tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None]
-        if len(given) != 1 or not self.amounts or min(self.amounts) <= 0:
-            raise SpecError("target_labels: expected none, all, or one of subjects, cases, slices, fraction with a positive number")
-        if list(self.amounts) != sorted(set(self.amounts)):
-            raise SpecError(f"target_labels.{given[0]}: found {list(self.amounts)}; expected a number, or several that rise")
-
-    @property
-    def unit(self) -> str:
-        """subjects, cases, slices or fraction."""
-        return next(name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None)
-
-    @property
-    def amounts(self) -> tuple[float, ...]:
-        """The number, or the rising numbers, each of which is a part of the study."""
-        given = getattr(self, self.unit)
-        return given if isinstance(given, tuple) else (given,)
-
-
-@dataclass(frozen=True)
-class CohortSpec:
-    """One of several cohorts of a study: its table, what its labels are called in it, and how its images are prepared.
-
-    Args:
-        manifest: as ``cohort`` names one.
-        classes: class of the task -> the values of this cohort's masks, or its words for the label; by default those of the task.
-        slices: how its volumes are cut, for a 2-D network.
-        preprocessing: keys that differ from the study's.
-    """
-
-    manifest: str
-    classes: dict[str, tuple[int | str, ...]] | None = None
-    slices: Slices | None = None
-    preprocessing: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Gradual:
-    """A stream whose mix of sites moves in equal steps from the first of ``sites`` to the last; no subject comes twice.
-
-    Each stage is a site of its own, ``SITE to SITE, K of N``, with test subjects of its own mix.
-    """
-
-    sites: tuple[str, ...]
-    stages: int
-
-    def __post_init__(self) -> None:
-        if len(self.sites) < 2 or self.stages < 2:
-            raise SpecError(f"stream.gradual: found {len(self.sites)} sites and {self.stages} stages; expected at least two of each")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The stages' names.
-
-        >>> Gradual(("a", "b"), 2).names
-        ('a to b, 1 of 2', 'a to b, 2 of 2')
-        """
-        return tuple(f"{self.sites[0]} to {self.sites[-1]}, {stage} of {self.stages}" for stage in range(1, self.stages + 1))
-
-
-@dataclass(frozen=True)
-class GradualStream:
-    """``{gradual: {sites: [a, b], stages: 5}}``."""
-
-    gradual: Gradual
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a row is asked: its name in the table, and the sites whose test subjects answer it.
-
-    A target is a question about itself; a stream is one question about all of its sites.
-    """
-
-    name: str
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Test:
-    """Which subjects are tested.
-
-    Args:
-        fraction: share of each site's subjects.
-        val: share of the remaining subjects of a source site that validate.
-        folds: rotate the target's subjects through the test set.
-    """
-
-    __test__ = False  # not for pytest
-
-    fraction: float = 0.3
-    val: float = 0.2
-    folds: int = 1
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.fraction < 1 and 0 <= self.val < 1 and self.folds >= 1):
-            found = f"fraction {self.fraction}, val {self.val}, folds {self.folds}"
-            raise SpecError(f"test: found {found}; expected shares from 0 to below 1, and at least 1 fold")
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """How rows are tested against do-nothing.
-
-    Args:
-        alternative: ``greater`` tests only whether a row is better, as some papers do.
-        adjustment: of the p values of the tables, for the number of rows; the verdict always uses Holm.
-        margin: the gain that would matter, in units of the headline: how many subjects would show it is reported.
-        tolerance: how much a row may lose at the target or forget at home before it is marked.
-    """
-
-    alternative: Alternative = "two-sided"
-    adjustment: Adjustment = "holm"
-    margin: float = 0.02
-    tolerance: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.margin) and self.margin > 0):
-            raise SpecError(f"statistics.margin: found {self.margin}, expected the gain that would matter, above 0, for example 0.02")
-        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise SpecError(f"statistics.tolerance: found {self.tolerance}, expected a loss that may be borne, 0 or more, for example 0.02")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,47 +267,3 @@ def _beginning(supervised: Any) -> Recipe:
 def _adapts(row: Recipe | Grid) -> bool:
     """Whether a row goes on from a model that must be there already, and so from more than a pool or labels."""
     return any(title(one) == "start" for recipe in candidates(row) for one in every_recipe(recipe))
-
-
-def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file.
-
-    Args:
-        overrides: ``key=value`` or ``key.inner=value``, values as YAML: ``budget.steps=20``.
-
-    Raises:
-        SpecError: with the line or key, what was found, and the nearest known name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SpecError(f"{path}: no such study file; expected YAML with the keys cohort, task, source, target, recipes")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    tree = parse_yaml(text, str(path))
-    if not isinstance(tree, dict):
-        raise SpecError(f"{path}: expected keys and values, found {type(tree).__name__}")
-    return replace(make_study(overridden(tree, overrides)), file=path)
-
-
-def make_study(tree: Mapping[str, Any] | Study) -> Study:
-    """A study from the same keys as the file, for Python."""
-    if isinstance(tree, Study):
-        return tree
-    if "file" in tree:
-        raise SpecError("study.file: unknown key 'file'")
-    study: Study = validated(Study, tree, "study")
-    _ = study.made_task
-    return study
-
-
-def kept_study(out: Path) -> Study:
-    """The study of an output folder. ``OutputError`` for a folder that no study wrote."""
-    kept = out / "study.json"
-    try:
-        return make_study(json.loads(kept.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise OutputError(f"{out}: holds no study.json; expected the output folder of 'allograft study'") from error
-    except (ValueError, OSError) as error:
-        raise OutputError(f"{kept}: cannot be read ({error}); run the study again into this folder") from error

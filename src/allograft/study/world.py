@@ -15,8 +15,9 @@ from allograft.metrics.label_free import KEYS
 from allograft.recipe import Needs, Scenario
 from allograft.seeds import Seeds
 from allograft.study.cohorts import read_cohorts
+from allograft.study.keys import Question, TargetLabels
 from allograft.study.parts import shared_folder
-from allograft.study.spec import Question, Study, TargetLabels
+from allograft.study.spec import Study
 
 WATCHED = 16
 """Training images of a target that label-free selection rules look at."""

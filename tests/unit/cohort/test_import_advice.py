@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from allograft.cohort.importers.labels import mask_notes
-from allograft.study.spec import read_study
+from allograft.study.reading import read_study
 
 REST = "cohort: manifest.csv\nsource: [a]\ntarget: [b]\nrecipes: [supervised]\n"
 

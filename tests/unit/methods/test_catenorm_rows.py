@@ -28,7 +28,7 @@ from allograft.recipe import Carry, Scenario
 from allograft.results.record import read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
-from allograft.study.spec import make_study, read_study
+from allograft.study.reading import make_study, read_study
 
 ROOT = Path(__file__).parents[3]
 

@@ -30,7 +30,7 @@ from allograft.recipe import Needs, Scenario, parse_recipe, total_needs
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.study.plan import scenario_of
-from allograft.study.spec import read_study
+from allograft.study.reading import read_study
 from allograft.transforms.fourier import low_amplitude
 
 CONTRACT = {

@@ -33,7 +33,8 @@ from allograft.results.select import Line, lines
 from allograft.results.standing import Standing
 from allograft.studies import rebuild, run_study
 from allograft.study.plan import Plan, Row
-from allograft.study.spec import Study, make_study
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 
 RECIPES = ("supervised", {"fourier": {"beta": 0.02}}, {"finetune": {"scope": "top"}})
 LEVEL = {"supervised": 0.45, "fourier beta=0.02": 0.58, "finetune scope=top": 0.74}

@@ -17,7 +17,8 @@ from allograft.results.record import Record
 from allograft.results.select import lines
 from allograft.results.table import print_tables, smallest_p
 from allograft.study.plan import Plan, Row
-from allograft.study.spec import Study, make_study
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 
 RECIPES = ("supervised", {"finetune": {"scope": "top"}}, {"finetune": {"scope": "full"}})
 TITLES = ["supervised", "finetune scope=top", "finetune"]

@@ -36,7 +36,8 @@ from allograft.results.statistics import (
 )
 from allograft.results.table import print_tables, short_count
 from allograft.study.plan import Plan
-from allograft.study.spec import Study, make_study
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 
 RECIPES = ("supervised", {"fourier": {"beta": 0.02}}, {"finetune": {"scope": "top"}})
 TITLES = ("supervised", "fourier beta=0.02", "finetune scope=top")

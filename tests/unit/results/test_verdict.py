@@ -22,8 +22,10 @@ from allograft.results.evidence import evidence_of, marked, verdicts_of, write_v
 from allograft.results.record import Record
 from allograft.results.select import Line, lines
 from allograft.results.verdict import KEPT, Evidence, Verdict, choose, decide, optimism
+from allograft.study.keys import Statistics
 from allograft.study.plan import Plan
-from allograft.study.spec import Statistics, Study, make_study
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 from allograft.tasks.classification import Classification
 
 SUBJECTS = 12

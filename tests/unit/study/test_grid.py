@@ -13,7 +13,7 @@ from allograft.methods.finetune import Finetune
 from allograft.recipe import Grid, candidates, parse_row, title
 from allograft.results.record import read_all
 from allograft.studies import rebuild, run_study
-from allograft.study.spec import make_study
+from allograft.study.reading import make_study
 from allograft.tree import plain
 
 GRID = {"finetune": {"scope": "top", "grid": {"augmentation": ["none", "strong"]}}}

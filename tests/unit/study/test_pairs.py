@@ -16,7 +16,8 @@ from allograft.errors import SpecError, SplitError
 from allograft.results.record import read_all
 from allograft.studies import PartsResult, rebuild, run_study
 from allograft.study.parts import part_folder, parts_of
-from allograft.study.spec import Study, make_study
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 
 TREE: dict[str, Any] = {
     "task": {"segmentation": {"classes": ["vessel"]}},

@@ -13,7 +13,7 @@ from allograft.methods.supervised import Supervised
 from allograft.recipe import Needs, parse_recipe, title
 from allograft.strict import parse_yaml
 from allograft.study import make_study, read_study
-from allograft.study.spec import TargetLabels
+from allograft.study.keys import TargetLabels
 
 PLAIN: dict[str, Any] = {
     "cohort": "manifest.csv",

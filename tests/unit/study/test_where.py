@@ -12,7 +12,9 @@ from allograft.errors import LeakageError, ManifestError, SpecError
 from allograft.parts.groups import groups_of
 from allograft.phantoms.skin import write_skin
 from allograft.recipe import Needs
-from allograft.study.spec import Question, Study, make_study, read_study
+from allograft.study.keys import Question
+from allograft.study.reading import make_study, read_study
+from allograft.study.spec import Study
 from allograft.study.where import Where, check_sites
 from allograft.study.world import World
 from allograft.tree import plain

@@ -17,7 +17,8 @@ from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.study.parts import parts_of
 from allograft.study.plan import Plan
-from allograft.study.spec import Study, make_study
+from allograft.study.reading import make_study
+from allograft.study.spec import Study
 from allograft.study.world import World
 
 TREE: dict[str, Any] = {

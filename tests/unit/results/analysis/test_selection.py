@@ -15,7 +15,7 @@ from allograft.results.analysis.selection import distance_sheet, distance_to_ora
 from allograft.results.record import Record
 from allograft.results.select import lines
 from allograft.study.plan import Plan, Row
-from allograft.study.spec import make_study
+from allograft.study.reading import make_study
 
 
 def a_pool(row: Row, sure: float, *, stage: str = "end", ordinal: int = 0, memorised: float | None = None, subjects: int = 6) -> Record:

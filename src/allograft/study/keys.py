@@ -1,0 +1,145 @@
+"""The keys of a study that have keys of their own, as frozen dataclasses: strict, closed, and kind about slips."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from allograft.cohort import Slices
+from allograft.errors import SpecError
+
+Alternative = Literal["two-sided", "greater", "less"]
+Adjustment = Literal["holm", "bonferroni", "none"]
+
+
+@dataclass(frozen=True)
+class TargetLabels:
+    """How many target labels a recipe may use, validation included. One of the four."""
+
+    subjects: int | tuple[int, ...] | None = None
+    cases: int | tuple[int, ...] | None = None
+    slices: int | tuple[int, ...] | None = None
+    fraction: float | tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None]
+        if len(given) != 1 or not self.amounts or min(self.amounts) <= 0:
+            raise SpecError("target_labels: expected none, all, or one of subjects, cases, slices, fraction with a positive number")
+        if list(self.amounts) != sorted(set(self.amounts)):
+            raise SpecError(f"target_labels.{given[0]}: found {list(self.amounts)}; expected a number, or several that rise")
+
+    @property
+    def unit(self) -> str:
+        """subjects, cases, slices or fraction."""
+        return next(name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None)
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """The number, or the rising numbers, each of which is a part of the study."""
+        given = getattr(self, self.unit)
+        return given if isinstance(given, tuple) else (given,)
+
+
+@dataclass(frozen=True)
+class CohortSpec:
+    """One of several cohorts of a study: its table, what its labels are called in it, and how its images are prepared.
+
+    Args:
+        manifest: as ``cohort`` names one.
+        classes: class of the task -> the values of this cohort's masks, or its words for the label; by default those of the task.
+        slices: how its volumes are cut, for a 2-D network.
+        preprocessing: keys that differ from the study's.
+    """
+
+    manifest: str
+    classes: dict[str, tuple[int | str, ...]] | None = None
+    slices: Slices | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """A stream whose mix of sites moves in equal steps from the first of ``sites`` to the last; no subject comes twice.
+
+    Each stage is a site of its own, ``SITE to SITE, K of N``, with test subjects of its own mix.
+    """
+
+    sites: tuple[str, ...]
+    stages: int
+
+    def __post_init__(self) -> None:
+        if len(self.sites) < 2 or self.stages < 2:
+            raise SpecError(f"stream.gradual: found {len(self.sites)} sites and {self.stages} stages; expected at least two of each")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages' names.
+
+        >>> Gradual(("a", "b"), 2).names
+        ('a to b, 1 of 2', 'a to b, 2 of 2')
+        """
+        return tuple(f"{self.sites[0]} to {self.sites[-1]}, {stage} of {self.stages}" for stage in range(1, self.stages + 1))
+
+
+@dataclass(frozen=True)
+class GradualStream:
+    """``{gradual: {sites: [a, b], stages: 5}}``."""
+
+    gradual: Gradual
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a row is asked: its name in the table, and the sites whose test subjects answer it.
+
+    A target is a question about itself; a stream is one question about all of its sites.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Test:
+    """Which subjects are tested.
+
+    Args:
+        fraction: share of each site's subjects.
+        val: share of the remaining subjects of a source site that validate.
+        folds: rotate the target's subjects through the test set.
+    """
+
+    __test__ = False  # not for pytest
+
+    fraction: float = 0.3
+    val: float = 0.2
+    folds: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.fraction < 1 and 0 <= self.val < 1 and self.folds >= 1):
+            found = f"fraction {self.fraction}, val {self.val}, folds {self.folds}"
+            raise SpecError(f"test: found {found}; expected shares from 0 to below 1, and at least 1 fold")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How rows are tested against do-nothing.
+
+    Args:
+        alternative: ``greater`` tests only whether a row is better, as some papers do.
+        adjustment: of the p values of the tables, for the number of rows; the verdict always uses Holm.
+        margin: the gain that would matter, in units of the headline: how many subjects would show it is reported.
+        tolerance: how much a row may lose at the target or forget at home before it is marked.
+    """
+
+    alternative: Alternative = "two-sided"
+    adjustment: Adjustment = "holm"
+    margin: float = 0.02
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.margin) and self.margin > 0):
+            raise SpecError(f"statistics.margin: found {self.margin}, expected the gain that would matter, above 0, for example 0.02")
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise SpecError(f"statistics.tolerance: found {self.tolerance}, expected a loss that may be borne, 0 or more, for example 0.02")
