@@ -49,8 +49,7 @@ def enhanced(path: Path, frames: int, kind: str = EnhancedCTImageStorage, *, own
         "PlaneOrientationSequence": item(ImageOrientationPatient=list(OBLIQUE)),
     }
     scale = [item(RescaleSlope=2 + own_scale * number, RescaleIntercept=-1000) for number in range(frames)]
-    if not own_scale:
-        shared["PixelValueTransformationSequence"] = scale[0]
+    shared["PixelValueTransformationSequence"] = item(RescaleSlope=9, RescaleIntercept=9) if own_scale else scale[0]
     per_frame = []
     for number in range(frames):
         position = place(2.5 * (frames - number), OBLIQUE)["ImagePositionPatient"]
