@@ -18,6 +18,6 @@ def local_fabric(devices: int = 1, precision: str = "32-true", strategy: str = "
 
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]  # it checks the word
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
