@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,6 @@ from pathlib import Path
 from allograft.cohort.importers.patterns import Pattern
 from allograft.cohort.manifest import KNOWN
 from allograft.cohort.readers import SUFFIXES
-from allograft.cohort.readers.dicom import is_dicom
-from allograft.cohort.readers.files import is_second
 from allograft.errors import ManifestError, nearest
 
 
@@ -72,9 +71,16 @@ def stem(name: str) -> str:
     return name
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file can be read as an image by its name, or is DICOM; folders are taken to be series."""
-    return path.is_dir() or (path.name.lower().endswith(SUFFIXES) and not is_second(path)) or is_dicom(path)
+def below(name: str, folder: Path) -> str:
+    """A path as it lies below ``folder``; of one from elsewhere the last part, so that no folder's name is in a subject.
+
+    >>> below("/data/images/p1/a.png", Path("/data/images")), below("/home/me/a.png", Path("/data/images")), below("C:\\\\me\\\\a.png", Path())
+    ('p1/a.png', 'a.png', 'a.png')
+    """
+    if not re.match(r"[/\\]|[A-Za-z]:", name):
+        return name
+    path, home = Path(os.path.abspath(name)), os.path.abspath(folder)
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else re.split(r"[/\\]", name)[-1]
 
 
 def class_names(found: set[str], classes: Mapping[str, str] | None, source: Path) -> dict[str, str]:
