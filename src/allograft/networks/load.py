@@ -187,13 +187,13 @@ def _removable(keys: Iterable[str]) -> list[str]:
     ['', 'net.', 'net.model.', 'net.model.a.']
     """
     counts: Counter[str] = Counter()
-    wrapped, keys = {""}, list(keys)
-    for key in keys:
+    names, wrapped = list(keys), {""}
+    for key in names:
         parts = key.split(".")[:-1]
         heads = [".".join(parts[: i + 1]) + "." for i in range(len(parts))]
         counts.update(heads)
         wrapped.update(filter(_is_wrapper, heads))
-    common = {head for head, count in counts.items() if 2 * count > len(keys)}
+    common = {head for head, count in counts.items() if 2 * count > len(names)}
 
     def order(head: str) -> tuple[int, list[int], str]:
         parts = head.split(".")[:-1]

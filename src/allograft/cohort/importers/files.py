@@ -31,11 +31,8 @@ def images_among(paths: Iterable[Path], folder: Path, unmatched: list[str]) -> l
     """The images among the files of a folder, one of each pair ``a.nii`` and ``a.nii.gz``; the other files are counted by suffix."""
     files = [path for path in visible(paths) if path.is_file()]
     images = [path for path in files if is_image(path)]
-    others = Counter(
-        "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix or "no suffix" for path in set(files) - set(images)
-    )
-    for suffix, number in sorted(others.items()):
-        unmatched.append(f"{folder.name or folder}: {number} file{'s' * (number > 1)} of {suffix}, which is not read as an image")
+    others = (path for path in set(files) - set(images) if path.suffix.lower() not in _TEXTS)
+    unmatched += [f"{folder.name or folder}: {text}, which is not read as an image" for text in counted(others)]
     return one_of_twins(images, unmatched)
 
 
