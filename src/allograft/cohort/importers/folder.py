@@ -40,7 +40,7 @@ def import_folder(
         raise ManifestError(f"site '{site}' and {{site}} in the pattern '{first}'; give one of them")
     fixed = {} if "site" in shape.names else {"site": need_site(site, src)}
     if "subject" not in shape.names:
-        need_subject(src, one_image_per_subject=one_image_per_subject)
+        need_subject(src, one_image_per_subject=one_image_per_subject, how="write {subject} in the pattern: --image 'A/{subject}_*.png'")
     others = [Partners.of(one, src, shape.names) for one in channels]
     partners = {key: Partners.of(one, src, shape.names) for key, one in _given(mask=mask, paired=paired, region=region).items()}
     unmatched: list[str] = []

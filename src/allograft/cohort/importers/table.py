@@ -57,9 +57,9 @@ def import_table(
     _check_columns(
         src, tuple(rows[0]), (*texts.values(), *(name for one in (*images, *files.values()) for name in _names(one))), attributes
     )
-    fixed = {} if site else {"site": need_site(site_name, src)}
+    fixed = {} if site else {"site": need_site(site_name, src, "--site COLUMN, or --site-name A for all rows")}
     if subject is None:
-        need_subject(src, one_image_per_subject=one_image_per_subject)
+        need_subject(src, one_image_per_subject=one_image_per_subject, how="name the column of the patient: --subject patient_id")
     texts |= {name: name for name in attributes}
     absent = _absent(missing, classes or {})
     names = class_names({row[label] for row in rows if not absent("label", row[label])}, classes, src) if label else {}
