@@ -64,7 +64,7 @@ def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, s
     """Path, entities and suffix of every anatomical image."""
     folders = sorted(path for path in (*src.glob("sub-*/anat"), *src.glob("sub-*/ses-*/anat")) if path.is_dir())
     found = [path for folder in folders for path in folder.iterdir()]
-    for path in images_among(found, Path("anat"), unmatched):
+    for path in images_among(found, src, unmatched):
         name = path.relative_to(src).as_posix()
         parts = _FILE.fullmatch(path.name)
         values = dict(pair.split("-") for pair in parts["name"].rstrip("_").split("_")) if parts else {}

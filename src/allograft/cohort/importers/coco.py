@@ -36,33 +36,33 @@ def import_coco(
     listed = _images(held, src)
     rows, files = [], []
     unmatched: list[str] = []
-    found, crowds = _boxes(held, listed, src, unmatched)
-    notes = [f"{len(unmatched)} annotations without a box of any area left out"] if unmatched else []
+    found, left_out = _boxes(held, listed, src, unmatched)
     for one in listed:
-        path = images / one["file_name"]
+        name = below(one["file_name"], images)
+        path = images / name
         if not os.path.isfile(path):
-            unmatched.append(f"{one['file_name']}: in the JSON but not in {images}{other_suffix(path)}")
+            unmatched.append(f"{name}: in the JSON but not in {images}{other_suffix(path)}")
             continue
-        who = subject_of(stem(below(one["file_name"], images)), subject, one_image_per_subject=one_image_per_subject, source=src)
+        who = subject_of(stem(name), subject, one_image_per_subject=one_image_per_subject, source=src)
         files.append(found[one["id"]].file(path, out))
         rows.append(Row(image=[path], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
-    known = {os.path.abspath(images / one["file_name"]) for one in listed}
+    known = {os.path.abspath(images / below(one["file_name"], images)) for one in listed}
     for path in images_among(images.rglob("*"), images, unmatched):
         if os.path.abspath(path) not in known:
             unmatched.append(f"{path.relative_to(images).as_posix()}: an image that the JSON does not name")
-    notes += [f"classes: {', '.join(sorted({label for one in found.values() for label in one.labels}))}"]
-    notes += [f"{crowds} crowds left out"] if crowds else []
+    notes = [f"classes: {', '.join(sorted({label for one in found.values() for label in one.labels}))}"]
+    notes += [f"{count} {what} left out" for what, count in left_out.items() if count]
     return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
-def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: list[str]) -> tuple[dict[Any, BoxFile], int]:
-    """Boxes by image id, and how many crowds were left out; ``left`` gets a line for each annotation without a box."""
+def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: list[str]) -> tuple[dict[Any, BoxFile], dict[str, int]]:
+    """Boxes by image id, and what was left out how often; ``left`` gets a line for each annotation without a box."""
     categories = {str(one.get("id")): str(one.get("name", "")) for one in _entries(held, "categories", src)}
     found = {one["id"]: BoxFile() for one in listed}
     sizes = {one["id"]: _size(one) for one in listed}
-    crowds = 0
+    left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area"), 0)
     for note in _entries(held, "annotations", src):
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
         if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
@@ -70,20 +70,23 @@ def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: 
                 f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; correct or remove it"
             )
         if note.get("iscrowd"):
-            crowds += 1
+            left_out["crowds"] += 1
             continue
         box = note.get("bbox")
         if box is None or box == []:
+            left_out["annotations without a box"] += 1
             left.append(f"annotation {note.get('id')}: has no bbox, left out")
             continue
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, (int, float)) for number in box):
             raise ManifestError(f"{where}: bbox {str(box)[:80]}; expected [x, y, width, height]; correct or remove it")
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         why = found[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
-        left += [why.removeprefix(f"{src}, ")] if why else []
+        if why:
+            left_out["boxes without area"] += 1
+            left.append(why.removeprefix(f"{src}, "))
     if left and not any(one.boxes for one in found.values()):
         raise ManifestError(f"{src}: none of its annotations has a box of any area, for example {left[0]}; export them with boxes")
-    return found, crowds
+    return found, left_out
 
 
 def _entries(held: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def images_among(paths: Iterable[Path], folder: Path, unmatched: list[str]) -> l
     images = [path for path in files if is_image(path)]
     others = (path for path in set(files) - set(images) if path.suffix.lower() not in _TEXTS)
     unmatched += [f"{folder.name or folder}: {text}, which is not read as an image" for text in counted(others)]
-    return one_of_twins(images, unmatched)
+    return one_of_twins(images, unmatched, folder)
 
 
 def counted(files: Iterable[Path]) -> list[str]:
@@ -46,8 +46,8 @@ def counted(files: Iterable[Path]) -> list[str]:
     return [f"{number} file{'s' * (number > 1)} of {ending}" for ending, number in sorted(endings.items())]
 
 
-def one_of_twins(images: Sequence[Path], unmatched: list[str]) -> list[Path]:
-    """Without each ``a.nii`` whose ``a.nii.gz`` is there too.
+def one_of_twins(images: Sequence[Path], unmatched: list[str], folder: Path | None = None) -> list[Path]:
+    """Without each ``a.nii`` (named as it lies below ``folder``) whose ``a.nii.gz`` is there too.
 
     Raises:
         ManifestError: the two hold different bytes.
@@ -56,7 +56,7 @@ def one_of_twins(images: Sequence[Path], unmatched: list[str]) -> list[Path]:
     twins = {path for path in images if path.name.endswith(".nii") and path.with_name(f"{path.name}.gz") in packed}
     for path in sorted(twins):
         _check_same(path, path.with_name(f"{path.name}.gz"))
-        unmatched.append(f"{path.name}: the same as {path.name}.gz, one row for both")
+        unmatched.append(f"{path.relative_to(folder).as_posix() if folder else path.name}: the same image as {path.name}.gz, left out")
     return [path for path in images if path not in twins]
 
 
