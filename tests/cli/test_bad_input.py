@@ -340,6 +340,54 @@ def test_images_that_cannot_be_predicted(prepare: Any, told: list[str], model: P
     assert not (tmp_path / "out").exists()
 
 
+def test_one_unreadable_image_leaves_the_predictions_of_the_others(model: Path, sound: Path, allograft: Command, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in (0, 1, 3):
+        shutil.copy(sound / "images" / f"a-00{number}.png", tmp_path / "in" / f"{number}.png")
+    for name in ("2.png", "4.png"):
+        (tmp_path / "in" / name).write_bytes((tmp_path / "in" / "1.png").read_bytes()[:60])
+    answer = allograft("predict", model, tmp_path / "in", "-o", tmp_path / "out")
+    assert answer.code == 3
+    assert "2 of 5 images failed" in answer.err
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [f"{number}.png" for number in range(5)]
+    failed = [name for name, row in rows.items() if row["warnings"].startswith("failed: ")]
+    assert failed == ["2.png", "4.png"]
+    assert all(rows[name]["unit"] == "" for name in failed)
+    masks = sorted(path.name for path in (tmp_path / "out").glob("*_mask.png"))
+    assert masks == ["0_mask.png", "1_mask.png", "3_mask.png"]
+
+
+def test_a_folder_of_unreadable_images_is_listed(model: Path, allograft: Command, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.png").write_bytes(b"\x89PNG")
+    answer = allograft("predict", model, tmp_path / "in", "-o", tmp_path / "out")
+    assert answer.code == 3
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a.png", "b.png"]
+
+
+def test_an_end_in_the_middle_of_predict_leaves_a_row_for_each_mask(
+    model: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allograft.apply import predictions
+
+    written: list[Path] = []
+
+    def write(one: Any, path: Path, **more: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+
+    monkeypatch.setattr(predictions, "_write", write)
+    with pytest.raises(KeyboardInterrupt):
+        predictions.write_predictions(model, [sound / "images"], tmp_path / "out")
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
 def test_predictions_never_leave_the_output_folder(model: Path, sound: Path, allograft: Command, tmp_path: Path) -> None:
     shutil.copytree(sound, tmp_path / "data" / "cohort")
     cohort = tmp_path / "data" / "cohort"

@@ -68,8 +68,11 @@ class Model:
         """The task the model was trained for."""
         return _task(self.card)
 
-    def predict(self, images: Path | str | Iterable[Path | str]) -> Iterator[Predicted]:
+    def predict(self, images: Path | str | Iterable[Path | str], *, failed: dict[str, AllograftError] | None = None) -> Iterator[Predicted]:
         """Predict image files, all images of a folder, or the cases of a manifest, one after another.
+
+        Args:
+            failed: gets the name of each image that cannot be predicted, and why, in the place of raising it.
 
         Raises:
             ImageError: an unreadable image, or one whose channels are not those of the training images.
@@ -77,7 +80,14 @@ class Model:
         cases = [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]  # a manifest's masks are not looked at
         cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
         for which, case in enumerate(cases):
-            yield self._predict(cohort, which, case)
+            try:
+                made = self._predict(cohort, which, case)
+            except AllograftError as error:
+                if failed is None:
+                    raise
+                failed[case.name] = error
+            else:
+                yield made
 
     @property
     def slices(self) -> Slices | None:

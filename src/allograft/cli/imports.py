@@ -22,7 +22,9 @@ Out = Annotated[
 ]
 Site = Annotated[str, typer.Option(help="The hospital, scanner or laboratory that the images are from.")]
 Images = Annotated[Path, typer.Option(help="The folder of the images.")]
-Subject = Annotated[str | None, typer.Option(help="Where the patient stands in a file's name: --subject '{subject}_*'")]
+Subject = Annotated[
+    str | None, typer.Option(help="Where the patient is in a file's name: --subject '{subject}_*', '{subject:2}*' for two characters")
+]
 Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Say that each image is of another patient.")]
 Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Take the test images too, which have no masks.")]
 Class = Annotated[list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")]
@@ -199,6 +201,9 @@ def table(
     split_column: Annotated[str | None, typer.Option(help="The column of train, val or test.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="A further column to take over; no other is.")] = None,
     class_: Class = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="A word for no value, in place of NA, NaN, N/A, none and null; '' for no word.")
+    ] = None,
     once: Once = False,
     append: Append = False,
     split: Split = None,
@@ -210,7 +215,7 @@ def table(
 
     columns: dict[str, Any] = {"subject": subject, "site": site, "site_name": site_name, "label": label, "split_column": split_column}
     files: dict[str, Any] = {"image": image, "mask": mask, "paired": paired, "region": region, "boxes": boxes}
-    more: dict[str, Any] = {"attributes": attribute or (), "classes": _named(class_), "one_image_per_subject": once}
+    more: dict[str, Any] = {"attributes": attribute or (), "classes": _named(class_), "missing": missing, "one_image_per_subject": once}
     print(import_table(src, out, **columns, **files, **more, **_options(append, split, prefix, shared)))
 
 

@@ -72,7 +72,9 @@ class Study:
         if bool(self.cohort) == bool(self.cohorts):
             raise SpecError(f"cohort: found {'both' if self.cohort else 'neither'} of cohort and cohorts; expected exactly one of them")
         if self.cohorts and self.slices is not None:
-            raise SpecError("slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {slices: {axis: 2}}}")
+            raise SpecError(
+                "slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {manifest: FILE, slices: {axis: 2}}}"
+            )
         if wrong := next((name for name in self.cohorts if "/" in name or not name), None):
             raise SpecError(f"cohorts: '{wrong}' cannot be a name, since sites are NAME/SITE; leave out the slash")
         if self.pairs != "listed":

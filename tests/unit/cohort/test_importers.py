@@ -162,8 +162,10 @@ def test_pattern_mistakes(hospital: Path) -> None:
         refused("no regular expression|no plain regular expression", image=image)
     refused(r"\{patient\} is not in the image's pattern", mask="A/labels/{patient}.nii.gz")
     refused("narrow that pattern", mask="A/{subject}_*.nii.gz")
-    volume(hospital / "A" / "labels" / "p1.nii")
-    refused(r"p1\.nii and p1\.nii\.gz both fit", mask="A/labels/{subject}.nii*")
+    volume(hospital / "A" / "labels" / "p1.b.nii")
+    refused(r"p1\.b\.nii and p1\.nii\.gz both fit", mask="A/labels/{subject}.*")
+    volume(hospital / "A" / "labels" / "p1.nii", 2)
+    refused(r"p1\.nii: differs from p1\.nii\.gz", mask="A/labels/{subject}.nii*")
     refused(r"\{mask\} is a column of files", image="A/{subject}_{mask}.nii.gz")
     refused("give one of them", image="{site}/{subject}_0000.nii.gz")
     refused("did you mean|known", split="training")
@@ -542,6 +544,13 @@ def test_voc(tmp_path: Path) -> None:
     assert boxes(one) == {"boxes": [[0, 2, 30, 9]], "labels": ["wbc"]}
     assert (two.subject, boxes(two)["boxes"]) == ("b", [])
     assert [text.split(":")[0] for text in made.unmatched] == ["z.xml", "c.png"]
+
+
+def test_a_voc_box_of_no_area_is_left_out_and_named(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png"), voc(tmp_path / "a.xml", CELL.replace("30", "0") + CELL)
+    made = import_voc(tmp_path, tmp_path, images=tmp_path, site="A", one_image_per_subject=True)
+    assert boxes(readable(made)[0]) == {"boxes": [[0, 2, 30, 9]], "labels": ["wbc"]}
+    assert [one.partition(": box")[0] for one in made.unmatched] == ["a.xml, object 1"]
 
 
 def test_voc_counted_from_zero(tmp_path: Path) -> None:

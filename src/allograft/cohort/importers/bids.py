@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from allograft.cohort.importers.files import images_among
 from allograft.cohort.importers.patterns import Partners
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import need_folder, need_site
+from allograft.cohort.manifest import KNOWN
 from allograft.errors import ManifestError, nearest
 
 _FILE = re.compile(r"(?P<name>(?:[A-Za-z0-9]+-[A-Za-z0-9]+_)+)(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?")
@@ -29,9 +31,8 @@ def import_bids(
     """Take every anatomical image with the suffix, one row each; several suffixes are channels of one image.
 
     ``mask``: a pattern below ``src`` with ``{subject}``, ``{session}``, any other entity such as ``{run}``, or ``{name}``, the image's
-    name without suffix: ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``, run and echo
-    columns of these names. An image that is there as ``.nii`` and ``.nii.gz`` is one row. The site is
-    ``site``, or stands in ``site_column`` of ``participants.tsv``.
+    name without suffix: ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``, every other entity
+    a column of its own, such as ``run`` and ``echo``. The site is ``site``, or listed in ``site_column`` of ``participants.tsv``.
     """
     src = need_folder(src)
     first, *channels = [suffix] if isinstance(suffix, str) else list(suffix)
@@ -40,7 +41,7 @@ def import_bids(
     unmatched: list[str] = []
     images = list(_images(src, unmatched))
     by_name = {(str(path.parent), values["name"], ending): path for path, values, ending in images}
-    chosen = _with_suffix(images, first, src)
+    chosen = _with_suffix(images, first, src, unmatched)
     names = tuple(dict.fromkeys(name for _, values in chosen for name in values))
     masks = Partners.of(mask, src, names) if mask else None
     rows: list[Row] = []
@@ -50,8 +51,8 @@ def import_bids(
             unmatched.append(f"{path.name}: no {channels[files.index(None) - 1]} beside it, left out")
             continue
         where = site if sites is None else sites.get(values["subject"])
-        several = {key: values.get(key) for key in ("run", "echo")}
-        rows.append(Row(image=files, subject=values["subject"], site=where, timepoint=values.get("session"), **several))
+        entities = {key: value for key, value in values.items() if key not in ("session", "name", *KNOWN)}
+        rows.append(entities | {"image": files, "subject": values["subject"], "site": where, "timepoint": values.get("session")})
         if masks is not None:
             rows[-1]["mask"] = masks.find(values, path)
             unmatched += [] if rows[-1]["mask"] else [f"{path.relative_to(src).as_posix()}: no mask"]
@@ -61,26 +62,28 @@ def import_bids(
 
 def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, str], str]]:
     """Path, entities and suffix of every anatomical image."""
-    for path in sorted([*src.glob("sub-*/anat/*.nii*"), *src.glob("sub-*/ses-*/anat/*.nii*")]):
+    folders = sorted(path for path in (*src.glob("sub-*/anat"), *src.glob("sub-*/ses-*/anat")) if path.is_dir())
+    found = [path for folder in folders for path in folder.iterdir()]
+    for path in images_among(found, src, unmatched):
         name = path.relative_to(src).as_posix()
-        if path.suffix == ".nii" and path.with_name(f"{path.name}.gz").exists():
-            unmatched.append(f"{name}: the same image as {path.name}.gz, left out")
-            continue
-        found = _FILE.fullmatch(path.name)
-        values = dict(pair.split("-") for pair in found["name"].rstrip("_").split("_")) if found else {}
-        if found is None or values.pop("sub", None) != path.relative_to(src).parts[0].removeprefix("sub-"):
+        parts = _FILE.fullmatch(path.name)
+        values = dict(pair.split("-") for pair in parts["name"].rstrip("_").split("_")) if parts else {}
+        if parts is None or values.pop("sub", None) != path.relative_to(src).parts[0].removeprefix("sub-"):
             unmatched.append(f"{name}: not named as BIDS asks, sub-LABEL_..._SUFFIX.nii.gz in the folder of its subject")
             continue
-        values |= {"subject": path.relative_to(src).parts[0].removeprefix("sub-"), "name": found["name"].rstrip("_")}
+        values |= {"subject": path.relative_to(src).parts[0].removeprefix("sub-"), "name": parts["name"].rstrip("_")}
         session = values.pop("ses", None)
-        yield path, values | ({"session": session} if session else {}), found["suffix"]
+        yield path, values | ({"session": session} if session else {}), parts["suffix"]
 
 
-def _with_suffix(images: Sequence[tuple[Path, dict[str, str], str]], suffix: str, src: Path) -> list[tuple[Path, dict[str, str]]]:
+def _with_suffix(
+    images: Sequence[tuple[Path, dict[str, str], str]], suffix: str, src: Path, unmatched: Sequence[str]
+) -> list[tuple[Path, dict[str, str]]]:
     chosen = [(path, values) for path, values, ending in images if ending == suffix]
     if not chosen:
         found = ", ".join(sorted({ending for _, _, ending in images})) or "no anatomical image"
-        raise ManifestError(f"{src}: no image with the suffix '{suffix}'; found {found}; name one: --suffix T1w")
+        found = "; ".join([found, *unmatched[:3]])
+        raise ManifestError(f"{src}: no image with the suffix '{suffix}'; found {found}; name one that is there: --suffix T2w")
     return chosen
 
 

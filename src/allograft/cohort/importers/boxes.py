@@ -19,16 +19,14 @@ class BoxFile:
     boxes: list[list[float]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-    def add(self, box: Sequence[object], label: str, size: tuple[int, int] | None, where: str) -> bool:
+    def add(self, box: Sequence[object], label: str, size: tuple[int, int] | None, where: str) -> str | None:
         """Add x0, y0, x1, y1, cut to the image's (width, height) where it is known.
 
         Returns:
-            Whether it was added: a box without area is not.
+            Why it was left out: it has no area in the image; None where it was added.
 
         >>> some = BoxFile()
-        >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"), some.add([4, 4, 4, 9], "rbc", None, "a.json")
-        (True, False)
-        >>> some.boxes
+        >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"); some.boxes
         [[1, 2, 30, 9.5]]
         """
         try:
@@ -36,17 +34,18 @@ class BoxFile:
         except ValueError:
             numbers = []
         if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-            raise ManifestError(f"{where}: box {str(box)[:80]}; expected four finite numbers; mend or remove it")
+            raise ManifestError(f"{where}: box {str(box)[:80]}; expected four finite numbers; correct or remove it")
         if size is not None:
             numbers = [min(max(one, 0.0), float(length)) for one, length in zip(numbers, (*size, *size), strict=True)]
         x0, y0, x1, y1 = (int(one) if one.is_integer() else one for one in numbers)
         if not (x1 > x0 and y1 > y0):
-            return False
+            inside = "" if size is None else f" inside an image of {size[0]} x {size[1]} pixels"
+            return f"{where}: box {str(box)[:80]} has no area{inside}, left out"
         if not label.strip():
             raise ManifestError(f"{where}: a box without a class; name it")
         self.boxes.append([x0, y0, x1, y1])
         self.labels.append(label.strip())
-        return True
+        return None
 
     def file(self, image: Path, out: Path) -> tuple[Path, bytes]:
         """Where it goes, ``boxes/`` and the image's own path beside the manifest, and what it holds."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
 
 from allograft.cohort.importers.boxes import BoxFile
+from allograft.cohort.importers.files import images_among, other_suffix
 from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import check_once, is_image, need_folder, need_site, stem, subject_of
+from allograft.cohort.importers.subjects import below, check_once, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError
 
 
@@ -28,44 +28,37 @@ def import_coco(
     """Take every image of the JSON that lies in ``images``, with its boxes in ``boxes/`` beside the manifest.
 
     x, y, width, height become x, y, x + width, y + height, cut to the image. An image without annotations has an empty list: it was
-    looked at. Crowds, annotations without a box and boxes without area are left out and counted. ``subject``: where the patient
-    is in ``file_name`` without suffix; a path from elsewhere counts by its name alone.
+    looked at. Crowds, and annotations without a box or with one of no area, are left out and counted. ``subject``: where the patient is in
+    ``file_name`` without suffix, below ``images`` where that is an absolute path.
     """
     src, site, images = Path(src), need_site(site, src), need_folder(images)
     held = read_json(src, dict)
     listed = _images(held, src)
-    found, left_out = _boxes(held, listed, src)
-    rows, files, unmatched = [], [], []
+    rows, files = [], []
+    unmatched: list[str] = []
+    found, left_out = _boxes(held, listed, src, unmatched)
     for one in listed:
-        name = _name(one["file_name"], images)
+        name = below(one["file_name"], images)
         path = images / name
         if not os.path.isfile(path):
-            unmatched.append(f"{name}: in the JSON but not in {images}")
+            unmatched.append(f"{name}: in the JSON but not in {images}{other_suffix(path)}")
             continue
         who = subject_of(stem(name), subject, one_image_per_subject=one_image_per_subject, source=src)
         files.append(found[one["id"]].file(path, out))
         rows.append(Row(image=[path], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
-    known = {os.path.abspath(images / _name(one["file_name"], images)) for one in listed}
-    for path in sorted(images.rglob("*")):
-        if path.is_file() and is_image(path) and os.path.abspath(path) not in known:
+    known = {os.path.abspath(images / below(one["file_name"], images)) for one in listed}
+    for path in images_among(images.rglob("*"), images, unmatched):
+        if os.path.abspath(path) not in known:
             unmatched.append(f"{path.relative_to(images).as_posix()}: an image that the JSON does not name")
     notes = [f"classes: {', '.join(sorted({label for one in found.values() for label in one.labels}))}"]
     notes += [f"{count} {what} left out" for what, count in left_out.items() if count]
     return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
-def _name(text: str, images: Path) -> str:
-    """A ``file_name`` below ``images``; of a path from another machine the bare name, since its folders may name people."""
-    if re.match(r"[/\\]|[A-Za-z]:", text):
-        inside = Path(os.path.abspath(text)).is_relative_to(os.path.abspath(images))
-        return os.path.relpath(text, images) if inside else re.split(r"[/\\]", text)[-1]
-    return text
-
-
-def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path) -> tuple[dict[Any, BoxFile], dict[str, int]]:
-    """Boxes by image id, and what was left out how often."""
+def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: list[str]) -> tuple[dict[Any, BoxFile], dict[str, int]]:
+    """Boxes by image id, and what was left out how often; ``left`` gets a line for each annotation without a box."""
     categories = {str(one.get("id")): str(one.get("name", "")) for one in _entries(held, "categories", src)}
     found = {one["id"]: BoxFile() for one in listed}
     sizes = {one["id"]: _size(one) for one in listed}
@@ -74,20 +67,25 @@ def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path) -> tup
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
         if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
             raise ManifestError(
-                f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; mend or remove it"
+                f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; correct or remove it"
             )
         if note.get("iscrowd"):
             left_out["crowds"] += 1
             continue
         box = note.get("bbox")
-        if not box:
+        if box is None or box == []:
             left_out["annotations without a box"] += 1
+            left.append(f"annotation {note.get('id')}: has no bbox, left out")
             continue
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, (int, float)) for number in box):
             raise ManifestError(f"{where}: bbox {str(box)[:80]}; expected [x, y, width, height]; correct or remove it")
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        if not found[image].add(corners, categories[str(note["category_id"])], sizes[image], where):
+        why = found[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
+        if why:
             left_out["boxes without area"] += 1
+            left.append(why.removeprefix(f"{src}, "))
+    if left and not any(one.boxes for one in found.values()):
+        raise ManifestError(f"{src}: none of its annotations has a box of any area, for example {left[0]}; export them with boxes")
     return found, left_out
 
 
@@ -102,9 +100,9 @@ def _images(held: dict[str, Any], src: Path) -> list[dict[str, Any]]:
     listed = _entries(held, "images", src)
     for one in listed:
         if not isinstance(one.get("file_name"), str) or not one["file_name"] or not isinstance(one.get("id"), (int, str)):
-            raise ManifestError(f"{src}: image {str(one)[:80]}; expected an id and a file_name; mend it")
+            raise ManifestError(f"{src}: image {str(one)[:80]}; expected an id and a file_name; correct it")
     if twice := [name for name, count in Counter(one["id"] for one in listed).items() if count > 1]:
-        raise ManifestError(f"{src}: image id {twice[0]} stands twice; keep one")
+        raise ManifestError(f"{src}: image id {twice[0]} is listed twice; keep one")
     return listed
 
 

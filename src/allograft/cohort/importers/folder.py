@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from allograft.cohort.importers.files import counted, is_image, one_of_twins
 from allograft.cohort.importers.patterns import Partners, Pattern
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import check_once, column_names, is_image, need_folder, need_site, need_subject, stem
+from allograft.cohort.importers.subjects import check_once, column_names, need_folder, need_site, need_subject, stem
 from allograft.errors import ManifestError
 
 
@@ -39,7 +40,7 @@ def import_folder(
         raise ManifestError(f"site '{site}' and {{site}} in the pattern '{first}'; give one of them")
     fixed = {} if "site" in shape.names else {"site": need_site(site, src)}
     if "subject" not in shape.names:
-        need_subject(src, one_image_per_subject=one_image_per_subject)
+        need_subject(src, one_image_per_subject=one_image_per_subject, how="write {subject} in the pattern: --image 'A/{subject}_*.png'")
     others = [Partners.of(one, src, shape.names) for one in channels]
     partners = {key: Partners.of(one, src, shape.names) for key, one in _given(mask=mask, paired=paired, region=region).items()}
     unmatched: list[str] = []
@@ -62,7 +63,12 @@ def import_folder(
 def _images(shape: Pattern, src: Path, partners: Sequence[Partners], unmatched: list[str]) -> Iterator[tuple[Path, dict[str, str]]]:
     """What fits the image's pattern and no other, and can be read."""
     taken = {path for one in partners for paths in one.by_key.values() for path in paths}
-    fitting = list(shape.walk(src))
+    every = list(shape.walk(src))
+    if not every:
+        files = (path for path in src.rglob("*") if path.is_file() and not path.name.startswith("."))
+        unmatched += [f"{text} below SRC, and none fits '{shape.text}'" for text in counted(files)]
+    kept = set(one_of_twins([path for path, _ in every], unmatched))
+    fitting = [(path, values) for path, values in every if path in kept]
     if fitting and all(path in taken for path, _ in fitting):
         found = f"all {len(fitting)} files that fit '{shape.text}' fit another pattern too"
         raise ManifestError(f"{src}: {found}, such as {fitting[0][0].name}; narrow that pattern")

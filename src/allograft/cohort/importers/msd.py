@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
 
+from allograft.cohort.importers.files import other_suffix
 from allograft.cohort.importers.labels import mask_notes
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
@@ -30,24 +31,23 @@ def import_msd(
     """
     src, site = need_folder(src), need_site(site, src)
     described = read_json(src / "dataset.json", dict)
-    entries = [(_texts(one, src), _text(one, "label", src)) for one in _list(described, "training", src)]
-    tests = [[one] if isinstance(one, str) else _texts(one, src) for one in _list(described, "test", src, optional=True)]
+    entries = [(_images(one, src), _text(one, "label", src)) for one in _list(described, "training", src)]
+    tests = [_images(one if isinstance(one, dict) else {"image": one}, src) for one in _list(described, "test", src, optional=True)]
     if unlabelled:
         entries += [(one, "") for one in tests]
     rows: list[Row] = []
     unmatched = [] if unlabelled else [f"{one[0]}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
     for images, mask in entries:
-        image = images[0]
-        paths = [src / one for one in images]
-        if lost := [one for one, path in zip(images, paths, strict=True) if not os.path.exists(path)]:
-            unmatched.append(f"{lost[0]}: in dataset.json but not in the folder")
+        image, paths = images[0], [src / one for one in images]
+        if absent := [one for one in images if not os.path.exists(src / one)]:
+            unmatched.append(f"{absent[0]}: in dataset.json but not in the folder{other_suffix(src / absent[0])}")
             continue
         who = subject_of(stem(paths[0].name), subject, one_image_per_subject=one_image_per_subject, source=src)
         row: Row = {"image": paths, "subject": who, "site": site}
         if mask and os.path.exists(src / mask):
             row["mask"] = src / mask
         elif mask:
-            unmatched.append(f"{image}: its mask {mask} is missing; imported without")
+            unmatched.append(f"{image}: its mask {mask} is missing{other_suffix(src / mask)}; imported without")
         rows.append(row)
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
@@ -73,15 +73,15 @@ def _list(described: dict[str, Any], key: str, src: Path, *, optional: bool = Fa
     return held
 
 
-def _texts(entry: object, src: Path) -> list[str]:
-    """The image of a case: one file, or as MONAI writes it a list of channels."""
+def _images(entry: object, src: Path) -> list[str]:
+    """The files of a case: one, or as MONAI's lists have it one per channel, ``"image": ["a.nii.gz", "b.nii.gz"]``."""
     held = entry.get("image") if isinstance(entry, dict) else None
     if isinstance(held, list) and held and all(isinstance(one, str) and one for one in held):
-        return list(held)
+        return held
     return [_text(entry, "image", src)]
 
 
 def _text(entry: object, key: str, src: Path) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key]:
-        raise ManifestError(f"{src / 'dataset.json'}: a case {str(entry)[:80]}; expected {{'image': .., 'label': ..}}; mend it")
+        raise ManifestError(f"{src / 'dataset.json'}: a case {str(entry)[:80]}; expected {{'image': .., 'label': ..}}; correct it")
     return str(entry[key])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
+from allograft.cohort.importers.files import images_among
 from allograft.cohort.importers.labels import mask_notes
 from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import check_once, is_image, need_folder, need_site, stem, subject_of
+from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError
 
 
@@ -26,17 +28,14 @@ def import_nnunet(
 ) -> Imported:
     """Take the training cases, their channels in order of their numbers, and with ``unlabelled`` those of ``imagesTs``.
 
-    ``subject``: where the patient is in a case's name, ``'{subject}_*'``, else ``one_image_per_subject``. A case that lacks a
-    channel is left out and listed. Where ``dataset.json`` lists the training cases (``dataset``), its list counts.
+    ``subject``: where the patient stands in a case's name, ``'{subject}_*'``, else ``one_image_per_subject``. A case that lacks a
+    channel is left out and listed. Where ``dataset.json`` lists its files under ``dataset``, these are taken, whatever their names.
     """
     src, site = need_folder(src), need_site(site, src)
     unmatched: list[str] = []
     described = read_json(src / "dataset.json", dict) if (src / "dataset.json").exists() else {}
-    listed = _listed(described.get("dataset"), src, unmatched)
-    found = _chosen(src, unmatched, listed, unlabelled=unlabelled)
+    found, masks = _listed(described, src, unmatched) if "dataset" in described else _named(src, unmatched, unlabelled=unlabelled)
     channels = sorted({number for files in found.values() for number in files})
-    masks = {(folder, stem(path.name)): path for folder in ("labelsTr", "labelsTs") for path in _files(src / folder)}
-    masks |= {("labelsTr", case): mask for case, (_, mask) in listed.items() if mask is not None}
     rows: list[Row] = []
     for (folder, case), files in found.items():
         if lacking := [number for number in channels if number not in files]:
@@ -45,7 +44,7 @@ def import_nnunet(
         who = subject_of(case, subject, one_image_per_subject=one_image_per_subject, source=src)
         mask = masks.pop((folder, case), None)
         if mask is None and folder == "labelsTr":
-            unmatched.append(f"{case}: no mask in {folder}; imported without")
+            unmatched.append(f"{case}: no mask; imported without")
         rows.append({"image": [files[number] for number in channels], "mask": mask, "subject": who, "site": site})
     unmatched += [f"{folder}/{path.name}: a mask without an image" for (folder, _), path in masks.items() if folder == "labelsTr"]
     if one_image_per_subject:
@@ -53,51 +52,53 @@ def import_nnunet(
     return write_manifest(out, rows, unmatched, notes=mask_notes(described.get("labels"), src), **options)
 
 
-Listed = dict[str, tuple[dict[str, Path], Path | None]]
-"""Case -> channel number -> file, and its mask."""
+Found = dict[tuple[str, str], dict[str, Path]]
+"""(folder of its mask, case) -> channel number -> file."""
 
 
-def _listed(held: object, src: Path, unmatched: list[str]) -> Listed:
-    """The cases that ``dataset.json`` of nnU-Net v2 names under ``dataset``; {} where it names none."""
-    if held is None:
-        return {}
-    if not isinstance(held, dict):
-        raise ManifestError(f"{src / 'dataset.json'}: 'dataset' is a {type(held).__name__}; expected case -> images and label")
-    found: Listed = {}
-    for case, entry in held.items():
-        images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(images, list) or not images or not all(isinstance(one, str) for one in [*images, label or ""]):
-            raise ManifestError(f"{src / 'dataset.json'}: case {case}: {str(entry)[:80]}; expected images, a list, and label; correct it")
-        paths = [src / one for one in images]
-        if lost := [path for path in paths if not path.is_file()]:
-            unmatched.append(f"{case}: {lost[0].name} is in dataset.json but not in the folder, left out")
-            continue
-        mask = src / label if label and (src / label).is_file() else None
-        found[str(case)] = ({f"{number:04d}": path for number, path in enumerate(paths)}, mask)
-    return found
-
-
-def _chosen(src: Path, unmatched: list[str], listed: Listed, *, unlabelled: bool) -> dict[tuple[str, str], dict[str, Path]]:
-    """(folder of its mask, case) -> channel number -> file."""
-    training = {case: files for case, (files, _) in listed.items()} or _cases(src / "imagesTr", unmatched)
-    found = {("labelsTr", case): files for case, files in training.items()}
+def _named(src: Path, unmatched: list[str], *, unlabelled: bool) -> tuple[Found, dict[tuple[str, str], Path]]:
+    """Images and masks by the names of files."""
+    found = {("labelsTr", case): files for case, files in _cases(src / "imagesTr", unmatched).items()}
     tests = {("labelsTs", case): files for case, files in _cases(src / "imagesTs", unmatched).items()}
     if not found and not tests:
-        raise ManifestError(f"{src}: no file imagesTr/CASE_0000.*; expected a dataset folder of nnU-Net; correct SRC")
-    if unlabelled:
-        return found | tests
-    unmatched += [f"imagesTs/{case}: a test image, left out (--unlabelled takes it)" for _, case in tests]
-    return found
+        seen = f"; found {'; '.join(unmatched[:3])}" if unmatched else ""
+        raise ManifestError(f"{src}: no image imagesTr/CASE_0000.*; expected a dataset folder of nnU-Net{seen}; correct SRC")
+    if not unlabelled:
+        unmatched += [f"imagesTs/{case}: a test image, left out (--unlabelled takes it)" for _, case in tests]
+    folders = {name: _files(src / name, unmatched) for name in ("labelsTr", "labelsTs")}
+    masks = {(folder, stem(path.name)): path for folder, paths in folders.items() for path in paths}
+    return found | (tests if unlabelled else {}), masks
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and is_image(path)) if folder.is_dir() else []
+def _listed(described: dict[str, Any], src: Path, unmatched: list[str]) -> tuple[Found, dict[tuple[str, str], Path]]:
+    """Images and masks by the key ``dataset`` of version 2: ``{CASE: {"images": [...], "label": ...}}``, paths below ``src``."""
+    held, wanted = described["dataset"], "expected {CASE: {'images': [..], 'label': ..}}; correct it"
+    if not isinstance(held, dict):
+        raise ManifestError(f"{src / 'dataset.json'}: 'dataset' is a {type(held).__name__}; {wanted}")
+    found: Found = {}
+    masks = {}
+    for case, entry in held.items():
+        images = entry.get("images") if isinstance(entry, dict) else None
+        mask = entry.get("label") if isinstance(entry, dict) else None
+        if not isinstance(images, list) or not images or not all(isinstance(one, str) and one for one in (*images, mask or "-")):
+            raise ManifestError(f"{src / 'dataset.json'}: case '{case}' is {str(entry)[:80]}; {wanted}")
+        if lacking := [one for one in images if not os.path.exists(src / one)]:
+            unmatched.append(f"{case}: no image {lacking[0]}, left out")
+            continue
+        found["labelsTr", case] = {f"{number:04d}": src / one for number, one in enumerate(images)}
+        if mask and os.path.exists(src / mask):
+            masks["labelsTr", case] = src / mask
+    return found, masks
+
+
+def _files(folder: Path, unmatched: list[str]) -> list[Path]:
+    return images_among(folder.iterdir(), folder, unmatched) if folder.is_dir() else []
 
 
 def _cases(folder: Path, unmatched: list[str]) -> dict[str, dict[str, Path]]:
     """Case -> channel number -> file."""
     cases: dict[str, dict[str, Path]] = {}
-    for path in _files(folder):
+    for path in _files(folder, unmatched):
         found = re.fullmatch(r"(.+)_(\d{4})", stem(path.name))
         if found is None:
             unmatched.append(f"{folder.name}/{path.name}: no channel number such as _0000 in its name")

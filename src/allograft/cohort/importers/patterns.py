@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from allograft.cohort.importers.files import one_of_twins
 from allograft.cohort.readers.dicom import is_dicom
 from allograft.errors import ManifestError
 
@@ -142,7 +143,9 @@ class Partners:
                 f"pattern '{pattern}': {{{unknown[0]}}} is not in the image's pattern, which has {names}; use the same names"
             )
         by_key: dict[tuple[str, ...], list[Path]] = {}
-        for path, found in shape.walk(folder):
+        every = dict(shape.walk(folder))
+        for path in one_of_twins(list(every), []):
+            found = every[path]
             by_key.setdefault(tuple(found[name] for name in shape.names), []).append(path)
         return Partners(shape, by_key, set())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,6 @@ from pathlib import Path
 from allograft.cohort.importers.patterns import Pattern
 from allograft.cohort.manifest import KNOWN
 from allograft.cohort.readers import SUFFIXES
-from allograft.cohort.readers.dicom import is_dicom
-from allograft.cohort.readers.files import is_second
 from allograft.errors import ManifestError, nearest
 
 
@@ -32,11 +31,11 @@ def subject_of(name: str, pattern: str | None, *, one_image_per_subject: bool, s
     return name
 
 
-def need_subject(source: Path, *, one_image_per_subject: bool) -> None:
-    """Refuse to take a file's name for a patient unless the user says that each image is of another one."""
+def need_subject(source: Path, *, one_image_per_subject: bool, how: str = "say where it is in a name: --subject '{subject}_*'") -> None:
+    """Refuse to take a file's name for a patient unless the user says that each image is of another one; ``how`` else to name it."""
     if not one_image_per_subject:
-        mend = "say where the subject stands (--subject '{subject}_*'), or that each image is of another patient: --one-image-per-subject"
-        raise ManifestError(f"{source}: does not say which patient an image is of, and images of one must not be on two sides; {mend}")
+        fix = f"{how}, or, where each image is of another patient, write --one-image-per-subject"
+        raise ManifestError(f"{source}: does not say which patient an image is of, and images of one must not be on two sides; {fix}")
 
 
 def check_once(subjects: Mapping[str, int], source: Path) -> None:
@@ -46,17 +45,17 @@ def check_once(subjects: Mapping[str, int], source: Path) -> None:
         raise ManifestError(f"{source}: one image per subject was said, but '{twice[0]}' has {subjects[twice[0]]}; leave that option out")
 
 
-def need_site(site: str | None, source: Path) -> str:
+def need_site(site: str | None, source: Path, option: str = "--site A") -> str:
     """The site's name, which every import needs."""
     if not site or not site.strip():
-        raise ManifestError(f"{source}: needs a site, the hospital, scanner or laboratory that the images are from; name it: --site A")
+        raise ManifestError(f"{source}: needs a site, the hospital, scanner or laboratory that the images are from; name it: {option}")
     return site
 
 
 def need_folder(src: Path) -> Path:
     """``src`` when it is a folder."""
     if not Path(src).is_dir():
-        raise ManifestError(f"{src}: no such folder; correct SRC")
+        raise ManifestError(f"{src}: no such folder; name one that exists")
     return Path(src)
 
 
@@ -72,9 +71,16 @@ def stem(name: str) -> str:
     return name
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file can be read as an image by its name, or is DICOM; folders are taken to be series."""
-    return path.is_dir() or (path.name.lower().endswith(SUFFIXES) and not is_second(path)) or is_dicom(path)
+def below(name: str, folder: Path) -> str:
+    """A path as it lies below ``folder``; of one from elsewhere the last part, so that no folder's name is in a subject.
+
+    >>> below("/data/images/p1/a.png", Path("/data/images")), below("/home/me/a.png", Path("/data/images"))
+    ('p1/a.png', 'a.png')
+    """
+    if not re.match(r"[/\\]|[A-Za-z]:", name):
+        return name
+    path, home = Path(os.path.abspath(name)), os.path.abspath(folder)
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else re.split(r"[/\\]", name)[-1]
 
 
 def class_names(found: set[str], classes: Mapping[str, str] | None, source: Path) -> dict[str, str]:

@@ -6,17 +6,18 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from allograft.cohort.importers.files import other_suffix
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import check_once, class_names, need_site, need_subject, stem
+from allograft.cohort.importers.subjects import below, check_once, class_names, need_site, need_subject, stem
 from allograft.cohort.manifest import KNOWN
 from allograft.errors import ManifestError, nearest
 
 _NAME = re.compile(r"\{([^{}]*)\}")
-_MISSING = ("", "na", "nan", "n/a", "none", "null")
+MISSING = ("na", "nan", "n/a", "none", "null")
 
 
 def import_table(
@@ -35,6 +36,7 @@ def import_table(
     split_column: str | None = None,
     attributes: Sequence[str] = (),
     classes: Mapping[str, str] | None = None,
+    missing: Sequence[str] | None = None,
     one_image_per_subject: bool = False,
     **options: Unpack[Options],
 ) -> Imported:
@@ -43,7 +45,9 @@ def import_table(
     All but ``site_name``, ``attributes`` and ``classes`` are names of columns; those of files may be patterns of columns instead,
     ``'images/{id}.png'``. Paths are relative to the table. ``site_name``: the one site of a table without such a column. Only the columns
     named are taken over, ``attributes`` under their own names, because a table may hold what must not travel with the images.
-    ``classes``: label as stored -> class name. An empty label, or NA, is no label.
+    ``classes``: label as stored -> class name. Of the columns that are no paths, empty cells and NA, NaN, N/A, none and null in any case
+    are no value; ``missing`` lists other words in their place, as they are written, and words that ``classes`` names are labels. The
+    result says which words were taken as missing, and how often.
     """
     src = Path(src)
     rows = _read(src)
@@ -53,18 +57,45 @@ def import_table(
     _check_columns(
         src, tuple(rows[0]), (*texts.values(), *(name for one in (*images, *files.values()) for name in _names(one))), attributes
     )
-    fixed = {} if site else {"site": need_site(site_name, src)}
+    fixed = {} if site else {"site": need_site(site_name, src, "--site COLUMN, or --site-name A for all rows")}
     if subject is None:
-        need_subject(src, one_image_per_subject=one_image_per_subject)
-    names = class_names({_value(row, label) for row in rows} - {""}, classes, src) if label else {}
+        need_subject(src, one_image_per_subject=one_image_per_subject, how="name the column of the patient: --subject patient_id")
+    texts |= {name: name for name in attributes}
+    absent = _absent(missing, classes or {})
+    names = class_names({row[label] for row in rows if not absent("label", row[label])}, classes, src) if label else {}
     unmatched: list[str] = []
-    result = [
-        row | fixed | ({"label": names.get(row["label"])} if label else {})
-        for row in _found(src, rows, images, texts | {name: name for name in attributes}, files, unmatched)
-    ]
+    taken: Counter[tuple[str, str]] = Counter()
+    result = []
+    for row in _found(src, rows, images, texts, files, unmatched):
+        lost = {key: row[key] for key in texts if absent(key, row[key])}
+        taken.update((texts[key], word) for key, word in lost.items() if word)
+        if word := lost.get("subject") or lost.get("site"):
+            found = f"'{word}' in the column of the {'subject' if lost.get('subject') else 'site'} was taken as missing"
+            raise ManifestError(f"{src}: {found}, and every row needs one; keep it with your own list of such words: --missing ''")
+        named = {"label": names.get(row["label"])} if label else {}
+        result.append(row | fixed | named | dict.fromkeys(lost, ""))
     if one_image_per_subject:
         check_once(Counter(made["subject"] for made in result), src)
-    return write_manifest(out, result, unmatched, notes=[f"classes: {', '.join(names.values())}"] if names else [], **options)
+    notes = [f"classes: {', '.join(names.values())}"] if names else []
+    return write_manifest(out, result, unmatched, notes=[*notes, *_taken_note(taken)], **options)
+
+
+def _absent(missing: Sequence[str] | None, classes: Mapping[str, str]) -> Callable[[str, str], bool]:
+    """Whether a cell, of a column of the manifest, states no value."""
+
+    def absent(key: str, word: str) -> bool:
+        if not word or (key == "label" and word in classes):
+            return not word
+        return word.lower() in MISSING if missing is None else word in missing
+
+    return absent
+
+
+def _taken_note(taken: Mapping[tuple[str, str], int]) -> list[str]:
+    if not taken:
+        return []
+    words = ", ".join(f"{column} '{word}' {number} time{'s' * (number > 1)}" for (column, word), number in sorted(taken.items()))
+    return [f"taken as missing: {words}; keep a class with --class WORD=NAME, any word with your own list of such words: --missing ''"]
 
 
 def _found(
@@ -79,9 +110,14 @@ def _found(
     for number, row in enumerate(rows, 2):
         paths = [_path(one, row, src, number) for one in images]
         if not all(path and os.path.exists(path) for path in paths):
-            unmatched.append(f"row {number}: no image {', '.join(_filled(one, row) for one in images)}")
+            absent = next((path for path in paths if path and not os.path.exists(path)), None)
+            unmatched.append(
+                f"row {number}: no image {', '.join(_filled(one, row) for one in images)}{other_suffix(absent) if absent else ''}"
+            )
             continue
-        made: Row = {"subject": stem(_filled(images[0], row)), "image": paths} | {key: _value(row, one) for key, one in texts.items()}
+        made: Row = {"subject": stem(below(_filled(images[0], row), src.parent)), "image": paths} | {
+            key: row[one] for key, one in texts.items()
+        }
         for key, one in files.items():
             made[key] = _path(one, row, src, number)
             if made[key] is not None and not os.path.exists(made[key]):
@@ -128,8 +164,3 @@ def _path(spec: str, row: Mapping[str, str], src: Path, number: int) -> Path | N
     if not text.isprintable():
         raise ManifestError(f"{src}, row {number}: {text!r} is no path; mend it")
     return src.parent / text
-
-
-def _value(row: Mapping[str, str], column: str | None) -> str:
-    text = row[column] if column else ""
-    return "" if text.lower() in _MISSING else text

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from allograft.cohort.importers.boxes import BoxFile
+from allograft.cohort.importers.files import images_among, visible
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import check_once, is_image, need_folder, need_site, stem, subject_of
+from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError
 
 _LARGEST = 10_000_000  # bytes of one XML file
@@ -31,19 +32,19 @@ def import_voc(
     counted from 0 with the end exclusive, numbers stay as they are.
     """
     src, site, images = need_folder(src), need_site(site, src), need_folder(images)
-    by_stem = _by_stem(images)
-    rows, files, unmatched = [], [], []
+    rows, files = [], []
+    unmatched: list[str] = []
+    by_stem = _by_stem(images, unmatched)
     used: set[Path] = set()
     labels: set[str] = set()
-    for xml in sorted(src.glob("*.xml")):
+    for xml in visible(src.glob("*.xml")):
         tree = _parsed(xml)
         found = by_stem.get(xml.stem) or by_stem.get(stem(Path(tree.findtext("filename") or "").name)) or []
         if len(found) != 1 or found[0] in used:
             why = "no image of that name" if not found else f"more than one partner for {found[0].name}"
             unmatched.append(f"{xml.name}: {why}")
             continue
-        boxes, flat = _boxes(tree, xml, 0 if zero_based else 1)
-        unmatched += [f"{xml.name}: {flat} boxes without area, left out"] if flat else []
+        boxes = _boxes(tree, xml, 0 if zero_based else 1, unmatched)
         used.add(found[0])
         labels.update(boxes.labels)
         files.append(boxes.file(found[0], out))
@@ -55,11 +56,10 @@ def import_voc(
     return write_manifest(out, rows, unmatched, files=files, notes=[f"classes: {', '.join(sorted(labels))}"], **options)
 
 
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
+def _by_stem(folder: Path, unmatched: list[str]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and is_image(path):
-            found.setdefault(stem(path.name), []).append(path)
+    for path in images_among(folder.iterdir(), folder, unmatched):
+        found.setdefault(stem(path.name), []).append(path)
     return found
 
 
@@ -78,19 +78,20 @@ def _parsed(path: Path) -> Any:
         raise ManifestError(f"{path}: cannot be read as XML ({error}); export it again") from error
 
 
-def _boxes(tree: Any, path: Path, first: int) -> tuple[BoxFile, int]:
-    """The boxes of a file, and how many have no area."""
-    boxes, flat = BoxFile(), 0
+def _boxes(tree: Any, path: Path, first: int, left: list[str]) -> BoxFile:
+    """The boxes of an XML; ``left`` gets a line for each that has no area in the image."""
+    boxes = BoxFile()
     width, height = (_whole(tree.findtext(f"size/{side}")) for side in ("width", "height"))
     size = (width, height) if width and height else None
     for number, one in enumerate(tree.iter("object"), 1):
         where = f"{path}, object {number}"
         corners = [_number(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
         if None in corners:
-            raise ManifestError(f"{where}: no bndbox of xmin, ymin, xmax, ymax in numbers; mend or remove it")
+            raise ManifestError(f"{where}: no bndbox of xmin, ymin, xmax, ymax in numbers; correct or remove it")
         x0, y0, x1, y1 = (float(corner) for corner in corners if corner is not None)
-        flat += not boxes.add([x0 - first, y0 - first, x1, y1], one.findtext("name") or "", size, where)
-    return boxes, flat
+        why = boxes.add([x0 - first, y0 - first, x1, y1], one.findtext("name") or "", size, where)
+        left += [why.replace(str(path), path.name)] if why else []
+    return boxes
 
 
 def _number(text: str | None) -> float | None:
