@@ -34,7 +34,11 @@ from allograft.predictor import Direct, load_predictor, save_predictor
 from allograft.schedule import Planned
 from allograft.study.plan import scenario_of
 
-CONTRACT = {"options": {"size": "paper", "cycle": 0.5}, "own_optimizers": True}
+CONTRACT = {
+    "options": {"size": "paper", "cycle": 0.5},
+    "under": {"size": {"study": {"budget": {"steps": 1, "adapt_steps": 1, "batch_size": 1}}}},  # to be quick
+    "own_optimizers": True,
+}
 
 
 class Scale(nn.Module):
