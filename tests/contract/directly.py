@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from allograft.batch import Batch, collate
-from allograft.recipe import Scenario, total_needs
+from allograft.context import Context, Settings
+from allograft.recipe import Carry, Scenario, Stage, total_needs
 from allograft.run.session import Session
 from allograft.study.world import World
 from allograft.tree import digest
@@ -30,9 +32,28 @@ class Left:
     figures: tuple[str, ...]
 
 
-def left_by(recipe: Any, scenario: Scenario, session: Session, world: World, *, seed: int = 0) -> Left:
-    """Run a recipe; what comes before by ``first`` is kept in the session's folder, and found there by the next."""
+@dataclass(frozen=True)
+class OwnSettings(Context):
+    """A context whose settings are those of the recipe alone: what comes before by ``first`` runs in ``others``."""
+
+    others: Context | None = None
+
+    def run(self, recipe: Any, scenario: Scenario, network: Any) -> Generator[Stage, None, Carry]:
+        """As ``others`` runs it."""
+        assert self.others is not None
+        return (yield from self.others.run(recipe, scenario, network))
+
+
+def left_by(recipe: Any, scenario: Scenario, session: Session, world: World, *, seed: int = 0, settings: Settings | None = None) -> Left:
+    """Run a recipe; what comes before by ``first`` is kept in the session's folder, and found there by the next.
+
+    Args:
+        settings: of the recipe's own training; None = the study's.
+    """
     context, batch = session.context(seed), unseen_images(world)
+    if settings is not None:
+        given = {field.name: getattr(context, field.name) for field in fields(context)}
+        context = OwnSettings(**{**given, "settings": settings}, others=context)
     predictions: dict[str, bytes] = {}
     running = recipe.run(scenario.narrowed(total_needs(recipe)), session.start(world, seed), context)
     while True:

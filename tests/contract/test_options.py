@@ -1,4 +1,4 @@
-"""Every option does something, and every source site counts, in a recipe that is run by itself: see ``directly``."""
+"""Every option, every setting of the study and every source site does something, in a recipe that is run by itself: see ``directly``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ from allograft.study.plan import scenario_of
 from allograft.table import find
 
 SEEDS = 6
+SETTINGS: dict[str, Any] = {
+    "augmentation": "none",
+    "patch": [16, 16],
+    "clip": 1e-4,
+    "optimizer": {"adam": {"lr": 1e-2}},
+    "schedule": {"step": {"at": [0.5], "factor": 0.1}},
+}
+"""What a study says about training, and other values of it."""
 OTHER_FIRST = {"supervised": {"augmentation": "none"}}
 Leaves = Callable[..., Left]
 
@@ -31,7 +39,7 @@ OPTIONS = [(name, option) for name in METHODS for option in options_of(name)]
 
 @pytest.fixture(scope="module")
 def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
-    """What a method leaves with one argument changed, None = with none, where ``under`` names an option what ``Contract.under`` says."""
+    """What a method leaves with one argument or one setting of the study changed; ``under`` names an option that ``Contract.under`` has."""
 
     @cache
     def prepared(name: str, under: str) -> Any:
@@ -43,11 +51,12 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
         return arguments, session, world, row_of(session, world)
 
     @cache
-    def of(name: str, under: str = "", changed: str = "") -> Left:
+    def of(name: str, under: str = "", changed: str = "", setting: str = "") -> Left:
         arguments, session, world, row = prepared(name, under)
         value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
-        return left_by(recipe, scenario_of(world, replace(row, recipe=recipe)), session, world)
+        settings = replace(session.study, **{setting: SETTINGS[setting]}).settings if setting else None
+        return left_by(recipe, scenario_of(world, replace(row, recipe=recipe)), session, world, settings=settings)
 
     return of
 
@@ -63,6 +72,12 @@ def test_every_option_is_stated(name: str) -> None:
 def test_no_option_is_ignored(name: str, option: str, leaves: Leaves) -> None:
     under = option if option in contract(name).under else ""
     assert leaves(name, under, option) != leaves(name, under)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", [name for name in METHODS if contract(name).trains])
+def test_the_studys_settings_reach_the_recipes_own_training(name: str, setting: str, leaves: Leaves) -> None:
+    assert (leaves(name, setting=setting) == leaves(name)) == (setting in contract(name).own_settings)
 
 
 @pytest.mark.parametrize("name", METHODS)

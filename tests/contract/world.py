@@ -41,6 +41,7 @@ class Contract:
         options: field -> another value, under which the recipe must leave other bytes; every field but ``first``.
         under: field -> ``{"arguments": ..., "study": ...}`` without which that option has nothing to act on.
         processes, processes_study: arguments and study where two processes must equal one up to rounding.
+        own_settings: settings of the study that do not reach it, because its paper has its own.
         own_optimizers: whether something of the network moves by an optimizer that the study's schedule does not reach.
         trains: whether it makes steps itself.
         marks: after which of three steps there are checkpoints.
@@ -52,6 +53,7 @@ class Contract:
     under: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: Mapping[str, Any] = field(default_factory=dict)
     processes_study: Mapping[str, Any] = field(default_factory=dict)
+    own_settings: tuple[str, ...] = ()
     own_optimizers: bool = False
     trains: bool = True
     marks: tuple[int, ...] = (1, 2)

@@ -37,6 +37,7 @@ from allograft.study.plan import scenario_of
 CONTRACT = {
     "options": {"size": "paper", "cycle": 0.5},
     "under": {"size": {"study": {"budget": {"steps": 1, "adapt_steps": 1, "batch_size": 1}}}},  # to be quick
+    "own_settings": ("augmentation", "patch", "clip", "optimizer", "schedule"),
     "own_optimizers": True,
 }
 
