@@ -24,8 +24,7 @@ from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Scenario
 from allograft.tasks.segmentation import Segmentation
 
-CONTRACT = {
-}
+CONTRACT = {}
 
 SITE = torch.tensor([1, 0, 1, 0, 0])
 
