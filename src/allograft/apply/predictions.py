@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from allograft.apply import load
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
-from allograft.errors import ImageError, OutputError
+from allograft.errors import ImageError
 from allograft.grey import plane
 from allograft.predictor.whole import stem
 from allograft.report import draw_overlay, slice_of
-from allograft.tree import write_bytes
+from allograft.tree import append_bytes, replace_file, write_bytes
 
 
 def write_predictions(
-    model: Path, images: Iterable[Path], out: Path, *, overlay: bool = False, probabilities: bool = False, device: str = "cpu"
+    model: Path, images: Iterable[Path], out: Path, *, overlay: bool = False, probabilities: bool = False, device: str = "auto"
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an image.
 
-    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image.
+    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image. Files and row of an
+    image appear one after the other when all of them are made, the row first, so that no mask is without its row, however the process
+    ends. Rows of other images that are in OUT already stay.
 
     Returns:
         How many images were predicted.
@@ -31,44 +35,92 @@ def write_predictions(
     Raises:
         ModelError, ImageError, ManifestError, OutputError.
     """
-    loaded = load(model, device=device)
-    images = list(images)
-    rows: list[dict[str, object]] = []
+    loaded, table = load(model, device=device), ResultsTable(out / "results.csv")
     names: dict[str, str] = {}
-    for one in loaded.predict(images):
-        name = "/".join(part for part in Path(stem(one.name)).parts if part not in ("/", ".", ".."))  # never out of OUT
+    for one in loaded.predict(list(images)):
+        name = output_name(one.name)
         if name in names:
             raise ImageError(f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different folders")
         names[name] = one.name
-        _write(one, out / name, overlay=overlay, probabilities=probabilities)
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
-        rows.append({"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(out / "results.csv", text.getvalue().encode())
-    return len(rows)
+        row = {"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)}
+        made = _made(one, out / name, overlay=overlay, probabilities=probabilities)
+        table.add(row)
+        for path in made:
+            replace_file(unfinished(path), path)
+    if not names:
+        table.add({"image": ""})
+    return len(names)
 
 
-def _write(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> None:
-    """The pictures of an answer; a class alone leaves none."""
-    answer, suffix = one.answer, ".png" if one.affine is None else ".nii.gz"
+def output_name(image: str) -> str:
+    """What the files of an image are called below OUT, without ending: its path from the folder on, and never out of OUT.
+
+    >>> output_name("../scans/a.nii.gz")
+    'scans/a'
+    """
+    return "/".join(part for part in Path(stem(image)).parts if part not in ("/", ".", ".."))
+
+
+@dataclass
+class ResultsTable:
+    """``results.csv``, which gains a row with each image; rows that are there already stay, unless their columns are others.
+
+    Args:
+        path: of the file.
+    """
+
+    path: Path
+    columns: list[str] = field(default_factory=list)
+    rows: dict[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with suppress(OSError, ValueError, csv.Error):
+            with open(self.path, newline="", encoding="utf-8") as file:
+                found = list(csv.DictReader(file, strict=True))
+            self.columns = list(found[0]) if found else []
+            self.rows = {output_name(row["image"]): row for row in found}
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write a row: at the end, or in the place of the one of the same name."""
+        if list(row) != self.columns:
+            self.columns, self.rows = list(row), {}
+        name = output_name(str(row["image"]))
+        is_new = bool(self.rows) and name not in self.rows
+        self.rows[name] = row
+        if is_new:
+            append_bytes(self.path, self._lines([row]))
+        else:
+            header = dict(zip(self.columns, self.columns, strict=True))
+            write_bytes(self.path, self._lines([header, *self.rows.values()]))
+
+    def _lines(self, rows: Iterable[Mapping[str, object]]) -> bytes:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, lineterminator="\n").writerows(rows)
+        return text.getvalue().encode()
+
+
+def _made(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> list[Path]:
+    """Write the pictures of an answer under the names of unfinished files; a class alone leaves none."""
+    answer, suffix, made = one.answer, ".png" if one.affine is None else ".nii.gz", list[Path]()
+
+    def beside(ending: str) -> Path:
+        made.append(path.with_name(f"{path.name}_{ending}"))
+        return unfinished(made[-1])
+
     if answer.mask is not None:
-        write_mask(_beside(path, f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+        write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
         if overlay:
             image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)
-            write_bytes(_beside(path, "overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
+            write_bytes(beside("overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
         low, high = answer.span if one.affine is not None else (0.0, 1.0)  # a PNG holds shares of 65535
         for name, values in answer.maps.items():
-            write_image(_beside(path, f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
+            write_image(beside(f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
+    return made
 
 
-def _beside(path: Path, ending: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot be written ({error.strerror}); choose another --out") from error
-    return path.with_name(f"{path.name}_{ending}")
+def unfinished(path: Path) -> Path:
+    """Hidden, and with the same ending, by which the format is chosen."""
+    return path.with_name(f".unfinished-{path.name}")
