@@ -25,9 +25,9 @@ def write_predictions(
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an image.
 
-    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image. Files and row of an
-    image appear one after the other when all of them are made, the row first, so that no mask is without its row, however the process
-    ends. Rows of other images that are in OUT already stay.
+    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image. Files and
+    row of an image appear one after the other when all of them are made, the row first, so that no mask is without its row, however
+    the process ends. Rows of other images that are in OUT already stay.
 
     Returns:
         How many images were predicted.

@@ -139,9 +139,7 @@ def adapt(
     recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
     set_: Set = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also train the baselines of a study, as one on the new labels alone.")
-    ] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")] = False,
     device: Device = "auto",
 ) -> None:
