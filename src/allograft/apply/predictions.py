@@ -44,10 +44,10 @@ def write_predictions(
         names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
         row = {"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)}
-        made = _made(one, out / name, overlay=overlay, probabilities=probabilities)
+        made = written_hidden(one, out / name, overlay=overlay, probabilities=probabilities)
         table.add(row)
-        for path in made:
-            replace_file(unfinished(path), path)
+        for hidden, path in made.items():
+            replace_file(hidden, path)
     if not names:
         table.add({"image": ""})
     return len(names)
@@ -100,13 +100,18 @@ class ResultsTable:
         return text.getvalue().encode()
 
 
-def _made(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> list[Path]:
-    """Write the pictures of an answer under the names of unfinished files; a class alone leaves none."""
-    answer, suffix, made = one.answer, ".png" if one.affine is None else ".nii.gz", list[Path]()
+def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> dict[Path, Path]:
+    """Write the pictures of an answer; a class alone leaves none.
+
+    Returns:
+        Hidden file, with the ending by which its format is chosen -> the name it is to have.
+    """
+    answer, suffix, made = one.answer, ".png" if one.affine is None else ".nii.gz", dict[Path, Path]()
 
     def beside(ending: str) -> Path:
-        made.append(path.with_name(f"{path.name}_{ending}"))
-        return unfinished(made[-1])
+        hidden = path.with_name(f".unfinished-{path.name}_{ending}")
+        made[hidden] = path.with_name(f"{path.name}_{ending}")
+        return hidden
 
     if answer.mask is not None:
         write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
@@ -119,8 +124,3 @@ def _made(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> 
         for name, values in answer.maps.items():
             write_image(beside(f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
     return made
-
-
-def unfinished(path: Path) -> Path:
-    """Hidden, and with the same ending, by which the format is chosen."""
-    return path.with_name(f".unfinished-{path.name}")
