@@ -14,27 +14,49 @@ from allograft.recipe import Grid, title
 from allograft.run.session import Result
 from allograft.studies import run_study
 from allograft.study.reading import make_study
-from allograft.study.spec import source_free
+from allograft.study.spec import Study, source_free
 
 BEFORE = "before"
 """Folder of the old model, beside those of the study."""
 
 
 def adapt_model(
-    model: Path, manifest: Path, recipe: Any, out: Path, *, overrides: Mapping[str, Any] | None = None, say: Callable[[str], None] = print
+    model: Path,
+    manifest: Path,
+    recipe: Any,
+    out: Path,
+    *,
+    compare: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    fabric: Any = None,
+    say: Callable[[str], None] = print,
 ) -> Result:
     """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the model, and its source is not needed.
 
-    The study it runs is an ordinary one: labelled sites are judged, all labelled training cases may be used, models are left in
-    ``OUT/models``. Where the new model loses at a site (see ``statistics.tolerance``) the old one is kept beside it, in
-    ``OUT/models/before``, and this is reported.
+    The study it runs is an ordinary one, see ``adaptation``: labelled sites are judged, models are left in ``OUT/models``. Where the new
+    model loses at a site (see ``statistics.tolerance``) the old one is kept beside it, in ``OUT/models/before``, and this is reported.
 
     Args:
-        recipe: a name or ``{name: {...}}``.
-        overrides: further keys of the study, ``{"budget": {...}}`` for example.
+        recipe, compare, overrides: as of ``adaptation``.
+        fabric: a lightning ``Fabric``; one process on the default device when None.
 
     Raises:
         NeedsError: the recipe needs source images, or labels that no site has.
+    """
+    result = run_study(adaptation(model, manifest, recipe, compare=compare, overrides=overrides), out, fabric=fabric, say=say)
+    assert isinstance(result, Result)  # of one part
+    _keep_old(result, model, say)
+    return result
+
+
+def adaptation(model: Path, manifest: Path, recipe: Any, *, compare: bool = False, overrides: Mapping[str, Any] | None = None) -> Study:
+    """The study of an adaptation, in which all labelled training cases may be used.
+
+    Args:
+        recipe: a name or ``{name: {...}}``.
+        compare: with the rows that other studies have for comparison, as one trained on the new labels alone. The model unchanged is
+            judged in any case: it costs no training.
+        overrides: further keys of the study, ``{"budget": {...}}`` for example.
     """
     card = read_card(model)
     _prepared(card, model)
@@ -50,13 +72,11 @@ def adapt_model(
         "target": sorted({case.site for case in cases}),
         "target_labels": "all" if any(key in case.labels for case in cases) else "none",
         "recipes": [recipe],
+        "baselines": compare,
         "seeds": 1,
         **(overrides or {}),
     }
-    result = run_study(make_study(keys), out, say=say)
-    assert isinstance(result, Result)  # of one part
-    _keep_old(result, model, say)
-    return result
+    return make_study(keys)
 
 
 def _keep_old(result: Result, model: Path, say: Callable[[str], None]) -> None:

@@ -44,6 +44,10 @@ class OutputError(AllograftError):
     """The output folder cannot be written, or holds something else."""
 
 
+class LeaseLost(AllograftError):
+    """Another process took over what this one was working on; the other one finishes it."""
+
+
 class TrainingError(AllograftError):
     """A run went wrong in a way that a setting can mend, a loss that is not finite for example."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.networks import AnyNetwork
+from allograft.nn.processes import processes
 from allograft.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -63,11 +64,6 @@ class GradientStep:
         if self.schedule is not None:
             self.schedule(loss.detach())
         return {key: value.detach() for key, value in terms.items()}
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.errors import TrainingError
 from allograft.figure import thinned
+from allograft.nn.batchnorm import shared_batch_norm
 from allograft.recipe import Stage
 from allograft.step import Step, Terms
 
@@ -104,7 +105,8 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         return {"at": number, "history": history.terms, "seconds": spent, "parts": kept}
 
     if at < span.stop:
-        with context.seeds.everything(name), _Bar(f"{context.label}{name}", span, at, context.progress) as bar:
+        bar = _Bar(f"{context.label}{name}", span, at, context.progress)
+        with context.seeds.everything(name), shared_batch_norm(modules(step)), bar:
             stream = batches(at)
             for number in range(at, span.stop):
                 batch = next(stream)  # never zip(range, stream): it draws one batch too many
@@ -158,6 +160,11 @@ def _taken(step: Step, batch: Batch) -> Terms:
         ) from error
 
 
+def modules(step: Step) -> Iterator[nn.Module]:
+    """The modules a step holds."""
+    return (part for _, part in parts(step) if isinstance(part, nn.Module))
+
+
 def _rehearsed(step: Step, batches: Batches, span: range, context: Context) -> History:
     """Three steps in the place of all, the first to warm up: how long all would take goes to the meter.
 
@@ -168,11 +175,12 @@ def _rehearsed(step: Step, batches: Batches, span: range, context: Context) -> H
     if not span or (meter.tried is not None and meter.tried() is step):
         return _planned(meter, len(span), history)
     few, stream = span[:3], batches(span.start)
-    for number in few:
-        began = time.perf_counter()
-        history.add(_taken(step, context.fabric.to_device(next(stream))), number)
-        history.flush(number + 1)  # reads the terms, so waits for the device
-        times.append(time.perf_counter() - began)
+    with shared_batch_norm(modules(step)):
+        for number in few:
+            began = time.perf_counter()
+            history.add(_taken(step, context.fabric.to_device(next(stream))), number)
+            history.flush(number + 1)  # reads the terms, so waits for the device
+            times.append(time.perf_counter() - began)
     meter.tried, meter.rate = weakref.ref(step), min(times[1:] or times)
     return _planned(meter, len(span), history)
 

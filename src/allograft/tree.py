@@ -95,6 +95,28 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
 
 
+def replace_file(part: Path, path: Path) -> None:
+    """Give a finished file its name, whatever has it now."""
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); remove it, or choose another --out") from error
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Write at the end of a file that is there, in one piece; of what a full disk cut short nothing stays."""
+    before = path.stat().st_size
+    try:
+        with open(path, "ab", buffering=0) as file:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, before)
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+
+
 def write_json(path: Path, tree: object) -> None:
     """Write JSON with sorted keys, whole or not at all."""
     write_bytes(path, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())

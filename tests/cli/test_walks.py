@@ -99,7 +99,7 @@ def test_source_free_from_a_model_folder(cohort: Path, tmp_path: Path) -> None:
     model = made.models["supervised", "b"]
     other = write_brain(tmp_path / "third", sites={"c": "medium"}, subjects=6, size=32, seed=7)
     changes = {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2}}
-    adapted = adapt_model(model, other, "finetune", tmp_path / "adapted", overrides=changes, say=lambda line: None)
+    adapted = adapt_model(model, other, "finetune", tmp_path / "adapted", compare=True, overrides=changes, say=lambda line: None)
     assert next(line.title for line in adapted.lines) == "start"
     assert not adapted.failed
     (folder,) = {path for (name, _), path in adapted.models.items() if name.startswith("finetune")}

@@ -164,7 +164,7 @@ def session_of_processes(manifest: Path, out: Path, name: str, fabric: Any = Non
     """
     stated = contract(name)
     study = {
-        "network": {"unet": {"channels": [4, 8], "num_res_units": 1}},
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}},
         "optimizer": {"sgd": {"lr": 0.1}},
         **stated.processes_study,
     }

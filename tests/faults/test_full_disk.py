@@ -79,11 +79,15 @@ def test_no_space_left(
 
 
 def test_a_lock_without_room_for_its_holder_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    real = os.write
+
+    def full(handle: int, data: bytes) -> int:
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("/lock"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("allograft.context.lock.json.dump", full)
+        patch.setattr(os, "write", full)
         with (
             pytest.raises(OutputError, match=r"unit/lock: cannot be written \(No space left on device\); free some space"),
             locked(tmp_path / "unit" / "lock"),

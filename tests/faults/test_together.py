@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.faults.world import DEAD, run, scores, study_of, told, trainings, write_cohort
+from tests.faults.world import DEAD, of_another, run, scores, study_of, told, trainings, write_cohort
+
+from allograft.context.lock import Lease, locked
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,46 @@ def test_locks_of_the_dead_in_a_study(manifest: Path, undisturbed: Any, tmp_path
     """Every unit is held by a process of this machine that is gone: nothing waits, and no lock is left."""
     table, files, whole = undisturbed
     for path in whole.glob("units/*"):
-        (tmp_path / "units" / path.name).mkdir(parents=True)
-        (tmp_path / "units" / path.name / "lock").write_text(json.dumps({"host": socket.gethostname(), "process": DEAD}))
+        lock = tmp_path / "units" / path.name / "lock"
+        with locked(lock):
+            text = lock.read_text()
+        lock.write_text(of_another(text, DEAD))
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited for the dead"))
     assert scores(run(manifest, tmp_path)) == table
     assert told(tmp_path) == files
     assert not list(tmp_path.rglob("lock*"))
+
+
+def test_a_unit_that_was_taken_over_is_come_back_to(
+    manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process stands still at its first checkpoint, another one takes the unit over and finishes it; no unit has failed."""
+    table, files, whole = undisturbed
+    real, taken = Lease.check, list[Path]()
+
+    def stood_still(lease: Lease) -> None:
+        if not taken and lease.held is not None:
+            lock = Path(lease.held.lock_file)
+            text = lock.read_text()
+            lock.unlink()
+            lock.write_text(of_another(text, os.getpid()))
+            taken.append(lock)
+        real(lease)
+
+    def finished(seconds: float) -> None:
+        (lock,) = taken
+        if lock.exists():
+            assert [path.name for path in lock.parent.rglob("*")] == ["lock"], "written after the lock was lost"
+            shutil.copytree(whole / lock.parent.relative_to(tmp_path), lock.parent, dirs_exist_ok=True)
+            lock.unlink()
+
+    monkeypatch.setattr(Lease, "check", stood_still)
+    monkeypatch.setattr("allograft.context.lock._sleep", lambda: finished(0))
+    made = trainings(monkeypatch)
+    assert scores(run(manifest, tmp_path)) == table
+    assert told(tmp_path) == files
+    assert len(made) == 1 + 2  # the step that was lost, and those of the other training
+    assert not list(tmp_path.rglob("lock"))
 
 
 @pytest.mark.timeout(240)

@@ -38,7 +38,7 @@ class Evaluation:
     unlabelled: int
 
 
-def evaluate(judged: Path, manifest: Path, *, task: Mapping[str, Any] | None = None, device: str = "cpu") -> Evaluation:
+def evaluate(judged: Path, manifest: Path, *, task: Mapping[str, Any] | None = None, device: str = "auto") -> Evaluation:
     """Judge a model folder, or a folder of another tool's masks, on the labelled cases of a manifest.
 
     Args:

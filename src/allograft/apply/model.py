@@ -17,10 +17,11 @@ from allograft.cohort.manifest import read_manifest
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, Grid, Series
 from allograft.cohort.readers.listing import images_below
-from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
+from allograft.errors import AllograftError, ImageError, ManifestError, ModelError
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor, sites_of
 from allograft.predictor.whole import whole_prediction
+from allograft.run.fabric import find_device
 from allograft.strict import validated
 from allograft.table import find
 from allograft.tasks import Answer
@@ -138,17 +139,18 @@ class Model:
         return Predicted(case.name, case.image, grid, answer)
 
 
-def load(folder: Path | str, *, network: nn.Module | None = None, device: str = "cpu") -> Model:
+def load(folder: Path | str, *, network: nn.Module | None = None, device: str = "auto") -> Model:
     """Load a model folder.
 
     Args:
         folder: as a study leaves it in ``models/``.
         network: your own module, when the model was trained with one.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
         ModelError: not a model folder; a pickle is never opened.
     """
-    place = _device(device)
+    place = find_device(device)
     predictor, card = load_predictor(folder, template=network, device=place)
     for key in ("task", "preprocessing", "channels"):
         if key not in card:
@@ -169,16 +171,6 @@ def _task(card: Mapping[str, Any]) -> Any:
 def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
     made: Preprocessing = validated(Preprocessing, card["preprocessing"], "preprocessing")
     return made
-
-
-def _device(text: str) -> torch.device:
-    try:
-        place = torch.device(text)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = str(error).strip().splitlines()[0]
-        raise SpecError(f"device: '{text}' cannot be used here ({found}); choose cpu") from error
-    return place
 
 
 def _cases(images: Path | str | Iterable[Path | str], *, planes: bool) -> Iterator[Case]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from allograft.apply import load
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
-from allograft.errors import AllograftError, ImageError, OutputError, UnitsFailed
+from allograft.errors import AllograftError, ImageError, UnitsFailed
 from allograft.grey import plane
 from allograft.predictor.whole import stem
 from allograft.report import draw_overlay, slice_of
-from allograft.tree import write_bytes
+from allograft.tree import append_bytes, replace_file, write_bytes
 
 
 def write_predictions(
-    model: Path, images: Iterable[Path], out: Path, *, overlay: bool = False, probabilities: bool = False, device: str = "cpu"
+    model: Path, images: Iterable[Path], out: Path, *, overlay: bool = False, probabilities: bool = False, device: str = "auto"
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an image.
 
-    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image, written just
-    before its row. An image that cannot be predicted gets a row whose warnings say ``failed`` and why, and the others follow.
+    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image. Files and
+    row of an image appear one after the other when all of them are made, the row first, so that no mask is without its row, however
+    the process ends. Rows of other images that are in OUT already stay. An image that cannot be predicted gets a row whose warnings say
+    ``failed`` and why, and the others follow.
 
     Returns:
         How many images were predicted.
@@ -33,85 +37,107 @@ def write_predictions(
         UnitsFailed: some images failed, after the others were written.
         ModelError, ImageError, ManifestError, OutputError: the model, a list of one image, or OUT cannot be used.
     """
-    loaded = load(model, device=device)
+    loaded, table = load(model, device=device), ResultsTable(out / "results.csv")
     failed: dict[str, AllograftError] = {}
-    table = _Table(out / "results.csv")
     names: dict[str, str] = {}
     for one in loaded.predict(list(images), failed=failed):
-        name = "/".join(part for part in Path(stem(one.name)).parts if part not in ("/", ".", ".."))  # never out of OUT
+        name = output_name(one.name)
         if name in names:
             raise ImageError(f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different folders")
         names[name] = one.name
-        _write(one, out / name, overlay=overlay, probabilities=probabilities)
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
-        table.add({"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)}, failed)
+        row = {"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)}
+        made = written_hidden(one, out / name, overlay=overlay, probabilities=probabilities)
+        table.add_failed(failed, list(row))
+        table.add(row)
+        for hidden, path in made.items():
+            replace_file(hidden, path)
     if len(failed) == 1 and not names:
         raise next(iter(failed.values()))
-    table.close(failed)
+    table.add_failed(failed, table.columns or ["image", "warnings"])
+    if not names and not failed:
+        table.add({"image": ""})
     if failed:
         reason = str(next(iter(failed.values())))
         raise UnitsFailed(f"{len(failed)} of {len(failed) + len(names)} images failed; {out / 'results.csv'} says why; the first: {reason}")
     return len(names)
 
 
-class _Table:
-    """A CSV that grows by a row an image, so that an end in the middle leaves the rows of the masks that are there."""
+def output_name(image: str) -> str:
+    """What the files of an image are called below OUT, without ending: its path from the folder on, and never out of OUT.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.columns: list[str] = []
-        self.told: set[str] = set()
+    >>> output_name("../scans/a.nii.gz")
+    'scans/a'
+    """
+    return "/".join(part for part in Path(stem(image)).parts if part not in ("/", ".", ".."))
 
-    def add(self, row: Mapping[str, object], failed: Mapping[str, AllograftError]) -> None:
-        """A row, after those of the images that failed before it."""
-        if not self.columns:
-            self.columns = list(row)
-            write_bytes(self.path, self._text([dict(zip(row, row, strict=True))]))
-        self._append([*self._failures(failed), row])
 
-    def close(self, failed: Mapping[str, AllograftError]) -> None:
-        """The rows of the images that failed last."""
-        if not self.columns:
-            self.columns = ["image", "warnings"] if failed else ["image"]
-            write_bytes(self.path, self._text([{name: name for name in self.columns}]))
-        self._append(self._failures(failed))
+@dataclass
+class ResultsTable:
+    """``results.csv``, which gains a row with each image; rows that are there already stay, unless their columns are others.
 
-    def _failures(self, failed: Mapping[str, AllograftError]) -> list[Mapping[str, object]]:
-        new = [name for name in failed if name not in self.told]
-        self.told.update(new)
-        return [{"image": name, "warnings": f"failed: {failed[name]}"} for name in new]
+    Args:
+        path: of the file.
+    """
 
-    def _append(self, rows: Sequence[Mapping[str, object]]) -> None:
-        try:
-            with open(self.path, "ab") as file:
-                file.write(self._text(rows))
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); free some space or choose another --out") from error
+    path: Path
+    columns: list[str] = field(default_factory=list)
+    rows: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
 
-    def _text(self, rows: Sequence[Mapping[str, object]]) -> bytes:
+    def __post_init__(self) -> None:
+        with suppress(OSError, ValueError, csv.Error):
+            with open(self.path, newline="", encoding="utf-8") as file:
+                found = list(csv.DictReader(file, strict=True))
+            self.columns = list(found[0]) if found else []
+            self.rows = {output_name(row["image"]): row for row in found}
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write a row: at the end, or in the place of the one of the same name."""
+        if list(row) != self.columns:
+            self.columns, self.rows = list(row), {}
+        name = output_name(str(row["image"]))
+        is_new = bool(self.rows) and name not in self.rows
+        self.rows[name] = row
+        if is_new:
+            append_bytes(self.path, self._lines([row]))
+        else:
+            header = dict(zip(self.columns, self.columns, strict=True))
+            write_bytes(self.path, self._lines([header, *self.rows.values()]))
+
+    def add_failed(self, failed: Mapping[str, AllograftError], columns: Sequence[str]) -> None:
+        """A row for each image that failed since the last call."""
+        for name in (name for name in failed if name not in self.listed):
+            self.add({**dict.fromkeys(columns, ""), "image": name, "warnings": f"failed: {failed[name]}"})
+        self.listed |= failed.keys()
+
+    def _lines(self, rows: Iterable[Mapping[str, object]]) -> bytes:
         text = io.StringIO()
-        csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerows(rows)
+        csv.DictWriter(text, self.columns, lineterminator="\n").writerows(rows)
         return text.getvalue().encode()
 
 
-def _write(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> None:
-    """The pictures of an answer; a class alone leaves none."""
-    answer, suffix = one.answer, ".png" if one.affine is None else ".nii.gz"
+def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> dict[Path, Path]:
+    """Write the pictures of an answer; a class alone leaves none.
+
+    Returns:
+        Hidden file, with the ending by which its format is chosen -> the name it is to have.
+    """
+    answer, suffix, made = one.answer, ".png" if one.affine is None else ".nii.gz", dict[Path, Path]()
+
+    def beside(ending: str) -> Path:
+        hidden = path.with_name(f".unfinished-{path.name}_{ending}")
+        made[hidden] = path.with_name(f"{path.name}_{ending}")
+        return hidden
+
     if answer.mask is not None:
-        write_mask(_beside(path, f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+        write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
         if overlay:
             image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)
-            write_bytes(_beside(path, "overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
+            write_bytes(beside("overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
         low, high = answer.span if one.affine is not None else (0.0, 1.0)  # a PNG holds shares of 65535
         for name, values in answer.maps.items():
-            write_image(_beside(path, f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
-
-
-def _beside(path: Path, ending: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot be written ({error.strerror}); choose another --out") from error
-    return path.with_name(f"{path.name}_{ending}")
+            write_image(beside(f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
+    return made

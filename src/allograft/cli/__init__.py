@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 
+Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")]
 
 
@@ -74,6 +75,7 @@ def study(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits.")
     ] = False,
+    device: Device = "auto",
     devices: Annotated[int, typer.Option(help="Processes that train one network together, each with its share of the batch.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
@@ -86,7 +88,7 @@ def study(
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
-    fabric = local_fabric(devices, precision, strategy)
+    fabric = local_fabric(devices, precision, strategy, device)
     say = _say if fabric.is_global_zero else lambda line: None
     if plan:
         from allograft.run.session import Session
@@ -102,13 +104,16 @@ def train(
     file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
     set_: Set = None,
+    device: Device = "auto",
 ) -> None:
     """Run one recipe once and leave a model folder; nothing is judged."""
     from allograft.results.models import predict_command
+    from allograft.run.fabric import local_fabric
     from allograft.studies import train_model
     from allograft.study import read_study
 
-    print(predict_command(train_model(read_study(file, set_ or ()), out, say=_say)))
+    fabric = local_fabric(accelerator=device)
+    print(predict_command(train_model(read_study(file, set_ or ()), out, fabric=fabric, say=_say)))
 
 
 @app.command(epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay")
@@ -118,7 +123,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
     overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
     probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Predict images with a model: masks on each image's own grid, volumes or class probabilities in results.csv."""
     from allograft.apply.predictions import write_predictions
@@ -134,13 +139,22 @@ def adapt(
     recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
     set_: Set = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")] = False,
+    device: Device = "auto",
 ) -> None:
     """Adapt a finished model to a new site, without its source images."""
-    from allograft.adapt import adapt_model
+    from allograft.adapt import adapt_model, adaptation
+    from allograft.run.fabric import local_fabric
     from allograft.strict import overridden, parse_yaml
 
-    changes = overridden({}, set_ or ())
-    _show(adapt_model(model, manifest, parse_yaml(recipe, "--recipe"), out, overrides=changes, say=_say))
+    asked, changes, fabric = parse_yaml(recipe, "--recipe"), overridden({}, set_ or ()), local_fabric(accelerator=device)
+    if plan:
+        from allograft.run.session import Session
+
+        study_ = adaptation(model, manifest, asked, compare=compare, overrides=changes)
+        return _show_plan(Session(study_, out, None, fabric, 0, 60.0, _say))
+    _show(adapt_model(model, manifest, asked, out, compare=compare, overrides=changes, fabric=fabric, say=_say))
 
 
 @app.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
@@ -149,7 +163,7 @@ def evaluate(
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to judge on.")],
     classes: Annotated[list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
     from allograft.apply.evaluate import evaluate as judge

@@ -18,7 +18,7 @@ from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Order, Turns, by_cohort
 from allograft.context.journal import Journal, NoJournal
-from allograft.context.lock import locked
+from allograft.context.lock import Lease, locked
 from allograft.context.meter import Meter
 from allograft.context.settings import Budget, Settings
 from allograft.context.store import Store
@@ -58,7 +58,7 @@ class Context:
         checkpoint_seconds: between checkpoints.
         template: the user's own network, for specs that name it.
         progress: whether to show bars on a terminal.
-        journal, meter, label: of the current unit.
+        journal, meter, label, lease: of the current unit.
         rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place of all; None trains in earnest.
     """
 
@@ -74,6 +74,7 @@ class Context:
     journal: Journal | NoJournal = field(default_factory=NoJournal)
     meter: Meter = field(default_factory=Meter)
     label: str = ""
+    lease: Lease = field(default_factory=Lease)
     rehearsal: dict[str, Meter] | None = None
 
     # ------------------------------------------------------------------ units
@@ -138,10 +139,10 @@ class Context:
         key = self.key(draws, recipe)
         scenario = scenario.narrowed(total_needs(recipe))
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
-        with self._alone(store):
+        with self._alone(store) as lease:
             found = store.load() if store and self.fabric.broadcast(store.carry_file.exists()) else None
             if found is None:
-                inner = self._inside(recipe, draws, store)
+                inner = self._inside(recipe, draws, store, lease)
                 return (yield from inner._run(recipe, scenario, network, key, store))
         carry, stages, _ = found
         if store:
@@ -151,18 +152,18 @@ class Context:
         parts = {name: part.to(self.fabric.device) for name, part in carry.parts.items()}
         return replace(carry, network=carry.network.to(self.fabric.device), parts=parts)
 
-    def _alone(self, store: Store | None) -> AbstractContextManager[None]:
+    def _alone(self, store: Store | None) -> AbstractContextManager[Lease]:
         """The unit's lock, while it is unfinished; another process's is waited for, since what it trains may be shared."""
         if store is None or not self.fabric.is_global_zero or store.carry_file.exists():
-            return nullcontext()
+            return nullcontext(Lease())
         return locked(store.lock_file)
 
-    def _inside(self, recipe: Recipe, draws: str, store: Store | None) -> Context:
+    def _inside(self, recipe: Recipe, draws: str, store: Store | None, lease: Lease) -> Context:
         journal: Journal | NoJournal = NoJournal()
         if store:
-            journal = Journal(store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero)
-        seed = self.seeds.seed
-        return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=f"{title(recipe)}, seed {seed}: ")
+            journal = Journal(store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero, lease.check)
+        seed, label = self.seeds.seed, f"{title(recipe)}, seed {self.seeds.seed}: "
+        return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=label, lease=lease)
 
     def _run(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
         running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
@@ -186,6 +187,7 @@ class Context:
         if self.rehearsal is not None:
             self.rehearsal[key] = self.meter
         if store:
+            self.lease.check()
             if own and all(stage.predictor is None for stage in own):  # a pre-training: what it leaves can be a start
                 store.keep_stage(replace(own[-1], predictor=Weights(carry.network)), self._card(own[-1]))
             store.keep(carry, own, self.meter.cost(), self.meter.figures)
@@ -201,6 +203,7 @@ class Context:
         """Keep a stage. One that an earlier life of the run kept is judged as it was then: the network may be ahead of it, or behind."""
         if store is None or stage.predictor is None:
             return stage
+        self.lease.check()
         earlier = store.kept_stage(stage.name) if self.fabric.is_global_zero else None
         if earlier is not None:
             return replace(stage, predictor=earlier, cost=read_card(earlier.folder)["cost"])

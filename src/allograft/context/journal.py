@@ -41,11 +41,13 @@ class Journal:
         folder: made when something is kept.
         seconds: between checkpoints.
         writes: False on all processes but the first.
+        check: called before anything is written or removed; raises when another process has the unit.
     """
 
     folder: Path
     seconds: float = 60.0
     writes: bool = True
+    check: Callable[[], None] = lambda: None
     last: float = field(default_factory=time.monotonic)
     used: set[tuple[str, int]] = field(default_factory=set)
     waiting: dict[str, Checkpoint | None] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Journal:
     def keep(self, name: str, state: Callable[[], Checkpoint]) -> None:
         """Write a checkpoint now, in the place of the last one of this name."""
         if self.writes:
+            self.check()
             tree.save(self._path(name), state())
             self.last = time.monotonic()
         if STOP.is_set():
@@ -107,6 +110,7 @@ class Journal:
     def clear(self) -> None:
         """Forget everything."""
         if self.writes:
+            self.check()
             tree.remove(self.folder)
 
     def _path(self, name: str) -> Path:

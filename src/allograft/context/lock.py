@@ -1,91 +1,114 @@
-"""One process at a time on a unit: exclusive creation of a file and a heartbeat, safe on network file systems."""
+"""One process at a time on a unit: a lease on a lock file, safe on network file systems, and how its loss is noticed."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from allograft.errors import OutputError
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
+from allograft.errors import LeaseLost, OutputError
+
+LEASE = 60.0
+"""Seconds without a heartbeat after which a lock is taken over; the same for every process that shares a folder."""
 BEAT = 10.0
 """Seconds between two heartbeats."""
-STALE = 60.0
-"""A lock whose heart has not beaten for so long belongs to a process that is gone."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lock that is held, or, without a file, the right of whoever needs none."""
+
+    held: SoftFileLease | None = None
+
+    def check(self) -> None:
+        """To be called before whatever the lock protects is written.
+
+        Raises:
+            LeaseLost: this process stood still beyond ``LEASE`` and another one holds the lock now.
+        """
+        if self.held is None or _is_ours(self.held):
+            return
+        _sleep()  # whoever examines whether a lock is stale moves its file aside for a moment
+        if not _is_ours(self.held):
+            raise LeaseLost(
+                f"{self.held.lock_file}: this process stood still for more than {LEASE:.0f} s and another one took its work over; "
+                "it has written nothing since; run the same command again to use what the other one makes"
+            )
 
 
 @contextmanager
-def locked(path: Path, *, wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(path: Path, *, wait: Callable[[], None] | None = None) -> Iterator[Lease]:
     """Hold a lock file; wait while another process holds it, and take it over when that process is gone.
 
-    Ages are measured by the file system's own clock, so that machines whose clocks differ may share a folder.
+    Gone is a process of this machine that no longer runs, or one whose heartbeat was not seen to move for ``LEASE`` seconds of this
+    process's own clock, so that machines whose clocks differ may share a folder. A process that stood still for so long keeps running
+    when it wakes: it must ask ``Lease.check`` before it writes, and leaves the lock to its new owner.
 
     Args:
         path: the lock file; its folder is made.
         wait: called between two tries; sleeps one second by default.
     """
+    held = _lease(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    while not _taken(path):
-        if _age(path) > STALE:
-            _break(path)
-        else:
+        while not _taken(held):
             (wait or _sleep)()
-    stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
-    heart.start()
+    except LeaseSettingsMismatch as error:
+        raise OutputError(f"{path}: {error}; use one version of Allograft in all processes that share the folder") from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
     try:
-        yield
+        yield Lease(held)
     finally:
-        stop.set()
-        heart.join()
-        path.unlink(missing_ok=True)
+        held.release()  # leaves a lock that is another process's now
 
 
 def held_elsewhere(path: Path) -> bool:
-    """Whether a living process holds a lock."""
-    return path.exists() and _age(path) <= STALE
-
-
-def _taken(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
+    """Whether a living process seems to hold a lock: a hint, by the clock of the file system; ``locked`` alone decides."""
+    if not path.exists():
         return False
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    owner = _lease(path).owner
+    if owner is not None and owner.hostname.partition("?")[0] == socket.gethostname() and not _alive(owner.pid):
+        return False
+    return _age(path) <= LEASE
+
+
+def _lease(path: Path) -> SoftFileLease:
+    return SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT, thread_local=False)
+
+
+def _is_ours(lease: SoftFileLease) -> bool:
+    owner = lease.owner
+    named = owner.token == lease.token if owner else os.path.exists(lease.lock_file)  # what cannot be read is not lost
+    return named and lease.compromise is None
+
+
+def _taken(lease: SoftFileLease) -> bool:
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
-    except OSError as error:
-        path.unlink(missing_ok=True)  # a lock without a holder would be waited for
-        raise _unwritable(path, error) from error
+        lease.acquire(blocking=False)
+    except Timeout:
+        return False
     return True
 
 
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out")
-
-
 def _age(path: Path) -> float:
-    """Seconds since the last heartbeat; 0 when the lock went away."""
+    """Seconds since the last heartbeat; infinite when the lock went away, 0 when that cannot be known."""
+    probe = path.with_name(f".clock.{os.getpid()}")
     try:
-        holder = json.loads(path.read_text() or "{}")
-        if holder.get("host") == socket.gethostname() and not _alive(int(holder["process"])):
-            return float("inf")
-        probe = path.with_name(f".clock.{os.getpid()}")
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()
         return now - path.stat().st_mtime
-    except (OSError, ValueError, KeyError):
+    except FileNotFoundError:
+        return math.inf
+    except OSError:
         return 0.0
 
 
@@ -97,25 +120,6 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _break(path: Path) -> None:
-    """Remove a stale lock; of several waiting processes one at a time, so that none removes the lock that another has just taken."""
-    guard = path.with_name(f"{path.name}.breaking")
-    if _taken(guard):
-        if _age(path) > STALE:
-            path.unlink(missing_ok=True)
-        guard.unlink(missing_ok=True)
-    elif _age(guard) > STALE:
-        guard.unlink(missing_ok=True)
-
-
-def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(BEAT):
-        try:
-            os.utime(path)
-        except OSError:
-            return
 
 
 def _sleep() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from allograft.errors import SpecError
+from allograft.nn.processes import mean_over_processes
 
 
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
@@ -84,7 +84,4 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Te
     """
     losses = F.cross_entropy(logits, target, weight=weight, ignore_index=-100, reduction="none")
     total = (weight[target.clamp_min(0)] * (target >= 0)).sum()
-    if dist.is_available() and dist.is_initialized():  # the mean of the processes' gradients is then the gradient of the whole batch
-        dist.all_reduce(total)
-        total = total / dist.get_world_size()
-    return losses.sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return losses.sum() / mean_over_processes(total).clamp_min(torch.finfo(total.dtype).tiny)

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from allograft.errors import SpecError
+from allograft.nn.batchnorm import batch_norm
 
 
 class CategoricalNorm2d(nn.Module):
@@ -129,38 +128,3 @@ def guided(module: nn.Module, mask_probabilities: Tensor) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.mask = None
-
-
-def batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
-    """``norm(x)``, over the batches of all processes when several train together: (B, C, *spatial) -> (B, C, *spatial).
-
-    ``torch.nn.SyncBatchNorm`` does the same on GPUs only.
-
-    Raises:
-        SpecError: a training batch with a single value a channel, which has no spread.
-    """
-    if not (norm.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        if norm.training and x.numel() <= x.shape[1]:
-            size = "x".join(map(str, x.shape[2:]))
-            raise SpecError(
-                f"batch normalisation of {len(x)} image of {size} pixels has no spread to divide by; set batch_size: 2, or more"
-            )
-        plain: Tensor = norm(x)
-        return plain
-    from torch.distributed.nn.functional import all_reduce
-
-    axes, shape, wide = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2)), x.float()
-    count = torch.tensor([wide[:, 0].numel()], dtype=wide.dtype, device=x.device)
-    sums, total = all_reduce(torch.cat([wide.sum(axes), count])).split([x.shape[1], 1])
-    mean = sums / total
-    centred = wide - mean.view(shape)
-    variance = all_reduce((centred**2).sum(axes)) / total
-    with torch.no_grad():
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        norm.running_mean.lerp_(mean, norm.momentum or 0.1)
-        norm.running_var.lerp_(variance * total / (total - 1), norm.momentum or 0.1)
-        norm.num_batches_tracked += 1
-    normal = (centred * torch.rsqrt(variance + norm.eps).view(shape)).to(x.dtype)
-    return normal if norm.weight is None else normal * norm.weight.view(shape) + norm.bias.view(shape)

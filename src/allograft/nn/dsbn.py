@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from allograft.errors import SpecError
-from allograft.nn.catenorm import batch_norm
+from allograft.nn.batchnorm import batch_norm
 
 
 class DomainBatchNorm(nn.Module):

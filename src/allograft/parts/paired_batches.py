@@ -14,8 +14,8 @@ from allograft.cohort import Loader
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
+from allograft.nn.processes import processes
 from allograft.recipe import Scenario
-from allograft.step import processes
 
 
 @dataclass(frozen=True)

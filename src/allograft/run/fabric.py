@@ -4,20 +4,64 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from allograft.errors import SpecError
+
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-
-def local_fabric(devices: int = 1, precision: str = "32-true", strategy: str = "auto", accelerator: str = "auto") -> Fabric:
-    """A launched Fabric, by itself on CUDA where there is any.
-
-    Never by itself on an Apple GPU, which Fabric would take: it has no double precision, and scores are computed in that.
-    """
     import torch
     from lightning_fabric import Fabric
 
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Weights are float32 in all of them; Fabric's others would need networks that it wraps."""
+
+
+def local_fabric(devices: int = 1, precision: str = "32-true", strategy: str = "auto", accelerator: str = "auto") -> Fabric:
+    """A launched Fabric.
+
+    Args:
+        devices: processes that train together.
+        precision: one of ``PRECISIONS``.
+        strategy: as Fabric names it.
+        accelerator: a device, see ``find_device``; one that is numbered goes with ``devices`` 1.
+
+    Raises:
+        SpecError: something of this that the machine, or Fabric, does not have.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    if precision not in PRECISIONS:
+        raise SpecError(f"precision: found '{precision}', expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    place = find_device(accelerator)
+    if precision == "16-mixed" and place.type == "cpu":  # Fabric would take bf16-mixed, with a warning
+        raise SpecError("precision: 16-mixed needs a GPU, and this runs on the processor; choose bf16-mixed or 32-true")
+    if place.index is not None and devices != 1:
+        raise SpecError(f"device: '{accelerator}' is one device, and devices is {devices}; choose device {place.type}, or devices 1")
+    try:
+        numbered = devices if place.index is None else [place.index]
+        fabric = Fabric(accelerator=place.type, devices=numbered, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        asked = f"devices {devices}, strategy {strategy}, on {place.type}"
+        raise SpecError(f"{asked}: cannot be used here ({str(error).strip().splitlines()[0]}); choose devices 1, strategy auto") from error
     fabric.launch()
     return fabric
+
+
+def find_device(named: str) -> torch.device:
+    """``cpu``, ``cuda``, ``cuda:1`` or ``auto``: CUDA where there is any, else the processor.
+
+    Never by itself an Apple GPU: it has no double precision, and scores are computed in that.
+
+    Raises:
+        SpecError: a device that this machine does not have.
+    """
+    import torch
+
+    if named == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(named)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = str(error).strip().splitlines()[0]
+        raise SpecError(f"device: '{named}' cannot be used here ({found}); choose auto or cpu") from error
+    return place

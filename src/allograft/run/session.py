@@ -16,7 +16,7 @@ from allograft.cohort.splits import write_splits
 from allograft.context import Context, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
-from allograft.errors import OutputError, SpecError
+from allograft.errors import LeaseLost, OutputError, SpecError
 from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, spec_of
@@ -204,7 +204,14 @@ class Session:
             if turn is None:
                 time.sleep(1.0)
                 continue
-            self.run(world, todo.pop(turn), f"{total - len(todo)} of {total}")
+            row, place = todo.pop(turn), f"{total - len(todo)} of {total}"
+            try:
+                self.run(world, row, place)
+            except LeaseLost:
+                if self.fabric.world_size > 1:
+                    raise  # the others of this group wait for this one's part of a step
+                self.say(f"[{place}] another process took this unit over while this one stood still; its result will be used")
+                todo.append(row)
             if report and todo and self.fabric.is_global_zero:
                 self.report(world, plan, pictures=False, waiting=[row.unit for row in todo])
 
@@ -232,7 +239,7 @@ class Session:
                 if self.fabric.is_global_zero:
                     judge(stage, ordinal, row.seed)
                 self.fabric.barrier()
-        except OutputError:  # a full disk is no fault of the recipe's, and the next unit would meet it too
+        except (OutputError, LeaseLost):  # no fault of the recipe's; a full disk the next unit would meet too
             raise
         except Exception as error:  # a unit that fails is shown; the rest goes on
             failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")

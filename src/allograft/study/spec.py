@@ -39,6 +39,7 @@ class Study:
     task: dict[str, Any]
     recipes: tuple[AnyRow, ...]
     primary: AnyRow | None = None
+    baselines: bool = True
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     pool: tuple[str, ...] = ()
@@ -230,15 +231,16 @@ class Study:
 
         Do-nothing and its strongly augmented twin (itself, where the study's augmentation is strong) are always there; target-only and
         source + target where target labels exist. Without a source, do-nothing is the start itself, and what other
-        recipes would train on the source first is replaced by it.
+        recipes would train on the source first is replaced by it. With ``baselines: false`` only do-nothing is there unasked.
         """
         labelled = self.target_labels != "none"
-        always: list[str | dict[str, object]] = ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
-        always += [{"supervised": {"augmentation": "strong"}}] if self.source and self.augmentation != "strong" else []
-        always += ["target_supervised"] if labelled else []
-        always += ["joint"] if labelled and self.source else []
+        nothing: list[str | dict[str, object]] = ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
+        more: list[str | dict[str, object]] = []
+        more += [{"supervised": {"augmentation": "strong"}}] if self.source and self.augmentation != "strong" else []
+        more += ["target_supervised"] if labelled else []
+        more += ["joint"] if labelled and self.source else []
         rows: list[Recipe | Grid] = []
-        for recipe in (*map(parse_recipe, always), *self.recipes):
+        for recipe in (*map(parse_recipe, nothing + (more if self.baselines else [])), *self.recipes):
             rooted = recipe if self.source or isinstance(recipe, Grid) else source_free(recipe)
             if rooted not in rows:
                 rows.append(rooted)

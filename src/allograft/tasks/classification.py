@@ -14,6 +14,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
 from allograft.metrics.classification import classification_metrics
+from allograft.nn.processes import count_over_processes
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 
@@ -24,7 +25,7 @@ def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     0.0
     """
     total = F.cross_entropy(logits, label, ignore_index=-100, reduction="sum")
-    return total / (label != -100).sum().clamp_min(1)
+    return total / count_over_processes(label != -100)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.metrics.classification import multilabel_metrics
+from allograft.nn.processes import count_over_processes
 from allograft.tasks.classification import check_classes
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
@@ -25,7 +26,7 @@ def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """
     known = ~label.isnan()
     each = F.binary_cross_entropy_with_logits(logits, label.where(known, 0.0).to(logits.dtype), reduction="none")
-    return (each * known).sum() / known.sum().clamp_min(1)
+    return (each * known).sum() / count_over_processes(known)
 
 
 @dataclass(frozen=True)

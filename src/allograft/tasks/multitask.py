@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -66,10 +66,9 @@ class Multitask:
     def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
         """The terms of both; ``label_cross_entropy`` is the classification's."""
         terms = dict(self.segmentation.loss(output, batch))
-        if "label" in batch.labels:  # else no case of this batch has one
-            terms["label_cross_entropy"] = self.weight * self.classification.loss(output, batch)["cross_entropy"]
-        else:
-            terms["label_cross_entropy"] = 0.0 * output["label"].sum()
+        unlabelled = batch.site.new_full((len(batch),), -100)  # where no case of this batch has a class, another process's may
+        labels = {"label": unlabelled, **batch.labels}
+        terms["label_cross_entropy"] = self.weight * self.classification.loss(output, replace(batch, labels=labels))["cross_entropy"]
         return weighted(terms, self.weights)
 
     def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:

@@ -15,6 +15,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import case_metrics
+from allograft.nn.processes import count_over_processes
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 
@@ -98,8 +99,8 @@ class Segmentation:
         counts = mask >= 0
         if batch.region is not None:
             counts = counts & batch.region[:, 0]
-        labelled = counts.flatten(1).any(1).to(logits.dtype)
-        share = labelled / labelled.sum().clamp_min(1)
+        labelled = counts.flatten(1).any(1)
+        share = labelled.to(logits.dtype) / count_over_processes(labelled)
         terms = {
             "dice": (dice_loss(logits, mask, counts) * share).sum(),
             "cross_entropy": (cross_entropy(logits, mask, counts) * share).sum(),

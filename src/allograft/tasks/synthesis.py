@@ -15,6 +15,7 @@ from allograft.cohort import Coding, Cohort
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.synthesis import mean_absolute_error, structural_similarity
+from allograft.nn.processes import count_over_processes
 from allograft.tasks.segmentation import mean_over_subjects
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
@@ -39,7 +40,7 @@ def absolute_error(made: Tensor, paired: Tensor, region: Tensor | None = None) -
         counts = counts & region
     apart = (made - paired.where(counts, 0.0).to(made.dtype)).abs().where(counts, 0.0)
     number = counts.flatten(1).sum(1)
-    return (apart.flatten(1).sum(1) / number.clamp_min(1)).sum() / (number > 0).sum().clamp_min(1)
+    return (apart.flatten(1).sum(1) / number.clamp_min(1)).sum() / count_over_processes(number > 0)
 
 
 @dataclass(frozen=True)

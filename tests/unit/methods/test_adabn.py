@@ -15,8 +15,6 @@ from allograft.methods.adabn import adapt_statistics
 from allograft.networks import Wrapped
 
 CONTRACT = {
-    "processes": {"first": "start"},  # each process normalises by batches of half the size
-    "processes_study": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
     "trains": False,
 }
 

@@ -14,7 +14,8 @@ from allograft.batch import Batch
 from allograft.errors import SpecError
 from allograft.networks import build
 from allograft.networks.network import operate
-from allograft.nn.catenorm import CategoricalNorm2d, TwoBranchNorm2d, batch_norm, guided
+from allograft.nn.batchnorm import batch_norm
+from allograft.nn.catenorm import CategoricalNorm2d, TwoBranchNorm2d, guided
 
 
 def deeplab(blocks: int | None = None) -> Any:

@@ -24,9 +24,7 @@ from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Scenario
 from allograft.tasks.segmentation import Segmentation
 
-CONTRACT = {
-    "processes_study": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
-}
+CONTRACT = {}
 
 SITE = torch.tensor([1, 0, 1, 0, 0])
 

@@ -24,7 +24,6 @@ from allograft.tasks.classification import Classification
 
 CONTRACT = {
     "options": {"transfer": 0.1, "warmup": 0.67},
-    "processes_study": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
 }
 
 LR = 0.3

@@ -42,6 +42,7 @@ CONTRACT = {
         "optimizer": {"sgd": {"lr": 0.1}},
         "slices": 1,
     },
+    "processes": {"policy_rate": 1.0},  # a policy that moves ten times as fast makes much of rounding
 }
 
 

@@ -42,7 +42,6 @@ CONTRACT = {
     },
     "options": {"regeneration": 1.0, "consistency": 1.0, "jitter": "strong", "balanced": True, "patience": 0},
     "under": {"patience": {"study": {"budget": {"steps": 24, "batch_size": 2}, "optimizer": {"sgd": {"lr": 0.5}}}}},  # a loss that rises
-    "processes": {"regeneration": 0.001},  # the decoder normalises by batches of half the size
 }
 
 TASK = Classification(CLASSES)

@@ -17,7 +17,7 @@ from tests.unit.tiny import write_rows
 
 from allograft.apply import load
 from allograft.apply.model import Predicted
-from allograft.apply.predictions import _write, write_predictions
+from allograft.apply.predictions import write_predictions, written_hidden
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Preprocessing, Slices
 from allograft.cohort.picture import Grid
@@ -297,13 +297,15 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
 def test_a_made_volume_is_written_in_the_unit_of_its_range_and_a_photograph_as_shares(tmp_path: Path) -> None:
     shares = torch.tensor([[[0.0, 0.5, 1.0]]])
     answer = Answer({}, maps={"paired": shares}, span=(-1000.0, 2000.0))
-    _write(
-        Predicted("v.nii.gz", (Path("v.nii.gz"),), Grid((1, 1, 3), np.eye(4)), answer), tmp_path / "v", overlay=False, probabilities=False
-    )
-    assert nibabel.load(tmp_path / "v_paired.nii.gz").get_fdata().ravel().tolist() == [-1000, 500, 2000]  # type: ignore[attr-defined]
+    volume = Predicted("v.nii.gz", (Path("v.nii.gz"),), Grid((1, 1, 3), np.eye(4)), answer)
+    ((hidden, path),) = written_hidden(volume, tmp_path / "v", overlay=False, probabilities=False).items()
+    assert path == tmp_path / "v_paired.nii.gz"
+    assert nibabel.load(hidden).get_fdata().ravel().tolist() == [-1000, 500, 2000]  # type: ignore[attr-defined]
     flat = replace(answer, maps={"paired": shares[0]})
-    _write(Predicted("v.png", (Path("v.png"),), Grid((1, 3), None), flat), tmp_path / "v", overlay=False, probabilities=False)
-    assert np.asarray(Image.open(tmp_path / "v_paired.png")).ravel().tolist() == [0, 32768, 65535]
+    photograph = Predicted("v.png", (Path("v.png"),), Grid((1, 3), None), flat)
+    ((hidden, path),) = written_hidden(photograph, tmp_path / "v", overlay=False, probabilities=False).items()
+    assert path == tmp_path / "v_paired.png"
+    assert np.asarray(Image.open(hidden)).ravel().tolist() == [0, 32768, 65535]
 
 
 def test_real_pairs_are_read() -> None:
