@@ -82,9 +82,10 @@ class AlignmentObjective:
     def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         source, target = halves(batch)
         terms = dict(self.task.objective(network, source))
+        with torch.set_grad_enabled(self.clusters is not None):
+            features = last_feature(network.encoder(target.image))  # at lambda 0 too: batch statistics see both sides
         if self.clusters is None:
             return terms
-        features = last_feature(network.encoder(target.image))
         cluster = torch.tensor([self.cluster_of.get(name, -1) for name in target.cases], device=features.device)
         loss = of_all(alignment_loss(gathered(features), gathered(cluster), self.clusters.source_means, self.clusters.match))
         return {**terms, "alignment": self.scale(loss.item()) * loss}
@@ -115,7 +116,8 @@ class Aiva:
     Args:
         clusters: k of either side; fewer where a side has fewer images, and the figure says so.
         rounds: how often to cluster, in equal parts of the training; None = once an epoch.
-        weight: lambda; None = as the paper finds it. At 0 nothing but the source's own loss is left.
+        weight: lambda; None = as the paper finds it. At 0 nothing is clustered, and the loss is the source's own; the target's images
+            are still forwarded, so that they enter batch statistics as they do at any other lambda.
         variant: paper or released.
         first: what the adaptation starts from: the source's model, as in the paper.
     """
