@@ -6,35 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import pytest
 from tests.contract.world import run, session_of
 from tests.unit.networks.tiny import TINY
-from tests.unit.tiny import write_rows
+from tests.unit.tiny import write_brains
 
 from allograft.context import Store
 from allograft.networks import lora
-from allograft.phantoms.brain import SHIFTS, acquire, anatomy
 from allograft.study.plan import scenario_of
 
 pytest.importorskip("peft")
-
-
-def write_brains(folder: Path, size: tuple[int, ...]) -> Path:
-    """Eight subjects of two sites, slices or volumes: brains with masks and a class each."""
-    folder.mkdir()
-    rows = []
-    for number in range(8):
-        rng = np.random.default_rng(number)
-        tissue = anatomy(rng, size)
-        image = acquire(tissue, SHIFTS["none"], rng)
-        for name, values in (("image", image.astype(np.float32)), ("mask", (tissue > 1).astype(np.uint8))):
-            whole = values[..., None] if len(size) == 2 else values
-            nibabel.save(nibabel.Nifti1Image(whole, np.eye(4)), folder / f"{number}-{name}.nii.gz")
-        files = {name: f"{number}-{name}.nii.gz" for name in ("image", "mask")}
-        rows.append({**files, "label": "xyz"[number % 3], "subject": f"{number}", "site": "ab"[number // 4]})
-    return write_rows(folder / "manifest.csv", rows)
 
 
 def study(key: str, folder: Path) -> Any:
