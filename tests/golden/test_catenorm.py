@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from allograft.nn.catenorm import CategoricalNorm2d
+from allograft.tasks.segmentation import squared_dice_loss
 
 NAMES = {"mlp_shared__0__": "shared.", "mlp_gamma__": "gamma.", "mlp_beta__": "beta.", "running_": "norm.running_"}
 """The released layer's names -> ours."""
@@ -43,3 +44,11 @@ def test_training_uses_the_batch(arrays):
 def test_nearest_resizing(arrays):
     made = layer(arrays, resize="nearest").eval()
     torch.testing.assert_close(made(arrays["x"], arrays["seg"]), arrays["y_eval_hard"], rtol=0, atol=1e-4)
+
+
+def test_the_dice_loss_of_several_classes(vectors_root: Path):
+    """The released code takes the batch as one image, so it is made one here."""
+    with np.load(vectors_root / "catenorm_losses.npz") as stored:
+        logits, target, expected = (torch.from_numpy(stored[name]) for name in ("logits4", "target4", "dice4"))
+    one, truth = torch.cat([*logits], dim=1)[None], torch.cat([*target])[None]
+    torch.testing.assert_close(squared_dice_loss(one, truth, truth >= 0)[0], expected, rtol=0, atol=1e-4)

@@ -7,34 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.networks import tiny
 from torch import nn
 
+from allograft.context.context import copied
 from allograft.errors import MissingExtraError, SpecError
 from allograft.methods.l2sp import Anchored, starting_point_penalty
 from allograft.methods.lora import rest
-from allograft.networks import Network, Wrapped, build, count_parameters, rebuilt
+from allograft.networks import Network, Wrapped, count_parameters, rebuilt
 from allograft.networks.lora import add_lora, fold
 from allograft.networks.network import operate
 from allograft.seeds import Seeds
 
 pytest.importorskip("peft")
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "unet": {"outputs": {"mask": 2, "label": 2}, "channels": [4, 8, 8], "norm": "batch"},
-    "dynunet": {"outputs": {"mask": 2}, "channels": [4, 8, 8], "spatial_dims": 3},
-    "vit": {"outputs": {"label": 2}, "image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2},
-    "timm": {"outputs": {"label": 2}, "name": "mobilenetv3_small_050"},  # grouped convolutions
-}
 
-
-def made(name: str) -> Any:
-    with Seeds(0).everything():
-        return build({"build": {name: {"in_channels": 1, **NETWORKS[name]}}}).eval()
-
-
-def image(name: str) -> torch.Tensor:
-    size = (16,) * (3 if name == "dynunet" else 2) if name != "timm" else (32, 32)
-    return torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(1))
+def made(key: str) -> Any:
+    return copied(tiny.made(key)).eval()
 
 
 def disturbed(network: Any) -> Any:
@@ -51,9 +40,9 @@ def close(found: Any, expected: Any) -> None:
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_fresh_adapter_changes_nothing_and_freezes_all_but_itself_and_the_heads(name: str) -> None:
-    network, x = made(name), image(name)
+@pytest.mark.parametrize("key", tiny.TINY)
+def test_a_fresh_adapter_changes_nothing_and_freezes_all_but_itself_and_the_heads(key: str) -> None:
+    network, x = made(key), tiny.images(key)
     expected, before = network(x), count_parameters(network)
     adapted = operate(network, "lora", rank=2)
     assert all(torch.equal(adapted(x)[key], value) for key, value in expected.items())
@@ -65,9 +54,9 @@ def test_a_fresh_adapter_changes_nothing_and_freezes_all_but_itself_and_the_head
     assert count_parameters(adapted) > before
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_folded_equals_unfolded_and_is_a_plain_network_again(name: str) -> None:
-    plain, x = made(name), image(name)
+@pytest.mark.parametrize("key", tiny.TINY)
+def test_folded_equals_unfolded_and_is_a_plain_network_again(key: str) -> None:
+    plain, x = made(key), tiny.images(key)
     adapted = disturbed(operate(copy.deepcopy(plain), "lora", rank=2, alpha=3.0))
     expected = adapted(x)
     assert not torch.equal(next(iter(expected.values())), next(iter(plain(x).values())))
@@ -79,11 +68,35 @@ def test_folded_equals_unfolded_and_is_a_plain_network_again(name: str) -> None:
     close(rebuilt(folded.spec, folded.state_dict()).eval()(x), expected)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv3d(2, 3, 1),
+        nn.Conv3d(2, 3, (1, 1, 3), padding=(0, 0, 1)),
+        nn.Conv2d(2, 3, 3, dilation=2, padding=2),
+        nn.Conv2d(2, 3, 3, 2, "valid", padding_mode="reflect"),
+        nn.Conv2d(2, 3, (3, 5), padding="same", dilation=2, padding_mode="circular"),
+        nn.Conv1d(2, 3, 3, padding=1, padding_mode="replicate"),
+        nn.Linear(7, 3),
+    ],
+    ids=str,
+)
+def test_every_kind_of_layer_folds(layer: nn.Module) -> None:
+    size = (2, 2, *(7,) * (layer.weight.ndim - 2)) if layer.weight.ndim > 2 else (2, 7)  # type: ignore[union-attr, operator]
+    network, x = Wrapped(nn.Sequential(copy.deepcopy(layer)), "mask"), torch.randn(size, generator=torch.Generator().manual_seed(1))
+    network.spec = {"build": {}, "surgery": []}
+    adapted = disturbed(add_lora(network, rank=2, alpha=3.0))
+    expected = adapted(x)
+    assert expected["mask"].shape == layer(x).shape
+    assert not torch.allclose(expected["mask"], layer(x))
+    close(fold(adapted)(x), expected)
+
+
 def test_an_adapted_network_is_built_again_from_its_spec() -> None:
     adapted = disturbed(operate(made("unet"), "lora", rank=2))
     again = rebuilt(adapted.spec, adapted.state_dict()).eval()
     assert again.spec["surgery"] == [{"lora": {"rank": 2}}]
-    assert torch.equal(again(image("unet"))["mask"], adapted(image("unet"))["mask"])
+    assert torch.equal(again(tiny.images("unet"))["mask"], adapted(tiny.images("unet"))["mask"])
     assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in adapted.parameters()]
 
 

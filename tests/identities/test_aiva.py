@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,14 @@ def test_where_the_means_meet_nothing_is_left_and_distance_counts_squared() -> N
     assert alignment_loss(features + 1, torch.full((5,), -1), means, match) == 0
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
-@pytest.mark.parametrize("objective", [AlignmentObjective(VESSEL, Aiva(weight=0.0)), TransportObjective(VESSEL, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("objective", "norm"),
+    [
+        (AlignmentObjective(VESSEL, Aiva(weight=0.0)), "instance"),
+        (TransportObjective(VESSEL, 0.0, 0.0), "instance"),
+        (TransportObjective(VESSEL, 0.0, 0.0), "batch"),
+    ],
+)
 def test_without_weight_it_is_training_on_the_source(objective: Any, norm: str) -> None:
     context = a_context()
     ours, plain = _network(norm), _network(norm)
@@ -80,6 +87,30 @@ def test_without_weight_it_is_training_on_the_source(objective: Any, norm: str) 
         b(batch[:2])
     for key, value in ours.state_dict().items():
         assert torch.equal(value, plain.state_dict()[key]), key
+
+
+def test_without_weight_nothing_but_the_alignment_is_missing() -> None:
+    """Batch statistics are those of the least weight there is; the parameters are those of training on the source."""
+    context = a_context(optimizer={"sgd": {"lr": 1e-2}})
+    none, least, plain = (_network("batch") for _ in range(3))
+    clusters = _clusters(torch.zeros(2, 8 * 8 * 8), [1, 0])
+    steps = [
+        context.gradient_step(none, AlignmentObjective(VESSEL, Aiva(weight=0.0))),
+        context.gradient_step(least, AlignmentObjective(VESSEL, Aiva(weight=1e-38), clusters, {"c": 0, "d": 1})),
+        context.gradient_step(plain),
+    ]
+    for step in range(3):
+        batch = _pair(step)
+        batch = replace(batch, image=batch.image + torch.tensor([0.0, 0.0, 5.0, 5.0]).view(-1, 1, 1, 1))
+        terms = [one(part) for one, part in zip(steps, (batch, batch, batch[:2]), strict=True)]
+        assert "alignment" not in terms[0]
+        assert "alignment" in terms[1]
+    for key, value in none.state_dict().items():
+        torch.testing.assert_close(value, least.state_dict()[key], msg=key)
+        if key.startswith("encoder") and "running" in key:
+            assert not torch.allclose(value, plain.state_dict()[key]), key
+        elif "running" not in key and "num_batches" not in key:
+            assert torch.equal(value, plain.state_dict()[key]), key
 
 
 def test_a_whole_run_without_weight_clusters_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

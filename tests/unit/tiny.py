@@ -15,6 +15,7 @@ from PIL import Image
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context, Node, Settings
+from allograft.phantoms.brain import SHIFTS, acquire, anatomy
 from allograft.recipe import total_needs
 from allograft.run.fabric import local_fabric
 from allograft.seeds import Seeds
@@ -62,6 +63,22 @@ def write_volumes(folder: Path, shapes: Iterable[tuple[int, int, int]]) -> Path:
         nibabel.save(nibabel.Nifti1Image((100 * i + 10 * j + k).astype(np.int16), np.diag([1, 2, 3, 1])), folder / f"v{number}.nii.gz")
         nibabel.save(nibabel.Nifti1Image((k % 2).astype(np.uint8), np.diag([1, 2, 3, 1])), folder / f"v{number}-mask.nii.gz")
         rows.append({"image": f"v{number}.nii.gz", "mask": f"v{number}-mask.nii.gz", "subject": f"v{number}", "site": "a"})
+    return write_rows(folder / "manifest.csv", rows)
+
+
+def write_brains(folder: Path, size: tuple[int, ...]) -> Path:
+    """Eight subjects of two sites, slices or volumes: brains with masks and a class each."""
+    folder.mkdir()
+    rows = []
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        tissue = anatomy(rng, size)
+        image = acquire(tissue, SHIFTS["none"], rng)
+        for name, values in (("image", image.astype(np.float32)), ("mask", (tissue > 1).astype(np.uint8))):
+            whole = values[..., None] if len(size) == 2 else values
+            nibabel.save(nibabel.Nifti1Image(whole, np.eye(4)), folder / f"{number}-{name}.nii.gz")
+        files = {name: f"{number}-{name}.nii.gz" for name in ("image", "mask")}
+        rows.append({**files, "label": "xyz"[number % 3], "subject": f"{number}", "site": "ab"[number // 4]})
     return write_rows(folder / "manifest.csv", rows)
 
 

@@ -26,6 +26,7 @@ from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.train import train_with_checkpoints
+from allograft.transforms.sample import Tile
 
 __all__ = ["Aiva", "AlignmentObjective", "Clusters", "alignment_loss", "match_clusters"]
 
@@ -83,9 +84,10 @@ class AlignmentObjective:
     def __call__(self, network: Any, batch: Batch) -> Mapping[str, Tensor]:
         source, target = halves(batch)
         terms = dict(self.task.objective(network, source))
+        with torch.set_grad_enabled(self.clusters is not None):
+            features = last_feature(network.encoder(target.image))  # at lambda 0 too: batch statistics see both sides
         if self.clusters is None:
             return terms
-        features = last_feature(network.encoder(target.image))
         cluster = torch.tensor([self.cluster_of.get(name, -1) for name in target.cases], device=features.device)
         loss = of_all(alignment_loss(gathered(features), gathered(cluster), self.clusters.source_means, self.clusters.match))
         return {**terms, "alignment": self.scale(loss.item()) * loss}
@@ -107,6 +109,8 @@ class Aiva:
     Once an epoch the bottleneck features of all images are embedded together (PCA, t-SNE) and each side is clustered (k-means); the
     clusters are matched; and until the next epoch the mean feature of a target cluster's images in a mini-batch is drawn to the mean of
     the matched source cluster. All source sites are one side. Each step sees ``batch_size`` source cases and as many target images.
+    The paper's images are slices. Where a study trains on crops, the crops that cover the images of either side are clustered, an epoch
+    is a pass over those of the source, and the target's mini-batches are drawn from them.
     The paper keeps the checkpoint that is best on the source: ``budget: {checkpoints: 5}`` with ``selection: source-val``.
 
     ``variant="released"`` is what the published code does: lambda times 0.9, the slice's position as one more feature (2-D slices), and
@@ -116,7 +120,8 @@ class Aiva:
     Args:
         clusters: k of either side; fewer where a side has fewer images, and the figure says so.
         rounds: how often to cluster, in equal parts of the training; None = once an epoch.
-        weight: lambda; None = as the paper finds it. At 0 nothing but the source's own loss is left.
+        weight: lambda; None = as the paper finds it. At 0 nothing is clustered, and the loss is the source's own; the target's images
+            are still forwarded, so that they enter batch statistics as they do at any other lambda.
         variant: paper or released.
         first: what the adaptation starts from: the source's model, as in the paper.
     """
@@ -141,17 +146,18 @@ class Aiva:
         require_encoder(network, "aiva")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source."""
+        """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source's images, or crops."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
-        pairs, items = PairedBatches.from_scenario(scenario, context), DomainItems.from_scenario(scenario, context)
+        pairs, items = paired_batches(scenario, context), DomainItems.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
+        epoch = context.settings.budget.steps_per_epoch or max(1, -(-items.of_source // context.batch_size))
         objective = AlignmentObjective(context.supervised_task, self)
         step = context.gradient_step(network, objective, steps=steps)
         stage = Stage("adapted", Direct(network), scenario.sites)
         last: Clusters | None = None
-        rounds = spans(steps, pairs.epoch, self.rounds)
+        rounds = spans(steps, epoch, self.rounds)
         for number, span in enumerate(rounds):
             if self.weight != 0 and (context.rehearsal is None or number < 2):  # of a rehearsal the second stands for all that are warm
                 began = time.perf_counter()
@@ -181,6 +187,14 @@ class Aiva:
         return Clusters(**context.once(name, make))
 
 
+def paired_batches(scenario: Scenario, context: Context) -> PairedBatches:
+    """The study's batches; where it trains on crops, the target's are of the tiles that are clustered."""
+    pairs, patch = PairedBatches.from_scenario(scenario, context), context.settings.patch
+    if patch is None:
+        return pairs
+    return replace(pairs, target=replace(pairs.target, transform=Tile(patch, context.settings.augmentation)))
+
+
 def spans(steps: int, epoch: int, rounds: int | None) -> list[range]:
     """The steps of each round.
 
@@ -195,9 +209,11 @@ def show_examples(clusters: Clusters, items: DomainItems, context: Context) -> N
     """Images from the middle of either cluster of the largest matched pairs (figure 2), one figure per pair.
 
     A pair has the number of its source cluster, which is its colour among the points. The images
-    are those that t-SNE saw.
+    are those that t-SNE saw, or of which it saw crops.
     """
-    images, k = (items.source, items.target), len(clusters.match)
+    images = [[item.image for item in side] for side in (items.source, items.target)]
+    k = len(clusters.match)
+    of = "" if items.kind == "images" else f"with the {items.kind} "
     points = clusters.points.split([len(side) for side in images])
     pair_of = clusters.source, clusters.match[clusters.target[: len(items.target)]]
     sizes = torch.stack([torch.bincount(pairs, minlength=k) for pairs in pair_of])
@@ -205,7 +221,7 @@ def show_examples(clusters: Clusters, items: DomainItems, context: Context) -> N
     for rank, pair in enumerate(largest[:PAIRS], 1):
         rows = [nearest(side, at, pairs == pair) for side, at, pairs in zip(images, points, pair_of, strict=True)]
         figure = Images.from_arrays(
-            f"cluster {pair}: training images nearest to its middle, before the adaptation",
+            f"cluster {pair}: training images {of}nearest to its middle, before the adaptation",
             [list(map(thumbnail, row)) for row in rows],
             names=[f"{side}, {sizes[number, pair]} in the cluster" for number, side in enumerate(("source", "target"))],
             subjects=[list(map(subject_of, row)) for row in rows],
@@ -217,16 +233,17 @@ def show_examples(clusters: Clusters, items: DomainItems, context: Context) -> N
 def nearest(images: Sequence[CohortItem], points: Tensor, inside: Tensor) -> list[CohortItem]:
     """Those of N images ``inside`` a cluster (N,) whose points (N, 2) are nearest to its middle, at most ``EXAMPLES``.
 
-    A subject's second image comes after the first of every other.
+    A subject's second image comes after the first of every other; an image with several crops in the cluster comes once.
     """
     points = points.double()
     distance = (points - points[inside].mean(0)).norm(dim=1)
     turns: Counter[str] = Counter()
     ranked: list[tuple[int, CohortItem]] = []
     order = distance.where(inside, torch.inf).argsort(stable=True)
-    for at in order[: int(inside.sum())].tolist():
-        subject = subject_of(images[at])
-        ranked.append((turns[subject], images[at]))
+    once = {(id(cohort), index): (cohort, index) for cohort, index in (images[at] for at in order[: int(inside.sum())].tolist())}
+    for image in once.values():
+        subject = subject_of(image)
+        ranked.append((turns[subject], image))
         turns[subject] += 1
     return [image for _, image in sorted(ranked, key=lambda one: one[0])[:EXAMPLES]]
 

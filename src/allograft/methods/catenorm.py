@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -27,7 +27,8 @@ from allograft.predictor.direct import padded
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
 from allograft.step import Terms, average_buffers, average_gradients, named_state
-from allograft.tasks import Task
+from allograft.tasks.multitask import Multitask
+from allograft.tasks.segmentation import Segmentation, squared_dice_loss
 from allograft.train import train, train_with_checkpoints
 
 CHANNELS = 3
@@ -43,8 +44,8 @@ class CateNorm:
     branch's parameters have no gradient and skip the step. Before that, ``warmup`` of the steps train the general branch alone, in place
     of the paper's pretrained model; then the run has as many iterations as every row has, and each of the others counts two steps.
 
-    The stages are the first pass and the second (Table 3 b). Where we differ: the task's Dice loss has plain sums below the line (eq. of
-    section 3: squares), its cross-entropy is the mean over pixels, and the learning rate is the study's, without a plateau.
+    The stages are the first pass and the second (Table 3 b). Where we differ: the cross-entropy is the mean over pixels (section 3: over
+    pixels and classes), and the learning rate is the study's, without a plateau.
 
     Args:
         blocks: levels of the encoder that get two branches, from the finest; the paper has 1 and 4.
@@ -52,8 +53,10 @@ class CateNorm:
         shared: whether both passes go through one network. If not, the second pass has a network of its own, which begins as a copy of
             the first after its warm-up (table 3 a, W-Net); the class map stays detached.
         warmup: share of the steps before the second pass begins.
-        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = the paper's 0.5, and 1 with a single class. Dice alone finds the
-            class in images that have none of it, slices beyond an organ for example; then set 0.5.
+        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = the paper's 0.5, and 1 with a single class. Dice alone may find
+            the class in images that have none of it, slices beyond an organ for example; then set 0.5.
+        dice: ``squared`` is the paper's loss, with squares below the line and the background among the classes; ``plain`` is the task's,
+            which every other row has: plain sums, and the foreground alone.
         clip_value: largest absolute gradient in the second pass.
     """
 
@@ -63,6 +66,7 @@ class CateNorm:
     warmup: Annotated[float, Ge(0), Le(1)] = 0.5
     dice_weight: Annotated[float, Ge(0), Le(1)] | None = None
     clip_value: Annotated[float, Gt(0)] = 0.1
+    dice: Literal["squared", "plain"] = "squared"
 
     paper: ClassVar[Paper | None] = Paper(
         key="xiao2022catenorm",
@@ -75,8 +79,12 @@ class CateNorm:
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate on, or fewer than ``position``."""
-        if (key := context.supervised_task.key) != "mask":
-            raise SpecError(f"catenorm: the task predicts '{key}', class maps come from a segmentation; use another recipe")
+        task = context.supervised_task
+        if task.key != "mask":
+            raise SpecError(f"catenorm: the task predicts '{task.key}', class maps come from a segmentation; use another recipe")
+        if self.dice == "squared" and not isinstance(task, (Segmentation, Multitask)):
+            found = f"task is {type(task).__name__.lower()}, whose Dice loss is its own"
+            raise SpecError(f"catenorm: {found}; expected segmentation or multitask, or set dice: plain")
         layers_of(network, self.blocks, self.position)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
@@ -87,7 +95,7 @@ class CateNorm:
         batches = context.loader(scenario.source, "source")
         steps = context.settings.budget.training(batches.epoch)
         begin = round(self.warmup * steps)
-        loss = MaskLoss(context.supervised_task, self.dice_weight)
+        loss = MaskLoss(context.supervised_task, self.dice_weight, self.dice)
         warm = context.gradient_step(first, loss, steps=steps)
         train(warm, batches, steps=begin, context=context, name="warm-up")
         second = first if self.shared else self._operated(copied(first), context).to(context.fabric.device)
@@ -112,8 +120,9 @@ class CateNorm:
 class MaskLoss:
     """``lambda Dice + (1 - lambda) CE`` of the task's two terms."""
 
-    task: Task
+    task: Any
     dice_weight: float | None = None
+    dice: Literal["squared", "plain"] = "squared"
 
     def __call__(self, network: Any, batch: Batch) -> Terms:
         return self.of(network(batch.image), batch)
@@ -124,7 +133,7 @@ class MaskLoss:
         if share is None:
             share = 1.0 if output["mask"].shape[1] == 2 else 0.5
         weights = {"dice": share, "cross_entropy": 1 - share}
-        terms = self.task.loss(output, batch)
+        terms = self.task.loss(output, batch, **({"dice": squared_dice_loss} if self.dice == "squared" else {}))
         return {key: weights.get(key, 1.0) * value for key, value in terms.items() if weights.get(key, 1.0) > 0}
 
 

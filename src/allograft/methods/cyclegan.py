@@ -64,6 +64,10 @@ class CycleGan:
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
+    def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
+        """Raise ``SpecError`` for volumes, and for images too small to translate."""
+        smallest_side((*scenario.source, *scenario.target))
+
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Sections 3 and 4 of the paper; no label is looked at."""
         network = (yield from context.run(self.first, scenario, network)).network

@@ -48,8 +48,13 @@ class Lora:
     needs: ClassVar[Needs] = Needs(target_labels=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``MissingExtraError`` without peft, and ``SpecError`` for a network without a layer to adapt."""
-        operate(copied(network), "lora", rank=self.rank, alpha=self.alpha)
+        """Add adapters and fold them.
+
+        Raises:
+            MissingExtraError: peft is not installed.
+            SpecError: a network without a layer to adapt.
+        """
+        fold(operate(copied(network), "lora", rank=self.rank, alpha=self.alpha))
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the adapters on target batches (equation 3 of the paper)."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
+from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.methods.supervised import OptimizerRequest, Supervised, check_optimizer
@@ -29,6 +30,7 @@ from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.seeds import Seeds
 from allograft.step import GradientStep, Terms
 from allograft.train import train_with_checkpoints
+from allograft.transforms.sample import Sample
 
 Size = Literal["small", "resnet34"]
 
@@ -213,19 +215,17 @@ class SpotTunet:
         check_optimizer(self.optimizer, "spottunet")
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a network whose blocks cannot be gated."""
-        blocks(network)
+        """Gate a training sample: ``SpecError`` for blocks that cannot be, a policy not for such images, or too few slices."""
+        labelled = self._labelled(scenario, context)
+        sample = Sample("none", context.settings.patch)(labelled[0].unlabelled().case(0), context.seeds.rng("sample"))
+        SpotTunetPredictor(self._operated(copied(network), labelled))(sample)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.adapt_steps`` updates of the tuned copies and the policy on target batches."""
         network = (yield from context.run(self.first, scenario, network)).network
-        labelled = self.chosen([cohort for cohort in scenario.target if cohort.has_labels], context.seeds.seed)
+        labelled = self._labelled(scenario, context)
         batches = context.loader(labelled, "target")
-        image = labelled[0].unlabelled().case(0).image
-        shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
-        network = operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
-        assert isinstance(network, SpotNetwork)
-        network = network.to(context.fabric.device).train()
+        network = self._operated(network, labelled).to(context.fabric.device).train()
         tuned = [p for _, part in network.parts() for p in part.parameters()]
         optimizer = context.optimizer(tuned, self.optimizer)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
@@ -238,6 +238,14 @@ class SpotTunet:
         context.show("policy", policy_figure(network, tuned_share(network, labelled, context.fabric)))
         yield stage
         return Carry(network)
+
+    def _labelled(self, scenario: Scenario, context: Context) -> list[Cohort]:
+        return self.chosen([cohort for cohort in scenario.target if cohort.has_labels], context.seeds.seed)
+
+    def _operated(self, network: Any, labelled: Sequence[Cohort]) -> Any:
+        image = labelled[0].unlabelled().case(0).image
+        shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
+        return operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
 
     def chosen(self, labelled: Sequence[Cohort], seed: int) -> list[Cohort]:
         """The labelled cohorts, or ``slices`` items of them; fewer are among more. ``SpecError`` where there are not so many."""

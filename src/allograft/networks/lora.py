@@ -1,17 +1,19 @@
-"""Low-rank adapters as surgery: added to a network, and folded into its weights when the tuning is over. Needs the extra ``lora``."""
+"""Low-rank adapters as surgery: added to a network, folded into its weights after tuning. Needs the extra ``lora``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from allograft.errors import SpecError, require_extra
 from allograft.networks.network import AnyNetwork, Network
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Exactly these types. peft has no adapter for transposed convolutions, and cannot fold those of grouped ones."""
+"""Exactly these types. peft has no adapter for transposed convolutions, and those of grouped ones are not one product."""
 
 
 def add_lora(network: AnyNetwork, *, rank: int = 4, alpha: float | None = None) -> AnyNetwork:
@@ -40,27 +42,55 @@ def add_lora(network: AnyNetwork, *, rank: int = 4, alpha: float | None = None) 
     whole = "|".join(map(re.escape, names))  # a pattern: in a list, names would match as endings of others
     scale: Any = rank if alpha is None else alpha  # declared as a whole number, and yet only divided by the rank
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=scale, target_modules=whole), network)
+    for _, layer in _adapters(network):
+        _sample_alike(layer)
     if isinstance(network, Network):
         network.heads.requires_grad_(True)
     return network
 
 
 def fold(network: AnyNetwork) -> AnyNetwork:
-    """Add each adapter to the weight it stands beside and take it out, in place; the spec is again that of the network without.
+    """Add each adapter to the weight next to it and remove it, in place: W_0 + alpha / rank B A (equation 3).
 
-    All parameters require gradients afterwards, also those that an adapter had frozen.
+    The spec is again that of the network without adapters, and all parameters require gradients, also
+    those that an adapter had frozen.
     """
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(network.named_modules()):
-        if isinstance(module, LoraLayer):
-            layer: Any = module
-            layer.merge()
-            parent, _, last = name.rpartition(".")
-            setattr(network.get_submodule(parent), last, layer.get_base_layer())
+    for name, layer in list(_adapters(network)):
+        base = layer.get_base_layer()
+        with torch.no_grad():
+            base.weight += _update(layer)
+        parent, _, last = name.rpartition(".")
+        setattr(network.get_submodule(parent), last, base)
     network.requires_grad_(True)
     network.spec = {**network.spec, "surgery": [step for step in network.spec["surgery"] if "lora" not in step]}
     return network
+
+
+def _update(layer: Any) -> Tensor:
+    """What one adapter adds to its layer's weight, in that shape: alpha / rank B A.
+
+    B maps channels at one voxel, so a kernel of any size and dimension is one product over the rank.
+    peft's own ``get_delta_weight`` treats kernels of 1 x 1 x 1 as 1 x 1 and fails.
+    """
+    (name,) = layer.lora_A
+    product = layer.lora_B[name].weight.flatten(1) @ layer.lora_A[name].weight.flatten(1)
+    return layer.scaling[name] * product.view_as(layer.get_base_layer().weight)
+
+
+def _adapters(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, module) for name, module in network.named_modules() if isinstance(module, LoraLayer))
+
+
+def _sample_alike(layer: Any) -> None:
+    """Give an adapter's first convolution the dilation and padding mode of its layer; peft keeps the defaults."""
+    base = layer.get_base_layer()
+    if isinstance(base, nn.Linear):
+        return
+    for factor in layer.lora_A.values():
+        factor.dilation, factor.padding_mode = base.dilation, base.padding_mode
+        factor._reversed_padding_repeated_twice = base._reversed_padding_repeated_twice
 
 
 def _adapted(name: str, module: nn.Module) -> bool:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allograft.batch import collate
+from allograft.batch import Batch, collate
+from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.figure import Points
@@ -21,7 +22,7 @@ from allograft.parts.paired_batches import last_feature
 from allograft.parts.thumbnails import CohortItem
 from allograft.predictor import evaluation_mode
 from allograft.recipe import Scenario
-from allograft.transforms.sample import Sample
+from allograft.transforms.sample import Tile, tiles
 
 MOST_POINTS = 2000
 """t-SNE takes no more; where there are more images, as many are drawn at random."""
@@ -157,72 +158,107 @@ def nearest_mean(values: NDArray[Any], members: NDArray[Any], labels: NDArray[An
 
 
 @dataclass(frozen=True)
+class DomainItem:
+    """What is clustered: an image of a cohort, or one of its tiles where the study trains on crops."""
+
+    cohort: Cohort
+    index: int
+    tile: int | None = None
+
+    @property
+    def image(self) -> CohortItem:
+        """The image that it is, or is a tile of."""
+        return self.cohort, self.index
+
+
+@dataclass(frozen=True)
 class DomainItems:
-    """The images that are clustered: source and target, each side drawn at random to fit into ``MOST_POINTS`` together.
+    """What is clustered: source and target, each side drawn at random to fit into ``MOST_POINTS`` together.
 
     Args:
         source: those that are seen.
         target: those that are seen.
         others: the target's rest.
-        total: all images there are.
+        of_source: how many the source has.
+        total: how many there are.
     """
 
-    source: tuple[CohortItem, ...]
-    target: tuple[CohortItem, ...]
-    others: tuple[CohortItem, ...]
+    source: tuple[DomainItem, ...]
+    target: tuple[DomainItem, ...]
+    others: tuple[DomainItem, ...]
+    of_source: int
     total: int
 
     @staticmethod
     def from_scenario(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> DomainItems:
-        """All source sites together, and all target sites together."""
-        source, target = ([(c, i) for c in part for i in range(len(c))] for part in (scenario.source, scenario.target))
+        """All source sites together, and all target sites together; every tile of an image where the study trains on crops."""
+        patch = context.settings.patch
+        source, target = (list(_items(part, patch)) for part in (scenario.source, scenario.target))
         room = min(len(target), max(most // 2, most - len(source)))
         order = [torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist() for part in (source, target)]
         kept, seen, rest = sorted(order[0][: most - room]), sorted(order[1][:room]), sorted(order[1][room:])
         places = tuple(source[i] for i in kept), tuple(target[i] for i in seen), tuple(target[i] for i in rest)
-        return DomainItems(*places, len(source) + len(target))
+        return DomainItems(*places, len(source), len(source) + len(target))
+
+    @property
+    def kind(self) -> str:
+        """What is clustered, in the plural."""
+        return "images" if self.source[0].tile is None else "crops"
 
 
-def name_of(place: CohortItem) -> str:
-    """The name of an image as its batches say it."""
-    cohort, index = place
-    which, slice_ = cohort.items[index]
-    return f"{cohort.cases[which].name}#{slice_}" if cohort.slices else cohort.cases[which].name
+def _items(cohorts: Sequence[Cohort], patch: tuple[int, ...] | None) -> Iterator[DomainItem]:
+    for cohort in cohorts:
+        hidden = cohort.unlabelled()
+        for index in range(len(cohort)):
+            if patch is None:
+                yield DomainItem(cohort, index)
+            else:
+                count = len(tiles(hidden.case(index).image.shape[2:], patch))
+                yield from (DomainItem(cohort, index, tile) for tile in range(count))
 
 
-def positions(places: Sequence[CohortItem]) -> Tensor:
+def name_of(item: DomainItem) -> str:
+    """The name of an image, or a tile, as batches say it."""
+    which, slice_ = item.cohort.items[item.index]
+    name = item.cohort.cases[which].name
+    name = f"{name}#{slice_}" if item.cohort.slices else name
+    return name if item.tile is None else f"{name}@{item.tile}"
+
+
+def positions(items: Sequence[DomainItem]) -> Tensor:
     """(N,) index of each slice divided by its volume's slices; 0 where images are not slices."""
     depths: dict[tuple[int, int], int] = {}
-    for cohort in {id(cohort): cohort for cohort, _ in places}.values():
+    for cohort in {id(item.cohort): item.cohort for item in items}.values():
         for which, slice_ in cohort.items:
             depths[id(cohort), which] = max(depths.get((id(cohort), which), 0), slice_ + 1)
-    found = [(id(cohort), *cohort.items[index]) for cohort, index in places]
+    found = [(id(item.cohort), *item.cohort.items[item.index]) for item in items]
     return torch.tensor([slice_ / depths[owner, which] for owner, which, slice_ in found])
 
 
-def features_of(network: Network, places: Sequence[CohortItem], context: Context) -> Iterator[Tensor]:
-    """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for.
-
-    One crop an image, always the same, where the study trains on crops.
-    """
-    crop = Sample("none", context.settings.patch)
+def features_of(network: Network, items: Sequence[DomainItem], context: Context) -> Iterator[Tensor]:
+    """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for."""
     with evaluation_mode(network):
-        for start in range(0, len(places), context.batch_size):
-            cases = [cohort.unlabelled().case(index) for cohort, index in places[start : start + context.batch_size]]
-            if crop.patch is not None:
-                cases = [crop(case, context.seeds.rng("crop", *case.cases)) for case in cases]
+        for start in range(0, len(items), context.batch_size):
+            cases = [_case(item, context) for item in items[start : start + context.batch_size]]
             image = context.fabric.to_device(collate(cases)).image
             yield last_feature(network.encoder(image)).float().cpu()
+
+
+def _case(item: DomainItem, context: Context) -> Batch:
+    """The image as it is, or its tile without augmentation."""
+    case, patch = item.cohort.unlabelled().case(item.index), context.settings.patch
+    return case if item.tile is None or patch is None else Tile(patch).of(case, item.tile, context.seeds.rng("crop"))
 
 
 def show(clusters: Clusters, items: DomainItems, context: Context, wanted: int, when: str) -> None:
     """Both clusterings and their centres, matched clusters in one colour and fill (figures 3 and 4)."""
     k, seen = len(clusters.match), len(clusters.points)
-    note = "" if seen == items.total else f"; {seen} of {items.total} images, drawn at random"
-    note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more images that differ"
+    note = "" if seen == items.total else f"; {seen} of {items.total} {items.kind}, drawn at random"
+    note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more {items.kind} that differ"
     sizes = len(items.source), len(items.target)
     colours = (*clusters.source.tolist(), *clusters.match[clusters.target[: sizes[1]]].tolist())
-    context.show(f"clusters-{when}", _dots(f"images {when} the adaptation, matched clusters alike{note}", clusters.points, sizes, colours))
+    title = f"{items.kind} {when} the adaptation, matched clusters alike{note}"
+    context.show(f"clusters-{when}", _dots(title, clusters.points, sizes, colours))
     points = torch.cat([clusters.source_centres, clusters.target_centres])
     colours = (*range(k), *clusters.match.tolist())
     context.show(f"centres-{when}", _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours))

@@ -12,7 +12,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
 from allograft.tasks.classification import Classification
-from allograft.tasks.segmentation import Segmentation
+from allograft.tasks.segmentation import PerImage, Segmentation, dice_loss
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, weighted
 
 LABEL = ("label", "probabilities")
@@ -63,9 +63,9 @@ class Multitask:
         """Both tasks' outputs."""
         return {**self.segmentation.outputs, **self.classification.outputs}
 
-    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
-        """The terms of both; ``label_cross_entropy`` is the classification's."""
-        terms = dict(self.segmentation.loss(output, batch))
+    def loss(self, output: Outputs, batch: Batch, *, dice: PerImage = dice_loss) -> Mapping[str, Tensor]:
+        """The terms of both; ``label_cross_entropy`` is the classification's, ``dice`` as for ``Segmentation``."""
+        terms = dict(self.segmentation.loss(output, batch, dice=dice))
         unlabelled = batch.site.new_full((len(batch),), -100)  # where no case of this batch has a class, another process's may
         labels = {"label": unlabelled, **batch.labels}
         terms["label_cross_entropy"] = self.weight * self.classification.loss(output, replace(batch, labels=labels))["cross_entropy"]

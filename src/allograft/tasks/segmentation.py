@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,6 +17,9 @@ from allograft.errors import SpecError
 from allograft.metrics.segmentation import case_metrics
 from allograft.nn.processes import count_over_processes
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
+
+PerImage = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits (B, K, *spatial), mask (B, *spatial) int64 and the pixels that count (B, *spatial) bool -> (B,)."""
 
 
 def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -44,6 +47,34 @@ def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5
     total = probabilities.sum(space) + truth.sum(space)
     dice = (2 * both + smooth) / (total + smooth)
     return 1 - dice[:, 1:].mean(1)
+
+
+def squared_dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - 2 sum y p / sum (y^2 + p^2) of each image, mean over all classes, the background included.
+
+    The Dice loss of CateNorm (Xiao et al. 2022, section 3), whose labels y in L^D make the background
+    one of L. Its released code takes a batch as one image where there are several classes.
+
+    Args:
+        logits: (B, K, *spatial).
+        mask: (B, *spatial) int64; values outside ``counts`` are not read.
+        counts: (B, *spatial) bool, the pixels that count.
+        smooth: added above and below the line: a class neither there nor found costs nothing.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> unsure, mask = torch.zeros(1, 2, 4), torch.tensor([[0, 0, 0, 1]])
+        >>> squared_dice_loss(unsure, mask, mask >= 0).round(decimals=3).tolist()  # (1 - 3 / 4 + 1 - 1 / 2) / 2
+        [0.375]
+    """
+    weight = counts[:, None].to(logits.dtype)
+    probabilities = logits.softmax(1) * weight
+    truth = F.one_hot(mask.where(counts, 0), logits.shape[1]).movedim(-1, 1) * weight
+    space = tuple(range(2, logits.ndim))
+    both, squares = (probabilities * truth).sum(space), (probabilities.square() + truth).sum(space)
+    return (1 - (2 * both + smooth) / (squares + smooth)).mean(1)
 
 
 def cross_entropy(logits: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
@@ -90,8 +121,13 @@ class Segmentation:
         """One channel a class, and the background."""
         return {"mask": len(self.classes) + 1}
 
-    def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
-        """Dice + cross-entropy, mean over the images that are labelled at all, so that processes may share a batch."""
+    def loss(self, output: Outputs, batch: Batch, *, dice: PerImage = dice_loss) -> Mapping[str, Tensor]:
+        """Dice + cross-entropy, mean over the images that are labelled at all, so that processes may share a batch.
+
+        Args:
+            output, batch: logits (B, K, *spatial) under "mask", and the truth.
+            dice: the loss of each image that the term ``dice`` is made of.
+        """
         logits = output["mask"]
         mask = batch.labels["mask"]
         assert isinstance(mask, Tensor)
@@ -102,7 +138,7 @@ class Segmentation:
         labelled = counts.flatten(1).any(1)
         share = labelled.to(logits.dtype) / count_over_processes(labelled)
         terms = {
-            "dice": (dice_loss(logits, mask, counts) * share).sum(),
+            "dice": (dice(logits, mask, counts) * share).sum(),
             "cross_entropy": (cross_entropy(logits, mask, counts) * share).sum(),
         }
         return weighted(terms, self.weights)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Generator, Tensor
@@ -20,11 +21,13 @@ class Sample:
         strength: none, light or strong.
         patch: size of the crop, one number a spatial axis.
         intensity: False moves pixels only, by the same draws: no noise, blur, brightness, contrast, gamma or zoom.
+        centre: of the crop, in voxels; None = drawn.
     """
 
     strength: str = "none"
     patch: tuple[int, ...] | None = None
     intensity: bool = True
+    centre: tuple[float, ...] | None = None
 
     def __call__(self, case: Batch, rng: Generator) -> Batch:
         """``case`` has B = 1. Dense labels and the region move with the image; all else stays."""
@@ -38,10 +41,52 @@ class Sample:
         if not self.intensity:
             drawn = Draw(drawn.angles, drawn.log_scale, drawn.flips)
         spacing = None if case.spacing is None else case.spacing[0].tolist()
-        image, moved = apply(case.image[0], dense, drawn, rng, size=self.patch, centre=_centre(size, self.patch, rng), spacing=spacing)
+        place = _centre(size, self.patch, rng)  # drawn in any case
+        centre = place if self.centre is None else self.centre
+        image, moved = apply(case.image[0], dense, drawn, rng, size=self.patch, centre=centre, spacing=spacing)
         region = moved.pop("region")[None] if case.region is not None else None
         labels = {**case.labels, **_batched(moved)}
         return replace(case, image=image[None], labels=labels, region=region)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the tiles of an image, drawn at random; its case is named ``NAME@NUMBER``.
+
+    Args:
+        patch: size of a tile.
+        strength: of the augmentation: none, light or strong.
+    """
+
+    patch: tuple[int, ...]
+    strength: str = "none"
+
+    def __call__(self, case: Batch, rng: Generator) -> Batch:
+        """``case`` has B = 1."""
+        count = len(tiles(case.image.shape[2:], self.patch))
+        return self.of(case, int(torch.randint(count, (1,), generator=rng)), rng)
+
+    def of(self, case: Batch, number: int, rng: Generator) -> Batch:
+        """The tile of this number."""
+        centre = tiles(case.image.shape[2:], self.patch)[number]
+        made = Sample(self.strength, self.patch, centre=centre)(case, rng)
+        return replace(made, cases=(f"{case.cases[0]}@{number}",))
+
+
+def tiles(size: Sequence[int], patch: Sequence[int]) -> list[tuple[float, ...]]:
+    """Centres of the fewest crops of ``patch`` that cover an image, evenly spread and inside it.
+
+    The middle along an axis that a crop does not fit.
+
+    >>> tiles((8, 3), (4, 4)), tiles((5,), (4,))
+    ([(1.5, 1.0), (5.5, 1.0)], [(1.5,), (2.5,)])
+    """
+
+    def along(given: int, wanted: int) -> list[float]:
+        room, count = given - wanted, -(-given // wanted)
+        return [(given - 1) / 2] if room <= 0 else [(wanted - 1) / 2 + room * n // (count - 1) for n in range(count)]
+
+    return list(product(*map(along, size, patch)))
 
 
 def _centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> tuple[float, ...] | None:

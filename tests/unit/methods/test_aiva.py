@@ -17,7 +17,7 @@ from tests.unit.tiny import a_context, read, write_photographs, write_volumes
 from torch import nn
 
 from allograft.cohort import Slices
-from allograft.context import Store
+from allograft.context import Budget, Store
 from allograft.context.journal import Journal
 from allograft.errors import SpecError
 from allograft.figure import Images
@@ -26,7 +26,7 @@ from allograft.methods.aiva import PAIRS, Aiva, match_clusters, nearest, show_ex
 from allograft.methods.start import Start
 from allograft.networks import Wrapped, build
 from allograft.parts import clustering
-from allograft.parts.clustering import Clusters, DomainItems, cluster, embed, features_of, name_of, nearest_mean, positions
+from allograft.parts.clustering import Clusters, DomainItem, DomainItems, cluster, embed, features_of, name_of, nearest_mean, positions
 from allograft.parts.paired_batches import PairedBatches, halves, last_feature
 from allograft.parts.thumbnails import subject_of, thumbnail
 from allograft.recipe import Scenario
@@ -95,12 +95,12 @@ def test_the_released_variant_sees_the_position_and_starts_from_the_sources_cent
 
 def test_where_a_slice_stands(tmp_path: Path) -> None:
     cohort = read(write_volumes(tmp_path, [(4, 4, 5), (4, 4, 2)]), slices=Slices(axis=2))
-    found = positions([(cohort, i) for i in range(7)])
+    found = positions([DomainItem(cohort, i) for i in range(7)])
     torch.testing.assert_close(found, torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 0.0, 0.5]))
-    assert [name_of((cohort, i)) for i in range(7)] == [cohort.case(i).cases[0] for i in range(7)]
+    assert [name_of(DomainItem(cohort, i)) for i in range(7)] == [cohort.case(i).cases[0] for i in range(7)]
     whole = read(tmp_path / "manifest.csv")
-    assert name_of((whole, 1)) == whole.case(1).cases[0]
-    assert positions([(whole, 1)]).tolist() == [0.0]
+    assert name_of(DomainItem(whole, 1)) == whole.case(1).cases[0]
+    assert positions([DomainItem(whole, 1)]).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(("source", "target", "most", "kept"), [(5, 4, 9, (5, 4)), (5, 4, 6, (3, 3)), (2, 7, 6, (2, 4)), (7, 2, 6, (4, 2))])
@@ -159,9 +159,51 @@ def test_features_are_those_of_the_encoder_in_evaluation_mode_and_labels_are_not
     network.eval()
     image = scenario.target[0].case(2).image
     torch.testing.assert_close(found[2], network.encoder(image)[-1].detach().flatten(), rtol=1e-4, atol=1e-5)
-    cropped, again = (torch.cat(list(features_of(network, places, a_context(patch=(8, 8))))) for _ in range(2))
-    assert cropped.shape[1] == found.shape[1] // 4
-    assert torch.equal(cropped, again)
+
+
+def test_on_crops_the_points_are_those_that_cover_an_image_and_batches_are_made_of_them(tmp_path: Path) -> None:
+    """16 x 16 pixels in crops of 8 x 8 are four of each image; crops of 6 x 16 are three."""
+    scenario, context = _scenario(tmp_path, 5, 3), a_context(patch=(8, 8))
+    sides = DomainItems.from_scenario(scenario, context)
+    assert (len(sides.source), len(sides.target), sides.of_source, sides.total) == (20, 12, 20, 32)
+    assert [item.image for item in sides.target] == [(scenario.target[0], i // 4) for i in range(12)]
+    torch.manual_seed(0)
+    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": "batch"}}}).eval()
+    found = torch.cat(list(features_of(network, sides.target, context)))
+    image = scenario.target[0].case(1).image
+    whole = image.unfold(2, 8, 8).unfold(3, 8, 8).movedim((2, 3), (0, 1)).flatten(0, 2)
+    torch.testing.assert_close(found[4:8], network.encoder(whole)[-1].detach().flatten(1), rtol=1e-4, atol=1e-5)
+    pairs, names, crops = aiva.paired_batches(scenario, context), {name_of(place) for place in sides.target}, {}
+    for batch in (halves(next(pairs(step)))[1] for step in range(60)):
+        crops.update(zip(batch.cases, batch.image, strict=True))
+    assert set(crops) == names  # every crop comes, and no other
+    tile = [name_of(place) for place in sides.target].index("b1.png@2")
+    assert torch.equal(crops["b1.png@2"], whole[tile - 4])
+    assert len(DomainItems.from_scenario(scenario, a_context(patch=(6, 16))).target) == 9
+    assert len(DomainItems.from_scenario(scenario, a_context(patch=(20, 20))).target) == 3
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [({"adapt_steps": 9}, 3), ({"adapt_steps": 8, "steps_per_epoch": 2}, 4)])
+def test_an_epoch_is_a_pass_over_the_crops_of_the_source(
+    budget: dict[str, int], rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images of 16 x 16 in the source make eight crops of 8 x 8: four steps of two."""
+    sizes: list[tuple[int, ...]] = []
+    seen: set[int] = set()
+    real = aiva.alignment_loss
+    monkeypatch.setattr(aiva, "cluster", lambda a, b, k, **more: sizes.append((len(a), len(b))) or cluster(a, b, k, **more))
+    monkeypatch.setattr(aiva, "alignment_loss", lambda f, c, *more: seen.update(c.tolist()) or real(f, c, *more))
+    context = a_context(tmp_path / "units", patch=(8, 8), budget=Budget(steps=1, batch_size=2, **budget))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
+    recipe, scenario = Aiva(clusters=2, first=Start()), _scenario(tmp_path / "cohort", 2, 3)
+    list(context.run(recipe, scenario, network))
+    assert seen == {0, 1}  # no crop of a batch is without a cluster
+    assert sizes == [(8, 12)] * (rounds + 1)
+    figures: Any = Store(tmp_path / "units" / context.unit(recipe, scenario, network)).figures()
+    assert figures["clusters-before"].title.startswith("crops before")
+    assert "images with the crops nearest" in figures["matched-1"].title
+    assert len(figures["clusters-before"].x) == 20
 
 
 def test_pairs_hold_as_many_target_images_as_source_cases(tmp_path: Path) -> None:
@@ -238,6 +280,8 @@ def test_the_middle_comes_first_and_every_subject_before_a_second_of_any(tmp_pat
     points = torch.stack([x, torch.zeros(6)], dim=1)
     assert [index for _, index in nearest(images, points, inside)] == [0, 4, 7, 1]  # the middle is 0; number 2 is one too many
     assert [index for _, index in nearest(images, points, ~inside)] == [3]
+    crops = [(cohort, index) for index in (0, 0, 2, 0, 2, 3)]
+    assert [index for _, index in nearest(crops, points, inside)] == [0, 2]  # an image comes once, however many crops are inside
 
 
 def test_the_largest_pairs_are_shown_with_the_images_of_either_side(tmp_path: Path) -> None:
@@ -253,8 +297,8 @@ def test_the_largest_pairs_are_shown_with_the_images_of_either_side(tmp_path: Pa
     assert [figure.title.split(":")[0] for figure in shown] == ["cluster 4", "cluster 1", "cluster 2", "cluster 3"]
     assert [figure.names[1].split()[1] for figure in shown] == ["1", "1", "2", "2"]
     for figure, pair in zip(shown, (4, 1, 2, 3), strict=True):
-        inside = [[image for image, one in zip(items.source, own.tolist(), strict=True) if one == pair]]
-        inside += [[image for image, one in zip(items.target, match[target].tolist(), strict=True) if one == pair]]
+        inside = [[item.image for item, one in zip(items.source, own.tolist(), strict=True) if one == pair]]
+        inside += [[item.image for item, one in zip(items.target, match[target].tolist(), strict=True) if one == pair]]
         expected = Images.from_arrays("i", [[thumbnail(image) for image in row] for row in inside])
         assert list(map(sorted, figure.rows)) == list(map(sorted, expected.rows))
         assert list(map(sorted, figure.subjects)) == [sorted(map(subject_of, row)) for row in inside]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,11 +21,13 @@ from allograft.nn.catenorm import TwoBranchNorm2d, guided
 from allograft.predictor import Direct
 from allograft.recipe import Scenario
 from allograft.run.fabric import local_fabric
-from allograft.tasks.segmentation import Segmentation
+from allograft.tasks.classification import Classification
+from allograft.tasks.multitask import Multitask
+from allograft.tasks.segmentation import Segmentation, squared_dice_loss
 
 CONTRACT = {
     "arguments": {"warmup": 0.34},
-    "options": {"blocks": 1, "position": 1, "shared": False, "warmup": 0.67, "dice_weight": 0.1, "clip_value": 1e-4},
+    "options": {"blocks": 1, "position": 1, "shared": False, "warmup": 0.67, "dice_weight": 0.1, "clip_value": 1e-4, "dice": "plain"},
     "marks": (2,),  # the first checkpoint falls into the warm-up, which has no second pass
 }
 
@@ -136,10 +139,64 @@ def test_the_class_map_goes_even_when_a_pass_fails() -> None:
 def test_the_weights_of_dice_and_cross_entropy(task: Segmentation, weight: float | None, expected: dict[str, float]) -> None:
     classes = len(task.names) + 1
     batch, network = a_batch(classes), a_network(classes=classes)
-    plain, found = task.objective(network, batch), MaskLoss(task, weight)(network, batch)
+    plain, found = task.objective(network, batch), MaskLoss(task, weight, "plain")(network, batch)
     assert found.keys() == expected.keys()
     for key, share in expected.items():
         torch.testing.assert_close(found[key], share * plain[key])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_its_dice_is_the_papers(classes: int) -> None:
+    """Against loops in float64 written from section 3; a region and pixels without a label do not count, nor an image without any."""
+    rng = torch.Generator().manual_seed(classes)
+    logits = 2 * torch.randn(3, classes, 5, 6, generator=rng)
+    mask = torch.randint(-1, classes, (3, 1, 5, 6), generator=rng)
+    mask[mask < 0], mask[2] = -100, -100
+    region = torch.rand(3, 1, 5, 6, generator=rng) > 0.2
+    task = Segmentation(tuple("abcd"[: classes - 1]), weights={"dice": 3.0})
+    batch = Batch(torch.zeros(3, 1, 5, 6), torch.zeros(3), ("a", "b", "c"), {"mask": mask}, region=region)
+    each = []
+    for b in range(2):
+        pixels = [(i, j) for i in range(5) for j in range(6) if mask[b, 0, i, j] >= 0 and region[b, 0, i, j]]
+        probability = {at: logits[b, :, at[0], at[1]].double().softmax(0).tolist() for at in pixels}
+        losses = []
+        for label in range(classes):
+            truth = {at: float(mask[b, 0, at[0], at[1]] == label) for at in pixels}
+            above = 2 * sum(truth[at] * probability[at][label] for at in pixels)
+            losses.append(1 - above / sum(truth[at] ** 2 + probability[at][label] ** 2 for at in pixels))
+        each.append(sum(losses) / classes)
+    found = MaskLoss(task, 1.0).of({"mask": logits}, batch)
+    assert found["dice"].item() == pytest.approx(3 * sum(each) / 2, rel=1e-5)
+    assert set(found) == {"dice"}
+
+
+def test_of_two_tasks_the_dice_of_the_masks_is_the_papers() -> None:
+    batch = a_batch()
+    output = {"mask": torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(2)), "label": torch.zeros(3, 2)}
+    both = MaskLoss(Multitask(TWO, Classification(("x", "y"))), 1.0).of(output, batch)
+    assert set(both) == {"dice", "label_cross_entropy"}
+    assert torch.equal(both["dice"], MaskLoss(TWO, 1.0).of(output, batch)["dice"])
+
+
+def test_the_background_is_missed_where_the_class_is_found_in_vain() -> None:
+    """Of an image without the class the task's Dice asks nothing; the paper's, which has the background too, asks for the background."""
+    empty = Batch(torch.zeros(1, 1, 4, 4), torch.zeros(1), ("a",), {"mask": torch.zeros(1, 1, 4, 4, dtype=torch.int64)})
+    logits = {"mask": torch.stack([torch.zeros(4, 4), torch.linspace(-1, 2, 16).view(4, 4)])[None].requires_grad_()}
+    slopes = {}
+    for name in ("plain", "squared"):
+        (slopes[name],) = torch.autograd.grad(MaskLoss(VESSEL, None, name).of(logits, empty)["dice"], logits["mask"])
+    assert slopes["plain"].abs().max() < 1e-5
+    assert (slopes["squared"][:, 1] > 1e-3).all()
+
+
+def test_another_tasks_dice_is_plain_or_refused() -> None:
+    class Other:
+        key = "mask"
+
+    context = replace(a_context(), task=Other())
+    with pytest.raises(SpecError, match="set dice: plain"):
+        CateNorm().check(Scenario((), ()), a_network(), context)
+    CateNorm(dice="plain").check(Scenario((), ()), a_network(), context)
 
 
 def a_step(network: Any, lr: float = 0.5, **changes: Any) -> TwoPassStep:
@@ -160,7 +217,7 @@ def by_hand(network: Any, batch: Batch, lr: float, clip: float) -> None:
                     p -= lr * gradient.clamp(-limit, limit)
 
     def loss(logits: Tensor) -> Tensor:
-        return 0.5 * sum(TWO.loss({"mask": logits}, batch).values())  # type: ignore[return-value]
+        return 0.5 * sum(TWO.loss({"mask": logits}, batch, dice=squared_dice_loss).values())  # type: ignore[return-value]
 
     chances = logits.detach().softmax(1)  # of the weights before the first step
     descend(loss(logits), float("inf"))

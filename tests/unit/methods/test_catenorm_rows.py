@@ -29,6 +29,7 @@ from allograft.results.record import read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.study.reading import make_study, read_study
+from allograft.tasks.segmentation import squared_dice_loss
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,11 +49,11 @@ def test_nothing_is_shared_between_the_two_passes_of_w_net() -> None:
 
     optimizer = torch.optim.Adam([*alone.parameters(), *twin.parameters()], lr=1e-2)
     logits = alone(batch.image)["mask"]
-    (0.5 * sum(TWO.loss({"mask": logits}, batch).values())).backward()
+    (0.5 * sum(TWO.loss({"mask": logits}, batch, dice=squared_dice_loss).values())).backward()
     optimizer.step()
     optimizer.zero_grad()
     with guided(twin, logits.detach().softmax(1)):
-        (0.5 * sum(TWO.loss(twin(batch.image), batch).values())).backward()
+        (0.5 * sum(TWO.loss(twin(batch.image), batch, dice=squared_dice_loss).values())).backward()
     torch.nn.utils.clip_grad_value_(twin.parameters(), 0.1)
     optimizer.step()
     for mine, other in ((first, alone), (second, twin)):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.contract.world import session_of, write_cohort
+from tests.unit.tiny import write_brains
 
 from allograft.errors import SpecError
 
@@ -54,3 +55,28 @@ def test_refused(recipe: Any, changes: dict[str, Any], told: str, manifest: Path
     with pytest.raises(SpecError, match=told):
         session_of(manifest, tmp_path, recipe, **changes).prepare()
     assert not (tmp_path / "records").exists()
+
+
+BODY = {"unet": {"spatial_dims": 3, "channels": [4, 8], "num_res_units": 1}}
+SWIN = {"swin_unetr": {"spatial_dims": 3, "feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "told"),
+    [
+        ("cyclegan", {"network": BODY}, "cyclegan: translates 2-D images, these are volumes; cut them into slices"),
+        ({"finetune": {"first": "cyclegan"}}, {"network": BODY}, "cyclegan: translates 2-D images"),
+        ({"spottunet": {"policy_network": "resnet34"}}, {"network": BODY}, "spottunet: policy_network resnet34 is for 2-D images"),
+        ("spottunet", {"network": SWIN}, "spottunet: some blocks of network 'swin_unetr' are not called as modules"),
+        ({"spottunet": {"slices": 9}}, {"network": BODY}, "spottunet: slices: asks for 9, the label budget has 2"),
+    ],
+)
+def test_refused_of_volumes(recipe: Any, changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    manifest = write_brains(tmp_path / "cohort", (64, 32, 32))
+    with pytest.raises(SpecError, match=told):
+        session_of(manifest, tmp_path / "out", recipe, task={"segmentation": {"classes": ["tissue"]}}, **changes).prepare()
+
+
+def test_images_too_small_to_translate_are_refused(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cyclegan: an image has a side of 16 pixels, expected at least 24"):
+        session_of(manifest, tmp_path, "cyclegan", preprocessing={"size": [16, 16]}).prepare()
