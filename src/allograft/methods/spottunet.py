@@ -225,27 +225,29 @@ class SpotTunet:
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = self._labelled(scenario, context)
         batches = context.loader(labelled, "target")
-        network = self._operated(network, labelled).to(context.fabric.device).train()
-        tuned = [p for _, part in network.parts() for p in part.parameters()]
+        operated = self._operated(network, labelled).to(context.fabric.device).train()
+        tuned = [p for _, part in operated.parts() for p in part.parameters()]
         optimizer = context.optimizer(tuned, self.optimizer)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
-        optimizer.add_param_group({"params": list(network.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
+        optimizer.add_param_group({"params": list(operated.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
         steps = context.settings.budget.adaptation(batches.epoch)
-        inner = context.gradient_step(network, PolicyObjective(context.supervised_task, self.penalty), optimizer, steps=steps)
-        step = PolicyStep(inner, context.seeds.child("policy"), len(network.frozen))
-        stage = Stage("tuned", SpotTunetPredictor(network), scenario.sites)
+        inner = context.gradient_step(operated, PolicyObjective(context.supervised_task, self.penalty), optimizer, steps=steps)
+        step = PolicyStep(inner, context.seeds.child("policy"), len(operated.frozen))
+        stage = Stage("tuned", SpotTunetPredictor(operated), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
-        context.show("policy", policy_figure(network, tuned_share(network, labelled, context.fabric)))
+        context.show("policy", policy_figure(operated, tuned_share(operated, labelled, context.fabric)))
         yield stage
-        return Carry(network)
+        return Carry(operated)
 
     def _labelled(self, scenario: Scenario, context: Context) -> list[Cohort]:
         return self.chosen([cohort for cohort in scenario.target if cohort.has_labels], context.seeds.seed)
 
-    def _operated(self, network: Any, labelled: Sequence[Cohort]) -> Any:
+    def _operated(self, network: AnyNetwork, labelled: Sequence[Cohort]) -> SpotNetwork:
         image = labelled[0].unlabelled().case(0).image
         shape = {"in_channels": image.shape[1], "spatial_dims": image.ndim - 2}
-        return operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
+        made = operate(network, "spottunet", policy=self.policy_network, temperature=self.temperature, **shape)
+        assert isinstance(made, SpotNetwork)
+        return made
 
     def chosen(self, labelled: Sequence[Cohort], seed: int) -> list[Cohort]:
         """The labelled cohorts, or ``slices`` items of them; fewer are among more. ``SpecError`` where there are not so many."""
