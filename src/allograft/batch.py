@@ -50,7 +50,8 @@ class Batch:
         views: further views of each image by name, (B, C, *spatial): another augmentation, the image before it was distorted.
 
     Example:
-        >>> batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ("a", "b"), {"mask": torch.ones(2, 1, 4, 4).long()})
+        >>> batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ("a", "b"),
+        ...     {"mask": torch.ones(2, 1, 4, 4).long()})
         >>> len(batch), batch.unlabelled().labels
         (2, {})
     """

@@ -283,7 +283,7 @@ def test_a_wrong_confounding(name: str, given: str, told: str, allograft: Comman
     assert not (tmp_path / "out").exists()
 
 
-# ---------------------------------------------------------------------- predict
+# ---------------------------------------------------------- predict
 class Bomb:
     def __reduce__(self) -> Any:
         return os.mkdir, ("unpickled",)

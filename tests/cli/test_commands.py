@@ -285,7 +285,7 @@ def test_a_unit_that_fails_is_shown_and_the_rest_stands(failing: None, cohort: P
     assert (package.read_records(tmp_path / "out").status == "done").all()
 
 
-# ---------------------------------------------------------------------- Python
+# ---------------------------------------------------------- Python
 def plain_study(cohort: Path) -> Any:
     return {
         "cohort": str(cohort / "manifest.csv"),

@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------- predict
+# ---------------------------------------------------------- predict
 def listed(out: Path) -> list[str]:
     """The images in results.csv."""
     if not (out / "results.csv").exists():
@@ -116,7 +116,7 @@ def test_rows_of_other_columns_make_room(place: Path, tmp_path: Path) -> None:
     assert listed(tmp_path) == [images[0].name]
 
 
-# ---------------------------------------------------------------------- adapt
+# ---------------------------------------------------------- adapt
 QUICK = ("--set", "budget={adapt_steps: 2, batch_size: 2}", "--set", "test.fraction=0.4")
 
 
@@ -163,7 +163,7 @@ def test_adapt_plans_without_training(place: Path, tmp_path: Path, allograft: Co
     assert not list(tmp_path.rglob("carry.safetensors")) + list(tmp_path.rglob("models"))
 
 
-# ---------------------------------------------------------------------- devices
+# ---------------------------------------------------------- devices
 def test_every_command_that_computes_takes_a_device_and_finds_one_itself() -> None:
     for command in (cli.study, cli.train, cli.predict, cli.adapt, cli.evaluate):
         assert inspect.signature(command).parameters["device"].default == "auto", command

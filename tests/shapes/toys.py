@@ -26,7 +26,7 @@ from allograft.train import train
 Run = Generator[Stage, None, Carry]
 
 
-# ---------------------------------------------------------------------------------- pre-training on a pool, with a critic
+# ---------------------------------------------------------- pre-training on a pool, with a critic
 @dataclass(frozen=True)
 class Holes:
     """Sets a tenth of the pixels to 0; the image before is a second view."""
@@ -85,7 +85,7 @@ class Restore:
         return Carry(reheaded(restorer, {})[0], parts={"critic": critic})
 
 
-# ---------------------------------------------------------------------------------- a stream, and models that grow
+# ---------------------------------------------------------- a stream, and models that grow
 @dataclass(frozen=True)
 class Routed:
     """Each image goes to the model whose mean brightness is nearest."""
@@ -134,7 +134,7 @@ class Grow:
         return Carry(models[-1])
 
 
-# ---------------------------------------------------------------------------------- inner steps on episodes
+# ---------------------------------------------------------- inner steps on episodes
 @dataclass
 class Reptile:
     """Two inner steps on one subject's images, then a step towards where they led."""
@@ -178,7 +178,7 @@ class Meta:
         return Carry(network)
 
 
-# ---------------------------------------------------------------------------------- labels that a model makes once
+# ---------------------------------------------------------- labels that a model makes once
 @dataclass(frozen=True)
 class SelfLabel:
     """Train on the source, label the target by it once, and train on."""
@@ -219,7 +219,7 @@ def _supervised() -> Any:
     return Supervised()
 
 
-# ---------------------------------------------------------------------------------- an index of training images
+# ---------------------------------------------------------- an index of training images
 @dataclass(frozen=True)
 class Retrieval:
     """The mask of the nearest training image."""
@@ -254,7 +254,7 @@ class Index:
         return Carry(network)
 
 
-# ---------------------------------------------------------------------------------- a sampler
+# ---------------------------------------------------------- a sampler
 @dataclass(frozen=True)
 class Sampler:
     """The mean of three noisy passes, and how much they differ."""

@@ -261,7 +261,8 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
 
     Example:
         >>> mask = torch.tensor([0, 0, 1, 1])
-        >>> aligned = align_intensities([(torch.tensor([0.0, 2.0, 5.0, 7.0]), mask)], [(torch.tensor([10.0, 14.0, 1.0, 1.0]), mask)])
+        >>> aligned = align_intensities([(torch.tensor([0.0, 2.0, 5.0, 7.0]), mask)],
+        ...     [(torch.tensor([10.0, 14.0, 1.0, 1.0]), mask)])
         >>> aligned[0]
         tensor([10., 14.,  1.,  1.])
     """

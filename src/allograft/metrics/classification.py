@@ -153,7 +153,8 @@ def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequen
         SpecError: shapes or labels that do not fit the classes.
 
     Example:
-        >>> scores = classification_metrics(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), torch.tensor([0, 1, 1]), ["no", "yes"])
+        >>> scores = classification_metrics(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]),
+        ...     torch.tensor([0, 1, 1]), ["no", "yes"])
         >>> round(scores["accuracy"], 3), scores["auroc"], scores["recall/yes"]
         (0.667, 1.0, 0.5)
     """

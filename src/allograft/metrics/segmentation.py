@@ -79,7 +79,8 @@ def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[floa
         SpecError: the masks are not boolean, their shapes differ, or the spacing does not fit them.
 
     Example:
-        >>> there, back = surface_distances(torch.tensor([[True, False, False]]), torch.tensor([[False, False, True]]), (1.0, 0.5))
+        >>> there, back = surface_distances(torch.tensor([[True, False, False]]),
+        ...     torch.tensor([[False, False, True]]), (1.0, 0.5))
         >>> there.tolist(), back.tolist()
         ([1.0], [1.0])
     """
@@ -131,7 +132,8 @@ def average_surface_distance(prediction: Tensor, target: Tensor, spacing: Sequen
         SpecError: as ``surface_distances``.
 
     Example:
-        >>> average_surface_distance(torch.tensor([[True, True, False]]), torch.tensor([[False, True, True]]), (1.0, 2.0))
+        >>> average_surface_distance(torch.tensor([[True, True, False]]),
+        ...     torch.tensor([[False, True, True]]), (1.0, 2.0))
         1.0
     """
     return _average(*surface_distances(prediction, target, spacing))

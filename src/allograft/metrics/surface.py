@@ -47,7 +47,8 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | 
     Example:
         >>> square = torch.zeros(8, 8, dtype=torch.bool)
         >>> square[2:6, 2:6] = True
-        >>> surface_dice(square, square.roll(1, 0), (1.0, 1.0), 1.0), round(surface_dice(square, square.roll(2, 0), (1.0, 1.0), 1.0), 2)
+        >>> surface_dice(square, square.roll(1, 0), (1.0, 1.0),
+        ...     1.0), round(surface_dice(square, square.roll(2, 0), (1.0, 1.0), 1.0), 2)
         (1.0, 0.63)
     """
     sizes = _checked(prediction, target, spacing, tolerance)

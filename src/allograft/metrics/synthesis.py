@@ -41,9 +41,11 @@ def mean_absolute_error(made: Tensor, target: Tensor, region: Tensor | None = No
 def structural_similarity(made: Tensor, target: Tensor, *, data_range: float = 1.0, region: Tensor | None = None) -> float:
     """Mean structural similarity (Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity").
 
-    With means mu, variances s^2 and covariance s_xy in a Gaussian window of standard deviation 1.5 that is cut at 11 pixels, as eq. 13::
+    With means mu, variances s^2 and covariance s_xy in a Gaussian window of standard deviation 1.5
+    that is cut at 11 pixels, as eq. 13::
 
-        SSIM = (2 mu_x mu_y + (0.01 L)^2) (2 s_xy + (0.03 L)^2) / ((mu_x^2 + mu_y^2 + (0.01 L)^2) (s_x^2 + s_y^2 + (0.03 L)^2))
+        SSIM = (2 mu_x mu_y + (0.01 L)^2) (2 s_xy + (0.03 L)^2)
+               / ((mu_x^2 + mu_y^2 + (0.01 L)^2) (s_x^2 + s_y^2 + (0.03 L)^2))
 
     averaged over channels and over the places whose window lies inside the image. The image is not made smaller first. Of a volume the
     window is a cube. With a region, only windows whose centre lies in it count; they reach five pixels beyond.

@@ -28,7 +28,7 @@ def refuse_fetching(name: str, arguments: Mapping[str, Any]) -> None:
 
     >>> refuse_fetching("timm", {"name": "resnet18", "checkpoint_path": "best.pth"})
     Traceback (most recent call last):
-    allograft.errors.SpecError: network: timm: checkpoint_path: networks fetch no weights; remove it, and name them by start: timm:resnet18
+    allograft.errors.SpecError: network: timm: checkpoint_path: networks fetch no weights; remove it, ...
     """
     for key in FETCHING:
         if arguments.get(key):
@@ -62,7 +62,7 @@ def bounded(state: Mapping[str, Tensor], where: str) -> Iterator[None]:
         >>> with bounded({}, "card.json"):
         ...     torch.empty(10**9, 10**3)
         Traceback (most recent call last):
-        allograft.errors.ModelError: card.json: asks for a network ... times the size of its weights; its spec is not that of the weights...
+        allograft.errors.ModelError: card.json: asks for a network ... times the size of its weights; its spec ...
     """
     held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     with _Bounds(8 * held + SPARE_BYTES, 100 * len(state) + SPARE_CALLS, where):

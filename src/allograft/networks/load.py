@@ -150,7 +150,8 @@ def matched(network: nn.Module, state: Mapping[str, Tensor], anew: Mapping[str, 
 def inside(name: str, parts: Sequence[str]) -> bool:
     """Whether a tensor belongs to one of these modules.
 
-    >>> inside("encoder.levels.1.weight", ["decoder", "encoder.levels.1"]), inside("encoder.levels.10.weight", ["encoder.levels.1"])
+    >>> inside("encoder.levels.1.weight",
+    ...     ["decoder", "encoder.levels.1"]), inside("encoder.levels.10.weight", ["encoder.levels.1"])
     (True, False)
     """
     return any(name == part or name.startswith(f"{part}.") for part in parts)

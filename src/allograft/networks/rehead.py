@@ -77,7 +77,8 @@ def transfer(state: Mapping[str, Tensor], network: nn.Module, *, parts: Sequence
 
     Example:
         >>> body = {"in_channels": 1, "outputs": {}, "channels": [4, 8]}
-        >>> source, target = build({"build": {"unet": body}}), build({"build": {"unet": {**body, "outputs": {"mask": 2}}}})
+        >>> source, target = build({"build": {"unet": body}}), build({"build": {"unet": {**body,
+        ...     "outputs": {"mask": 2}}}})
         >>> report = transfer(source.state_dict(), target)
         >>> all(name.startswith("heads.mask.") for name in report.missing)
         True

@@ -147,7 +147,8 @@ def expose(chest: Chest, machine: Machine, rng: np.random.Generator) -> NDArray[
 
     The draws are the same for every machine.
 
-    >>> expose(draw_chest(np.random.default_rng(0), 48, pneumonia=False), SHIFTS["severe"], np.random.default_rng(1)).shape
+    >>> expose(draw_chest(np.random.default_rng(0), 48, pneumonia=False), SHIFTS["severe"],
+    ...     np.random.default_rng(1)).shape
     (48, 48)
     """
     size = len(chest.density)

@@ -153,7 +153,8 @@ def photograph(lesion: Lesion, camera: Dermatoscope, rng: np.random.Generator) -
 
     Light falls off from one place of the rim, where it is full: so the lightest skin is the skin's own colour.
 
-    >>> photograph(draw_lesion(np.random.default_rng(0), 48, tone=2, melanoma=False), SHIFTS["none"], np.random.default_rng(1)).shape
+    >>> photograph(draw_lesion(np.random.default_rng(0), 48, tone=2, melanoma=False), SHIFTS["none"],
+    ...     np.random.default_rng(1)).shape
     (48, 48, 3)
     """
     from skimage.color import lab2rgb

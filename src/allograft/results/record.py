@@ -92,7 +92,8 @@ UNMEASURED = (*LABEL_FREE, "chosen", "warnings")
 def measured(cases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
     """The cases that have labels, without their label-free scores.
 
-    >>> measured([{"case": "a", "subject": "1", "entropy": 0.1}, {"case": "b", "subject": "1", "entropy": 0.1, "dice": 0.5}])
+    >>> measured([{"case": "a", "subject": "1", "entropy": 0.1},
+    ...     {"case": "b", "subject": "1", "entropy": 0.1, "dice": 0.5}])
     ({'case': 'b', 'subject': '1', 'dice': 0.5},)
     """
     bare = ({key: value for key, value in case.items() if key not in UNMEASURED} for case in cases)

@@ -32,7 +32,8 @@ Interval = tuple[float, float]
 def per_subject(cases: Cases, metric: str) -> dict[str, float]:
     """Subject -> mean of a metric over its cases, sorted; undefined (None) cases are left out, and subjects that have no other.
 
-    >>> per_subject([{"subject": "b", "dice": 0.5}, {"subject": "a", "dice": 0.25}, {"subject": "a", "dice": 0.75}], "dice")
+    >>> per_subject([{"subject": "b", "dice": 0.5}, {"subject": "a", "dice": 0.25},
+    ...     {"subject": "a", "dice": 0.75}], "dice")
     {'a': 0.5, 'b': 0.5}
     """
     values: dict[str, list[float]] = {}

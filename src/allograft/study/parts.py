@@ -26,7 +26,8 @@ def parts_of(study: Study) -> dict[str, Study]:
     """The studies that a study consists of, by name; of one that is not parted, itself under "".
 
     >>> task = {"segmentation": {"classes": ["vessel"]}}
-    >>> study = make_study({"cohort": "m.csv", "task": task, "source": ["a", "b", "c"], "recipes": ["fourier"], "pairs": "all"})
+    >>> study = make_study({"cohort": "m.csv", "task": task, "source": ["a", "b", "c"],
+    ...     "recipes": ["fourier"], "pairs": "all"})
     >>> {name: (part.source, part.target) for name, part in parts_of(study).items()}["from a"]
     (('a',), ('b', 'c'))
     >>> [(part.source, part.target) for part in parts_of(replace(study, pairs="leave-one-site-out")).values()][0]

@@ -157,7 +157,8 @@ def apply(
         SpecError: shapes, size, centre, spacing or the draw do not fit the image.
 
     Example:
-        >>> image, labels = apply(torch.eye(4)[None], {"mask": torch.eye(4)[None].long()}, Draw(), torch.Generator(), size=(2, 2))
+        >>> image, labels = apply(torch.eye(4)[None], {"mask": torch.eye(4)[None].long()}, Draw(),
+        ...     torch.Generator(), size=(2, 2))
         >>> image.tolist() == labels["mask"].tolist()
         True
     """

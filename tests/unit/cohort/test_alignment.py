@@ -150,7 +150,7 @@ def test_mask_region_and_pair_of_a_study_are_turned_and_checked(tmp_path: Path) 
             lost.case(0)
 
 
-# ---------------------------------------------------------------------- right angles
+# ---------------------------------------------------------- right angles
 def sheared(degrees: float, length: float = 2.0) -> np.ndarray:
     """Slices that a gantry tilted by some degrees shifts along the second axis."""
     affine = np.diag([1.0, 1, length * np.cos(np.radians(degrees)), 1])

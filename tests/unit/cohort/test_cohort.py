@@ -110,7 +110,7 @@ def test_region_and_attributes(manifest: Path) -> None:
     assert cohort.case(2).attributes["age"].isnan()
 
 
-# ---------------------------------------------------------------------- slices
+# ---------------------------------------------------------- slices
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_have_neighbours_as_channels_and_repeat_the_ends(axis: int, tmp_path: Path) -> None:
     shape = (3, 4, 5)
@@ -172,7 +172,7 @@ def test_slices_of_a_photograph_and_of_no_axis(manifest: Path) -> None:
             Slices(**wrong)
 
 
-# ---------------------------------------------------------------------- prepared
+# ---------------------------------------------------------- prepared
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is read from image and mask files, in order."""

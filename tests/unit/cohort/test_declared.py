@@ -18,7 +18,7 @@ DRAWN = np.zeros((6, 7), np.uint8)
 DRAWN[2:4, 3:6] = 255
 
 
-# ---------------------------------------------------------------------- TIFF
+# ---------------------------------------------------------- TIFF
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("count", [3, 4, 5, 6])
 @pytest.mark.parametrize("planar", ["contig", "separate"])
@@ -59,7 +59,7 @@ def test_planes_of_a_stack_in_one_directory_are_refused(tmp_path: Path, suffix: 
         read_image([tmp_path / f"a{suffix}"])
 
 
-# ---------------------------------------------------------------------- alpha
+# ---------------------------------------------------------- alpha
 def rgba(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.concatenate([np.repeat(colour[..., None], 3, -1), alpha[..., None]], -1).astype(np.uint8)
 
@@ -134,7 +134,7 @@ def test_a_palette_with_transparency(tmp_path: Path) -> None:
         read_image([tmp_path / "a.png"])
 
 
-# ---------------------------------------------------------------------- steps
+# ---------------------------------------------------------- steps
 @pytest.mark.parametrize("top", [1, 3, 7, 15, 100, 255, 1000, 65535])
 def test_a_pgm_of_any_maximum_keeps_its_numbers_in_masks(tmp_path: Path, top: int) -> None:
     steps = np.linspace(0, top, 20).round().astype(">u2" if top > 255 else "u1").reshape(4, 5)
@@ -142,7 +142,7 @@ def test_a_pgm_of_any_maximum_keeps_its_numbers_in_masks(tmp_path: Path, top: in
     np.testing.assert_array_equal(read_mask(tmp_path / "a.pgm").array[0], steps)
 
 
-# ---------------------------------------------------------------------- checksums
+# ---------------------------------------------------------- checksums
 def test_one_flipped_bit_of_a_png_is_found(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4, (64, 64), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -169,7 +169,7 @@ def test_one_flipped_bit_of_other_packed_pixels_is_found(tmp_path: Path, name: s
     assert silent == 0
 
 
-# ---------------------------------------------------------------------- turns
+# ---------------------------------------------------------- turns
 @pytest.mark.parametrize("what", ["mask", "region", "paired"])
 @pytest.mark.parametrize("turn", [2, 3, 4])
 def test_a_turn_that_only_the_image_has_is_a_finding(tmp_path: Path, turn: int, what: str) -> None:

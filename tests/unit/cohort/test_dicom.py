@@ -78,7 +78,7 @@ def refusal(path: Path, mask: bool = False) -> str:
     return str(caught.value)
 
 
-# ---------------------------------------------------------------------- geometry
+# ---------------------------------------------------------- geometry
 @pytest.mark.parametrize("directions", [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1), OBLIQUE])
 def test_a_voxel_of_a_series_lands_where_the_standard_says(tmp_path: Path, directions: tuple[float, ...]) -> None:
     picture = read_image([series(tmp_path / "ct", directions=directions)])
@@ -135,7 +135,7 @@ def test_names_without_suffix_and_other_files_beside(tmp_path: Path) -> None:
     assert read_image([folder / "1.2.840.001"]).spatial == (ROWS, COLUMNS)
 
 
-# ---------------------------------------------------------------------- intensities
+# ---------------------------------------------------------- intensities
 def test_monochrome1_is_inverted_within_the_stored_bits(tmp_path: Path) -> None:
     stored = np.array([[0, 1], [4094, 4095]], np.uint16)
     path = dicom(tmp_path / "a.dcm", stored, kind="MONOCHROME1", BitsStored=12, HighBit=11)
@@ -203,7 +203,7 @@ def test_run_lengths_are_decoded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image([tmp_path / "rle.dcm"]).array[0], values(0))
 
 
-# ---------------------------------------------------------------------- privacy
+# ---------------------------------------------------------- privacy
 def test_nothing_of_the_header_is_kept(tmp_path: Path) -> None:
     folder = series(tmp_path / "ct")
     picture = read_image([folder])
@@ -225,7 +225,7 @@ def test_a_header_that_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
     assert "export it again" in message
 
 
-# ---------------------------------------------------------------------- refusals
+# ---------------------------------------------------------- refusals
 def test_missing_unequal_and_doubled_slices(tmp_path: Path) -> None:
     message = refusal(series(tmp_path / "missing", (0, 2, 4, 8, 10)))
     assert "a slice is missing: found 4 mm between 003.dcm and 002.dcm" in message
@@ -301,7 +301,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert "PixelSpacing is not 2 finite numbers" in refusal(path)
 
 
-# ---------------------------------------------------------------------- arrays
+# ---------------------------------------------------------- arrays
 def test_arrays_have_their_channels_first(tmp_path: Path) -> None:
     for shape, wanted in (((4, 5), (1, 4, 5)), ((3, 4, 5), (3, 4, 5)), ((1, 4, 5, 6), (1, 4, 5, 6)), ((2, 4, 5, 6), (2, 4, 5, 6))):
         array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)

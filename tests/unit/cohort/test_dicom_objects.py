@@ -61,7 +61,7 @@ def enhanced(path: Path, frames: int, kind: str = EnhancedCTImageStorage, *, own
     return dicom(path, pixels, Rows=4, NumberOfFrames=frames, SOPClassUID=kind, **frame, **groups, **tags)
 
 
-# ---------------------------------------------------------------------- frames
+# ---------------------------------------------------------- frames
 @pytest.mark.parametrize("kind", [EnhancedCTImageStorage, EnhancedMRImageStorage])
 def test_frames_are_the_slices_of_a_series(tmp_path: Path, kind: str) -> None:
     picture = read_image([enhanced(tmp_path / "a.dcm", 3, kind)])
@@ -118,7 +118,7 @@ def test_frames_that_are_no_volume_are_refused(tmp_path: Path, which: str) -> No
         read_image([path])
 
 
-# ---------------------------------------------------------------------- kinds
+# ---------------------------------------------------------- kinds
 KINDS = {
     "dose": (RTDoseStorage, {"DoseGridScaling": "0.001"}, "found a dose"),
     "segmentation": (SegmentationStorage, {}, "column mask"),
@@ -150,7 +150,7 @@ def test_a_mosaic_is_known_by_its_private_tag_too(tmp_path: Path) -> None:
         read_image([path])
 
 
-# ---------------------------------------------------------------------- bits
+# ---------------------------------------------------------- bits
 def test_more_bits_than_declared_are_refused(tmp_path: Path) -> None:
     pixels = np.array([[5, 70], [4000, 5000]], np.uint16)
     with pytest.raises(ImageError, match=r"pixels up to 5000, but its header declares 12 bits \(up to 4095\)"):
@@ -175,7 +175,7 @@ def test_signed_pixels_of_twelve_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image([path]).array[0], wanted)
 
 
-# ---------------------------------------------------------------------- codecs
+# ---------------------------------------------------------- codecs
 GREY = np.random.default_rng(0).integers(0, 4096, (16, 24)).astype(np.uint16)
 CODECS = {
     "JPEG-LS": (JPEGLSLossless, lambda pixels: imagecodecs.jpegls_encode(pixels), GREY),
@@ -225,7 +225,7 @@ def test_imagecodecs_agrees_with_the_decoders_of_pydicom_on_its_own_files() -> N
     assert len(compared) >= 10
 
 
-# ---------------------------------------------------------------------- segmentations
+# ---------------------------------------------------------- segmentations
 @pytest.fixture
 def scan(tmp_path: Path) -> tuple[Path, list[Dataset]]:
     """A CT series of six slices, complete enough for highdicom."""

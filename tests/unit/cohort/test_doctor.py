@@ -240,7 +240,7 @@ def test_the_system_is_described() -> None:
     assert all(isinstance(value, str) and value for value in facts.values())
 
 
-# ---------------------------------------------------------------- real cohorts
+# ---------------------------------------------------------- real cohorts
 def some(data_root: Path, name: str, folder: Path, every: int) -> Path:
     """A manifest of every n-th case, with copies of its files: a manifest's paths may not leave its folder."""
     with open(data_root / name / "manifest.csv", newline="") as file:

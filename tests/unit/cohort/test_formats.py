@@ -43,7 +43,7 @@ def with_itk(path: Path, array: np.ndarray = NUMBERS, **options: object) -> Path
     return path
 
 
-# ---------------------------------------------------------------------- what SimpleITK writes
+# ---------------------------------------------------------- what SimpleITK writes
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz", ".hdr", ".img"])
 def test_voxels_and_places_are_those_of_simpleitk(tmp_path: Path, suffix: str, packed: bool) -> None:
@@ -100,7 +100,7 @@ def test_half_a_file_is_refused(tmp_path: Path, suffix: str) -> None:
             read_image([tmp_path / f"{name}{suffix}"])
 
 
-# ---------------------------------------------------------------------- NRRD by itself
+# ---------------------------------------------------------- NRRD by itself
 @pytest.mark.parametrize(("space", "signs"), [("left-posterior-superior", (-1, -1, 1)), ("RAS", (1, 1, 1)), ("LAS", (-1, 1, 1))])
 def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, ...]) -> None:
     turn = np.diag([*signs, 1]) @ TURN
@@ -154,7 +154,7 @@ def test_nrrd_refusals(tmp_path: Path) -> None:
         read_image([tmp_path / "b.nrrd"])
 
 
-# ---------------------------------------------------------------------- detached pixels
+# ---------------------------------------------------------- detached pixels
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".hdr", ".img"])
 def test_pixels_beside_a_header_are_part_of_its_hash(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "data").mkdir()
@@ -184,7 +184,7 @@ def test_pixels_elsewhere_are_refused(tmp_path: Path, suffix: str, name: str) ->
         file_hash(path)
 
 
-# ---------------------------------------------------------------------- what nibabel reads
+# ---------------------------------------------------------- what nibabel reads
 @pytest.mark.parametrize("suffix", [".mgh", ".mgz"])
 def test_freesurfer(tmp_path: Path, suffix: str) -> None:
     nibabel.save(nibabel.MGHImage(NUMBERS, TURN), tmp_path / f"a{suffix}")
@@ -238,7 +238,7 @@ def test_cifti_is_refused_with_a_tool() -> None:
         read_image([OF_NIBABEL / "row_major.dconn.nii"])
 
 
-# ---------------------------------------------------------------------- the rest
+# ---------------------------------------------------------- the rest
 @pytest.mark.parametrize("quality", [80, None])
 def test_webp(tmp_path: Path, quality: int | None) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
@@ -277,7 +277,7 @@ def test_images_that_are_not_read_are_listed_so_that_they_are_not_left_out(tmp_p
     assert ".jp2" in UNREAD
 
 
-# ---------------------------------------------------------------------- a checksum at the end
+# ---------------------------------------------------------- a checksum at the end
 @pytest.mark.parametrize("suffix", [".nii.gz", ".mgz", ".nrrd"])
 @pytest.mark.parametrize("where", ["size", "checksum", "cut", "more"])
 def test_the_end_of_a_gzip_stream_is_looked_at(tmp_path: Path, suffix: str, where: str) -> None:

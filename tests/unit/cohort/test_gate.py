@@ -40,7 +40,7 @@ def keep(folder: Path, images: dict[str, np.ndarray], subjects: Sequence[str] = 
     )
 
 
-# ---------------------------------------------------------------- finding
+# ---------------------------------------------------------- finding
 def test_a_copy_is_found_whatever_file_holds_it(tmp_path: Path) -> None:
     image = blobs(0)
     cases = keep(tmp_path, {"a.png": image, "b.tif": image, "c.bmp": np.repeat(image[..., None], 3, 2), "d.png": blobs(1)})
@@ -147,7 +147,7 @@ def test_an_unreadable_image_and_a_senseless_threshold_are_refused(tmp_path: Pat
     assert find_duplicates([]) == Findings()
 
 
-# ---------------------------------------------------------------- deciding
+# ---------------------------------------------------------- deciding
 FOUND = Findings(
     {"a": "1", "b": "2", "c": "3", "d": "4", "e": "1"},
     {"a": "x", "b": "x", "c": "y", "d": "z", "e": "w"},
@@ -246,7 +246,7 @@ def test_a_contact_sheet_shows_each_pair(tmp_path: Path) -> None:
     assert np.ptp(sheet[146:, 300:]) == 0
 
 
-# ---------------------------------------------------------------- real cohorts
+# ---------------------------------------------------------- real cohorts
 def test_vessels_pass_untouched(data_root: Path) -> None:
     cases = read_manifest(data_root / "vessels" / "manifest.csv")
     found = find_duplicates(cases)

@@ -226,7 +226,7 @@ def test_lists_of_images_as_monai_writes_them_are_channels(tmp_path: Path) -> No
     assert made.unmatched == ("p2_t2.nii.gz: in dataset.json but not in the folder",)
 
 
-# ---------------------------------------------------------------------- words for no value
+# ---------------------------------------------------------- words for no value
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
     """Two rows whose class is none, one NA, one mild."""

@@ -65,7 +65,7 @@ def write_json(path: Path, held: object) -> Path:
     return path
 
 
-# ---------------------------------------------------------------------- folder
+# ---------------------------------------------------------- folder
 @pytest.fixture
 def hospital(tmp_path: Path) -> Path:
     """Two patients with masks, one without, a mask without image, a file that is no image."""
@@ -204,7 +204,7 @@ def test_a_folder_of_dicom_files_is_one_image(tmp_path: Path) -> None:
     assert [case.name for case in read_manifest(made.manifest)] == ["p1/CT", "p2/CT"]
 
 
-# ---------------------------------------------------------------------- hostile names
+# ---------------------------------------------------------- hostile names
 @pytest.mark.parametrize("name", ["a;b", "a\nb", "a\x1b[31m", "a\udcff", "line\u2028end"])
 def test_a_name_that_a_manifest_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
     try:
@@ -274,7 +274,7 @@ def test_what_was_written_goes_when_the_manifest_is_refused(tmp_path: Path) -> N
     assert (tmp_path / "kept.json").read_text() == "mine"
 
 
-# ---------------------------------------------------------------------- medmnist
+# ---------------------------------------------------------- medmnist
 def medmnist(path: Path, **arrays: np.ndarray) -> Path:
     rng = np.random.default_rng(0)
     held = {"train_images": rng.integers(0, 256, (5, 8, 8), np.uint8), "train_labels": np.array([[0], [1], [1], [0], [1]], np.uint8)}
@@ -361,7 +361,7 @@ def test_the_real_pneumonia_mnist(tmp_path: Path, data_root: Path) -> None:
     np.testing.assert_array_equal(read_image(cases[60].image).array[0], first["val_images"][10])
 
 
-# ---------------------------------------------------------------------- msd, nnU-Net, BIDS
+# ---------------------------------------------------------- msd, nnU-Net, BIDS
 def decathlon(folder: Path) -> Path:
     for name in ("imagesTr/h_1", "imagesTr/h_2", "labelsTr/h_1", "imagesTs/h_3"):
         volume(folder / f"{name}.nii.gz")
@@ -468,7 +468,7 @@ def test_bids(tmp_path: Path) -> None:
         import_bids(tmp_path, tmp_path / "d.csv", site_column="centre")
 
 
-# ---------------------------------------------------------------------- boxes
+# ---------------------------------------------------------- boxes
 def coco(folder: Path, annotations: list[dict[str, Any]], files: tuple[str, ...] = ("a.png", "deep/b.png")) -> Path:
     images = [{"id": i, "file_name": name, "width": 30, "height": 20} for i, name in enumerate(files)]
     return write_json(folder / "coco.json", {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "rbc"}]})
@@ -577,7 +577,7 @@ def test_voc_refusals(tmp_path: Path, body: str, head: str) -> None:
     assert not (tmp_path / "manifest.csv").exists()
 
 
-# ---------------------------------------------------------------------- table
+# ---------------------------------------------------------- table
 def table(path: Path, *rows: tuple[str, ...], mark: str = ",") -> Path:
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=mark).writerows(rows)

@@ -96,7 +96,7 @@ def finished(running: Generator[Stage, None, Carry]) -> tuple[list[Stage], Carry
             return stages, stop.value
 
 
-# ---------------------------------------------------------------------- narrowing
+# ---------------------------------------------------------- narrowing
 def test_narrowed_to_nothing_more_than_needed(manifest: Path) -> None:
     whole = cut(manifest)
     source = whole.narrowed(Needs(source_images=True))
@@ -128,7 +128,7 @@ def test_needs_of_nested_recipes_add_up() -> None:
     assert total_needs(Finetune(first=TargetSupervised("all"))) == Needs(target_labels=True, all_target_labels=True)
 
 
-# ---------------------------------------------------------------------- keys
+# ---------------------------------------------------------- keys
 def test_the_source_training_is_one_unit_for_all_targets(manifest: Path) -> None:
     context, network = a_context(), a_network()
     b, c = cut(manifest, target="b"), cut(manifest, target="c", labelled=1)
@@ -192,7 +192,7 @@ def test_a_hidden_mask_may_change(tmp_path: Path) -> None:
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False, True]
 
 
-# ---------------------------------------------------------------------- running
+# ---------------------------------------------------------- running
 def test_run_keeps_the_callers_network_and_loads_the_second_time(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = a_network()
     before = digest(network)

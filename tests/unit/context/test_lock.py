@@ -138,7 +138,7 @@ def test_another_version_with_another_lease_is_refused(tmp_path: Path, monkeypat
         pytest.fail("entered")
 
 
-# ---------------------------------------------------------------------- a lease that was lost
+# ---------------------------------------------------------- a lease that was lost
 def test_who_was_taken_over_neither_writes_nor_releases(tmp_path: Path) -> None:
     path = tmp_path / "unit" / "lock"
     journal = tmp_path / "unit" / "journal"

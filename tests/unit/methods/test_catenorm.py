@@ -53,7 +53,7 @@ def branches(network: Any) -> dict[str, TwoBranchNorm2d]:
     return {name: module for name, module in network.named_modules() if isinstance(module, TwoBranchNorm2d)}
 
 
-# ---------------------------------------------------------------------------------------------------------------- surgery
+# ---------------------------------------------------------- surgery
 @pytest.mark.parametrize("training", [True, False])
 def test_the_general_branch_is_the_network_as_it_was(training: bool) -> None:
     image, plain = a_batch().image, a_network().train(training)
@@ -100,7 +100,7 @@ def test_networks_without_2d_levels_are_refused() -> None:
         operate(opaque, "catenorm", classes=3)
 
 
-# ---------------------------------------------------------------------------------------------------------------- prediction
+# ---------------------------------------------------------- prediction
 def test_two_passes_are_two_calls_by_hand() -> None:
     network, batch = changed().eval(), a_batch()
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_the_class_map_goes_even_when_a_pass_fails() -> None:
     assert all(module.mask is None for module in branches(network).values())
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss and steps
+# ---------------------------------------------------------- loss and steps
 @pytest.mark.parametrize(
     ("task", "weight", "expected"),
     [
@@ -277,7 +277,7 @@ def test_another_task_is_refused() -> None:
         next(CateNorm().run(Scenario(), a_network(), context))
 
 
-# ---------------------------------------------------------------------------------------------------------------- alignment
+# ---------------------------------------------------------- alignment
 def a_domain(seed: int, cases: int, shift: float) -> list[tuple[Tensor, Tensor]]:
     rng = torch.Generator().manual_seed(seed)
     made = []

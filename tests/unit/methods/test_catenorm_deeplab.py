@@ -25,7 +25,7 @@ def deeplab(blocks: int | None = None) -> Any:
     return network if blocks is None else operate(network, "catenorm", classes=3, blocks=blocks)
 
 
-# ---------------------------------------------------------------------------------------------------------------- DeepLabV3+
+# ---------------------------------------------------------- DeepLabV3+
 @pytest.mark.parametrize("training", [True, False])
 def test_on_deeplab_the_general_branch_is_the_network_as_it_was(training: bool) -> None:
     plain, network = deeplab().train(training), deeplab(1).train(training)
@@ -87,7 +87,7 @@ def test_an_activation_inside_a_normalisation_is_not_lost() -> None:
         operate(network, "catenorm", classes=2)
 
 
-# ---------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------- bad input
 def test_a_class_that_no_mask_of_a_batch_has() -> None:
     batch, network = a_batch(), changed().train()
     mask = batch.labels["mask"]

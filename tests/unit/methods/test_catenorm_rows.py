@@ -39,7 +39,7 @@ def a_step(network: Any, **changes: Any) -> TwoPassStep:
     return TwoPassStep(network, MaskLoss(TWO), torch.optim.Adam(parameters, lr=1e-2), local_fabric(accelerator="cpu"), 0.1, **changes)
 
 
-# ---------------------------------------------------------------------------------------------------------------- W-Net
+# ---------------------------------------------------------- W-Net
 def test_nothing_is_shared_between_the_two_passes_of_w_net() -> None:
     """The first learns as if alone; the second as its twin whose class map is given."""
     first, second, batch = a_network().train(), changed().train(), a_batch()
@@ -129,7 +129,7 @@ def test_w_net_killed_and_resumed_is_undisturbed(two_sites: Scenario, tmp_path: 
         assert all(torch.equal(p, q) for p, q in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-# ---------------------------------------------------------------------------------------------------------------- position
+# ---------------------------------------------------------- position
 @pytest.mark.parametrize(
     ("position", "where"), [(1, "encoder.levels.0."), (3, "encoder.levels.2."), (4, "decoder.ups.0."), (5, "heads.mask.block.")]
 )
@@ -148,7 +148,7 @@ def test_a_position_that_is_not_there_is_refused() -> None:
         operate(a_network("group"), "catenorm", classes=3, position=1)
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------- what is shown
 def test_by_class_is_the_modulation_inside_a_region_of_that_class() -> None:
     torch.manual_seed(0)
     layer = CategoricalNorm2d(6, 3)
@@ -175,7 +175,7 @@ def test_the_figure_by_class_has_a_row_per_class_and_no_image() -> None:
         assert row == pytest.approx((0.25, -0.5, 0.5, -1.0))
 
 
-# ---------------------------------------------------------------------------------------------------------------- studies
+# ---------------------------------------------------------- studies
 def brain_session(folder: Path, source: list[str], **changes: Any) -> Session:
     manifest = write_brain(folder / "cohort", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)
     tree = {

@@ -52,7 +52,7 @@ def images(count: int = 5, size: int = 8) -> Tensor:
     return torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
-# ---------------------------------------------------------------------------------------------------------------- the layer
+# ---------------------------------------------------------- the layer
 @pytest.mark.parametrize("space", [(4, 3), (3, 2, 4)])
 def test_the_layer_is_that_of_a_loop_over_the_domains(space: tuple[int, ...]) -> None:
     plain = (nn.BatchNorm2d if len(space) == 2 else nn.BatchNorm3d)(3).double()
@@ -96,7 +96,7 @@ def test_one_pixel_of_one_image_has_no_spread() -> None:
         assert layer(torch.randn(3, 2, 1, 1)).isfinite().all()
 
 
-# ---------------------------------------------------------------------------------------------------------------- the network
+# ---------------------------------------------------------- the network
 def test_another_contrast_at_a_site_of_its_own_is_undone() -> None:
     """Images whose intensities are scaled and shifted at site 1 leave the first normalisation as those of site 0 do."""
     network = operate(a_network(), "dsbn", sites=["a", "b"]).train()
@@ -160,7 +160,7 @@ def test_three_dimensions() -> None:
     assert network(torch.randn(3, 1, 8, 8, 8), torch.tensor([0, 1, -1]))["mask"].shape == (3, 2, 8, 8, 8)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the recipe
+# ---------------------------------------------------------- the recipe
 def test_with_one_source_site_it_is_plain_training_bit_for_bit(tmp_path: Path) -> None:
     cohort = read(write_photographs(tmp_path, {"a": 4}))
     scenario, x = Scenario((cohort,), sites=("a",)), images(2, 16)
@@ -181,7 +181,7 @@ def test_the_saved_predictor_knows_the_sites(tmp_path: Path) -> None:
     assert kept.network.sites == ("s0", "s1")
 
 
-# ---------------------------------------------------------------------------------------------------------------- the study
+# ---------------------------------------------------------- the study
 def test_a_kept_model_knows_its_sites_wherever_it_is_used(tmp_path: Path) -> None:
     """The report's pictures and features, and ``evaluate`` on a manifest that numbers sites otherwise, all see what the judge saw."""
     manifest = write_brain(tmp_path / "c", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)

@@ -72,7 +72,7 @@ def finished(cohorts: tuple[Cohort, ...], recipe: Any, context: Context | None =
     return stage
 
 
-# ---------------------------------------------------------------------------------------------------------------- batches
+# ---------------------------------------------------------- batches
 def test_every_image_has_a_jitter_of_its_own_that_workers_and_processes_share(cohort: Cohort) -> None:
     loader = a_context().loader((cohort,), "source")
     loader = replace(loader, transform=TwoViews(Sample(), "light", 255.0))
@@ -111,7 +111,7 @@ def test_balanced_batches(cohort: Cohort) -> None:
     assert [labels.count(1) for labels in seen] == [2, 2]
 
 
-# ---------------------------------------------------------------------------------------------------------------- schedule, figures
+# ---------------------------------------------------------- schedule, figures
 def rates_of(cohort: Cohort, recipe: StainAgLr, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[float], Context]:
     rates: list[float] = []
 
@@ -153,7 +153,7 @@ def test_features_of_training_images_are_shown_by_laboratory_and_class(cohort: C
     assert "features" not in few.meter.figures
 
 
-# ---------------------------------------------------------------------------------------------------------------- normalisation
+# ---------------------------------------------------------- normalisation
 def test_training_and_test_images_are_recoloured_alike(cohort: Cohort) -> None:
     """What the network is trained on is what the predictor makes of the same image."""
     seen: list[Any] = []
@@ -190,7 +190,7 @@ def test_a_test_image_is_recoloured_by_hand(cohort: Cohort) -> None:
     assert torch.equal(given[0][1], two.image[1])  # empty glass stays
 
 
-# ---------------------------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------- refusals
 def test_what_makes_no_sense_is_refused(cohort: Cohort, manifest: Path) -> None:
     scaled = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
     for recipe in (StainAgLr(), StainNormalisation("macenko")):

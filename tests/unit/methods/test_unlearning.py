@@ -63,7 +63,7 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ---------------------------------------------------------------------------------------------------------------- primitives
+# ---------------------------------------------------------- primitives
 @pytest.mark.parametrize("strength", [0.0, 0.1, 2.5])
 def test_the_reversed_gradient_is_minus_lambda_times_the_gradient(strength: float) -> None:
     x = torch.randn(4, 3, generator=rng(), dtype=torch.float64, requires_grad=True)
@@ -114,7 +114,7 @@ def test_cases_without_the_attribute_do_not_count() -> None:
     assert float(weighted_cross_entropy(logits, torch.full((5,), -100), weight)) == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- steps
+# ---------------------------------------------------------- steps
 class Tiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ def test_the_networks_gradients_are_clipped() -> None:
     assert float(moved) ** 0.5 == pytest.approx(0.1 * 1e-3, rel=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------------------------- recipe
+# ---------------------------------------------------------- recipe
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Two sites; a tone of 1, 2 or none, a scanner, a constant, a weight that is a measurement."""

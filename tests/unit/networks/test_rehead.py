@@ -52,7 +52,7 @@ def decoded(net: Network, image: Tensor) -> list[Tensor]:
         return [*features, net.decoder(features)] if net.decoder is not None else list(features)
 
 
-# ---------------------------------------------------------------------- networks without heads
+# ---------------------------------------------------------- networks without heads
 @pytest.mark.parametrize("key", TINY)
 def test_without_heads_there_is_an_encoder_and_a_decoder_where_the_builder_has_one(key: str) -> None:
     bare, image = tiny(key, {}), images(key, 1)
@@ -92,7 +92,7 @@ def test_a_monai_class_cannot_be_without_a_head() -> None:
         spec_of({"monai.UNet": {}}, 1, {})
 
 
-# ---------------------------------------------------------------------- reheaded
+# ---------------------------------------------------------- reheaded
 @pytest.mark.parametrize("key", TINY)
 def test_the_same_outputs_keep_every_bit(key: str) -> None:
     given = made(key)
@@ -227,7 +227,7 @@ def test_what_cannot_have_other_heads() -> None:
         reheaded(made("unet"), dict.fromkeys(DENSE, 1))
 
 
-# ---------------------------------------------------------------------- transfer
+# ---------------------------------------------------------- transfer
 @pytest.mark.parametrize("key", TINY)
 def test_the_encoder_alone_from_a_whole_network_or_from_itself(key: str) -> None:
     source = tiny(key, TINY[key].outputs, seed=1)

@@ -69,7 +69,7 @@ def own_part(values: Tensor, rank: int) -> Tensor:
     return values.split(SIZES)[rank]
 
 
-# ---------------------------------------------------------------------- losses
+# ---------------------------------------------------------- losses
 def labelled_batch() -> Batch:
     """Eight images, of which the second process has one with a mask, a class and a pair; the first has four."""
     known = torch.tensor([True, True, False, True, True, False, True, False])
@@ -123,7 +123,7 @@ def predictions() -> dict[str, Tensor]:
     return {"mask": drawn(5, 8, 3, 4, 4), "label": drawn(6, 8, 2), "paired": drawn(7, 8, 1, 4, 4)}
 
 
-# ---------------------------------------------------------------------- twenty steps
+# ---------------------------------------------------------- twenty steps
 class Smooth(nn.Module):
     """Two convolutions with batch normalisation. Smooth: at a kink, rounding decides which way a gradient goes."""
 
@@ -167,7 +167,7 @@ def descended(rank: int, world: int) -> dict[str, Tensor]:
     return network.state_dict()
 
 
-# ---------------------------------------------------------------------- two processes
+# ---------------------------------------------------------- two processes
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)

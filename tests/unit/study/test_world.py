@@ -58,7 +58,7 @@ def judged_subjects(world: World) -> set[str]:
     return {subject for test in world.tests(0) for subject in test.cohort.subjects}
 
 
-# ------------------------------------------------------------------------------------------------------------ several cohorts
+# ---------------------------------------------------------- several cohorts
 def test_names_of_several_cohorts_are_behind_the_cohorts_own(folder: Path, tmp_path: Path) -> None:
     world = World.read(study_of(folder, **two(folder), source=["one/a"], target=["two"]), tmp_path)
     assert (world.study.source, world.study.target) == (("one/a",), ("two/a", "two/d"))
@@ -105,7 +105,7 @@ def test_channels_are_brought_to_one_number_or_refused(folder: Path, tmp_path: P
     assert {cohort.case(0).image.shape[1] for cohort in world.cohorts} == {1}
 
 
-# ------------------------------------------------------------------------------------------------------------ pools
+# ---------------------------------------------------------- pools
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_pool_holds_training_subjects_and_no_label_that_nobody_asked_for(labelled: bool, folder: Path, tmp_path: Path) -> None:
     world = World.read(study_of(folder, source=["a"], target=["b"], pool=["a", "b", "c"]), tmp_path)
@@ -124,7 +124,7 @@ def test_what_needs_a_pool_says_so(folder: Path) -> None:
     assert not Needs(source_images=True).only_pool
 
 
-# ------------------------------------------------------------------------------------------------------------ within one site
+# ---------------------------------------------------------- within one site
 def test_within_a_site_training_subjects_train_and_test_subjects_are_tested(folder: Path, tmp_path: Path) -> None:
     study = study_of(folder, source=["a"], target=["a"], recipes=["supervised"])
     world = World.read(study, tmp_path)
@@ -149,7 +149,7 @@ def test_label_efficiency_within_a_site_has_target_only_as_its_reference(folder:
         study_of(folder, source=[], target=["a"], target_labels="all", recipes=["finetune"])
 
 
-# ------------------------------------------------------------------------------------------------------------ streams
+# ---------------------------------------------------------- streams
 def test_a_stream_is_one_question_about_all_its_sites(folder: Path, tmp_path: Path) -> None:
     world = World.read(study_of(folder, stream=[["a"], ["b", "c"]]), tmp_path)
     (question,) = world.study.questions
@@ -192,7 +192,7 @@ def test_a_stage_lies_in_one_cohort(folder: Path, tmp_path: Path) -> None:
         World.read(study_of(folder, **two(folder), stream=[["one/a", "two/a"], ["one/b"]]), tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------ parts
+# ---------------------------------------------------------- parts
 def test_each_and_rising_budgets_are_parts(folder: Path) -> None:
     each = {"wide": {"network": {"unet": {"channels": [8, 16]}}}, "long": {"budget": {"steps": 9}}}
     study = study_of(folder, source=["a"], target=["b"], target_labels={"subjects": [1, 2]}, each=each)
@@ -214,7 +214,7 @@ def test_budgets_that_do_not_rise_are_refused(folder: Path) -> None:
         study_of(folder, source=["a"], target=["b"], target_labels={"subjects": [2, 1]})
 
 
-# ------------------------------------------------------------------------------------------------------------ nodes
+# ---------------------------------------------------------- nodes
 def session_of(study: Study, out: Path) -> Session:
     return Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
 

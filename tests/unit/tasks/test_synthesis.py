@@ -321,7 +321,7 @@ def test_real_pairs_are_read() -> None:
     assert 0.2 < together < 0.95  # the same head in another modality
 
 
-# ---------------------------------------------------------------------- weights of the loss, of every task
+# ---------------------------------------------------------- weights of the loss, of every task
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "segmentation": {"classes": ["vessel"]},
     "classification": {"classes": ["no", "yes"]},
