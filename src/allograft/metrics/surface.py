@@ -27,8 +27,8 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | 
 
         (|{x in S_P: d(x, S_T) <= tolerance}| + |{x in S_T: d(x, S_P) <= tolerance}|) / (|S_P| + |S_T|)
 
-    |.| is an area in mm^2, in 2-D a length. As in the original, a surface is one element for each corner of the voxel grid whose 2^D
-    voxels are not all alike; its area is that of marching cubes through the middles of the edges (where more than half of the voxels
+    where |.| is an area in mm^2, in 2-D a length. As in the original, a surface is one element for each
+    corner of the voxel grid whose 2^D voxels are not all alike; its area is that of marching cubes through the middles of the edges (where more than half of the voxels
     are inside, that of the inverted corner), and distances are those between such corners. Outside the image counts as background.
     Distances are compared in single precision, so that 3 voxels of 0.1 mm are 0.3 mm.
 

@@ -214,12 +214,14 @@ def test_the_page_is_no_wider_than_the_screen_and_words_can_be_read(browser: Bro
     assert browser.ask("document.documentElement.scrollWidth") <= width
     clipped = """Array.from(document.querySelectorAll('svg[role=img] text')).filter(text => {
         var box = text.getBBox(), view = text.closest('svg').viewBox.baseVal;
-        return box.width && !text.hasAttribute('transform') && (box.x < -1 || box.x + box.width > view.width + 1 || box.y < -2);
+        return box.width && !text.hasAttribute('transform')
+            && (box.x < -1 || box.x + box.width > view.width + 1 || box.y < -2);
     }).map(text => text.textContent)"""
     assert browser.ask(clipped) == []
     contrast = """(() => {
         const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-        const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => linear(v / 255)); return .2126 * r + .7152 * g + .0722 * b; };
+        const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => linear(v / 255));
+            return .2126 * r + .7152 * g + .0722 * b; };
         const paper = light(getComputedStyle(document.body).backgroundColor);
         return Array.from(document.querySelectorAll('p, td, th, small, h2, figcaption, svg text:not(.in)')).map(one => {
             const style = getComputedStyle(one), ink = light(one instanceof SVGElement ? style.fill : style.color);
