@@ -1,6 +1,8 @@
-"""AIVA's clustering of 2,000 images, cold and from the last round's embedding, as a share of an epoch of 1,000 steps of 0.08 s.
+"""AIVA's clustering of 2,000 images, cold and from the last round's embedding, as a share of an
+epoch of 1,000 steps of 0.08 s.
 
-The feature pass that comes before it is told apart: how many images a second the encoder of the default U-Net takes, forward only.
+The feature pass that comes before it is told apart: how many images a second the encoder of the
+default U-Net takes, forward only.
 """
 
 from __future__ import annotations
@@ -22,9 +24,13 @@ def main() -> None:
     rng = torch.Generator().manual_seed(0)
     width, half = 128 * SIDE * SIDE, MOST_POINTS // 2
     centres = torch.randn(12, width, generator=rng)
-    source, target = (centres[torch.randint(12, (half,), generator=rng)] + torch.randn(half, width, generator=rng) for _ in range(2))
+    source, target = (
+        centres[torch.randint(12, (half,), generator=rng)] + torch.randn(half, width, generator=rng) for _ in range(2)
+    )
     target += 0.5
-    later = [part + 0.1 * torch.randn(half, width, generator=rng) for part in (source, target)]  # the network has moved on
+    later = [
+        part + 0.1 * torch.randn(half, width, generator=rng) for part in (source, target)
+    ]  # the network has moved on
     none, kept = torch.empty(0, 0), []
 
     def cold() -> None:
@@ -41,7 +47,10 @@ def main() -> None:
     with torch.no_grad():
         encoder(image)
         spent = [seconds(lambda: encoder(image)) for _ in range(ROUNDS)]
-    keep("aiva_feature_pass", {"images_a_second": round(16 / statistics.median(spent), 1), "rounds": ROUNDS, "limit": None})
+    keep(
+        "aiva_feature_pass",
+        {"images_a_second": round(16 / statistics.median(spent), 1), "rounds": ROUNDS, "limit": None},
+    )
 
 
 def told(name: str, shares: list[float], limit: float) -> None:

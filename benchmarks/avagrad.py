@@ -10,7 +10,14 @@ from ratio import compare
 
 from allograft.optim import AvaGrad
 
-SHAPES = [(64, 3, 9), *[(64, 64, 3, 3)] * 10, *[(64,)] * 10, *[(128, 128, 3, 3)] * 10, *[(128,)] * 10, *[(256, 256, 3, 3)] * 5]
+SHAPES = [
+    (64, 3, 9),
+    *[(64, 64, 3, 3)] * 10,
+    *[(64,)] * 10,
+    *[(128, 128, 3, 3)] * 10,
+    *[(128,)] * 10,
+    *[(256, 256, 3, 3)] * 5,
+]
 SHAPES += [*[(256,)] * 10, *[(512, 24, 3, 3)] * 2, *[(512,)] * 3]
 STEPS = 4
 
@@ -33,8 +40,15 @@ def stepper(kind: Callable[..., torch.optim.Optimizer], device: str, **settings:
 
 def main() -> None:
     adam = torch.optim.Adam
-    compare("avagrad_to_foreach_adam", stepper(AvaGrad, "cpu", lr=0.1), stepper(adam, "cpu", lr=1e-3, foreach=True), limit=0.5)
-    compare("avagrad_to_fused_adam", stepper(AvaGrad, "cpu", lr=0.1), stepper(adam, "cpu", lr=1e-3, fused=True), limit=2.5)
+    compare(
+        "avagrad_to_foreach_adam",
+        stepper(AvaGrad, "cpu", lr=0.1),
+        stepper(adam, "cpu", lr=1e-3, foreach=True),
+        limit=0.5,
+    )
+    compare(
+        "avagrad_to_fused_adam", stepper(AvaGrad, "cpu", lr=0.1), stepper(adam, "cpu", lr=1e-3, fused=True), limit=2.5
+    )
     if torch.cuda.is_available():
         ours = stepper(AvaGrad, "cuda", lr=0.1)
         compare("avagrad_to_foreach_adam_gpu", ours, stepper(adam, "cuda", lr=1e-3, foreach=True), limit=1.3, rounds=31)

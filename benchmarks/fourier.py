@@ -1,4 +1,5 @@
-"""Adapting one 256 x 256 slice with seven donors, against the bare cost of one forward and seven inverse real FFTs."""
+"""Adapting one 256 x 256 slice with seven donors, against the bare cost of one forward and seven
+inverse real FFTs."""
 
 from __future__ import annotations
 

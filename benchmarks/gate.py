@@ -1,4 +1,5 @@
-"""The leakage gate over 20,000 images of 256 x 256 pixels: every one read, every pair that looks alike compared."""
+"""The leakage gate over 20,000 images of 256 x 256 pixels: every one read, every pair that looks
+alike compared."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ IMAGES, SIDE, COPIES, LIMIT = 20_000, 256, 20, 300.0
 
 
 def write_images(folder: Path) -> list[Case]:
-    """Blurred noise on a common disc, so that all look somewhat alike, as radiographs do; the last are near-copies of the first."""
+    """Blurred noise on a common disc, so that all look somewhat alike, as radiographs do; the last
+    are near-copies of the first."""
     rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
     disc = 60 * np.exp(-8 * (rows**2 + columns**2))
     cases = []
@@ -40,7 +42,10 @@ def main() -> None:
         found = find_duplicates(cases)
         wall, processor = time.perf_counter() - began[0], time.process_time() - began[1]
     assert len(found.near) == COPIES, f"{len(found.near)} near-duplicates found, {COPIES} planted"
-    keep("gate_20000", {"seconds": round(wall, 1), "processor_seconds": round(processor, 1), "limit": LIMIT, "images": IMAGES})
+    keep(
+        "gate_20000",
+        {"seconds": round(wall, 1), "processor_seconds": round(processor, 1), "limit": LIMIT, "images": IMAGES},
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Paired timings: two functions in turn, the median of the ratios; written as JSON beside this file."""
+"""Paired timings: two functions in turn, the median of the ratios; written as JSON beside this
+file."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], *, limit: float | None, rounds: int = 9) -> float:
-    """Print and keep the median of ours / theirs over ``rounds`` pairs, after one warm-up of each. ``limit`` is what was promised."""
+def compare(
+    name: str, ours: Callable[[], object], theirs: Callable[[], object], *, limit: float | None, rounds: int = 9
+) -> float:
+    """Print and keep the median of ours / theirs over ``rounds`` pairs, after one warm-up of each.
+    ``limit`` is what was promised."""
     ours(), theirs()
     ratios = []
     for turn in range(rounds):
-        first, second = (ours, theirs) if turn % 2 == 0 else (theirs, ours)  # neither always runs on the warmer machine
+        # neither always runs on the warmer machine
+        first, second = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
         a, b = seconds(first), seconds(second)
         ratios.append(a / b if turn % 2 == 0 else b / a)
     median = statistics.median(ratios)
@@ -36,8 +41,13 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
 
 
 def keep(name: str, result: dict[str, object]) -> None:
-    """Print one line, and write ``results/NAME.json``: schema 1, the result, and the class of the hardware."""
-    hardware: dict[str, object] = {"machine": platform.machine(), "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}
+    """Print one line, and write ``results/NAME.json``: schema 1, the result, and the class of the
+    hardware."""
+    hardware: dict[str, object] = {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+    }
     hardware["torch"] = torch.__version__
     RESULTS.mkdir(exist_ok=True)
     tree = {"schema": 1, "name": name, "result": result, "hardware": hardware}

@@ -1,9 +1,10 @@
-"""A step of fine-tuning ``top`` against one of ``full``: Swin UNETR, 12 features, 64^3, batch 1; time and peak memory.
+"""A step of fine-tuning ``top`` against one of ``full``: Swin UNETR, 12 features, 64^3, batch 1;
+time and peak memory.
 
-Seconds: the variants in turn in one process, one step each, the median of the ratios; processor time beside it, which a busy machine
-disturbs less. Memory: each variant in a process of its own, the
-largest sum of live tensors in one step by torch's profiler, which sees every allocation since the network was built; beside it the largest
-resident set of the process in that step.
+Seconds: the variants in turn in one process, one step each, the median of the ratios; processor
+time beside it, which a busy machine disturbs less. Memory: each variant in a process of its own,
+the largest sum of live tensors in one step by torch's profiler, which sees every allocation since
+the network was built; beside it the largest resident set of the process in that step.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ def stepper(variant: str, stack: ExitStack) -> Callable[[], None]:
     """One optimizer step of a variant. The first call of a cached one computes what it keeps."""
     torch.manual_seed(0)
     network = build(SPEC)
-    batch = Batch(torch.randn(1, 1, 64, 64, 64), torch.zeros(1).long(), ("case",), {"mask": torch.randint(0, 2, (1, 1, 64, 64, 64))})
+    batch = Batch(
+        torch.randn(1, 1, 64, 64, 64),
+        torch.zeros(1).long(),
+        ("case",),
+        {"mask": torch.randint(0, 2, (1, 1, 64, 64, 64))},
+    )
     objective = OnKept(TASK.objective, FrozenOutputs(1)) if variant == "top_cached" else TASK.objective
     moving = stack.enter_context(trainable(network, "full" if variant == "full" else "top"))
     optimizer = torch.optim.Adam(moving, 1e-3)
@@ -51,7 +57,8 @@ def stepper(variant: str, stack: ExitStack) -> Callable[[], None]:
 
 
 def memory(variant: str) -> None:
-    """Print the peak of live tensors in the second step, and the process's largest resident set in it, in MiB."""
+    """Print the peak of live tensors in the second step, and the process's largest resident set in
+    it, in MiB."""
     with ExitStack() as stack, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         step = stepper(variant, stack)
         step()

@@ -1,8 +1,10 @@
-"""Four recipes on one source training, against that training and the four adaptations, each timed alone.
+"""Four recipes on one source training, against that training and the four adaptations, each timed
+alone.
 
-The study is a small one on phantoms. Its whole time is set against the sum of: a study of the rows that every table has, and for each
-recipe a study that finds everything but that recipe's adaptation finished, less what such a study takes when nothing at all is left to do.
-The ratio is of processor time, which a busy machine disturbs less than wall time; both are printed.
+The study is a small one on phantoms. Its whole time is set against the sum of: a study of the rows
+that every table has, and for each recipe a study that finds everything but that recipe's adaptation
+finished, less what such a study takes when nothing at all is left to do. The ratio is of processor
+time, which a busy machine disturbs less than wall time; both are printed.
 """
 
 from __future__ import annotations
@@ -58,7 +60,10 @@ def main() -> None:
             shutil.copytree(folder / "source", folder / f"out-{number}")
             parts = parts + timed(manifest, folder / f"out-{number}", [recipe]) - nothing_left
     ratio, wall = (together / parts).tolist()
-    keep("shared_prefix", {"ratio": round(ratio, 3), "wall_ratio": round(wall, 3), "limit": LIMIT, "recipes": len(RECIPES)})
+    keep(
+        "shared_prefix",
+        {"ratio": round(ratio, 3), "wall_ratio": round(wall, 3), "limit": LIMIT, "recipes": len(RECIPES)},
+    )
 
 
 if __name__ == "__main__":

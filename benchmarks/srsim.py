@@ -1,4 +1,5 @@
-"""Ranking one slice against 500 donors with kept maps, against piq's srsim pair by pair; same order."""
+"""Ranking one slice against 500 donors with kept maps, against piq's srsim pair by pair; same
+order."""
 
 from __future__ import annotations
 
@@ -28,7 +29,12 @@ def main() -> None:
     order = reference.scores(image)[:PAIRS].argsort()
     assert torch.equal(order, torch.tensor(theirs()).argsort()), "the order is not piq's"
     ratios = [(seconds(theirs) * DONORS / PAIRS) / seconds(lambda: reference.ranked(image)) for _ in range(ROUNDS)]
-    result = {"times_faster": round(statistics.median(ratios), 1), "lowest": round(min(ratios), 1), "limit": 50, "rounds": ROUNDS}
+    result = {
+        "times_faster": round(statistics.median(ratios), 1),
+        "lowest": round(min(ratios), 1),
+        "limit": 50,
+        "rounds": ROUNDS,
+    }
     keep("srsim_rank_500", result)
 
 

@@ -1,4 +1,5 @@
-"""What the model that Stain-AgLr keeps costs beside that of ``supervised`` (limit 1.02), and seconds per 100 patches of each normaliser."""
+"""What the model that Stain-AgLr keeps costs beside that of ``supervised`` (limit 1.02), and
+seconds per 100 patches of each normaliser."""
 
 from __future__ import annotations
 
@@ -39,13 +40,16 @@ def patches() -> Batch:
 
 
 def trained(recipe: Any, folder: Path) -> Direct:
-    """What a recipe keeps after two steps on phantom patches of the benchmark's size, saved and loaded as users have it."""
+    """What a recipe keeps after two steps on phantom patches of the benchmark's size, saved and
+    loaded as users have it."""
     manifest = folder / "cohort" / "manifest.csv"
     if not manifest.exists():
         write_histology(manifest.parent, sites={"a": "none"}, subjects=PATCHES, size=SIZE)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="none"))
     settings = Settings(budget=Budget(steps=2, batch_size=4))
-    context = Context(local_fabric(accelerator="cpu"), Seeds(0), TASK, settings, None, checkpoint_seconds=60.0, progress=False)
+    context = Context(
+        local_fabric(accelerator="cpu"), Seeds(0), TASK, settings, None, checkpoint_seconds=60.0, progress=False
+    )
     with Seeds(0).everything("network"):
         network = build({"build": {"stain_cnn": {"in_channels": 3, "outputs": {"label": 2}}}})
     stage = next(recipe.run(Scenario(source=(cohort,), sites=cohort.sites), network, context))
@@ -66,7 +70,10 @@ def main() -> None:
         predictor = StainNormalised(lambda given: given, method, reference.vectors, reference.most, 255.0)  # type: ignore[arg-type]
         predictor(batch[:1])
         times[method] = seconds(lambda predictor=predictor: predictor(batch)) * 100 / PATCHES  # type: ignore[misc]
-    keep("stain_normalisers", {f"seconds_per_100_{name}": round(value, 2) for name, value in times.items()} | {"pixels": SIZE})
+    keep(
+        "stain_normalisers",
+        {f"seconds_per_100_{name}": round(value, 2) for name, value in times.items()} | {"pixels": SIZE},
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Surface Dice at 1 mm of a skull-strip-like mask of 128^3 voxels, against MONAI's two and against its definition.
+"""Surface Dice at 1 mm of a skull-strip-like mask of 128^3 voxels, against MONAI's two and against
+its definition.
 
-MONAI's default counts the edge voxels, which is another number; it stands here for its time. Its sub-voxel one and the definition, which
-weigh by area as ours does, give the same number.
+MONAI's default counts the edge voxels, which is another number; it stands here for its time. Its
+sub-voxel one and the definition, which weigh by area as ours does, give the same number.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from tests.references.surface import surface_dice_by_definition
 
 def brain(rng: np.random.Generator) -> torch.Tensor:
     """A lumpy ellipsoid that fills most of the box."""
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 128)] * 3, indexing="ij")) / np.array([0.75, 0.9, 0.7]).reshape(3, 1, 1, 1)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 128)] * 3, indexing="ij")) / np.array([0.75, 0.9, 0.7]).reshape(
+        3, 1, 1, 1
+    )
     lumps = gaussian_filter(rng.normal(size=(128, 128, 128)), 4)
     return torch.from_numpy((grid**2).sum(0) + 3 * lumps < 1)
 
@@ -42,7 +45,9 @@ def main() -> None:
         return float(compute_surface_dice(*batch, [1.0], include_background=True))
 
     def subvoxel() -> float:
-        return float(compute_surface_dice(*batch, [1.0], include_background=True, spacing=[1.0, 1.0, 1.0], use_subvoxels=True))
+        return float(
+            compute_surface_dice(*batch, [1.0], include_background=True, spacing=[1.0, 1.0, 1.0], use_subvoxels=True)
+        )
 
     def definition() -> float:
         return surface_dice_by_definition(prediction.numpy(), target.numpy(), (1.0, 1.0, 1.0), 1.0)

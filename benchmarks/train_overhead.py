@@ -42,7 +42,8 @@ def main() -> None:
 
 
 def measure(context: Context, world: World, folder: Path) -> None:
-    """Both loops draw the same batches from the same loader; what differs is all that ``train`` adds."""
+    """Both loops draw the same batches from the same loader; what differs is all that ``train``
+    adds."""
     source = world.scenario("b", 0, 0).source
     task = world.study.made_task
     spec = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 3}}}, "surgery": []}

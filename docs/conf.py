@@ -34,7 +34,9 @@ def plainly(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             words, *pairs = re.split(r"(``.*?``)", line)  # what stands in back quotes is code
-            lines[number] = "".join(one if one.startswith("``") else re.sub(r"([*|])", r"\\\1", one) for one in (words, *pairs))
+            lines[number] = "".join(
+                one if one.startswith("``") else re.sub(r"([*|])", r"\\\1", one) for one in (words, *pairs)
+            )
 
 
 def setup(app: Any) -> None:

@@ -1,4 +1,5 @@
-"""Pages made from the code: one for each method, the command line, the study file, the public primitives."""
+"""Pages made from the code: one for each method, the command line, the study file, the public
+primitives."""
 
 from __future__ import annotations
 
@@ -41,9 +42,15 @@ NEEDED = {
 
 
 def write_pages(folder: Path) -> None:
-    """Write all generated pages; unchanged ones are left, so that Sphinx does not read them again."""
+    """Write all generated pages; unchanged ones are left, so that Sphinx does not read them
+    again."""
     pages = {f"methods/{name}.md": method_page(name) for name in rows("method")}
-    pages |= {"methods/index.md": methods_index(), "cli.md": cli_page(), "study.md": study_page(), "primitives.md": primitives_page()}
+    pages |= {
+        "methods/index.md": methods_index(),
+        "cli.md": cli_page(),
+        "study.md": study_page(),
+        "primitives.md": primitives_page(),
+    }
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,8 @@ def write_pages(folder: Path) -> None:
 
 
 def method_page(name: str) -> str:
-    """What it does, its settings with their defaults, what it is given, its paper, and where it was tried."""
+    """What it does, its settings with their defaults, what it is given, its paper, and where it was
+    tried."""
     cls = find("method", name)
     module = sys.modules[cls.__module__]
     parts = [f"# `{name}`", prose(module), prose(cls), "## Settings", settings_table(cls)]
@@ -93,13 +101,19 @@ def arguments(docstring: str) -> dict[str, str]:
     told = {}
     for entry in entries:
         names, _, text = entry.partition(":")
-        told |= {name.strip(): " ".join(text.split()).replace("``", "`").replace("|", "\\|") for name in names.split(",")}
+        told |= {
+            name.strip(): " ".join(text.split()).replace("``", "`").replace("|", "\\|") for name in names.split(",")
+        }
     return told
 
 
 def public_functions(module: Any) -> list[str]:
     """Functions of a module that stand in it and are public, in its order."""
-    own = [(name, one) for name, one in vars(module).items() if inspect.isfunction(one) and one.__module__ == module.__name__]
+    own = [
+        (name, one)
+        for name, one in vars(module).items()
+        if inspect.isfunction(one) and one.__module__ == module.__name__
+    ]
     return [name for name, _ in own if not name.startswith("_")]
 
 
@@ -115,14 +129,17 @@ def methods_index() -> str:
     """All methods with their first sentence."""
     lines = [f"| [`{name}`]({name}.md) | {line} |" for name, line in summaries("method")]
     toc = "\n".join(rows("method"))
-    return "\n".join(["# Methods", "", "| recipe | |", "|---|---|", *lines, "", "```{toctree}", ":hidden:", toc, "```", ""])
+    return "\n".join(
+        ["# Methods", "", "| recipe | |", "|---|---|", *lines, "", "```{toctree}", ":hidden:", toc, "```", ""]
+    )
 
 
 def cli_page() -> str:
     """The help of every command."""
     commands = ["", *_commands()]
     shown = [
-        f"## `allograft {command}`\n\n```text\n{_help(command)}\n```" if command else f"```text\n{_help('')}\n```" for command in commands
+        f"## `allograft {command}`\n\n```text\n{_help(command)}\n```" if command else f"```text\n{_help('')}\n```"
+        for command in commands
     ]
     return "\n\n".join(["# Command line", *shown]) + "\n"
 
@@ -134,16 +151,25 @@ def study_page() -> str:
         value = default(field)
         if field.compare:
             lines.append(f"| `{field.name}` | {'required' if value is MISSING else f'`{value}`'} |")
-    names = {kind: ", ".join(f"`{name}`" for name in rows(kind)) for kind in ("task", "network", "optimizer", "schedule")}
+    names = {
+        kind: ", ".join(f"`{name}`" for name in rows(kind)) for kind in ("task", "network", "optimizer", "schedule")
+    }
     lines += ["", *(f"**{kind}**: {listed}\n" for kind, listed in names.items())]
     return "\n".join(lines) + "\n"
 
 
 def primitives_page() -> str:
     """The parts that are usable in anybody's code."""
-    shown = [f"## `allograft.{name}`\n\n```{{eval-rst}}\n.. automodule:: allograft.{name}\n   :members:\n```" for name in MODULES]
+    shown = [
+        f"## `allograft.{name}`\n\n```{{eval-rst}}\n.. automodule:: allograft.{name}\n   :members:\n```"
+        for name in MODULES
+    ]
     return "\n\n".join(
-        ["# Primitives", "Each paper's maths is importable on its own; these import only torch and their field's library.", *shown]
+        [
+            "# Primitives",
+            "Each paper's maths is importable on its own; these import only torch and their field's library.",
+            *shown,
+        ]
     )
 
 
@@ -155,7 +181,8 @@ def prose(thing: Any) -> str:
 
 def _needs(cls: type) -> Needs:
     needs = getattr(cls, "needs", Needs())
-    return needs if isinstance(needs, Needs) else cls().needs  # a property of the recipe's own settings
+    # a property of the recipe's own settings
+    return needs if isinstance(needs, Needs) else cls().needs
 
 
 def _commands() -> list[str]:

@@ -1,10 +1,13 @@
-"""Does a model tell the collections of chest radiographs apart rather than the disease? Accuracy of a linear probe of the site, and AUROC
-within each site, where knowing the site is of no help. At a site with a single class AUROC is undefined.
+"""Does a model tell the collections of chest radiographs apart rather than the disease? Accuracy of
+a linear probe of the site, and AUROC within each site, where knowing the site is of no help. At a
+site with a single class AUROC is undefined.
 
-In ``chest_xray`` no-finding and pneumonia are found at ``nih`` alone, and covid-19 at the other collections alone: a model that names the
-collection names covid-19. Train on one site first (``chest_xray.yaml``), then
+In ``chest_xray`` no-finding and pneumonia are found at ``nih`` alone, and covid-19 at the other
+collections alone: a model that names the collection names covid-19. Train on one site first
+(``chest_xray.yaml``), then
 
-    python examples/chest_site_probe.py runs/chest/out/models/supervised@covid-collection data/chest_xray/manifest.csv
+    python examples/chest_site_probe.py runs/chest/out/models/supervised@covid-collection
+    data/chest_xray/manifest.csv
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from allograft.results.analysis.site_probe import seen, site_probe
 
 
 def main(folder: Path, manifest: Path) -> None:
-    """Print what the probe finds over the labelled cases of the manifest; AUROC flatters where the model was trained on them."""
+    """Print what the probe finds over the labelled cases of the manifest; AUROC flatters where the
+    model was trained on them."""
     model = load(folder)
     task, preprocessing = model.task, model.prepared().preprocessing
     cohort = Cohort.read(manifest, task.coding, preprocessing=preprocessing, slices=model.slices).labelled(task.key)
@@ -29,7 +33,9 @@ def main(folder: Path, manifest: Path) -> None:
     for site, recall in found.recalls.items():
         told = [task.measure(predictions[n], cohort, n) for n, case in enumerate(cohort.cases) if case.site == site]
         area = task.aggregate(told)["auroc"]
-        print(f"  {site}: recognised {recall:.3f}; AUROC within {site}: {'undefined' if area is None else f'{area:.3f}'}")
+        print(
+            f"  {site}: recognised {recall:.3f}; AUROC within {site}: {'undefined' if area is None else f'{area:.3f}'}"
+        )
 
 
 if __name__ == "__main__":

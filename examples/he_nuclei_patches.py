@@ -1,8 +1,10 @@
-"""Cut H&E tiles with boxes of nuclei into patches with a label: a nucleus in the middle, or background.
+"""Cut H&E tiles with boxes of nuclei into patches with a label: a nucleus in the middle, or
+background.
 
-A patch is 64 x 64 pixels around a box's centre (``nucleus``), or one whose mask covers under 5 % (``background``): equal numbers of both a
-tile, 16 at most, none across a tile's edge. A patch's subject is its tile's, so that a tile is never on both sides of a split. A site of
-one subject cannot be split: all of it is for testing.
+A patch is 64 x 64 pixels around a box's centre (``nucleus``), or one whose mask covers under 5 %
+(``background``): equal numbers of both a tile, 16 at most, none across a tile's edge. A patch's
+subject is its tile's, so that a tile is never on both sides of a split. A site of one subject
+cannot be split: all of it is for testing.
 
     python examples/he_nuclei_patches.py data/he_nuclei/manifest.csv runs/he_nuclei_patches
 """
@@ -25,7 +27,9 @@ def corners(boxes: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> di
     limit = np.array(mask.shape) - SIZE
     found = {"nucleus": np.rint((boxes[:, [1, 0]] + boxes[:, [3, 2]]) / 2).astype(int) - SIZE // 2}
     drawn = rng.integers(0, limit + 1, (4000, 2))
-    found["background"] = np.array([at for at in drawn if mask[at[0] : at[0] + SIZE, at[1] : at[1] + SIZE].mean() < COVERED]).reshape(-1, 2)
+    found["background"] = np.array(
+        [at for at in drawn if mask[at[0] : at[0] + SIZE, at[1] : at[1] + SIZE].mean() < COVERED]
+    ).reshape(-1, 2)
     inside = {kind: at[((at >= 0) & (at <= limit)).all(1)] for kind, at in found.items()}
     count = min(MOST, *map(len, inside.values()))
     return {kind: rng.permutation(at)[:count] for kind, at in inside.items()}
@@ -47,7 +51,9 @@ def main(manifest: Path, out: Path) -> None:
                 name = f"images/{Path(tile['image']).stem}-{label}-{place}.png"
                 Image.fromarray(image[row : row + SIZE, column : column + SIZE]).save(out / name)
                 split = "test" if len(subjects[tile["site"]]) == 1 else ""
-                rows.append({"image": name, "label": label, "subject": tile["subject"], "site": tile["site"], "split": split})
+                rows.append(
+                    {"image": name, "label": label, "subject": tile["subject"], "site": tile["site"], "split": split}
+                )
     with open(out / "manifest.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -1,8 +1,11 @@
-"""Write a SYNTHETIC copy of the hippocampus cohort in which one group has another contrast: its intensities in [0, 1] are cubed.
+"""Write a SYNTHETIC copy of the hippocampus cohort in which one group has another contrast: its
+intensities in [0, 1] are cubed.
 
-A scale or an offset is removed by normalising each image; a curve is not. Everything else stays as it is.
+A scale or an offset is removed by normalising each image; a curve is not. Everything else stays as
+it is.
 
-    python examples/hippocampus_synthetic.py data/hippocampus/manifest.csv runs/hippocampus_synthetic intensity-high
+    python examples/hippocampus_synthetic.py data/hippocampus/manifest.csv
+    runs/hippocampus_synthetic intensity-high
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ def curved(volume: np.ndarray, power: float = 3.0) -> np.ndarray:
 
 
 def main(manifest: Path, out: Path, site: str) -> None:
-    """Copy every case to ``out``; the images of ``site`` are curved, and the site is called ``SITE-synthetic``."""
+    """Copy every case to ``out``; the images of ``site`` are curved, and the site is called
+    ``SITE-synthetic``."""
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:

@@ -1,11 +1,13 @@
-"""What every test stands on: one thread, no screen, the same draws each time, and real data where they lie."""
+"""What every test stands on: one thread, no screen, the same draws each time, and real data where
+they lie."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# Before torch is imported, and for the processes that tests start: sums depend on the number of threads.
+# Before torch is imported, and for the processes that tests start: sums depend on the number of
+# threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
@@ -16,7 +18,9 @@ import torch
 
 torch.set_num_threads(1)
 
-hypothesis.settings.register_profile("allograft", derandomize=True, deadline=None, database=None, max_examples=50, print_blob=False)
+hypothesis.settings.register_profile(
+    "allograft", derandomize=True, deadline=None, database=None, max_examples=50, print_blob=False
+)
 hypothesis.settings.load_profile("allograft")
 
 

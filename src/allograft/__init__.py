@@ -1,4 +1,5 @@
-"""Allograft: carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol.
+"""Allograft: carry a medical-imaging model from one hospital to the next, and judge every way of
+doing it by one protocol.
 
 Research use only; not a medical device.
 """

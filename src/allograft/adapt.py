@@ -31,10 +31,12 @@ def adapt_model(
     fabric: Any = None,
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the model, and its source is not needed.
+    """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the
+    model, and its source is not needed.
 
-    The study it runs is an ordinary one, see ``adaptation``: labelled sites are judged, models are left in ``OUT/models``. Where the new
-    model loses at a site (see ``statistics.tolerance``) the old one is kept beside it, in ``OUT/models/before``, and this is reported.
+    The study it runs is an ordinary one, see ``adaptation``: labelled sites are judged, models are
+    left in ``OUT/models``. Where the new model loses at a site (see ``statistics.tolerance``) the
+    old one is kept beside it, in ``OUT/models/before``, and this is reported.
 
     Args:
         recipe, compare, overrides: as of ``adaptation``.
@@ -43,19 +45,23 @@ def adapt_model(
     Raises:
         NeedsError: the recipe needs source images, or labels that no site has.
     """
-    result = run_study(adaptation(model, manifest, recipe, compare=compare, overrides=overrides), out, fabric=fabric, say=say)
+    result = run_study(
+        adaptation(model, manifest, recipe, compare=compare, overrides=overrides), out, fabric=fabric, say=say
+    )
     assert isinstance(result, Result)  # of one part
     _keep_old(result, model, say)
     return result
 
 
-def adaptation(model: Path, manifest: Path, recipe: Any, *, compare: bool = False, overrides: Mapping[str, Any] | None = None) -> Study:
+def adaptation(
+    model: Path, manifest: Path, recipe: Any, *, compare: bool = False, overrides: Mapping[str, Any] | None = None
+) -> Study:
     """The study of an adaptation, in which all labelled training cases may be used.
 
     Args:
         recipe: a name or ``{name: {...}}``.
-        compare: with the rows that other studies have for comparison, as one trained on the new labels alone. The model unchanged is
-            judged in any case: it costs no training.
+        compare: with the rows that other studies have for comparison, as one trained on the new
+            labels alone. The model unchanged is judged in any case: it costs no training.
         overrides: further keys of the study, ``{"budget": {...}}`` for example.
     """
     card = read_card(model)
@@ -82,7 +88,12 @@ def adaptation(model: Path, manifest: Path, recipe: Any, *, compare: bool = Fals
 def _keep_old(result: Result, model: Path, say: Callable[[str], None]) -> None:
     """Copy the old model beside a new one that is not "never worse"."""
     new = {title(source_free(row)) for row in result.study.recipes if not isinstance(row, Grid)}
-    told = [(name, why) for verdict in result.standing.verdicts.values() for name, why in verdict.marks.items() if name in new]
+    told = [
+        (name, why)
+        for verdict in result.standing.verdicts.values()
+        for name, why in verdict.marks.items()
+        if name in new
+    ]
     if told:
         kept = result.out / "models" / BEFORE
         tree.remove(kept)

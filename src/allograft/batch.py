@@ -1,4 +1,5 @@
-"""What one step sees: images, sites, case names, and labels that are absent when they are hidden."""
+"""What one step sees: images, sites, case names, and labels that are absent when they are
+hidden."""
 
 from __future__ import annotations
 
@@ -40,14 +41,17 @@ class Batch:
         site: (B,) int64, the index into the study's sites; -1 = unknown or mixed.
         cases: B names.
         subjects: B patients; () where nobody asked for them.
-        labels: keyed like the manifest's columns and the network's output: "mask" (B, 1, *spatial) int64, "label" (B,) int64 or
-            (B, K) float, "boxes" B ``Boxes`` or None, "paired" (B, C, *spatial). An absent key = hidden for all; a case without
-            a label among labelled ones carries the ignore value (-100, nan, None).
+        labels: keyed like the manifest's columns and the network's output: "mask" (B, 1, *spatial)
+            int64, "label" (B,) int64 or (B, K) float, "boxes" B ``Boxes`` or None, "paired" (B, C,
+            *spatial). An absent key = hidden for all; a case without a label among labelled ones
+            carries the ignore value (-100, nan, None).
         attributes: (B,) or (B, K) tensors: skin type, timepoint, annotated classes.
         region: (B, 1, *spatial) bool, the pixels that count.
         spacing: (B, D) mm of the image's grid.
-        extent: (B, D) int64, the true size where a whole image was padded about its centre; 0 of a slice that is all padding.
-        views: further views of each image by name, (B, C, *spatial): another augmentation, the image before it was distorted.
+        extent: (B, D) int64, the true size where a whole image was padded about its centre; 0 of a
+            slice that is all padding.
+        views: further views of each image by name, (B, C, *spatial): another augmentation, the
+            image before it was distorted.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), ("a", "b"),
@@ -75,7 +79,8 @@ class Batch:
         return replace(self, labels={})
 
     def inside(self) -> Tensor:
-        """(B, 1, *spatial) bool: the pixels that are no padding; an odd pixel of padding lies before the image, as preprocessing has it.
+        """(B, 1, *spatial) bool: the pixels that are no padding; an odd pixel of padding lies
+        before the image, as preprocessing has it.
 
         >>> Batch(torch.zeros(1, 1, 4), torch.tensor([0]), ("a",), extent=torch.tensor([[1]])).inside().int().tolist()
         [[[0, 0, 1, 0]]]
@@ -104,7 +109,9 @@ class Batch:
 
 
 def _each(
-    batch: Batch, tensors: Callable[[Tensor], Tensor], boxes: Callable[[tuple[Boxes | None, ...]], tuple[Boxes | None, ...]] | None = None
+    batch: Batch,
+    tensors: Callable[[Tensor], Tensor],
+    boxes: Callable[[tuple[Boxes | None, ...]], tuple[Boxes | None, ...]] | None = None,
 ) -> Batch:
     def label(value: Tensor | tuple[Boxes | None, ...]) -> Tensor | tuple[Boxes | None, ...]:
         if isinstance(value, Tensor):
@@ -130,7 +137,8 @@ def _each(
 
 
 def collate(items: Sequence[Batch]) -> Batch:
-    """Join batches along B. A label that only some of them have gets the ignore value in the others.
+    """Join batches along B. A label that only some of them have gets the ignore value in the
+    others.
 
     >>> case = Batch(torch.zeros(1, 1, 2, 2), torch.tensor([0]), ("a",))
     >>> both = collate([replace(case, labels={"label": torch.tensor([3])}), case])
@@ -147,8 +155,13 @@ def collate(items: Sequence[Batch]) -> Batch:
         image=torch.cat([item.image for item in items]),
         site=torch.cat([item.site for item in items]),
         cases=tuple(case for item in items for case in item.cases),
-        labels={key: _join([item.labels.get(key) for item in items], items) for key in _keys(item.labels for item in items)},
-        attributes={key: _join([item.attributes.get(key) for item in items], items) for key in _keys(item.attributes for item in items)},  # type: ignore[misc]
+        labels={
+            key: _join([item.labels.get(key) for item in items], items) for key in _keys(item.labels for item in items)
+        },
+        attributes={
+            key: _join([item.attributes.get(key) for item in items], items)
+            for key in _keys(item.attributes for item in items)
+        },  # type: ignore[misc]
         region=_join_all([item.region for item in items], items),
         spacing=_join_all([item.spacing for item in items], items),
         extent=_join_all([item.extent for item in items], items),
@@ -165,7 +178,9 @@ def _join(values: Sequence[Any], items: Sequence[Batch]) -> Tensor | tuple[Boxes
     like = next(value for value in values if value is not None)
     if isinstance(like, tuple):
         return tuple(
-            one for value, item in zip(values, items, strict=True) for one in (value if value is not None else (None,) * len(item))
+            one
+            for value, item in zip(values, items, strict=True)
+            for one in (value if value is not None else (None,) * len(item))
         )
     filled = []
     for value, item in zip(values, items, strict=True):

@@ -1,4 +1,5 @@
-"""One tree of errors. Each message names the file, row or key, what was found, what was expected, and the mend."""
+"""One tree of errors. Each message names the file, row or key, what was found, what was expected,
+and the mend."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Iterable
 
 
 class AllograftError(Exception):
-    """Anything a user can mend. The command line prints the message alone and exits with ``exit_code``."""
+    """Anything a user can mend. The command line prints the message alone and exits with
+    ``exit_code``."""
 
     exit_code = 2
 
@@ -70,7 +72,11 @@ def nearest(name: object, known: Iterable[str], what: str) -> str:
     """
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, 1, 0.5)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names[:40])}{', ...' if len(names) > 40 else ''}"
+    hint = (
+        f"did you mean '{close[0]}'?"
+        if close
+        else f"known: {', '.join(names[:40])}{', ...' if len(names) > 40 else ''}"
+    )
     return f"unknown {what} '{name}'; {hint}"
 
 
@@ -82,4 +88,6 @@ def require_extra(module: str, extra: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(module) is None:
-        raise MissingExtraError(f"this needs the optional library '{module}'; install it with: pip install 'allograft[{extra}]'")
+        raise MissingExtraError(
+            f"this needs the optional library '{module}'; install it with: pip install 'allograft[{extra}]'"
+        )

@@ -1,7 +1,9 @@
-"""What a method wants to show beside its scores: data for a plot, or small images, which the report draws.
+"""What a method wants to show beside its scores: data for a plot, or small images, which the report
+draws.
 
-``Images`` alone holds images of patients (``shows_images``). Words of a figure name no patient. A run
-that is resumed shows its figures again, so they are made without random numbers and train nothing.
+``Images`` alone holds images of patients (``shows_images``). Words of a figure name no patient. A
+run that is resumed shows its figures again, so they are made without random numbers and train
+nothing.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class Points:
         title: a sentence fragment.
         x, y: (N,) positions.
         group: (N,) names; each has a symbol of its own: "source", "target".
-        colour: (N,) numbers on a scale, or class indices (int) with a colour each; empty for one colour a group.
+        colour: (N,) numbers on a scale, or class indices (int) with a colour each; empty for one
+            colour a group.
         colour_axis: what the colour says.
     """
 
@@ -136,7 +139,8 @@ class Images:
         subjects: Sequence[Sequence[str]] = (),
         note: str = "",
     ) -> Images:
-        """Images (H, W) of greys, shrunk to ``TILE``; ``allograft.grey`` makes greys of other numbers.
+        """Images (H, W) of greys, shrunk to ``TILE``; ``allograft.grey`` makes greys of other
+        numbers.
 
         >>> Images.from_arrays("an edge", [[np.eye(8, dtype=np.uint8) * 255]], names=["diagonal"]).rows[0][0][:16]
         'iVBORw0KGgoAAAAN'

@@ -51,4 +51,5 @@ def grey_of(image: NDArray[np.generic], window: tuple[float, float] | None = Non
         values = values @ np.array([0.299, 0.587, 0.114])
     low, high = window_of(values) if window is None else window
     levels = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
-    return (4 * (63 * levels.clip(0, 1)).round()).astype(np.uint8)  # 64 greys look the same and halve the file
+    # 64 greys look the same and halve the file
+    return (4 * (63 * levels.clip(0, 1)).round()).astype(np.uint8)

@@ -1,4 +1,5 @@
-"""Learning-rate schedules: how far a training has come -> what the learning rate is multiplied by."""
+"""Learning-rate schedules: how far a training has come -> what the learning rate is multiplied
+by."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class Planned:
 
 @dataclass
 class Plateau:
-    """Times ``factor`` when the mean training loss of a window has not fallen for ``patience`` windows.
+    """Times ``factor`` when the mean training loss of a window has not fallen for ``patience``
+    windows.
 
     Args:
         scheduler: torch's, stepped once a window.
@@ -96,12 +98,17 @@ class Plateau:
         self.total, self.seen = 0.0, 0
 
 
-def plateau(optimizer: torch.optim.Optimizer, *, factor: float = 0.1, patience: int = 5, every: int = 50, least: float = 0.0) -> Plateau:
-    """The learning rate times ``factor`` after ``patience`` windows of ``every`` updates without a lower loss, down to ``least``."""
+def plateau(
+    optimizer: torch.optim.Optimizer, *, factor: float = 0.1, patience: int = 5, every: int = 50, least: float = 0.0
+) -> Plateau:
+    """The learning rate times ``factor`` after ``patience`` windows of ``every`` updates without a
+    lower loss, down to ``least``."""
     return Plateau(ReduceLROnPlateau(optimizer, factor=factor, patience=patience, min_lr=least), every)
 
 
-def make_schedule(request: Mapping[str, Mapping[str, object]], optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
+def make_schedule(
+    request: Mapping[str, Mapping[str, object]], optimizer: torch.optim.Optimizer, steps: int
+) -> Schedule:
     """The schedule ``{name: arguments}`` of an optimizer over this many updates.
 
     Raises:

@@ -42,9 +42,11 @@ class Seeds:
         return torch.Generator().manual_seed(self.number(*path))
 
     def seed_everything(self, *path: str | int) -> None:
-        """Set the global generators, for code that draws from them (dropout, ``nn.init``, torchvision, MONAI)."""
+        """Set the global generators, for code that draws from them (dropout, ``nn.init``,
+        torchvision, MONAI)."""
         number = self.number(*path)
-        torch.default_generator.manual_seed(number)  # torch.manual_seed visits every backend, at each step
+        # torch.manual_seed visits every backend, at each step
+        torch.default_generator.manual_seed(number)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(number)
         np.random.seed(number % 2**32)
@@ -52,7 +54,8 @@ class Seeds:
 
     @contextmanager
     def everything(self, *path: str | int) -> Iterator[None]:
-        """Inside, global draws come from ``path``; outside, the global generators stay as they were."""
+        """Inside, global draws come from ``path``; outside, the global generators stay as they
+        were."""
         with generators_kept():
             self.seed_everything(*path)
             yield

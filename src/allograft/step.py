@@ -23,7 +23,8 @@ Step = Callable[[Batch], Terms]
 
 
 class Objective(Protocol):
-    """What to minimise: named, already weighted terms. It may be an ``nn.Module`` that owns heads."""
+    """What to minimise: named, already weighted terms. It may be an ``nn.Module`` that owns
+    heads."""
 
     def __call__(self, network: AnyNetwork, batch: Batch) -> Terms:
         """The terms, each a scalar; their sum is minimised."""
@@ -68,7 +69,8 @@ class GradientStep:
 
 @torch.no_grad()
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """The mean of each gradient over processes, in place; a parameter that only some of them used counts as zero in the others."""
+    """The mean of each gradient over processes, in place; a parameter that only some of them used
+    counts as zero in the others."""
     if processes() == 1 or not parameters:
         return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
@@ -85,7 +87,8 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def average_buffers(network: nn.Module) -> None:
-    """Running statistics are the same on every process at every step; else a resume would depend on rank 0's share of the data."""
+    """Running statistics are the same on every process at every step; else a resume would depend on
+    rank 0's share of the data."""
     if processes() == 1:
         return
     for buffer in network.buffers():

@@ -1,4 +1,5 @@
-"""Strict parsing: YAML as a study file has it, ``--set key=value`` on top, and JSON values into frozen dataclasses."""
+"""Strict parsing: YAML as a study file has it, ``--set key=value`` on top, and JSON values into
+frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from allograft.errors import SpecError, nearest
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Safe YAML: floats as written (``1e-3``), no octal numbers, no yes/no, a repeated key is an error, no tags."""
+    """Safe YAML: floats as written (``1e-3``), no octal numbers, no yes/no, a repeated key is an
+    error, no tags."""
     try:
         return yaml.load(text, _Strict)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -31,7 +33,9 @@ class _Strict(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):  # a few lines of aliases can stand for gigabytes
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read; write the value out")
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not read; write the value out"
+            )
         return super().compose_node(parent, index)
 
 
@@ -81,7 +85,8 @@ def _override(tree: dict[str, Any], text: str) -> None:
 
 
 def validated(cls: type, tree: Any, where: str) -> Any:
-    """A dataclass from JSON values, strictly: unknown keys, wrong types and bad values raise ``SpecError`` naming the key."""
+    """A dataclass from JSON values, strictly: unknown keys, wrong types and bad values raise
+    ``SpecError`` naming the key."""
     _close(cls)
     try:
         # JSON mode is strict, and yet lists become tuples
@@ -93,7 +98,8 @@ def validated(cls: type, tree: Any, where: str) -> Any:
 
 
 def _close(cls: Any) -> None:
-    """Without this, pydantic drops unknown keys of a plain dataclass, and of those in its fields, in silence."""
+    """Without this, pydantic drops unknown keys of a plain dataclass, and of those in its fields,
+    in silence."""
     if "__pydantic_config__" in cls.__dict__:
         return
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -104,7 +110,9 @@ def _close(cls: Any) -> None:
 
 
 def _explain(cls: type, error: Any, where: str) -> str:
-    place = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict[", "constrained-"))]
+    place = [
+        str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict[", "constrained-"))
+    ]
     at = ".".join([where, *place])
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         owner = cls

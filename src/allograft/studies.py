@@ -1,4 +1,5 @@
-"""Run a study: plan its units, run what is missing, judge, select, and leave table, report and models, part by part."""
+"""Run a study: plan its units, run what is missing, judge, select, and leave table, report and
+models, part by part."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartsResult:
-    """What a study of several parts leaves: pairs of sites, named settings, numbers of target labels.
+    """What a study of several parts leaves: pairs of sites, named settings, numbers of target
+    labels.
 
     Args:
         out: the folder.
@@ -67,14 +69,16 @@ def run_study(
 
     Args:
         study: as ``read_study`` gives it, or the same keys as a mapping.
-        network: your own ``nn.Module`` (its weights are the start of every seed) or a function that makes one (drawn anew by seed).
+        network: your own ``nn.Module`` (its weights are the start of every seed) or a function that
+            makes one (drawn anew by seed).
         fabric: a lightning ``Fabric``; one process on the default device when None.
         say: called with progress lines.
-        shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines may share ``out`` with or without it.
+        shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines
+            may share ``out`` with or without it.
 
     Returns:
-        The table and where all lies, of each part where the study has several. Failed runs are in it, with their reasons: see
-        ``Result.failed``.
+        The table and where all lies, of each part where the study has several. Failed runs are in
+        it, with their reasons: see ``Result.failed``.
 
     Raises:
         AllograftError: bad input, of any part, before anything is trained.
@@ -101,8 +105,11 @@ def run_study(
     return PartsResult(out, study, results) if study.is_parted else results[""]
 
 
-def rebuild(out: Path, *, pictures: bool = True, say: Callable[[str], None] = lambda line: None) -> Result | PartsResult:
-    """Tables, CSV files, models and reports of a finished or unfinished study, from its records alone; nothing is trained.
+def rebuild(
+    out: Path, *, pictures: bool = True, say: Callable[[str], None] = lambda line: None
+) -> Result | PartsResult:
+    """Tables, CSV files, models and reports of a finished or unfinished study, from its records
+    alone; nothing is trained.
 
     Units that an earlier version ran stand for those that this version would run.
 
@@ -127,7 +134,8 @@ def rebuild(out: Path, *, pictures: bool = True, say: Callable[[str], None] = la
 
 
 def part_sessions(whole: Session) -> dict[str, Session]:
-    """A session for each part, in a folder of its own; of a study in one part, the session itself under ""."""
+    """A session for each part, in a folder of its own; of a study in one part, the session itself
+    under ""."""
     return {
         name: replace(whole, study=part, out=part_folder(whole.out, name) if name else whole.out)
         for name, part in parts_of(whole.study).items()
@@ -142,8 +150,13 @@ def _announce(say: Callable[[str], None], name: str, number: int, total: int) ->
 def _join(out: Path, study: Study, results: Mapping[str, Result], parts: int, *, report: bool) -> None:
     """What holds over all parts that are there: one table, and a page over them."""
     for file in ("results.csv", "metrics.csv"):
-        join_files(out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()})
-    found = {name: {site: tree.plain(asdict(verdict)) for site, verdict in one.standing.verdicts.items()} for name, one in results.items()}
+        join_files(
+            out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
+        )
+    found = {
+        name: {site: tree.plain(asdict(verdict)) for site, verdict in one.standing.verdicts.items()}
+        for name, one in results.items()
+    }
     if len(results) == parts and all(found.values()):
         tree.write_json(out / VERDICTS, found)
     else:
@@ -153,21 +166,30 @@ def _join(out: Path, study: Study, results: Mapping[str, Result], parts: int, *,
         units = {unit for result in made for unit in result.plan.units}
         records = [record for result in made for record in read_all(result.out).values() if record.unit in units]
         links = [(result.out / "report.html").relative_to(out).as_posix() for result in made]
-        shown = [Part(name, link, one.study, one.plan, one.standing) for (name, one), link in zip(results.items(), links, strict=True)]
+        shown = [
+            Part(name, link, one.study, one.plan, one.standing)
+            for (name, one), link in zip(results.items(), links, strict=True)
+        ]
         write_overview(out / "report.html", study, shown, parts, severity_sheet(records, made[0].plan.headline))
 
 
-def train_model(study: Study, out: Path, *, fabric: Fabric | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Run the study's one recipe once, for its first target, and leave ``OUT/model``; nothing is judged.
+def train_model(
+    study: Study, out: Path, *, fabric: Fabric | None = None, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """Run the study's one recipe once, for its first target, and leave ``OUT/model``; nothing is
+    judged.
 
-    Of a recipe that leaves weights only, such as a pre-training, the folder is a ``start:`` for other studies.
+    Of a recipe that leaves weights only, such as a pre-training, the folder is a ``start:`` for
+    other studies.
 
     Raises:
         SpecError: more than one recipe.
     """
     if len(study.recipes) != 1 or isinstance(study.recipes[0], Grid):
         listed = ", ".join(map(title, study.recipes)) or "none"
-        raise SpecError(f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them")
+        raise SpecError(
+            f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them"
+        )
     session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say)
     world = session.prepare()
     row = Row(study.recipes[0], world.study.questions[0], 0, 0)

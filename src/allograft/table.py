@@ -1,6 +1,8 @@
-"""What a name stands for: ``name -> "module:attribute"``, strings only, so that a list of names imports nothing.
+"""What a name stands for: ``name -> "module:attribute"``, strings only, so that a list of names
+imports nothing.
 
-Installed packages extend a table by entry points of the group ``allograft.<table>``, for example ``allograft.methods``.
+Installed packages extend a table by entry points of the group ``allograft.<table>``, for example
+``allograft.methods``.
 """
 
 from __future__ import annotations
@@ -124,7 +126,8 @@ _TABLES = {
 
 
 def rows(kind: str) -> dict[str, str]:
-    """Every name of a kind (``method``, ``network``, ...), our own and those that installed packages add.
+    """Every name of a kind (``method``, ``network``, ...), our own and those that installed
+    packages add.
 
     >>> rows("method")["finetune"]
     'allograft.methods.finetune:Finetune'
@@ -134,7 +137,9 @@ def rows(kind: str) -> dict[str, str]:
 
 @cache
 def _added(kind: str) -> dict[str, str]:
-    return {entry.name: entry.value for entry in entry_points(group=f"allograft.{kind}s")}  # reads every installed package
+    return {
+        entry.name: entry.value for entry in entry_points(group=f"allograft.{kind}s")
+    }  # reads every installed package
 
 
 def place(kind: str, name: str) -> tuple[str, str]:
@@ -164,14 +169,19 @@ def name_of(kind: str, thing: object) -> str:
     for name, row in known.items():
         if row == where:
             return name
-    for name in known:  # re-exported under another module: torch.optim:Adam lives in torch.optim.adam
+    # re-exported under another module: torch.optim:Adam lives in torch.optim.adam
+    for name in known:
         if find(kind, name) is thing:
             return name
-    raise SpecError(f"{where} stands in no row of the table of {kind}s; add a line, or an entry point of the group 'allograft.{kind}s'")
+    raise SpecError(
+        f"{where} stands in no row of the table of {kind}s; add a line, or an entry point of the group "
+        f"'allograft.{kind}s'"
+    )
 
 
 def summaries(kind: str) -> Iterator[tuple[str, str]]:
-    """Each name with the first line of its docstring, read from the source text: nothing of it is imported."""
+    """Each name with the first line of its docstring, read from the source text: nothing of it is
+    imported."""
     for name in rows(kind):
         module, attribute = place(kind, name)
         yield name, _first_line(module, attribute)
@@ -179,7 +189,8 @@ def summaries(kind: str) -> Iterator[tuple[str, str]]:
 
 def _first_line(module: str, attribute: str) -> str:
     package, *inner = module.split(".")
-    root = importlib.util.find_spec(package)  # of the top package only: a spec of a submodule imports its parents
+    # of the top package only: a spec of a submodule imports its parents
+    root = importlib.util.find_spec(package)
     if root is None or not root.submodule_search_locations:
         return ""
     file = Path(root.submodule_search_locations[0]).joinpath(*inner).with_suffix(".py")

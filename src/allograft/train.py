@@ -1,4 +1,5 @@
-"""The one loop. It knows no method's name: what a step holds is found, kept and restored without being declared."""
+"""The one loop. It knows no method's name: what a step holds is found, kept and restored without
+being declared."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Batches(Protocol):
 
 @dataclass
 class History:
-    """Each term's value at each step of a training, over all calls of its name, and the seconds these took."""
+    """Each term's value at each step of a training, over all calls of its name, and the seconds
+    these took."""
 
     terms: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -53,13 +55,15 @@ class History:
             self.flush(number + 1)
 
     def flush(self, number: int) -> None:
-        """Read what is waiting, the newest of it from step ``number - 1``. ``TrainingError`` when a term is not finite."""
+        """Read what is waiting, the newest of it from step ``number - 1``. ``TrainingError`` when a
+        term is not finite."""
         for step, terms in enumerate(self.waiting, number - len(self.waiting)):
             for key, value in terms.items():
                 self.terms.setdefault(key, []).append(float(value))
                 if not math.isfinite(self.terms[key][-1]):
                     raise TrainingError(
-                        f"step {step}: the loss term '{key}' is not finite; lower the learning rate, or clip the gradients (clip: 1.0)"
+                        f"step {step}: the loss term '{key}' is not finite; lower the learning rate, or clip the "
+                        "gradients (clip: 1.0)"
                     )
         self.waiting.clear()
 
@@ -72,14 +76,16 @@ class History:
 def train(step: Step, batches: Batches, *, steps: int | range, context: Context, name: str = "train") -> History:
     """Run a step over batches, with checkpoints, and go on from the newest one.
 
-    Global generators are seeded anew at each step from (seed, unit, name, step, rank), and are outside as they were before.
+    Global generators are seeded anew at each step from (seed, unit, name, step, rank), and are
+    outside as they were before.
 
     Args:
         step: called with a batch on the device; its state is what its fields hold (see ``parts``).
         batches: addressed by step number.
         steps: how many, or which numbers: epochs call ``train`` with ranges.
-        name: of the training; calls of one name continue it over consecutive steps, and share one checkpoint and one loss curve.
-            What an earlier life of the run kept is loaded, not repeated.
+        name: of the training; calls of one name continue it over consecutive steps, and share one
+            checkpoint and one loss curve. What an earlier life of the run kept is loaded, not
+            repeated.
 
     Returns:
         The history of the training up to now.
@@ -126,13 +132,22 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
 
 
 def train_with_checkpoints(
-    step: Step, batches: Batches, *, steps: int | range, context: Context, along: Sequence[Stage], name: str = "train", total: int = 0
+    step: Step,
+    batches: Batches,
+    *,
+    steps: int | range,
+    context: Context,
+    along: Sequence[Stage],
+    name: str = "train",
+    total: int = 0,
 ) -> Generator[Stage, None, History]:
-    """``train``, which yields the models along the way that ``budget.checkpoints`` asks for; that at the end is the recipe's to yield.
+    """``train``, which yields the models along the way that ``budget.checkpoints`` asks for; that
+    at the end is the recipe's to yield.
 
     Args:
         step, batches, steps, context, name: as of ``train``.
-        along: what is yielded at each checkpoint, named by its number of steps: ``tuned-50``; of the live network.
+        along: what is yielded at each checkpoint, named by its number of steps: ``tuned-50``; of
+            the live network.
         total: steps of the whole training, where these are a part of it.
     """
     span = range(steps) if isinstance(steps, int) else steps
@@ -155,7 +170,8 @@ def _taken(step: Step, batch: Batch) -> Terms:
         if not str(error).startswith("Expected more than 1 "):
             raise
         raise TrainingError(
-            f"a batch of {len(batch)} leaves one value a channel in the network, too few to normalise; raise budget.batch_size, "
+            f"a batch of {len(batch)} leaves one value a channel in the network, too few to normalise; raise "
+            "budget.batch_size, "
             "or make images larger: patch, preprocessing.size"
         ) from error
 
@@ -166,7 +182,8 @@ def modules(step: Step) -> Iterator[nn.Module]:
 
 
 def _rehearsed(step: Step, batches: Batches, span: range, context: Context) -> History:
-    """Three steps in the place of all, the first to warm up: how long all would take goes to the meter.
+    """Three steps in the place of all, the first to warm up: how long all would take goes to the
+    meter.
 
     Of a training in parts, such as epochs, the first part's three stand for all.
     """
@@ -206,7 +223,8 @@ def _is_stateful(thing: object) -> TypeGuard[Stateful]:
 
 
 def parts(thing: object, path: str = "step", seen: set[int] | None = None) -> Iterator[tuple[str, Stateful]]:
-    """Every stateful thing a step holds, once: modules, optimizers, schedules, and the plain numbers of unfrozen dataclasses.
+    """Every stateful thing a step holds, once: modules, optimizers, schedules, and the plain
+    numbers of unfrozen dataclasses.
 
     State hidden in a closure is not found; the resume test of the contract catches that.
     """
@@ -280,7 +298,9 @@ class _Bar:
             return
         row = self.shown.tasks[0]
         terms = "  ".join(f"{key} {value:.3f}" for key, value in history.last.items())
-        self.shown.update(self.task, completed=number - self.span.start, terms=terms, speed=f"{row.speed or 0:.1f} steps/s")
+        self.shown.update(
+            self.task, completed=number - self.span.start, terms=terms, speed=f"{row.speed or 0:.1f} steps/s"
+        )
 
     def __exit__(self, *reason: object) -> None:
         if self.shown is not None:

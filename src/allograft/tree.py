@@ -1,4 +1,5 @@
-"""One file format for all that is kept: a tree of dicts, lists, numbers and tensors <-> one .safetensors file, whole or not at all."""
+"""One file format for all that is kept: a tree of dicts, lists, numbers and tensors <-> one
+.safetensors file, whole or not at all."""
 
 from __future__ import annotations
 
@@ -44,13 +45,15 @@ def digest(module: nn.Module) -> str:
 
 
 def plain(thing: object, *, sparse: bool = False) -> Any:
-    """JSON values of a dataclass, mapping, sequence or path: what goes into keys, cards and records.
+    """JSON values of a dataclass, mapping, sequence or path: what goes into keys, cards and
+    records.
 
-    A recipe becomes ``{"name": {field: value}}`` with all fields, so that a changed default changes the key.
+    A recipe becomes ``{"name": {field: value}}`` with all fields, so that a changed default changes
+    the key.
 
     Args:
-        sparse: leave out the fields that have their default value, and those that say how to compute (``metadata={"how": True}``) and
-            not what.
+        sparse: leave out the fields that have their default value, and those that say how to
+            compute (``metadata={"how": True}``) and not what.
     """
     if hasattr(thing, "tree"):  # a grid of recipes
         return plain(thing.tree())
@@ -92,7 +95,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):  # its folder may be what is missing
             part.unlink()
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out"
+        ) from error
 
 
 def replace_file(part: Path, path: Path) -> None:
@@ -100,11 +105,14 @@ def replace_file(part: Path, path: Path) -> None:
     try:
         os.replace(part, path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); remove it, or choose another --out") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); remove it, or choose another --out"
+        ) from error
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Write at the end of a file that is there, in one piece; of what a full disk cut short nothing stays."""
+    """Write at the end of a file that is there, in one piece; of what a full disk cut short nothing
+    stays."""
     before = path.stat().st_size
     try:
         with open(path, "ab", buffering=0) as file:
@@ -114,7 +122,9 @@ def append_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, before)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out"
+        ) from error
 
 
 def write_json(path: Path, tree: object) -> None:
@@ -123,7 +133,8 @@ def write_json(path: Path, tree: object) -> None:
 
 
 def save(path: Path, tree: object) -> None:
-    """Keep a tree of dict / list / tuple / tensor / JSON values. Other types raise ``TypeError`` with their place."""
+    """Keep a tree of dict / list / tuple / tensor / JSON values. Other types raise ``TypeError``
+    with their place."""
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
@@ -141,7 +152,8 @@ def load(path: Path) -> Any:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         shape, checksum = metadata["tree"], metadata["blake2b"]
-    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    except Exception as error:
         raise DamagedFile(f"{path}: not a whole file ({error}); delete it, it is made again") from error
     if _checksum(shape, tensors) != checksum:
         raise DamagedFile(f"{path}: its content does not match its checksum; delete it, it is made again")
@@ -164,7 +176,9 @@ def copy_folder(source: Path, target: Path) -> None:
     try:
         shutil.copytree(source, target)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror or error}); free some space or choose another --out"
+        ) from error
 
 
 def remove(path: Path) -> None:
@@ -197,10 +211,16 @@ def _flatten(thing: object, tensors: dict[str, Tensor], at: str) -> Json:
             "d": [[key, _flatten(value, tensors, f"{at}.{key}")] for key, value in thing.items()]
         }  # pairs: optimizers have integer keys
     if isinstance(thing, (list, tuple)):
-        return {"l" if isinstance(thing, list) else "u": [_flatten(value, tensors, f"{at}[{i}]") for i, value in enumerate(thing)]}
+        return {
+            "l" if isinstance(thing, list) else "u": [
+                _flatten(value, tensors, f"{at}[{i}]") for i, value in enumerate(thing)
+            ]
+        }
     if thing is None or isinstance(thing, (str, bool, int, float)):
         return thing
-    raise TypeError(f"{at}: a {type(thing).__name__} cannot be kept; only dicts, lists, numbers, strings and tensors can")
+    raise TypeError(
+        f"{at}: a {type(thing).__name__} cannot be kept; only dicts, lists, numbers, strings and tensors can"
+    )
 
 
 def _restore(shape: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -21,15 +21,19 @@ GROUPS = ("context", "transpose", "localization", "segmentation")
 def layer_groups(network: AnyNetwork) -> dict[str, list[Tensor]]:
     """The kernel of each layer of a network by the layer's kind, named as in nnU-Net.
 
-    ``context``: the encoder. ``transpose``: transposed convolutions after it. ``localization``: what else the decoder has.
-    ``segmentation``: what else the heads have. Kernels are the weights of convolutions and linear layers; biases and the scales of
-    normalisations do not count. A group without a layer is absent.
+    ``context``: the encoder. ``transpose``: transposed convolutions after it. ``localization``:
+    what else the decoder has. ``segmentation``: what else the heads have. Kernels are the weights
+    of convolutions and linear layers; biases and the scales of normalisations do not count. A group
+    without a layer is absent.
 
     Raises:
         SpecError: the network is one opaque module.
     """
     if not isinstance(network, Network):
-        raise SpecError("show_updates: the network is one opaque module without an encoder; choose a network of our table, or leave it out")
+        raise SpecError(
+            "show_updates: the network is one opaque module without an encoder; choose a network of our table, or "
+            "leave it out"
+        )
     found: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
     for part, module in network.parts():
         for layer in module.modules():
@@ -58,7 +62,8 @@ def mean_magnitude(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
 
 @dataclass
 class Measured:
-    """Group -> its mean update magnitude at each measured step; it is kept and restored with the training."""
+    """Group -> its mean update magnitude at each measured step; it is kept and restored with the
+    training."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
@@ -79,10 +84,11 @@ class Measured:
 
 @dataclass
 class UpdateMagnitudes:
-    """A step that also measures, at every k-th update, how far the kernels of each group of layers move; the training stays as it is.
+    """A step that also measures, at every k-th update, how far the kernels of each group of layers
+    move; the training stays as it is.
 
-    Sheikh et al. 2022, fig. 2: with SGD the layers of a U-Net train at different speeds, with AvaGrad at comparable ones. A measured
-    step holds a second copy of the kernels.
+    Sheikh et al. 2022, fig. 2: with SGD the layers of a U-Net train at different speeds, with
+    AvaGrad at comparable ones. A measured step holds a second copy of the kernels.
 
     Args:
         inner: the step.
@@ -111,7 +117,8 @@ class UpdateMagnitudes:
         return terms
 
     def figure(self) -> Lines:
-        """A curve a group; the title says how fast the slowest is beside the fastest, over all measured steps."""
+        """A curve a group; the title says how fast the slowest is beside the fastest, over all
+        measured steps."""
         curves = {name: tuple(values) for name, values in self.measured.values.items()}
         count = max(map(len, curves.values()), default=0)
         steps = tuple(float(1 + which * self.every) for which in range(count))

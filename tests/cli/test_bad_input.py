@@ -1,4 +1,5 @@
-"""A user's mistake ends with exit code 2 and a line that says where, what and the mend; nothing is half-written."""
+"""A user's mistake ends with exit code 2 and a line that says where, what and the mend; nothing is
+half-written."""
 
 from __future__ import annotations
 
@@ -105,8 +106,12 @@ def several(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    # name: what is broken, and what the message must say (file, row or key; what was found; the mend)
-    "missing image": (lambda c: (c / "images" / "a-001.png").unlink(), ["manifest.csv, row 3", "images/a-001.png", "mend the path"]),
+    # name: what is broken, and what the message must say (file, row or key; what was found; the
+    # mend)
+    "missing image": (
+        lambda c: (c / "images" / "a-001.png").unlink(),
+        ["manifest.csv, row 3", "images/a-001.png", "mend the path"],
+    ),
     "missing mask": (lambda c: (c / "masks" / "a-001.png").unlink(), ["row 3, mask", "masks/a-001.png"]),
     "truncated image": (truncated, ["b-001.png", "300 bytes", "export it again"]),
     "an image that is none": (lambda c: (c / "images" / "a-000.png").write_text("hello"), ["a-000.png", "5 bytes"]),
@@ -128,41 +133,72 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         rows(lambda table: [{k: v for k, v in row.items() if k != "subject"} for row in table]),
         ["manifest.csv", "column 'subject' is missing", "image, mask, site"],
     ),
-    "duplicate row": (rows(lambda table: table.append(table[0])), ["manifest.csv, row 10", "images/a-000.png", "one row a case"]),
+    "duplicate row": (
+        rows(lambda table: table.append(table[0])),
+        ["manifest.csv, row 10", "images/a-000.png", "one row a case"],
+    ),
     "empty subject": (cell(2, subject=""), ["manifest.csv, row 4", "'subject' is empty"]),
     "subject on two sides": (
         rows(
             lambda table: [
-                {**row, "subject": "s" if i < 2 else row["subject"], "split": ("train", "test")[i % 2]} for i, row in enumerate(table)
+                {**row, "subject": "s" if i < 2 else row["subject"], "split": ("train", "test")[i % 2]}
+                for i, row in enumerate(table)
             ]
         ),
         ["manifest.csv", "subject 's' is on two sides, train and test", "same split"],
     ),
-    "unknown split": (rows(lambda table: [{**row, "split": "dev"} for row in table]), ["manifest.csv, row 2", "'dev'", "train, val, test"]),
+    "unknown split": (
+        rows(lambda table: [{**row, "split": "dev"} for row in table]),
+        ["manifest.csv, row 2", "'dev'", "train, val, test"],
+    ),
     "unknown site": (study("target: [b]", "target: [bb]"), ["target", "unknown site 'bb'", "did you mean 'b'"]),
     "no case after a filter": (
-        several(rows(lambda table: [{**row, "age": "3"} for row in table]), study("seeds: 1", "where: {target: {age: '4'}}\nseeds: 1")),
+        several(
+            rows(lambda table: [{**row, "age": "3"} for row in table]),
+            study("seeds: 1", "where: {target: {age: '4'}}\nseeds: 1"),
+        ),
         ["target", "no case of site 'b' is left", "loosen"],
     ),
     "unknown column in a filter": (
-        several(rows(lambda table: [{**row, "age": "3"} for row in table]), study("seeds: 1", "where: {target: {aeg: '4'}}\nseeds: 1")),
+        several(
+            rows(lambda table: [{**row, "age": "3"} for row in table]),
+            study("seeds: 1", "where: {target: {aeg: '4'}}\nseeds: 1"),
+        ),
         ["unknown column 'aeg'", "did you mean 'age'"],
     ),
     "unknown key": (study("seeds: 1", "seed: 1"), ["study.seed", "did you mean 'seeds'"]),
-    "unknown inner key": (study("adapt_steps", "adaptsteps"), ["study.budget.adaptsteps", "did you mean 'adapt_steps'"]),
-    "key written twice": (study("seeds: 1", "seeds: 1\nseeds: 2"), ["study.yaml", "'seeds' is written twice", "remove one"]),
+    "unknown inner key": (
+        study("adapt_steps", "adaptsteps"),
+        ["study.budget.adaptsteps", "did you mean 'adapt_steps'"],
+    ),
+    "key written twice": (
+        study("seeds: 1", "seeds: 1\nseeds: 2"),
+        ["study.yaml", "'seeds' is written twice", "remove one"],
+    ),
     "unknown recipe": (study("finetune", "fintune"), ["unknown recipe 'fintune'", "did you mean 'finetune'"]),
     "unknown parameter": (study("scope", "scpoe"), ["finetune.scpoe", "did you mean 'scope'"]),
     "unknown value": (study("top", "tpo"), ["finetune.scope", "'top'", "tpo"]),
     "wrong type": (study("seeds: 1", "seeds: no"), ["study.seeds", "integer", '"no"']),
     "octal": (study("seeds: 1", "seeds: 010"), ["study.seeds", '"010"']),
     "a tag": (study("[a]", "!!python/object/apply:os.system [echo]"), ["study.yaml", "not plain YAML", "os.system"]),
-    "an alias": (study("source: [a]\ntarget: [b]", "source: &x [a]\ntarget: *x"), ["study.yaml", "aliases", "write the value out"]),
+    "an alias": (
+        study("source: [a]\ntarget: [b]", "source: &x [a]\ntarget: *x"),
+        ["study.yaml", "aliases", "write the value out"],
+    ),
     "unknown network": (study("unet", "unett"), ["unknown network 'unett'", "did you mean 'unet'"]),
     "unknown argument of the network": (study("num_res_units", "res_units"), ["network: unet", "'res_units'"]),
-    "unknown optimizer": (study("seeds: 1", "seeds: 1\noptimizer: {adma: {}}"), ["unknown optimizer 'adma'", "did you mean 'adam'"]),
-    "unknown argument of the optimizer": (study("seeds: 1", "seeds: 1\noptimizer: {adam: {rate: 1}}"), ["optimizer: adam", "'rate'"]),
-    "weights that are not there": (study("seeds: 1", "seeds: 1\nstart: nowhere.safetensors"), ["nowhere.safetensors", "no such weights"]),
+    "unknown optimizer": (
+        study("seeds: 1", "seeds: 1\noptimizer: {adma: {}}"),
+        ["unknown optimizer 'adma'", "did you mean 'adam'"],
+    ),
+    "unknown argument of the optimizer": (
+        study("seeds: 1", "seeds: 1\noptimizer: {adam: {rate: 1}}"),
+        ["optimizer: adam", "'rate'"],
+    ),
+    "weights that are not there": (
+        study("seeds: 1", "seeds: 1\nstart: nowhere.safetensors"),
+        ["nowhere.safetensors", "no such weights"],
+    ),
     "needs that are not met": (
         study("{subjects: 1}", "none"),
         ["recipe 'finetune scope=top' needs labelled target cases", "target_labels: {subjects: n}"],
@@ -172,11 +208,20 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none", "source: [SITE]", "drop octl"],
     ),
     "source-free from scratch": (study("source: [a]", "source: []"), ["source", "start: "]),
-    "path that leaves the data folder": (outside, ["manifest.csv, row 2", "'../secret.png' leaves the data folder", "below the manifest"]),
+    "path that leaves the data folder": (
+        outside,
+        ["manifest.csv, row 2", "'../secret.png' leaves the data folder", "below the manifest"],
+    ),
     "link that leaves the data folder": (link, ["manifest.csv, row 2", "'link.png' leaves the data folder"]),
     "empty manifest": (lambda c: (c / "manifest.csv").write_text(""), ["manifest.csv", "holds no rows"]),
-    "manifest without rows": (lambda c: (c / "manifest.csv").write_text("image,mask,subject,site\n"), ["manifest.csv", "holds no rows"]),
-    "no manifest": (lambda c: (c / "manifest.csv").unlink(), ["cohort", "no manifest 'manifest.csv'", "ALLOGRAFT_DATA"]),
+    "manifest without rows": (
+        lambda c: (c / "manifest.csv").write_text("image,mask,subject,site\n"),
+        ["manifest.csv", "holds no rows"],
+    ),
+    "no manifest": (
+        lambda c: (c / "manifest.csv").unlink(),
+        ["cohort", "no manifest 'manifest.csv'", "ALLOGRAFT_DATA"],
+    ),
     "no study": (lambda c: (c / "study.yaml").unlink(), ["study.yaml", "no such study file"]),
     "budget larger than the site": (
         study("{subjects: 1}", "{subjects: 5}"),
@@ -184,14 +229,25 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "more folds than subjects": (study("{fraction: 0.5}", "{folds: 9}"), ["site 'b' has 4 subjects", "at least 9"]),
     "slices of photographs": (study("seeds: 1", "seeds: 1\nslices: {axis: 2}"), ["slices", "2 axes", "remove slices"]),
-    "size with too few numbers": (study("seeds: 1", "seeds: 1\npreprocessing: {size: [32]}"), ["size (32,) has 1 numbers", "2 axes"]),
-    "spacing of photographs": (study("seeds: 1", "seeds: 1\npreprocessing: {spacing: [1.0, 1.0]}"), ["no voxel size", "remove spacing"]),
-    "source without masks": (rows(lambda table: [{**row, "mask": ""} for row in table]), ["source 'a'", "no training case has a 'mask'"]),
+    "size with too few numbers": (
+        study("seeds: 1", "seeds: 1\npreprocessing: {size: [32]}"),
+        ["size (32,) has 1 numbers", "2 axes"],
+    ),
+    "spacing of photographs": (
+        study("seeds: 1", "seeds: 1\npreprocessing: {spacing: [1.0, 1.0]}"),
+        ["no voxel size", "remove spacing"],
+    ),
+    "source without masks": (
+        rows(lambda table: [{**row, "mask": ""} for row in table]),
+        ["source 'a'", "no training case has a 'mask'"],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_study_is_refused_before_anything_is_kept(name: str, cohort: Path, allograft: Command, tmp_path: Path) -> None:
+def test_a_study_is_refused_before_anything_is_kept(
+    name: str, cohort: Path, allograft: Command, tmp_path: Path
+) -> None:
     damage, told = BAD[name]
     damage(cohort)
     answer = allograft("study", cohort / "study.yaml", "--out", tmp_path / "out")
@@ -222,7 +278,9 @@ def test_an_image_without_foreground_is_counted_not_refused(cohort: Path, allogr
 
 
 @pytest.mark.parametrize("command", ["study", "train"])
-def test_a_file_where_the_output_folder_should_be(command: str, cohort: Path, allograft: Command, tmp_path: Path) -> None:
+def test_a_file_where_the_output_folder_should_be(
+    command: str, cohort: Path, allograft: Command, tmp_path: Path
+) -> None:
     (tmp_path / "out").write_text("mine")
     for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
         answer = allograft(command, cohort / "study.yaml", "--out", out)
@@ -231,7 +289,9 @@ def test_a_file_where_the_output_folder_should_be(command: str, cohort: Path, al
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_written(cohort: Path, allograft: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written(
+    cohort: Path, allograft: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Path.touch
 
     def refused(path: Path, *arguments: Any, **options: Any) -> None:
@@ -290,7 +350,9 @@ class Bomb:
 
 
 @pytest.mark.parametrize("shape", ["file", "folder", "both"])
-def test_a_pickle_offered_as_a_model(shape: str, sound: Path, allograft: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_offered_as_a_model(
+    shape: str, sound: Path, allograft: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = tmp_path / "model"
     if shape == "file":
@@ -315,7 +377,9 @@ def model(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from allograft.studies import train_model
     from allograft.study import read_study
 
-    return train_model(read_study(sound / "study.yaml", ["recipes=[supervised]", "budget.steps=1"]), tmp_path_factory.mktemp("out"))
+    return train_model(
+        read_study(sound / "study.yaml", ["recipes=[supervised]", "budget.steps=1"]), tmp_path_factory.mktemp("out")
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,11 +392,19 @@ def model(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["rgb.png", "has 3 channels", "trained on 1", "convert"],
         ),
         (lambda f: f.mkdir() or ((f / "cut.png").write_bytes(b"\x89PNG") and f), ["cut.png", "4 bytes"]),
-        (lambda f: f.mkdir() or ((f / "notes.txt").write_text("x") and f / "notes.txt"), ["notes.txt", "unknown suffix"]),
-        (lambda f: f.mkdir() or ((f / "m.csv").write_text("image,subject,site\nx.png,1,a\n") and f / "m.csv"), ["m.csv, row 2", "x.png"]),
+        (
+            lambda f: f.mkdir() or ((f / "notes.txt").write_text("x") and f / "notes.txt"),
+            ["notes.txt", "unknown suffix"],
+        ),
+        (
+            lambda f: f.mkdir() or ((f / "m.csv").write_text("image,subject,site\nx.png,1,a\n") and f / "m.csv"),
+            ["m.csv, row 2", "x.png"],
+        ),
     ],
 )
-def test_images_that_cannot_be_predicted(prepare: Any, told: list[str], model: Path, allograft: Command, tmp_path: Path) -> None:
+def test_images_that_cannot_be_predicted(
+    prepare: Any, told: list[str], model: Path, allograft: Command, tmp_path: Path
+) -> None:
     answer = allograft("predict", model, prepare(tmp_path / "in"), "-o", tmp_path / "out")
     assert answer.code == 2
     for words in told:
@@ -340,7 +412,9 @@ def test_images_that_cannot_be_predicted(prepare: Any, told: list[str], model: P
     assert not (tmp_path / "out").exists()
 
 
-def test_one_unreadable_image_leaves_the_predictions_of_the_others(model: Path, sound: Path, allograft: Command, tmp_path: Path) -> None:
+def test_one_unreadable_image_leaves_the_predictions_of_the_others(
+    model: Path, sound: Path, allograft: Command, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     for number in (0, 1, 3):
         shutil.copy(sound / "images" / f"a-00{number}.png", tmp_path / "in" / f"{number}.png")
@@ -388,16 +462,22 @@ def test_an_end_in_the_middle_of_predict_leaves_a_row_for_each_mask(
         assert len(list(csv.DictReader(file))) == 2
 
 
-def test_predictions_never_leave_the_output_folder(model: Path, sound: Path, allograft: Command, tmp_path: Path) -> None:
+def test_predictions_never_leave_the_output_folder(
+    model: Path, sound: Path, allograft: Command, tmp_path: Path
+) -> None:
     shutil.copytree(sound, tmp_path / "data" / "cohort")
     cohort = tmp_path / "data" / "cohort"
-    names = [cohort / "images" / "a-000.png", "images/../../cohort/images/a-001.png"]  # both inside the manifest's folder
+    names = [
+        cohort / "images" / "a-000.png",
+        "images/../../cohort/images/a-001.png",
+    ]  # both inside the manifest's folder
     (cohort / "m.csv").write_text("image,subject,site\n" + "".join(f"{name},{i},a\n" for i, name in enumerate(names)))
     before = sorted(tmp_path.rglob("*"))
     answer = allograft("predict", model, cohort / "m.csv", "-o", tmp_path / "deep" / "out")
     assert answer.code == 0, answer.err
     assert all(
-        (tmp_path / "deep" / "out") in (path, *path.parents) or path == tmp_path / "deep" for path in set(tmp_path.rglob("*")) - set(before)
+        (tmp_path / "deep" / "out") in (path, *path.parents) or path == tmp_path / "deep"
+        for path in set(tmp_path.rglob("*")) - set(before)
     )
     assert len(list((tmp_path / "deep" / "out").rglob("*_mask.png"))) == 2
 

@@ -52,7 +52,9 @@ class Failing:
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(table.METHODS, "failing", f"{__name__}:Failing")
-    monkeypatch.setattr(table, "find", lambda kind, name, real=table.find: Failing if name == "failing" else real(kind, name))
+    monkeypatch.setattr(
+        table, "find", lambda kind, name, real=table.find: Failing if name == "failing" else real(kind, name)
+    )
     monkeypatch.setattr("allograft.recipe.parse.find", table.find)
     monkeypatch.setattr(Failing, "broken", True)
 
@@ -76,7 +78,9 @@ def done(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command_of(answer: Answer, images: Any, out: Path) -> list[str]:
     """The predict command that the study printed, as a user completes it."""
     line = next(line.strip() for line in answer.out.splitlines() if line.strip().startswith("allograft predict"))
-    words = shlex.split(line.replace("IMAGES", shlex.quote(str(images))).replace("-o predictions", f"-o {shlex.quote(str(out))}"))
+    words = shlex.split(
+        line.replace("IMAGES", shlex.quote(str(images))).replace("-o predictions", f"-o {shlex.quote(str(out))}")
+    )
     assert words[0] == "allograft"
     return words[1:]
 
@@ -88,11 +92,14 @@ def results(out: Path) -> list[dict[str, str]]:
 
 def test_a_confounded_phantom_is_that_of_python(allograft: Command, tmp_path: Path) -> None:
     sites = ("--site", "a=none", "--site", "d=none")
-    told = allograft("phantom", "skin", tmp_path / "ours", "--subjects", 6, "--size", 32, *sites, "--confounding", "a=0.6")
+    told = allograft(
+        "phantom", "skin", tmp_path / "ours", "--subjects", 6, "--size", 32, *sites, "--confounding", "a=0.6"
+    )
     assert told.code == 0, told.err
     write_skin(tmp_path / "theirs", sites={"a": "none", "d": "none"}, subjects=6, size=32, confounding={"a": 0.6})
     found = [
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (tmp_path / "ours", tmp_path / "theirs")
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+        for folder in (tmp_path / "ours", tmp_path / "theirs")
     ]
     assert found[0] == found[1]
     assert len(found[0]) == 26
@@ -100,7 +107,9 @@ def test_a_confounded_phantom_is_that_of_python(allograft: Command, tmp_path: Pa
 
 def test_from_a_phantom_to_masks(allograft: Command, tmp_path: Path) -> None:
     cohort, out = tmp_path / "cohort", tmp_path / "out"
-    told = allograft("phantom", "brain", cohort, "--subjects", 4, "--size", 32, "--site", "a=none", "--site", "b=severe")
+    told = allograft(
+        "phantom", "brain", cohort, "--subjects", 4, "--size", 32, "--site", "a=none", "--site", "b=severe"
+    )
     assert (told.code, told.out.strip()) == (0, str(cohort / "manifest.csv"))
     answer = allograft("study", write_study(cohort), "--out", out)
     assert answer.code == 0, answer.err
@@ -108,7 +117,13 @@ def test_from_a_phantom_to_masks(allograft: Command, tmp_path: Path) -> None:
         assert any(row in line and "1 of 1" in line for line in answer.out.splitlines()), row
     assert f"report: {out / 'report.html'}" in answer.out
     assert "<html" in (out / "report.html").read_text()
-    names = ["finetune-scope-top@b", "joint@b", "supervised-augmentation-strong@b", "supervised@b", "target_supervised@b"]
+    names = [
+        "finetune-scope-top@b",
+        "joint@b",
+        "supervised-augmentation-strong@b",
+        "supervised@b",
+        "target_supervised@b",
+    ]
     assert sorted(path.name for path in (out / "models").iterdir()) == names
     assert "Keep your model: " in answer.out  # two patients show nothing
     assert str(out / "models" / "supervised@b") in answer.out
@@ -123,10 +138,15 @@ def test_from_a_phantom_to_masks(allograft: Command, tmp_path: Path) -> None:
         mask = np.asarray(Image.open(tmp_path / "folder" / f"{path.stem}_mask.png"))
         assert mask.shape == np.asarray(Image.open(path)).shape
         assert set(np.unique(mask)) <= {0, 1, 2}
-        shares = [np.asarray(Image.open(tmp_path / "folder" / f"{path.stem}_{name}.png")) / 65535 for name in ("white", "grey")]
+        shares = [
+            np.asarray(Image.open(tmp_path / "folder" / f"{path.stem}_{name}.png")) / 65535
+            for name in ("white", "grey")
+        ]
         best = np.stack([1 - shares[0] - shares[1], *shares]).argmax(0)
         assert (best == mask).mean() > 0.999  # ties of rounding aside
-        assert len(Image.open(tmp_path / "folder" / f"{path.stem}_overlay.png").convert("RGB").getcolors(4096) or ()) > 2
+        assert (
+            len(Image.open(tmp_path / "folder" / f"{path.stem}_overlay.png").convert("RGB").getcolors(4096) or ()) > 2
+        )
     rows = results(tmp_path / "folder")
     assert [row["image"] for row in rows] == sorted(path.name for path in images.iterdir())
     for row in rows:
@@ -166,7 +186,9 @@ def test_volumes_keep_affine_and_shape(kind: str, allograft: Command, tmp_path: 
     )
     answer = allograft("study", cohort / "study.yaml", "-o", tmp_path / "out")
     assert answer.code == 0, answer.err
-    predicted = allograft(*command_of(answer, tmp_path / "oblong.nii.gz", tmp_path / "p"), "--overlay", "--probabilities")
+    predicted = allograft(
+        *command_of(answer, tmp_path / "oblong.nii.gz", tmp_path / "p"), "--overlay", "--probabilities"
+    )
     assert predicted.code == 0, predicted.err
     mask = nibabel.load(tmp_path / "p" / "oblong_mask.nii.gz")
     assert mask.shape == volume.shape
@@ -178,7 +200,9 @@ def test_volumes_keep_affine_and_shape(kind: str, allograft: Command, tmp_path: 
     assert float(row["grey"]) == pytest.approx((np.asarray(mask.dataobj) == 2).sum() * 2 * 1.5 * 3)
 
 
-def test_rerun_trains_and_judges_nothing(done: Path, cohort: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rerun_trains_and_judges_nothing(
+    done: Path, cohort: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (done / "records").iterdir()}
     monkeypatch.setattr(GradientStep, "__call__", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr("allograft.run.judge.Judge.measure", lambda *_: pytest.fail("judged again"))
@@ -203,7 +227,16 @@ def test_a_damaged_record_is_judged_anew_without_training(
 
 
 def test_a_site_more_leaves_what_is_there(cohort: Path, allograft: Command, tmp_path: Path) -> None:
-    arguments = ("study", cohort / "study.yaml", "--out", tmp_path / "out", "--set", "recipes=[supervised]", "--set", "target_labels=none")
+    arguments = (
+        "study",
+        cohort / "study.yaml",
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "recipes=[supervised]",
+        "--set",
+        "target_labels=none",
+    )
     assert allograft(*arguments).code == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir()}
     assert allograft(*arguments, "--set", "target=[b, c]").code == 0
@@ -262,8 +295,19 @@ def test_a_card_tells_what_the_model_saw(done: Path, cohort: Path) -> None:
     assert set(card["metrics"]) == {"a", "b"}
 
 
-def test_a_unit_that_fails_is_shown_and_the_rest_stands(failing: None, cohort: Path, allograft: Command, tmp_path: Path) -> None:
-    arguments = ("study", cohort / "study.yaml", "-o", tmp_path / "out", "--set", "recipes=[failing]", "--set", "target_labels=none")
+def test_a_unit_that_fails_is_shown_and_the_rest_stands(
+    failing: None, cohort: Path, allograft: Command, tmp_path: Path
+) -> None:
+    arguments = (
+        "study",
+        cohort / "study.yaml",
+        "-o",
+        tmp_path / "out",
+        "--set",
+        "recipes=[failing]",
+        "--set",
+        "target_labels=none",
+    )
     arguments += ("--set", "target=[b, c]")
     answer = allograft(*arguments)
     assert answer.code == 3
@@ -335,8 +379,18 @@ def test_a_users_own_network(how: str, cohort: Path, tmp_path: Path) -> None:
 
 def test_records_as_a_table(done: Path) -> None:
     frame = package.read_records(done)
-    assert len(frame) == 20  # five units, on the source's val and test, the target's test, and its training images without labels
-    assert set(zip(frame.site, frame.part, strict=True)) == {("a", "val"), ("a", "test"), ("b", "test"), ("b", "train-unlabelled")}
+    assert (
+        len(frame) == 20
+        # five units, on the source's val and test, the target's test, and its training images
+        # without
+        # labels
+    )
+    assert set(zip(frame.site, frame.part, strict=True)) == {
+        ("a", "val"),
+        ("a", "test"),
+        ("b", "test"),
+        ("b", "train-unlabelled"),
+    }
     assert frame["metrics/dice"][(frame.site == "a") | (frame.part == "test")].between(0, 1).all()
     assert frame["metrics/dice"][(frame.site == "b") & (frame.part == "train-unlabelled")].isna().all()
     assert {record["name"] for record in frame.recipe} == {"supervised", "target_supervised", "joint", "finetune"}

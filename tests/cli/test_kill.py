@@ -1,4 +1,5 @@
-"""``kill -9`` at any moment, then the same command again: nothing is lost, and nothing is different."""
+"""``kill -9`` at any moment, then the same command again: nothing is lost, and nothing is
+different."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ SET = ("recipes=[supervised]", "target_labels=none", "budget.steps=40", "seeds=2
 
 def told(out: Path) -> dict[str, Any]:
     """All of the records but what they cost."""
-    return {name: (r.metrics, r.cases, r.status, r.data, r.ordinal, r.stage, r.environment["threads"]) for name, r in read_all(out).items()}
+    return {
+        name: (r.metrics, r.cases, r.status, r.data, r.ordinal, r.stage, r.environment["threads"])
+        for name, r in read_all(out).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +46,24 @@ def undisturbed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def command(study: Path, out: Path) -> list[str]:
     sets = [word for one in SET for word in ("--set", one)]
-    return [sys.executable, "-m", "allograft", "study", str(study), "--out", str(out), "--checkpoint-seconds", "0", *sets]
+    return [
+        sys.executable,
+        "-m",
+        "allograft",
+        "study",
+        str(study),
+        "--out",
+        str(out),
+        "--checkpoint-seconds",
+        "0",
+        *sets,
+    ]
 
 
 def test_killed_and_run_again_is_undisturbed(cohort: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for moment in ("*/journal/*.safetensors", "*/carry.safetensors"):  # in the first training; after a unit is finished
+    # in the first training; after a unit is finished
+    for moment in ("*/journal/*.safetensors", "*/carry.safetensors"):
         process = subprocess.Popen(command(cohort, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 120
         while not list((out / "units").glob(moment)) and process.poll() is None and time.monotonic() < until:

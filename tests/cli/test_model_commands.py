@@ -1,4 +1,5 @@
-"""What one does with a finished model: predictions that a kill leaves whole, adaptations without more than was asked, devices."""
+"""What one does with a finished model: predictions that a kill leaves whole, adaptations without
+more than was asked, devices."""
 
 from __future__ import annotations
 
@@ -86,14 +87,18 @@ def test_no_mask_is_without_its_row_however_the_process_ends(earlier: bool, plac
                 ended = True
         rows, masks = listed(out), masked(out)
         assert set(masks) <= set(rows)
-        assert len(set(rows) - set(masks)) <= (0 if ended else 1)  # at most the one whose files were about to get their names
+        assert len(set(rows) - set(masks)) <= (
+            0 if ended else 1
+        )  # at most the one whose files were about to get their names
         if ended:
             break
     assert masks == sorted(image.name for image in (images[:3] if earlier else images[:2]))
     assert number > 4, "there was nothing to be killed at"
 
 
-def test_an_image_that_cannot_be_read_leaves_the_earlier_ones_whole(place: Path, tmp_path: Path, allograft: Command) -> None:
+def test_an_image_that_cannot_be_read_leaves_the_earlier_ones_whole(
+    place: Path, tmp_path: Path, allograft: Command
+) -> None:
     good, bad = sorted((place / "new" / "images").iterdir())[:2], tmp_path / "z.png"
     bad.write_bytes(b"no image")
     answer = allograft("predict", place / "model", *good, bad, "-o", tmp_path / "out")
@@ -136,8 +141,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_adapt_trains_the_recipe_that_was_asked_for(place: Path, tmp_path: Path, allograft: Command, trained: list[str]) -> None:
-    answer = allograft("adapt", place / "model", place / "new" / "manifest.csv", "--recipe", "finetune", "-o", tmp_path, *QUICK)
+def test_adapt_trains_the_recipe_that_was_asked_for(
+    place: Path, tmp_path: Path, allograft: Command, trained: list[str]
+) -> None:
+    answer = allograft(
+        "adapt", place / "model", place / "new" / "manifest.csv", "--recipe", "finetune", "-o", tmp_path, *QUICK
+    )
     assert answer.code == 0, answer.err
     assert sorted(trained) == ["Finetune", "Start"]
     assert {path.name for path in (tmp_path / "models").iterdir()} - {"before"} == {"start@c", "finetune-first-start@c"}
@@ -206,7 +215,9 @@ def test_a_device_that_is_not_there_is_one_line(command: str, place: Path, tmp_p
         (("--devices", "0"), "devices 0, strategy auto, on cpu: cannot be used here ("),
     ],
 )
-def test_what_fabric_refuses_is_one_line(options: tuple[str, ...], said: str, place: Path, tmp_path: Path, allograft: Command) -> None:
+def test_what_fabric_refuses_is_one_line(
+    options: tuple[str, ...], said: str, place: Path, tmp_path: Path, allograft: Command
+) -> None:
     answer = allograft("study", place / "study.yaml", "-o", tmp_path / "out", "--device", "cpu", *options)
     assert answer.code == 2
     assert said in answer.err

@@ -1,4 +1,5 @@
-"""A study within one site, from light skin to dark: every command meets the parted site under its name."""
+"""A study within one site, from light skin to dark: every command meets the parted site under its
+name."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def tones(folder: Path) -> dict[str, str]:
 
 
 def test_one_site_from_light_skin_to_dark(folder: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allograft.results.scores.bootstrap_pooled", lambda *arguments, **options: {})  # thousands of draws a row
+    monkeypatch.setattr(
+        "allograft.results.scores.bootstrap_pooled", lambda *arguments, **options: {}
+    )  # thousands of draws a row
     out, tone = folder / "out", tones(folder)
     first = allograft("study", folder / "study.yaml", "--out", out)
     assert first.code == 0, first.err
@@ -92,7 +95,14 @@ def test_its_models_have_seen_one_side_and_go_on(folder: Path, allograft: Comman
 
 
 def test_without_where_the_command_says_how_to_part_it(folder: Path, allograft: Command) -> None:
-    answer = allograft("study", folder / "study.yaml", "--out", folder / "no", "--set", "where={source: {tone: [1, 4]}, target: {tone: 4}}")
+    answer = allograft(
+        "study",
+        folder / "study.yaml",
+        "--out",
+        folder / "no",
+        "--set",
+        "where={source: {tone: [1, 4]}, target: {tone: 4}}",
+    )
     assert answer.code == 2
     assert "target: site 'a' is a source too" in answer.err
     assert "where: {source: {tone: [1, 2]}, target: {tone: [3, 4]}}" in answer.err

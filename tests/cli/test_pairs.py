@@ -38,7 +38,8 @@ def test_study_plan_report_and_cite(study: Path, allograft: Command) -> None:
     assert not list(out.rglob("records"))
     ran = allograft("study", study, "--out", out)
     assert ran.code == 0, ran.err
-    assert [ran.err.count(f"== from {site}") for site in "ab"] == [2, 2]  # read and checked, then run
+    # read and checked, then run
+    assert [ran.err.count(f"== from {site}") for site in "ab"] == [2, 2]
     assert "a -> b: dice" in ran.out
     assert "over 2 pairs: dice" in ran.out
     assert f"report over all parts: {out / 'report.html'}" in ran.out

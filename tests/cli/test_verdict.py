@@ -1,4 +1,5 @@
-"""One verdict, wherever it is read: the terminal, the file, the card, the report, and the page over all pairs."""
+"""One verdict, wherever it is read: the terminal, the file, the card, the report, and the page over
+all pairs."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ optimizer: {{adam: {{lr: 1.0e-2}}}}
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_brain(tmp_path_factory.mktemp("cohort"), sites={"a": "none", "b": "none", "c": "severe"}, subjects=12, size=32)
+    return write_brain(
+        tmp_path_factory.mktemp("cohort"), sites={"a": "none", "b": "none", "c": "severe"}, subjects=12, size=32
+    )
 
 
 def write_study(folder: Path, cohort: Path, steps: int = 8, **changes: Any) -> Path:
@@ -87,7 +90,9 @@ def test_an_unfinished_study_has_no_verdict(allograft: Command, cohort: Path, tm
 
 def test_each_pair_has_its_sentence_on_the_page_over_all(allograft: Command, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    answer = allograft("study", write_study(tmp_path, cohort, source="[a, b]\npairs: all", target="[a, b]"), "--out", out)
+    answer = allograft(
+        "study", write_study(tmp_path, cohort, source="[a, b]\npairs: all", target="[a, b]"), "--out", out
+    )
     found = json.loads((out / FILE).read_text())
     assert list(found) == ["from a", "from b"]
     words = seen(out / "report.html")
@@ -103,7 +108,11 @@ def test_adapt_keeps_the_old_model_beside_one_that_is_worse(allograft: Command, 
     allograft("study", write_study(tmp_path, cohort, steps=60, recipes="[histogram]"), "--out", out)
     model, said = out / "models" / "supervised@b", list[str]()
     manifest = write_brain(tmp_path / "new", sites={"b": "none"}, subjects=12, size=32)
-    ruined = {"optimizer": {"sgd": {"lr": 1e-12}}, "budget": {"steps": 1, "adapt_steps": 3, "batch_size": 2}, "test": {"fraction": 0.5}}
+    ruined = {
+        "optimizer": {"sgd": {"lr": 1e-12}},
+        "budget": {"steps": 1, "adapt_steps": 3, "batch_size": 2},
+        "test": {"fraction": 0.5},
+    }
     fine = adapt_model(model, manifest, "finetune", tmp_path / "fine", overrides=ruined, say=said.append)
     assert not (fine.out / "models" / BEFORE).exists()
     ruined["optimizer"] = {"sgd": {"lr": 0.5}}

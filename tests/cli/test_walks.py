@@ -1,4 +1,5 @@
-"""Walks that a user takes: no labels at the target, labels later, a model without its source, a recipe that raises, odd orientations."""
+"""Walks that a user takes: no labels at the target, labels later, a model without its source, a
+recipe that raises, odd orientations."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ def test_source_free_from_a_model_folder(cohort: Path, tmp_path: Path) -> None:
     model = made.models["supervised", "b"]
     other = write_brain(tmp_path / "third", sites={"c": "medium"}, subjects=6, size=32, seed=7)
     changes = {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2}}
-    adapted = adapt_model(model, other, "finetune", tmp_path / "adapted", compare=True, overrides=changes, say=lambda line: None)
+    adapted = adapt_model(
+        model, other, "finetune", tmp_path / "adapted", compare=True, overrides=changes, say=lambda line: None
+    )
     assert next(line.title for line in adapted.lines) == "start"
     assert not adapted.failed
     (folder,) = {path for (name, _), path in adapted.models.items() if name.startswith("finetune")}
@@ -113,10 +116,16 @@ def test_source_free_from_a_model_folder(cohort: Path, tmp_path: Path) -> None:
 
 def test_source_free_from_a_plain_state_dict_of_monai(cohort: Path, tmp_path: Path) -> None:
     weights = tmp_path / "theirs.pt"
-    theirs = UNet(spatial_dims=2, in_channels=1, out_channels=3, channels=(4, 8), strides=(2,), num_res_units=1, norm="instance")
+    theirs = UNet(
+        spatial_dims=2, in_channels=1, out_channels=3, channels=(4, 8), strides=(2,), num_res_units=1, norm="instance"
+    )
     torch.save(theirs.state_dict(), weights)
     file = tmp_path / "study.yaml"
-    file.write_text(STUDY.format(cohort=cohort).replace("source: [a]", "source: []").replace("recipes: [", "recipes: [finetune, l2sp] #"))
+    file.write_text(
+        STUDY.format(cohort=cohort)
+        .replace("source: [a]", "source: []")
+        .replace("recipes: [", "recipes: [finetune, l2sp] #")
+    )
     changes = [f"start={weights}", "target_labels={subjects: 2}"]
     made = run_study(read_study(file, changes), tmp_path / "out")
     by_title = {line.title: line for line in made.lines}
@@ -155,7 +164,8 @@ def test_one_recipe_raises_and_the_rest_stands(cohort: Path, tmp_path: Path, mon
 
 
 def test_shuffled_orientations_overlay_their_originals(tmp_path: Path) -> None:
-    """The same volumes stored along other axes: masks come back on each volume's own grid, and say the same."""
+    """The same volumes stored along other axes: masks come back on each volume's own grid, and say
+    the same."""
     manifest = write_brain(tmp_path / "cohort", dims=3, sites={"a": "none", "b": "none"}, subjects=4, size=32)
     tree = {
         "cohort": str(manifest),
@@ -179,6 +189,8 @@ def test_shuffled_orientations_overlay_their_originals(tmp_path: Path) -> None:
     (found,) = model.predict(tmp_path / "turned.nii.gz")
     assert tuple(found.answer.mask.shape) == turned.shape
     there = nib.Nifti1Image(found.answer.mask.numpy().astype(np.uint8), turned.affine)
-    back = there.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(turned.affine), nib.io_orientation(image.affine)))
+    back = there.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(turned.affine), nib.io_orientation(image.affine))
+    )
     assert np.array_equal(np.asarray(back.dataobj), straight.answer.mask.numpy())
     assert straight.answer.mask.any()

@@ -1,7 +1,9 @@
-"""Whether a change left the bytes alone: run every method of the contract world here and in another checkout, on the same machine.
+"""Whether a change left the bytes alone: run every method of the contract world here and in another
+checkout, on the same machine.
 
-``python -m tests.contract.compare write FILE`` in each checkout, with its ``src`` first on ``PYTHONPATH``; then
-``python -m tests.contract.compare diff BEFORE AFTER``, which names what differs and ends with 1 where anything does.
+``python -m tests.contract.compare write FILE`` in each checkout, with its ``src`` first on
+``PYTHONPATH``; then ``python -m tests.contract.compare diff BEFORE AFTER``, which names what
+differs and ends with 1 where anything does.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def _parts(thing: Any) -> Iterator[bytes]:
 
 
 def left(out: Path) -> dict[str, str]:
-    """``unit | kind field | place`` -> sha256 of everything that a study keeps, field by field; units go by the names of their recipes."""
+    """``unit | kind field | place`` -> sha256 of everything that a study keeps, field by field;
+    units go by the names of their recipes."""
     found: dict[str, str] = {}
 
     def add(unit: str, kind: str, place: str, kept: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from tests.contract.world import write_cohort
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_wait_for_the_disk() -> Iterator[None]:
-    """A process that ends here leaves what it wrote; only a machine that ends would not, and many small files would wait for the disk."""
+    """A process that ends here leaves what it wrote; only a machine that ends would not, and many
+    small files would wait for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

@@ -1,4 +1,5 @@
-"""A recipe run by itself, outside ``Context.run``: what it draws then depends on no setting and no data."""
+"""A recipe run by itself, outside ``Context.run``: what it draws then depends on no setting and no
+data."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Left:
 
 @dataclass(frozen=True)
 class OwnSettings(Context):
-    """A context whose settings are those of the recipe alone: what comes before by ``first`` runs in ``others``."""
+    """A context whose settings are those of the recipe alone: what comes before by ``first`` runs
+    in ``others``."""
 
     others: Context | None = None
 
@@ -44,8 +46,11 @@ class OwnSettings(Context):
         return (yield from self.others.run(recipe, scenario, network))
 
 
-def left_by(recipe: Any, scenario: Scenario, session: Session, world: World, *, seed: int = 0, settings: Settings | None = None) -> Left:
-    """Run a recipe; what comes before by ``first`` is kept in the session's folder, and found there by the next.
+def left_by(
+    recipe: Any, scenario: Scenario, session: Session, world: World, *, seed: int = 0, settings: Settings | None = None
+) -> Left:
+    """Run a recipe; what comes before by ``first`` is kept in the session's folder, and found there
+    by the next.
 
     Args:
         settings: of the recipe's own training; None = the study's.

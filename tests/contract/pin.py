@@ -1,4 +1,5 @@
-"""Pin what every method's numbers depend on: ``python -m tests.contract.pin`` writes ``draws.json`` again.
+"""Pin what every method's numbers depend on: ``python -m tests.contract.pin`` writes ``draws.json``
+again.
 
 A changed line means other numbers for that method: CHANGELOG.md then says so.
 """

@@ -1,4 +1,5 @@
-"""A method whose own unit is ended at any place leaves, once resumed, what it leaves undisturbed."""
+"""A method whose own unit is ended at any place leaves, once resumed, what it leaves
+undisturbed."""
 
 from __future__ import annotations
 
@@ -20,10 +21,15 @@ class Killed(BaseException):
     """Stands for a process that is gone."""
 
 
-def killed_and_resumed(expected: Undisturbed, place: str, make: Callable[[Path], Session], out: Path, patch: pytest.MonkeyPatch) -> None:
-    """End the row's own unit right after a write, resume it, and compare; the units it is built on are done before."""
+def killed_and_resumed(
+    expected: Undisturbed, place: str, make: Callable[[Path], Session], out: Path, patch: pytest.MonkeyPatch
+) -> None:
+    """End the row's own unit right after a write, resume it, and compare; the units it is built on
+    are done before."""
     unit, left = expected.row.unit, expected.place(place)
-    shutil.copytree(expected.out, out, symlinks=True, ignore=lambda _, names: [name for name in names if name.startswith(unit)])
+    shutil.copytree(
+        expected.out, out, symlinks=True, ignore=lambda _, names: [name for name in names if name.startswith(unit)]
+    )
     patch.setattr(Journal, "due", lambda self: self.writes)
 
     def mortal(path: Path) -> None:

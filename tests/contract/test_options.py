@@ -1,4 +1,5 @@
-"""Every option, every setting of the study and every source site does something, in a recipe that is run by itself: see ``directly``."""
+"""Every option, every setting of the study and every source site does something, in a recipe that
+is run by itself: see ``directly``."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ OPTIONS = [(name, option) for name in METHODS for option in options_of(name)]
 
 @pytest.fixture(scope="module")
 def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
-    """What a method leaves with one argument or one setting of the study changed; ``under`` names an option that ``Contract.under`` has."""
+    """What a method leaves with one argument or one setting of the study changed; ``under`` names
+    an option that ``Contract.under`` has."""
 
     @cache
     def prepared(name: str, under: str) -> Any:
@@ -64,7 +66,9 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_option_is_stated(name: str) -> None:
     stated = contract(name)
-    assert sorted(stated.options) == sorted(set(options_of(name)) - {"first"}), f"name another value of each option in CONTRACT of '{name}'"
+    assert sorted(stated.options) == sorted(set(options_of(name)) - {"first"}), (
+        f"name another value of each option in CONTRACT of '{name}'"
+    )
     assert set(stated.under) <= set(stated.options)
 
 
@@ -91,13 +95,15 @@ def test_a_recipe_run_again_leaves_the_same(name: str, manifest: Path, leaves: L
 
 @pytest.mark.parametrize("name", [name for name in METHODS if parse_recipe(request(name)).needs.source_images])
 def test_every_source_site_counts(name: str, manifest: Path, tmp_path: Path) -> None:
-    """Without the second one a method that sees the source leaves another result, for one seed of a few: a single image may be drawn."""
+    """Without the second one a method that sees the source leaves another result, for one seed of a
+    few: a single image may be drawn."""
     session = session_of(manifest, tmp_path, request(name), seeds=SEEDS)
     world = session.prepare()
     row = row_of(session, world)
     recipe = row.recipe
     if "first" in options_of(name):
-        recipe = replace(recipe, first=parse_recipe("start"))  # so that it is not another source model that differs
+        # so that it is not another source model that differs
+        recipe = replace(recipe, first=parse_recipe("start"))
     for seed in range(SEEDS):
         both = scenario_of(world, replace(row, recipe=recipe, seed=seed))
         assert len(both.source) == 2

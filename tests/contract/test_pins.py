@@ -15,7 +15,9 @@ from tests.contract.world import METHODS
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_draws_from_is_as_pinned(name: str, undisturbed: Any) -> None:
     pinned = json.loads(PINNED.read_text()).get(name)
-    assert undisturbed(name).draws == pinned, "other numbers: if they should be, python -m tests.contract.pin, and a word in CHANGELOG.md"
+    assert undisturbed(name).draws == pinned, (
+        "other numbers: if they should be, python -m tests.contract.pin, and a word in CHANGELOG.md"
+    )
 
 
 def test_no_method_is_pinned_that_is_gone() -> None:

@@ -1,4 +1,5 @@
-"""Two processes train to what one process trains to, batch normalisation and its running statistics included."""
+"""Two processes train to what one process trains to, batch normalisation and its running statistics
+included."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tests.contract.world import METHODS, run, session_of_processes, write_cohor
 import allograft
 from allograft.context.store import Store
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]  # one launch serves them all
+# one launch serves them all
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]
 
 SCRIPT = """
 import sys, json
@@ -41,7 +43,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     manifest = write_cohort(folder / "cohort")
     script = folder / "work.py"
     script.write_text(SCRIPT)
-    roots = (Path(__file__).parents[2], Path(allograft.__file__).parents[1])  # these tests, and the source under test
+    # these tests, and the source under test
+    roots = (Path(__file__).parents[2], Path(allograft.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, str(script), str(manifest), str(folder / "out"), json.dumps(METHODS)],
         capture_output=True,
@@ -63,7 +66,8 @@ def test_two_processes_equal_one(name: str, together: tuple[Path, Path], tmp_pat
     shared = next(
         Store(folder).load()
         for folder in (out / name / "units").iterdir()
-        if json.loads(next(folder.glob("stages/*/card.json")).read_text())["recipe"] == {title["name"]: title["parameters"]}
+        if json.loads(next(folder.glob("stages/*/card.json")).read_text())["recipe"]
+        == {title["name"]: title["parameters"]}
     )
     assert shared is not None
     for key, value in shared[0].network.state_dict().items():

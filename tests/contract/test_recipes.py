@@ -37,11 +37,20 @@ def test_records_are_done_and_name_their_sites(name: str, undisturbed: Any) -> N
     assert own
     assert {(record.status, record.error) for record in plain_run.records.values()} == {("done", "")}
     places = {(record.site, record.part) for record in own}
-    assert places == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test"), ("b", "train-unlabelled")}
+    assert places == {
+        ("a", "val"),
+        ("a", "test"),
+        ("d", "val"),
+        ("d", "test"),
+        ("b", "test"),
+        ("b", "train-unlabelled"),
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_same_seed_same_bytes_and_globals_untouched(name: str, manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
+def test_same_seed_same_bytes_and_globals_untouched(
+    name: str, manifest: Path, undisturbed: Any, tmp_path: Path
+) -> None:
     expected = undisturbed(name)
     torch.manual_seed(123)  # whatever the caller drew before
     np.random.seed(5)
@@ -70,7 +79,8 @@ def test_the_callers_network_is_untouched(name: str, manifest: Path, tmp_path: P
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Path) -> None:
-    """At a learning rate of 0 nothing of the network moves, but what an optimizer of the recipe's own moves."""
+    """At a learning rate of 0 nothing of the network moves, but what an optimizer of the recipe's
+    own moves."""
     session = session_of(manifest, tmp_path, request(name), schedule={"step": {"at": [0.0], "factor": 0.0}})
     world = session.prepare()
     row = row_of(session, world)
@@ -91,7 +101,8 @@ def test_the_studys_schedule_is_followed(name: str, manifest: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", METHODS)
 def test_checkpoints_are_judged_and_change_nothing(name: str, undisturbed: Any) -> None:
-    """Models along the way of a training are stages of their own; the end of it, and what it scores, stay as they were."""
+    """Models along the way of a training are stages of their own; the end of it, and what it
+    scores, stay as they were."""
     without, along = undisturbed(name), undisturbed(name, checkpoints=True)
     assert along.row.unit != without.row.unit  # it leaves more
     assert along.weights == without.weights
@@ -111,15 +122,20 @@ def test_checkpoints_are_judged_and_change_nothing(name: str, undisturbed: Any) 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_cached_is_run(name: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``first`` left in another study's folder gives the same result, and a finished unit trains nothing."""
+def test_cached_is_run(
+    name: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``first`` left in another study's folder gives the same result, and a finished unit
+    trains nothing."""
     expected = undisturbed(name)
     run(session_of(manifest, tmp_path, "supervised"))
     _, row, again = run(session_of(manifest, tmp_path, request(name)))
     assert {key: value for key, value in told(again).items() if key in expected.records} == told(expected.records)
     assert weights(tmp_path, row.unit) == expected.weights
 
-    monkeypatch.setattr("allograft.step.GradientStep.__call__", lambda self, batch: pytest.fail("a finished unit was trained again"))
+    monkeypatch.setattr(
+        "allograft.step.GradientStep.__call__", lambda self, batch: pytest.fail("a finished unit was trained again")
+    )
     for file in (tmp_path / "records").iterdir():
         file.unlink()  # a new judge with nothing but the stored stages
     _, _, rejudged = run(session_of(manifest, tmp_path, request(name)))
@@ -172,7 +188,11 @@ def test_saved_is_live_and_cases_do_not_see_each_other(name: str, manifest: Path
     cohort = world.part("b", "test", 0).unlabelled()
     images = torch.cat([cohort.case(i).image for i in range(len(cohort))])
     batch = replace(
-        cohort.case(0), image=images, site=torch.full((len(images),), -1), cases=tuple(map(str, range(len(images)))), spacing=None
+        cohort.case(0),
+        image=images,
+        site=torch.full((len(images),), -1),
+        cases=tuple(map(str, range(len(images)))),
+        spacing=None,
     )
     live = {}
     for stage in session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)):

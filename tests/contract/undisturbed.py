@@ -20,7 +20,8 @@ from allograft.tree import digest
 CHECKPOINTS: dict[str, Any] = {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}}
 """A study that judges models along the way."""
 PLACES = ("first", "middle", "last")
-"""Writes of a unit after which it is killed: its first one, the middle of its checkpoints, and the last one before its carry."""
+"""Writes of a unit after which it is killed: its first one, the middle of its checkpoints, and the
+last one before its carry."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A tiny study on phantoms that every method of the table can run in a second or two.
 
-Little in it is alike, so that a mix-up shows: two source sites of different size and scanner, more target subjects than the label
-budget, subjects with one image and with two, images with a region and without, batch normalisation and dropout in the network.
+Little in it is alike, so that a mix-up shows: two source sites of different size and scanner, more
+target subjects than the label budget, subjects with one image and with two, images with a region
+and without, batch normalisation and dropout in the network.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ class Contract:
     Args:
         arguments: of the recipe, to make it quick; its defaults otherwise.
         study: what it needs of the study; ``cohort`` lies beside the manifest.
-        options: field -> another value, under which the recipe must leave other bytes; every field but ``first``.
-        under: field -> ``{"arguments": ..., "study": ...}`` without which that option has nothing to act on.
-        processes, processes_study: arguments and study where two processes must equal one up to rounding.
+        options: field -> another value, under which the recipe must leave other bytes; every field
+            but ``first``.
+        under: field -> ``{"arguments": ..., "study": ...}`` without which that option has nothing
+            to act on.
+        processes, processes_study: arguments and study where two processes must equal one up to
+            rounding.
         own_settings: settings of the study that do not reach it, because its paper has its own.
-        own_optimizers: whether something of the network moves by an optimizer that the study's schedule does not reach.
+        own_optimizers: whether something of the network moves by an optimizer that the study's
+            schedule does not reach.
         trains: whether it makes steps itself.
         marks: after which of three steps there are checkpoints.
     """
@@ -61,7 +66,8 @@ class Contract:
 
 @cache
 def contract(name: str) -> Contract:
-    """A method's statement, read from its test file without running that, which may import this module."""
+    """A method's statement, read from its test file without running that, which may import this
+    module."""
     file = Path(__file__).parents[1] / "unit" / "methods" / f"test_{name}.py"
     assert file.is_file(), f"method '{name}' has no test file {file.name}; write one, with CONTRACT = {{...}}"
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
@@ -77,15 +83,18 @@ NETWORK = {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch", "dr
 SHIFTS = {"a": "none", "a-two": "medium", "d": "subtle", "b": "severe", "b-two": "medium"}
 """What is drawn: a site's images by its first scanner, and by another one."""
 SUBJECTS = {"a": 4, "a-two": 4, "d": 3, "b": 6, "b-two": 3}
-"""How many subjects have such an image: all of "a" two, those of "d" one, half of those of the target "b" two."""
+"""How many subjects have such an image: all of "a" two, those of "d" one, half of those of the
+target "b" two."""
 HIDDEN = 6
 """Columns at the left that do not count in the images of a second scanner and of "d"."""
 
 
 def write_cohort(folder: Path) -> Path:
-    """Sites "a" and "d" with labels, and a target "b", 32 px; beside it ``patches`` for methods of H&E, as many and no second image.
+    """Sites "a" and "d" with labels, and a target "b", 32 px; beside it ``patches`` for methods of
+    H&E, as many and no second image.
 
-    The files are written in formats without compression: their bytes, and so the content keys, are the same on every machine.
+    The files are written in formats without compression: their bytes, and so the content keys, are
+    the same on every machine.
     """
     drawn = write_brain(folder / "drawn", sites=SHIFTS, subjects=max(SUBJECTS.values()), size=32)
     rows = []
@@ -94,9 +103,22 @@ def write_cohort(folder: Path) -> Path:
         image, mask = (_uncompressed(drawn.parent / row[key], folder) for key in ("image", "mask"))
         region = _region(folder / f"regions/{Path(image).name}") if scanner or site == "d" else ""
         subject = row["subject"].replace(row["site"], site)
-        rows.append({"image": image, "mask": mask, "region": region, "subject": subject, "site": site, "scanner": scanner or "one"})
-    patches = write_histology(folder / "drawn-patches", sites={site: SHIFTS[site] for site in "adb"}, subjects=6, size=32)
-    one_each = [{**row, "image": _uncompressed(patches.parent / row["image"], folder / "patches")} for row in _listed(patches)]
+        rows.append(
+            {
+                "image": image,
+                "mask": mask,
+                "region": region,
+                "subject": subject,
+                "site": site,
+                "scanner": scanner or "one",
+            }
+        )
+    patches = write_histology(
+        folder / "drawn-patches", sites={site: SHIFTS[site] for site in "adb"}, subjects=6, size=32
+    )
+    one_each = [
+        {**row, "image": _uncompressed(patches.parent / row["image"], folder / "patches")} for row in _listed(patches)
+    ]
     _write(folder / "patches" / "manifest.csv", one_each)
     return _write(folder / "manifest.csv", rows)
 
@@ -133,7 +155,8 @@ def _write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **changes: Any) -> Session:
-    """A session for one recipe. Where a folder ``prepared`` lies beside the manifest, sessions share their prepared images there."""
+    """A session for one recipe. Where a folder ``prepared`` lies beside the manifest, sessions
+    share their prepared images there."""
     if (shared := manifest.parent / "prepared").is_dir() and not (out / "cache").exists():
         out.mkdir(parents=True, exist_ok=True)
         (out / "cache").symlink_to(shared)
@@ -159,8 +182,9 @@ def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **
 def session_of_processes(manifest: Path, out: Path, name: str, fabric: Any = None) -> Session:
     """A session that one process and two run alike.
 
-    Without dropout, whose masks differ between processes, and by SGD: Adam divides by the gradient's own size, so where a gradient is
-    0 but for rounding (a bias before a normalisation) its step has the size of the learning rate and the sign of the rounding.
+    Without dropout, whose masks differ between processes, and by SGD: Adam divides by the
+    gradient's own size, so where a gradient is 0 but for rounding (a bias before a normalisation)
+    its step has the size of the learning rate and the sign of the rounding.
     """
     stated = contract(name)
     study = {
@@ -197,4 +221,7 @@ def draws_of(session: Session, world: World) -> str:
 
 def told(records: dict[str, Record]) -> dict[str, Any]:
     """All of the records that must be the same bytes; costs are not."""
-    return {name: (r.metrics, r.cases, r.status, r.error, r.ordinal, r.seen, r.labelled_subjects, r.data) for name, r in records.items()}
+    return {
+        name: (r.metrics, r.cases, r.status, r.error, r.ordinal, r.seen, r.labelled_subjects, r.data)
+        for name, r in records.items()
+    }

@@ -1,6 +1,8 @@
-"""Make the device of ``foreign.cpp`` known to PyTorch, once a process, and run methods on it: ``python -m tests.device.foreign METHOD...``.
+"""Make the device of ``foreign.cpp`` known to PyTorch, once a process, and run methods on it:
+``python -m tests.device.foreign METHOD...``.
 
-It stands in for a GPU where there is none: what is left behind on the CPU, or drawn with a generator of the CPU, raises as it would there.
+It stands in for a GPU where there is none: what is left behind on the CPU, or drawn with a
+generator of the CPU, raises as it would there.
 """
 
 from __future__ import annotations
@@ -27,8 +29,12 @@ def begin(build: Path) -> torch.device:
     torch.utils.rename_privateuse1_backend(NAME)
     module = types.ModuleType(f"torch.{NAME}")
     nothing: Any = lambda *_: None  # noqa: E731
-    module.__dict__.update(is_available=lambda: True, is_initialized=lambda: True, device_count=lambda: 1, current_device=lambda: 0)
-    module.__dict__.update(set_device=nothing, manual_seed_all=nothing, synchronize=nothing, _is_in_bad_fork=lambda: False)
+    module.__dict__.update(
+        is_available=lambda: True, is_initialized=lambda: True, device_count=lambda: 1, current_device=lambda: 0
+    )
+    module.__dict__.update(
+        set_device=nothing, manual_seed_all=nothing, synchronize=nothing, _is_in_bad_fork=lambda: False
+    )
     module.__dict__.update(get_rng_state=lambda *_: torch.zeros(1, dtype=torch.uint8), set_rng_state=nothing)
     torch._register_device_module(NAME, module)  # type: ignore[no-untyped-call]
     made.begin()
@@ -50,7 +56,10 @@ def _teach_libraries() -> None:
 
     class Opened:
         def __init__(self, path: Any, framework: str = "pt", device: Any = "cpu", **more: Any) -> None:
-            self.device, self.file = device, opened(path, framework, device="cpu" if NAME in str(device) else device, **more)
+            self.device, self.file = (
+                device,
+                opened(path, framework, device="cpu" if NAME in str(device) else device, **more),
+            )
 
         def __enter__(self) -> Opened:
             self.file.__enter__()
@@ -94,7 +103,9 @@ def main(build: str, *methods: str) -> int:
         manifest = write_cohort(Path(folder) / "cohort")
         for method in methods:
             changes: dict[str, Any] = {"optimizer": {"avagrad": {"lr": 1.0}}} if method == "supervised" else {}
-            session = session_of(manifest, Path(folder) / method, copy.deepcopy(request(method)), fabric=fabric_on(device), **changes)
+            session = session_of(
+                manifest, Path(folder) / method, copy.deepcopy(request(method)), fabric=fabric_on(device), **changes
+            )
             *_, records = run(session)
             errors = sorted({record.error for record in records.values() if record.status != "done"})
             print(f"{method}: {errors[0] if errors else 'done'}", flush=True)

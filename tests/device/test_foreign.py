@@ -13,7 +13,9 @@ from tests.contract.world import METHODS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (shutil.which("c++") and shutil.which("ninja")), reason="compiles a device: needs a C++ compiler and ninja"),
+    pytest.mark.skipif(
+        not (shutil.which("c++") and shutil.which("ninja")), reason="compiles a device: needs a C++ compiler and ninja"
+    ),
 ]
 
 

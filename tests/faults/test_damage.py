@@ -1,4 +1,5 @@
-"""Kept files that were cut short or changed on the disk: what they belong to is made again, to the same bytes, and nothing else is."""
+"""Kept files that were cut short or changed on the disk: what they belong to is made again, to the
+same bytes, and nothing else is."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def out(whole: Any, tmp_path: Path) -> Path:
 
 def unit(out: Path, recipe: str) -> str:
     """The unit of a recipe, by its records."""
-    return next(json.loads(path.read_text())["unit"] for path in out.glob("records/*.json") if recipe in path.read_text())
+    return next(
+        json.loads(path.read_text())["unit"] for path in out.glob("records/*.json") if recipe in path.read_text()
+    )
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -55,7 +58,9 @@ def unit(out: Path, recipe: str) -> str:
         ("records/{fourier}-adapted-a-test.json", 0),
     ],
 )
-def test_a_finished_file(place: str, steps: int, damage: str, whole: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_file(
+    place: str, steps: int, damage: str, whole: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, undisturbed, _, table = whole
     units = {"strong": unit(out, '"strong"'), "fourier": unit(out, '"donors": 1')}
     path = out / place.format(**units)
@@ -63,7 +68,9 @@ def test_a_finished_file(place: str, steps: int, damage: str, whole: Any, out: P
         change_predictor(path)
     else:
         DAMAGES[damage](path)
-    before = {one: one.stat().st_mtime_ns for one in out.glob("*/**/*") if one.is_file() and units["strong"] not in str(one)}
+    before = {
+        one: one.stat().st_mtime_ns for one in out.glob("*/**/*") if one.is_file() and units["strong"] not in str(one)
+    }
     made = trainings(monkeypatch)
     assert scores(run(manifest, out)) == table
     assert told(out) == told(undisturbed)
@@ -114,7 +121,10 @@ def test_every_flipped_bit_of_a_small_file_is_noticed(tmp_path: Path) -> None:
                 found = tree.load(path)
             except DamagedFile:
                 continue
-            assert torch.equal(found["parts"].pop("w"), content["parts"]["w"]), (place, bit)  # blanks of the header's padding
+            assert torch.equal(found["parts"].pop("w"), content["parts"]["w"]), (
+                place,
+                bit,
+            )  # blanks of the header's padding
             assert {**found, "parts": None} == {**content, "parts": None}, (place, bit)
 
 
@@ -143,6 +153,9 @@ def test_a_model_folder_knows_whether_it_is_whole(out: Path) -> None:
     assert all(map(intact, folders))
     flipped(folders[0] / "model.safetensors")
     truncated(folders[1] / "model.safetensors")
-    change_predictor(next(folder for folder in folders[2:] if '"num_res_units": 1' in (folder / "card.json").read_text()) / "card.json")
+    change_predictor(
+        next(folder for folder in folders[2:] if '"num_res_units": 1' in (folder / "card.json").read_text())
+        / "card.json"
+    )
     (folders[7] / "model.safetensors").unlink()
     assert sum(map(intact, folders)) == 4

@@ -1,4 +1,5 @@
-"""A full disk: the study stops with a message that names the file, what is finished stays, and it goes on when there is room."""
+"""A full disk: the study stops with a message that names the file, what is finished stays, and it
+goes on when there is room."""
 
 from __future__ import annotations
 
@@ -31,8 +32,11 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     return scores(run(manifest, out)), told(out)
 
 
-def answer(manifest: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """``allograft study`` with a checkpoint after each step; its exit code and last line of errors."""
+def answer(
+    manifest: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    """``allograft study`` with a checkpoint after each step; its exit code and last line of
+    errors."""
     path = out.parent / "study.yaml"
     path.write_text(yaml.safe_dump(study_of(manifest)))
     monkeypatch.setattr(sys, "argv", ["allograft", "study", str(path), "--out", str(out), "--checkpoint-seconds", "0"])
@@ -49,10 +53,22 @@ def answer(manifest: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize(
     "where",
-    ["-image.npy", "splits.csv", "journal/train.safetensors", "stages/trained/model.safetensors", "-test.json", "carry.safetensors"],
+    [
+        "-image.npy",
+        "splits.csv",
+        "journal/train.safetensors",
+        "stages/trained/model.safetensors",
+        "-test.json",
+        "carry.safetensors",
+    ],
 )
 def test_no_space_left(
-    where: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    where: str,
+    manifest: Path,
+    undisturbed: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, real, refused = tmp_path / "out", os.fsync, list[str]()
 
@@ -89,7 +105,9 @@ def test_a_lock_without_room_for_its_holder_is_not_left_behind(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with (
-            pytest.raises(OutputError, match=r"unit/lock: cannot be written \(No space left on device\); free some space"),
+            pytest.raises(
+                OutputError, match=r"unit/lock: cannot be written \(No space left on device\); free some space"
+            ),
             locked(tmp_path / "unit" / "lock"),
         ):
             pytest.fail("entered without a lock")
@@ -109,7 +127,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     def sized(kilobytes: int) -> Path:
         nonlocal mounted
         option = f"size={kilobytes}k" + (",remount" if mounted else "")
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(place)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(place)], capture_output=True, text=True, check=False
+        )
         if done.returncode and not mounted:
             pytest.skip(f"this machine mounts no small file system here: {done.stderr.strip() or done.returncode}")
         mounted = True
@@ -119,7 +139,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         pytest.skip("there is no mount command here")
     yield sized
     if mounted:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)  # at once, whatever another process of the machine looks at
+        subprocess.run(
+            ["umount", "--lazy", str(place)], check=True
+        )  # at once, whatever another process of the machine looks at
 
 
 def test_a_disk_that_is_really_full(

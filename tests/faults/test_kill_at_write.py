@@ -1,6 +1,8 @@
-"""A process that is gone at its n-th write, for every n: run again, the study is as if nothing had happened.
+"""A process that is gone at its n-th write, for every n: run again, the study is as if nothing had
+happened.
 
-What is on the disk before write n + 1 takes effect is what is there after write n: both are the n-th and the next snapshot.
+What is on the disk before write n + 1 takes effect is what is there after write n: both are the
+n-th and the next snapshot.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The undisturbed run, and of a second one what was on the disk before each of its writes took effect."""
+    """The undisturbed run, and of a second one what was on the disk before each of its writes took
+    effect."""
     manifest = write_cohort(tmp_path_factory.mktemp("cohort"))
     whole, out, snapshots = (tmp_path_factory.mktemp(name) for name in ("whole", "out", "snapshots"))
     result = run(manifest, whole)
@@ -34,7 +37,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
         snapshot = snapshots / f"{len(written):03}"
         shutil.copytree(out, snapshot)
         half = snapshot / Path(part).relative_to(out)
-        half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])  # killed in the middle of writing it
+        # killed in the middle of writing it
+        half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
         bury(snapshot)
         written.append(Path(goal).relative_to(out).as_posix())
         real(part, goal)
@@ -61,7 +65,15 @@ def resumed(world: Any, number: int, out: Path) -> None:
 def test_what_is_written_is_what_a_study_keeps(world: Any) -> None:
     """Else the tests below would kill at too few places."""
     written = world[3]
-    for ending in ("splits.csv", "train.safetensors", "model.safetensors", "card.json", "carry.safetensors", "results.csv", "-image.npy"):
+    for ending in (
+        "splits.csv",
+        "train.safetensors",
+        "model.safetensors",
+        "card.json",
+        "carry.safetensors",
+        "results.csv",
+        "-image.npy",
+    ):
         assert any(name.endswith(ending) for name in written), ending
     assert sum(name.startswith("records/") for name in written) == 12
     assert sum(name.endswith("carry.safetensors") for name in written) == 4
@@ -82,8 +94,11 @@ def test_killed_at_every_write(world: Any, tmp_path: Path) -> None:
         resumed(world, number, tmp_path / "out")
 
 
-def test_killed_after_every_write_it_still_comes_to_its_end(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that lives for three new files each time; steps are repeated since the newest checkpoint only."""
+def test_killed_after_every_write_it_still_comes_to_its_end(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that lives for three new files each time; steps are repeated since the newest
+    checkpoint only."""
     manifest, expected, table, written, snapshots = world
     start = next(n for n, name in enumerate(written) if name.startswith("units/"))
     out = tmp_path / "out"
@@ -108,4 +123,5 @@ def test_killed_after_every_write_it_still_comes_to_its_end(world: Any, tmp_path
     assert lives > 2
     assert told(out) == expected
     assert scores(again) == table
-    assert len(steps) == 4  # two trainings of two steps: a checkpoint follows each, so none is made twice
+    # two trainings of two steps: a checkpoint follows each, so none is made twice
+    assert len(steps) == 4

@@ -1,4 +1,5 @@
-"""Several processes on one folder, and dead ones' locks: every unit is trained once, and the result is that of one process."""
+"""Several processes on one folder, and dead ones' locks: every unit is trained once, and the result
+is that of one process."""
 
 from __future__ import annotations
 
@@ -36,12 +37,18 @@ def command(manifest: Path, folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    "shards", [pytest.param(("1/2", "2/2"), marks=pytest.mark.slow), ("1/1", "1/1")], ids=["two shards", "twice the same"]
+    "shards",
+    [pytest.param(("1/2", "2/2"), marks=pytest.mark.slow), ("1/1", "1/1")],
+    ids=["two shards", "twice the same"],
 )
-def test_two_processes_share_a_folder(shards: tuple[str, str], manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
+def test_two_processes_share_a_folder(
+    shards: tuple[str, str], manifest: Path, undisturbed: Any, tmp_path: Path
+) -> None:
     """Started at once; shard 2 needs the source training of shard 1, and waits for it."""
     started = [
-        subprocess.Popen(command(manifest, tmp_path, "--shard", shard), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command(manifest, tmp_path, "--shard", shard), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for shard in shards
     ]
     said = [process.communicate(timeout=200) for process in started]
@@ -70,8 +77,11 @@ def test_a_shard_does_its_own_units_and_no_others(
     assert told(tmp_path) == files
 
 
-def test_locks_of_the_dead_in_a_study(manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every unit is held by a process of this machine that is gone: nothing waits, and no lock is left."""
+def test_locks_of_the_dead_in_a_study(
+    manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every unit is held by a process of this machine that is gone: nothing waits, and no lock is
+    left."""
     table, files, whole = undisturbed
     for path in whole.glob("units/*"):
         lock = tmp_path / "units" / path.name / "lock"
@@ -87,7 +97,8 @@ def test_locks_of_the_dead_in_a_study(manifest: Path, undisturbed: Any, tmp_path
 def test_a_unit_that_was_taken_over_is_come_back_to(
     manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This process stands still at its first checkpoint, another one takes the unit over and finishes it; no unit has failed."""
+    """This process stands still at its first checkpoint, another one takes the unit over and
+    finishes it; no unit has failed."""
     table, files, whole = undisturbed
     real, taken = Lease.check, list[Path]()
 
@@ -118,9 +129,12 @@ def test_a_unit_that_was_taken_over_is_come_back_to(
 
 @pytest.mark.timeout(240)
 def test_asked_to_end_it_keeps_its_place(manifest: Path, undisturbed: Any, tmp_path: Path) -> None:
-    """SIGTERM to a real process in a long training: exit code 143, a checkpoint of the very step, no lock; then it goes on from there."""
+    """SIGTERM to a real process in a long training: exit code 143, a checkpoint of the very step,
+    no lock; then it goes on from there."""
     words = ("--set", "budget.steps=100000", "--checkpoint-seconds", "100000")
-    process = subprocess.Popen(command(manifest, tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(manifest, tmp_path, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     until = time.monotonic() + 120
     while not list(tmp_path.glob("out/units/*/lock")) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)

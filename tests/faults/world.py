@@ -1,4 +1,5 @@
-"""A study of four units, two of which share a source training, and everything of it that a fault must not change."""
+"""A study of four units, two of which share a source training, and everything of it that a fault
+must not change."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def write_cohort(folder: Path) -> Path:
 
 
 def study_of(manifest: Path) -> dict[str, Any]:
-    """Two recipes on one source training, one seed, two steps; and the two rows that every study has."""
+    """Two recipes on one source training, one seed, two steps; and the two rows that every study
+    has."""
     return {
         "cohort": str(manifest),
         "task": {"segmentation": {"classes": ["white", "grey"]}},
@@ -47,7 +49,8 @@ def run(manifest: Path, out: Path, **changes: Any) -> Any:
 
 
 def told(out: Path) -> dict[str, Any]:
-    """Every kept file of a study by name, without what it cost: weights, carries, models, records, splits."""
+    """Every kept file of a study by name, without what it cost: weights, carries, models, records,
+    splits."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file() and not litter(path)):
         name = path.relative_to(out).as_posix()
@@ -84,7 +87,8 @@ def without_costs(thing: Any) -> Any:
 
 
 def scores(result: Any) -> list[Any]:
-    """The table: each line's number of finished runs and its scores, so that nothing is counted twice."""
+    """The table: each line's number of finished runs and its scores, so that nothing is counted
+    twice."""
     return [(line.title, line.done, len(line.runs), line.score("a"), line.score("b")) for line in result.lines]
 
 

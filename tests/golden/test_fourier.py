@@ -32,6 +32,7 @@ def test_released_rescaling(arrays, beta):
 
 
 def test_mean_of_three_styles(arrays):
-    # The swap is linear in the style's amplitude, so averaging results is swapping the averaged amplitude.
+    # The swap is linear in the style's amplitude, so averaging results is swapping the averaged
+    # amplitude.
     mixed = swap_amplitude(arrays["target_sq"], arrays["styles_sq"], 0.05).mean(dim=0).abs()
     torch.testing.assert_close(mixed / mixed.max(), arrays["mixed_avg3_sq_b0p05"], rtol=0, atol=1e-5)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from allograft.transforms.skin_tone import PATCHES, SIDE, estimate_skin_tone, fitzpatrick_type, remove_hair, typology_angle
+from allograft.transforms.skin_tone import (
+    PATCHES,
+    SIDE,
+    estimate_skin_tone,
+    fitzpatrick_type,
+    remove_hair,
+    typology_angle,
+)
 
 
 @pytest.fixture(scope="module")

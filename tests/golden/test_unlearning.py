@@ -1,4 +1,5 @@
-"""Unlearning against arrays made with the released code of the melanoma debiasing paper: losses, and three steps of LNTL and of CLGR."""
+"""Unlearning against arrays made with the released code of the melanoma debiasing paper: losses,
+and three steps of LNTL and of CLGR."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_reversed_gradient(arrays: dict[str, Tensor]) -> None:
 def test_losses_and_weights(arrays: dict[str, Tensor]) -> None:
     logits = arrays["aux_probs"].log()
     torch.testing.assert_close(negative_conditional_entropy(logits), arrays["neg_cond_entropy"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(0.03 * confusion_loss(logits, arrays["uniform_draw"]), arrays["conf_loss_random"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        0.03 * confusion_loss(logits, arrays["uniform_draw"]), arrays["conf_loss_random"], rtol=0, atol=1e-6
+    )
     torch.testing.assert_close(class_weights(arrays["class_counts"]), arrays["class_weights"], rtol=0, atol=1e-6)
 
 
@@ -52,7 +55,12 @@ class Tiny(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(6, 5), nn.Tanh())
         self.head = nn.Linear(5, 1)
         self.load_state_dict(
-            {"encoder.0.weight": arrays["We"], "encoder.0.bias": arrays["be"], "head.weight": arrays["Wc"], "head.bias": arrays["bc"]}
+            {
+                "encoder.0.weight": arrays["We"],
+                "encoder.0.bias": arrays["be"],
+                "head.weight": arrays["Wc"],
+                "head.bias": arrays["bc"],
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_brain(folder / "cohort", sites={"a": "none", "b": "severe"}, subjects=3, size=32)
     write_study(folder / "cohort")
     study = read_study(
-        folder / "cohort" / "study.yaml", ["recipes=[{fourier: {donors: 2, beta: 0.1}}]", "target_labels=none", "budget.steps=1"]
+        folder / "cohort" / "study.yaml",
+        ["recipes=[{fourier: {donors: 2, beta: 0.1}}]", "target_labels=none", "budget.steps=1"],
     )
     result = run_study(study, folder / "out", report=False)
     shutil.copytree(result.models["fourier beta=0.1 donors=2", "b"], folder / "model")

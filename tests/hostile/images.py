@@ -106,7 +106,8 @@ def archive(**members: bytes) -> bytes:
 
 
 def lying_archive() -> bytes:
-    """A member whose directory entry tells of as many bytes as its header, and which holds sixteen."""
+    """A member whose directory entry tells of as many bytes as its header, and which holds
+    sixteen."""
     content = bytearray(archive(image=npy(told((40_000, 20_000)), bytes(16))))
     place = content.rindex(b"PK\x01\x02")
     struct.pack_into("<I", content, place + 24, 3_200_000_128)
@@ -181,14 +182,18 @@ def frames(kind: str) -> bytes:
 def nrrd(sizes: str, pixels: bytes = b"", encoding: str = "raw", more: str = "") -> bytes:
     """An NRRD file of this header."""
     return (
-        f"NRRD0004\ntype: float\ndimension: {len(sizes.split())}\nsizes: {sizes}\nendian: little\nencoding: {encoding}\n{more}\n".encode()
+        f"NRRD0004\ntype: float\ndimension: {len(sizes.split())}\nsizes: {sizes}\nendian: little\nencoding: "
+        f"{encoding}\n{more}\n".encode()
         + pixels
     )
 
 
 def metaimage(size: str, pixels: bytes = b"", where: str = "LOCAL", more: str = "") -> bytes:
     """A MetaImage of this header."""
-    head = f"ObjectType = Image\nNDims = {len(size.split())}\nDimSize = {size}\nElementType = MET_FLOAT\n{more}ElementDataFile = {where}\n"
+    head = (
+        f"ObjectType = Image\nNDims = {len(size.split())}\nDimSize = {size}\nElementType = "
+        f"MET_FLOAT\n{more}ElementDataFile = {where}\n"
+    )
     return head.encode() + pixels
 
 
@@ -208,7 +213,11 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     "half a BMP": ("x.bmp", data(encoded("BMP")[:500]), ("x.bmp",)),
     "half a GIF": ("x.gif", data(encoded("GIF")[:40]), ("x.gif",)),
     "half a NIfTI": ("x.nii", data(nifti((32, 32), bytes(2000))), ("x.nii",)),
-    "half a compressed NIfTI": ("x.nii.gz", data(gzip.compress(nifti((32, 32), os.urandom(4096)))[:2000]), ("x.nii.gz",)),
+    "half a compressed NIfTI": (
+        "x.nii.gz",
+        data(gzip.compress(nifti((32, 32), os.urandom(4096)))[:2000]),
+        ("x.nii.gz",),
+    ),
     "half an array": ("x.npy", data(arrays(GREY)[:600]), ("x.npy",)),
     "half an archive": ("x.npz", data(arrays(image=GREY)[:700]), ("x.npz",)),
     "half a DICOM": ("x.dcm", data(dicom()[:700]), ("x.dcm",)),
@@ -241,7 +250,11 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     ),
     "a NIfTI that unfolds": ("x.nii.gz", data(BOMB), ("x.nii.gz", "pixels")),
     "a NIfTI of negative lengths": ("x.nii", data(nifti((-5, 32, 32))), ("x.nii",)),
-    "a NIfTI of five axes": ("x.nii", data(nifti((4, 4, 4, 2, 2), bytes(4 * 4 * 4 * 4 * 4))), ("x.nii", "shape (4, 4, 4, 2, 2)")),
+    "a NIfTI of five axes": (
+        "x.nii",
+        data(nifti((4, 4, 4, 2, 2), bytes(4 * 4 * 4 * 4 * 4))),
+        ("x.nii", "shape (4, 4, 4, 2, 2)"),
+    ),
     "a NIfTI of one axis": ("x.nii", data(nifti((32,), bytes(128))), ("x.nii", "shape")),
     "a NIfTI with pixels at infinity": ("x.nii", data(nifti((4, 4), bytes(64), offset=float("inf"))), ("x.nii",)),
     "a NIfTI with pixels before its header": ("x.nii", data(nifti((4, 4), bytes(64), offset=-4e6)), ("x.nii",)),
@@ -252,7 +265,11 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     "a NIfTI that is text": ("x.nii.gz", data(gzip.compress(b"hello" * 100)), ("x.nii.gz",)),
     "a NRRD of terabytes": ("x.nrrd", data(nrrd("30000 30000 30000")), ("x.nrrd", "pixels")),
     "a NRRD of 4 gigabytes": ("x.nrrd", data(nrrd("1000 1000 1000", bytes(64))), ("x.nrrd", "4000000000 bytes")),
-    "a NRRD that unfolds": ("x.nrrd", data(nrrd("16 16 16", gzip.compress(bytes(2**28)), "gzip")), ("x.nrrd", "found more")),
+    "a NRRD that unfolds": (
+        "x.nrrd",
+        data(nrrd("16 16 16", gzip.compress(bytes(2**28)), "gzip")),
+        ("x.nrrd", "found more"),
+    ),
     "a NRRD of another file": ("x.nhdr", data(nrrd("4 4", more="data file: /etc/passwd\n")), ("x.nhdr", "beside it")),
     "a NRRD of negative sizes": ("x.nrrd", data(nrrd("-4 4", bytes(64))), ("x.nrrd",)),
     "a NRRD of words": ("x.nrrd", data(nrrd("a b", bytes(64))), ("x.nrrd",)),
@@ -271,20 +288,36 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     "a header without its image": ("x.hdr", data(bytes(348)), ("x.hdr", ".img beside it is missing")),
     "a WebP cut short": ("x.webp", data(encoded("WEBP")[:60]), ("x.webp",)),
     "a slide": ("x.svs", data(bytes(64)), ("x.svs", "OpenSlide")),
-    "a volume for a network of planes": ("x.nii", volume(np.zeros((8, 8, 8), np.uint8), np.eye(4)), ("x.nii", "cannot predict")),
+    "a volume for a network of planes": (
+        "x.nii",
+        volume(np.zeros((8, 8, 8), np.uint8), np.eye(4)),
+        ("x.nii", "cannot predict"),
+    ),
     "NaN alone": ("x.tif", tiff(NAN), ("x.tif", "1024 of 1024 pixels are NaN")),
     "infinity alone": ("x.npy", data(arrays(np.full((4, 4), np.inf))), ("x.npy", "16 of 16 pixels")),
     "pickled objects": ("x.npy", data(arrays(np.array([Bomb()], object))), ("x.npy",)),
     "pickled objects in an archive": ("x.npz", data(arrays(image=np.array([[Bomb()]], object))), ("x.npz",)),
     "a header that calls": ("x.npy", data(npy("__import__('os').mkdir('canary')\n")), ("x.npy",)),
     "a header nested ten thousand deep": ("x.npy", data(npy("(" * 9000 + "\n")), ("x.npy",)),
-    "a header longer than its file": ("x.npy", data(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"{"), ("x.npy",)),
+    "a header longer than its file": (
+        "x.npy",
+        data(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"{"),
+        ("x.npy",),
+    ),
     "an unknown version": ("x.npy", data(b"\x93NUMPY\x63\x00" + bytes(100)), ("x.npy",)),
     "an array of terabytes": ("x.npy", data(npy(told((10**6, 10**6)), bytes(64))), ("x.npy", "pixels")),
-    "an array of gigabytes": ("x.npy", data(npy(told((30_000, 30_000)), bytes(64))), ("x.npy", "more than the file holds")),
+    "an array of gigabytes": (
+        "x.npy",
+        data(npy(told((30_000, 30_000)), bytes(64))),
+        ("x.npy", "more than the file holds"),
+    ),
     "an array of a negative shape": ("x.npy", data(npy(told((-4, 4)), bytes(64))), ("x.npy",)),
     "an array of a shape of text": ("x.npy", data(npy(told("x"), bytes(64))), ("x.npy",)),
-    "an archive of terabytes": ("x.npz", data(archive(image=npy(told((10**6, 10**6)), bytes(64)))), ("x.npz", "pixels")),
+    "an archive of terabytes": (
+        "x.npz",
+        data(archive(image=npy(told((10**6, 10**6)), bytes(64)))),
+        ("x.npz", "pixels"),
+    ),
     "an archive that lies in its directory": ("x.npz", data(lying_archive()), ("x.npz",)),
     "an archive that holds a path": ("x.npz", data(archive(**{"..__..__canary": arrays(GREY)})[:-4]), ("x.npz",)),
     "an archive of two arrays": ("x.npz", data(arrays(a=GREY, b=GREY)), ("x.npz", "2 arrays")),
@@ -302,7 +335,11 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     "a PNG called NIfTI": ("x.nii.gz", data(encoded("PNG")), ("x.nii.gz",)),
     "an archive called DICOM": ("x.dcm", data(arrays(image=GREY)), ("x.dcm",)),
     "a script called PNG": ("x.png", data(b"#!/bin/sh\nmkdir canary\n"), ("x.png",)),
-    "PostScript called PNG": ("x.png", data(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(canary) run\n"), ("x.png",)),
+    "PostScript called PNG": (
+        "x.png",
+        data(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(canary) run\n"),
+        ("x.png",),
+    ),
     "SVG called PNG": ("x.png", data(b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>'), ("x.png",)),
     "an unknown suffix": ("x.exe", data(encoded("PNG")), ("x.exe", "unknown suffix")),
     "a DICOM without pixels": ("x.dcm", data(dicom(PixelData=None)), ("x.dcm", "without pixels")),
@@ -336,7 +373,11 @@ MASKS: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
     "a billion classes": ("x.npy", data(arrays(np.full((32, 32), 2**31 - 1))), ("x.npy", "stands for no class")),
     "negative classes": ("x.npy", data(arrays(np.full((32, 32), -1))), ("x.npy", "stands for no class")),
     "another shape": ("x.npy", data(arrays(np.zeros((31, 32), int))), ("x.npy", "(31, 32)")),
-    "colours": ("x.png", lambda path: Image.effect_noise((32, 32), 90).convert("RGB").point(range(768)).save(path), ("x.png",)),
+    "colours": (
+        "x.png",
+        lambda path: Image.effect_noise((32, 32), 90).convert("RGB").point(range(768)).save(path),
+        ("x.png",),
+    ),
     "pickled objects": ("x.npy", data(arrays(np.array([[Bomb()]], object))), ("x.npy",)),
     "terabytes": ("x.npy", data(npy(told((10**6, 10**6)))), ("x.npy", "pixels")),
 }

@@ -76,7 +76,11 @@ def damaged(change: Callable[[Path], Any], command: str = "study") -> Callable[[
         change(path)
         if command == "predict":
             return ["predict", world / "model", path, "-o", world / "out"]
-        return ["doctor", path] if command == "doctor" else ["study", world / "cohort" / "study.yaml", "--out", world / "out"]
+        return (
+            ["doctor", path]
+            if command == "doctor"
+            else ["study", world / "cohort" / "study.yaml", "--out", world / "out"]
+        )
 
     return make
 
@@ -106,9 +110,15 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "zero bytes in a cell": (text(HEADER, ROW.replace("a-000.png", "a-\0.png")), ("manifest.csv, row 2", "no path")),
     "UTF-16": (text(HEADER, ROW, encoding="utf-16"), ("manifest.csv", "UTF-8")),
     "UTF-32": (text(HEADER, ROW, encoding="utf-32"), ("manifest.csv",)),
-    "Latin-1": (text(HEADER, ROW.replace(",a", ",Köln"), encoding="latin-1"), ("manifest.csv: not a CSV file in UTF-8",)),
+    "Latin-1": (
+        text(HEADER, ROW.replace(",a", ",Köln"), encoding="latin-1"),
+        ("manifest.csv: not a CSV file in UTF-8",),
+    ),
     "random bytes": (raw(bytes(range(256)) * 20), ("manifest.csv",)),
-    "a PNG": (lambda path: path.write_bytes((path.parent / "images" / "a-000.png").read_bytes()), ("manifest.csv", "UTF-8")),
+    "a PNG": (
+        lambda path: path.write_bytes((path.parent / "images" / "a-000.png").read_bytes()),
+        ("manifest.csv", "UTF-8"),
+    ),
     "a cell of a million characters": (row(image="x" * 10**6), ("manifest.csv", "field larger")),
     "a path of 100,000 characters": (row(image="x" * 10**5), ("manifest.csv, row 2", "no path")),
     "a path 5,000 folders deep": (row(image=DEEP), ("manifest.csv, row 2",)),
@@ -141,7 +151,9 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 MANIFESTS: dict[str, Hostile] = {
     **{f"manifest: {name}": Hostile(damaged(change), told) for name, (change, told) in CHANGES.items()},
     **{
-        f"doctor: {name}": Hostile(damaged(CHANGES[name][0], "doctor"), CHANGES[name][1] if name != "a folder for a mask" else ())
+        f"doctor: {name}": Hostile(
+            damaged(CHANGES[name][0], "doctor"), CHANGES[name][1] if name != "a folder for a mask" else ()
+        )
         for name in (
             "UTF-16",
             "a link to itself",
@@ -164,6 +176,8 @@ MANIFESTS: dict[str, Hostile] = {
         damaged(lambda path: path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()), "doctor"), success=True
     ),
     "manifest: formulas in cells": Hostile(damaged(replaced(",a-00", ",=cmd|'/C calc'!A"), "doctor"), success=True),
-    "manifest: scripts in names": Hostile(damaged(replaced(",a\n", ",<script>alert(1)</script>\n"), "doctor"), success=True),
+    "manifest: scripts in names": Hostile(
+        damaged(replaced(",a\n", ",<script>alert(1)</script>\n"), "doctor"), success=True
+    ),
     "manifest: names from right to left": Hostile(damaged(replaced(",b-00", ",\u202eb-"), "doctor"), success=True),
 }

@@ -49,7 +49,9 @@ def evaluate(world: Path) -> list[Any]:
     return ["evaluate", world / "model", world / "cohort" / "manifest.csv"]
 
 
-def card(change: Callable[[dict[str, Any]], Any], command: Callable[[Path], list[Any]] = predict) -> Callable[[Path], list[Any]]:
+def card(
+    change: Callable[[dict[str, Any]], Any], command: Callable[[Path], list[Any]] = predict
+) -> Callable[[Path], list[Any]]:
     """The card after a change; its checksum is left out, as a forger would."""
 
     def make(world: Path) -> list[Any]:
@@ -63,7 +65,9 @@ def card(change: Callable[[dict[str, Any]], Any], command: Callable[[Path], list
     return make
 
 
-def content(name: str, data: bytes | str | None, command: Callable[[Path], list[Any]] = predict) -> Callable[[Path], list[Any]]:
+def content(
+    name: str, data: bytes | str | None, command: Callable[[Path], list[Any]] = predict
+) -> Callable[[Path], list[Any]]:
     """A file of the folder with other content, or none."""
 
     def make(world: Path) -> list[Any]:
@@ -102,7 +106,10 @@ def saved(thing: Any, **options: Any) -> bytes:
 def compressed() -> bytes:
     """What torch saved, its zip file deflated: a thousand to one."""
     file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(saved({"x": torch.zeros(2**22)}))) as whole, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as small:
+    with (
+        zipfile.ZipFile(io.BytesIO(saved({"x": torch.zeros(2**22)}))) as whole,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as small,
+    ):
         for one in whole.infolist():
             small.writestr(one.filename, whole.read(one))
     return file.getvalue()
@@ -126,7 +133,10 @@ def without(key: str) -> Callable[[dict[str, Any]], None]:
 def nested(depth: int) -> Callable[[dict[str, Any]], None]:
     def change(tree: dict[str, Any]) -> None:
         for _ in range(depth):
-            tree["predictor"] = {"kind": "fourier", "fields": {**tree["predictor"]["fields"], "inner": tree["predictor"]}}
+            tree["predictor"] = {
+                "kind": "fourier",
+                "fields": {**tree["predictor"]["fields"], "inner": tree["predictor"]},
+            }
 
     return change
 
@@ -136,7 +146,10 @@ DIRECT = (*PREDICTOR, "inner", "fields", "network")
 NETWORK = (*DIRECT, "network")
 UNET = (*NETWORK, "build", "unet")
 BIG = 10**9
-EVIL = {"build": {"timm": {"in_channels": 1, "outputs": {"label": 2}, "name": "resnet18", "checkpoint_path": "evil.pth"}}, "surgery": []}
+EVIL = {
+    "build": {"timm": {"in_channels": 1, "outputs": {"label": 2}, "name": "resnet18", "checkpoint_path": "evil.pth"}},
+    "surgery": [],
+}
 HOVER = {"build": {"monai.HoVerNet": {"pretrained_url": "file:///etc/passwd", "key": "mask"}}, "surgery": []}
 BERT = {"build": {"monai.Transchex": {"key": "mask"}}, "surgery": []}
 WRONG: dict[str, tuple[Any, ...]] = {
@@ -146,7 +159,16 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "contains_images": ("no", 0, None),
     "channels": ("one", None, [1], 1.0, -1, 3),
     "seed": ("0", None, 1.5),
-    "task": (None, "segmentation", [], {}, {"a": 1, "b": 2}, {"segmentation": 3}, {"nothing": {}}, {"segmentation": {"classes": {}}}),
+    "task": (
+        None,
+        "segmentation",
+        [],
+        {},
+        {"a": 1, "b": 2},
+        {"segmentation": 3},
+        {"nothing": {}},
+        {"segmentation": {"classes": {}}},
+    ),
     "preprocessing": (
         None,
         "zscore",
@@ -202,9 +224,18 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "a network of two builds": (field(*NETWORK, "build", value={"unet": {}, "vit": {}}), ("predictor.inner.network",)),
     "a build of a number": (field(*NETWORK, "build", value={"unet": 3}), ("predictor.inner.network",)),
     "an unknown network": (field(*NETWORK, "build", value={"unett": {}}), ("unknown network 'unett'",)),
-    "an unknown MONAI network": (field(*NETWORK, "build", value={"monai.UNett": {"key": "mask"}}), ("unknown MONAI network",)),
-    "a module of MONAI": (field(*NETWORK, "build", value={"monai.__builtins__": {"key": "mask"}}), ("unknown MONAI network",)),
-    "a network of the user's": (field(*NETWORK, "build", value={"custom": {"class": "os:system", "key": "mask"}}), ("hand it over",)),
+    "an unknown MONAI network": (
+        field(*NETWORK, "build", value={"monai.UNett": {"key": "mask"}}),
+        ("unknown MONAI network",),
+    ),
+    "a module of MONAI": (
+        field(*NETWORK, "build", value={"monai.__builtins__": {"key": "mask"}}),
+        ("unknown MONAI network",),
+    ),
+    "a network of the user's": (
+        field(*NETWORK, "build", value={"custom": {"class": "os:system", "key": "mask"}}),
+        ("hand it over",),
+    ),
     "a network that unpickles": (field(*NETWORK, value=EVIL), ("checkpoint_path",)),
     "a network that downloads": (field(*NETWORK, value=HOVER), ("pretrained_url",)),
     "a network that downloads by default": (field(*NETWORK, value=BERT), ("downloads",)),
@@ -217,7 +248,10 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "surgery of a number": (field(*NETWORK, "surgery", value=[3]), ("predictor.inner.network",)),
     "surgery of terabytes": (field(*NETWORK, "surgery", value=[{"lora": {"rank": BIG}}]), ("model",)),
     "channels of terabytes": (field(*UNET, "channels", value=[BIG, BIG]), ("times the size of its weights",)),
-    "channels of some gigabytes": (field(*UNET, "channels", value=[4, 20_000, 20_000]), ("times the size of its weights",)),
+    "channels of some gigabytes": (
+        field(*UNET, "channels", value=[4, 20_000, 20_000]),
+        ("times the size of its weights",),
+    ),
     "a thousand levels": (field(*UNET, "channels", value=[4] * 1000), ("model",)),
     "a million units": (field(*UNET, "num_res_units", value=10**6), ("of far more layers",)),
     "classes of terabytes": (field(*UNET, "outputs", value={"mask": 10**12}), ("times the size of its weights",)),
@@ -234,7 +268,10 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "no channels": (without("channels"), ("lacks 'channels'",)),
     "no predictor": (without("predictor"), ("model",)),
     "no format": (without("format"), ("card.json: not a model card",)),
-    "more classes than the network": (field("task", value={"segmentation": {"classes": ["a", "b", "c", "d", "e"]}}), ()),
+    "more classes than the network": (
+        field("task", value={"segmentation": {"classes": ["a", "b", "c", "d", "e"]}}),
+        (),
+    ),
 }
 HUGE = {"x": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}
 LIE = {"x": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 16]}}
@@ -270,14 +307,22 @@ FILES: dict[str, tuple[str, bytes | str | None, tuple[str, ...]]] = {
 }
 STARTS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     "a pickle with code": ("w.pt", lambda: pickle.dumps(Bomb()), ("w.pt", "no plain state dict")),
-    "a state dict with code": ("w.pt", lambda: saved({"x": torch.ones(1), "y": Bomb()}), ("w.pt", "no plain state dict")),
+    "a state dict with code": (
+        "w.pt",
+        lambda: saved({"x": torch.ones(1), "y": Bomb()}),
+        ("w.pt", "no plain state dict"),
+    ),
     "code in the old format": (
         "w.pth",
         lambda: saved({"y": Bomb()}, _use_new_zipfile_serialization=False),
         ("w.pth", "no plain state dict"),
     ),
     "a whole module": ("w.pt", lambda: saved(torch.nn.Linear(1, 1)), ("w.pt", "no plain state dict")),
-    "tensors of a wrong shape": ("w.pt", lambda: saved({"encoder.levels.0.weight": torch.ones(3)}), ("w.pt", "none of its 1 tensors fits")),
+    "tensors of a wrong shape": (
+        "w.pt",
+        lambda: saved({"encoder.levels.0.weight": torch.ones(3)}),
+        ("w.pt", "none of its 1 tensors fits"),
+    ),
     "no tensors": ("w.pt", lambda: saved({"a": 1}), ("w.pt", "holds no weights")),
     "a tensor expanded from one number": (
         "w.pt",
@@ -286,13 +331,19 @@ STARTS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     ),
     "a sparse tensor": (
         "w.pt",
-        lambda: saved({"x": torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6))}),
+        lambda: saved(
+            {"x": torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6))}
+        ),
         ("w.pt",),
     ),
     "a zip file that unfolds": ("w.pt", compressed, ("w.pt", "compressed")),
     "half a file": ("w.pt", lambda: saved({"x": torch.ones(1000)})[:2000], ("w.pt", "no plain state dict")),
     "a safetensors of terabytes": ("w.safetensors", lambda: header(HUGE), ("w.safetensors", "no safetensors file")),
-    "a safetensors that lies": ("w.safetensors", lambda: header(LIE, bytes(16)), ("w.safetensors", "no safetensors file")),
+    "a safetensors that lies": (
+        "w.safetensors",
+        lambda: header(LIE, bytes(16)),
+        ("w.safetensors", "no safetensors file"),
+    ),
 }
 DEFINED = {("slices", 5), ("preprocessing", 6), ("preprocessing", 7)}
 """Refused at the image, not at the card."""
@@ -322,16 +373,33 @@ MODELS: dict[str, Hostile] = {
     },
     **{
         f"adapt: {name}": Hostile(card(CARDS[name][0], adapt), CARDS[name][1])
-        for name in ("channels of some gigabytes", "a network that is a list", "no task", "a network that downloads", "no format")
+        for name in (
+            "channels of some gigabytes",
+            "a network that is a list",
+            "no task",
+            "a network that downloads",
+            "no format",
+        )
     },
     **{
         f"evaluate: {name}": Hostile(card(CARDS[name][0], evaluate), CARDS[name][1])
-        for name in ("channels of terabytes", "text for a tensor", "a tensor of another shape", "more classes than the network")
+        for name in (
+            "channels of terabytes",
+            "text for a tensor",
+            "a tensor of another shape",
+            "more classes than the network",
+        )
     },
     **{f"model: {name}": Hostile(content(file, data), words) for name, (file, data, words) in FILES.items()},
     **{f"start: {name}": Hostile(weights(file, data), words) for name, (file, data, words) in STARTS.items()},
     "device: a word": Hostile(lambda world: [*predict(world), "--device", "banana"], ("device", "banana")),
-    "device: one that is not here": Hostile(lambda world: [*predict(world), "--device", "cuda:99"], ("device", "cuda:99")),
-    "model: a file": Hostile(lambda world: ["predict", world / IMAGE, world / IMAGE, "-o", world / "out"], ("no model folder",)),
-    "model: a name of 5,000 characters": Hostile(lambda world: ["predict", "x" * 5000, world / IMAGE, "-o", world / "out"], ()),
+    "device: one that is not here": Hostile(
+        lambda world: [*predict(world), "--device", "cuda:99"], ("device", "cuda:99")
+    ),
+    "model: a file": Hostile(
+        lambda world: ["predict", world / IMAGE, world / IMAGE, "-o", world / "out"], ("no model folder",)
+    ),
+    "model: a name of 5,000 characters": Hostile(
+        lambda world: ["predict", "x" * 5000, world / IMAGE, "-o", world / "out"], ()
+    ),
 }

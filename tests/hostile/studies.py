@@ -93,7 +93,15 @@ WRONG: dict[str, list[Any]] = {
         {"segmentation": {"classes": {"a": ["x"]}}},
         {"a": {}, "b": {}},
     ],
-    "network": ["unet", [], {"unet": [1]}, {"unet": "x"}, {"__class__": {}}, {"unet": {"channels": "abc"}}, {"unet": {"channels": []}}],
+    "network": [
+        "unet",
+        [],
+        {"unet": [1]},
+        {"unet": "x"},
+        {"__class__": {}},
+        {"unet": {"channels": "abc"}},
+        {"unet": {"channels": []}},
+    ],
     "network__unet": [
         *({"channels": value} for value in ([BIG, BIG], [-4, 8], [0, 0], [4], [4.5, 8], ["a", "b"], [[4], [8]])),
         *({key: value} for key, value in (("spatial_dims", 9), ("norm", "nonsense"))),
@@ -198,12 +206,16 @@ def shown(value: Any) -> str:
 STUDIES: dict[str, Hostile] = {
     **{f"study: {name}": Hostile(told(content), words) for name, (content, words) in RAW.items()},
     **{
-        f"study: {key}={shown(value)}#{number}": Hostile(changed(**{key: value}), WORDS.get(key, (key.split("__")[0].removesuffix("s"),)))
+        f"study: {key}={shown(value)}#{number}": Hostile(
+            changed(**{key: value}), WORDS.get(key, (key.split("__")[0].removesuffix("s"),))
+        )
         for key, values in WRONG.items()
         for number, value in enumerate(values)
     },
     **{f"study: {name}": Hostile(added(line), words) for name, (line, words) in INFINITIES.items()},
-    "study: a folder": Hostile(lambda world: ["study", world / "cohort", "--out", world / "out"], ("cohort", "no such study file")),
+    "study: a folder": Hostile(
+        lambda world: ["study", world / "cohort", "--out", world / "out"], ("cohort", "no such study file")
+    ),
     "study: weights that are text": Hostile(weights("w.pt", b"hello"), ("w.pt", "no plain state dict")),
     "study: weights of nothing": Hostile(weights("w.safetensors", b""), ("w.safetensors", "no safetensors file")),
 }

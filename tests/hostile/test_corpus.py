@@ -1,4 +1,5 @@
-"""Every malformed input: exit code 2 and one message that names it, or a defined success; no traceback, hang, bomb or executed code."""
+"""Every malformed input: exit code 2 and one message that names it, or a defined success; no
+traceback, hang, bomb or executed code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Drawn inputs: of the readers of studies, manifests and cards nothing but an ``AllograftError`` may escape."""
+"""Drawn inputs: of the readers of studies, manifests and cards nothing but an ``AllograftError``
+may escape."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ JSON = st.recursive(
 )
 YAML = st.text(st.sampled_from(list("ab:-[]{}&*!?|>'\"%@`#,.\n\t 0123e_~<=\x00\x85\ud7ff")), max_size=60)
 CELLS = st.lists(
-    st.lists(st.text(max_size=6) | st.sampled_from(["image", "subject", "site", "..", "/", "\0", '"']), max_size=4), max_size=4
+    st.lists(st.text(max_size=6) | st.sampled_from(["image", "subject", "site", "..", "/", "\0", '"']), max_size=4),
+    max_size=4,
 )
 KEYS = (
     "cohort",
@@ -42,7 +44,13 @@ KEYS = (
     "patch",
     "where",
 )
-STUDY = {"cohort": "m.csv", "task": {"segmentation": {"classes": ["a"]}}, "source": ["a"], "target": ["b"], "recipes": ["finetune"]}
+STUDY = {
+    "cohort": "m.csv",
+    "task": {"segmentation": {"classes": ["a"]}},
+    "source": ["a"],
+    "target": ["b"],
+    "recipes": ["finetune"],
+}
 
 
 @FEW
@@ -70,7 +78,12 @@ def test_a_study_with_any_value(key: str, value: object) -> None:
 
 
 @FEW
-@given(st.one_of(st.binary(max_size=80), CELLS.map(lambda rows: "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass"))))
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        CELLS.map(lambda rows: "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")),
+    )
+)
 def test_a_manifest(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "manifest.csv"
     path.write_bytes(content)
@@ -84,7 +97,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from allograft.predictor import Direct
 
     folder = tmp_path_factory.mktemp("model")
-    save_predictor(Direct(build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4]}}})), folder, {})
+    save_predictor(
+        Direct(build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4]}}})), folder, {}
+    )
     return folder
 
 

@@ -30,7 +30,16 @@ def test_markup_in_names_is_escaped(world: Path, allograft: Callable[..., Answer
     (cohort / "study.yaml").write_text(study)
     assert lines[0].split(",")[:4] == ["image", "mask", "subject", "site"]
 
-    answer = allograft("study", cohort / "study.yaml", "--out", world / "out", "--set", "budget.steps=1", "--set", "recipes=[supervised]")
+    answer = allograft(
+        "study",
+        cohort / "study.yaml",
+        "--out",
+        world / "out",
+        "--set",
+        "budget.steps=1",
+        "--set",
+        "recipes=[supervised]",
+    )
     assert answer.code == 0, answer.err
     page = (world / "out" / "report.html").read_text()
     examined = allograft("doctor", cohort / "manifest.csv", "--html", world / "doctor.html")

@@ -1,4 +1,5 @@
-"""What every hostile input meets: the real command line, with limits on time and memory, and a canary that no code may touch."""
+"""What every hostile input meets: the real command line, with limits on time and memory, and a
+canary that no code may touch."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Hostile:
     """One malformed input.
 
     Args:
-        make: writes it into a folder that holds a sound cohort (``cohort``) and model (``model``); returns the command.
+        make: writes it into a folder that holds a sound cohort (``cohort``) and model (``model``);
+            returns the command.
         told: words that the message must hold: the file, key or row, and what was found.
         success: the defined outcome is exit code 0.
     """
@@ -43,7 +45,8 @@ class Bomb:
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Less than ``ROOM`` of new address space, so that a bomb that is not refused harms nobody; and no real growth."""
+    """Less than ``ROOM`` of new address space, so that a bomb that is not refused harms nobody; and
+    no real growth."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

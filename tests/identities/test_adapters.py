@@ -83,7 +83,10 @@ def test_folded_equals_unfolded_and_is_a_plain_network_again(key: str) -> None:
 )
 def test_every_kind_of_layer_folds(layer: nn.Module) -> None:
     size = (2, 2, *(7,) * (layer.weight.ndim - 2)) if layer.weight.ndim > 2 else (2, 7)  # type: ignore[union-attr, operator]
-    network, x = Wrapped(nn.Sequential(copy.deepcopy(layer)), "mask"), torch.randn(size, generator=torch.Generator().manual_seed(1))
+    network, x = (
+        Wrapped(nn.Sequential(copy.deepcopy(layer)), "mask"),
+        torch.randn(size, generator=torch.Generator().manual_seed(1)),
+    )
     network.spec = {"build": {}, "surgery": []}
     adapted = disturbed(add_lora(network, rank=2, alpha=3.0))
     expected = adapted(x)

@@ -1,4 +1,5 @@
-"""What must be equal in AdaptSegNet: training at lambda 0, and which loss moves whom, and where to."""
+"""What must be equal in AdaptSegNet: training at lambda 0, and which loss moves whom, and where
+to."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from allograft.networks import build
 
 def _network(norm: str = "instance") -> Any:
     torch.manual_seed(0)
-    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1, "norm": norm}}})
+    network = build(
+        {
+            "build": {
+                "unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1, "norm": norm}
+            }
+        }
+    )
     return network.train()
 
 
@@ -50,7 +57,9 @@ def test_without_weight_it_is_training_on_the_source(norm: str) -> None:
 @pytest.mark.parametrize("levels", [1, 2])
 def test_the_network_learns_to_look_like_the_source_and_the_discriminator_to_tell(levels: Any) -> None:
     network = _network()
-    recipe = AdaptSegNet(levels=levels, adversarial=1.0, auxiliary_adversarial=1.0, discriminator_lr=1e-30)  # a judge that stays
+    recipe = AdaptSegNet(
+        levels=levels, adversarial=1.0, auxiliary_adversarial=1.0, discriminator_lr=1e-30
+    )  # a judge that stays
     step = _step(recipe, network, optimizer={"sgd": {"lr": 0.05}})
     batch = _pair()
 
@@ -61,7 +70,9 @@ def test_the_network_learns_to_look_like_the_source_and_the_discriminator_to_tel
                 for judge, one in zip(step.discriminators, step._outputs(batch.image[2:]), strict=True)
             ]
 
-    step._segmentation = lambda found, source: {"nothing": 0.0 * found[0].sum()}  # the adversarial loss alone moves the network
+    step._segmentation = lambda found, source: {
+        "nothing": 0.0 * found[0].sum()
+    }  # the adversarial loss alone moves the network
     before = target_looks(SOURCE)
     for _ in range(3):
         step(batch)

@@ -1,4 +1,5 @@
-"""What must be equal in AIVA: matchings of moved centres, losses of aligned clusters, and training at lambda 0."""
+"""What must be equal in AIVA: matchings of moved centres, losses of aligned clusters, and training
+at lambda 0."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ from allograft.parts.clustering import Clusters, cluster
 
 def _network(norm: str = "instance") -> Any:
     torch.manual_seed(0)
-    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1, "norm": norm}}})
+    network = build(
+        {
+            "build": {
+                "unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1, "norm": norm}
+            }
+        }
+    )
     return network.train()
 
 
@@ -46,7 +53,8 @@ def test_permuted_centres_are_matched_by_the_permutation() -> None:
     assert match_clusters(source, source[order]).tolist() == order.tolist()
     near = source[order] + 1e-4 * torch.randn(12, 2, generator=rng)
     assert match_clusters(source, near).tolist() == order.tolist()
-    assert match_clusters(-source, source[order]).tolist() != order.tolist()  # nearest, not farthest
+    # nearest, not farthest
+    assert match_clusters(-source, source[order]).tolist() != order.tolist()
     back = match_clusters(source[order], source)
     assert back[order].tolist() == list(range(12))
 
@@ -90,7 +98,8 @@ def test_without_weight_it_is_training_on_the_source(objective: Any, norm: str) 
 
 
 def test_without_weight_nothing_but_the_alignment_is_missing() -> None:
-    """Batch statistics are those of the least weight there is; the parameters are those of training on the source."""
+    """Batch statistics are those of the least weight there is; the parameters are those of training
+    on the source."""
     context = a_context(optimizer={"sgd": {"lr": 1e-2}})
     none, least, plain = (_network("batch") for _ in range(3))
     clusters = _clusters(torch.zeros(2, 8 * 8 * 8), [1, 0])
@@ -115,7 +124,9 @@ def test_without_weight_nothing_but_the_alignment_is_missing() -> None:
 
 def test_a_whole_run_without_weight_clusters_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("allograft.methods.aiva.cluster", lambda *_, **__: pytest.fail("clustered for nothing"))
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"weight": 0.0, "first": "start"}})
+    session = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"weight": 0.0, "first": "start"}}
+    )
     _, row, records = run(session)
     assert all(record.status == "done" for record in records.values())
     assert set(Store(tmp_path / "out" / "units" / row.unit).figures()) == {"loss-adapt"}
@@ -163,4 +174,6 @@ def test_a_shifted_copy_is_matched_group_by_group() -> None:
     assert found.target[40:].tolist() == found.target[:3].tolist()
     for g, (own,) in of_group.items():
         torch.testing.assert_close(found.source_means[own], source[groups == g].mean(0))
-        torch.testing.assert_close(found.source_centres[own], found.points[:40][groups == g].double().mean(0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            found.source_centres[own], found.points[:40][groups == g].double().mean(0), rtol=1e-4, atol=1e-4
+        )

@@ -1,4 +1,5 @@
-"""Fine-tuning on kept features is fine-tuning: the same weights, to the byte where one case is a step."""
+"""Fine-tuning on kept features is fine-tuning: the same weights, to the byte where one case is a
+step."""
 
 from __future__ import annotations
 
@@ -44,13 +45,17 @@ def tuned(name: str, scope: Any, size: int, *, cached: bool, in_memory: int = 2*
                 which = [(step + place) % 3 for place in range(size)]
                 image = torch.cat([cases[one] for one in which])
                 optimizer.zero_grad()
-                terms = objective(network, Batch(image, torch.zeros(size).long(), tuple(f"case {one}" for one in which)))
+                terms = objective(
+                    network, Batch(image, torch.zeros(size).long(), tuple(f"case {one}" for one in which))
+                )
                 torch.stack([*terms.values()]).sum().backward()
                 optimizer.step()
     return network.state_dict()
 
 
-@pytest.mark.parametrize(("name", "scope"), [*((name, "top") for name in NETWORKS), ("unet", "decoder"), ("swin_unetr", "decoder")])
+@pytest.mark.parametrize(
+    ("name", "scope"), [*((name, "top") for name in NETWORKS), ("unet", "decoder"), ("swin_unetr", "decoder")]
+)
 def test_one_case_a_step_same_bytes(name: str, scope: str) -> None:
     plain, cached = (tuned(name, scope, 1, cached=cached) for cached in (False, True))
     for key, value in plain.items():
@@ -59,7 +64,8 @@ def test_one_case_a_step_same_bytes(name: str, scope: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_more_cases_a_step_up_to_rounding(name: str) -> None:
-    """The frozen part has seen its cases one by one, where convolutions of a batch add in another order."""
+    """The frozen part has seen its cases one by one, where convolutions of a batch add in another
+    order."""
     plain, cached = (tuned(name, "top", 2, cached=cached) for cached in (False, True))
     for key, value in plain.items():
         torch.testing.assert_close(cached[key], value, rtol=1e-5, atol=1e-6)

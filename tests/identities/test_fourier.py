@@ -1,4 +1,5 @@
-"""What must be equal when amplitudes are swapped, and a slow loop written from the paper's formula."""
+"""What must be equal when amplitudes are swapped, and a slow loop written from the paper's
+formula."""
 
 import cmath
 import math
@@ -49,7 +50,9 @@ def _slow(target, style, beta, window):
 @pytest.mark.parametrize("beta", [0.1, 0.17, 0.25, 0.34, 0.5])
 def test_slow_reference(window, beta):
     target, style = _images(7, 6)
-    torch.testing.assert_close(swap_amplitude(target, style, beta, window=window), _slow(target, style, beta, window), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        swap_amplitude(target, style, beta, window=window), _slow(target, style, beta, window), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -67,7 +70,9 @@ def test_beta_zero_changes_nothing_in_a_circle_and_the_mean_in_a_square():
     same = swap_amplitude(target, style, 0.0)
     assert torch.equal(same, target)
     assert same.data_ptr() != target.data_ptr()
-    torch.testing.assert_close(swap_amplitude(target, style, 0.0, window="square"), target - target.mean() + style.mean())
+    torch.testing.assert_close(
+        swap_amplitude(target, style, 0.0, window="square"), target - target.mean() + style.mean()
+    )
     torch.testing.assert_close(swap_amplitude(target, style, 0.0, rescale=True), target / target.max())
 
 
@@ -75,7 +80,9 @@ def test_beta_zero_changes_nothing_in_a_circle_and_the_mean_in_a_square():
 @pytest.mark.parametrize("size", SIZES)
 def test_phase_is_the_targets_and_low_amplitude_the_styles(size, window):
     target, style = _images(*size)
-    mixed, content, donor = (torch.fft.fft2(each) for each in (swap_amplitude(target, style, 0.3, window=window), target, style))
+    mixed, content, donor = (
+        torch.fft.fft2(each) for each in (swap_amplitude(target, style, 0.3, window=window), target, style)
+    )
     torch.testing.assert_close(mixed / mixed.abs(), content / content.abs())
     swapped = (mixed.abs() - donor.abs()).abs() < 1e-9
     kept = (mixed.abs() - content.abs()).abs() < 1e-9

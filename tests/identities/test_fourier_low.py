@@ -1,4 +1,5 @@
-"""Keeping only the donors' low amplitudes changes nothing: ``low_amplitude`` + ``swap_low_amplitude`` is ``swap_amplitude``."""
+"""Keeping only the donors' low amplitudes changes nothing: ``low_amplitude`` +
+``swap_low_amplitude`` is ``swap_amplitude``."""
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def _images(*shape, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("size", SIZES)
 def test_equals_swapping_with_the_image(size, beta, small_block, monkeypatch):
-    monkeypatch.setattr(fourier, "SMALL_BLOCK", small_block)  # always a transform, as shipped, always waves
+    # always a transform, as shipped, always waves
+    monkeypatch.setattr(fourier, "SMALL_BLOCK", small_block)
     target, style = _images(2, 3, *size)
     found = swap_low_amplitude(target, low_amplitude(style, beta), beta)
     torch.testing.assert_close(found, swap_amplitude(target, style, beta), rtol=0, atol=1e-12)
@@ -61,7 +63,9 @@ def test_swapping_with_oneself_is_the_identity_and_beta_zero_copies(beta):
 def test_a_black_target_takes_phase_zero(beta):
     _, style = _images(12, 13)
     black = torch.zeros(12, 13, dtype=torch.float64)
-    torch.testing.assert_close(swap_low_amplitude(black, low_amplitude(style, beta), beta), swap_amplitude(black, style, beta))
+    torch.testing.assert_close(
+        swap_low_amplitude(black, low_amplitude(style, beta), beta), swap_amplitude(black, style, beta)
+    )
 
 
 def test_inputs_stay_as_they_are():

@@ -1,4 +1,5 @@
-"""What the Fourier predictor must equal: doing nothing, one swap by hand, and the plain mean over donors."""
+"""What the Fourier predictor must equal: doing nothing, one swap by hand, and the plain mean over
+donors."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from allograft.transforms.fourier import crop_or_pad, low_amplitude, swap_amplit
 
 @dataclass(frozen=True)
 class Linear:
-    """Two logits a pixel, and of the label, that depend on the image; it notes how many images each call had."""
+    """Two logits a pixel, and of the label, that depend on the image; it notes how many images each
+    call had."""
 
     calls: list[int] = field(default_factory=list)
 
@@ -82,7 +84,9 @@ def test_of_several_labels_the_mean_is_that_of_their_sigmoids(batch: Batch, dono
     each = _by_hand(batch, donors, 0.3)
     torch.testing.assert_close(found["label"].sigmoid(), sum(one["label"].sigmoid() for one in each) / len(each))
     torch.testing.assert_close(found["mask"].softmax(1), sum(one["mask"].softmax(1) for one in each) / len(each))
-    sure = FourierPredictor(Linear(), low_amplitude(donors, 0.3), 0.3, several=True)(replace(batch, image=1000 * batch.image))
+    sure = FourierPredictor(Linear(), low_amplitude(donors, 0.3), 0.3, several=True)(
+        replace(batch, image=1000 * batch.image)
+    )
     assert bool(sure["label"].isfinite().all())
 
 
@@ -153,7 +157,9 @@ def test_a_black_image_takes_phase_zero_and_stays_finite(donors: Tensor) -> None
     expected = sum(one["mask"].softmax(1) for one in _by_hand(black, donors, 0.3)) / 3
     torch.testing.assert_close(found["mask"].softmax(1), expected)
     scans = _images(3, 1, 1, 40, 44, seed=1)
-    searched = FourierPredictor(Linear(), low_amplitude(scans[:, 0], 0.1), 0.1, donors=Donors.from_scans(list(scans), "2d", 2))
+    searched = FourierPredictor(
+        Linear(), low_amplitude(scans[:, 0], 0.1), 0.1, donors=Donors.from_scans(list(scans), "2d", 2)
+    )
     assert bool(searched(_batch(torch.zeros(1, 1, 40, 44)))["mask"].isfinite().all())
 
 
@@ -185,7 +191,8 @@ def test_kept_amplitudes_swap_as_the_donor_itself_does(size: tuple[int, int], be
 
 @pytest.mark.parametrize("search", ["2d", "3d", None])
 def test_a_donor_is_transformed_once_for_a_size(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is predicted is to the bit what cutting and transforming the donors anew for each image gives."""
+    """What is predicted is to the bit what cutting and transforming the donors anew for each image
+    gives."""
     transformed: list[tuple[int, ...]] = []
 
     def counted(style: Tensor, beta: float) -> Tensor:

@@ -1,4 +1,5 @@
-"""What must be equal in Seg-JDOT: plans of equal, permuted and few images. (Training at weight 0: see test_aiva.)"""
+"""What must be equal in Seg-JDOT: plans of equal, permuted and few images. (Training at weight 0:
+see test_aiva.)"""
 
 from __future__ import annotations
 

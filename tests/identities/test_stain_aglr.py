@@ -1,4 +1,5 @@
-"""What Stain-AgLr must leave equal: plain training without jitter, the sample, and the classifier without the decoder."""
+"""What Stain-AgLr must leave equal: plain training without jitter, the sample, and the classifier
+without the decoder."""
 
 from __future__ import annotations
 
@@ -14,7 +15,14 @@ from tests.unit.tiny import a_context
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.methods import stain_aglr
-from allograft.methods.stain_aglr import ALTERED, StainAgLr, StainObjective, TwoViews, consistency_loss, regeneration_loss
+from allograft.methods.stain_aglr import (
+    ALTERED,
+    StainAgLr,
+    StainObjective,
+    TwoViews,
+    consistency_loss,
+    regeneration_loss,
+)
 from allograft.methods.supervised import Supervised
 from allograft.networks import build
 from allograft.networks.network import count_parameters
@@ -31,7 +39,9 @@ TASK = Classification(CLASSES)
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    manifest = write_histology(tmp_path_factory.mktemp("cohort"), sites={"a": "none", "b": "severe"}, subjects=6, size=32)
+    manifest = write_histology(
+        tmp_path_factory.mktemp("cohort"), sites={"a": "none", "b": "severe"}, subjects=6, size=32
+    )
     return Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="none"))
 
 
@@ -70,7 +80,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_without_jitter_and_at_weights_zero_it_is_supervised_bit_for_bit(cohort: Cohort) -> None:
-    """The same batches, one cross-entropy of each image, no second view: the same weights and running statistics."""
+    """The same batches, one cross-entropy of each image, no second view: the same weights and
+    running statistics."""
     _, plain = finished(cohort, Supervised())
     _, found = finished(cohort, StainAgLr(regeneration=0, consistency=0, jitter="none"))
     assert same(plain, found)
@@ -82,11 +93,14 @@ def test_without_jitter_and_at_weights_zero_it_is_supervised_bit_for_bit(cohort:
 def test_each_loss_moves_the_encoder_elsewhere(weights: tuple[float, float], cohort: Cohort) -> None:
     _, alone = finished(cohort, StainAgLr(regeneration=0, consistency=0))
     _, found = finished(cohort, StainAgLr(*weights))
-    assert any(not torch.equal(p, q) for p, q in zip(alone.encoder.parameters(), found.encoder.parameters(), strict=True))
+    assert any(
+        not torch.equal(p, q) for p, q in zip(alone.encoder.parameters(), found.encoder.parameters(), strict=True)
+    )
 
 
 def test_what_is_judged_is_the_plain_classifier(cohort: Cohort) -> None:
-    """Parameters, names and layers run for an image are those of ``supervised``: no decoder, one pass."""
+    """Parameters, names and layers run for an image are those of ``supervised``: no decoder, one
+    pass."""
     (plain,), (found,) = finished(cohort, Supervised())[0], finished(cohort, StainAgLr())[0]
     calls: dict[str, list[str]] = {"plain": [], "found": []}
     for name, stage in (("plain", plain), ("found", found)):
@@ -112,7 +126,8 @@ def test_the_other_view_has_the_pixels_of_the_sample_in_other_colours(cohort: Co
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
 def test_the_raw_view_moves_and_keeps_its_colours_and_the_other_moves_with_it(strength: str, cohort: Cohort) -> None:
-    """What is restored, and whose prediction comes first, is the raw image: the study's noise, brightness and so on are not in it."""
+    """What is restored, and whose prediction comes first, is the raw image: the study's noise,
+    brightness and so on are not in it."""
     still = turned = 0
     for seed in range(60):
         case = cohort.case(seed % len(cohort))
@@ -127,7 +142,9 @@ def test_the_raw_view_moves_and_keeps_its_colours_and_the_other_moves_with_it(st
         else:
             assert case.image.min() - 1e-3 <= raw.min() <= raw.max() <= case.image.max() + 1e-3
             turned += 1
-        with pytest.MonkeyPatch.context() as patch:  # without new colours and noise the other view is the raw one, place by place
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # without new colours and noise the other view is the raw one, place by place
             patch.setattr(StainJitter, "apply", lambda self, image, scale, bias: image)
             patch.setattr(stain_aglr, "draw", lambda *_: Draw())
             same = TwoViews(Sample(strength), "light", 255.0)(case, torch.Generator().manual_seed(seed))
@@ -138,7 +155,9 @@ def test_the_raw_view_moves_and_keeps_its_colours_and_the_other_moves_with_it(st
 
 
 def test_a_batch_of_two_views_is_two_batches_where_nothing_normalises_over_it(cohort: Cohort) -> None:
-    network = build({"build": {"unet": {"in_channels": 3, "outputs": {"label": 2}, "channels": [4, 8], "num_res_units": 1}}})
+    network = build(
+        {"build": {"unet": {"in_channels": 3, "outputs": {"label": 2}, "channels": [4, 8], "num_res_units": 1}}}
+    )
     views = TwoViews(None, "strong", 255.0)
     batch = views(cohort.case(0), torch.Generator().manual_seed(0))
     objective = StainObjective(StainAgLr(regeneration=0, jitter="strong"), TASK, None, 255.0)
@@ -151,10 +170,12 @@ def test_a_batch_of_two_views_is_two_batches_where_nothing_normalises_over_it(co
 
 def test_equal_views_agree_and_are_restored() -> None:
     logits, image = torch.randn(4, 3, dtype=torch.float64), torch.rand(2, 3, 5, 5)
-    assert float(consistency_loss(logits, logits + 7)) == pytest.approx(0, abs=1e-12)  # a softmax does not see a shift
+    # a softmax does not see a shift
+    assert float(consistency_loss(logits, logits + 7)) == pytest.approx(0, abs=1e-12)
     assert float(regeneration_loss(image, image)) == 0
     double = consistency_loss(logits.repeat(2, 1), logits.flip(1).repeat(2, 1))
-    torch.testing.assert_close(double, consistency_loss(logits, logits.flip(1)))  # a mean over the batch, not a sum
+    # a mean over the batch, not a sum
+    torch.testing.assert_close(double, consistency_loss(logits, logits.flip(1)))
     assert float(consistency_loss(logits, logits.flip(1))) > 0
 
 
@@ -176,7 +197,9 @@ def test_the_altered_prediction_is_drawn_to_the_raw_one_by_the_papers_weight(coh
     network = by_mean_colour()
     network.heads["label"].layers.weight.data = torch.tensor([[0.05, -0.05, 0.0], [-0.05, 0.05, 0.0]])
     batch = TwoViews(None, "strong", 255.0)(cohort.case(1), torch.Generator().manual_seed(0))
-    raw, altered = (network(image)["label"].detach().double().softmax(1) for image in (batch.image, batch.attributes[ALTERED]))
+    raw, altered = (
+        network(image)["label"].detach().double().softmax(1) for image in (batch.image, batch.attributes[ALTERED])
+    )
     one, other = ((p * (p / q).log()).sum(1).mean().item() for p, q in ((raw, altered), (altered, raw)))
     assert one != pytest.approx(other, rel=1e-2)
     terms = StainObjective(StainAgLr(), TASK, None, 255.0)(network, batch)

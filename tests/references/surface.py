@@ -1,4 +1,5 @@
-"""Surface Dice by its definition, slow and plain: the reference of a test, and a peer of ``benchmarks/surface_dice.py``."""
+"""Surface Dice by its definition, slow and plain: the reference of a test, and a peer of
+``benchmarks/surface_dice.py``."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from scipy.ndimage import distance_transform_edt, find_objects
 def surface_dice_by_definition(
     prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing: Sequence[float], tolerance: float
 ) -> float:
-    """Surface Dice as Nikolov et al. 2018 define it: elements with an area, and a distance transform of each whole surface.
+    """Surface Dice as Nikolov et al. 2018 define it: elements with an area, and a distance
+    transform of each whole surface.
 
-    The areas are those that the authors released, one for each kind of neighbourhood, as MONAI carries them; ours come from
-    scikit-image's marching cubes.
+    The areas are those that the authors released, one for each kind of neighbourhood, as MONAI
+    carries them; ours come from scikit-image's marching cubes.
 
     Args:
         prediction: (*spatial), 2-D or 3-D, not empty.
@@ -39,7 +41,8 @@ def surface_dice_by_definition(
 
 
 def _neighbourhoods(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """(*spatial) -> (*spatial - 1): which of the 2^D voxels around each inner corner are inside, the first as the highest bit."""
+    """(*spatial) -> (*spatial - 1): which of the 2^D voxels around each inner corner are inside,
+    the first as the highest bit."""
     code = np.zeros([size - 1 for size in mask.shape], dtype=np.uint8)
     for bit, corner in enumerate(itertools.product((1, 0), repeat=mask.ndim)):
         part = tuple(slice(first, size - 1 + first) for first, size in zip(corner, mask.shape, strict=True))

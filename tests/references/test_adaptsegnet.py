@@ -44,7 +44,10 @@ def test_a_step_is_equations_2_and_4() -> None:
         adversarial = adversarial + 0.3 * _cross_entropy_to(inner_judge(inner_t.softmax(1)), 0)
         found = torch.zeros((), dtype=torch.float64)
         for one, (s, t) in ((inner_judge, (inner_s, inner_t)), (judge, (output_s, output_t))):
-            on_source, on_target = _cross_entropy_to(one(s.detach().softmax(1)), 0), _cross_entropy_to(one(t.detach().softmax(1)), 1)
+            on_source, on_target = (
+                _cross_entropy_to(one(s.detach().softmax(1)), 0),
+                _cross_entropy_to(one(t.detach().softmax(1)), 1),
+            )
             found = found + (on_source + on_target) / 2
         return segmentation + adversarial, found
 
@@ -53,9 +56,14 @@ def test_a_step_is_equations_2_and_4() -> None:
     for_network, for_judges = losses()
     expected = [p - 0.1 * g for p, g in zip(moving, torch.autograd.grad(for_network, moving), strict=True)]
     gradients = torch.autograd.grad(for_judges, judges)
-    first = [p - 1e-4 * g / (g.abs() + 1e-8) for p, g in zip(judges, gradients, strict=True)]  # Adam's first update
+    # Adam's first update
+    first = [p - 1e-4 * g / (g.abs() + 1e-8) for p, g in zip(judges, gradients, strict=True)]
     terms = step(batch)
-    torch.testing.assert_close(sum(value for key, value in terms.items() if not key.startswith("discriminator")), for_network.detach())
-    torch.testing.assert_close(sum(value for key, value in terms.items() if key.startswith("discriminator")), for_judges.detach())
+    torch.testing.assert_close(
+        sum(value for key, value in terms.items() if not key.startswith("discriminator")), for_network.detach()
+    )
+    torch.testing.assert_close(
+        sum(value for key, value in terms.items() if key.startswith("discriminator")), for_judges.detach()
+    )
     for p, wanted in zip((*moving, *judges), (*expected, *first), strict=True):
         torch.testing.assert_close(p.detach(), wanted.detach(), rtol=1e-7, atol=1e-9)

@@ -1,4 +1,5 @@
-"""AIVA's matching against all permutations, its loss against loops in float64 written from equations 1 and 2."""
+"""AIVA's matching against all permutations, its loss against loops in float64 written from
+equations 1 and 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Areas under the ROC curve and their errors against published numbers, other packages, and a slow loop from the papers."""
+"""Areas under the ROC curve and their errors against published numbers, other packages, and a slow
+loop from the papers."""
 
 from __future__ import annotations
 
@@ -10,15 +11,25 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from allograft.results.areas import Area, area, area_difference, area_difference_limits, area_difference_p, area_limits, mean_area
+from allograft.results.areas import (
+    Area,
+    area,
+    area_difference,
+    area_difference_limits,
+    area_difference_p,
+    area_limits,
+    mean_area,
+)
 from allograft.results.ranking import area_of
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 from allograft.tasks.multitask import Multitask
 from allograft.tasks.segmentation import Segmentation
 
-# 43 women with ovarian cancer and a blocked bowel: albumin, total protein, K-G score, and whether surgery failed.
-# DeLong, DeLong & Clarke-Pearson (1988); as printed in the SAS/STAT User's Guide, "Comparing Receiver Operating Characteristic Curves"
+# 43 women with ovarian cancer and a blocked bowel: albumin, total protein, K-G score, and whether
+# surgery failed.
+# DeLong, DeLong & Clarke-Pearson (1988); as printed in the SAS/STAT User's Guide, "Comparing
+# Receiver Operating Characteristic Curves"
 WOMEN = """
 3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
 3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
@@ -57,7 +68,10 @@ def test_delong_against_the_published_example(score: str, value: float, error: f
 
 @pytest.mark.parametrize(
     ("score", "covariance", "p"),
-    [("albumin", 0.00503705981073307, 0.910206347201035), ("protein", 0.00481929729133163, 0.456139707507474)],  # pROC 1.18.0
+    [
+        ("albumin", 0.00503705981073307, 0.910206347201035),
+        ("protein", 0.00481929729133163, 0.456139707507474),
+    ],  # pROC 1.18.0
 )
 def test_paired_delong_against_another_package(score: str, covariance: float, p: float) -> None:
     ours, theirs = woman("k-g"), woman(score)
@@ -73,7 +87,8 @@ def test_paired_delong_against_another_package(score: str, covariance: float, p:
 
 
 def test_several_images_a_subject_against_obuchowskis_own_program() -> None:
-    """The same numbers taken as three images of each of 15 subjects; variances of funcs_clusteredROC.R, Cleveland Clinic."""
+    """The same numbers taken as three images of each of 15 subjects; variances of
+    funcs_clusteredROC.R, Cleveland Clinic."""
     ours, theirs = woman("k-g", BY_THREE), woman("albumin", BY_THREE)
     assert ours.counts == (15, 8)
     assert ours.variance == pytest.approx(0.01866071588630009, rel=1e-12)
@@ -92,9 +107,21 @@ def slow_variance(score: list[float], flags: list[bool], subject: list[str]) -> 
 
     value = sum(psi(x, y) for _, x in positive for _, y in negative) / len(positive) / len(negative)
     every = sorted(set(subject))
-    up = {one: sum(sum(psi(x, y) for _, y in negative) / len(negative) - value for s, x in positive if s == one) for one in every}
-    down = {one: sum(sum(psi(x, y) for _, x in positive) / len(positive) - value for s, y in negative if s == one) for one in every}
-    m, n, i, i10, i01 = len(positive), len(negative), len(every), len({s for s, _ in positive}), len({s for s, _ in negative})
+    up = {
+        one: sum(sum(psi(x, y) for _, y in negative) / len(negative) - value for s, x in positive if s == one)
+        for one in every
+    }
+    down = {
+        one: sum(sum(psi(x, y) for _, x in positive) / len(positive) - value for s, y in negative if s == one)
+        for one in every
+    }
+    m, n, i, i10, i01 = (
+        len(positive),
+        len(negative),
+        len(every),
+        len({s for s, _ in positive}),
+        len({s for s, _ in negative}),
+    )
     s10 = i10 / ((i10 - 1) * m) * sum(v**2 for v in up.values())
     s01 = i01 / ((i01 - 1) * n) * sum(v**2 for v in down.values())
     s11 = i / (i - 1) * sum(up[one] * down[one] for one in every)
@@ -132,7 +159,10 @@ def test_seeds_are_averaged_by_influence() -> None:
 
 def cases(probabilities: Any, labels: list[Any]) -> list[dict[str, Any]]:
     rows = zip(np.asarray(probabilities), labels, strict=True)
-    return [{"case": f"{n}", "subject": f"p{n // 2}", "probabilities": list(p), "label": label} for n, (p, label) in enumerate(rows)]
+    return [
+        {"case": f"{n}", "subject": f"p{n // 2}", "probabilities": list(p), "label": label}
+        for n, (p, label) in enumerate(rows)
+    ]
 
 
 def test_the_area_is_the_one_that_the_task_pools() -> None:
@@ -152,7 +182,10 @@ def test_the_area_is_the_one_that_the_task_pools() -> None:
     assert area_of(several, judged).value == pytest.approx(several.aggregate(judged)["auroc"])  # type: ignore[union-attr]
     assert area_of(several, judged, "auroc/never") is None
     both = Multitask(Segmentation(("vessel",)), two)
-    some = [{**case, "dice": 0.5, "label": None if n < 4 else case["label"]} for n, case in enumerate(cases(probabilities[:, :2], labels))]
+    some = [
+        {**case, "dice": 0.5, "label": None if n < 4 else case["label"]}
+        for n, case in enumerate(cases(probabilities[:, :2], labels))
+    ]
     some = [{**case, "label": None if case["label"] is None else case["label"] % 2} for case in some]
     assert area_of(both, some).value == pytest.approx(both.aggregate(some)["auroc"])  # type: ignore[union-attr]
     assert area_of(both, some, "dice") is area_of(Segmentation(("vessel",)), some) is None
@@ -182,7 +215,8 @@ def test_limits_where_every_pair_is_in_order() -> None:
     assert area_limits(worst) == (0.0, pytest.approx(1 - 0.025 ** (1 / 4)))
     assert area_limits(best, 0.5) == (pytest.approx(0.25**0.25), 1.0)
     assert area_difference_limits(best, best) == pytest.approx((0.025**0.25 - 1, 1 - 0.025**0.25))
-    eyes = area([1, 2, 3, 4, 5, 6], [False, True] * 3, "aabbcc")  # three people with one eye of each kind
+    # three people with one eye of each kind
+    eyes = area([1, 2, 3, 4, 5, 6], [False, True] * 3, "aabbcc")
     assert eyes is not None
     both = area([1, 11, 2, 12, 3, 13], [False, True] * 3, "aabbcc")
     assert both is not None

@@ -17,8 +17,11 @@ from allograft.results.ranks import signed_rank_p
 @pytest.mark.parametrize(
     ("mean_a", "mean_b", "sd_a", "sd_b", "r", "n"), [(0.86, 0.85, 0.08, 0.09, 0.7, 50), (0.8, 0.74, 0.1, 0.2, 0.2, 12)]
 )
-def test_a_claim_about_dice_is_that_of_false_promises(mean_a: float, mean_b: float, sd_a: float, sd_b: float, r: float, n: int) -> None:
-    """arXiv 2505.04720: P(A <= B) = t(n - 1) at sqrt(n) (B - A) / sqrt(s_A^2 + s_B^2 - 2 s_A s_B r), from what papers print."""
+def test_a_claim_about_dice_is_that_of_false_promises(
+    mean_a: float, mean_b: float, sd_a: float, sd_b: float, r: float, n: int
+) -> None:
+    """arXiv 2505.04720: P(A <= B) = t(n - 1) at sqrt(n) (B - A) / sqrt(s_A^2 + s_B^2 - 2 s_A s_B
+    r), from what papers print."""
     spread = math.sqrt(sd_a**2 + sd_b**2 - 2 * sd_a * sd_b * r)
     expected = stats.t.cdf(math.sqrt(n) * (mean_b - mean_a) / spread, n - 1)
     assert false_claim(mean_a - mean_b, spread / math.sqrt(n), n - 1) == pytest.approx(expected, rel=1e-12)
@@ -29,21 +32,27 @@ def test_from_scores_per_case_it_is_the_one_sided_p() -> None:
     a, b = rng.beta(6, 1.2, 25), rng.beta(5, 1.2, 25)
     error = stats.sem(a - b)
     assert false_claim((a - b).mean(), error, 24) == pytest.approx(stats.ttest_rel(a, b, alternative="greater").pvalue)
-    r = np.corrcoef(a, b)[0, 1]  # and the formula from means, deviations and correlation gives the same
+    # and the formula from means, deviations and correlation gives the same
+    r = np.corrcoef(a, b)[0, 1]
     spread = math.sqrt(a.var(ddof=1) + b.var(ddof=1) - 2 * r * a.std(ddof=1) * b.std(ddof=1))
     assert spread / 5 == pytest.approx(error)
 
 
 @pytest.mark.parametrize(("only_a", "only_b", "rest"), [(7, 3, 90), (12, 10, 200), (4, 0, 20)])
 def test_a_claim_about_accuracy_is_that_of_false_promises(only_a: int, only_b: int, rest: int) -> None:
-    """The integral as it stands in the paper: a Dirichlet posterior with a flat prior, over the half where A is not better."""
+    """The integral as it stands in the paper: a Dirichlet posterior with a flat prior, over the
+    half where A is not better."""
     posterior = stats.dirichlet([only_a + 1, only_b + 1, rest + 1])
 
     def density(p_a: float, p_b: float) -> float:
         return float(posterior.pdf([p_a, p_b, 1 - p_a - p_b])) if p_a > 0 and p_b > 0 and p_a + p_b < 1 else 0.0
 
-    expected, _ = integrate.dblquad(density, 0, 0.5, lambda p_a: p_a, lambda p_a: 1 - p_a, epsabs=1e-7)  # inner: p_b above p_a
-    mirrored, _ = integrate.dblquad(lambda p_b, p_a: density(p_a, p_b), 0, 0.5, lambda p_a: p_a, lambda p_a: 1 - p_a, epsabs=1e-7)
+    expected, _ = integrate.dblquad(
+        density, 0, 0.5, lambda p_a: p_a, lambda p_a: 1 - p_a, epsabs=1e-7
+    )  # inner: p_b above p_a
+    mirrored, _ = integrate.dblquad(
+        lambda p_b, p_a: density(p_a, p_b), 0, 0.5, lambda p_a: p_a, lambda p_a: 1 - p_a, epsabs=1e-7
+    )
     assert false_claim_of_accuracy(only_a, only_b) == pytest.approx(mirrored, abs=1e-5)
     assert false_claim_of_accuracy(only_b, only_a) == pytest.approx(expected, abs=1e-5)
     draws = posterior.rvs(100_000, random_state=1)
@@ -65,7 +74,8 @@ def test_shrinkage_by_hand() -> None:
 
 
 def test_the_best_of_rows_without_any_gain_is_claimed_falsely_half_of_the_time() -> None:
-    """Of eight rows that all do nothing the best looks good by itself, and like a coin with the others beside it."""
+    """Of eight rows that all do nothing the best looks good by itself, and like a coin with the
+    others beside it."""
     rng = np.random.default_rng(2)
     flat, shrunk = [], []
     for _ in range(300):
@@ -84,7 +94,9 @@ def test_power_against_statsmodels(effect: float, level: float) -> None:
     theirs = TTestPower()
     assert power(effect, 12, level) == pytest.approx(theirs.power(effect, 12, level), abs=1e-9)
     assert subjects_needed(effect, 1.0, level) == math.ceil(theirs.solve_power(effect, alpha=level, power=0.8))
-    assert smallest_difference(2.0, 12, level) == pytest.approx(2 * theirs.solve_power(nobs=12, alpha=level, power=0.8), rel=1e-5)
+    assert smallest_difference(2.0, 12, level) == pytest.approx(
+        2 * theirs.solve_power(nobs=12, alpha=level, power=0.8), rel=1e-5
+    )
 
 
 def test_extremes_of_power() -> None:
@@ -92,10 +104,15 @@ def test_extremes_of_power() -> None:
     assert subjects_needed(0.02, 1e-5) == 2
     assert subjects_needed(1e-6, 1.0) is None
     assert smallest_difference(0.0, 8) == 0.0
-    assert [subjects_needed(0.02, sd) for sd in (0.01, 0.02, 0.04)] == sorted(subjects_needed(0.02, sd) or 0 for sd in (0.01, 0.02, 0.04))
+    assert [subjects_needed(0.02, sd) for sd in (0.01, 0.02, 0.04)] == sorted(
+        subjects_needed(0.02, sd) or 0 for sd in (0.01, 0.02, 0.04)
+    )
     low, high = sd_limits(0.05, 10)
     squares = 9 * 0.05**2
-    assert (squares / high**2, squares / low**2) == (pytest.approx(stats.chi2.ppf(0.025, 9)), pytest.approx(stats.chi2.ppf(0.975, 9)))
+    assert (squares / high**2, squares / low**2) == (
+        pytest.approx(stats.chi2.ppf(0.025, 9)),
+        pytest.approx(stats.chi2.ppf(0.975, 9)),
+    )
 
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
@@ -104,7 +121,10 @@ def test_many_signed_ranks_are_those_of_each(alternative: str) -> None:
     samples = (rng.normal(0.1, 0.2, (30, 9)) * 10).round() / 10  # with ties and zeros
     samples[4] = 0
     every = stats.PermutationMethod(n_resamples=10_000)
-    expected = [stats.wilcoxon(row[row != 0], method=every, alternative=alternative).pvalue if row.any() else np.nan for row in samples]
+    expected = [
+        stats.wilcoxon(row[row != 0], method=every, alternative=alternative).pvalue if row.any() else np.nan
+        for row in samples
+    ]
     assert signed_rank_p(samples, alternative) == pytest.approx(expected, rel=1e-9, nan_ok=True)  # type: ignore[arg-type]
     many = rng.integers(-4, 6, (5, 80)).astype(float)
     theirs = [stats.wilcoxon(row, alternative=alternative, method="asymptotic").pvalue for row in many]

@@ -8,7 +8,11 @@ import pytest
 import torch
 from sklearn import metrics as sk
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_auroc, multiclass_average_precision, multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    multiclass_auroc,
+    multiclass_average_precision,
+    multiclass_calibration_error,
+)
 
 from allograft.metrics.classification import auroc, average_precision, classification_metrics, multilabel_metrics
 
@@ -66,7 +70,9 @@ def test_several_labels_a_case() -> None:
     probabilities = (torch.randn(50, 4, generator=rng, dtype=torch.float64) + label).sigmoid()
     found, answers = multilabel_metrics(probabilities, label, names(4)), probabilities >= 0.5
     assert found["auroc"] == pytest.approx(sk.roc_auc_score(label, probabilities, average="macro"))
-    assert found["average_precision"] == pytest.approx(sk.average_precision_score(label, probabilities, average="macro"))
+    assert found["average_precision"] == pytest.approx(
+        sk.average_precision_score(label, probabilities, average="macro")
+    )
     assert found["macro_f1"] == pytest.approx(sk.f1_score(label, answers, average="macro"))
     assert found["accuracy"] == pytest.approx((answers == label.bool()).double().mean().item())
     each = [sk.balanced_accuracy_score(label[:, k], answers[:, k]) for k in range(4)]

@@ -22,7 +22,11 @@ TONES = ("dark", "light")  # olive has too few subjects to be scored
 
 def tensors(cases: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probability of the finding, truth and tone of each case, all (N,)."""
-    kept = [(case["probabilities"][1], case["label"], TONES.index(tone)) for case in cases if (tone := tone_of(case)) in TONES]
+    kept = [
+        (case["probabilities"][1], case["label"], TONES.index(tone))
+        for case in cases
+        if (tone := tone_of(case)) in TONES
+    ]
     scores, labels, groups = zip(*kept, strict=True)
     return torch.tensor(scores, dtype=torch.float64), torch.tensor(labels), torch.tensor(groups)
 
@@ -35,7 +39,11 @@ def tone_of(case: Mapping[str, Any]) -> str:
 def do_nothing(part: str, site: str) -> dict[int, tuple[Mapping[str, Any], ...]]:
     """Seed -> the cases of supervised."""
     found = records_of(a_plan(seeds=SEEDS)).values()
-    return {one.seed: one.cases for one in found if one.unit.startswith("supervised") and (one.part, one.site) == (part, site)}
+    return {
+        one.seed: one.cases
+        for one in found
+        if one.unit.startswith("supervised") and (one.part, one.site) == (part, site)
+    }
 
 
 def just_below(threshold: float) -> float:
@@ -48,7 +56,8 @@ def test_sensitivity_specificity_and_gap_at_the_fixed_operating_point() -> None:
     theirs: dict[str, list[list[float]]] = {"sensitivity": [], "specificity": []}
     for seed, cases in do_nothing("test", "b").items():
         rates = BinaryGroupStatRates(num_groups=len(TONES), threshold=just_below(points[seed]))(*tensors(cases))
-        shares = [rates[f"group_{number}"].tolist() for number in range(len(TONES))]  # tp, fp, tn, fn
+        # tp, fp, tn, fn
+        shares = [rates[f"group_{number}"].tolist() for number in range(len(TONES))]
         theirs["sensitivity"].append([tp / (tp + fn) for tp, _, _, fn in shares])
         theirs["specificity"].append([tn / (tn + fp) for _, fp, tn, _ in shares])
     audit = audit_of(a_plan(seeds=SEEDS), "tone")

@@ -85,7 +85,9 @@ def test_scans_of_other_depths_lend_their_nearest_slice() -> None:
     volume = _batch(target.transpose(0, 1)[None], ("x",))
     of_slices = Donors.from_scans(scans, "2d", 3).nearest(volume)[0].T
     assert set(of_slices[0].tolist()) == {0, 2, 7}
-    assert of_slices[4, 0].item() == 6  # the only one with a fifth slice comes first, then the nearest places of the others
+    assert (
+        of_slices[4, 0].item() == 6
+    )  # the only one with a fifth slice comes first, then the nearest places of the others
     assert set(of_slices[5].tolist()) <= {5, 6, 9}
     of_scans = Donors.from_scans(scans, "3d", 3).nearest(volume)[0].T
     assert set(of_scans[4].tolist()) == {1, 6, 9}

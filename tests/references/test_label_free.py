@@ -32,14 +32,17 @@ def shannon(shares: list[float]) -> float:
 
 
 def slow_density(points: list[list[float]], temperature: float) -> float:
-    """Saito et al. 2021: cosine similarities, softmax over the others, entropy, mean over points."""
+    """Saito et al. 2021: cosine similarities, softmax over the others, entropy, mean over
+    points."""
     total = 0.0
     for i, one in enumerate(points):
         near = []
         for j, other in enumerate(points):
             if i != j:
                 product = sum(a * b for a, b in zip(one, other, strict=True))
-                near.append(product / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other)) / temperature)
+                near.append(
+                    product / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other)) / temperature
+                )
         total += shannon(softmax(near))
     return total / len(points)
 
@@ -67,7 +70,8 @@ def test_density_of_several_labels_takes_each_as_a_question_with_two_answers() -
 
 
 def test_information_is_the_mutual_information_of_image_and_class() -> None:
-    """Against sum over images and classes of p(image) p(class | image) log(p(class | image) / p(class))."""
+    """Against sum over images and classes of p(image) p(class | image) log(p(class | image) /
+    p(class))."""
     logits = some(12, 4)
     rows = [softmax(row) for row in logits.tolist()]
     marginal = [sum(row[k] for row in rows) / 12 for k in range(4)]

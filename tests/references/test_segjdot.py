@@ -1,4 +1,5 @@
-"""Seg-JDOT's costs against loops in float64, its plan against every assignment, and its loss against the formula."""
+"""Seg-JDOT's costs against loops in float64, its plan against every assignment, and its loss
+against the formula."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def test_the_plan_is_the_best_assignment() -> None:
 
 
 def told_apart(network: Any, label_weight: float) -> tuple[Batch, float]:
-    """Four source and four target images, and an alpha, for which a plan of one cost alone, or of the weights swapped, is another plan."""
+    """Four source and four target images, and an alpha, for which a plan of one cost alone, or of
+    the weights swapped, is another plan."""
     for seed in range(200):
         rng = torch.Generator().manual_seed(seed)
         image, share = torch.rand(8, 1, 16, 16, generator=rng), torch.rand(8, 1, 1, 1, generator=rng)
@@ -71,7 +73,9 @@ def told_apart(network: Any, label_weight: float) -> tuple[Batch, float]:
 def test_the_loss_and_what_its_gradient_holds_fixed() -> None:
     pytest.importorskip("ot")
     torch.manual_seed(0)
-    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1}}})
+    network = build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1}}}
+    )
     batch, alpha = told_apart(network, 0.5)
     image, mask = batch.image, batch.labels["mask"]
     terms = TransportObjective(VESSEL, alpha, 0.5)(network, batch)
@@ -83,7 +87,9 @@ def test_the_loss_and_what_its_gradient_holds_fixed() -> None:
     source, target = network.encoder(image[:4])[-1].flatten(1), network.encoder(image[4:])[-1].flatten(1)
     logits = network(image[4:])["mask"]
     cost_features = torch.stack([torch.stack([((a - b) ** 2).sum() for b in target]) for a in source])
-    cost_labels = torch.stack([torch.stack([torch.nn.functional.cross_entropy(y[None], m) for y in logits]) for m in mask[:4]])
+    cost_labels = torch.stack(
+        [torch.stack([torch.nn.functional.cross_entropy(y[None], m) for y in logits]) for m in mask[:4]]
+    )
     plan = coupling(alpha * cost_features + 0.5 * cost_labels)
     loss = (plan * (alpha * cost_features + 0.5 * cost_labels)).sum()
     plain = VESSEL.objective(network, batch[:4])

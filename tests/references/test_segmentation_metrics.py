@@ -8,7 +8,12 @@ from allograft.metrics.segmentation import average_surface_distance, case_metric
 
 monai_metrics = pytest.importorskip("monai.metrics")
 
-SHAPES = [((40, 33), (1.0, 1.0)), ((40, 33), (0.7, 2.5)), ((12, 22, 19), (1.0, 1.0, 1.0)), ((12, 22, 19), (5.0, 0.8, 1.3))]
+SHAPES = [
+    ((40, 33), (1.0, 1.0)),
+    ((40, 33), (0.7, 2.5)),
+    ((12, 22, 19), (1.0, 1.0, 1.0)),
+    ((12, 22, 19), (5.0, 0.8, 1.3)),
+]
 
 
 def _blobs(shape, seed):

@@ -49,7 +49,12 @@ def test_a_loop_over_pixels_and_stains(dtype: torch.dtype) -> None:
     for row in range(4):
         for column in range(5):
             density = [math.log(float(value)) / math.log(1e-6) for value in image[row, column]]
-            stains = [sum(density[c] * inverse[c, s] for c in range(3)) * (1 + float(scale[s])) + float(bias[s]) for s in range(3)]
+            stains = [
+                sum(density[c] * inverse[c, s] for c in range(3)) * (1 + float(scale[s])) + float(bias[s])
+                for s in range(3)
+            ]
             for c in range(3):
                 colour = math.exp(math.log(1e-6) * sum(stains[s] * RGB_FROM_HED[s][c] for s in range(3)))
-                assert float(found[row, column, c]) == pytest.approx(min(max(colour, 0), 1), abs=1e-5 if dtype == torch.float32 else 1e-12)
+                assert float(found[row, column, c]) == pytest.approx(
+                    min(max(colour, 0), 1), abs=1e-5 if dtype == torch.float32 else 1e-12
+                )

@@ -1,4 +1,5 @@
-"""Stain-AgLr's losses against loops in float64 written from the paper's equations, values and gradients."""
+"""Stain-AgLr's losses against loops in float64 written from the paper's equations, values and
+gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def softmax(row: list[float]) -> list[float]:
 
 
 def test_consistency_is_the_divergence_of_the_altered_from_the_raw_prediction() -> None:
-    """Eq. 2: D(P(y|x) || P(y|x')) = sum_k p_k log(p_k / q_k), raw first; and the mean over the batch."""
+    """Eq. 2: D(P(y|x) || P(y|x')) = sum_k p_k log(p_k / q_k), raw first; and the mean over the
+    batch."""
     rng = torch.Generator().manual_seed(0)
     raw, altered = (2 * torch.randn(5, 3, generator=rng, dtype=torch.float64) for _ in range(2))
     raw, altered = raw.requires_grad_(), altered.requires_grad_()
@@ -26,7 +28,8 @@ def test_consistency_is_the_divergence_of_the_altered_from_the_raw_prediction() 
         p, q = softmax(raw[b].tolist()), softmax(altered[b].tolist())
         each = sum(p[k] * math.log(p[k] / q[k]) for k in range(3))
         loss += each / 5
-        for k in range(3):  # d/d raw_k = p_k (log p_k/q_k - D), d/d altered_k = q_k - p_k: neither side is held fixed
+        # d/d raw_k = p_k (log p_k/q_k - D), d/d altered_k = q_k - p_k: neither side is held fixed
+        for k in range(3):
             to_raw[b, k] = p[k] * (math.log(p[k] / q[k]) - each) / 5
             to_altered[b, k] = (q[k] - p[k]) / 5
     found = consistency_loss(raw, altered)

@@ -1,4 +1,5 @@
-"""Macenko and Vahadane against slow code in float64, SciPy and scikit-learn, and against stains that are known."""
+"""Macenko and Vahadane against slow code in float64, SciPy and scikit-learn, and against stains
+that are known."""
 
 from __future__ import annotations
 
@@ -31,7 +32,13 @@ WHITE = (1.0, 1.0, 1.0)
 def patch(laboratory: Laboratory, seed: int = 0, noise: float = 0.0) -> torch.Tensor:
     """(3, 64, 64) of one tissue, on white glass."""
     clean = Laboratory(
-        laboratory.haematoxylin, laboratory.eosin, laboratory.haematoxylin_amount, laboratory.eosin_amount, 0.0, WHITE, noise
+        laboratory.haematoxylin,
+        laboratory.eosin,
+        laboratory.haematoxylin_amount,
+        laboratory.eosin_amount,
+        0.0,
+        WHITE,
+        noise,
     )
     rng = np.random.default_rng(seed)
     return torch.from_numpy(stain(tissue(rng, 64, "large"), clean, rng)).movedim(-1, 0)
@@ -87,14 +94,17 @@ def test_sparse_amounts_are_scikit_learns() -> None:
     density = rng.uniform(0, 1.5, (30, 3))
     stains = OTHER.stains
     found = stain_amounts(torch.from_numpy(density), torch.from_numpy(stains), 0.1).numpy()
-    lasso = Lasso(alpha=0.1 / 3, fit_intercept=False, positive=True, tol=1e-12, max_iter=100000)  # its square is a mean over 3 channels
+    lasso = Lasso(
+        alpha=0.1 / 3, fit_intercept=False, positive=True, tol=1e-12, max_iter=100000
+    )  # its square is a mean over 3 channels
     expected = np.array([lasso.fit(stains.T, row).coef_ for row in density])
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_restained_tissue_looks_like_the_reference_laboratory(method: str) -> None:
-    """The same tissue from two laboratories: recoloured, it lies nearer to what the other saw, by half at least."""
+    """The same tissue from two laboratories: recoloured, it lies nearer to what the other saw, by
+    half at least."""
     here, there = patch(Laboratory()), patch(OTHER)
     reference = find_stains(here, method)  # type: ignore[arg-type]
     own = find_stains(there, method)  # type: ignore[arg-type]
@@ -109,10 +119,14 @@ def test_amounts_are_scaled_by_the_ratio_of_the_largest() -> None:
     vectors = torch.from_numpy(Laboratory().stains)
     amounts = torch.tensor([[0.5, 0.2], [0.1, 0.8]], dtype=torch.float64)
     image = torch.exp(-(amounts @ vectors)).T.reshape(3, 1, 2)
-    own, reference = Stains(vectors, torch.tensor([1.0, 2.0]).double()), Stains(vectors, torch.tensor([2.0, 1.0]).double())
+    own, reference = (
+        Stains(vectors, torch.tensor([1.0, 2.0]).double()),
+        Stains(vectors, torch.tensor([2.0, 1.0]).double()),
+    )
     expected = torch.exp(-((amounts * torch.tensor([2.0, 0.5])) @ vectors)).T.reshape(3, 1, 2)
     torch.testing.assert_close(restain(image, own, reference, "macenko"), expected)
-    torch.testing.assert_close(restain(image, own, own, "macenko"), image)  # its own stains change nothing
+    # its own stains change nothing
+    torch.testing.assert_close(restain(image, own, own, "macenko"), image)
     assert restain(image, None, reference, "macenko") is image
 
 

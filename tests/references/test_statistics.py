@@ -58,25 +58,35 @@ def test_effect_size_against_the_t_statistic() -> None:
     values = np.random.default_rng(4).normal(0.4, 1.0, 17)
     d_z, correlation = effect_size(values)
     assert d_z == pytest.approx(stats.ttest_1samp(values, 0).statistic / np.sqrt(17))
-    positive = stats.wilcoxon(values, alternative="greater").statistic  # the rank sum of the positive
+    # the rank sum of the positive
+    positive = stats.wilcoxon(values, alternative="greater").statistic
     assert correlation == pytest.approx(2 * positive / (17 * 18 / 2) - 1)
 
 
 def aggregate(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     labels = [case["label"] for case in cases]
-    return {"auroc": float(roc_auc_score(labels, [case["score"] for case in cases])) if 0 < sum(labels) < len(labels) else None}
+    return {
+        "auroc": float(roc_auc_score(labels, [case["score"] for case in cases]))
+        if 0 < sum(labels) < len(labels)
+        else None
+    }
 
 
 def a_row(seed: int, shift: float) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     return [
-        {"subject": f"p{n // 2:02d}", "label": (n // 2) % 3 == 0, "score": float(rng.normal(shift * ((n // 2) % 3 == 0)))}
+        {
+            "subject": f"p{n // 2:02d}",
+            "label": (n // 2) % 3 == 0,
+            "score": float(rng.normal(shift * ((n // 2) % 3 == 0))),
+        }
         for n in range(40)
     ]
 
 
 def test_auroc_against_a_slow_loop() -> None:
-    """20 subjects of two images, 2 seeds a row: draw subjects by number, rank all pairs of a positive and a negative image."""
+    """20 subjects of two images, 2 seeds a row: draw subjects by number, rank all pairs of a
+    positive and a negative image."""
     ours, theirs = [a_row(0, 1.5), a_row(1, 1.5)], [a_row(2, 0.5), a_row(3, 0.5)]
     rng, expected = np.random.default_rng(0), []
     for _ in range(60):
@@ -89,7 +99,9 @@ def test_auroc_against_a_slow_loop() -> None:
             if not positive or not negative:
                 areas.append(float("nan"))
                 continue
-            areas.append(sum((p > n) + 0.5 * (p == n) for p in positive for n in negative) / (len(positive) * len(negative)))
+            areas.append(
+                sum((p > n) + 0.5 * (p == n) for p in positive for n in negative) / (len(positive) * len(negative))
+            )
         expected.append((areas[0] + areas[1]) / 2 - (areas[2] + areas[3]) / 2)
     low, high = np.nanpercentile(expected, [2.5, 97.5])
     assert bootstrap_pooled(ours, theirs, aggregate, draws=60)["auroc"] == pytest.approx((low, high), rel=1e-12)

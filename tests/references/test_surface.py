@@ -1,4 +1,5 @@
-"""Surface Dice against its definition by distance transforms, masks at the border of the image included."""
+"""Surface Dice against its definition by distance transforms, masks at the border of the image
+included."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ SPACINGS = [(1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.7, 0.9, 3.0), (2.5, 0.8, 1.1)]
 
 
 def _mask(shape: tuple[int, ...], seed: int, border: bool) -> NDArray[np.bool_]:
-    """Lumps all over the image, cut by its border; or only what is two voxels away from it, along axes that are long enough."""
+    """Lumps all over the image, cut by its border; or only what is two voxels away from it, along
+    axes that are long enough."""
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
     mask = noise > np.quantile(noise, 0.6)
     if border:
@@ -31,7 +33,9 @@ def _mask(shape: tuple[int, ...], seed: int, border: bool) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("tolerance", [0.0, 0.6, 1.0, 2.05, 6.3])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_definition(shape: tuple[int, ...], spacing: tuple[float, ...], tolerance: float, border: bool) -> None:
+def test_equals_the_definition(
+    shape: tuple[int, ...], spacing: tuple[float, ...], tolerance: float, border: bool
+) -> None:
     size = spacing[: len(shape)]
     bound = 1e-6 if len(set(size)) == 1 else 1e-3
     for seed in range(3):
@@ -50,4 +54,6 @@ def test_a_mask_that_fills_the_image(spacing: tuple[float, ...]) -> None:
     part[:, :4] = False
     expected = surface_dice_by_definition(full, part, spacing, 1.0)
     assert 0 < expected < 1
-    assert surface_dice(torch.from_numpy(full), torch.from_numpy(part), spacing, 1.0) == pytest.approx(expected, abs=1e-6)
+    assert surface_dice(torch.from_numpy(full), torch.from_numpy(part), spacing, 1.0) == pytest.approx(
+        expected, abs=1e-6
+    )

@@ -1,4 +1,5 @@
-"""Metrics of made images against other libraries, a slow loop from the equation, and what must be equal."""
+"""Metrics of made images against other libraries, a slow loop from the equation, and what must be
+equal."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def slow_ssim(x: np.ndarray, y: np.ndarray, data_range: float) -> np.ndarray:
-    """Equation 13 place by place, where the window of 11 pixels fits: (*spatial) -> (*spatial - 10)."""
+    """Equation 13 place by place, where the window of 11 pixels fits: (*spatial) -> (*spatial -
+    10)."""
     offsets = np.arange(-REACH, REACH + 1)
     line = np.exp(-(offsets**2) / (2 * 1.5**2))
     window = np.ones(())
@@ -56,7 +58,9 @@ def test_ssim_is_the_equation(shape: tuple[int, ...], data_range: float) -> None
 def test_ssim_is_that_of_torchmetrics() -> None:
     made, target = pair(3, 24, 18)
     _, places = structural_similarity_index_measure(made[None], target[None], data_range=1.0, return_full_image=True)
-    inside = places[..., REACH:-REACH, REACH:-REACH]  # its mean counts windows that reach over the border too, where it mirrors
+    inside = places[
+        ..., REACH:-REACH, REACH:-REACH
+    ]  # its mean counts windows that reach over the border too, where it mirrors
     assert structural_similarity(made, target) == pytest.approx(inside.mean().item(), abs=1e-6)
 
 
@@ -70,7 +74,9 @@ def test_what_ssim_must_be() -> None:
     made, target = pair(1, 16, 16)
     assert structural_similarity(target, target) == 1
     assert structural_similarity(made, target) == pytest.approx(structural_similarity(target, made), abs=1e-12)
-    assert structural_similarity(5 * made, 5 * target, data_range=5) == pytest.approx(structural_similarity(made, target), abs=1e-9)
+    assert structural_similarity(5 * made, 5 * target, data_range=5) == pytest.approx(
+        structural_similarity(made, target), abs=1e-9
+    )
     assert structural_similarity(1 - target, target) < 0
     assert math.isnan(structural_similarity(made[:, :10], target[:, :10]))
     assert math.isnan(structural_similarity(made, target, region=torch.zeros(16, 16, dtype=torch.bool)))
@@ -80,7 +86,9 @@ def test_absolute_error() -> None:
     made, target = pair(2, 5, 6)
     region = torch.rand(5, 6, generator=torch.Generator().manual_seed(2)) < 0.5
     places = [(c, i, j) for c in range(2) for i in range(5) for j in range(6)]
-    assert mean_absolute_error(made, target) == pytest.approx(sum(abs(made[p] - target[p]).item() for p in places) / 60, abs=1e-12)
+    assert mean_absolute_error(made, target) == pytest.approx(
+        sum(abs(made[p] - target[p]).item() for p in places) / 60, abs=1e-12
+    )
     chosen = [abs(made[p] - target[p]).item() for p in places if region[p[1:]]]
     assert mean_absolute_error(made, target, region) == pytest.approx(sum(chosen) / len(chosen), abs=1e-12)
     assert mean_absolute_error(made, made + 2) == pytest.approx(2)

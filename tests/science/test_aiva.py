@@ -1,12 +1,15 @@
-"""AIVA on brain phantoms from another scanner, beside no adaptation, as many further steps without alignment, and AdaBN.
+"""AIVA on brain phantoms from another scanner, beside no adaptation, as many further steps without
+alignment, and AdaBN.
 
-Written down before the first run, for the mean Dice over seeds, at a scanner with a severe shift and at a control with the source's:
+Written down before the first run, for the mean Dice over seeds, at a scanner with a severe shift
+and at a control with the source's:
 
-- under the shift it beats no adaptation by 0.02 at least, and the same steps without alignment (lambda 0) do not beat it by more than 0.01;
+- under the shift it beats no adaptation by 0.02 at least, and the same steps without alignment
+  (lambda 0) do not beat it by more than 0.01;
 - at the control it neither gains nor loses more than 0.02 against those steps without alignment.
 
-Whether it also beats AdaBN, as in the paper's tables, is printed and not asserted: a change of contrast that is the same in every image
-is what batch statistics mend best.
+Whether it also beats AdaBN, as in the paper's tables, is printed and not asserted: a change of
+contrast that is the same in every image is what batch statistics mend best.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ ROWS = {"nothing": Supervised(), "no alignment": Aiva(weight=0.0), "AdaBN": AdaB
 def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> dict[str, float]:
     """Each row's Dice on a target's test subjects; the rows share one source training."""
     torch.manual_seed(seed)
-    spec = {"build": {"unet": {"in_channels": 1, "outputs": dict(TASK.outputs), "channels": [8, 16, 32], "norm": "batch"}}}
+    spec = {
+        "build": {"unet": {"in_channels": 1, "outputs": dict(TASK.outputs), "channels": [8, 16, 32], "norm": "batch"}}
+    }
     network = build(spec)
     budget = Budget(steps=150, adapt_steps=100, batch_size=8)
     context = replace(a_context(folder, seed=seed, budget=budget, optimizer={"adam": {"lr": 1e-3}}), task=TASK)

@@ -1,16 +1,20 @@
-"""CateNorm beside batch normalisation on brains of several sites that are trained on together, and on as many sites without a shift.
+"""CateNorm beside batch normalisation on brains of several sites that are trained on together, and
+on as many sites without a shift.
 
-Written down before the first run, for the mean Dice over seeds, sites and test subjects (the paper gains 0.005 to 0.01, table 2):
+Written down before the first run, for the mean Dice over seeds, sites and test subjects (the paper
+gains 0.005 to 0.01, table 2):
 
 - multi-site: the second pass beats batch normalisation by 0.005 at least;
 - control, three sites with one scanner: it differs from batch normalisation by 0.005 at most;
 - the second pass is no worse than the first in either, by more than 0.002.
 
-CateNorm takes two steps in each iteration after its warm-up, so the control also tells what the further steps alone bring.
+CateNorm takes two steps in each iteration after its warm-up, so the control also tells what the
+further steps alone bring.
 
-In the first run the multi-site gain reached its margin, but one seed of the three lost; the control's gain missed its margin, by a
-fiftieth of it, and was half as large as the multi-site one. So that CateNorm answers the shift is not shown here: these two are
-printed as a record, margins as they were, and the third, which held for each seed, is asserted.
+In the first run the multi-site gain reached its margin, but one seed of the three lost; the
+control's gain missed its margin, by a fiftieth of it, and was half as large as the multi-site one.
+So that CateNorm answers the shift is not shown here: these two are printed as a record, margins as
+they were, and the third, which held for each seed, is asserted.
 """
 
 from __future__ import annotations
@@ -67,8 +71,13 @@ def test_catenorm_on_several_sites(tmp_path: Path, capsys: pytest.CaptureFixture
         means = {row: fmean(one[row] for one in each) for row in each[0]}
         gains[name] = means["CateNorm second-pass"] - means["BN trained"]
         with capsys.disabled():
-            told = "; ".join(f"{row} {' '.join(f'{one[row]:.4f}' for one in each)}, mean {means[row]:.4f}" for row in means)
+            told = "; ".join(
+                f"{row} {' '.join(f'{one[row]:.4f}' for one in each)}, mean {means[row]:.4f}" for row in means
+            )
             print(f"\n{name}: {told}; gain {gains[name]:+.4f}", end="")
         assert means["CateNorm second-pass"] >= means["CateNorm first-pass"] - 0.002
     with capsys.disabled():
-        print(f"\nmulti-site margin reached: {gains['multi-site'] >= 0.005}; control margin kept: {abs(gains['control']) <= 0.005}")
+        print(
+            f"\nmulti-site margin reached: {gains['multi-site'] >= 0.005}; control margin kept: "
+            f"{abs(gains['control']) <= 0.005}"
+        )

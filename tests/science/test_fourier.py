@@ -1,6 +1,8 @@
-"""Fourier adaptation where its paper says so: it gains under a severe shift, loses nothing under a subtle one, and gains nothing without.
+"""Fourier adaptation where its paper says so: it gains under a severe shift, loses nothing under a
+subtle one, and gains nothing without.
 
-Margins in Dice were written before the first run. Phantom brains: "b" differs severely from the source, "c" subtly, "d" not at all.
+Margins in Dice were written before the first run. Phantom brains: "b" differs severely from the
+source, "c" subtly, "d" not at all.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ RECIPE = {"fourier": {"beta": "per-pair"}}
 
 @pytest.fixture(scope="module")
 def gains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """Target -> mean over seeds of the Dice of Fourier less that of do-nothing, the same network."""
+    """Target -> mean over seeds of the Dice of Fourier less that of do-nothing, the same
+    network."""
     folder = tmp_path_factory.mktemp("fourier")
     manifest = write_brain(folder, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=64)
     study = make_study(

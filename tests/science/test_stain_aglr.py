@@ -1,14 +1,18 @@
-"""Stain-AgLr on unseen laboratories of the histology phantom, beside HED augmentation and each of its losses alone.
+"""Stain-AgLr on unseen laboratories of the histology phantom, beside HED augmentation and each of
+its losses alone.
 
-Written down before the first run, for the mean AUROC over seeds and over the two shifted laboratories:
+Written down before the first run, for the mean AUROC over seeds and over the two shifted
+laboratories:
 
 - it beats plain supervised training by 0.05 at least;
 - HED augmentation alone, and with either loss alone, do not beat it by more than 0.02;
-- at the control laboratory, where the stains are the source's, it gains no more than 0.03, and loses no more.
+- at the control laboratory, where the stains are the source's, it gains no more than 0.03, and
+  loses no more.
 
-The first run gave 0.874 for Stain-AgLr on unseen laboratories, 0.891 for plain supervised training and 0.936 for HED augmentation alone: on
-this phantom and this length each loss takes away some of what the augmentation brings. So the first two are printed as a record, margins
-as they were, and the control, which held, is asserted.
+The first run gave 0.874 for Stain-AgLr on unseen laboratories, 0.891 for plain supervised training
+and 0.936 for HED augmentation alone: on this phantom and this length each loss takes away some of
+what the augmentation brings. So the first two are printed as a record, margins as they were, and
+the control, which held, is asserted.
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ ROWS = {
 def areas(cohort: Cohort, recipe: object, seed: int) -> dict[str, float]:
     """Train on laboratory "a"; the AUROC at each other one."""
     torch.manual_seed(seed)
-    network = build({"build": {"stain_cnn": {"in_channels": 3, "outputs": {"label": 2}, "channels": [8, 16, 32], "hidden": 16}}})
+    network = build(
+        {"build": {"stain_cnn": {"in_channels": 3, "outputs": {"label": 2}, "channels": [8, 16, 32], "hidden": 16}}}
+    )
     budget = Budget(steps=200, batch_size=16)
     context = replace(a_context(seed=seed, budget=budget, optimizer={"adam": {"lr": 3e-3}}), task=TASK)
     stage = next(recipe.run(Scenario(source=(cohort.site("a"),), sites=("a",)), network, context))  # type: ignore[attr-defined]
@@ -70,7 +76,14 @@ def test_stain_aglr_on_unseen_laboratories(tmp_path: Path, capsys: pytest.Captur
         for name, each in found.items():
             told = ", ".join(f"{site} {mean(one[site] for one in each):.3f}" for site in "bcd")
             print(f"\n{name}: {told}; unseen {moved[name]:.3f}", end="")
-        beaten = [name for name in ("HED", "HED + regeneration", "HED + consistency") if moved[name] <= moved["Stain-AgLr"] + 0.02]
+        beaten = [
+            name
+            for name in ("HED", "HED + regeneration", "HED + consistency")
+            if moved[name] <= moved["Stain-AgLr"] + 0.02
+        ]
         gained = moved["Stain-AgLr"] - moved["supervised"]
-        print(f"\ngain {gained:+.3f}, margin reached: {gained >= 0.05}; not beaten by: {', '.join(beaten) or 'none of the three'}")
+        print(
+            f"\ngain {gained:+.3f}, margin reached: {gained >= 0.05}; not beaten by: "
+            f"{', '.join(beaten) or 'none of the three'}"
+        )
     assert abs(still["Stain-AgLr"] - still["supervised"]) <= 0.03

@@ -1,4 +1,5 @@
-"""The core carries seven shapes of method, shown by toys: the same bytes when killed, when cached, and on two processes."""
+"""The core carries seven shapes of method, shown by toys: the same bytes when killed, when cached,
+and on two processes."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from allograft.results.select import lines
 from allograft.run.session import Session
 from allograft.tree import digest
 
-TOYS = {name.lower(): f"tests.shapes.toys:{name}" for name in ("Restore", "Grow", "Meta", "SelfLabel", "Index", "Sample")}
+TOYS = {
+    name.lower(): f"tests.shapes.toys:{name}" for name in ("Restore", "Grow", "Meta", "SelfLabel", "Index", "Sample")
+}
 STREAM = {"stream": [["a"], ["b"]], "source": [], "target": [], "target_labels": "none"}
 STUDIES: dict[str, dict[str, Any]] = {
     "restore": {"pool": ["a", "b"], "recipes": ["restore", {"supervised": {"first": "restore"}}]},
@@ -72,7 +75,9 @@ def weights(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_killed_anywhere_and_cached_it_leaves_the_same(name: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_anywhere_and_cached_it_leaves_the_same(
+    name: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = ran(shape_of(manifest, tmp_path / "whole", name))
     assert all(record.status == "done" for record in whole.values()), [record.error for record in whole.values()]
     expected = weights(tmp_path / "whole")

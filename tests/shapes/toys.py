@@ -1,4 +1,5 @@
-"""Seven toy recipes, one of each shape that the core must carry: none is a method, each is as short as its shape allows."""
+"""Seven toy recipes, one of each shape that the core must carry: none is a method, each is as short
+as its shape allows."""
 
 from __future__ import annotations
 
@@ -79,7 +80,12 @@ class Restore:
         optimizers = context.optimizer(restorer.parameters()), context.optimizer(critic.parameters())
         step = Restoration(restorer, critic, optimizers, context.fabric)
         for epoch in range(3):  # epochs are steps of one training
-            train(step, context.loader(scenario.pool, "pool", transform=Holes()), steps=range(epoch, epoch + 1), context=context)
+            train(
+                step,
+                context.loader(scenario.pool, "pool", transform=Holes()),
+                steps=range(epoch, epoch + 1),
+                context=context,
+            )
         loss = context.meter.histories["train"].terms["restoration"][-1]
         yield Stage("restored", facts={"loss": loss})
         return Carry(reheaded(restorer, {})[0], parts={"critic": critic})
@@ -125,7 +131,8 @@ class Grow:
             )
             means.append(
                 context.once(
-                    f"mean-{number}", lambda phase=phase: torch.stack([phase.case(i).image.mean() for i in range(len(phase))]).mean()
+                    f"mean-{number}",
+                    lambda phase=phase: torch.stack([phase.case(i).image.mean() for i in range(len(phase))]).mean(),
                 )
             )
             seen = (*seen, *sorted({case.site for case in phase.cases}))
@@ -250,7 +257,9 @@ class Index:
         cohort: Cohort = scenario.source[0]
         cases = [context.fabric.to_device(cohort.case(i)) for i in range(len(cohort))]
         keys = torch.cat([embedded(network, case.image) for case in cases])
-        yield Stage("index", Retrieval(network, keys, torch.cat([case.labels["mask"][:, 0] for case in cases])), scenario.sites)
+        yield Stage(
+            "index", Retrieval(network, keys, torch.cat([case.labels["mask"][:, 0] for case in cases])), scenario.sites
+        )
         return Carry(network)
 
 
@@ -264,7 +273,8 @@ class Sampler:
     def __call__(self, batch: Batch) -> Prediction:
         with evaluation_mode(self.network):
             passes = [
-                padded(self.network, batch.image + 0.1 * content_noise(batch.image, batch.image.shape[1:], n))["mask"] for n in range(3)
+                padded(self.network, batch.image + 0.1 * content_noise(batch.image, batch.image.shape[1:], n))["mask"]
+                for n in range(3)
             ]
         every = torch.stack(passes)
         return {"mask": every.mean(0), "spread": every.std(0).flatten(1).mean(1)}
@@ -278,6 +288,11 @@ class Sample:
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Run:
-        train(context.gradient_step(network.train(), steps=2), context.loader(scenario.source, "source"), steps=2, context=context)
+        train(
+            context.gradient_step(network.train(), steps=2),
+            context.loader(scenario.source, "source"),
+            steps=2,
+            context=context,
+        )
         yield Stage("sampled", Sampler(network), scenario.sites)
         return Carry(network)

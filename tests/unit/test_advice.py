@@ -1,4 +1,5 @@
-"""What messages, help and documentation advise can be done: commands parse, options exist, YAML lines are keys of a study."""
+"""What messages, help and documentation advise can be done: commands parse, options exist, YAML
+lines are keys of a study."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ from allograft.study.spec import Study
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "allograft"
-PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"generated", "_build"} & set(page.parts))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"generated", "_build"} & set(page.parts)),
+]
 COMMAND: Any = typer.main.get_command(app)
 STUDY: dict[str, Any] = {
     "cohort": "manifest.csv",
@@ -39,11 +43,15 @@ def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 EVERY = dict(commands(COMMAND))
-OPTIONS = {path: {name for one in command.params for name in (*one.opts, *one.secondary_opts)} for path, command in EVERY.items()}
+OPTIONS = {
+    path: {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    for path, command in EVERY.items()
+}
 
 
 def parse(line: str) -> None:
-    """A command line as a user would paste it, up to the point where the command begins its work."""
+    """A command line as a user would paste it, up to the point where the command begins its
+    work."""
     program, *words = shlex.split(line.partition(" > ")[0], comments=True)
     assert program == "allograft"
     command: Any = COMMAND
@@ -53,14 +61,22 @@ def parse(line: str) -> None:
 
 
 def strings(file: Path) -> Iterator[tuple[int, str]]:
-    """The strings of a module that are not documentation, f-strings with 'x' for what they fill in."""
+    """The strings of a module that are not documentation, f-strings with 'x' for what they fill
+    in."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    skipped = {id(one.body[0].value) for one in ast.walk(tree) if isinstance(one, documented) and isinstance(one.body[0], ast.Expr)}
+    skipped = {
+        id(one.body[0].value)
+        for one in ast.walk(tree)
+        if isinstance(one, documented) and isinstance(one.body[0], ast.Expr)
+    }
     inner = {id(part) for one in ast.walk(tree) if isinstance(one, ast.JoinedStr) for part in one.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield node.lineno, "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
+            yield (
+                node.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values),
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped | inner:
             yield node.lineno, node.value
 
@@ -72,8 +88,12 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 def lines_of_pages() -> Iterator[tuple[str, str]]:
     for page in PAGES:
-        found = [line for text in blocks(page, "", "bash", "console") for line in text.replace("\\\n", " ").splitlines()]
-        found += re.findall(r"`(allograft [^`]+)`", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S))
+        found = [
+            line for text in blocks(page, "", "bash", "console") for line in text.replace("\\\n", " ").splitlines()
+        ]
+        found += re.findall(
+            r"`(allograft [^`]+)`", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        )
         for line in found:
             text = line.strip().removeprefix("$ ")
             if text.startswith("allograft ") and "..." not in text:
@@ -85,7 +105,9 @@ def is_call(text: str) -> bool:
     return tuple(text.split()[1:]) not in EVERY and "|" not in text
 
 
-EXAMPLES = [(" ".join(path), command.epilog.removeprefix("Example: ")) for path, command in EVERY.items() if command.epilog]
+EXAMPLES = [
+    (" ".join(path), command.epilog.removeprefix("Example: ")) for path, command in EVERY.items() if command.epilog
+]
 PASTED = [(page, text) for page, text in lines_of_pages() if is_call(text)]
 
 

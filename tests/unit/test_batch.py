@@ -84,7 +84,9 @@ def test_slicing_cuts_everything() -> None:
 
 
 def test_to_moves_every_tensor() -> None:
-    batch = case("a", labels={"boxes": (BOXES, None), "label": torch.tensor([1])}, attributes={"age": torch.tensor([1.0])})
+    batch = case(
+        "a", labels={"boxes": (BOXES, None), "label": torch.tensor([1])}, attributes={"age": torch.tensor([1.0])}
+    )
     moved = batch.to("meta")
     assert moved.image.is_meta
     assert moved.site.is_meta

@@ -1,4 +1,5 @@
-"""The documentation says what is true: commands run, tests that it names exist, links lead somewhere, every method has its page."""
+"""The documentation says what is true: commands run, tests that it names exist, links lead
+somewhere, every method has its page."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
-def test_the_tutorial_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_tutorial_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     from typer.testing import CliRunner
 
     from allograft.cli import app
@@ -44,7 +47,11 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     for command in commands:
         program, *words = shlex.split(command)
         assert program == "allograft"
-        few = ["--set", "budget.steps=2", "--set", "budget.adapt_steps=2", "--set", "seeds=1"] if words[0] == "study" else []
+        few = (
+            ["--set", "budget.steps=2", "--set", "budget.adapt_steps=2", "--set", "seeds=1"]
+            if words[0] == "study"
+            else []
+        )
         done = CliRunner().invoke(app, [*words, *few], catch_exceptions=False)
         assert done.exit_code == 0, f"{command}: {done.output}"
     assert Path("runs/first/report.html").exists()
@@ -59,7 +66,11 @@ def test_links_lead_somewhere(page: Path):
 
 
 def test_tests_that_are_named_exist():
-    named = [found for page in PAGES for found in re.findall(r"`(?:(tests/[\w/]+\.py))?::(\w+)`", page.read_text(encoding="utf-8"))]
+    named = [
+        found
+        for page in PAGES
+        for found in re.findall(r"`(?:(tests/[\w/]+\.py))?::(\w+)`", page.read_text(encoding="utf-8"))
+    ]
     walks = (ROOT / "tests/cli/test_walks.py").read_text(encoding="utf-8")
     assert len(named) >= 5
     for _, function in named:

@@ -1,4 +1,5 @@
-"""Every shipped study plans, and some plan as their headers say, on phantoms in the place of the images."""
+"""Every shipped study plans, and some plan as their headers say, on phantoms in the place of the
+images."""
 
 from __future__ import annotations
 
@@ -28,14 +29,21 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def stand_in(study: Study, folder: Path) -> Path:
     """A cohort of noise with the sites, classes and attributes that a study names."""
     rng = np.random.default_rng(0)
-    volumes = study.slices is not None or any((arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values())
+    volumes = study.slices is not None or any(
+        (arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values()
+    )
     names, rows = study.made_task.names, []
     parts = {study.where.part_of(site) for site in study.source}
     for site in dict.fromkeys((*study.source, *(site for site in study.target if site not in parts))):
         for number in range(24 if study.where.source else 10):  # a filter leaves some
-            stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8)
+            stem, mask = (
+                f"{site}{number}",
+                rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8),
+            )
             if volumes:
-                nibabel.save(nibabel.Nifti1Image(rng.random(mask.shape, np.float32), np.eye(4)), folder / f"{stem}.nii.gz")  # type: ignore[attr-defined]
+                nibabel.save(
+                    nibabel.Nifti1Image(rng.random(mask.shape, np.float32), np.eye(4)), folder / f"{stem}.nii.gz"
+                )  # type: ignore[attr-defined]
                 nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / f"{stem}-mask.nii.gz")  # type: ignore[attr-defined]
             else:
                 Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{stem}.png")
@@ -76,9 +84,12 @@ def test_avagrad_is_the_whole_factorial_study(tmp_path: Path) -> None:
     factors = set()
     for recipe in world.study.rows:
         ((optimizer, _),) = (recipe.optimizer or world.study.optimizer).items()
-        factors.add((optimizer, recipe.epochs or world.study.budget.epochs, recipe.augmentation or world.study.augmentation))
+        factors.add(
+            (optimizer, recipe.epochs or world.study.budget.epochs, recipe.augmentation or world.study.augmentation)
+        )
     assert factors == {(o, e, a) for o in ("sgd", "adam", "avagrad") for e in (5, 10, 100) for a in ("strong", "none")}
-    assert len(world.study.rows) == len(plan.units) == 18  # one training each, judged at all targets
+    # one training each, judged at all targets
+    assert len(world.study.rows) == len(plan.units) == 18
     shown = {next(iter(recipe.optimizer or {"sgd": {}})) for recipe in world.study.rows if recipe.show_updates}
     assert shown == {"sgd", "avagrad"}
 
@@ -105,7 +116,9 @@ def test_vessels_have_one_set_of_test_children_for_every_budget(tmp_path: Path) 
         seen = world.scenario(Question("chase", ("chase",)), 0, 0).target
         labelled.append({subject for one in seen if one.has_labels for subject in one.subjects})
         needs = {row.unit: total_needs(row.recipe) for row in plan.rows}
-        unlabelled = [row for row in plan.rows if not (needs[row.unit].target_labels or needs[row.unit].all_target_labels)]
+        unlabelled = [
+            row for row in plan.rows if not (needs[row.unit].target_labels or needs[row.unit].all_target_labels)
+        ]
         free.append({title(row.recipe): row.unit for row in unlabelled})
     assert tested[0] == tested[1]
     assert len(tested[0]) == 4

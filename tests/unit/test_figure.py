@@ -22,7 +22,14 @@ from allograft.figure import TILE, Heatmap, Images, Lines, Points, from_json, th
         Heatmap("gates", ("encoder",), ("1", "2"), ((0.0, 1.0),), 0.0, 1.0),
         Points("features", (0.0, 1.0), (1.0, 0.0), ("source", "target"), (0.1, 0.2), "loss"),
         Points("images", (0.0, 1.0), (1.0, 0.0), ("source", "target"), (0, 1), "cluster"),
-        Images("examples", (("aa", "bb"), ("cc",)), ("one", "two"), (("x", ""), ("y",)), (("a1", "a2"), ("",)), "Nearest first."),
+        Images(
+            "examples",
+            (("aa", "bb"), ("cc",)),
+            ("one", "two"),
+            (("x", ""), ("y",)),
+            (("a1", "a2"), ("",)),
+            "Nearest first.",
+        ),
         Images("bare", (("aa",),)),
     ],
 )
@@ -66,7 +73,9 @@ def test_a_small_image_keeps_its_pixels_and_a_large_one_its_shape():
     assert _pixels(shrunk).shape == (TILE // 2, TILE)
     assert _pixels(shrunk)[:, : TILE // 2 - 2].max() == 0
     assert _pixels(shrunk)[:, TILE // 2 + 2 :].min() == 252
-    assert set(np.unique(_pixels(Images.from_arrays("i", [[np.arange(256, dtype=np.uint8)[None]]]).rows[0][0]) % 4)) == {0}
+    assert set(
+        np.unique(_pixels(Images.from_arrays("i", [[np.arange(256, dtype=np.uint8)[None]]]).rows[0][0]) % 4)
+    ) == {0}
 
 
 @pytest.mark.parametrize("words", [{"names": ["a"]}, {"captions": [["x"], ["y"]]}, {"subjects": [["x", "y"]]}])

@@ -1,4 +1,5 @@
-"""Help and lists answer at once, because nothing heavy is imported for them: modules are counted, not seconds."""
+"""Help and lists answer at once, because nothing heavy is imported for them: modules are counted,
+not seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +8,19 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "monai", "numpy", "pandas", "lightning_fabric", "scipy", "PIL", "nibabel", "yaml", "matplotlib", "timm"}
+HEAVY = {
+    "torch",
+    "monai",
+    "numpy",
+    "pandas",
+    "lightning_fabric",
+    "scipy",
+    "PIL",
+    "nibabel",
+    "yaml",
+    "matplotlib",
+    "timm",
+}
 SCRIPT = """
 import sys
 sys.argv = ["allograft", *sys.argv[1:]]
@@ -21,7 +34,9 @@ print("MODULES", code, *sys.modules)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["methods"], ["--version"], ["study", "--help"], ["predict", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["methods"], ["--version"], ["study", "--help"], ["predict", "--help"]], ids=" ".join
+)
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
     shown, _, told = done.stdout.rpartition("MODULES")

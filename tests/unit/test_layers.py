@@ -1,4 +1,5 @@
-"""Imports go one way: a module may import its own layer and those below it, inside its functions too; a type hint may look up."""
+"""Imports go one way: a module may import its own layer and those below it, inside its functions
+too; a type hint may look up."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ LAYERS = (
     ("apply",),
     ("studies", "adapt"),
     ("cli",),
-    ("__init__", "__main__"),  # the public names and `python -m allograft`: nothing else imports them
+    # the public names and `python -m allograft`: nothing else imports them
+    ("__init__", "__main__"),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
@@ -43,8 +45,14 @@ def _absolute(node: ast.ImportFrom, package: list[str]) -> str:
 
 
 def _imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of whatever is imported, ``import_module("...")`` with the name written out included, but for type hints."""
-    hints = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and _is_for_types(node.test) for inner in ast.walk(node)}
+    """(line, dotted name) of whatever is imported, ``import_module("...")`` with the name written
+    out included, but for type hints."""
+    hints = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and _is_for_types(node.test)
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
         if id(node) in hints:
             continue
@@ -65,7 +73,8 @@ def _is_for_types(test: ast.expr) -> bool:
 
 
 def _part(name: str) -> str | None:
-    """The layer's part that a dotted name belongs to; None when it is not ours, or only the version."""
+    """The layer's part that a dotted name belongs to; None when it is not ours, or only the
+    version."""
     parts = name.split(".")
     if parts[0] != "allograft" or parts[1:] == ["__version__"]:
         return None
@@ -77,7 +86,9 @@ def violations(source: str, path: Path) -> list[str]:
     here = path.parts[0].removesuffix(".py")
     package = ["allograft", *path.parts[:-1]]
     imported = ((line, name, _part(name)) for line, name in _imports(ast.parse(source), package))
-    return [f"{path}:{line}: {here} imports {name}" for line, name, part in imported if part and RANK[part] > RANK[here]]
+    return [
+        f"{path}:{line}: {here} imports {name}" for line, name, part in imported if part and RANK[part] > RANK[here]
+    ]
 
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -90,17 +101,26 @@ def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None
 
 
 def methods_in(source: str, path: Path) -> list[str]:
-    """The files of methods that a module imports: one outside ``methods`` finds them in the table, by the name that a study gives."""
-    return [name for _, name in _imports(ast.parse(source), ["allograft", *path.parts[:-1]]) if name.startswith("allograft.methods")]
+    """The files of methods that a module imports: one outside ``methods`` finds them in the table,
+    by the name that a study gives."""
+    return [
+        name
+        for _, name in _imports(ast.parse(source), ["allograft", *path.parts[:-1]])
+        if name.startswith("allograft.methods")
+    ]
 
 
 def test_no_module_outside_methods_imports_one() -> None:
     outside = [path for path in MODULES if path.parts[0] != "methods"]
-    assert {path: found for path in outside if (found := methods_in((PACKAGE / path).read_text(encoding="utf-8"), path))} == {}
+    assert {
+        path: found for path in outside if (found := methods_in((PACKAGE / path).read_text(encoding="utf-8"), path))
+    } == {}
 
 
 def test_an_import_of_a_method_is_seen() -> None:
-    assert methods_in("def draw():\n    from ..methods.catenorm import TwoPass", Path("run/pictures.py")) == ["allograft.methods.catenorm"]
+    assert methods_in("def draw():\n    from ..methods.catenorm import TwoPass", Path("run/pictures.py")) == [
+        "allograft.methods.catenorm"
+    ]
 
 
 @pytest.mark.parametrize(

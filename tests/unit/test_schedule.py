@@ -52,7 +52,9 @@ def test_a_constant_start_is_the_same_in_all(progress):
     assert 0 <= poly(progress) <= 1
 
 
-@pytest.mark.parametrize("request_", [{"pol": {}}, {"poly": {"powr": 2}}, {"step": {"at": 3}}, {"plateau": {"factor": 2.0}}])
+@pytest.mark.parametrize(
+    "request_", [{"pol": {}}, {"poly": {"powr": 2}}, {"step": {"at": 3}}, {"plateau": {"factor": 2.0}}]
+)
 def test_a_slip_names_the_schedule(request_):
     with pytest.raises(SpecError, match="schedule"):
         make_schedule(request_, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0), 10)

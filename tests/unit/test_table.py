@@ -36,7 +36,9 @@ def test_name_of() -> None:
         table.name_of("optimizer", torch.optim.RMSprop)
 
 
-def test_packages_extend_a_table_and_cannot_replace_a_row(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def test_packages_extend_a_table_and_cannot_replace_a_row(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     def found(group: str) -> list[EntryPoint]:
         assert group == "allograft.optimizers"
         return [EntryPoint("rms", "torch.optim:RMSprop", group), EntryPoint("adam", "torch.optim:SGD", group)]
@@ -53,6 +55,9 @@ def test_summaries_are_first_lines_and_import_nothing() -> None:
     expected = {name: (table.find("method", name).__doc__ or "").split("\n")[0] for name in table.METHODS}
     assert dict(table.summaries("method")) == expected
     assert all(expected.values())
-    told = "import sys; from allograft.table import summaries; print(len(list(summaries('method'))), 'torch' in sys.modules)"
+    told = (
+        "import sys; from allograft.table import summaries; print(len(list(summaries('method'))), 'torch' in "
+        "sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(len(table.METHODS)), "False"]

@@ -1,4 +1,5 @@
-"""The loop: stopped anywhere, it goes on to the same bytes; it draws what it needs and nothing more."""
+"""The loop: stopped anywhere, it goes on to the same bytes; it draws what it needs and nothing
+more."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Counter:
 
 @dataclass
 class Pair:
-    """Two networks, two optimizers, a schedule, a counter, dropout, running statistics; it draws from every global generator."""
+    """Two networks, two optimizers, a schedule, a counter, dropout, running statistics; it draws
+    from every global generator."""
 
     first: nn.Module
     others: dict[str, list[Any]]
@@ -235,7 +237,9 @@ def test_a_loss_that_is_not_finite_names_term_and_step(bad: int, steps: int) -> 
         number = next(calls)
         return {"dice": torch.tensor(1.0), "extra": torch.tensor(float("nan") if number >= bad else 1.0)}
 
-    with pytest.raises(TrainingError, match=rf"^step {bad}: the loss term 'extra' is not finite; lower the learning rate"):
+    with pytest.raises(
+        TrainingError, match=rf"^step {bad}: the loss term 'extra' is not finite; lower the learning rate"
+    ):
         train(step, Source(), steps=steps, context=a_context())
     assert next(calls) <= bad + 50
 
@@ -307,7 +311,8 @@ def test_a_rehearsal_takes_three_steps_and_tells_the_time_of_all(monkeypatch: py
     assert taken == [10, 11, 12]
     assert len(history.terms["loss"]) == 3
     assert (meter.planned_steps, meter.planned_seconds) == (40, 40.0)
-    for epoch in (range(50, 90), range(90, 130)):  # its first part stands for all parts of a training
+    # its first part stands for all parts of a training
+    for epoch in (range(50, 90), range(90, 130)):
         train(step, lambda start: itertools.count(start), steps=epoch, context=context)  # type: ignore[arg-type]
     assert taken == [10, 11, 12]
     assert (meter.planned_steps, meter.planned_seconds) == (120, 120.0)

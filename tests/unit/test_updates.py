@@ -1,4 +1,5 @@
-"""Update magnitudes: which layers stand in which group, what is measured, and that measuring changes nothing."""
+"""Update magnitudes: which layers stand in which group, what is measured, and that measuring
+changes nothing."""
 
 from __future__ import annotations
 
@@ -40,17 +41,25 @@ def test_every_kernel_of_a_unet_stands_in_the_group_of_its_kind() -> None:
     every = {name for name, p in network.named_parameters() if p.ndim == 4}
     assert sorted(name for names in found.values() for name in names) == sorted(every)
     assert set(found["context"]) == {name for name in every if name.startswith("encoder.")}
-    assert [name.split(".")[0] for name in found["transpose"]] == ["decoder", "heads"]  # the last up-sampling is the head's
+    assert [name.split(".")[0] for name in found["transpose"]] == [
+        "decoder",
+        "heads",
+    ]  # the last up-sampling is the head's
     assert all(name.startswith("decoder.") for name in found["localization"])
     assert all(name.startswith("heads.") for name in found["segmentation"])
     sizes = {name: p.shape for name, p in network.named_parameters()}
-    assert [tuple(sizes[name][:2]) for name in found["transpose"]] == [(16, 4), (8, 2)]  # (in, out), as transposed kernels are stored
+    assert [tuple(sizes[name][:2]) for name in found["transpose"]] == [
+        (16, 4),
+        (8, 2),
+    ]  # (in, out), as transposed kernels are stored
     assert [tuple(sizes[name][:2]) for name in found["segmentation"]] == [(2, 2)]
 
 
 def test_other_networks_and_those_without_a_decoder() -> None:
     nn_unet = _names(_network("dynunet"))
-    assert [name for name in nn_unet["segmentation"] if "output" in name or name.startswith("heads.")] == nn_unet["segmentation"]
+    assert [name for name in nn_unet["segmentation"] if "output" in name or name.startswith("heads.")] == nn_unet[
+        "segmentation"
+    ]
     assert len(nn_unet["transpose"]) == 2
     classifier = _names(_network(outputs={"label": 3}))
     assert set(classifier) == {"context", "segmentation"}
@@ -84,7 +93,9 @@ def test_the_magnitude_is_the_mean_over_layers_of_the_mean_absolute_change_at_ev
     assert found["context"] == pytest.approx([0.5, 1.5], rel=1e-4)  # steps 1 and 3, not their signs
     assert found["localization"] == pytest.approx([0.25, 0.75], rel=1e-4)
     assert found["segmentation"] == pytest.approx([2.0, 6.0], rel=1e-4)
-    assert found["transpose"] == pytest.approx([(0.25 + 2) / 2, 3 * (0.25 + 2) / 2], rel=1e-4)  # a layer counts once, whatever its size
+    assert found["transpose"] == pytest.approx(
+        [(0.25 + 2) / 2, 3 * (0.25 + 2) / 2], rel=1e-4
+    )  # a layer counts once, whatever its size
     figure = step.figure()
     assert isinstance(figure, Lines)
     assert figure.x == (1.0, 3.0)
@@ -104,7 +115,9 @@ def _step(every: int | None) -> Any:
     network = _network(num_res_units=1)
     context = a_context()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
-    inner = GradientStep(network, lambda net, batch: {"loss": net(batch.image)["mask"].square().mean()}, optimizer, context.fabric)
+    inner = GradientStep(
+        network, lambda net, batch: {"loss": net(batch.image)["mask"].square().mean()}, optimizer, context.fabric
+    )
     return inner if every is None else UpdateMagnitudes(inner, network, every)
 
 

@@ -50,7 +50,9 @@ def write_photographs(
                 mask[2 + number % 3 : 9, 3:10] = 1
                 Image.fromarray((rng.integers(0, 90, size) + 120 * mask).astype(np.uint8)).save(folder / f"{name}.png")
                 Image.fromarray(mask).save(folder / f"{name}-mask.png")
-                rows.append({"image": f"{name}.png", "mask": f"{name}-mask.png", "subject": f"{site}{number}", "site": site})
+                rows.append(
+                    {"image": f"{name}.png", "mask": f"{name}-mask.png", "subject": f"{site}{number}", "site": site}
+                )
     return write_rows(folder / "manifest.csv", rows)
 
 
@@ -60,9 +62,16 @@ def write_volumes(folder: Path, shapes: Iterable[tuple[int, int, int]]) -> Path:
     rows = []
     for number, shape in enumerate(shapes):
         i, j, k = np.indices(shape)
-        nibabel.save(nibabel.Nifti1Image((100 * i + 10 * j + k).astype(np.int16), np.diag([1, 2, 3, 1])), folder / f"v{number}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image((k % 2).astype(np.uint8), np.diag([1, 2, 3, 1])), folder / f"v{number}-mask.nii.gz")
-        rows.append({"image": f"v{number}.nii.gz", "mask": f"v{number}-mask.nii.gz", "subject": f"v{number}", "site": "a"})
+        nibabel.save(
+            nibabel.Nifti1Image((100 * i + 10 * j + k).astype(np.int16), np.diag([1, 2, 3, 1])),
+            folder / f"v{number}.nii.gz",
+        )
+        nibabel.save(
+            nibabel.Nifti1Image((k % 2).astype(np.uint8), np.diag([1, 2, 3, 1])), folder / f"v{number}-mask.nii.gz"
+        )
+        rows.append(
+            {"image": f"v{number}.nii.gz", "mask": f"v{number}-mask.nii.gz", "subject": f"v{number}", "site": "a"}
+        )
     return write_rows(folder / "manifest.csv", rows)
 
 
@@ -94,8 +103,12 @@ def case(name: str, value: float = 0.0, **more: Any) -> Batch:
 
 def a_context(folder: Path | None = None, *, seed: int = 0, seconds: float = 60.0, **settings: Any) -> Context:
     """A context on the CPU, three steps of two cases."""
-    made = Settings(budget=settings.pop("budget", Budget(steps=3, adapt_steps=3, batch_size=2)), augmentation="none", **settings)
-    return Context(local_fabric(accelerator="cpu"), Seeds(seed), VESSEL, made, folder, checkpoint_seconds=seconds, progress=False)
+    made = Settings(
+        budget=settings.pop("budget", Budget(steps=3, adapt_steps=3, batch_size=2)), augmentation="none", **settings
+    )
+    return Context(
+        local_fabric(accelerator="cpu"), Seeds(seed), VESSEL, made, folder, checkpoint_seconds=seconds, progress=False
+    )
 
 
 def a_row(recipe: Any, target: str, seed: int, fold: int, unit: str = "", line: str = "") -> Row:

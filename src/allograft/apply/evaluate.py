@@ -38,21 +38,28 @@ class Evaluation:
     unlabelled: int
 
 
-def evaluate(judged: Path, manifest: Path, *, task: Mapping[str, Any] | None = None, device: str = "auto") -> Evaluation:
-    """Judge a model folder, or a folder of another tool's masks, on the labelled cases of a manifest.
+def evaluate(
+    judged: Path, manifest: Path, *, task: Mapping[str, Any] | None = None, device: str = "auto"
+) -> Evaluation:
+    """Judge a model folder, or a folder of another tool's masks, on the labelled cases of a
+    manifest.
 
     Args:
-        judged: a model folder (with card.json), or a folder that holds for each image a mask of the same name, or of that name and
-            ``_mask``.
+        judged: a model folder (with card.json), or a folder that holds for each image a mask of the
+            same name, or of that name and ``_mask``.
         task: needed for a folder of masks: ``{"segmentation": {"classes": [...]}}``.
 
     Raises:
-        ModelError: an image the model was trained on; a folder that is neither; a missing prediction.
+        ModelError: an image the model was trained on; a folder that is neither; a missing
+            prediction.
     """
     if os.path.exists(judged / "card.json"):
         return _evaluate_model(judged, manifest, device)
     if not os.path.isdir(judged) or not any(path.name.lower().endswith(SUFFIXES) for path in judged.rglob("*")):
-        raise ModelError(f"{judged}: neither a model folder (card.json) nor a folder of predicted masks ({', '.join(SUFFIXES[:3])}, ...)")
+        raise ModelError(
+            f"{judged}: neither a model folder (card.json) nor a folder of predicted masks "
+            f"({', '.join(SUFFIXES[:3])}, ...)"
+        )
     if task is None or "segmentation" not in task:
         raise ModelError(f"{judged}: a folder of masks says nothing of its classes; name them: --classes vessel")
     return _evaluate_masks(judged, manifest, make_segmentation(task))
@@ -77,7 +84,9 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
     hidden, scored = labelled.unlabelled(), []
     for which, case in enumerate(labelled.cases):
         prediction = model.whole(hidden, which)
-        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **task.measure(prediction, labelled, which)})
+        scored.append(
+            {"case": case.name, "subject": case.subject, "site": case.site, **task.measure(prediction, labelled, which)}
+        )
         prepared.memory.clear()  # one image at a time
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 
@@ -85,7 +94,9 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
 def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluation:
     import torch
 
-    cohort = Cohort.read(manifest, task.coding, preprocessing=Preprocessing(orientation=None, intensity="none", nan=0.0))
+    cohort = Cohort.read(
+        manifest, task.coding, preprocessing=Preprocessing(orientation=None, intensity="none", nan=0.0)
+    )
     labelled = cohort.labelled("mask")
     found_in = _finder(folder, labelled.cases)
     scored = []
@@ -102,14 +113,20 @@ def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluat
 
 
 def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:
-    """Case -> its prediction: by its path in the folder, or by its bare name where that is one of a kind on both sides.
+    """Case -> its prediction: by its path in the folder, or by its bare name where that is one of a
+    kind on both sides.
 
     Raises:
         ModelError: no prediction, or more than one.
     """
     by_path: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name.lower().endswith((*SUFFIXES, *UNREAD)) and not path.name.startswith(".") and not is_second(path):
+        if (
+            path.is_file()
+            and path.name.lower().endswith((*SUFFIXES, *UNREAD))
+            and not path.name.startswith(".")
+            and not is_second(path)
+        ):
             by_path.setdefault(stem(path.relative_to(folder).as_posix()), []).append(path)
     by_name: dict[str, list[str]] = {}
     for name in by_path:
@@ -124,10 +141,15 @@ def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:
                 return _only(by_path[wanted], case)
         near = next((by_name[one] for one in (f"{bare}_mask", bare) if one in by_name), None)
         if near is None:
-            raise ModelError(f"{folder}: holds no prediction for '{case.name}'; expected {bare}.png, {bare}_mask.png, .nii.gz or the like")
+            raise ModelError(
+                f"{folder}: holds no prediction for '{case.name}'; expected {bare}.png, {bare}_mask.png, .nii.gz or "
+                "the like"
+            )
         if asked[bare] > 1 or len(near) > 1:
             found = f"{asked[bare]} cases and {len(near)} predictions are called '{bare}'"
-            raise ModelError(f"{folder}: {found}; expected the prediction of '{case.name}' at {folder / name}.*; store it there")
+            raise ModelError(
+                f"{folder}: {found}; expected the prediction of '{case.name}' at {folder / name}.*; store it there"
+            )
         return _only(by_path[near[0]], case)
 
     return find

@@ -15,7 +15,8 @@ def export_model(model: Path, out: Path, *, with_images: bool = False) -> Path:
     """Write ``out``, a zip of a model folder; the same model gives the same bytes.
 
     Raises:
-        ModelError: no model folder, or one that holds patients' images and ``with_images`` is not given.
+        ModelError: no model folder, or one that holds patients' images and ``with_images`` is not
+            given.
     """
     card = read_card(model)
     if card.get("contains_images") and not with_images:
@@ -26,7 +27,9 @@ def export_model(model: Path, out: Path, *, with_images: bool = False) -> Path:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(path for path in model.rglob("*") if path.is_file()):
-            member = zipfile.ZipInfo(f"{model.resolve().name}/{file.relative_to(model).as_posix()}")  # dated 1980: no clock in the bytes
+            member = zipfile.ZipInfo(
+                f"{model.resolve().name}/{file.relative_to(model).as_posix()}"
+            )  # dated 1980: no clock in the bytes
             archive.writestr(member, file.read_bytes(), zipfile.ZIP_DEFLATED)
     write_bytes(out, packed.getvalue())
     return out

@@ -1,4 +1,5 @@
-"""A saved model on new images: read, prepared as its card says, and predicted; masks are brought back to each image's own grid."""
+"""A saved model on new images: read, prepared as its card says, and predicted; masks are brought
+back to each image's own grid."""
 
 from __future__ import annotations
 
@@ -69,16 +70,23 @@ class Model:
         """The task the model was trained for."""
         return _task(self.card)
 
-    def predict(self, images: Path | str | Iterable[Path | str], *, failed: dict[str, AllograftError] | None = None) -> Iterator[Predicted]:
-        """Predict image files, all images of a folder, or the cases of a manifest, one after another.
+    def predict(
+        self, images: Path | str | Iterable[Path | str], *, failed: dict[str, AllograftError] | None = None
+    ) -> Iterator[Predicted]:
+        """Predict image files, all images of a folder, or the cases of a manifest, one after
+        another.
 
         Args:
-            failed: gets the name of each image that cannot be predicted, and why, in the place of raising it.
+            failed: gets the name of each image that cannot be predicted, and why, in the place of
+                raising it.
 
         Raises:
-            ImageError: an unreadable image, or one whose channels are not those of the training images.
+            ImageError: an unreadable image, or one whose channels are not those of the training
+                images.
         """
-        cases = [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]  # a manifest's masks are not looked at
+        cases = [
+            case.unlabelled() for case in _cases(images, planes=self._sees_planes)
+        ]  # a manifest's masks are not looked at
         cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
         for which, case in enumerate(cases):
             try:
@@ -97,7 +105,8 @@ class Model:
 
     @property
     def _sees_planes(self) -> bool:
-        """Whether it was trained on planes, so that each slice of a series is an image of its own."""
+        """Whether it was trained on planes, so that each slice of a series is an image of its
+        own."""
         preprocessing = self.prepared().preprocessing
         return self.slices is None and len(preprocessing.size or preprocessing.spacing or ()) == 2
 
@@ -117,7 +126,8 @@ class Model:
             for key, count in self.task.outputs.items():
                 if prediction[key].shape[1] != count:
                     raise ModelError(
-                        f"its predictor gives {prediction[key].shape[1]} channels for '{key}', its task has {count}; export it again"
+                        f"its predictor gives {prediction[key].shape[1]} channels for '{key}', its task has {count}; "
+                        "export it again"
                     )
             return prediction
         except AllograftError:
@@ -126,13 +136,17 @@ class Model:
             what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             found = f"shape {tuple(batch.image.shape[1:])} ({what})"
             raise ModelError(
-                f"{cohort.cases[which].name}: the model cannot predict an image of {found}; give it what it was trained on"
+                f"{cohort.cases[which].name}: the model cannot predict an image of {found}; give it what it was "
+                "trained on"
             ) from error
 
     def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
         channels = cohort.prepared.image(case)[0].shape[0]
         if channels != self.card["channels"]:
-            raise ImageError(f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the image")
+            raise ImageError(
+                f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the "
+                "image"
+            )
         answer = self.task.answer(self.whole(cohort, which), cohort, which)
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
@@ -154,7 +168,9 @@ def load(folder: Path | str, *, network: nn.Module | None = None, device: str = 
     predictor, card = load_predictor(folder, template=network, device=place)
     for key in ("task", "preprocessing", "channels"):
         if key not in card:
-            raise ModelError(f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/")
+            raise ModelError(
+                f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/"
+            )
     model = Model(predictor, card, place)
     try:
         _ = model.task, model.slices, model.prepared()
@@ -188,6 +204,7 @@ def _cases(images: Path | str | Iterable[Path | str], *, planes: bool) -> Iterat
 
 
 def _bare(path: Path, name: str) -> Case:
-    if not (os.path.isfile(path) or os.path.isdir(path)):  # nor a pipe, which would be read for ever
+    # nor a pipe, which would be read for ever
+    if not (os.path.isfile(path) or os.path.isdir(path)):
         raise ImageError(f"{str(path)[:200]}: no such file; expected an image, a folder of images or a manifest")
     return Case(name, subject=name, site="", image=(path,))

@@ -1,4 +1,5 @@
-"""Predictions as files: a table of numbers and warnings, and masks, overlays and probabilities on each image's own grid."""
+"""Predictions as files: a table of numbers and warnings, and masks, overlays and probabilities on
+each image's own grid."""
 
 from __future__ import annotations
 
@@ -21,21 +22,30 @@ from allograft.tree import append_bytes, replace_file, write_bytes
 
 
 def write_predictions(
-    model: Path, images: Iterable[Path], out: Path, *, overlay: bool = False, probabilities: bool = False, device: str = "auto"
+    model: Path,
+    images: Iterable[Path],
+    out: Path,
+    *,
+    overlay: bool = False,
+    probabilities: bool = False,
+    device: str = "auto",
 ) -> int:
-    """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an image.
+    """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
+    image.
 
-    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and shape) for each image. Files and
-    row of an image appear one after the other when all of them are made, the row first, so that no mask is without its row, however
-    the process ends. Rows of other images that are in OUT already stay. An image that cannot be predicted gets a row whose warnings say
-    ``failed`` and why, and the others follow.
+    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and
+    shape) for each image. Files and row of an image appear one after the other when all of them are
+    made, the row first, so that no mask is without its row, however the process ends. Rows of other
+    images that are in OUT already stay. An image that cannot be predicted gets a row whose warnings
+    say ``failed`` and why, and the others follow.
 
     Returns:
         How many images were predicted.
 
     Raises:
         UnitsFailed: some images failed, after the others were written.
-        ModelError, ImageError, ManifestError, OutputError: the model, a list of one image, or OUT cannot be used.
+        ModelError, ImageError, ManifestError, OutputError: the model, a list of one image, or OUT
+            cannot be used.
     """
     loaded, table = load(model, device=device), ResultsTable(out / "results.csv")
     failed: dict[str, AllograftError] = {}
@@ -43,7 +53,10 @@ def write_predictions(
     for one in loaded.predict(list(images), failed=failed):
         name = output_name(one.name)
         if name in names:
-            raise ImageError(f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different folders")
+            raise ImageError(
+                f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different "
+                "folders"
+            )
         names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
         row = {"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)}
@@ -59,12 +72,16 @@ def write_predictions(
         table.add({"image": ""})
     if failed:
         reason = str(next(iter(failed.values())))
-        raise UnitsFailed(f"{len(failed)} of {len(failed) + len(names)} images failed; {out / 'results.csv'} says why; the first: {reason}")
+        raise UnitsFailed(
+            f"{len(failed)} of {len(failed) + len(names)} images failed; {out / 'results.csv'} says why; the first: "
+            f"{reason}"
+        )
     return len(names)
 
 
 def output_name(image: str) -> str:
-    """What the files of an image are called below OUT, without ending: its path from the folder on, and never out of OUT.
+    """What the files of an image are called below OUT, without ending: its path from the folder on,
+    and never out of OUT.
 
     >>> output_name("../scans/a.nii.gz")
     'scans/a'
@@ -74,7 +91,8 @@ def output_name(image: str) -> str:
 
 @dataclass
 class ResultsTable:
-    """``results.csv``, which gains a row with each image; rows that are there already stay, unless their columns are others.
+    """``results.csv``, which gains a row with each image; rows that are there already stay, unless
+    their columns are others.
 
     Args:
         path: of the file.
@@ -137,7 +155,8 @@ def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: 
             index = slice_of(image, found)
             write_bytes(beside("overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
-        low, high = answer.span if one.affine is not None else (0.0, 1.0)  # a PNG holds shares of 65535
+        # a PNG holds shares of 65535
+        low, high = answer.span if one.affine is not None else (0.0, 1.0)
         for name, values in answer.maps.items():
             write_image(beside(f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
     return made

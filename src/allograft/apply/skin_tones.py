@@ -15,7 +15,15 @@ import numpy as np
 from allograft.cohort.manifest import is_missing
 from allograft.cohort.readers import SUFFIXES, VOLUMES, read_image
 from allograft.errors import ImageError, ManifestError, SpecError
-from allograft.transforms.skin_tone import PATCHES, THRESHOLDS, Skin, SkinTone, calibrate_thresholds, estimate_skin_tone, fitzpatrick_type
+from allograft.transforms.skin_tone import (
+    PATCHES,
+    THRESHOLDS,
+    Skin,
+    SkinTone,
+    calibrate_thresholds,
+    estimate_skin_tone,
+    fitzpatrick_type,
+)
 from allograft.tree import write_bytes
 
 Thresholds = Literal["default", "kinyanjui", "calibrate"]
@@ -30,9 +38,11 @@ class Labelled:
     Args:
         tones: image name -> its tone.
         thresholds: the five angles in degrees that part the types.
-        within_one: share of the images with a human type and a known one that differ by at most one; None without human types. With
-            ``calibrate`` it is measured on the very labels that the thresholds were fitted to.
-        judged, named: on how many images that is, and how many have a human type; an image of unknown tone is not judged.
+        within_one: share of the images with a human type and a known one that differ by at most
+            one; None without human types. With ``calibrate`` it is measured on the very labels that
+            the thresholds were fitted to.
+        judged, named: on how many images that is, and how many have a human type; an image of
+            unknown tone is not judged.
     """
 
     tones: Mapping[str, SkinTone]
@@ -58,20 +68,25 @@ def label_skin_tones(
 ) -> Labelled:
     """Write ``image,angle,type,patch,note`` for each image; see ``estimate_skin_tone``.
 
-    ``type`` is 1 to 6 or "unknown", ``patch`` the upper-left corner ``row:column`` on the image at 256 x 256. An image that holds no
-    colours or cannot be read is unknown, with the reason in ``note``.
+    ``type`` is 1 to 6 or "unknown", ``patch`` the upper-left corner ``row:column`` on the image at
+    256 x 256. An image that holds no colours or cannot be read is unknown, with the reason in
+    ``note``.
 
     Args:
         images: files and folders; of a folder all photographs below it, in order.
         out: a ``.csv`` file.
         thresholds: "calibrate" fits them to the human types.
-        human: a CSV file with the columns ``image`` (as in ``out``, or the file's name) and ``column``.
-        column: the column of human Fitzpatrick types, 1 to 6 (2.0 is 2); cells that are empty, nan or unknown do not count.
+        human: a CSV file with the columns ``image`` (as in ``out``, or the file's name) and
+            ``column``.
+        column: the column of human Fitzpatrick types, 1 to 6 (2.0 is 2); cells that are empty, nan
+            or unknown do not count.
 
     Raises:
         ImageError: a path that does not exist, or a folder without photographs.
-        ManifestError: human types that cannot be read, that are none of 1 to 6, or that no image has.
-        SpecError: "calibrate" without human types, or with fewer than two among the images whose tone is known; ``out`` not a ``.csv``.
+        ManifestError: human types that cannot be read, that are none of 1 to 6, or that no image
+            has.
+        SpecError: "calibrate" without human types, or with fewer than two among the images whose
+            tone is known; ``out`` not a ``.csv``.
     """
     if out.suffix.lower() != ".csv":
         raise SpecError(f"{out}: the table is written as CSV, found '{out.suffix}'; expected {out.stem or 'tones'}.csv")
@@ -83,16 +98,22 @@ def label_skin_tones(
     named = {name: kind for name in tones if (kind := types.get(name, types.get(Path(name).name))) is not None}
     if human is not None and not named:
         raise ManifestError(
-            f"{human}: no row with a type names any of {len(tones)} images; write image as in {out.name}, or the file's name"
+            f"{human}: no row with a type names any of {len(tones)} images; write image as in {out.name}, or the "
+            "file's name"
         )
     judged = {name: kind for name, kind in named.items() if tones[name].type is not None}
     if human is not None and not judged:
-        raise ManifestError(f"{human}: the tone of every image with a type ({len(named)}) is unknown; leave the types out to see why")
+        raise ManifestError(
+            f"{human}: the tone of every image with a type ({len(named)}) is unknown; leave the types out to see why"
+        )
     limits: tuple[float, ...] = THRESHOLDS[asked]
     if thresholds == "calibrate":
         if len(set(judged.values())) < 2:
             found = f"type {next(iter(judged.values()))} alone, on {len(judged)} image(s) whose tone is known"
-            raise SpecError(f"thresholds: calibrate fits limits between types, found {found} in {human}; expected at least two types")
+            raise SpecError(
+                f"thresholds: calibrate fits limits between types, found {found} in {human}; expected at least two "
+                "types"
+            )
         limits = calibrate_thresholds([tones[name].angle for name in judged], list(judged.values()))
         tones = {name: _again(tone, limits) for name, tone in tones.items()}
     near = [abs((tones[name].type or 0) - kind) <= 1 for name, kind in judged.items()]
@@ -103,7 +124,9 @@ def label_skin_tones(
 def _files(images: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     for given in map(Path, images):
         if given.is_dir():
-            found = sorted(path for path in given.rglob("*") if path.is_file() and path.name.lower().endswith(PHOTOGRAPHS))
+            found = sorted(
+                path for path in given.rglob("*") if path.is_file() and path.name.lower().endswith(PHOTOGRAPHS)
+            )
             if not found:
                 raise ImageError(f"{given}: holds no photograph; expected files ending in {', '.join(PHOTOGRAPHS)}")
             yield from ((path.as_posix(), path) for path in found)
@@ -133,7 +156,9 @@ def _human_types(path: Path, column: str) -> dict[str, int]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); expected a CSV file with the columns image and {column}") from error
+        raise ManifestError(
+            f"{path}: cannot be read ({error}); expected a CSV file with the columns image and {column}"
+        ) from error
     if not rows or not {"image", column} <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "no rows"
         raise ManifestError(f"{path}: found {found}; expected the columns image and {column}")
@@ -152,7 +177,9 @@ def _human_type(text: str, where: str, column: str) -> int:
     except ValueError:
         value = math.nan
     if value not in range(1, 7):
-        raise ManifestError(f"{where}: {column} is '{text}'; expected a Fitzpatrick type from 1 to 6, or nothing where it is not known")
+        raise ManifestError(
+            f"{where}: {column} is '{text}'; expected a Fitzpatrick type from 1 to 6, or nothing where it is not known"
+        )
     return int(value)
 
 

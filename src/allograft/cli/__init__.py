@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from allograft.studies import PartsResult
 
 app = typer.Typer(
-    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one protocol. "
+    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one "
+    "protocol. "
     "Research use only, not a medical device.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,11 +32,14 @@ app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")
+]
 
 
 def main() -> None:
-    """Run a command. Exit code 2 for a user's mistake, 3 when some units failed; never a traceback for either."""
+    """Run a command. Exit code 2 for a user's mistake, 3 when some units failed; never a traceback
+    for either."""
     try:
         app()
     except AllograftError as error:
@@ -60,27 +64,39 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
 @app.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
 def study(
     file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")
+    ],
     set_: Set = None,
     workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
-    shard: Annotated[str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")] = "1/1",
+    shard: Annotated[
+        str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
+    ] = "1/1",
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits.")
+        bool,
+        typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits."),
     ] = False,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes that train one network together, each with its share of the batch.")] = 1,
+    devices: Annotated[
+        int, typer.Option(help="Processes that train one network together, each with its share of the batch.")
+    ] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
 ) -> None:
-    """Compare recipes: train, carry over, judge every one on every site, and leave table, report and models."""
+    """Compare recipes: train, carry over, judge every one on every site, and leave table, report
+    and models."""
     from allograft.context.journal import STOP
     from allograft.run.fabric import local_fabric
     from allograft.studies import run_study
@@ -94,7 +110,9 @@ def study(
         from allograft.run.session import Session
 
         return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
-    result = run_study(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part)
+    result = run_study(
+        asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part
+    )
     if fabric.is_global_zero:
         _show(result)
 
@@ -116,7 +134,9 @@ def train(
     print(predict_command(train_model(read_study(file, set_ or ()), out, fabric=fabric, say=_say)))
 
 
-@app.command(epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay")
+@app.command(
+    epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay"
+)
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, a folder, or a manifest.")],
@@ -125,14 +145,21 @@ def predict(
     probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Predict images with a model: masks on each image's own grid, volumes or class probabilities in results.csv."""
+    """Predict images with a model: masks on each image's own grid, volumes or class probabilities
+    in results.csv."""
     from allograft.apply.predictions import write_predictions
 
     written = write_predictions(model, images, out, overlay=overlay, probabilities=probabilities, device=device)
-    print(f"{written} predictions in {out}; numbers and warnings in {out / 'results.csv'}. Research use only, not a medical device.")
+    print(
+        f"{written} predictions in {out}; numbers and warnings in {out / 'results.csv'}. Research use only, not a "
+        "medical device."
+    )
 
 
-@app.command(epilog="Example: allograft adapt runs/vessels/models/finetune@chase new-site/manifest.csv --recipe finetune -o runs/new")
+@app.command(
+    epilog="Example: allograft adapt runs/vessels/models/finetune@chase new-site/manifest.csv --recipe finetune -o "
+    "runs/new"
+)
 def adapt(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
@@ -140,7 +167,9 @@ def adapt(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
     set_: Set = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Adapt a finished model to a new site, without its source images."""
@@ -148,7 +177,11 @@ def adapt(
     from allograft.run.fabric import local_fabric
     from allograft.strict import overridden, parse_yaml
 
-    asked, changes, fabric = parse_yaml(recipe, "--recipe"), overridden({}, set_ or ()), local_fabric(accelerator=device)
+    asked, changes, fabric = (
+        parse_yaml(recipe, "--recipe"),
+        overridden({}, set_ or ()),
+        local_fabric(accelerator=device),
+    )
     if plan:
         from allograft.run.session import Session
 
@@ -161,8 +194,12 @@ def adapt(
 def evaluate(
     judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to judge on.")],
-    classes: Annotated[list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
@@ -171,7 +208,12 @@ def evaluate(
 
     found = judge(judged, manifest, task={"segmentation": {"classes": classes}} if classes else None, device=device)
     for site, metrics in found.metrics.items():
-        print(f"{site}: " + ", ".join(f"{key} {'undefined' if value is None else format(value, '.3f')}" for key, value in metrics.items()))
+        print(
+            f"{site}: "
+            + ", ".join(
+                f"{key} {'undefined' if value is None else format(value, '.3f')}" for key, value in metrics.items()
+            )
+        )
     if found.unlabelled:
         print(f"{found.unlabelled} cases have no label and are not measured")
     if out is not None:
@@ -181,7 +223,9 @@ def evaluate(
 @app.command(epilog="Example: allograft report runs/vessels --without-images")
 def report(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
-    without_images: Annotated[bool, typer.Option("--without-images", help="Leave patients' images out of the page.")] = False,
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
+    ] = False,
 ) -> None:
     """Make report.html, results.csv and metrics.csv anew from the records."""
     from allograft.studies import rebuild
@@ -193,9 +237,12 @@ def report(
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     out: Annotated[Path, typer.Argument(help="The zip file to write.")],
-    with_images: Annotated[bool, typer.Option("--with-images", help="Also where the model holds images of patients.")] = False,
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="Also where the model holds images of patients.")
+    ] = False,
 ) -> None:
-    """Pack a model to hand it on; one that holds patients' images is refused unless they are to go with it."""
+    """Pack a model to hand it on; one that holds patients' images is refused unless they are to go
+    with it."""
     from allograft.apply.export import export_model
 
     print(export_model(model, out, with_images=with_images))
@@ -210,7 +257,11 @@ def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folde
     from allograft.study.reading import kept_study
 
     asked = kept_study(file) if file.is_dir() else read_study(file)
-    print("\n\n".join(bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))))
+    print(
+        "\n\n".join(
+            bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))
+        )
+    )
 
 
 @app.command(epilog="Example: allograft methods")

@@ -21,7 +21,8 @@ def doctor(
     html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
     system: Annotated[bool, typer.Option("--system", help="Tell of this machine instead.")] = False,
 ) -> None:
-    """Look a cohort over before it is used: files, sites, labels, duplicates, and how far apart its sites are."""
+    """Look a cohort over before it is used: files, sites, labels, duplicates, and how far apart its
+    sites are."""
     if system or manifest is None:
         from allograft.cohort.system import describe_system
 
@@ -48,9 +49,12 @@ def skin_tone(
         Literal["default", "kinyanjui", "calibrate"],
         typer.Option(help="Angles between the types: default and kinyanjui are the same, calibrate fits to --human."),
     ] = "default",
-    human: Annotated[Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")] = None,
+    human: Annotated[
+        Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")
+    ] = None,
 ) -> None:
-    """Estimate the skin tone of each photograph: typology angle and Fitzpatrick type, or unknown with the reason."""
+    """Estimate the skin tone of each photograph: typology angle and Fitzpatrick type, or unknown
+    with the reason."""
     from allograft.apply.skin_tones import label_skin_tones
 
     done = label_skin_tones(images, out, skin=skin, thresholds=thresholds, human=human)
@@ -63,7 +67,10 @@ def skin_tone(
         print(f"within one type of the human labels: {done.within_one:.1%} of {few}{left}{note}")
 
 
-@cohorts.command(epilog="Example: allograft phantom skin phantoms/skin --subjects 300 --site a=none --site d=none --confounding a=0.6")
+@cohorts.command(
+    epilog="Example: allograft phantom skin phantoms/skin --subjects 300 --site a=none --site d=none --confounding "
+    "a=0.6"
+)
 def phantom(
     name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
     out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
@@ -75,7 +82,10 @@ def phantom(
     ] = None,
     confounding: Annotated[
         list[str] | None,
-        typer.Option(help="Of skin: a site's correlation of melanoma with light skin, -1 to 1: --confounding a=0.6", metavar="NAME=NUMBER"),
+        typer.Option(
+            help="Of skin: a site's correlation of melanoma with light skin, -1 to 1: --confounding a=0.6",
+            metavar="NAME=NUMBER",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -88,7 +98,9 @@ def phantom(
     more: dict[str, Any] = {"sites": dict(_pair("site", text, "b=severe") for text in site)} if site else {}
     if confounding:
         if "confounding" not in signature(write).parameters:
-            raise SpecError(f"--confounding {confounding[0]}: the {name} phantom has none; leave it out, or choose skin")
+            raise SpecError(
+                f"--confounding {confounding[0]}: the {name} phantom has none; leave it out, or choose skin"
+            )
         more["confounding"] = dict(_number("confounding", text, "a=0.6") for text in confounding)
     print(write(out, dims=dims, subjects=subjects, size=size, seed=seed, **more))
 
@@ -98,7 +110,9 @@ def _number(option: str, text: str, example: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError:
-        raise SpecError(f"--{option} {text}: found '{value}', expected a number, for example --{option} {example}") from None
+        raise SpecError(
+            f"--{option} {text}: found '{value}', expected a number, for example --{option} {example}"
+        ) from None
 
 
 def _pair(option: str, text: str, example: str) -> tuple[str, str]:

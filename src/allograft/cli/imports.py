@@ -13,32 +13,47 @@ if TYPE_CHECKING:
     from allograft.cohort.importers import Options
 
 imports = typer.Typer(
-    help="Make a manifest from other people's layouts. Files stay where they lie.", no_args_is_help=True, rich_markup_mode=None
+    help="Make a manifest from other people's layouts. Files stay where they lie.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Src = Annotated[Path, typer.Argument(help="What to import.", metavar="SRC")]
 Out = Annotated[
-    Path, typer.Argument(help="A folder that holds all files, for its manifest.csv; or a path that ends in .csv.", metavar="OUT")
+    Path,
+    typer.Argument(
+        help="A folder that holds all files, for its manifest.csv; or a path that ends in .csv.", metavar="OUT"
+    ),
 ]
 Site = Annotated[str, typer.Option(help="The hospital, scanner or laboratory that the images are from.")]
 Images = Annotated[Path, typer.Option(help="The folder of the images.")]
 Subject = Annotated[
-    str | None, typer.Option(help="Where the patient is in a file's name: --subject '{subject}_*', '{subject:2}*' for two characters")
+    str | None,
+    typer.Option(
+        help="Where the patient is in a file's name: --subject '{subject}_*', '{subject:2}*' for two characters"
+    ),
 ]
 Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Say that each image is of another patient.")]
 Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Take the test images too, which have no masks.")]
-Class = Annotated[list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")]
+Class = Annotated[
+    list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")
+]
 Append = Annotated[bool, typer.Option("--append", help="Add to a manifest that exists.")]
 Split = Annotated[str | None, typer.Option(help="train, val or test, for rows whose source names none.")]
-Prefix = Annotated[str, typer.Option("--subject-prefix", help="Put before each subject, where two hospitals count alike.")]
+Prefix = Annotated[
+    str, typer.Option("--subject-prefix", help="Put before each subject, where two hospitals count alike.")
+]
 Shared = Annotated[bool, typer.Option("--shared-subjects", help="A subject at two sites is one patient.")]
-Mask = Annotated[str | None, typer.Option(help="The mask: a pattern below SRC; for a table, a column or pattern of columns.")]
+Mask = Annotated[
+    str | None, typer.Option(help="The mask: a pattern below SRC; for a table, a column or pattern of columns.")
+]
 Paired = Annotated[str | None, typer.Option(help="The registered image of another modality, named as --mask is.")]
 Region = Annotated[str | None, typer.Option(help="A mask of the pixels that count, named as --mask is.")]
 
 
 @imports.command(
-    epilog="Example: allograft import medmnist pneumoniamnist.npz data --site guangzhou --class 0=normal --one-image-per-subject"
+    epilog="Example: allograft import medmnist pneumoniamnist.npz data --site guangzhou --class 0=normal "
+    "--one-image-per-subject"
 )
 def medmnist(
     src: Src,
@@ -46,7 +61,9 @@ def medmnist(
     site: Site,
     class_: Class = None,
     once: Once = False,
-    test: Annotated[str, typer.Option(help="The part to be tested, of a file without test images: --test val")] = "test",
+    test: Annotated[
+        str, typer.Option(help="The part to be tested, of a file without test images: --test val")
+    ] = "test",
     append: Append = False,
     prefix: Prefix = "",
     shared: Shared = False,
@@ -55,10 +72,15 @@ def medmnist(
     from allograft.cohort.importers import import_medmnist
 
     options = _options(append, None, prefix, shared)
-    print(import_medmnist(src, out, site=site, classes=_named(class_), one_image_per_subject=once, test=test, **options))
+    print(
+        import_medmnist(src, out, site=site, classes=_named(class_), one_image_per_subject=once, test=test, **options)
+    )
 
 
-@imports.command(epilog="Example: allograft import msd Task04_Hippocampus Task04_Hippocampus --site vanderbilt --one-image-per-subject")
+@imports.command(
+    epilog="Example: allograft import msd Task04_Hippocampus Task04_Hippocampus --site vanderbilt "
+    "--one-image-per-subject"
+)
 def msd(
     src: Src,
     out: Out,
@@ -75,10 +97,14 @@ def msd(
     from allograft.cohort.importers import import_msd
 
     options = _options(append, split, prefix, shared)
-    print(import_msd(src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options))
+    print(
+        import_msd(src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options)
+    )
 
 
-@imports.command(epilog="Example: allograft import nnunet Dataset027_ACDC Dataset027_ACDC --site dijon --subject '{subject}_frame*'")
+@imports.command(
+    epilog="Example: allograft import nnunet Dataset027_ACDC Dataset027_ACDC --site dijon --subject '{subject}_frame*'"
+)
 def nnunet(
     src: Src,
     out: Out,
@@ -95,11 +121,16 @@ def nnunet(
     from allograft.cohort.importers import import_nnunet
 
     options = _options(append, split, prefix, shared)
-    print(import_nnunet(src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options))
+    print(
+        import_nnunet(
+            src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options
+        )
+    )
 
 
 @imports.command(
-    epilog="Example: allograft import coco data/train.json data --images data/train --site A --split train --one-image-per-subject"
+    epilog="Example: allograft import coco data/train.json data --images data/train --site A --split train "
+    "--one-image-per-subject"
 )
 def coco(
     src: Src,
@@ -120,7 +151,10 @@ def coco(
     print(import_coco(src, out, images=images, site=site, subject=subject, one_image_per_subject=once, **options))
 
 
-@imports.command(epilog="Example: allograft import voc data/Annotations data --images data/JPEGImages --site A --one-image-per-subject")
+@imports.command(
+    epilog="Example: allograft import voc data/Annotations data --images data/JPEGImages --site A "
+    "--one-image-per-subject"
+)
 def voc(
     src: Src,
     out: Out,
@@ -128,7 +162,9 @@ def voc(
     site: Site,
     subject: Subject = None,
     once: Once = False,
-    zero_based: Annotated[bool, typer.Option("--zero-based", help="Pixels are counted from 0, the end exclusive.")] = False,
+    zero_based: Annotated[
+        bool, typer.Option("--zero-based", help="Pixels are counted from 0, the end exclusive.")
+    ] = False,
     append: Append = False,
     split: Split = None,
     prefix: Prefix = "",
@@ -138,10 +174,24 @@ def voc(
     from allograft.cohort.importers import import_voc
 
     options = _options(append, split, prefix, shared)
-    print(import_voc(src, out, images=images, site=site, subject=subject, one_image_per_subject=once, zero_based=zero_based, **options))
+    print(
+        import_voc(
+            src,
+            out,
+            images=images,
+            site=site,
+            subject=subject,
+            one_image_per_subject=once,
+            zero_based=zero_based,
+            **options,
+        )
+    )
 
 
-@imports.command(epilog="Example: allograft import bids data data --site-column centre --mask 'derivatives/manual/{name}_mask.nii.gz'")
+@imports.command(
+    epilog="Example: allograft import bids data data --site-column centre --mask "
+    "'derivatives/manual/{name}_mask.nii.gz'"
+)
 def bids(
     src: Src,
     out: Out,
@@ -162,16 +212,22 @@ def bids(
 
 
 @imports.command(
-    epilog="Example: allograft import folder data data --image 'A/{subject}_0000.nii.gz' --mask 'A/{subject}.nii.gz' --site A --append"
+    epilog="Example: allograft import folder data data --image 'A/{subject}_0000.nii.gz' --mask 'A/{subject}.nii.gz' "
+    "--site A --append"
 )
 def folder(
     src: Src,
     out: Out,
-    image: Annotated[list[str], typer.Option(help="A pattern below SRC; names in braces become columns, several patterns are channels.")],
+    image: Annotated[
+        list[str],
+        typer.Option(help="A pattern below SRC; names in braces become columns, several patterns are channels."),
+    ],
     mask: Mask = None,
     paired: Paired = None,
     region: Region = None,
-    site: Annotated[str | None, typer.Option(help="The one site of the images, unless {site} is in the pattern.")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="The one site of the images, unless {site} is in the pattern.")
+    ] = None,
     once: Once = False,
     append: Append = False,
     split: Split = None,
@@ -182,14 +238,31 @@ def folder(
     from allograft.cohort.importers import import_folder
 
     options = _options(append, split, prefix, shared)
-    print(import_folder(src, out, image=image, mask=mask, paired=paired, region=region, site=site, one_image_per_subject=once, **options))
+    print(
+        import_folder(
+            src,
+            out,
+            image=image,
+            mask=mask,
+            paired=paired,
+            region=region,
+            site=site,
+            one_image_per_subject=once,
+            **options,
+        )
+    )
 
 
-@imports.command(epilog="Example: allograft import table labels.csv . --image path --subject patient_id --site hospital --label dx")
+@imports.command(
+    epilog="Example: allograft import table labels.csv . --image path --subject patient_id --site hospital --label dx"
+)
 def table(
     src: Src,
     out: Out,
-    image: Annotated[list[str], typer.Option(help="A column of paths, or a pattern of columns: 'images/{id}.png'; several are channels.")],
+    image: Annotated[
+        list[str],
+        typer.Option(help="A column of paths, or a pattern of columns: 'images/{id}.png'; several are channels."),
+    ],
     subject: Annotated[str | None, typer.Option(help="The column of the patient.")] = None,
     site: Annotated[str | None, typer.Option(help="The column of the site.")] = None,
     site_name: Annotated[str | None, typer.Option(help="The one site of a table without such a column.")] = None,
@@ -202,7 +275,8 @@ def table(
     attribute: Annotated[list[str] | None, typer.Option(help="A further column to take over; no other is.")] = None,
     class_: Class = None,
     missing: Annotated[
-        list[str] | None, typer.Option(help="A word for no value, in place of NA, NaN, N/A, none and null; '' for no word.")
+        list[str] | None,
+        typer.Option(help="A word for no value, in place of NA, NaN, N/A, none and null; '' for no word."),
     ] = None,
     once: Once = False,
     append: Append = False,
@@ -213,9 +287,20 @@ def table(
     """A CSV of your own, by the names of its columns."""
     from allograft.cohort.importers import import_table
 
-    columns: dict[str, Any] = {"subject": subject, "site": site, "site_name": site_name, "label": label, "split_column": split_column}
+    columns: dict[str, Any] = {
+        "subject": subject,
+        "site": site,
+        "site_name": site_name,
+        "label": label,
+        "split_column": split_column,
+    }
     files: dict[str, Any] = {"image": image, "mask": mask, "paired": paired, "region": region, "boxes": boxes}
-    more: dict[str, Any] = {"attributes": attribute or (), "classes": _named(class_), "missing": missing, "one_image_per_subject": once}
+    more: dict[str, Any] = {
+        "attributes": attribute or (),
+        "classes": _named(class_),
+        "missing": missing,
+        "one_image_per_subject": once,
+    }
     print(import_table(src, out, **columns, **files, **more, **_options(append, split, prefix, shared)))
 
 

@@ -1,4 +1,5 @@
-"""Cohorts: tables of cases, read from a manifest, seen through views in which hidden labels are absent."""
+"""Cohorts: tables of cases, read from a manifest, seen through views in which hidden labels are
+absent."""
 
 from allograft.cohort.coding import Coding
 from allograft.cohort.cohort import Cohort, Slices

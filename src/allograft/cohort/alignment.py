@@ -1,4 +1,5 @@
-"""Where two files meet: do they lie at the same place? What is only permuted or flipped is turned, the rest is refused."""
+"""Where two files meet: do they lie at the same place? What is only permuted or flipped is turned,
+the rest is refused."""
 
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ TOLERANCE = 0.1
 def aligned(other: Picture, grid: Grid, name: Path | str, image: Path | str) -> Picture:
     """Bring a picture onto the axes of an image that it belongs to, without resampling.
 
-    Axes are permuted and reversed as the two affines say; a sparse picture is filled up with 0. Two pictures without an
-    affine need the same shape. A picture without one meets an image with one only where both are rows and columns as
-    shown (a PNG drawn on a DICOM plane): the axes of a voxel grid and of a picture are not the same.
+    Axes are permuted and reversed as the two affines say; a sparse picture is filled up with 0. Two
+    pictures without an affine need the same shape. A picture without one meets an image with one
+    only where both are rows and columns as shown (a PNG drawn on a DICOM plane): the axes of a
+    voxel grid and of a picture are not the same.
 
     Args:
         other: a mask, region, paired image, channel or prediction.
@@ -59,10 +61,11 @@ def _on(grid: Grid, other: Picture, array: np.ndarray) -> Picture:
 
 
 def shift(affine: np.ndarray, shape: tuple[int, ...]) -> float:
-    """By how many mm a distance within the grid can be wrong when its axes are taken as at right angles.
+    """By how many mm a distance within the grid can be wrong when its axes are taken as at right
+    angles.
 
-    For two axes of lengths a and b in mm and an angle t between them: min(a, b) |cos t|, which bounds the difference
-    between sqrt(a^2 + b^2 + 2 a b cos t) and sqrt(a^2 + b^2).
+    For two axes of lengths a and b in mm and an angle t between them: min(a, b) |cos t|, which
+    bounds the difference between sqrt(a^2 + b^2 + 2 a b cos t) and sqrt(a^2 + b^2).
 
     >>> round(shift(np.array([[1.0, 0.1, 0, 0], [0, 1.0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), (10, 31, 12)), 2)
     0.9
@@ -75,10 +78,11 @@ def shift(affine: np.ndarray, shape: tuple[int, ...]) -> float:
 
 
 def check_right_angles(name: Path | str, affine: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse a sheared grid (a tilted gantry, say), along whose axes distances are not distances in mm.
+    """Refuse a sheared grid (a tilted gantry, say), along whose axes distances are not distances in
+    mm.
 
-    Axes that are off by less than one voxel over the whole image are taken as at right angles, so that rounded headers
-    pass.
+    Axes that are off by less than one voxel over the whole image are taken as at right angles, so
+    that rounded headers pass.
 
     Raises:
         ImageError: with the error in mm and the angle.
@@ -90,8 +94,10 @@ def check_right_angles(name: Path | str, affine: np.ndarray, shape: tuple[int, .
         cosines = np.abs((columns / sides).T @ (columns / sides)) - np.eye(len(shape))
         angle = np.degrees(np.arcsin(min(1.0, float(cosines.max()))))
         raise ImageError(
-            f"{name}: its axes are {angle:.3g} degrees off a right angle (a tilted gantry?), so that distances along them are wrong "
-            f"by up to {found:.3g} mm; expected less than one voxel, {sides.min():.3g} mm; straighten it, dcm2niix does, or "
+            f"{name}: its axes are {angle:.3g} degrees off a right angle (a tilted gantry?), so that distances along "
+            "them are wrong "
+            f"by up to {found:.3g} mm; expected less than one voxel, {sides.min():.3g} mm; straighten it, dcm2niix "
+            "does, or "
             "resample it to a straight grid"
         )
 
@@ -111,31 +117,43 @@ def _check_shapes(other: Grid, grid: Grid, name: Path | str, image: Path | str) 
     if (other.affine is None) != (grid.affine is None) and not (other.displayed and grid.displayed):
         bare, placed = (name, image) if other.affine is None else (image, name)
         raise ImageError(
-            f"{name}: {bare} has no voxel size and place, {placed} has: whether they lie on each other cannot be seen; store both as NIfTI "
+            f"{name}: {bare} has no voxel size and place, {placed} has: whether they lie on each other cannot be "
+            "seen; store both as NIfTI "
             "with one affine: nibabel.Nifti1Image(array, image.affine)"
         )
     if other.shape != grid.shape:
-        raise ImageError(f"{name}: has shape {other.shape}, expected {grid.shape}, that of {image}; export it again at the image's size")
+        raise ImageError(
+            f"{name}: has shape {other.shape}, expected {grid.shape}, that of {image}; export it again at the image's "
+            "size"
+        )
 
 
 def _turn(other: Picture, grid: Grid, name: Path | str, image: Path | str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(axes, flips): axis d of the grid is axis ``axes[d]`` of the picture, and reversed where d is in ``flips``."""
+    """(axes, flips): axis d of the grid is axis ``axes[d]`` of the picture, and reversed where d is
+    in ``flips``."""
     assert other.affine is not None
     assert grid.affine is not None
     dimensions = len(grid.shape)
     if len(other.spatial) != dimensions:
-        raise ImageError(f"{name}: has shape {other.spatial}, expected {grid.shape}, that of {image}; export it again on the image's grid")
+        raise ImageError(
+            f"{name}: has shape {other.spatial}, expected {grid.shape}, that of {image}; export it again on the "
+            "image's grid"
+        )
     here, there = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (grid.affine, other.affine))
     cosines = (here.T @ there)[:dimensions, :dimensions]
     axes = tuple(int(axis) for axis in np.abs(cosines).argmax(1))
     if len(set(axes)) < dimensions:  # neither: turned by about 45 degrees, or planes that cross
         apart = _apart(other.affine, grid.affine, grid.shape)
-        raise ImageError(f"{name}: its axes point elsewhere than those of {image}, up to {apart:.1f} mm apart; resample it onto the image")
+        raise ImageError(
+            f"{name}: its axes point elsewhere than those of {image}, up to {apart:.1f} mm apart; resample it onto "
+            "the image"
+        )
     return axes, tuple(axis for axis, old in enumerate(axes) if cosines[axis, old] < 0)
 
 
 def _turned(affine: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...], flips: tuple[int, ...]) -> np.ndarray:
-    """The affine of an array whose axes were permuted, then reversed; ``shape`` is that of the result."""
+    """The affine of an array whose axes were permuted, then reversed; ``shape`` is that of the
+    result."""
     turned = affine.copy()
     turned[:, : len(axes)] = affine[:, list(axes)]
     for axis in flips:
@@ -174,7 +192,9 @@ def _apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
 
-def _filled(array: np.ndarray, affine: np.ndarray, grid: Grid, name: Path | str, image: Path | str) -> tuple[np.ndarray, np.ndarray]:
+def _filled(
+    array: np.ndarray, affine: np.ndarray, grid: Grid, name: Path | str, image: Path | str
+) -> tuple[np.ndarray, np.ndarray]:
     """A sparse array put into zeros of the grid's shape, where its first voxel says."""
     assert grid.affine is not None
     start = np.linalg.solve(grid.affine, affine[:, 3])[: len(grid.shape)]
@@ -187,5 +207,8 @@ def _filled(array: np.ndarray, affine: np.ndarray, grid: Grid, name: Path | str,
     source = tuple(slice(part.start - begin, part.stop - begin) for part, begin in zip(goal, first, strict=True))
     whole[(slice(None), *goal)] = array[(slice(None), *source)]
     if (lost := np.count_nonzero(array) - np.count_nonzero(whole)) > 0:
-        raise ImageError(f"{name}: {lost} voxels of the segmentation lie outside {image}; expected all inside; export both from one series")
+        raise ImageError(
+            f"{name}: {lost} voxels of the segmentation lie outside {image}; expected all inside; export both from "
+            "one series"
+        )
     return whole, moved

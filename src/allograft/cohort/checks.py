@@ -1,4 +1,5 @@
-"""What ``doctor`` looks for: each check takes what was seen and gives findings, one sentence each, with the mend."""
+"""What ``doctor`` looks for: each check takes what was seen and gives findings, one sentence each,
+with the mend."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Severity = Literal["stop", "warning", "note"]
 
 @dataclass(frozen=True)
 class Named:
-    """A case in a finding: its row in the manifest, its name, its subject as an ordinal, and what was found there."""
+    """A case in a finding: its row in the manifest, its name, its subject as an ordinal, and what
+    was found there."""
 
     row: int
     name: str
@@ -28,7 +30,8 @@ class Named:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that stops a study, spoils it, or is worth knowing; ``text`` names no case, ``cases`` are examples."""
+    """One thing that stops a study, spoils it, or is worth knowing; ``text`` names no case,
+    ``cases`` are examples."""
 
     severity: Severity
     topic: str
@@ -38,11 +41,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Site:
-    """The facts of one site; mappings are value -> number of cases, most frequent first, ``boxes`` -> number of boxes.
+    """The facts of one site; mappings are value -> number of cases, most frequent first, ``boxes``
+    -> number of boxes.
 
-    ``scale`` is the median over images of the 99th percentile of absolute intensities, ``scale_after`` the
-    median after the preprocessing; ``smallest_p`` that of an exact Wilcoxon test on the labelled test subjects of the default test
-    fraction, 1.0 where none is labelled.
+    ``scale`` is the median over images of the 99th percentile of absolute intensities,
+    ``scale_after`` the median after the preprocessing; ``smallest_p`` that of an exact Wilcoxon
+    test on the labelled test subjects of the default test fraction, 1.0 where none is labelled.
     """
 
     name: str
@@ -75,39 +79,67 @@ Name = Callable[[Look, str], Named]
 
 
 def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
-    """Files that cannot be read, masks that lie on another grid or hold codes without a class, planes among volumes."""
+    """Files that cannot be read, masks that lie on another grid or hold codes without a class,
+    planes among volumes."""
     topics: tuple[tuple[str, Severity, str], ...] = (
         ("unreadable", "stop", "{} cannot be read; export them again, or remove their rows"),
-        ("geometry", "stop", "{} with a mask, region, pair or boxes that do not lie on the image; export both on one grid"),
+        (
+            "geometry",
+            "stop",
+            "{} with a mask, region, pair or boxes that do not lie on the image; export both on one grid",
+        ),
         ("codes", "stop", "{} with mask values that stand for no class; name them in task: classes, or mend the masks"),
-        ("preprocessing", "stop", "{} that the preprocessing cannot be applied to; change preprocessing, or store what it asks for"),
+        (
+            "preprocessing",
+            "stop",
+            "{} that the preprocessing cannot be applied to; change preprocessing, or store what it asks for",
+        ),
     )
     for topic, severity, text in topics:
         found = [(look, detail) for look in looks for kind, detail in look.problems if kind == topic]
         if found:
-            yield Finding(severity, topic, text.format(_count(len(found), "case")), tuple(name(*one) for one in found[:10]))
+            yield Finding(
+                severity, topic, text.format(_count(len(found), "case")), tuple(name(*one) for one in found[:10])
+            )
     planes, volumes = ([look for look in looks if look.size and len(look.size) == axes] for axes in (2, 3))
     if planes and volumes:
         few, word = (planes, "planes") if len(planes) <= len(volumes) else (volumes, "volumes")
-        both = f"{_count(len(planes), 'plane')}, a volume of one slice for example, and {_count(len(volumes), 'volume')} in one cohort"
+        both = (
+            f"{_count(len(planes), 'plane')}, a volume of one slice for example, and {_count(len(volumes), 'volume')} "
+            "in one cohort"
+        )
         text = f"{both}; a study takes one kind, also with slices: remove the rows of the {word}"
         yield Finding("stop", "axes", text, tuple(name(look, _times(look.size)) for look in few[:10]))
 
 
 def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Name) -> Iterator[Finding]:
-    """What headers say that a reader has to choose about: NaN, turns, two affines, no orientation."""
+    """What headers say that a reader has to choose about: NaN, turns, two affines, no
+    orientation."""
     hole: Severity = "stop" if preprocessing.nan is None else "note"
     fill = "where NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
     topics: tuple[tuple[str, Severity, str], ...] = (
-        ("nan", hole, "{} with NaN pixels; " + (fill if preprocessing.nan is None else f"they become {preprocessing.nan:g}")),
+        (
+            "nan",
+            hole,
+            "{} with NaN pixels; " + (fill if preprocessing.nan is None else f"they become {preprocessing.nan:g}"),
+        ),
         (
             "turn",
             "warning",
-            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; look whether "
+            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; look "
+            "whether "
             "they lie on each other, and save both without the tag",
         ),
-        ("sform", "warning", "{} whose NIfTI header holds two places; look which is right, and store that one as both sform and qform"),
-        ("orientation", "note", "{} that do not say which way their axes point; left and right may be exchanged: compare with the source"),
+        (
+            "sform",
+            "warning",
+            "{} whose NIfTI header holds two places; look which is right, and store that one as both sform and qform",
+        ),
+        (
+            "orientation",
+            "note",
+            "{} that do not say which way their axes point; left and right may be exchanged: compare with the source",
+        ),
     )
     for topic, severity, text in topics:
         found = [(look, detail) for look in looks for kind, detail in look.notes if kind == topic]
@@ -120,35 +152,60 @@ def check_subjects(sites: Sequence[Site]) -> Iterator[Finding]:
     """Sites that cannot be split, and test sets on which nothing can be significant."""
     for site in sites:
         if site.subjects == 1:
-            text = f"site '{site.name}' has one subject and cannot be split: no test set, no interval over subjects; add subjects"
+            text = (
+                f"site '{site.name}' has one subject and cannot be split: no test set, no interval over subjects; add "
+                "subjects"
+            )
             yield Finding("warning", "subjects", text)
         elif site.test_subjects > 0 and site.smallest_p > 0.05:
-            few = f"site '{site.name}': {_count(site.test_subjects, 'labelled test subject')} at the default test fraction"
-            text = f"{few} allow no p below {site.smallest_p:.2g}: no difference can be significant; label more, or rotate with test: folds"
+            few = (
+                f"site '{site.name}': {_count(site.test_subjects, 'labelled test subject')} at the default test "
+                "fraction"
+            )
+            text = (
+                f"{few} allow no p below {site.smallest_p:.2g}: no difference can be significant; label more, or "
+                "rotate with test: folds"
+            )
             yield Finding("warning", "subjects", text)
 
 
 def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
-    """Classes that live at one site only, sites of one class, codes 0 and 255, cases without labels."""
+    """Classes that live at one site only, sites of one class, codes 0 and 255, cases without
+    labels."""
     for column, index in (("mask", 0), ("label", 1), ("boxes", 2)):
         here = {site.name: {name for _, name in site.classes[index]} for site in sites if site.classes[index]}
         every = set().union(*here.values()) if here else set()
         for name, own in here.items() if len(here) > 1 else ():
             alone = sorted(own - set().union(*(others for other, others in here.items() if other != name)))
             if alone:
-                which = f"{column} class{'es' * (len(alone) > 1)} {', '.join(map(repr, alone))} live{'s' * (len(alone) == 1)}"
-                text = f"{which} at site '{name}' only: a network can tell class from site alone; leave out, merge, or find other sites"
+                which = (
+                    f"{column} class{'es' * (len(alone) > 1)} {', '.join(map(repr, alone))} "
+                    f"live{'s' * (len(alone) == 1)}"
+                )
+                text = (
+                    f"{which} at site '{name}' only: a network can tell class from site alone; leave out, merge, or "
+                    "find other sites"
+                )
                 yield Finding("warning", "one-site class", text)
             if len(every) > 1 and len(own) == 1:
-                text = f"site '{name}' carries one {column} class only, {min(own)!r}: nothing can be told apart there; add the others"
+                text = (
+                    f"site '{name}' carries one {column} class only, {min(own)!r}: nothing can be told apart there; "
+                    "add the others"
+                )
                 yield Finding("warning", "one-class site", text)
     eight = [site.name for site in sites if set(site.codes) <= {"0", "255"} and "255" in site.codes]
     if eight:
-        text = f"masks of {_sites(eight)} hold 0 and 255: 255 is read as the one class; with several, write classes: {{NAME: [255]}}"
+        text = (
+            f"masks of {_sites(eight)} hold 0 and 255: 255 is read as the one class; with several, write classes: "
+            f"{{NAME: [255]}}"
+        )
         yield Finding("note", "mask codes", text)
     for site in sites:
         if "255" in site.codes and set(site.codes) - {"0", "255"}:
-            text = f"masks of site '{site.name}' mix 255 with {', '.join(sorted(set(site.codes) - {'0', '255'}))}: mend them to one coding"
+            text = (
+                f"masks of site '{site.name}' mix 255 with {', '.join(sorted(set(site.codes) - {'0', '255'}))}: mend "
+                "them to one coding"
+            )
             yield Finding("warning", "mask codes", text)
     keys = {key for site in sites for key in site.labelled}
     for site in sites:
@@ -172,22 +229,42 @@ def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Pre
             "channels",
             f"different numbers of channels: {_listed(of('channels'))}; convert all to grey or to RGB",
         )
-    if len(of("prepared")) > len({size.count("x") for size in of("prepared")}):  # planes among volumes are found by check_files
+    if len(of("prepared")) > len(
+        {size.count("x") for size in of("prepared")}
+    ):  # planes among volumes are found by check_files
         sizes = f"{len(of('prepared'))} sizes after the preprocessing ({_listed(of('prepared'))})"
         text = f"{sizes}; batches need one: set preprocessing: size, or patch"
         yield Finding("warning", "size", text)
     if len(of("orientations")) > 1:
         removed = preprocessing.orientation is not None
-        mend = f"orientation: {preprocessing.orientation} makes them one" if removed else "set preprocessing: orientation: RAS"
-        yield Finding("note" if removed else "warning", "orientation", f"orientations {_listed(of('orientations'))}; {mend}")
+        mend = (
+            f"orientation: {preprocessing.orientation} makes them one"
+            if removed
+            else "set preprocessing: orientation: RAS"
+        )
+        yield Finding(
+            "note" if removed else "warning", "orientation", f"orientations {_listed(of('orientations'))}; {mend}"
+        )
     spacings = [look.spacing for look in looks if look.spacing is not None]
-    if spacings and len({len(one) for one in spacings}) == 1 and (np.ptp(spacings, axis=0) > 0.1 * np.median(spacings, axis=0)).any():
+    if (
+        spacings
+        and len({len(one) for one in spacings}) == 1
+        and (np.ptp(spacings, axis=0) > 0.1 * np.median(spacings, axis=0)).any()
+    ):
         removed = preprocessing.spacing is not None
-        mend = "the preprocessing makes them one" if removed else "set preprocessing: spacing, so that a millimetre is one everywhere"
-        span = " x ".join(f"{low:g}-{high:g}" for low, high in zip(np.min(spacings, 0), np.max(spacings, 0), strict=True))
+        mend = (
+            "the preprocessing makes them one"
+            if removed
+            else "set preprocessing: spacing, so that a millimetre is one everywhere"
+        )
+        span = " x ".join(
+            f"{low:g}-{high:g}" for low, high in zip(np.min(spacings, 0), np.max(spacings, 0), strict=True)
+        )
         yield Finding("note" if removed else "warning", "spacing", f"voxel sizes differ ({span} mm); {mend}")
     if len(of("depths")) > 1:
-        yield Finding("note", "bit depth", f"pixels are stored as {_listed(of('depths'))}; intensity scaling must make them one")
+        yield Finding(
+            "note", "bit depth", f"pixels are stored as {_listed(of('depths'))}; intensity scaling must make them one"
+        )
 
 
 def check_intensity(sites: Sequence[Site], preprocessing: Preprocessing) -> Iterator[Finding]:
@@ -200,14 +277,23 @@ def check_intensity(sites: Sequence[Site], preprocessing: Preprocessing) -> Iter
         return
     ratio = high.scale / low.scale
     medians = f"{low.scale:.3g} at '{low.name}', {high.scale:.3g} at '{high.name}'"
-    apart = f"intensity scales of sites are {np.log10(ratio):.1f}, about {np.log10(ratio):.0f}, orders of magnitude apart ({medians})"
+    apart = (
+        f"intensity scales of sites are {np.log10(ratio):.1f}, about {np.log10(ratio):.0f}, orders of magnitude apart "
+        f"({medians})"
+    )
     after = [site.scale_after for site in scaled if site.scale_after > 0]
     left = max(after) / min(after) if after else np.inf
     if left < 2:
-        text = f"{apart}; intensity: {preprocessing.intensity}, image by image, removes it (a factor of {left:.2f} is left)"
+        text = (
+            f"{apart}; intensity: {preprocessing.intensity}, image by image, removes it (a factor of {left:.2f} is "
+            "left)"
+        )
         yield Finding("note", "intensity scale", text)
     else:
-        text = f"{apart}; intensity: {preprocessing.intensity} does not remove it (a factor of {left:.3g} is left): use zscore"
+        text = (
+            f"{apart}; intensity: {preprocessing.intensity} does not remove it (a factor of {left:.3g} is left): use "
+            "zscore"
+        )
         yield Finding("warning", "intensity scale", text)
 
 
@@ -215,7 +301,9 @@ def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name
     """Copies, near-duplicates and weak ones, through the gate."""
 
     def examples(groups: Sequence[Sequence[str]]) -> tuple[Named, ...]:
-        return tuple(name(looks[one], f"pair {number}") for number, group in enumerate(groups[:5], 1) for one in group[:2])
+        return tuple(
+            name(looks[one], f"pair {number}") for number, group in enumerate(groups[:5], 1) for one in group[:2]
+        )
 
     try:
         check_leakage({one: str(look.case.split) for one, look in looks.items() if look.case.split}, duplicates)
@@ -230,7 +318,12 @@ def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name
         ("warning", f"{{}} of images with the same pixels under different subjects; {mend}", across),
         ("note", "{} of images with the same pixels within a subject; remove the copies, they count twice", within),
         ("warning", f"{{}} of near-duplicates (correlation above 0.99) under different subjects; {mend}", near),
-        ("note", "{} of similar images (correlation 0.95 to 0.99) under different subjects; look at the contact sheet of a study", weak),
+        (
+            "note",
+            "{} of similar images (correlation 0.95 to 0.99) under different subjects; look at the contact sheet of a "
+            "study",
+            weak,
+        ),
     )
     for severity, text, groups in found:
         if groups:

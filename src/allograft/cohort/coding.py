@@ -18,12 +18,14 @@ class Coding:
     """How labels become numbers; part of every fingerprint.
 
     Args:
-        mask: class name -> the mask values it stands for; class i of the network's output is the i-th name, 0 the background.
+        mask: class name -> the mask values it stands for; class i of the network's output is the
+            i-th name, 0 the background.
         label: the class names of image labels, in the order of the network's output.
         several: labels are sets ``a|b`` (multi-label).
         attributes: attribute -> its values, in order; () for a number.
         paired: channels of the paired image; 0 when the study has none.
-        paired_range: the values of the paired image that become 0 and 1; None = each channel's own smallest and largest.
+        paired_range: the values of the paired image that become 0 and 1; None = each channel's own
+            smallest and largest.
 
     Example:
         >>> Coding(mask={"vessel": (1,)}).mask_to_index(np.array([[0, 255]]), "a.png").tolist()
@@ -42,17 +44,25 @@ class Coding:
         for name, values in self.mask.items():
             for value in values:
                 if value in owners:
-                    raise SpecError(f"classes: mask value {value} stands for both '{owners[value]}' and '{name}'; give it to one")
+                    raise SpecError(
+                        f"classes: mask value {value} stands for both '{owners[value]}' and '{name}'; give it to one"
+                    )
                 owners[value] = name
 
     @property
     def later(self) -> dict[str, Any]:
-        """The fields that fingerprints do not name one by one, where they are set: a new kind of label is never forgotten."""
+        """The fields that fingerprints do not name one by one, where they are set: a new kind of
+        label is never forgotten."""
         named = ("mask", "label", "several", "attributes", "paired", "paired_range")
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in named and getattr(self, f.name) != default(f)}
+        return {
+            f.name: plain(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in named and getattr(self, f.name) != default(f)
+        }
 
     def mask_to_index(self, values: np.ndarray, name: str) -> np.ndarray:
-        """Mask values -> class indices, int64. With one class and nothing but 0 and 255, 255 means that class.
+        """Mask values -> class indices, int64. With one class and nothing but 0 and 255, 255 means
+        that class.
 
         Raises:
             ImageError: a value that no class stands for, with the file and what was expected.
@@ -65,7 +75,8 @@ class Coding:
         if unknown:
             expected = ", ".join(f"{', '.join(map(str, wanted))} = {name}" for name, wanted in self.mask.items())
             raise ImageError(
-                f"{name}: mask value {unknown[0]} stands for no class ({len(unknown)} such values); expected 0 = background, "
+                f"{name}: mask value {unknown[0]} stands for no class ({len(unknown)} such values); expected 0 = "
+                "background, "
                 f"{expected}. Mend the mask, or name its values: classes: {{NAME: [{unknown[0]}]}}"
             )
         table = np.zeros(int(found.max(initial=0)) + 1, dtype=np.int64)
@@ -75,13 +86,17 @@ class Coding:
         return table[values.astype(np.int64)]
 
     def paired_to_share(self, values: np.ndarray, name: str) -> np.ndarray:
-        """A paired image (C, *spatial) as shares of its range, float32: 0 to 1, and beyond where values lie outside ``paired_range``.
+        """A paired image (C, *spatial) as shares of its range, float32: 0 to 1, and beyond where
+        values lie outside ``paired_range``.
 
         Raises:
             ImageError: another number of channels than ``paired``, with the file.
         """
         if len(values) != self.paired:
-            raise ImageError(f"{name}: the paired image has {len(values)} channels; expected {self.paired}, set task: synthesis: channels")
+            raise ImageError(
+                f"{name}: the paired image has {len(values)} channels; expected {self.paired}, set task: synthesis: "
+                "channels"
+            )
         if self.paired_range is None:
             return normalise(values, "minmax")
         low, high = self.paired_range
@@ -96,7 +111,8 @@ class Coding:
         return [float(one in names) for one in self.label] if self.several else self.label.index(text)
 
     def attribute(self, key: str, text: str | None) -> float | int:
-        """A number for an attribute: its index among the values (-100 if absent), or the number itself (nan if absent)."""
+        """A number for an attribute: its index among the values (-100 if absent), or the number
+        itself (nan if absent)."""
         if self.attributes[key]:
             return self.attributes[key].index(text) if text is not None else -100
         return float(text) if text is not None else float("nan")

@@ -1,4 +1,5 @@
-"""A cohort: a table of cases with one label set. Its views (a site, a split, few labels, no labels) are cohorts too."""
+"""A cohort: a table of cases with one label set. Its views (a site, a split, few labels, no labels)
+are cohorts too."""
 
 from __future__ import annotations
 
@@ -23,21 +24,26 @@ from allograft.seeds import Seeds
 
 @dataclass(frozen=True)
 class Slices:
-    """A volume as 2-D slices across ``axis`` of the study's grid, with ``neighbours`` slices on either side as channels."""
+    """A volume as 2-D slices across ``axis`` of the study's grid, with ``neighbours`` slices on
+    either side as channels."""
 
     axis: int = 2
     neighbours: int = 0
 
     def __post_init__(self) -> None:
         if self.axis not in (0, 1, 2) or self.neighbours < 0:
-            raise SpecError(f"slices: found axis {self.axis}, neighbours {self.neighbours}; expected axis 0, 1 or 2, and neighbours >= 0")
+            raise SpecError(
+                f"slices: found axis {self.axis}, neighbours {self.neighbours}; expected axis 0, 1 or 2, and "
+                "neighbours >= 0"
+            )
 
 
 @dataclass(frozen=True)
 class Cohort:
     """Cases, the sites their indices refer to, and their prepared arrays.
 
-    A view made by ``unlabelled()`` holds no labels and no path to one: what a method may not see is absent.
+    A view made by ``unlabelled()`` holds no labels and no path to one: what a method may not see is
+    absent.
 
     Args:
         cases: the rows.
@@ -66,7 +72,8 @@ class Cohort:
         """Read a manifest (see DESIGN's contract; ``read_manifest`` for what is refused).
 
         Args:
-            coding: what mask values and labels mean; by default masks hold one class named "foreground".
+            coding: what mask values and labels mean; by default masks hold one class named
+                "foreground".
             cache: a folder for prepared arrays; in memory when None.
         """
         cases = read_manifest(manifest, root)
@@ -98,7 +105,8 @@ class Cohort:
         return replace(self, cases=tuple(case.unlabelled() for case in self.cases))
 
     def few(self, count: int, seeds: Seeds) -> Cohort:
-        """``count`` items (slices, or cases without slicing); smaller counts are nested in larger ones."""
+        """``count`` items (slices, or cases without slicing); smaller counts are nested in larger
+        ones."""
         order = [self.items[i] for i in torch.randperm(len(self.items), generator=seeds.rng("few")).tolist()]
         kept = order[:count]
         return replace(
@@ -126,7 +134,9 @@ class Cohort:
         every = []
         for which, case in enumerate(self.cases):
             depth = self._depth(case)
-            every += [(which, place) for place in range(depth) if self.chosen is None or (case.name, place) in self.chosen]
+            every += [
+                (which, place) for place in range(depth) if self.chosen is None or (case.name, place) in self.chosen
+            ]
         return tuple(every)
 
     def __len__(self) -> int:
@@ -138,7 +148,8 @@ class Cohort:
         return self._batch(self.cases[which], (place,))
 
     def whole(self, which: int) -> Batch:
-        """One case as the judge sees it: B = 1, or B = depth with ``slices``; with its ``extent`` where it was padded."""
+        """One case as the judge sees it: B = 1, or B = depth with ``slices``; with its ``extent``
+        where it was padded."""
         case = self.cases[which]
         places = tuple(range(self._depth(case)))
         return replace(self._batch(case, places), extent=self._extent(case, places))
@@ -160,7 +171,9 @@ class Cohort:
         size = self.prepared.image(case)[0].shape[1:]
         if len(size) != 3:
             mend = "remove its row from the manifest, or slices from the study where no image is a volume"
-            raise SpecError(f"slices: image '{case.name}' has {len(size)} axes, and slices are cut from volumes; {mend}")
+            raise SpecError(
+                f"slices: image '{case.name}' has {len(size)} axes, and slices are cut from volumes; {mend}"
+            )
         return int(size[self.slices.axis])
 
     def restack(self, values: Tensor) -> Tensor:
@@ -188,13 +201,21 @@ class Cohort:
                 *([coding.paired, coding.paired_range] if coding.paired else []),
                 *([later] if (later := coding.later) else []),
             ],
-            sorted({(key, v, values.index(v)) for key, values in coding.attributes.items() for v in values if v in self._values(key)}),
+            sorted(
+                {
+                    (key, v, values.index(v))
+                    for key, values in coding.attributes.items()
+                    for v in values
+                    if v in self._values(key)
+                }
+            ),
             None if self.slices is None else [self.slices.axis, self.slices.neighbours],
             None if self.chosen is None else sorted(map(list, self.chosen)),
         ]
 
     def _values(self, key: str) -> set[str]:
-        """What an attribute is at these cases: a value that only others have changes no fingerprint."""
+        """What an attribute is at these cases: a value that only others have changes no
+        fingerprint."""
         return {case.attributes[key] for case in self.cases if key in case.attributes}
 
     # ------------------------------------------------------------------ arrays
@@ -226,7 +247,8 @@ class Cohort:
         )
 
     def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int) -> Tensor:
-        """(C, *size) -> (B, C * (2 neighbours + 1), *spatial); at the ends the last slice is repeated."""
+        """(C, *size) -> (B, C * (2 neighbours + 1), *spatial); at the ends the last slice is
+        repeated."""
         if self.slices is None:
             return torch.from_numpy(np.asarray(array))[None]
         axis = 1 + self.slices.axis

@@ -1,4 +1,5 @@
-"""``allograft doctor``: what a cohort holds, what stops a study of it, and how far its sites are apart. JSON values throughout."""
+"""``allograft doctor``: what a cohort holds, what stops a study of it, and how far its sites are
+apart. JSON values throughout."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ from allograft.cohort.survey import Look, Style, survey
 
 @dataclass(frozen=True)
 class Gap:
-    """How far two sites' mean images are apart, and how far an image is from its own site's mean: a shift where ``between`` is larger."""
+    """How far two sites' mean images are apart, and how far an image is from its own site's mean: a
+    shift where ``between`` is larger."""
 
     between: float
     within: float
@@ -42,11 +44,13 @@ class Gap:
 
 @dataclass(frozen=True)
 class Distance:
-    """Two sites and one measure: style by ``intensity`` or ``spectrum``, content by ``layout`` or ``labels`` (not measured where None).
+    """Two sites and one measure: style by ``intensity`` or ``spectrum``, content by ``layout`` or
+    ``labels`` (not measured where None).
 
-    ``intensity``: mean difference of quantile functions, in standard deviations of an image. ``spectrum``: mean difference of log10
-    amplitude by radius. ``layout``: mean difference of 8 x 8 thumbnails of mean 0 and deviation 1. ``labels``: total variation
-    between the shares of classes, 0 to 1.
+    ``intensity``: mean difference of quantile functions, in standard deviations of an image.
+    ``spectrum``: mean difference of log10 amplitude by radius. ``layout``: mean difference of 8 x 8
+    thumbnails of mean 0 and deviation 1. ``labels``: total variation between the shares of classes,
+    0 to 1.
     """
 
     sites: tuple[str, str]
@@ -74,11 +78,14 @@ class Diagnosis:
         return next((severity for severity in ("stop", "warning", "note") if severity in found), "well")
 
 
-def examine(manifest: Path | str, *, preprocessing: Preprocessing | None = None, coding: Coding | None = None) -> Diagnosis:
+def examine(
+    manifest: Path | str, *, preprocessing: Preprocessing | None = None, coding: Coding | None = None
+) -> Diagnosis:
     """Read everything that a manifest names, once, and say what is there.
 
     Args:
-        preprocessing: what "after the preprocessing" means; the default one (RAS, per-image z-score) when None.
+        preprocessing: what "after the preprocessing" means; the default one (RAS, per-image
+            z-score) when None.
         coding: the classes of a task, so that mask values without a class are found.
 
     Raises:
@@ -92,7 +99,10 @@ def examine(manifest: Path | str, *, preprocessing: Preprocessing | None = None,
     def name(look: Look, detail: str) -> Named:
         return Named(look.row, look.case.name, ordinals[look.case.subject], _hidden(detail, look))
 
-    sites = tuple(_site(site, [look for look in looks if look.case.site == site]) for site in sorted({case.site for case in cases}))
+    sites = tuple(
+        _site(site, [look for look in looks if look.case.site == site])
+        for site in sorted({case.site for case in cases})
+    )
     read = {look.case.name: look for look in looks if look.print is not None}
     duplicates = compare({one: look.print for one, look in read.items() if look.print}, cases)
     distances = tuple(_distances(sites, looks))
@@ -113,7 +123,11 @@ def examine(manifest: Path | str, *, preprocessing: Preprocessing | None = None,
 
 def _hidden(text: str, look: Look) -> str:
     """``text`` without the paths of a case, which often hold a patient's number."""
-    paths = [*look.case.image, *(one for one in look.case.labels.values() if isinstance(one, Path)), *filter(None, [look.case.region])]
+    paths = [
+        *look.case.image,
+        *(one for one in look.case.labels.values() if isinstance(one, Path)),
+        *filter(None, [look.case.region]),
+    ]
     names = {part for path in paths for part in (str(path), path.name)} | {look.case.name}
     text = re.sub("|".join(map(re.escape, sorted(names, key=len, reverse=True))), "[file]", text)
     return text if len(text) <= 300 else text[:299] + "…"
@@ -142,7 +156,9 @@ def _site(name: str, looks: Sequence[Look]) -> Site:
         orientations=_counts(look.orientation for look in planes),
         spacings=_counts(" x ".join(f"{mm:g}" for mm in look.spacing or ()) for look in planes),
         codes=_counts(str(code) for look in read for code in look.codes),
-        labels=_counts(part.strip() for case in cases if "label" in case.labels for part in str(case.labels["label"]).split("|")),
+        labels=_counts(
+            part.strip() for case in cases if "label" in case.labels for part in str(case.labels["label"]).split("|")
+        ),
         boxes=_counts(label for look in read for label, number in look.boxes.items() for _ in range(number)),
         labelled=_counts(key for case in cases for key in case.labels),
         scale=scale(look.scale for look in read),
@@ -167,12 +183,19 @@ def _distances(sites: Sequence[Site], looks: Sequence[Look]) -> Iterator[Distanc
             if before or after:
                 yield Distance((first, second), measure, before, after)
         if shares[first] and shares[second]:
-            apart = sum(abs(shares[first].get(key, 0) - shares[second].get(key, 0)) for key in {*shares[first], *shares[second]}) / 2
+            apart = (
+                sum(
+                    abs(shares[first].get(key, 0) - shares[second].get(key, 0))
+                    for key in {*shares[first], *shares[second]}
+                )
+                / 2
+            )
             yield Distance((first, second), "labels", Gap(round(apart, 4), 0.0), None)
 
 
 def _shares(site: Site, looks: Sequence[Look]) -> dict[str, float]:
-    """Class -> its share: of cases by label, of boxes, or of pixels by mask value (0 and 255 as 0 and 1)."""
+    """Class -> its share: of cases by label, of boxes, or of pixels by mask value (0 and 255 as 0
+    and 1)."""
     counts: dict[str, float] = dict(site.labels or site.boxes)
     if not counts:
         for look in looks:
@@ -185,7 +208,9 @@ def _shares(site: Site, looks: Sequence[Look]) -> dict[str, float]:
 
 
 def _gap(sides: Sequence[Sequence[Look]], when: str, measure: str) -> Gap | None:
-    styles: list[list[Style]] = [[style for look in side if (style := getattr(look, when)) is not None] for side in sides]
+    styles: list[list[Style]] = [
+        [style for look in side if (style := getattr(look, when)) is not None] for side in sides
+    ]
     if not all(styles):
         return None
     one, other = (np.stack([getattr(style, measure) for style in side]) for side in styles)
@@ -196,12 +221,15 @@ def _gap(sides: Sequence[Sequence[Look]], when: str, measure: str) -> Gap | None
 
 
 def _shifts(distances: Sequence[Distance]) -> Iterator[Finding]:
-    """Which differences between sites the preprocessing removes, and which it leaves for the recipes."""
+    """Which differences between sites the preprocessing removes, and which it leaves for the
+    recipes."""
     for distance in distances:
         pair = f"'{distance.sites[0]}' and '{distance.sites[1]}'"
         if distance.measure == "labels" and distance.before and distance.before.between > 0.2:
             yield Finding(
-                "note", "content", f"classes of {pair} differ in their shares by {distance.before.between:.2f} (0 to 1): mind the priors"
+                "note",
+                "content",
+                f"classes of {pair} differ in their shares by {distance.before.between:.2f} (0 to 1): mind the priors",
             )
         before, after = distance.before, distance.after
         if distance.measure == "labels" or before is None or after is None:
@@ -210,22 +238,35 @@ def _shifts(distances: Sequence[Distance]) -> Iterator[Finding]:
         was, now = before.between > before.within, after.between > after.within
         numbers = f"{after.between:.2g} between, {after.within:.2g} within"
         if now:
-            text = f"{distance.measure} of {pair} differs after the preprocessing ({numbers}): a shift for the recipes to treat"
+            text = (
+                f"{distance.measure} of {pair} differs after the preprocessing ({numbers}): a shift for the recipes "
+                "to treat"
+            )
             yield Finding("note", topic, text)
         elif was:
-            yield Finding("note", topic, f"{distance.measure} of {pair} differs as stored; the preprocessing removes it ({numbers})")
+            yield Finding(
+                "note",
+                topic,
+                f"{distance.measure} of {pair} differs as stored; the preprocessing removes it ({numbers})",
+            )
 
 
 def to_text(diagnosis: Diagnosis) -> str:
     """Plain text for a terminal; it names cases, so that they can be found."""
-    lines = [f"{diagnosis.manifest}: {diagnosis.cases} cases, {diagnosis.subjects} subjects, {len(diagnosis.sites)} sites", ""]
+    lines = [
+        f"{diagnosis.manifest}: {diagnosis.cases} cases, {diagnosis.subjects} subjects, {len(diagnosis.sites)} sites",
+        "",
+    ]
     for site in diagnosis.sites:
         lines.append(f"site {site.name}")
         lines += [f"  {name:22} {value}" for name, value in site_facts(site)]
     lines += ["", "findings" if diagnosis.findings else "no findings"]
     for finding in diagnosis.findings:
         lines.append(f"  {finding.severity:8} {finding.text}")
-        lines += [f"           row {one.row}: {one.name}" + (f" ({one.detail})" if one.detail else "") for one in finding.cases]
+        lines += [
+            f"           row {one.row}: {one.name}" + (f" ({one.detail})" if one.detail else "")
+            for one in finding.cases
+        ]
     if diagnosis.distances:
         lines += ["", f"{'distance between sites (within)':34} {'as stored':>20} {'prepared':>20}"]
         lines += [f"  {name:32} {before:>20} {after:>20}" for name, before, after in distance_rows(diagnosis)]
@@ -243,7 +284,12 @@ def site_facts(site: Site) -> list[tuple[str, str]]:
     for name in ("sizes", "channels", "depths", "orientations", "spacings", "codes", "labels", "boxes", "labelled"):
         counts = getattr(site, name)
         shown = ", ".join(f"{value} ({number})" for value, number in list(counts.items())[:6])
-        facts.append(({"codes": "mask codes", "depths": "pixel types"}.get(name, name), shown + (", ..." if len(counts) > 6 else "")))
+        facts.append(
+            (
+                {"codes": "mask codes", "depths": "pixel types"}.get(name, name),
+                shown + (", ..." if len(counts) > 6 else ""),
+            )
+        )
     facts.append(("intensity scale", f"{site.scale:.3g} stored, {site.scale_after:.3g} prepared"))
     return [(name, value) for name, value in facts if value]
 
@@ -255,13 +301,18 @@ def distance_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
         return "" if gap is None else f"{gap.between:.3g}" + ("" if measure == "labels" else f" ({gap.within:.3g})")
 
     return [
-        (f"{one.sites[0]} - {one.sites[1]}: {one.measure}", shown(one.before, one.measure), shown(one.after, one.measure))
+        (
+            f"{one.sites[0]} - {one.sites[1]}: {one.measure}",
+            shown(one.before, one.measure),
+            shown(one.after, one.measure),
+        )
         for one in diagnosis.distances
     ]
 
 
 def to_html(diagnosis: Diagnosis) -> str:
-    """One self-contained page without scripts, escaped; cases by their row in the manifest, subjects as ordinals."""
+    """One self-contained page without scripts, escaped; cases by their row in the manifest,
+    subjects as ordinals."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("allograft", "cohort"), autoescape=True, undefined=StrictUndefined)

@@ -15,7 +15,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from allograft.cohort.manifest import Case
-from allograft.cohort.near_duplicates import Fingerprint, correlate, fingerprint, near_duplicate_pairs, thumbnail, without_common
+from allograft.cohort.near_duplicates import (
+    Fingerprint,
+    correlate,
+    fingerprint,
+    near_duplicate_pairs,
+    thumbnail,
+    without_common,
+)
 from allograft.cohort.prepared_images import file_hash
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import Assignment
@@ -24,7 +31,9 @@ from allograft.tree import content_hash, write_bytes, write_json
 
 NearDuplicates = Literal["group", "warn", "stop"]
 NEAR, WEAK = 0.99, 0.95
-_OWN = 0.78  # of what lies beyond the site's mean image; measured: fundus photographs of two patients up to 0.73, weak copies from 0.79
+# of what lies beyond the site's mean image; measured: fundus photographs of two patients up to
+# 0.73, weak copies from 0.79
+_OWN = 0.78
 _VERSION = 1  # of what a kept findings file says; raise it when fingerprints or the search change
 
 
@@ -38,7 +47,9 @@ class Pair:
     correlation: float = 1.0
 
     def __str__(self) -> str:
-        reason = {"subject": "same subject", "pixels": "same pixels"}.get(self.why, f"correlation {self.correlation:.3f}")
+        reason = {"subject": "same subject", "pixels": "same pixels"}.get(
+            self.why, f"correlation {self.correlation:.3f}"
+        )
         return f"'{self.first}' and '{self.second}' ({reason})"
 
 
@@ -49,8 +60,10 @@ class Findings:
     Args:
         subjects: case -> subject.
         pixels: case -> hash of its decoded pixels; a model card keeps those of its training images.
-        near: pairs of different subjects whose thumbnails correlate above the threshold; of equal pictures one stands for all.
-        weak: pairs between 0.95 and the threshold, alike beyond what all images of their sites share: worth a look.
+        near: pairs of different subjects whose thumbnails correlate above the threshold; of equal
+            pictures one stands for all.
+        weak: pairs between 0.95 and the threshold, alike beyond what all images of their sites
+            share: worth a look.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -77,11 +90,14 @@ class Findings:
 
 
 def find_duplicates(cases: Sequence[Case], *, threshold: float = NEAR, cache: Path | None = None) -> Findings:
-    """Read every image and find exact copies, near-duplicates and weak ones. Volumes are compared by exact pixels only.
+    """Read every image and find exact copies, near-duplicates and weak ones. Volumes are compared
+    by exact pixels only.
 
     Args:
-        threshold: a pair of different subjects whose aligned 64 x 64 thumbnails correlate above it is a near-duplicate.
-        cache: a folder that keeps the findings under the hash of all files, so that a second call reads no image.
+        threshold: a pair of different subjects whose aligned 64 x 64 thumbnails correlate above it
+            is a near-duplicate.
+        cache: a folder that keeps the findings under the hash of all files, so that a second call
+            reads no image.
 
     Raises:
         ImageError: an image that cannot be read.
@@ -90,7 +106,11 @@ def find_duplicates(cases: Sequence[Case], *, threshold: float = NEAR, cache: Pa
         raise SpecError(f"threshold: found {threshold}, expected a correlation from {WEAK} to below 1")
     path = None
     if cache is not None:
-        key = content_hash(_VERSION, threshold, sorted([case.name, case.subject, case.site, *map(file_hash, case.image)] for case in cases))
+        key = content_hash(
+            _VERSION,
+            threshold,
+            sorted([case.name, case.subject, case.site, *map(file_hash, case.image)] for case in cases),
+        )
         path = cache / f"duplicates-{key}.json"
         if (kept := _kept(path)) is not None:
             return kept
@@ -120,11 +140,15 @@ def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, thresho
         if prints[name].thumbnail is not None:
             first_of.setdefault((pixels[name], known[name].subject), name)
     names = sorted(first_of.values())
-    stack = np.stack([np.asarray(prints[name].thumbnail) for name in names]) if names else np.zeros((0, 1, 1), np.float32)
+    stack = (
+        np.stack([np.asarray(prints[name].thumbnail) for name in names]) if names else np.zeros((0, 1, 1), np.float32)
+    )
     own = without_common(stack, [known[name].site for name in names])
     pairs = []
     for i, j, value in near_duplicate_pairs(stack, [known[name].subject for name in names], WEAK):
-        if pixels[names[i]] != pixels[names[j]] and (value > threshold or correlate(own[i : i + 1], own[j : j + 1])[0] > _OWN):
+        if pixels[names[i]] != pixels[names[j]] and (
+            value > threshold or correlate(own[i : i + 1], own[j : j + 1])[0] > _OWN
+        ):
             pairs.append(Pair(names[i], names[j], "near" if value > threshold else "weak", round(value, 4)))
     pairs.sort(key=lambda pair: (-pair.correlation, pair))
     near, weak = (tuple(pair for pair in pairs if pair.why == why) for why in ("near", "weak"))
@@ -144,11 +168,14 @@ def check_leakage(
     near_duplicates: NearDuplicates = "stop",
     allow: Sequence[tuple[str, str]] = (),
 ) -> tuple[Pair, ...]:
-    """Refuse the same subject, the same pixels or near-duplicates on two sides; within one side nothing happens.
+    """Refuse the same subject, the same pixels or near-duplicates on two sides; within one side
+    nothing happens.
 
     Args:
-        sides: case -> train, val, test, pool, a fold, or whatever must not share; cases that are not in it count nowhere.
-        near_duplicates: "warn" lets near-duplicates pass; "group" stops on those that ``grouped`` could not bring together.
+        sides: case -> train, val, test, pool, a fold, or whatever must not share; cases that are
+            not in it count nowhere.
+        near_duplicates: "warn" lets near-duplicates pass; "group" stops on those that ``grouped``
+            could not bring together.
         allow: pairs of cases, by name, that may stand on two sides.
 
     Returns:
@@ -168,7 +195,11 @@ def check_leakage(
     allowed = _allowed(allow, findings)
 
     def across(pairs: Iterable[Pair]) -> list[Pair]:
-        placed = (pair for pair in pairs if pair.first in sides and pair.second in sides and sides[pair.first] != sides[pair.second])
+        placed = (
+            pair
+            for pair in pairs
+            if pair.first in sides and pair.second in sides and sides[pair.first] != sides[pair.second]
+        )
         return [pair for pair in placed if frozenset((pair.first, pair.second)) not in allowed]
 
     near = across(findings.alike())
@@ -209,7 +240,8 @@ def _refusal(leaks: Sequence[Pair], sides: Mapping[str, str], near_duplicates: N
         mend = "near_duplicates: group gives them one split"
     one = leaks[0]
     return (
-        f"{count} on two sides: {shown}{more}. Mend: {mend}, or allow a pair by name: allow_duplicates: [['{one.first}', '{one.second}']]"
+        f"{count} on two sides: {shown}{more}. Mend: {mend}, or allow a pair by name: allow_duplicates: "
+        f"[['{one.first}', '{one.second}']]"
     )
 
 
@@ -220,23 +252,31 @@ def grouped(
     allow: Sequence[tuple[str, str]] = (),
     known: Mapping[str, Assignment] | None = None,
 ) -> tuple[Case, ...]:
-    """The cases with one subject for all who share a picture, so that ``draw_splits`` treats them as one patient.
+    """The cases with one subject for all who share a picture, so that ``draw_splits`` treats them
+    as one patient.
 
-    A group is named after a member that ``known`` has placed (it keeps its place), otherwise after the first in sorted order.
+    A group is named after a member that ``known`` has placed (it keeps its place), otherwise after
+    the first in sorted order.
 
     Raises:
-        LeakageError: members that the manifest's split column, or ``known``, has put on different sides.
+        LeakageError: members that the manifest's split column, or ``known``, has put on different
+            sides.
     """
     cases, known = tuple(cases), known or {}
     allowed = _allowed(allow, findings)
     copies = (both for group in findings.copies for both in (combinations(group, 2) if allow else pairwise(group)))
     near = ((pair.first, pair.second) for pair in findings.alike())
     alike = [both for both in (*copies, *near) if frozenset(both) not in allowed]
-    merged = _union([case.subject for case in cases], [(findings.subjects[first], findings.subjects[second]) for first, second in alike])
+    merged = _union(
+        [case.subject for case in cases],
+        [(findings.subjects[first], findings.subjects[second]) for first, second in alike],
+    )
     joined: dict[str, list[str]] = {}
     for subject, root in merged.items():
         joined.setdefault(root, []).append(subject)
-    names = {root: min(members, key=lambda subject: (subject not in known, subject)) for root, members in joined.items()}
+    names = {
+        root: min(members, key=lambda subject: (subject not in known, subject)) for root, members in joined.items()
+    }
     fixed = {case.name: case.split for case in cases if case.split is not None}
     check_leakage({**sides_of(cases, known), **fixed}, findings, near_duplicates="group", allow=allow)
     return tuple(replace(case, subject=names[merged[case.subject]]) for case in cases)
@@ -266,7 +306,8 @@ def _groups(values: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
 
 
 def contact_sheet(pairs: Sequence[Pair], cases: Iterable[Case], path: Path, *, most: int = 40) -> None:
-    """Write a PNG of the first ``most`` pairs side by side, numbered in their order, with the reason; nobody is named."""
+    """Write a PNG of the first ``most`` pairs side by side, numbered in their order, with the
+    reason; nobody is named."""
     from io import BytesIO
 
     from PIL import Image, ImageDraw
@@ -281,7 +322,9 @@ def contact_sheet(pairs: Sequence[Pair], cases: Iterable[Case], path: Path, *, m
         left, top = number % columns * (2 * side + gap), number // columns * (side + gap)
         pen.text((left + 2, top + 3), f"{number + 1}: {pair.why} {pair.correlation:.3f}", fill=0)
         for place, name in enumerate((pair.first, pair.second)):
-            sheet.paste(Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + place * side, top + gap))
+            sheet.paste(
+                Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + place * side, top + gap)
+            )
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())

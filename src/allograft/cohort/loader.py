@@ -21,7 +21,8 @@ Transform = Callable[[Batch, Generator], Batch]
 
 @dataclass(frozen=True)
 class Loader:
-    """An endless source of batches; ``loader(start)`` begins at any step, and step n is always the same batch.
+    """An endless source of batches; ``loader(start)`` begins at any step, and step n is always the
+    same batch.
 
     Args:
         cohorts: where cases come from.
@@ -46,7 +47,10 @@ class Loader:
 
     def __post_init__(self) -> None:
         if not sum(map(len, self.cohorts)):
-            raise SpecError(f"the loader '{'/'.join(map(str, self.seeds.path))}' has no cases; check the sites, filters and label budget")
+            raise SpecError(
+                f"the loader '{'/'.join(map(str, self.seeds.path))}' has no cases; check the sites, filters and label "
+                "budget"
+            )
         if self.world > 1:
             self.plan(0)  # refuses a batch that the processes cannot share
 
@@ -58,7 +62,8 @@ class Loader:
         return list(keys[self.rank :: self.world])
 
     def __call__(self, start: int) -> Iterator[Batch]:
-        """Batches from step ``start`` on. Workers that are already there continue, so a loop of short runs restarts nothing."""
+        """Batches from step ``start`` on. Workers that are already there continue, so a loop of
+        short runs restarts nothing."""
         if self.live.get("at") != start:
             batches = DataLoader(
                 _Drawn(self.cohorts, self.transform, self.seeds),

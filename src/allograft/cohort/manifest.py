@@ -19,7 +19,8 @@ LABELS = ("mask", "label", "boxes", "paired")
 SPLITS = ("train", "val", "test")
 KNOWN = (*REQUIRED, "split", *LABELS, "region")
 MISSING = ("", "nan", "unknown")
-"""What stands for no value of an attribute, in any case: pandas writes nan, ``allograft label skin-tone`` unknown."""
+"""What stands for no value of an attribute, in any case: pandas writes nan,
+``allograft label skin-tone`` unknown."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Case:
 
 
 def is_missing(value: str | None) -> bool:
-    """Whether an attribute's text states no value; None = the case lacks the column, or its cell is empty.
+    """Whether an attribute's text states no value; None = the case lacks the column, or its cell is
+    empty.
 
     >>> [is_missing(value) for value in (None, "NaN", "unknown", "2")]
     [True, True, True, False]
@@ -68,8 +70,8 @@ def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...
         root: the folder that no path may leave; the manifest's own by default.
 
     Raises:
-        ManifestError: a missing file or column, an empty cell, a duplicate row, a path outside ``root``, an unknown split,
-            or a subject on two sides of a split, each with its row.
+        ManifestError: a missing file or column, an empty cell, a duplicate row, a path outside
+            ``root``, an unknown split, or a subject on two sides of a split, each with its row.
     """
     path = Path(path)
     rows = _rows(path)
@@ -78,12 +80,16 @@ def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...
     columns = list(rows[0])
     for name in REQUIRED:
         if name not in columns:
-            raise ManifestError(f"{path}: column '{name}' is missing; found {', '.join(columns)}. {nearest(name, columns, 'column')}")
+            raise ManifestError(
+                f"{path}: column '{name}' is missing; found {', '.join(columns)}. {nearest(name, columns, 'column')}"
+            )
     cases: dict[str, Case] = {}
     for number, row in enumerate(rows, 2):  # row 1 is the header
         case = _case(row, folder, root, f"{path}, row {number}")
         if case.name in cases:
-            raise ManifestError(f"{path}, row {number}: image '{case.name}' stands in an earlier row too; keep one row a case")
+            raise ManifestError(
+                f"{path}, row {number}: image '{case.name}' stands in an earlier row too; keep one row a case"
+            )
         cases[case.name] = case
     _check_sides(cases.values(), path)
     return tuple(cases.values())
@@ -91,7 +97,9 @@ def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...
 
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise ManifestError(f"{path}: no such manifest; expected a .csv or .parquet file with the columns {', '.join(REQUIRED)}")
+        raise ManifestError(
+            f"{path}: no such manifest; expected a .csv or .parquet file with the columns {', '.join(REQUIRED)}"
+        )
     if path.suffix == ".parquet":
         rows = _parquet_rows(path)
     else:
@@ -100,7 +108,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 reader = csv.DictReader(file)
                 stored = list(reader)
                 if reader.fieldnames and len(set(reader.fieldnames)) < len(reader.fieldnames):
-                    raise ManifestError(f"{path}: a column name stands twice in the header {', '.join(reader.fieldnames)}; rename one")
+                    raise ManifestError(
+                        f"{path}: a column name stands twice in the header {', '.join(reader.fieldnames)}; rename one"
+                    )
                 for number, row in enumerate(stored, 2):
                     if None in row:
                         mend = "put a cell that holds a comma in double quotes"
@@ -158,11 +168,17 @@ def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
     try:
         path = (folder / text).resolve()
         kind = "a file" if path.is_file() or path.is_dir() else "neither file nor folder" if path.exists() else ""
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+    # RuntimeError: a link that leads to itself
+    except (OSError, ValueError, RuntimeError) as error:
         found = getattr(error, "strerror", None) or type(error).__name__
-        raise ManifestError(f"{where}: '{text[:80]}' is no path ({found}); write a path relative to the manifest") from error
+        raise ManifestError(
+            f"{where}: '{text[:80]}' is no path ({found}); write a path relative to the manifest"
+        ) from error
     if not path.is_relative_to(root):
-        raise ManifestError(f"{where}: '{text}' leaves the data folder {root}; put the files below the manifest, or move the manifest up")
+        raise ManifestError(
+            f"{where}: '{text}' leaves the data folder {root}; put the files below the manifest, or move the manifest "
+            "up"
+        )
     if kind != "a file":  # reading a pipe or a device would never end
         raise ManifestError(f"{where}: {kind or 'no file'} '{text}' in {folder}; mend the path or remove the row")
     return path

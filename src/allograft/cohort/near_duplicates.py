@@ -1,4 +1,5 @@
-"""Which images are the same picture: a hash of decoded pixels, a perceptual hash that proposes, a correlation that disposes."""
+"""Which images are the same picture: a hash of decoded pixels, a perceptual hash that proposes, a
+correlation that disposes."""
 
 from __future__ import annotations
 
@@ -12,11 +13,17 @@ import numpy as np
 from allograft.cohort.picture import Picture
 
 SIDE, SHIFT = 64, 3
-"""Pixels of a thumbnail's side, and by how many of them two thumbnails may be moved against each other."""
+"""Pixels of a thumbnail's side, and by how many of them two thumbnails may be moved against each
+other."""
 DISTANCE = 12
-"""Bits of 64 in which two perceptual hashes may differ to be compared at all: generous, the correlation decides."""
-_UNMOVED = 0.75  # what a shift lifts above 0.95 correlates at least so much unmoved: 0.85 on real cohorts, 0.80 on smooth noise
-_COARSE = 0.06  # by how much less two thumbnails of half the side may correlate than whole ones: odd shifts fall between their pixels
+"""Bits of 64 in which two perceptual hashes may differ to be compared at all: generous, the
+correlation decides."""
+# what a shift lifts above 0.95 correlates at least so much unmoved: 0.85 on real cohorts, 0.80 on
+# smooth noise
+_UNMOVED = 0.75
+# by how much less two thumbnails of half the side may correlate than whole ones: odd shifts fall
+# between their pixels
+_COARSE = 0.06
 _BLOCK = 2048
 
 
@@ -25,8 +32,10 @@ class Fingerprint:
     """What is kept of an image to find its near_duplicate_pairs.
 
     Args:
-        pixels: 24 hex digits of its decoded pixels; the same for a grey image, its RGB copy and any lossless file format.
-        thumbnail: (SIDE, SIDE) float32, mean 0 and norm 1; zeros for a constant image; None for a volume.
+        pixels: 24 hex digits of its decoded pixels; the same for a grey image, its RGB copy and any
+            lossless file format.
+        thumbnail: (SIDE, SIDE) float32, mean 0 and norm 1; zeros for a constant image; None for a
+            volume.
     """
 
     pixels: str
@@ -48,10 +57,12 @@ def fingerprint(picture: Picture) -> Fingerprint:
 
 
 def thumbnail(array: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """(C, H, W) -> (side, side) float32: the mean of the channels, each new pixel the mean of those it covers."""
+    """(C, H, W) -> (side, side) float32: the mean of the channels, each new pixel the mean of those
+    it covers."""
     from PIL import Image
 
-    if array.dtype == np.uint8 and len(array) == 3:  # colour of eight bits shrinks as it is, many times faster
+    # colour of eight bits shrinks as it is, many times faster
+    if array.dtype == np.uint8 and len(array) == 3:
         colour = Image.fromarray(np.ascontiguousarray(np.moveaxis(array, 0, -1)))
         return np.asarray(colour.resize((side, side), Image.Resampling.BOX), np.float32).mean(-1)
     grey = array[0].astype(np.float32) if len(array) == 1 else array.mean(0, dtype=np.float32)
@@ -67,7 +78,8 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """(N, SIDE, SIDE) -> (N,) uint64: which of the 8 x 8 lowest cosine coefficients lie above their median.
+    """(N, SIDE, SIDE) -> (N,) uint64: which of the 8 x 8 lowest cosine coefficients lie above their
+    median.
 
     >>> noise = np.random.default_rng(0).normal(size=(1, SIDE, SIDE))
     >>> bool(perceptual_hash(noise) == perceptual_hash(3 * noise + 1))
@@ -100,11 +112,14 @@ def propose(hashes: np.ndarray, distance: int = DISTANCE) -> Iterator[np.ndarray
             yield pairs
 
 
-def correlate(first: np.ndarray, second: np.ndarray, shift: int = SHIFT, spread: np.ndarray | None = None) -> np.ndarray:
-    """Highest correlation of two thumbnails over all shifts of up to ``shift`` pixels: (N, S, S) twice, of norm 1 -> (N,).
+def correlate(
+    first: np.ndarray, second: np.ndarray, shift: int = SHIFT, spread: np.ndarray | None = None
+) -> np.ndarray:
+    """Highest correlation of two thumbnails over all shifts of up to ``shift`` pixels: (N, S, S)
+    twice, of norm 1 -> (N,).
 
-    The inner part of ``second`` is moved over ``first``; flips are not tried, a left lung is no copy of a right one. ``spread``:
-    ``window_spread(first, shift)``, for one who has it already.
+    The inner part of ``second`` is moved over ``first``; flips are not tried, a left lung is no
+    copy of a right one. ``spread``: ``window_spread(first, shift)``, for one who has it already.
 
     >>> wave = np.sin(np.add.outer(np.arange(66) ** 1.5, np.arange(66.0)))
     >>> bool(correlate(standardised(wave[None, :64, :64]), standardised(wave[None, 2:, 1:65])) > 0.999)
@@ -112,7 +127,8 @@ def correlate(first: np.ndarray, second: np.ndarray, shift: int = SHIFT, spread:
     """
     size = first.shape[-1] - 2 * shift
     inner = slice(shift, shift + size)
-    template = standardised(second[:, inner, inner])  # its mean is 0, so that the window's mean need not be taken off
+    # its mean is 0, so that the window's mean need not be taken off
+    template = standardised(second[:, inner, inner])
     spread = window_spread(first, shift) if spread is None else spread
     best = np.zeros(len(first), np.float32)
     for row in range(2 * shift + 1):
@@ -123,7 +139,8 @@ def correlate(first: np.ndarray, second: np.ndarray, shift: int = SHIFT, spread:
 
 
 def window_spread(thumbnails: np.ndarray, shift: int) -> np.ndarray:
-    """(N, S, S) -> (N, 2 shift + 1, 2 shift + 1): the norm of what lies under the moved window, its mean taken off.
+    """(N, S, S) -> (N, 2 shift + 1, 2 shift + 1): the norm of what lies under the moved window, its
+    mean taken off.
 
     >>> window_spread(np.ones((1, 8, 8)), 1).max() < 0.001
     np.True_
@@ -132,12 +149,17 @@ def window_spread(thumbnails: np.ndarray, shift: int) -> np.ndarray:
     sums = []
     for values in (thumbnails, np.square(thumbnails)):
         table = np.pad(values, ((0, 0), (1, 0), (1, 0))).cumsum(1, dtype=np.float64).cumsum(2)
-        sums.append(table[:, size:, size:] - table[:, size:, :-size] - table[:, :-size, size:] + table[:, :-size, :-size])
+        sums.append(
+            table[:, size:, size:] - table[:, size:, :-size] - table[:, :-size, size:] + table[:, :-size, :-size]
+        )
     return np.asarray(np.sqrt(np.maximum(sums[1] - sums[0] ** 2 / size**2, 1e-8)), np.float32)
 
 
-def near_duplicate_pairs(thumbnails: np.ndarray, groups: Sequence[str], floor: float) -> Iterator[tuple[int, int, float]]:
-    """(i, j, correlation) of all proposed pairs of different ``groups`` (subjects) whose correlation exceeds ``floor``."""
+def near_duplicate_pairs(
+    thumbnails: np.ndarray, groups: Sequence[str], floor: float
+) -> Iterator[tuple[int, int, float]]:
+    """(i, j, correlation) of all proposed pairs of different ``groups`` (subjects) whose
+    correlation exceeds ``floor``."""
     if not len(thumbnails):
         return
     _, of = np.unique(np.asarray(groups), return_inverse=True)
@@ -156,7 +178,8 @@ def near_duplicate_pairs(thumbnails: np.ndarray, groups: Sequence[str], floor: f
 
 
 def without_common(thumbnails: np.ndarray, sites: Sequence[str]) -> np.ndarray:
-    """What each image has beyond the mean of its site, where that has four images or more: a disc on black is no sign of a copy."""
+    """What each image has beyond the mean of its site, where that has four images or more: a disc
+    on black is no sign of a copy."""
     result = thumbnails.copy()
     names = np.asarray(sites)
     for site in set(sites):
@@ -171,7 +194,9 @@ def _pixel_hash(array: np.ndarray) -> str:
     if array.dtype.kind in "iu":
         kinds = (np.uint8, np.uint16, np.int32, np.int64)
         low, high = int(array.min()), int(array.max())
-        array = array.astype(next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), array.dtype))
+        array = array.astype(
+            next((kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), array.dtype)
+        )
     total = hashlib.blake2b(f"{array.dtype.name} {array.shape}".encode(), digest_size=12)
     total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

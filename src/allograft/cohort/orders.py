@@ -1,4 +1,5 @@
-"""Orders: which cases a step sees, as a pure function of its number. A loader follows one; see ``Loader``."""
+"""Orders: which cases a step sees, as a pure function of its number. A loader follows one; see
+``Loader``."""
 
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ Item = tuple[int, int]
 
 @dataclass(frozen=True)
 class Turns:
-    """Groups of items take turns, case by case, each in its own reshuffled order; empty groups have no turn.
+    """Groups of items take turns, case by case, each in its own reshuffled order; empty groups have
+    no turn.
 
     Args:
-        groups: of items: one per cohort by default, one per class for balanced classes (``by_class``).
+        groups: of items: one per cohort by default, one per class for balanced classes
+            (``by_class``).
         batch_size: cases per step, over all processes.
         seeds: the place of this order's draws.
     """
@@ -45,7 +48,8 @@ class Turns:
 
 @dataclass(frozen=True)
 class Shares:
-    """So many cases of each group as ``share`` says of a step; each group continues in its own order, whatever its share.
+    """So many cases of each group as ``share`` says of a step; each group continues in its own
+    order, whatever its share.
 
     Args:
         groups, batch_size, seeds: as of ``Turns``.
@@ -56,16 +60,22 @@ class Shares:
     batch_size: int
     seeds: Seeds
     share: Callable[[int], tuple[int, ...]]
-    totals: list[tuple[int, ...]] = field(default_factory=list, init=False, compare=False, repr=False)  # before each step
+    totals: list[tuple[int, ...]] = field(
+        default_factory=list, init=False, compare=False, repr=False
+    )  # before each step
 
     def __call__(self, step: int) -> list[Key]:
         counts = self.share(step)
         if sum(counts) != self.batch_size or len(counts) != len(self.groups):
-            raise SpecError(f"share({step}) is {counts}; expected {len(self.groups)} counts that add up to {self.batch_size}")
+            raise SpecError(
+                f"share({step}) is {counts}; expected {len(self.groups)} counts that add up to {self.batch_size}"
+            )
         keys: list[Key] = []
         for group, (count, before) in enumerate(zip(counts, self._before(step), strict=True)):
             for number in range(before, before + count):
-                keys.append((*shuffled(self.seeds, group, self.groups[group], number), step * self.batch_size + len(keys)))
+                keys.append(
+                    (*shuffled(self.seeds, group, self.groups[group], number), step * self.batch_size + len(keys))
+                )
         return keys
 
     def _before(self, step: int) -> tuple[int, ...]:
@@ -73,13 +83,16 @@ class Shares:
         if not self.totals:
             self.totals.append((0,) * len(self.groups))
         while len(self.totals) <= step:
-            self.totals.append(tuple(a + b for a, b in zip(self.totals[-1], self.share(len(self.totals) - 1), strict=True)))
+            self.totals.append(
+                tuple(a + b for a, b in zip(self.totals[-1], self.share(len(self.totals) - 1), strict=True))
+            )
         return self.totals[step]
 
 
 @dataclass(frozen=True)
 class OnePerSubject:
-    """Every subject once per pass, in a reshuffled order, each with one of its items, drawn anew in every pass.
+    """Every subject once per pass, in a reshuffled order, each with one of its items, drawn anew in
+    every pass.
 
     For longitudinal cohorts, whose further timepoints of a subject are no negatives of one another.
 
@@ -130,8 +143,11 @@ def by_cohort(cohorts: Sequence[Cohort]) -> tuple[tuple[Item, ...], ...]:
 
 
 def by_class(cohorts: Sequence[Cohort], key: str = "label") -> dict[str, tuple[Item, ...]]:
-    """Class name -> its items over all cohorts, classes in alphabetical order; hidden labels have no item."""
-    return _grouped(cohorts, lambda cohort, case: str(cohort.cases[case].labels[key]) if key in cohort.cases[case].labels else None)
+    """Class name -> its items over all cohorts, classes in alphabetical order; hidden labels have
+    no item."""
+    return _grouped(
+        cohorts, lambda cohort, case: str(cohort.cases[case].labels[key]) if key in cohort.cases[case].labels else None
+    )
 
 
 def by_subject(cohorts: Sequence[Cohort]) -> dict[str, tuple[Item, ...]]:
@@ -149,7 +165,8 @@ def _grouped(cohorts: Sequence[Cohort], name_of: Callable[[Cohort, int], str | N
 
 
 def dealt(count: int, sizes: Sequence[int], turn: int) -> tuple[int, ...]:
-    """``count`` cases dealt out to the groups that have any, one after another; ``turn`` says who begins.
+    """``count`` cases dealt out to the groups that have any, one after another; ``turn`` says who
+    begins.
 
     >>> dealt(3, [5, 0, 5], 0), dealt(3, [5, 0, 5], 1)
     ((2, 0, 1), (1, 0, 2))

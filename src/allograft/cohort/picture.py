@@ -12,7 +12,8 @@ import numpy as np
 from allograft.errors import ImageError
 
 MOST_PIXELS = 2**30
-"""Numbers in one image, channels counted: four gigabytes as float32. A few bytes of a header can ask for more."""
+"""Numbers in one image, channels counted: four gigabytes as float32. A few bytes of a header can
+ask for more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +22,14 @@ class Grid:
 
     Args:
         shape: (*spatial), 2 or 3 lengths.
-        affine: (4, 4), voxel -> mm in RAS world coordinates, or None for photographs and arrays. A 2-D grid with an
-            affine is a plane of a volume: the first two columns belong to its axes, the third leads across it.
-        dropped: of a plane, which of the file's three axes was of length one and is left out; None where it has two.
+        affine: (4, 4), voxel -> mm in RAS world coordinates, or None for photographs and arrays. A
+            2-D grid with an affine is a plane of a volume: the first two columns belong to its
+            axes, the third leads across it.
+        dropped: of a plane, which of the file's three axes was of length one and is left out; None
+            where it has two.
         thickness: of a plane, mm across it; None where the file does not state it.
-        shown: of a plane with an affine, whether its axes are rows and columns as a viewer shows them (DICOM).
+        shown: of a plane with an affine, whether its axes are rows and columns as a viewer shows
+            them (DICOM).
 
     >>> grid = Grid((4, 5), np.diag([0.5, 0.7, 5.0, 1.0]), dropped=2, thickness=5.0)
     >>> grid.spacing, grid.voxel
@@ -48,7 +52,8 @@ class Grid:
 
     @property
     def voxel(self) -> tuple[float, str]:
-        """Size of one voxel and its unit: mm3, mm2 of a plane of unknown thickness, pixels of a photograph.
+        """Size of one voxel and its unit: mm3, mm2 of a plane of unknown thickness, pixels of a
+        photograph.
 
         The determinant of the affine's columns, not the product of their lengths.
         """
@@ -62,12 +67,14 @@ class Grid:
 
     @property
     def displayed(self) -> bool:
-        """Whether the two axes are rows and columns as a viewer shows them: photographs and planes of DICOM."""
+        """Whether the two axes are rows and columns as a viewer shows them: photographs and planes
+        of DICOM."""
         return len(self.shape) == 2 and (self.affine is None or self.shown)
 
     @property
     def axis(self) -> int | None:
-        """Where ``write_mask`` puts the axis of length one, so that a mask has the shape of its image."""
+        """Where ``write_mask`` puts the axis of length one, so that a mask has the shape of its
+        image."""
         return 2 if self.dropped is None and self.shown else self.dropped
 
 
@@ -80,10 +87,12 @@ class Picture:
     """One image as stored.
 
     Args:
-        array: (C, *spatial) in file order: (C, H, W) for photographs, voxels (C, i, j, k) for NIfTI and DICOM series.
+        array: (C, *spatial) in file order: (C, H, W) for photographs, voxels (C, i, j, k) for NIfTI
+            and DICOM series.
         affine, dropped, thickness, shown: as of ``Grid``.
         turn: the EXIF orientation that was applied, 1 to 8; 1 = none.
-        sparse: the file holds the slices that have something in them; what it leaves out is background.
+        sparse: the file holds the slices that have something in them; what it leaves out is
+            background.
         notes: topic -> what is worth knowing of the file, for ``allograft doctor``.
 
     >>> picture = Picture(np.zeros((1, 4, 5)), np.diag([2.0, 3.0, 1.0, 1.0]))

@@ -1,4 +1,5 @@
-"""Prepared cases: read, put on the study's grid once, and kept memory-mapped under the hash of what they are made of."""
+"""Prepared cases: read, put on the study's grid once, and kept memory-mapped under the hash of what
+they are made of."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class PairedReference:
 class PreparedImages:
     """Where prepared arrays lie: in ``folder``, or in memory when there is none.
 
-    An array's name is the hash of the bytes of its files and of all settings that shape it, so no kept array is ever stale.
+    An array's name is the hash of the bytes of its files and of all settings that shape it, so no
+    kept array is ever stale.
     """
 
     preprocessing: Preprocessing
@@ -97,7 +99,8 @@ class PreparedImages:
         return Grid(shape, affine if affine.size else None, **json.loads(bytes(kept["geometry"]))["grid"])
 
     def mask(self, case: Case) -> np.ndarray:
-        """(1, *size) int64 class indices on the study's grid. ``KeyError`` when the mask is hidden."""
+        """(1, *size) int64 class indices on the study's grid. ``KeyError`` when the mask is
+        hidden."""
         path = Path(case.labels["mask"])
         key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
 
@@ -109,9 +112,12 @@ class PreparedImages:
         return self._kept(key, ("mask",), make)["mask"].astype(np.int64)
 
     def paired(self, case: Case) -> np.ndarray:
-        """(C, *size) float32 of the paired image on the study's grid, resampled as images are. ``KeyError`` when it is hidden."""
+        """(C, *size) float32 of the paired image on the study's grid, resampled as images are.
+        ``KeyError`` when it is hidden."""
         path = Path(case.labels["paired"])
-        key = content_hash("paired", file_hash(path), self._image_key(case), self.coding.paired, self.coding.paired_range)
+        key = content_hash(
+            "paired", file_hash(path), self._image_key(case), self.coding.paired, self.coding.paired_range
+        )
 
         def make() -> dict[str, np.ndarray]:
             return {"paired": to_grid(self._stored_pair(path, case), self.image(case)[1], nearest=False)}
@@ -139,8 +145,11 @@ class PreparedImages:
         return Reference(torch.from_numpy(mask), self._stored_region(case), place)
 
     def paired_reference(self, case: Case) -> PairedReference:
-        """The stored paired image and region, not resampled. ``KeyError`` when the paired image is hidden."""
-        return PairedReference(torch.from_numpy(self._stored_pair(Path(case.labels["paired"]), case)), self._stored_region(case))
+        """The stored paired image and region, not resampled. ``KeyError`` when the paired image is
+        hidden."""
+        return PairedReference(
+            torch.from_numpy(self._stored_pair(Path(case.labels["paired"]), case)), self._stored_region(case)
+        )
 
     def _stored_pair(self, path: Path, case: Case) -> np.ndarray:
         picture = self._on_grid(path, case, image=True)
@@ -155,7 +164,9 @@ class PreparedImages:
         """A hash of everything this view of a case shows; hidden labels have no part in it."""
         labels = {key: file_hash(value) if isinstance(value, Path) else value for key, value in case.labels.items()}
         region = None if case.region is None else file_hash(case.region)
-        return content_hash(case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes))
+        return content_hash(
+            case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes)
+        )
 
     def _on_grid(self, path: Path, case: Case, *, image: bool = False) -> Picture:
         """A mask, region or (``image``) paired image, on its image's own grid."""
@@ -169,7 +180,9 @@ class PreparedImages:
     def _settings(self) -> dict[str, Any]:
         return self.preprocessing.keyed
 
-    def _kept(self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _kept(
+        self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
         if key in self.memory:
             kept: dict[str, np.ndarray] = self.memory[key]
             return kept
@@ -200,13 +213,16 @@ def _mapped(paths: dict[str, Path]) -> dict[str, np.ndarray] | None:
 
 def _geometry(text: np.ndarray) -> Geometry:
     read = json.loads(bytes(text))
-    return Geometry(**{key: tuple(value) if isinstance(value, list) else value for key, value in read["geometry"].items()})
+    return Geometry(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in read["geometry"].items()}
+    )
 
 
 def file_hash(path: Path | Series | str) -> str:
     """blake2b of a file's bytes; read again when a size or time changes.
 
-    Of a folder (a DICOM series), and of an image of several files, a hash of the names and bytes of all.
+    Of a folder (a DICOM series), and of an image of several files, a hash of the names and bytes of
+    all.
     """
     if isinstance(path, Series):
         return content_hash([[one.name, file_hash(one)] for one in path.files])

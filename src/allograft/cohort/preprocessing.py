@@ -1,4 +1,5 @@
-"""From the grid of a file to the grid of a network and back. Pixels are little squares (half-pixel centres), in both directions."""
+"""From the grid of a file to the grid of a network and back. Pixels are little squares (half-pixel
+centres), in both directions."""
 
 from __future__ import annotations
 
@@ -23,11 +24,12 @@ _PAIRS = ("RL", "AP", "SI")
 class Preprocessing:
     """What is done to every image before a network sees it.
 
-    ``orientation``: three letters such as RAS (each axis points to the right, anterior, superior), None = as stored; photographs
-    ignore it. ``spacing``: mm along each axis after orientation; needs an affine. ``size``: without ``spacing`` the image is
-    resized to it; with, it is cut or padded to it around the centre. ``intensity``: see ``normalise``. ``channels``: 3 repeats a grey
-    image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a network. ``nan``: the value that
-    NaN pixels get; None = they are refused.
+    ``orientation``: three letters such as RAS (each axis points to the right, anterior, superior),
+    None = as stored; photographs ignore it. ``spacing``: mm along each axis after orientation;
+    needs an affine. ``size``: without ``spacing`` the image is resized to it; with, it is cut or
+    padded to it around the centre. ``intensity``: see ``normalise``. ``channels``: 3 repeats a grey
+    image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a
+    network. ``nan``: the value that NaN pixels get; None = they are refused.
 
     >>> Preprocessing(size=(384, 384)).intensity
     'zscore'
@@ -44,17 +46,21 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.nan is not None and not math.isfinite(self.nan):
-            raise SpecError(f"preprocessing.nan: found {self.nan}, expected a finite number such as 0, the value of the background")
+            raise SpecError(
+                f"preprocessing.nan: found {self.nan}, expected a finite number such as 0, the value of the background"
+            )
 
     @property
     def keyed(self) -> dict[str, Any]:
-        """As keys have it: a field that was added later counts only where it is set, so that earlier keys stay."""
+        """As keys have it: a field that was added later counts only where it is set, so that
+        earlier keys stay."""
         later = {f.name: f.default for f in fields(self)[4:]}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 def with_channels(image: np.ndarray, wanted: int | None, name: str) -> np.ndarray:
-    """(C, *spatial) -> (wanted, *spatial): grey repeated, or the mean of all channels; as it is where ``wanted`` is None.
+    """(C, *spatial) -> (wanted, *spatial): grey repeated, or the mean of all channels; as it is
+    where ``wanted`` is None.
 
     >>> with_channels(np.array([[1.0], [2.0], [6.0]]), 1, "a").tolist(), with_channels(np.ones((1, 2)), 3, "a").shape
     ([[3.0]], (3, 2))
@@ -66,18 +72,22 @@ def with_channels(image: np.ndarray, wanted: int | None, name: str) -> np.ndarra
     if wanted == 1:
         return image.mean(axis=0, keepdims=True, dtype=np.float64)
     raise ImageError(
-        f"{name}: has {len(image)} channels, preprocessing asks for {wanted}; only 1 becomes many, or many 1: convert the image"
+        f"{name}: has {len(image)} channels, preprocessing asks for {wanted}; only 1 becomes many, or many 1: convert "
+        "the image"
     )
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the processed grid relates to the file's: permute by ``axes``, reverse ``flips``, resize to ``resampled``, then cut or pad.
+    """How the processed grid relates to the file's: permute by ``axes``, reverse ``flips``, resize
+    to ``resampled``, then cut or pad.
 
-    ``shape`` and ``stored_spacing`` follow the stored axes, all else the processed ones. ``axes[d]`` is the stored axis that becomes
-    axis d; ``flips`` lists the processed axes that are reversed. The processed grid begins at ``start`` of the resampled one
-    (negative = padding before it) and has ``size`` voxels. ``spacing``: mm on the processed grid, 1.0 for photographs. A resize keeps
-    the outer edges, so it is the length divided by the number of voxels, up to half a voxel's share away from the one asked for.
+    ``shape`` and ``stored_spacing`` follow the stored axes, all else the processed ones.
+    ``axes[d]`` is the stored axis that becomes axis d; ``flips`` lists the processed axes that are
+    reversed. The processed grid begins at ``start`` of the resampled one (negative = padding before
+    it) and has ``size`` voxels. ``spacing``: mm on the processed grid, 1.0 for photographs. A
+    resize keeps the outer edges, so it is the length divided by the number of voxels, up to half a
+    voxel's share away from the one asked for.
 
     >>> Geometry((4, 6), (0, 1), (), (2, 3), (0, 0), (2, 3), (2.0, 2.0), (1.0, 1.0)).identity
     False
@@ -107,11 +117,13 @@ class Geometry:
 
 
 def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geometry:
-    """The geometry of one image under ``preprocessing``; ``name`` (a file or case) goes into the errors.
+    """The geometry of one image under ``preprocessing``; ``name`` (a file or case) goes into the
+    errors.
 
-    Oblique affines are turned by their closest axes: voxels are permuted and reversed, never interpolated, for orientation.
-    Raises ``SpecError`` for an orientation, spacing or size that makes no sense for the image, ``ImageError`` for a spacing
-    asked of an image that has no voxel size.
+    Oblique affines are turned by their closest axes: voxels are permuted and reversed, never
+    interpolated, for orientation. Raises ``SpecError`` for an orientation, spacing or size that
+    makes no sense for the image, ``ImageError`` for a spacing asked of an image that has no voxel
+    size.
 
     >>> geometry(Picture(np.zeros((3, 10, 20)), None), Preprocessing(size=(5, 5)), "a.png").resampled
     (5, 5)
@@ -141,7 +153,9 @@ def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geome
         resampled=resampled,
         start=tuple((have - want) // 2 for have, want in zip(resampled, final, strict=True)),
         size=final,
-        spacing=tuple(1.0 if picture.affine is None else stored[axis] * before / after for axis, before, after in lengths),
+        spacing=tuple(
+            1.0 if picture.affine is None else stored[axis] * before / after for axis, before, after in lengths
+        ),
         stored_spacing=stored,
     )
 
@@ -149,22 +163,28 @@ def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geome
 def to_grid(array: np.ndarray, geometry: Geometry, *, nearest: bool) -> np.ndarray:
     """Bring (C, *shape) to (C, *size).
 
-    ``nearest=False`` (images): float32, linear, with anti-aliasing along the axes that shrink; padding takes the smallest value of
-    each channel, which is the background in a CT, an MRI or a z-score alike. ``nearest=True`` (masks): the type is kept, padding
-    is 0. An axis whose length stays is not interpolated. Raises ``SpecError`` when the array is not of the geometry's shape.
+    ``nearest=False`` (images): float32, linear, with anti-aliasing along the axes that shrink;
+    padding takes the smallest value of each channel, which is the background in a CT, an MRI or a
+    z-score alike. ``nearest=True`` (masks): the type is kept, padding is 0. An axis whose length
+    stays is not interpolated. Raises ``SpecError`` when the array is not of the geometry's shape.
 
     >>> plain = geometry(Picture(np.zeros((1, 2, 2)), None), Preprocessing(size=(4, 2)), "a.png")
     >>> to_grid(np.array([[[1, 2], [3, 4]]]), plain, nearest=True)[0].tolist()
     [[1, 2], [1, 2], [3, 4], [3, 4]]
     """
     if tuple(array.shape[1:]) != geometry.shape:
-        raise SpecError(f"an array of shape {tuple(array.shape)} for a grid of {geometry.shape}; read the mask and the image of one case")
+        raise SpecError(
+            f"an array of shape {tuple(array.shape)} for a grid of {geometry.shape}; read the mask and the image of "
+            "one case"
+        )
     turned = array.transpose(0, *(1 + axis for axis in geometry.axes))
     turned = np.flip(turned, tuple(1 + axis for axis in geometry.flips)) if geometry.flips else turned
     if nearest:
         for axis, (before, after) in enumerate(zip(geometry.oriented, geometry.resampled, strict=True), 1):
             # In whole numbers: floor((i + 1/2) * before / after), where rounding cannot slip.
-            turned = turned if before == after else turned.take((2 * np.arange(after) + 1) * before // (2 * after), axis)
+            turned = (
+                turned if before == after else turned.take((2 * np.arange(after) + 1) * before // (2 * after), axis)
+            )
     else:
         turned = turned.astype(np.float32)
         if geometry.oriented != geometry.resampled:
@@ -184,8 +204,9 @@ def to_grid(array: np.ndarray, geometry: Geometry, *, nearest: bool) -> np.ndarr
 def from_grid(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """Bring probabilities (K, *size) back to (K, *shape) of the file: linear, sums over K are kept.
 
-    What lies outside the processed grid is background: class 0 gets probability 1 and the others 0 when K > 1, and 0 when K = 1.
-    float32 unless given as float64, on the device given. Raises ``SpecError`` when the values are not of the geometry's size.
+    What lies outside the processed grid is background: class 0 gets probability 1 and the others 0
+    when K > 1, and 0 when K = 1. float32 unless given as float64, on the device given. Raises
+    ``SpecError`` when the values are not of the geometry's size.
 
     >>> import torch
     >>> tall = geometry(Picture(np.zeros((1, 4, 2)), None), Preprocessing(size=(2, 2)), "a.png")
@@ -195,7 +216,9 @@ def from_grid(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     import torch
 
     if tuple(values.shape[1:]) != geometry.size:
-        raise SpecError(f"values of shape {tuple(values.shape)} for a grid of {geometry.size}; use the geometry they were made with")
+        raise SpecError(
+            f"values of shape {tuple(values.shape)} for a grid of {geometry.size}; use the geometry they were made with"
+        )
     values = values if values.dtype == torch.float64 else values.float()
     if geometry.size != geometry.resampled:
         source, goal = _overlap(geometry)
@@ -213,24 +236,28 @@ def from_grid(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:
     """Scale the intensities of (C, *spatial), each channel by itself; float32.
 
-    ``zscore``: mean 0 and standard deviation 1. ``minmax``: to [0, 1]. ``percentile``: clipped to the 1st and 99th percentile, then
-    to [0, 1]; where these are equal but the channel is not constant (sparse fluorescence), as ``minmax``. ``unit``: whole numbers as
-    shares of the largest that their type holds (8 bits: of 255), so that a colour stays the same colour. ``none``: as it is. A
-    constant channel becomes zeros, but for the last two. Before ``to_grid`` the numbers are those of the whole image, free of padding.
-    Raises ``SpecError`` for another word.
+    ``zscore``: mean 0 and standard deviation 1. ``minmax``: to [0, 1]. ``percentile``: clipped to
+    the 1st and 99th percentile, then to [0, 1]; where these are equal but the channel is not
+    constant (sparse fluorescence), as ``minmax``. ``unit``: whole numbers as shares of the largest
+    that their type holds (8 bits: of 255), so that a colour stays the same colour. ``none``: as it
+    is. A constant channel becomes zeros, but for the last two. Before ``to_grid`` the numbers are
+    those of the whole image, free of padding. Raises ``SpecError`` for another word.
 
     >>> normalise(np.array([[[0.0, 5.0, 10.0]]]), "minmax").tolist()
     [[[0.0, 0.5, 1.0]]]
     """
     if intensity not in get_args(Intensity):
         raise SpecError(nearest(intensity, get_args(Intensity), "intensity"))
-    if intensity == "none" or (intensity == "unit" and array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1):
+    if intensity == "none" or (
+        intensity == "unit" and array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1
+    ):
         return np.asarray(array, np.float32)
     if intensity == "unit":
         if array.dtype.kind == "f" or array.min() < 0:
             found = f"{array.dtype} from {array.min():g} to {array.max():g}"
             raise SpecError(
-                f"preprocessing.intensity: unit takes whole numbers from 0, or shares from 0 to 1; found {found}; choose zscore"
+                f"preprocessing.intensity: unit takes whole numbers from 0, or shares from 0 to 1; found {found}; "
+                "choose zscore"
             )
         return np.asarray(array / np.iinfo(array.dtype).max, np.float32)
     result = np.zeros(array.shape, np.float32)
@@ -238,7 +265,8 @@ def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:
         low, high = float(stored.min()), float(stored.max())
         if low == high:
             continue
-        values = stored.astype(np.float64)  # single precision would square large intensities to infinity
+        # single precision would square large intensities to infinity
+        values = stored.astype(np.float64)
         if intensity == "zscore":
             values -= values.mean()
             channel[:] = values / values.std()
@@ -259,22 +287,29 @@ def _positive(values: Sequence[float] | None, dimensions: int, key: str, name: s
         raise SpecError(f"{name}: {found}; {mend}")
     whole = key == "size"
     if not all(math.isfinite(value) and value > 0 and (not whole or value == int(value)) for value in values):
-        raise SpecError(f"{name}: preprocessing {key} {tuple(values)}; expected {'whole numbers' if whole else 'mm'} above 0")
+        raise SpecError(
+            f"{name}: preprocessing {key} {tuple(values)}; expected {'whole numbers' if whole else 'mm'} above 0"
+        )
     return tuple(values)
 
 
 def _orientation(picture: Picture, code: str | None, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which stored axis becomes which, and which of them are then reversed; a plane keeps the order of its two axes in ``code``."""
+    """Which stored axis becomes which, and which of them are then reversed; a plane keeps the order
+    of its two axes in ``code``."""
     dimensions = len(picture.spatial)
     if code is not None and (len(code) != 3 or any(sum(letter in pair for letter in code) != 1 for pair in _PAIRS)):
-        raise SpecError(f"preprocessing orientation '{code}'; expected one letter of each of R or L, A or P, S or I, such as RAS")
+        raise SpecError(
+            f"preprocessing orientation '{code}'; expected one letter of each of R or L, A or P, S or I, such as RAS"
+        )
     if code is None or picture.affine is None:
         return tuple(range(dimensions)), ()
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
     stored = io_orientation(picture.affine)
     if not np.isfinite(stored).all():
-        raise ImageError(f"{name}: its affine does not say which way the axes point; store the image with its orientation")
+        raise ImageError(
+            f"{name}: its affine does not say which way the axes point; store the image with its orientation"
+        )
     turn = ornt_transform(stored, axcodes2ornt(tuple(code)))[:dimensions]
     axes = tuple(int(axis) for axis in np.argsort(turn[:, 0]))
     return axes, tuple(new for new, old in enumerate(axes) if turn[old, 1] < 0)
@@ -282,14 +317,20 @@ def _orientation(picture: Picture, code: str | None, name: str) -> tuple[tuple[i
 
 def _overlap(geometry: Geometry) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """The part that the resampled and the processed grid share, in the indices of each."""
-    ends = [min(start + want, have) for start, want, have in zip(geometry.start, geometry.size, geometry.resampled, strict=True)]
+    ends = [
+        min(start + want, have)
+        for start, want, have in zip(geometry.start, geometry.size, geometry.resampled, strict=True)
+    ]
     begins = [max(start, 0) for start in geometry.start]
     source = tuple(slice(begin, end) for begin, end in zip(begins, ends, strict=True))
-    return source, tuple(slice(part.start - start, part.stop - start) for part, start in zip(source, geometry.start, strict=True))
+    return source, tuple(
+        slice(part.start - start, part.stop - start) for part, start in zip(source, geometry.start, strict=True)
+    )
 
 
 def _resize(values: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Linear resize of (C, *spatial), anti-aliased where it shrinks; in 3-D one plane at a time, because torch has it for planes only."""
+    """Linear resize of (C, *spatial), anti-aliased where it shrinks; in 3-D one plane at a time,
+    because torch has it for planes only."""
     from torch.nn.functional import interpolate
 
     if tuple(values.shape[1:]) == size:
@@ -303,6 +344,8 @@ def _resize(values: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         values = planes.reshape(channels, depth, *size[1:])
     if depth != size[0]:
         columns = values.reshape(channels, 1, depth, -1)
-        columns = interpolate(columns, size=(size[0], columns.shape[-1]), mode="bilinear", align_corners=False, antialias=True)
+        columns = interpolate(
+            columns, size=(size[0], columns.shape[-1]), mode="bilinear", align_corners=False, antialias=True
+        )
         values = columns.reshape(channels, *size)
     return values

@@ -19,7 +19,8 @@ from allograft.tree import write_bytes
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where a subject stands: ``split`` is train, val, test, or "fold" (test in fold ``fold``, train in the others)."""
+    """Where a subject stands: ``split`` is train, val, test, or "fold" (test in fold ``fold``,
+    train in the others)."""
 
     split: str
     fold: int = -1
@@ -42,19 +43,22 @@ def draw_splits(
 ) -> dict[str, Assignment]:
     """Give every subject its place, by subject and then by site.
 
-    The manifest's own ``split`` column wins; a subject in ``known`` never moves; new subjects fill whichever part of their site
-    is short. Validation subjects are drawn at source sites only: at a target site every label that a recipe may use counts as
-    label budget. With ``folds`` > 1 the subjects of the other sites rotate through the test set.
+    The manifest's own ``split`` column wins; a subject in ``known`` never moves; new subjects fill
+    whichever part of their site is short. Validation subjects are drawn at source sites only: at a
+    target site every label that a recipe may use counts as label budget. With ``folds`` > 1 the
+    subjects of the other sites rotate through the test set.
 
     Args:
-        test, val: shares of a site's subjects; val is a share of what the test set leaves. At least one subject stays for training.
+        test, val: shares of a site's subjects; val is a share of what the test set leaves. At least
+            one subject stays for training.
         known: assignments drawn earlier.
     """
     assignments = dict(known or {})
     by_site: dict[str, set[str]] = {}
     for case in cases:
         by_site.setdefault(case.site, set()).add(case.subject)
-        if case.split is not None:  # of one image: it holds for all images of the subject, at every site
+        # of one image: it holds for all images of the subject, at every site
+        if case.split is not None:
             assignments[case.subject] = Assignment(case.split)
     for site, subjects in sorted(by_site.items()):
         new = [subject for subject in _shuffled(subjects, site) if subject not in assignments]
@@ -68,11 +72,14 @@ def draw_splits(
 
 def _shuffled(subjects: Iterable[str], site: str) -> list[str]:
     names = sorted(subjects)
-    seeds = Seeds(0, ("splits", site))  # by name, so that a subject's turn does not depend on who else is there
+    # by name, so that a subject's turn does not depend on who else is there
+    seeds = Seeds(0, ("splits", site))
     return sorted(names, key=seeds.number)
 
 
-def _fill_parts(assignments: dict[str, Assignment], new: list[str], here: list[Assignment], test: float, val: float) -> None:
+def _fill_parts(
+    assignments: dict[str, Assignment], new: list[str], here: list[Assignment], test: float, val: float
+) -> None:
     total = len(new) + len(here)
     wanted_test = min(max(1, round(test * total)), total - 1) if test > 0 and total > 1 else 0
     rest = total - wanted_test
@@ -87,9 +94,13 @@ def _fill_parts(assignments: dict[str, Assignment], new: list[str], here: list[A
             assignments[subject] = Assignment("train")
 
 
-def _fill_folds(assignments: dict[str, Assignment], new: list[str], here: list[Assignment], folds: int, site: str) -> None:
+def _fill_folds(
+    assignments: dict[str, Assignment], new: list[str], here: list[Assignment], folds: int, site: str
+) -> None:
     if len(new) + len(here) < folds:
-        raise SplitError(f"site '{site}' has {len(new) + len(here)} subjects; test: {{folds: {folds}}} needs at least {folds}")
+        raise SplitError(
+            f"site '{site}' has {len(new) + len(here)} subjects; test: {{folds: {folds}}} needs at least {folds}"
+        )
     sizes = [sum(place.fold == fold for place in here) for fold in range(folds)]
     for subject in new:
         fold = sizes.index(min(sizes))
@@ -97,7 +108,8 @@ def _fill_folds(assignments: dict[str, Assignment], new: list[str], here: list[A
         sizes[fold] += 1
     if 0 in sizes:
         raise SplitError(
-            f"site '{site}': fold {sizes.index(0)} has no test subject, because its subjects were placed otherwise before and never move; "
+            f"site '{site}': fold {sizes.index(0)} has no test subject, because its subjects were placed otherwise "
+            "before and never move; "
             "choose another --out, remove 'split' from the manifest, or keep test: {folds: ...} as it was"
         )
 
@@ -109,7 +121,9 @@ def read_splits(path: Path) -> dict[str, Assignment]:
     assignments = {}
     for number, row in enumerate(_split_rows(path), 2):
         if row.get("split") not in (*SPLITS, "fold") or not re.fullmatch(r"-?\d+", row.get("fold") or ""):
-            raise SplitError(f"{path}, row {number}: found {row}; expected subject,site,split,fold; mend it, or choose another --out")
+            raise SplitError(
+                f"{path}, row {number}: found {row}; expected subject,site,split,fold; mend it, or choose another --out"
+            )
         assignments[row["subject"]] = Assignment(row["split"], int(row["fold"]))
     return assignments
 
@@ -120,11 +134,17 @@ def _split_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_splits(path: Path, assignments: Mapping[str, Assignment], cases: Iterable[Case]) -> None:
-    """Write ``subject,site,split,fold``, sorted by site and subject; a subject at two sites has a row for each.
+    """Write ``subject,site,split,fold``, sorted by site and subject; a subject at two sites has a
+    row for each.
 
-    Rows of subjects that a filter leaves out today stay, so that they find their place again tomorrow.
+    Rows of subjects that a filter leaves out today stay, so that they find their place again
+    tomorrow.
     """
-    earlier = {(row["site"], row["subject"]) for row in (_split_rows(path) if path.exists() else ()) if row["subject"] in assignments}
+    earlier = {
+        (row["site"], row["subject"])
+        for row in (_split_rows(path) if path.exists() else ())
+        if row["subject"] in assignments
+    }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["subject", "site", "split", "fold"])
@@ -134,7 +154,8 @@ def write_splits(path: Path, assignments: Mapping[str, Assignment], cases: Itera
 
 
 def budget_order(subjects: Iterable[str], seeds: Seeds) -> list[str]:
-    """The order in which subjects get labelled: nested budgets are prefixes of it; it changes with the seed.
+    """The order in which subjects get labelled: nested budgets are prefixes of it; it changes with
+    the seed.
 
     >>> budget_order(["c", "a", "b"], Seeds(0)) == budget_order(["b", "c", "a"], Seeds(0))
     True

@@ -29,7 +29,8 @@ LEVELS = np.linspace(0.02, 0.98, 25)
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """How an image looks: ``intensity`` quantiles, ``spectrum`` (log10 amplitude by radius), ``layout`` (bright and dark, 8 x 8)."""
+    """How an image looks: ``intensity`` quantiles, ``spectrum`` (log10 amplitude by radius),
+    ``layout`` (bright and dark, 8 x 8)."""
 
     intensity: np.ndarray
     spectrum: np.ndarray
@@ -75,13 +76,16 @@ def survey(cases: Sequence[Case], preprocessing: Preprocessing, coding: Coding |
             styled.add(number)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(
-            pool.map(lambda item: _look(item[1], item[0] + 2, preprocessing, coding, item[0] in styled), enumerate(cases))
+            pool.map(
+                lambda item: _look(item[1], item[0] + 2, preprocessing, coding, item[0] in styled), enumerate(cases)
+            )
         )  # row 1 is the header
 
 
 def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | None, styled: bool) -> Look:
     try:
-        picture = read_image(case.image, nan=0.0)  # what NaN becomes is for the preprocessing to say
+        # what NaN becomes is for the preprocessing to say
+        picture = read_image(case.image, nan=0.0)
     except AllograftError as error:
         return Look(case, row, (("unreadable", str(error)),))
     problems: list[tuple[str, str]] = []
@@ -92,7 +96,9 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
     if "boxes" in case.labels:
         facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
         if picture.turn != 1:
-            notes.append(("turn", f"EXIF orientation {picture.turn}, and boxes that may be those of the pixels as stored"))
+            notes.append(
+                ("turn", f"EXIF orientation {picture.turn}, and boxes that may be those of the pixels as stored")
+            )
     if case.region is not None:
         _on_image("region", case.region, picture, problems, notes)
     if "paired" in case.labels:
@@ -134,7 +140,8 @@ def style(array: np.ndarray) -> Style:
     radius = np.rint(np.hypot(*np.meshgrid(*[np.fft.fftfreq(len(small)) * len(small)] * 2))).astype(int)
     rings = [amplitude[radius == ring].mean() for ring in range(1, 25)]
     floor = 1e-6 * max(float(np.abs(small).max()), 1e-30) * small.size**0.5
-    layout = 8 * standardised(thumbnail(plane, 8))  # mean 0 and standard deviation 1 over the 64 places
+    # mean 0 and standard deviation 1 over the 64 places
+    layout = 8 * standardised(thumbnail(plane, 8))
     return Style(np.quantile(values, LEVELS), np.log10(np.maximum(rings, floor)), layout, float(values.std()))
 
 
@@ -173,7 +180,9 @@ def _codes(
     return {int(code): int(count) for code, count in zip(*np.unique(mask.array, return_counts=True), strict=True)}
 
 
-def _on_image(what: str, path: Path, picture: Picture, problems: list[tuple[str, str]], notes: list[tuple[str, str]]) -> Picture | None:
+def _on_image(
+    what: str, path: Path, picture: Picture, problems: list[tuple[str, str]], notes: list[tuple[str, str]]
+) -> Picture | None:
     """A mask, region or paired image, on the axes of its image where it lies there."""
     try:
         other = read_image([path], nan=0.0) if what == "paired" else read_mask(path)
@@ -198,11 +207,20 @@ def _boxes(path: Path, picture: Picture, problems: list[tuple[str, str]]) -> dic
         if len(boxes) != len(labels):
             raise ValueError(f"{len(boxes)} boxes, {len(labels)} labels")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        problems.append(("unreadable", f"{path}: no boxes file ({type(error).__name__}: {error}); expected boxes and labels as JSON"))
+        problems.append(
+            (
+                "unreadable",
+                f"{path}: no boxes file ({type(error).__name__}: {error}); expected boxes and labels as JSON",
+            )
+        )
         return {}
     height, width = picture.spatial[-2:]
     limits = np.array([width, height, width, height])
-    wrong = int(((boxes < 0) | (boxes > limits)).any(1).sum() + (boxes[:, :2] >= boxes[:, 2:]).any(1).sum()) if len(boxes) else 0
+    wrong = (
+        int(((boxes < 0) | (boxes > limits)).any(1).sum() + (boxes[:, :2] >= boxes[:, 2:]).any(1).sum())
+        if len(boxes)
+        else 0
+    )
     if wrong:
         problems.append(("geometry", f"{wrong} of {len(boxes)} boxes leave the image or are empty"))
     return {label: labels.count(label) for label in sorted(set(labels))}

@@ -79,7 +79,11 @@ def _shared() -> str:
         usage = shutil.disk_usage("/dev/shm")
     except OSError:
         return "none: keep --workers 0"
-    warning = "; small: loader workers may die, enlarge it (docker: --shm-size 2g) or keep --workers 0" if usage.total < 2**30 else ""
+    warning = (
+        "; small: loader workers may die, enlarge it (docker: --shm-size 2g) or keep --workers 0"
+        if usage.total < 2**30
+        else ""
+    )
     return f"{_size(usage.total)}, {_size(usage.free)} free{warning}"
 
 

@@ -1,4 +1,5 @@
-"""What a recipe runs in: settings, the journal of a run, the store of finished units, and ``Context`` itself."""
+"""What a recipe runs in: settings, the journal of a run, the store of finished units, and
+``Context`` itself."""
 
 from allograft.context.context import Context
 from allograft.context.journal import Journal, NoJournal

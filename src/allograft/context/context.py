@@ -51,7 +51,8 @@ class Context:
     Args:
         fabric: places, autocasts, runs backward.
         seeds: the place of this unit's draws.
-        task: the supervised loss and the label it needs; None for a pre-training, which has no labels.
+        task: the supervised loss and the label it needs; None for a pre-training, which has no
+            labels.
         settings: budget, optimizer, augmentation.
         folder: where units are kept; None keeps nothing.
         workers: loader processes.
@@ -59,7 +60,8 @@ class Context:
         template: the user's own network, for specs that name it.
         progress: whether to show bars on a terminal.
         journal, meter, label, lease: of the current unit.
-        rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place of all; None trains in earnest.
+        rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place
+            of all; None trains in earnest.
     """
 
     fabric: Fabric
@@ -79,10 +81,12 @@ class Context:
 
     # ------------------------------------------------------------------ units
     def draws(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> str:
-        """What a run draws from: its content, and not how or where it is computed, so that two processes draw as one does.
+        """What a run draws from: its content, and not how or where it is computed, so that two
+        processes draw as one does.
 
-        Settings at their default do not count: an option added later leaves every earlier study's draws alone. A recipe whose settings
-        make it another one says so by ``same_as``, and draws as that one does.
+        Settings at their default do not count: an option added later leaves every earlier study's
+        draws alone. A recipe whose settings make it another one says so by ``same_as``, and draws
+        as that one does.
         """
         given, network = self.given(recipe, network)
         if given is not self:
@@ -91,14 +95,21 @@ class Context:
         task = None if self.task is None else [type(self.task).__name__, plain(self.task, sparse=True)]
         network_key = [dict(network.spec), digest(network)]
         drawn_as = getattr(recipe, "same_as", None) or recipe
-        told = [plain(drawn_as, sparse=True), narrowed.fingerprint(), network_key, self.seeds.seed, plain(self.settings, sparse=True), task]
+        told = [
+            plain(drawn_as, sparse=True),
+            narrowed.fingerprint(),
+            network_key,
+            self.seeds.seed,
+            plain(self.settings, sparse=True),
+            task,
+        ]
         return content_hash(*told)
 
     def given(self, recipe: Recipe, network: AnyNetwork) -> tuple[Context, AnyNetwork]:
         """The context and the network that a recipe is given.
 
-        One that needs only images for pre-training gets a network without heads, no task and no settings of adaptations: what it cannot
-        see does not change its key.
+        One that needs only images for pre-training gets a network without heads, no task and no
+        settings of adaptations: what it cannot see does not change its key.
         """
         if not total_needs(recipe).only_pool or (self.task is None and not getattr(network, "heads", None)):
             return self, network
@@ -108,7 +119,8 @@ class Context:
         return replace(self, task=None, settings=replace(self.settings, budget=budget)), bare
 
     def key(self, draws: str, recipe: Recipe) -> str:
-        """The unit of a run: its draws, and all else that its bytes depend on, defaults included."""
+        """The unit of a run: its draws, and all else that its bytes depend on, defaults
+        included."""
         defaults = [plain(recipe), plain(self.settings), plain(self.task)]
         machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
         return content_hash(draws, defaults, machine)
@@ -119,11 +131,13 @@ class Context:
         return given.key(given.draws(recipe, scenario, network), recipe)
 
     def run(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
-        """Run a recipe, or load what it left: ``carry = yield from context.run(self.first, scenario, network)``.
+        """Run a recipe, or load what it left:
+        ``carry = yield from context.run(self.first, scenario, network)``.
 
-        The network is copied, so the caller's own stays as it is. A recipe sees only what it needs and draws only from the place its
-        content names; so the key is complete, and cached = run. Stages found on the disk are yielded too: a judge who has a new test
-        set judges them without training. What a pre-training has learned comes back in a network with the caller's heads.
+        The network is copied, so the caller's own stays as it is. A recipe sees only what it needs
+        and draws only from the place its content names; so the key is complete, and cached = run.
+        Stages found on the disk are yielded too: a judge who has a new test set judges them without
+        training. What a pre-training has learned comes back in a network with the caller's heads.
         """
         check_needs(recipe, scenario)
         given, bare = self.given(recipe, network)
@@ -153,7 +167,8 @@ class Context:
         return replace(carry, network=carry.network.to(self.fabric.device), parts=parts)
 
     def _alone(self, store: Store | None) -> AbstractContextManager[Lease]:
-        """The unit's lock, while it is unfinished; another process's is waited for, since what it trains may be shared."""
+        """The unit's lock, while it is unfinished; another process's is waited for, since what it
+        trains may be shared."""
         if store is None or not self.fabric.is_global_zero or store.carry_file.exists():
             return nullcontext(Lease())
         return locked(store.lock_file)
@@ -161,16 +176,22 @@ class Context:
     def _inside(self, recipe: Recipe, draws: str, store: Store | None, lease: Lease) -> Context:
         journal: Journal | NoJournal = NoJournal()
         if store:
-            journal = Journal(store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero, lease.check)
+            journal = Journal(
+                store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero, lease.check
+            )
         seed, label = self.seeds.seed, f"{title(recipe)}, seed {self.seeds.seed}: "
         return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=label, lease=lease)
 
-    def _run(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None) -> Generator[Stage, None, Carry]:
+    def _run(
+        self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None
+    ) -> Generator[Stage, None, Carry]:
         running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
         own: list[Stage] = []
         inner: set[str] = set()
         while True:
-            try:  # draws outside train() too are named by content; how many stages an inner unit has does not count
+            # draws outside train() too are named by content; how many stages an inner unit has does
+            # not count
+            try:
                 with self.seeds.everything("run", len(own) + len(inner)):
                     stage = next(running)
             except StopIteration as stop:
@@ -178,7 +199,9 @@ class Context:
                 break
             if not stage.unit:
                 if stage.name in [earlier.name for earlier in own]:
-                    raise AllograftError(f"{title(recipe)}: stage '{stage.name}' was yielded twice; give each its own name")
+                    raise AllograftError(
+                        f"{title(recipe)}: stage '{stage.name}' was yielded twice; give each its own name"
+                    )
                 stage = self._kept(replace(self._stamped(stage, key, recipe, scenario), cost=self.meter.cost()), store)
                 own.append(stage)
             else:
@@ -188,7 +211,8 @@ class Context:
             self.rehearsal[key] = self.meter
         if store:
             self.lease.check()
-            if own and all(stage.predictor is None for stage in own):  # a pre-training: what it leaves can be a start
+            # a pre-training: what it leaves can be a start
+            if own and all(stage.predictor is None for stage in own):
                 store.keep_stage(replace(own[-1], predictor=Weights(carry.network)), self._card(own[-1]))
             store.keep(carry, own, self.meter.cost(), self.meter.figures)
             self.journal.clear()
@@ -197,10 +221,13 @@ class Context:
 
     def _stamped(self, stage: Stage, unit: str, recipe: Recipe, scenario: Scenario) -> Stage:
         """The stage with what only the context knows of it."""
-        return replace(stage, unit=unit, recipe=recipe, sites=scenario.sites, saw=Saw.from_scenario(scenario, stage.seen))
+        return replace(
+            stage, unit=unit, recipe=recipe, sites=scenario.sites, saw=Saw.from_scenario(scenario, stage.seen)
+        )
 
     def _kept(self, stage: Stage, store: Store | None) -> Stage:
-        """Keep a stage. One that an earlier life of the run kept is judged as it was then: the network may be ahead of it, or behind."""
+        """Keep a stage. One that an earlier life of the run kept is judged as it was then: the
+        network may be ahead of it, or behind."""
         if store is None or stage.predictor is None:
             return stage
         self.lease.check()
@@ -212,13 +239,20 @@ class Context:
 
     def _card(self, stage: Stage) -> dict[str, object]:
         """What the card of a stage's folder says of the run."""
-        return {"recipe": plain(stage.recipe), "seed": self.seeds.seed, "cost": dict(stage.cost), "sites": list(stage.sites)}
+        return {
+            "recipe": plain(stage.recipe),
+            "seed": self.seeds.seed,
+            "cost": dict(stage.cost),
+            "sites": list(stage.sites),
+        }
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """A result computed once in the life of a unit, also across restarts, on the first process; the others are given it.
+        """A result computed once in the life of a unit, also across restarts, on the first process;
+        the others are given it.
 
         Args:
-            make: gives a tree of dicts, lists, numbers and tensors, and calls nothing that waits for other processes.
+            make: gives a tree of dicts, lists, numbers and tensors, and calls nothing that waits
+                for other processes.
 
         Returns:
             The tree, its tensors on the CPU. Global generators are as they were before.
@@ -233,7 +267,8 @@ class Context:
         """Keep a figure beside the unit; the report draws it under the recipe's name."""
         self.meter.figures[name] = figure
 
-    # ------------------------------------------------------------------ what recipes build steps from
+    # ------------------------------------------------------------------ what recipes build steps
+    # from
     @property
     def supervised_task(self) -> Task:
         """The task, for a recipe that reads labels or judges.
@@ -243,7 +278,8 @@ class Context:
         """
         if self.task is None:
             raise AllograftError(
-                f"{self.label}this recipe needs only images for pre-training, so it is given no task; use a loss of its own, "
+                f"{self.label}this recipe needs only images for pre-training, so it is given no task; use a loss of "
+                "its own, "
                 "or ask for source images or target labels in its Needs"
             )
         return self.task
@@ -262,11 +298,13 @@ class Context:
         transform: Transform | None = None,
         augmentation: str | None = None,
     ) -> Loader:
-        """Batches of these cohorts, cropped and augmented as the study says, or more strongly for a row that asks for it.
+        """Batches of these cohorts, cropped and augmented as the study says, or more strongly for a
+        row that asks for it.
 
         Args:
             name: unique within a run; draws are named by it.
-            order: which cases a step sees, drawn from ``loader_seeds(name)``; by default the cohorts take turns.
+            order: which cases a step sees, drawn from ``loader_seeds(name)``; by default the
+                cohorts take turns.
             transform: in the place of the study's crop and augmentation.
         """
         cohorts, seeds = tuple(cohorts), self.loader_seeds(name)
@@ -311,20 +349,25 @@ class Context:
         *,
         steps: int | None = None,
     ) -> GradientStep:
-        """The default step: the task's loss, and the study's optimizer over all that requires gradients.
+        """The default step: the task's loss, and the study's optimizer over all that requires
+        gradients.
 
         Args:
-            steps: how many the study's schedule spans; None for a recipe whose paper sets the learning rate itself.
+            steps: how many the study's schedule spans; None for a recipe whose paper sets the
+                learning rate itself.
         """
         owned = list(objective.parameters()) if isinstance(objective, nn.Module) else []
         if optimizer is None:
             optimizer = self.optimizer([p for p in (*network.parameters(), *owned) if p.requires_grad])
         self._count(optimizer)  # a recipe may have added groups to it
         schedule = self.schedule(optimizer, steps) if steps else None
-        return GradientStep(network, objective or self.supervised_task.objective, optimizer, self.fabric, schedule, self.settings.clip)
+        return GradientStep(
+            network, objective or self.supervised_task.objective, optimizer, self.fabric, schedule, self.settings.clip
+        )
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Schedule | None:
-        """The study's schedule of an optimizer over this many updates; None where the learning rate stays."""
+        """The study's schedule of an optimizer over this many updates; None where the learning rate
+        stays."""
         return None if "constant" in self.settings.schedule else make_schedule(self.settings.schedule, optimizer, steps)
 
 

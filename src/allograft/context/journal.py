@@ -1,4 +1,5 @@
-"""Where a run keeps its place, so that ``kill -9`` costs at most the steps since the newest checkpoint."""
+"""Where a run keeps its place, so that ``kill -9`` costs at most the steps since the newest
+checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from allograft import tree
 from allograft.errors import AllograftError
 
 STOP = threading.Event()
-"""Set when the process is asked to end (SIGTERM): the next step writes a checkpoint and raises ``Stopped``."""
+"""Set when the process is asked to end (SIGTERM): the next step writes a checkpoint and raises
+``Stopped``."""
 
 
 Made = TypeVar("Made")
@@ -30,7 +32,8 @@ class Checkpoint(TypedDict):
 
 
 class Stopped(BaseException):
-    """The process was asked to end and its place is kept. No unit has failed, so this is no ``Exception``."""
+    """The process was asked to end and its place is kept. No unit has failed, so this is no
+    ``Exception``."""
 
 
 @dataclass
@@ -41,7 +44,8 @@ class Journal:
         folder: made when something is kept.
         seconds: between checkpoints.
         writes: False on all processes but the first.
-        check: called before anything is written or removed; raises when another process has the unit.
+        check: called before anything is written or removed; raises when another process has the
+            unit.
     """
 
     folder: Path
@@ -53,13 +57,17 @@ class Journal:
     waiting: dict[str, Checkpoint | None] = field(default_factory=dict)
 
     def open(self, name: str, span: range) -> Checkpoint | None:
-        """The state that an earlier life of the run kept under a name, given once: to the call whose steps it lies in.
+        """The state that an earlier life of the run kept under a name, given once: to the call
+        whose steps it lies in.
 
-        A training in parts, ``train(..., steps=range(a, b), name=name)``, has one checkpoint. Parts before it need not run again: see
-        ``passed``. A name used twice for one step is a mistake of the recipe.
+        A training in parts, ``train(..., steps=range(a, b), name=name)``, has one checkpoint. Parts
+        before it need not run again: see ``passed``. A name used twice for one step is a mistake of
+        the recipe.
         """
         if (name, span.start) in self.used:
-            raise AllograftError(f"train(name={name!r}) was called twice in one run from step {span.start}; give each call its own name")
+            raise AllograftError(
+                f"train(name={name!r}) was called twice in one run from step {span.start}; give each call its own name"
+            )
         self.used.add((name, span.start))
         if name not in self.waiting:
             self.waiting[name] = self._load(name)
@@ -70,7 +78,8 @@ class Journal:
         return kept
 
     def passed(self, name: str, span: range) -> bool:
-        """Whether a later part of the same training is kept, so that this one, already opened, may be left out."""
+        """Whether a later part of the same training is kept, so that this one, already opened, may
+        be left out."""
         kept = self.waiting.get(name)
         return kept is not None and kept["at"] > span.stop
 
@@ -94,12 +103,14 @@ class Journal:
             raise Stopped
 
     def finish(self, name: str, state: Callable[[], Checkpoint]) -> None:
-        """Keep a finished call, unless it is so short that a replay repeats it sooner (to the same bytes)."""
+        """Keep a finished call, unless it is so short that a replay repeats it sooner (to the same
+        bytes)."""
         if self.due():
             self.keep(name, state)
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """The result of ``make``, computed once in the life of the unit; a tree of dicts, lists, numbers and tensors."""
+        """The result of ``make``, computed once in the life of the unit; a tree of dicts, lists,
+        numbers and tensors."""
         kept = self.open(f"once-{name}", range(1))
         if kept is not None:
             return cast(Made, kept["value"])

@@ -1,4 +1,5 @@
-"""One process at a time on a unit: a lease on a lock file, safe on network file systems, and how its loss is noticed."""
+"""One process at a time on a unit: a lease on a lock file, safe on network file systems, and how
+its loss is noticed."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from allograft.errors import LeaseLost, OutputError
 
 LEASE = 60.0
-"""Seconds without a heartbeat after which a lock is taken over; the same for every process that shares a folder."""
+"""Seconds without a heartbeat after which a lock is taken over; the same for every process that
+shares a folder."""
 BEAT = 10.0
 """Seconds between two heartbeats."""
 
@@ -38,18 +40,21 @@ class Lease:
         _sleep()  # whoever examines whether a lock is stale moves its file aside for a moment
         if not _is_ours(self.held):
             raise LeaseLost(
-                f"{self.held.lock_file}: this process stood still for more than {LEASE:.0f} s and another one took its work over; "
+                f"{self.held.lock_file}: this process stood still for more than {LEASE:.0f} s and another one took "
+                "its work over; "
                 "it has written nothing since; run the same command again to use what the other one makes"
             )
 
 
 @contextmanager
 def locked(path: Path, *, wait: Callable[[], None] | None = None) -> Iterator[Lease]:
-    """Hold a lock file; wait while another process holds it, and take it over when that process is gone.
+    """Hold a lock file; wait while another process holds it, and take it over when that process is
+    gone.
 
-    Gone is a process of this machine that no longer runs, or one whose heartbeat was not seen to move for ``LEASE`` seconds of this
-    process's own clock, so that machines whose clocks differ may share a folder. A process that stood still for so long keeps running
-    when it wakes: it must ask ``Lease.check`` before it writes, and leaves the lock to its new owner.
+    Gone is a process of this machine that no longer runs, or one whose heartbeat was not seen to
+    move for ``LEASE`` seconds of this process's own clock, so that machines whose clocks differ may
+    share a folder. A process that stood still for so long keeps running when it wakes: it must ask
+    ``Lease.check`` before it writes, and leaves the lock to its new owner.
 
     Args:
         path: the lock file; its folder is made.
@@ -61,9 +66,13 @@ def locked(path: Path, *, wait: Callable[[], None] | None = None) -> Iterator[Le
         while not _taken(held):
             (wait or _sleep)()
     except LeaseSettingsMismatch as error:
-        raise OutputError(f"{path}: {error}; use one version of Allograft in all processes that share the folder") from error
+        raise OutputError(
+            f"{path}: {error}; use one version of Allograft in all processes that share the folder"
+        ) from error
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out"
+        ) from error
     try:
         yield Lease(held)
     finally:
@@ -71,7 +80,8 @@ def locked(path: Path, *, wait: Callable[[], None] | None = None) -> Iterator[Le
 
 
 def held_elsewhere(path: Path) -> bool:
-    """Whether a living process seems to hold a lock: a hint, by the clock of the file system; ``locked`` alone decides."""
+    """Whether a living process seems to hold a lock: a hint, by the clock of the file system;
+    ``locked`` alone decides."""
     if not path.exists():
         return False
     owner = _lease(path).owner
@@ -86,7 +96,8 @@ def _lease(path: Path) -> SoftFileLease:
 
 def _is_ours(lease: SoftFileLease) -> bool:
     owner = lease.owner
-    named = owner.token == lease.token if owner else os.path.exists(lease.lock_file)  # what cannot be read is not lost
+    # what cannot be read is not lost
+    named = owner.token == lease.token if owner else os.path.exists(lease.lock_file)
     return named and lease.compromise is None
 
 
@@ -99,7 +110,8 @@ def _taken(lease: SoftFileLease) -> bool:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last heartbeat; infinite when the lock went away, 0 when that cannot be known."""
+    """Seconds since the last heartbeat; infinite when the lock went away, 0 when that cannot be
+    known."""
     probe = path.with_name(f".clock.{os.getpid()}")
     try:
         probe.touch()

@@ -21,7 +21,8 @@ class Meter:
 
     ``histories``: name of a training -> its ``History`` so far, over all calls of that name.
 
-    Of a rehearsal, ``tried`` refers to the last step object that was, and ``rate`` has the seconds a step of it takes.
+    Of a rehearsal, ``tried`` refers to the last step object that was, and ``rate`` has the seconds
+    a step of it takes.
     """
 
     train_seconds: float = 0.0
@@ -39,9 +40,11 @@ class Meter:
         self._high_water()  # what ran before is not this unit's
 
     def cost(self) -> dict[str, float | int]:
-        """As a record says it. Peak memory is the device's, or the process's on a CPU, since the unit began or the one it builds on ended.
+        """As a record says it. Peak memory is the device's, or the process's on a CPU, since the
+        unit began or the one it builds on ended.
 
-        Where a system cannot restart its high-water mark (Linux can), it is the largest of the process so far.
+        Where a system cannot restart its high-water mark (Linux can), it is the largest of the
+        process so far.
         """
         self.peak_memory_mb = max(self.peak_memory_mb, self._high_water())
         return {
@@ -63,5 +66,6 @@ class Meter:
             Path("/proc/self/clear_refs").write_text("5")
         except (OSError, IndexError):
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            peak = used / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+            # bytes there, KiB elsewhere
+            peak = used / (2**20 if sys.platform == "darwin" else 2**10)
         return peak

@@ -1,4 +1,5 @@
-"""Nodes: the units that a run is built on, so that plans, forecasts, locks and executors see every one of them."""
+"""Nodes: the units that a run is built on, so that plans, forecasts, locks and executors see every
+one of them."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Node:
 def units_of(recipe: Recipe, scenario: Scenario, network: AnyNetwork, context: Context) -> Iterator[Node]:
     """Every unit that a run of this recipe is built on, inner ones first, its own last.
 
-    A recipe runs those in its fields, such as ``first``, on the scenario and the network that it is given; nothing is run here.
+    A recipe runs those in its fields, such as ``first``, on the scenario and the network that it is
+    given; nothing is run here.
     """
     for field in fields(recipe):
         if is_recipe(inner := getattr(recipe, field.name)):

@@ -20,8 +20,9 @@ class Budget:
         epochs, adapt_epochs: the same told in epochs.
         batch_size: cases a step.
         steps_per_epoch: the length of an epoch, if it is not one pass over the cases.
-        checkpoints: models of a training that are judged: the last of each of so many equal parts. ``selection`` chooses among them. What
-            is trained is the same whatever their number; each costs its judging, and a model file.
+        checkpoints: models of a training that are judged: the last of each of so many equal parts.
+            ``selection`` chooses among them. What is trained is the same whatever their number;
+            each costs its judging, and a model file.
     """
 
     steps: int = 600

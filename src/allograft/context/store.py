@@ -1,4 +1,5 @@
-"""Finished units: what each carries on, and its stages' predictors, so that it can be built upon and judged again without training."""
+"""Finished units: what each carries on, and its stages' predictors, so that it can be built upon
+and judged again without training."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ class Store:
             save_predictor(stage.predictor, folder, card)
 
     def kept_stage(self, name: str) -> Kept | None:
-        """A stage's predictor on disk; None where there is none, or a damaged one, which is removed to be made again."""
+        """A stage's predictor on disk; None where there is none, or a damaged one, which is removed
+        to be made again."""
         folder = self.stage_folder(name)
         if intact(folder):
             return Kept(folder, self.template)
@@ -66,11 +68,15 @@ class Store:
         """What the unit has to show in the report."""
         return self.folder / "figures.json"
 
-    def keep(self, carry: Carry, stages: list[Stage], cost: Mapping[str, float | int], figures: Mapping[str, Figure]) -> None:
+    def keep(
+        self, carry: Carry, stages: list[Stage], cost: Mapping[str, float | int], figures: Mapping[str, Figure]
+    ) -> None:
         """Save the end of a run; only now is the unit finished."""
         if self.writes:
             tree.write_json(self.figures_file, {name: to_json(figure) for name, figure in figures.items()})
-            parts = {name: {"spec": dict(own_spec(part)), "state": part.state_dict()} for name, part in carry.parts.items()}
+            parts = {
+                name: {"spec": dict(own_spec(part)), "state": part.state_dict()} for name, part in carry.parts.items()
+            }
             state = {
                 "spec": dict(carry.network.spec),
                 "network": carry.network.state_dict(),
@@ -88,7 +94,8 @@ class Store:
             tree.save(self.carry_file, state)
 
     def figures(self, *, images: bool = True) -> dict[str, Figure]:
-        """Name -> figure; empty for an unfinished unit, and for one whose file is damaged: figures decide nothing.
+        """Name -> figure; empty for an unfinished unit, and for one whose file is damaged: figures
+        decide nothing.
 
         Args:
             images: whether those that show images of patients are wanted too.
@@ -101,12 +108,14 @@ class Store:
         return {name: figure for name, figure in found.items() if images or not figure.shows_images}
 
     def tidy(self) -> None:
-        """Remove the journal of a finished unit, which a process killed between its last write and clearing left."""
+        """Remove the journal of a finished unit, which a process killed between its last write and
+        clearing left."""
         if self.writes:
             tree.remove(self.folder / "journal")
 
     def load(self) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
-        """The carry, the stages (predictors load when called) and the cost; None when unfinished or damaged."""
+        """The carry, the stages (predictors load when called) and the cost; None when unfinished or
+        damaged."""
         if not self.carry_file.exists():
             return None
         try:

@@ -1,1 +1,2 @@
-"""One paper, one file, read from top to bottom. The table of names is ``allograft.table.METHODS``."""
+"""One paper, one file, read from top to bottom. The table of names is
+``allograft.table.METHODS``."""

@@ -1,4 +1,5 @@
-"""Adaptive batch normalisation: the target's own statistics in place of the source's (Li et al. 2018)."""
+"""Adaptive batch normalisation: the target's own statistics in place of the source's (Li et al.
+2018)."""
 
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 
 @dataclass(frozen=True)
 class AdaBn:
-    """Replace the statistics of every batch normalisation by those of all target training images; nothing is trained.
+    """Replace the statistics of every batch normalisation by those of all target training images;
+    nothing is trained.
 
-    For each layer mean and variance are taken over all pixels of all images together, gathered in one pass in which each layer
-    normalises a batch by its own statistics; scale and shift (gamma, beta) stay. Several target sites are taken as one.
+    For each layer mean and variance are taken over all pixels of all images together, gathered in
+    one pass in which each layer normalises a batch by its own statistics; scale and shift (gamma,
+    beta) stay. Several target sites are taken as one.
 
     Args:
         first: what is adapted.
@@ -61,18 +64,22 @@ def normalisations(network: nn.Module) -> list[_BatchNorm]:
     """The batch normalisations with running statistics; ``SpecError`` where there is none."""
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not layers:
-        raise SpecError("adabn: the network has no batch normalisation; choose one that has, e.g. network: {unet: {norm: batch}}")
+        raise SpecError(
+            "adabn: the network has no batch normalisation; choose one that has, e.g. network: {unet: {norm: batch}}"
+        )
     return layers
 
 
 @torch.no_grad()
 def adapt_statistics(network: AnyNetwork, images: Iterable[Tensor]) -> None:
-    """Set running mean and (unbiased) variance of every batch normalisation to those of all images, in place.
+    """Set running mean and (unbiased) variance of every batch normalisation to those of all images,
+    in place.
 
     The network is left in evaluation mode.
 
     Raises:
-        SpecError: the network has no batch normalisation with running statistics, or there is no image.
+        SpecError: the network has no batch normalisation with running statistics, or there is no
+            image.
     """
     layers = normalisations(network)
     network.eval()
@@ -112,4 +119,6 @@ def _add(sums: Tensor, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             "adabn: one image leaves one value a channel in the network, too few to normalise; "
             "make images larger (preprocessing.size), or give the target more training images of one size"
         )
-    sums += torch.stack([torch.full((len(values),), values.shape[1]), values.sum(1).cpu(), values.square().sum(1).cpu()])
+    sums += torch.stack(
+        [torch.full((len(values),), values.shape[1]), values.sum(1).cpu(), values.square().sum(1).cpu()]
+    )

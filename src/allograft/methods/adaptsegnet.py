@@ -1,4 +1,5 @@
-"""AdaptSegNet: a discriminator looks at segmentations, and those of the target learn to look like the source's (Tsai et al. 2018)."""
+"""AdaptSegNet: a discriminator looks at segmentations, and those of the target learn to look like
+the source's (Tsai et al. 2018)."""
 
 from __future__ import annotations
 
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 
 
 class Discriminator(nn.Module):
-    """(B, K, *spatial) class probabilities -> (B, 1, *spatial / 32) logits, above 0 where a place looks like the target.
+    """(B, K, *spatial) class probabilities -> (B, 1, *spatial / 32) logits, above 0 where a place
+    looks like the target.
 
-    Five convolutions 4x4 of stride 2 with 64, 128, 256, 512 and 1 filters, leaky ReLU (0.2) between them. Where we differ: maps with a
-    side under 32 pixels are enlarged to 32, since the published layers would leave nothing of them; volumes have 4x4x4 convolutions.
+    Five convolutions 4x4 of stride 2 with 64, 128, 256, 512 and 1 filters, leaky ReLU (0.2) between
+    them. Where we differ: maps with a side under 32 pixels are enlarged to 32, since the published
+    layers would leave nothing of them; volumes have 4x4x4 convolutions.
     """
 
     def __init__(self, classes: int, spatial_dims: int) -> None:
@@ -57,7 +60,8 @@ class Discriminator(nn.Module):
 
 
 def domain_loss(logits: Tensor, domain: float) -> Tensor:
-    """Mean binary cross-entropy of a discriminator's logits to one domain: ``SOURCE`` 0 or ``TARGET`` 1 (equations 2 and 4).
+    """Mean binary cross-entropy of a discriminator's logits to one domain: ``SOURCE`` 0 or
+    ``TARGET`` 1 (equations 2 and 4).
 
     >>> domain_loss(torch.zeros(1, 1, 2, 2), SOURCE)  # log 2
     tensor(0.6931)
@@ -69,11 +73,14 @@ def enlarged(values: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, *spatial) -> (B, C, *size), linear in every axis."""
     if tuple(values.shape[2:]) == tuple(size):
         return values
-    return F.interpolate(values, size=tuple(size), mode="bilinear" if values.ndim == 4 else "trilinear", align_corners=False)
+    return F.interpolate(
+        values, size=tuple(size), mode="bilinear" if values.ndim == 4 else "trilinear", align_corners=False
+    )
 
 
 class AuxiliaryHead(nn.Module):
-    """A second segmentation, from an inner feature: a 1x1 convolution and the way to the image's size.
+    """A second segmentation, from an inner feature: a 1x1 convolution and the way to the image's
+    size.
 
     The paper's has an atrous pyramid on the features of the ResNet's fourth stage.
 
@@ -94,16 +101,20 @@ class AuxiliaryHead(nn.Module):
 
 
 def auxiliary_head(network: AnyNetwork, image: Tensor, classes: int) -> AuxiliaryHead:
-    """A head on what enters the decoder's last stage; on the encoder's last feature but one where the decoder has no stages.
+    """A head on what enters the decoder's last stage; on the encoder's last feature but one where
+    the decoder has no stages.
 
-    The last stage is the head itself where it enlarges (our U-Net), otherwise the decoder's last block.
+    The last stage is the head itself where it enlarges (our U-Net), otherwise the decoder's last
+    block.
 
     Raises:
         SpecError: the network has no decoder, or no feature before its last one.
     """
     assert isinstance(network, Network)
     if network.decoder is None:
-        raise SpecError("adaptsegnet: the network has no decoder, so there is no inner feature to segment from; use levels: 1")
+        raise SpecError(
+            "adaptsegnet: the network has no decoder, so there is no inner feature to segment from; use levels: 1"
+        )
     ups = getattr(network.decoder, "ups", None)
     with evaluation_mode(network), captured(network.encoder) as encoded, captured(network.decoder) as decoded:
         network(image)
@@ -120,21 +131,26 @@ def auxiliary_head(network: AnyNetwork, image: Tensor, classes: int) -> Auxiliar
 
 @dataclass(frozen=True)
 class AdaptSegNet:
-    """Train on source labels while a discriminator pushes the target's segmentations towards the source's (AdaptSegNet).
+    """Train on source labels while a discriminator pushes the target's segmentations towards the
+    source's (AdaptSegNet).
 
-    At each step the network minimises the task's loss on the source + ``adversarial`` * cross-entropy of the discriminator's answer for
-    the target's softmax maps to "source"; then the discriminator learns to tell the two. With two levels a second segmentation from an
-    inner feature has a loss, ``auxiliary_segmentation`` times the task's, and a discriminator of its own. Each step sees ``batch_size``
-    source cases and as many target images. Weights, widths, Adam's betas and the polynomial decay of the discriminator are those of
-    the paper, and of its published code. Where we differ: the network is trained as the study says (theirs: SGD 2.5e-4); the auxiliary
-    head, see ``auxiliary_head``; it is not kept.
+    At each step the network minimises the task's loss on the source + ``adversarial`` *
+    cross-entropy of the discriminator's answer for the target's softmax maps to "source"; then the
+    discriminator learns to tell the two. With two levels a second segmentation from an inner
+    feature has a loss, ``auxiliary_segmentation`` times the task's, and a discriminator of its own.
+    Each step sees ``batch_size`` source cases and as many target images. Weights, widths, Adam's
+    betas and the polynomial decay of the discriminator are those of the paper, and of its published
+    code. Where we differ: the network is trained as the study says (theirs: SGD 2.5e-4); the
+    auxiliary head, see ``auxiliary_head``; it is not kept.
 
     Args:
         levels: 1 = the output alone; 2 = the inner feature too.
-        adversarial, auxiliary_adversarial: lambda_adv of the output and of the inner feature; 0 leaves the target out.
+        adversarial, auxiliary_adversarial: lambda_adv of the output and of the inner feature; 0
+            leaves the target out.
         auxiliary_segmentation: weight of the task's loss at the inner feature.
         discriminator_lr: of Adam with betas 0.9 and 0.99, decaying as (1 - t)^0.9.
-        first: what the adaptation starts from; the paper's start is a network with pre-trained encoder alone (``first: start``).
+        first: what the adaptation starts from; the paper's start is a network with pre-trained
+            encoder alone (``first: start``).
     """
 
     levels: Literal[1, 2] = 2
@@ -155,14 +171,18 @@ class AdaptSegNet:
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a network without an encoder, or a task that is no segmentation."""
+        """Raise ``SpecError`` for a network without an encoder, or a task that is no
+        segmentation."""
         require_encoder(network, "adaptsegnet")
         if set(context.supervised_task.outputs) != {"mask"}:
             found = ", ".join(context.supervised_task.outputs)
-            raise SpecError(f"adaptsegnet: looks at segmentations alone, and the task gives {found}; use it with task: segmentation")
+            raise SpecError(
+                f"adaptsegnet: looks at segmentations alone, and the task gives {found}; use it with task: segmentation"
+            )
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.adapt_steps`` updates of network and discriminators; an epoch of ``adapt_epochs`` is one pass over the source."""
+        """``budget.adapt_steps`` updates of network and discriminators; an epoch of
+        ``adapt_epochs`` is one pass over the source."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
@@ -257,12 +277,24 @@ class AdversarialStep:
     def _judged(self, found: Sequence[Tensor], others: Sequence[Tensor]) -> dict[str, Tensor]:
         """Each discriminator's own loss: the mean of that on the source and that on the target."""
         return {
-            f"discriminator{name}": (domain_loss(judge(a.softmax(1)), SOURCE) + domain_loss(judge(b.softmax(1)), TARGET)) / 2
+            f"discriminator{name}": (
+                domain_loss(judge(a.softmax(1)), SOURCE) + domain_loss(judge(b.softmax(1)), TARGET)
+            )
+            / 2
             for name, judge, a, b in zip(self._names, self.discriminators, found, others, strict=True)
         }
 
-    def _update(self, terms: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, schedule: Schedule | None, clip: float | None) -> None:
-        for each in (self.optimizer, self.discriminator_optimizer):  # the network's pass leaves gradients in the discriminators too
+    def _update(
+        self,
+        terms: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule | None,
+        clip: float | None,
+    ) -> None:
+        for each in (
+            self.optimizer,
+            self.discriminator_optimizer,
+        ):  # the network's pass leaves gradients in the discriminators too
             each.zero_grad(set_to_none=True)
         loss = torch.stack([*terms.values()]).sum()
         self.fabric.backward(loss)

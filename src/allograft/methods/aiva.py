@@ -1,4 +1,5 @@
-"""AIVA: clusters of target images are drawn to the source clusters that they match (Goodman et al. 2022)."""
+"""AIVA: clusters of target images are drawn to the source clusters that they match (Goodman et al.
+2022)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,16 @@ from allograft.context import Context
 from allograft.figure import Images
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork
-from allograft.parts.clustering import Clusters, DomainItems, cluster, features_of, match_clusters, name_of, positions, show
+from allograft.parts.clustering import (
+    Clusters,
+    DomainItems,
+    cluster,
+    features_of,
+    match_clusters,
+    name_of,
+    positions,
+    show,
+)
 from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
 from allograft.parts.thumbnails import CohortItem, subject_of, thumbnail
 from allograft.predictor import Direct
@@ -37,12 +47,14 @@ PAIRS, EXAMPLES = 4, 4
 
 
 def alignment_loss(features: Tensor, cluster: Tensor, source_means: Tensor, match: Tensor) -> Tensor:
-    """sum_i ||x_i - nu_match(i)||^2, x_i the mean feature of the target images of cluster i in the mini-batch (equation 2).
+    """sum_i ||x_i - nu_match(i)||^2, x_i the mean feature of the target images of cluster i in the
+    mini-batch (equation 2).
 
     Clusters without an image in the mini-batch add nothing.
 
     Args:
-        features: (B, D) or (B, C, *spatial) bottleneck features of target images; gradients flow through them.
+        features: (B, D) or (B, C, *spatial) bottleneck features of target images; gradients flow
+            through them.
         cluster: (B,) int64 target cluster of each image; -1 = none.
         source_means: (k, D) mean bottleneck feature of each source cluster.
         match: (k,) int64 source cluster of each target cluster.
@@ -62,10 +74,12 @@ def alignment_loss(features: Tensor, cluster: Tensor, source_means: Tensor, matc
 
 @dataclass
 class AlignmentObjective:
-    """The task's loss on the source, and lambda times the alignment loss of the target images of the mini-batch (equation 3).
+    """The task's loss on the source, and lambda times the alignment loss of the target images of
+    the mini-batch (equation 3).
 
-    lambda is the reciprocal of the mean alignment loss of the first ``FIRST`` mini-batches (times 0.9 as released), then fixed. Until then
-    it is the reciprocal of the mean so far, so that the term is near 1 from the start: the paper does not say.
+    lambda is the reciprocal of the mean alignment loss of the first ``FIRST`` mini-batches (times
+    0.9 as released), then fixed. Until then it is the reciprocal of the mean so far, so that the
+    term is near 1 from the start: the paper does not say.
 
     Args:
         task: the supervised loss.
@@ -85,11 +99,14 @@ class AlignmentObjective:
         source, target = halves(batch)
         terms = dict(self.task.objective(network, source))
         with torch.set_grad_enabled(self.clusters is not None):
-            features = last_feature(network.encoder(target.image))  # at lambda 0 too: batch statistics see both sides
+            # at lambda 0 too: batch statistics see both sides
+            features = last_feature(network.encoder(target.image))
         if self.clusters is None:
             return terms
         cluster = torch.tensor([self.cluster_of.get(name, -1) for name in target.cases], device=features.device)
-        loss = of_all(alignment_loss(gathered(features), gathered(cluster), self.clusters.source_means, self.clusters.match))
+        loss = of_all(
+            alignment_loss(gathered(features), gathered(cluster), self.clusters.source_means, self.clusters.match)
+        )
         return {**terms, "alignment": self.scale(loss.item()) * loss}
 
     def scale(self, value: float) -> float:
@@ -104,24 +121,30 @@ class AlignmentObjective:
 
 @dataclass(frozen=True)
 class Aiva:
-    """Train on source labels while target images are drawn to the source cluster that theirs matches (AIVA).
+    """Train on source labels while target images are drawn to the source cluster that theirs
+    matches (AIVA).
 
-    Once an epoch the bottleneck features of all images are embedded together (PCA, t-SNE) and each side is clustered (k-means); the
-    clusters are matched; and until the next epoch the mean feature of a target cluster's images in a mini-batch is drawn to the mean of
-    the matched source cluster. All source sites are one side. Each step sees ``batch_size`` source cases and as many target images.
-    The paper's images are slices. Where a study trains on crops, the crops that cover the images of either side are clustered, an epoch
-    is a pass over those of the source, and the target's mini-batches are drawn from them.
-    The paper keeps the checkpoint that is best on the source: ``budget: {checkpoints: 5}`` with ``selection: source-val``.
+    Once an epoch the bottleneck features of all images are embedded together (PCA, t-SNE) and each
+    side is clustered (k-means); the clusters are matched; and until the next epoch the mean feature
+    of a target cluster's images in a mini-batch is drawn to the mean of the matched source cluster.
+    All source sites are one side. Each step sees ``batch_size`` source cases and as many target
+    images. The paper's images are slices. Where a study trains on crops, the crops that cover the
+    images of either side are clustered, an epoch is a pass over those of the source, and the
+    target's mini-batches are drawn from them. The paper keeps the checkpoint that is best on the
+    source: ``budget: {checkpoints: 5}`` with ``selection: source-val``.
 
-    ``variant="released"`` is what the published code does: lambda times 0.9, the slice's position as one more feature (2-D slices), and
-    the target's k-means started from the source's centres. Not taken over: it freezes the decoder's ups, sums target features over
-    several mini-batches and weights clusters by their number, and keeps the checkpoint that is best on the target's test cases.
+    ``variant="released"`` is what the published code does: lambda times 0.9, the slice's position
+    as one more feature (2-D slices), and the target's k-means started from the source's centres.
+    Not taken over: it freezes the decoder's ups, sums target features over several mini-batches and
+    weights clusters by their number, and keeps the checkpoint that is best on the target's test
+    cases.
 
     Args:
         clusters: k of either side; fewer where a side has fewer images, and the figure says so.
         rounds: how often to cluster, in equal parts of the training; None = once an epoch.
-        weight: lambda; None = as the paper finds it. At 0 nothing is clustered, and the loss is the source's own; the target's images
-            are still forwarded, so that they enter batch statistics as they do at any other lambda.
+        weight: lambda; None = as the paper finds it. At 0 nothing is clustered, and the loss is the
+            source's own; the target's images are still forwarded, so that they enter batch
+            statistics as they do at any other lambda.
         variant: paper or released.
         first: what the adaptation starts from: the source's model, as in the paper.
     """
@@ -146,7 +169,8 @@ class Aiva:
         require_encoder(network, "aiva")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source's images, or crops."""
+        """Algorithm 1, over ``budget.adapt_steps``; an epoch is one pass over the source's images,
+        or crops."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
@@ -159,7 +183,9 @@ class Aiva:
         last: Clusters | None = None
         rounds = spans(steps, epoch, self.rounds)
         for number, span in enumerate(rounds):
-            if self.weight != 0 and (context.rehearsal is None or number < 2):  # of a rehearsal the second stands for all that are warm
+            if self.weight != 0 and (
+                context.rehearsal is None or number < 2
+            ):  # of a rehearsal the second stands for all that are warm
                 began = time.perf_counter()
                 last = self.clustered(network, items, context, f"clusters-{number}", last)
                 context.meter.planned_seconds += (time.perf_counter() - began) * (len(rounds) if number else 1)
@@ -167,17 +193,26 @@ class Aiva:
                 if number == 0:
                     show(last, items, context, self.clusters, "before")
                     show_examples(last, items, context)
-            yield from train_with_checkpoints(step, pairs, steps=span, context=context, along=[stage], name="adapt", total=steps)
+            yield from train_with_checkpoints(
+                step, pairs, steps=span, context=context, along=[stage], name="adapt", total=steps
+            )
         if last is not None and context.rehearsal is None:
-            show(self.clustered(network, items, context, "clusters-after", last), items, context, self.clusters, "after")
+            show(
+                self.clustered(network, items, context, "clusters-after", last), items, context, self.clusters, "after"
+            )
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
-    def clustered(self, network: Any, items: DomainItems, context: Context, name: str, last: Clusters | None) -> Clusters:
-        """A round of clustering, computed once on one process: on each its own rounding would lead the processes apart."""
+    def clustered(
+        self, network: Any, items: DomainItems, context: Context, name: str, last: Clusters | None
+    ) -> Clusters:
+        """A round of clustering, computed once on one process: on each its own rounding would lead
+        the processes apart."""
 
         def make() -> dict[str, Tensor]:
-            source, target = (torch.cat(list(features_of(network, part, context))) for part in (items.source, items.target))
+            source, target = (
+                torch.cat(list(features_of(network, part, context))) for part in (items.source, items.target)
+            )
             others = features_of(network, items.others, context)
             position = positions((*items.source, *items.target)) if self.variant == "released" else None
             seed = context.seeds.number("clusters") % 2**32
@@ -188,7 +223,8 @@ class Aiva:
 
 
 def paired_batches(scenario: Scenario, context: Context) -> PairedBatches:
-    """The study's batches; where it trains on crops, the target's are of the tiles that are clustered."""
+    """The study's batches; where it trains on crops, the target's are of the tiles that are
+    clustered."""
     pairs, patch = PairedBatches.from_scenario(scenario, context), context.settings.patch
     if patch is None:
         return pairs
@@ -206,7 +242,8 @@ def spans(steps: int, epoch: int, rounds: int | None) -> list[range]:
 
 
 def show_examples(clusters: Clusters, items: DomainItems, context: Context) -> None:
-    """Images from the middle of either cluster of the largest matched pairs (figure 2), one figure per pair.
+    """Images from the middle of either cluster of the largest matched pairs (figure 2), one figure
+    per pair.
 
     A pair has the number of its source cluster, which is its colour among the points. The images
     are those that t-SNE saw, or of which it saw crops.
@@ -231,16 +268,21 @@ def show_examples(clusters: Clusters, items: DomainItems, context: Context) -> N
 
 
 def nearest(images: Sequence[CohortItem], points: Tensor, inside: Tensor) -> list[CohortItem]:
-    """Those of N images ``inside`` a cluster (N,) whose points (N, 2) are nearest to its middle, at most ``EXAMPLES``.
+    """Those of N images ``inside`` a cluster (N,) whose points (N, 2) are nearest to its middle, at
+    most ``EXAMPLES``.
 
-    A subject's second image comes after the first of every other; an image with several crops in the cluster comes once.
+    A subject's second image comes after the first of every other; an image with several crops in
+    the cluster comes once.
     """
     points = points.double()
     distance = (points - points[inside].mean(0)).norm(dim=1)
     turns: Counter[str] = Counter()
     ranked: list[tuple[int, CohortItem]] = []
     order = distance.where(inside, torch.inf).argsort(stable=True)
-    once = {(id(cohort), index): (cohort, index) for cohort, index in (images[at] for at in order[: int(inside.sum())].tolist())}
+    once = {
+        (id(cohort), index): (cohort, index)
+        for cohort, index in (images[at] for at in order[: int(inside.sum())].tolist())
+    }
     for image in once.values():
         subject = subject_of(image)
         ranked.append((turns[subject], image))
@@ -252,4 +294,6 @@ def use_clusters(objective: AlignmentObjective, clusters: Clusters, items: Domai
     """Let the objective align by these clusters from now on."""
     names = [name_of(place) for place in (*items.target, *items.others)]
     objective.cluster_of = dict(zip(names, clusters.target.tolist(), strict=True))
-    objective.clusters = replace(clusters, source_means=clusters.source_means.to(device), match=clusters.match.to(device))
+    objective.clusters = replace(
+        clusters, source_means=clusters.source_means.to(device), match=clusters.match.to(device)
+    )

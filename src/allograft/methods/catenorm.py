@@ -1,4 +1,5 @@
-"""Categorical normalisation: a second pass whose encoder is normalised by the classes that the first pass saw."""
+"""Categorical normalisation: a second pass whose encoder is normalised by the classes that the
+first pass saw."""
 
 from __future__ import annotations
 
@@ -37,26 +38,34 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class CateNorm:
-    """Train two normalisations at once, a general one and one that follows the predicted classes; predict in two passes (Xiao et al. 2022).
+    """Train two normalisations at once, a general one and one that follows the predicted classes;
+    predict in two passes (Xiao et al. 2022).
 
-    One iteration (algorithm 1): a pass through the general branch, its loss, a step; then, with the detached probabilities of that pass as
-    class map, a pass through the categorical branch, its loss, gradients clipped by value, a step of the same optimizer. The other
-    branch's parameters have no gradient and skip the step. Before that, ``warmup`` of the steps train the general branch alone, in place
-    of the paper's pretrained model; then the run has as many iterations as every row has, and each of the others counts two steps.
+    One iteration (algorithm 1): a pass through the general branch, its loss, a step; then, with the
+    detached probabilities of that pass as class map, a pass through the categorical branch, its
+    loss, gradients clipped by value, a step of the same optimizer. The other branch's parameters
+    have no gradient and skip the step. Before that, ``warmup`` of the steps train the general
+    branch alone, in place of the paper's pretrained model; then the run has as many iterations as
+    every row has, and each of the others counts two steps.
 
-    The stages are the first pass and the second (Table 3 b). Where we differ: the cross-entropy is the mean over pixels (section 3: over
-    pixels and classes), and the learning rate is the study's, without a plateau.
+    The stages are the first pass and the second (Table 3 b). Where we differ: the cross-entropy is
+    the mean over pixels (section 3: over pixels and classes), and the learning rate is the study's,
+    without a plateau.
 
     Args:
         blocks: levels of the encoder that get two branches, from the finest; the paper has 1 and 4.
-        position: two branches in this one block only, whatever ``blocks`` says (figure 5); the encoder's finest is 1, then the decoder.
-        shared: whether both passes go through one network. If not, the second pass has a network of its own, which begins as a copy of
-            the first after its warm-up (table 3 a, W-Net); the class map stays detached.
+        position: two branches in this one block only, whatever ``blocks`` says (figure 5); the
+            encoder's finest is 1, then the decoder.
+        shared: whether both passes go through one network. If not, the second pass has a network of
+            its own, which begins as a copy of the first after its warm-up (table 3 a, W-Net); the
+            class map stays detached.
         warmup: share of the steps before the second pass begins.
-        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = the paper's 0.5, and 1 with a single class. Dice alone may find
-            the class in images that have none of it, slices beyond an organ for example; then set 0.5.
-        dice: ``squared`` is the paper's loss, with squares below the line and the background among the classes; ``plain`` is the task's,
-            which every other row has: plain sums, and the foreground alone.
+        dice_weight: lambda of ``lambda Dice + (1 - lambda) CE``; None = the paper's 0.5, and 1 with
+            a single class. Dice alone may find the class in images that have none of it, slices
+            beyond an organ for example; then set 0.5.
+        dice: ``squared`` is the paper's loss, with squares below the line and the background among
+            the classes; ``plain`` is the task's, which every other row has: plain sums, and the
+            foreground alone.
         clip_value: largest absolute gradient in the second pass.
     """
 
@@ -78,17 +87,21 @@ class CateNorm:
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate on, or fewer than ``position``."""
+        """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate
+        on, or fewer than ``position``."""
         task = context.supervised_task
         if task.key != "mask":
-            raise SpecError(f"catenorm: the task predicts '{task.key}', class maps come from a segmentation; use another recipe")
+            raise SpecError(
+                f"catenorm: the task predicts '{task.key}', class maps come from a segmentation; use another recipe"
+            )
         if self.dice == "squared" and not isinstance(task, (Segmentation, Multitask)):
             found = f"task is {type(task).__name__.lower()}, whose Dice loss is its own"
             raise SpecError(f"catenorm: {found}; expected segmentation or multitask, or set dice: plain")
         layers_of(network, self.blocks, self.position)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and operated on after the warm-up."""
+        """Surgery, warm-up, then two passes and two steps an iteration; W-Net is copied and
+        operated on after the warm-up."""
         self.check(scenario, network, context)
         first: Any = self._operated(network, context) if self.shared else network
         first = first.to(context.fabric.device).train()
@@ -100,9 +113,13 @@ class CateNorm:
         train(warm, batches, steps=begin, context=context, name="warm-up")
         second = first if self.shared else self._operated(copied(first), context).to(context.fabric.device)
         if not self.shared:
-            warm.optimizer.param_groups[0]["params"].extend(second.parameters())  # whose learning rate the schedule sets
+            warm.optimizer.param_groups[0]["params"].extend(
+                second.parameters()
+            )  # whose learning rate the schedule sets
             context.meter.trainable_parameters += count_parameters(second)
-        step = TwoPassStep(second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first, warm.schedule)
+        step = TwoPassStep(
+            second, loss, warm.optimizer, context.fabric, self.clip_value, context.settings.clip, first, warm.schedule
+        )
         twice = TwoPass(second, None if self.shared else first)
         passes = [Stage("first-pass", Direct(first), scenario.sites), Stage("second-pass", twice, scenario.sites)]
         yield from train_with_checkpoints(step, batches, steps=range(begin, steps), context=context, along=passes)
@@ -113,7 +130,9 @@ class CateNorm:
 
     def _operated(self, network: Any, context: Context) -> Any:
         single = {} if self.position is None else {"position": self.position}
-        return operate(network, "catenorm", classes=context.supervised_task.outputs["mask"], blocks=self.blocks, **single)
+        return operate(
+            network, "catenorm", classes=context.supervised_task.outputs["mask"], blocks=self.blocks, **single
+        )
 
 
 @dataclass(frozen=True)
@@ -139,9 +158,11 @@ class MaskLoss:
 
 @dataclass
 class TwoPassStep:
-    """Two passes and two steps of one optimizer; ``clip`` is the norm of the first, ``clip_value`` the largest gradient of the second.
+    """Two passes and two steps of one optimizer; ``clip`` is the norm of the first, ``clip_value``
+    the largest gradient of the second.
 
-    ``first`` is the network of the first pass; None = the same one. The schedule is told the loss of the first pass, once an iteration.
+    ``first`` is the network of the first pass; None = the same one. The schedule is told the loss
+    of the first pass, once an iteration.
     """
 
     network: Any
@@ -167,10 +188,15 @@ class TwoPassStep:
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule(torch.stack([*first.values()]).sum().detach())
-        return {f"{name}/{key}": value.detach() for name, terms in (("first", first), ("second", second)) for key, value in terms.items()}
+        return {
+            f"{name}/{key}": value.detach()
+            for name, terms in (("first", first), ("second", second))
+            for key, value in terms.items()
+        }
 
     def _gradients(self, terms: Terms, network: nn.Module) -> list[nn.Parameter]:
-        """Backward; parameters of the branch that was not passed have None, and the optimizer skips them."""
+        """Backward; parameters of the branch that was not passed have None, and the optimizer skips
+        them."""
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(sum(terms.values()))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -181,7 +207,8 @@ class TwoPassStep:
 
 @dataclass(frozen=True)
 class TwoPass:
-    """Two forward passes (eq. 3 and 4): the probabilities of the first guide the second's normalisation.
+    """Two forward passes (eq. 3 and 4): the probabilities of the first guide the second's
+    normalisation.
 
     ``first`` is the network of the first pass; None = the same one.
     """
@@ -211,7 +238,8 @@ class _Twice:
 
 
 def example(scenario: Scenario) -> CohortItem:
-    """The image on which the second pass is shown: the middle one of the source's first case, without its label."""
+    """The image on which the second pass is shown: the middle one of the source's first case,
+    without its label."""
     cohort = scenario.source[0]
     first = min(case.name for case in cohort.cases)
     shown = cohort.where(lambda case: case.name == first).unlabelled()
@@ -219,7 +247,8 @@ def example(scenario: Scenario) -> CohortItem:
 
 
 def modulation_images(predictor: TwoPass, item: CohortItem, context: Context) -> Images:
-    """The image and the first pass's classes, and the channels whose gamma differs most over the image (figure 6)."""
+    """The image and the first pass's classes, and the channels whose gamma differs most over the
+    image (figure 6)."""
     cohort, index = item
     batch = context.fabric.to_device(cohort.case(index))
     guide, gamma, beta = modulation_over(predictor.network, batch.image, lambda: predictor(batch))
@@ -231,8 +260,13 @@ def modulation_images(predictor: TwoPass, item: CohortItem, context: Context) ->
     captions, nobody = [f"channel {int(channel) + 1}" for channel in channels], [""] * len(channels)
     return Images.from_arrays(
         "gamma and beta over a training image",
-        [[first, *(grey_of(one, window) for one in each)] for first, each, (_, window) in zip(left, maps, named, strict=True)],
-        names=[f"{name}, black {low:.2f} to white {high:.2f}".replace("-", "\N{MINUS SIGN}") for name, (low, high) in named],
+        [
+            [first, *(grey_of(one, window) for one in each)]
+            for first, each, (_, window) in zip(left, maps, named, strict=True)
+        ],
+        names=[
+            f"{name}, black {low:.2f} to white {high:.2f}".replace("-", "\N{MINUS SIGN}") for name, (low, high) in named
+        ],
         captions=[["image", *captions], ["classes", *captions]],
         subjects=[[subject_of(item), *nobody], ["", *nobody]],
         note="The channels of the first block with two branches whose gamma differs most over the image, "
@@ -241,23 +275,27 @@ def modulation_images(predictor: TwoPass, item: CohortItem, context: Context) ->
 
 
 def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Give each class of each source image the intensities that it would have in the target domain (appendix A, eq. 6 to 12).
+    """Give each class of each source image the intensities that it would have in the target domain
+    (appendix A, eq. 6 to 12).
 
-    Each class of each case has a mean and a standard deviation. Over a domain's cases these are standardised, and given the spread and
-    the mean that they have over the target's cases; the pixels of the class are then brought to the new mean and deviation.
+    Each class of each case has a mean and a standard deviation. Over a domain's cases these are
+    standardised, and given the spread and the mean that they have over the target's cases; the
+    pixels of the class are then brought to the new mean and deviation.
 
-    A class that a case lacks does not count there. A spread of 0 (a single case, say) standardises to 0, as does one no larger than the
-    rounding of the pixels, and a deviation that would come out negative is 0; the paper says neither. Pixels without a class (-100) stay
-    as they are.
+    A class that a case lacks does not count there. A spread of 0 (a single case, say) standardises
+    to 0, as does one no larger than the rounding of the pixels, and a deviation that would come out
+    negative is 0; the paper says neither. Pixels without a class (-100) stay as they are.
 
     Args:
-        source, target: cases of a domain, (image (*spatial) float, classes (*spatial) int64) each, sizes may differ.
+        source, target: cases of a domain, (image (*spatial) float, classes (*spatial) int64) each,
+            sizes may differ.
 
     Returns:
         The source images, aligned, as new tensors of their own shapes and dtypes.
 
     Raises:
-        SpecError: no cases, shapes that differ, images that are not floating point, or a class of the source that no target case has.
+        SpecError: no cases, shapes that differ, images that are not floating point, or a class of
+            the source that no target case has.
 
     Example:
         >>> mask = torch.tensor([0, 0, 1, 1])
@@ -267,14 +305,24 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
         tensor([10., 14.,  1.,  1.])
     """
     if not source or not target or any(image.shape != mask.shape for image, mask in (*source, *target)):
-        raise SpecError("align_intensities: expected at least one (image, classes) in source and target, both of one shape")
+        raise SpecError(
+            "align_intensities: expected at least one (image, classes) in source and target, both of one shape"
+        )
     if kinds := sorted({str(image.dtype) for image, _ in (*source, *target) if not image.is_floating_point()}):
-        raise SpecError(f"align_intensities: found images of {', '.join(kinds)}, expected floating point; convert them with .float()")
+        raise SpecError(
+            f"align_intensities: found images of {', '.join(kinds)}, expected floating point; convert them with "
+            ".float()"
+        )
     aligned = [image.clone() for image, _ in source]
     for label in sorted({int(value) for _, mask in source for value in mask.unique()} - {IGNORED}):
-        here, there = ([_moments(image, mask == label) for image, mask in domain if (mask == label).any()] for domain in (source, target))
+        here, there = (
+            [_moments(image, mask == label) for image, mask in domain if (mask == label).any()]
+            for domain in (source, target)
+        )
         if not there:
-            raise SpecError(f"align_intensities: class {label} of the source is in no target case; leave it out of the masks")
+            raise SpecError(
+                f"align_intensities: class {label} of the source is in no target case; leave it out of the masks"
+            )
         own, other = torch.stack(here), torch.stack(there)
         spread, rounding = own.std(0, correction=0), max(_rounding(image, mask == label) for image, mask in source)
         differs = spread > rounding
@@ -291,7 +339,8 @@ def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[
 
 
 def _rounding(image: Tensor, inside: Tensor) -> float:
-    """By how much a class's moments may differ for no other reason than the dtype: 4 units in the last place of its largest pixel."""
+    """By how much a class's moments may differ for no other reason than the dtype: 4 units in the
+    last place of its largest pixel."""
     largest = image[inside].abs().max().item() if inside.any() else 0.0
     return 4 * torch.finfo(image.dtype).eps * largest
 

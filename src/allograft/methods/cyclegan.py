@@ -1,4 +1,5 @@
-"""CycleGAN: generators turn target images into source images and back, and what they made is segmented (Zhu et al. 2017)."""
+"""CycleGAN: generators turn target images into source images and back, and what they made is
+segmented (Zhu et al. 2017)."""
 
 from __future__ import annotations
 
@@ -36,16 +37,19 @@ SMALLEST = 24
 
 @dataclass(frozen=True)
 class CycleGan:
-    """Learn to translate target images into the source's style from unpaired images, and segment the translation.
+    """Learn to translate target images into the source's style from unpaired images, and segment
+    the translation.
 
-    Least-squares adversarial losses, ``cycle`` times the L1 distance of an image that went there and back, Adam (2e-4, betas 0.5 and
-    0.999) whose rate falls to 0 over the second half of ``budget.adapt_steps``. A step has ``batch_size`` images of either side. Where we
-    differ from the paper: the output is linear, because our images have no fixed range; no buffer of earlier translations; six residual
-    blocks at 256 pixels too, where the paper has nine.
+    Least-squares adversarial losses, ``cycle`` times the L1 distance of an image that went there
+    and back, Adam (2e-4, betas 0.5 and 0.999) whose rate falls to 0 over the second half of
+    ``budget.adapt_steps``. A step has ``batch_size`` images of either side. Where we differ from
+    the paper: the output is linear, because our images have no fixed range; no buffer of earlier
+    translations; six residual blocks at 256 pixels too, where the paper has nine.
 
     Args:
-        size: ``small`` trains on crops of 64 pixels with 16 filters in the first layer, ``paper`` on 256 pixels with 64, for a GPU. Images
-            that are smaller are taken whole. Whole images of any size are translated at test time.
+        size: ``small`` trains on crops of 64 pixels with 16 filters in the first layer, ``paper``
+            on 256 pixels with 64, for a GPU. Images that are smaller are taken whole. Whole images
+            of any size are translated at test time.
         cycle: weight of the cycle consistency, the paper's lambda.
         first: the segmentation network, which stays as it is.
     """
@@ -73,11 +77,18 @@ class CycleGan:
         network = (yield from context.run(self.first, scenario, network)).network
         crop, width = SIZES[self.size]
         side = min(crop, smallest_side((*scenario.source, *scenario.target)) // 4 * 4)
-        batches = Unpaired(*(loader(context, side, cohorts, name) for cohorts, name in ((scenario.source, "s"), (scenario.target, "t"))))
+        batches = Unpaired(
+            *(
+                loader(context, side, cohorts, name)
+                for cohorts, name in ((scenario.source, "s"), (scenario.target, "t"))
+            )
+        )
         channels = scenario.source[0].case(0).image.shape[1]
         steps = context.settings.budget.adaptation(batches.target.epoch)
         step = self.step(channels, width, steps, context)
-        translating: Any = operate(copied(network), "translator", channels=channels, width=width, blocks=BLOCKS).to(context.fabric.device)
+        translating: Any = operate(copied(network), "translator", channels=channels, width=width, blocks=BLOCKS).to(
+            context.fabric.device
+        )
         translating.translator = step.to_source
         stage = Stage("adapted", CycleGanPredictor(translating), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
@@ -91,7 +102,10 @@ class CycleGan:
         request = {"adam": {"lr": 2e-4, "betas": (0.5, 0.999)}}
         of_critics = context.optimizer(critics.parameters(), request)
         of_generators = context.optimizer(generators.parameters(), request)
-        schedules = [Planned(LambdaLR(each, lambda number: min(1.0, 2 - 2 * number / steps))) for each in (of_generators, of_critics)]
+        schedules = [
+            Planned(LambdaLR(each, lambda number: min(1.0, 2 - 2 * number / steps)))
+            for each in (of_generators, of_critics)
+        ]
         return CycleGanStep(
             to_source=generators[0],
             to_target=generators[1],
@@ -117,7 +131,8 @@ def smallest_side(cohorts: Iterable[Cohort]) -> int:
     side = min(map(min, sizes))
     if side < SMALLEST:
         raise SpecError(
-            f"cyclegan: an image has a side of {side} pixels, expected at least {SMALLEST}; enlarge: preprocessing: {{size: [...]}}"
+            f"cyclegan: an image has a side of {side} pixels, expected at least {SMALLEST}; enlarge: preprocessing: "
+            f"{{size: [...]}}"
         )
     return side
 
@@ -142,7 +157,8 @@ class Unpaired:
 
 
 class ResnetGenerator(nn.Module):
-    """(B, C, H, W) -> (B, C, H, W), H and W multiples of 4: strided convolutions, residual blocks, transposed ones (appendix 7.2)."""
+    """(B, C, H, W) -> (B, C, H, W), H and W multiples of 4: strided convolutions, residual blocks,
+    transposed ones (appendix 7.2)."""
 
     def __init__(self, channels: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -170,7 +186,9 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         pad = nn.ReflectionPad2d(1)
-        self.layers = nn.Sequential(pad, *_layer(nn.Conv2d(width, width, 3)), pad, nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
+        self.layers = nn.Sequential(
+            pad, *_layer(nn.Conv2d(width, width, 3)), pad, nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width)
+        )
 
     def forward(self, feature: Tensor) -> Tensor:
         changed: Tensor = feature + self.layers(feature)
@@ -178,7 +196,8 @@ class Residual(nn.Module):
 
 
 def patch_discriminator(channels: int, width: int) -> nn.Sequential:
-    """PatchGAN: (B, C, H, W) -> (B, 1, H', W'), each value about a patch of 70 x 70 pixels; 1 = real."""
+    """PatchGAN: (B, C, H, W) -> (B, 1, H', W'), each value about a patch of 70 x 70 pixels; 1 =
+    real."""
     slope = nn.LeakyReLU(0.2)
     critic = nn.Sequential(
         nn.Conv2d(channels, width, 4, 2, 1),
@@ -248,7 +267,8 @@ class CycleGanStep:
         return 0.5 * (judged(critic(real), real=True) + judged(critic(made.detach()), real=False))
 
     def _update(self, optimizer: torch.optim.Optimizer, terms: Terms, schedule: Planned) -> None:
-        for each in (self.generator_optimizer, self.critic_optimizer):  # fooling a critic leaves gradients in it too
+        # fooling a critic leaves gradients in it too
+        for each in (self.generator_optimizer, self.critic_optimizer):
             each.zero_grad(set_to_none=True)
         loss = torch.stack([*terms.values()]).sum()
         self.fabric.backward(loss)
@@ -263,7 +283,8 @@ def judged(values: Tensor, *, real: bool) -> Tensor:
 
 
 def add_translator(network: Any, *, channels: int, width: int, blocks: int) -> Any:
-    """Surgery: a generator beside the network, which is left as it is; ``CycleGanPredictor`` sends images through it first."""
+    """Surgery: a generator beside the network, which is left as it is; ``CycleGanPredictor`` sends
+    images through it first."""
     network.translator = ResnetGenerator(channels, width, blocks)
     return network
 
@@ -278,7 +299,8 @@ def translated(generator: nn.Module, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CycleGanPredictor:
-    """Translates an image to the source's style, then predicts; ``network`` has a ``translator``."""
+    """Translates an image to the source's style, then predicts; ``network`` has a
+    ``translator``."""
 
     network: Any
 

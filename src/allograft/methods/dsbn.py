@@ -1,4 +1,5 @@
-"""Domain-specific batch normalisation: one network for all sites, with a normalisation for each (Chang et al. 2019)."""
+"""Domain-specific batch normalisation: one network for all sites, with a normalisation for each
+(Chang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -21,11 +22,14 @@ from allograft.train import train_with_checkpoints
 
 @dataclass(frozen=True)
 class Dsbn:
-    """Train on the source sites together, each image normalised by the statistics and parameters of its own site.
+    """Train on the source sites together, each image normalised by the statistics and parameters of
+    its own site.
 
-    It is a row of CateNorm's table 2, for several labelled sites; the paper itself adapts to an unlabelled one with pseudo-labels, which
-    is not built here. At test time an image of a source site is normalised as that site. For other sites neither paper says anything:
-    they get the mean of what each source site's normalisation gives. With one source site this is plain supervised training.
+    It is a row of CateNorm's table 2, for several labelled sites; the paper itself adapts to an
+    unlabelled one with pseudo-labels, which is not built here. At test time an image of a source
+    site is normalised as that site. For other sites neither paper says anything: they get the mean
+    of what each source site's normalisation gives. With one source site this is plain supervised
+    training.
     """
 
     paper: ClassVar[Paper | None] = Paper(

@@ -25,15 +25,18 @@ from allograft.train import train_with_checkpoints
 class Finetune:
     """Tune all or part of the network on the labelled target cases.
 
-    Frozen parts are in evaluation mode and keep nothing for backward. The learning rate is the study's.
+    Frozen parts are in evaluation mode and keep nothing for backward. The learning rate is the
+    study's.
 
     Args:
-        scope: ``full``; ``decoder`` (with the heads); ``top`` (the last tensors up to 10 % of the parameters); ``first`` (the first two
-            levels of the encoder, which hold most of what differs between scanners).
+        scope: ``full``; ``decoder`` (with the heads); ``top`` (the last tensors up to 10 % of the
+            parameters); ``first`` (the first two levels of the encoder, which hold most of what
+            differs between scanners).
         augmentation: none, light or strong; by default the study's.
-        cache_features: compute the frozen part of the network once a case and keep what the tuned part reads of it, so that a step runs
-            the tuned part alone. For ``top`` and ``decoder``, and where a case looks the same at every step: without augmentation and
-            patches. Results are those of the plain run up to rounding, with one case a step to the byte.
+        cache_features: compute the frozen part of the network once a case and keep what the tuned
+            part reads of it, so that a step runs the tuned part alone. For ``top`` and ``decoder``,
+            and where a case looks the same at every step: without augmentation and patches. Results
+            are those of the plain run up to rounding, with one case a step to the byte.
         first: what the tuning starts from.
     """
 
@@ -54,12 +57,14 @@ class Finetune:
     def __post_init__(self) -> None:
         if self.cache_features and self.scope not in ("decoder", "top"):
             raise SpecError(
-                f"finetune: cache_features keeps what comes before the tuned part, and scope '{self.scope}' tunes from the start; "
+                f"finetune: cache_features keeps what comes before the tuned part, and scope '{self.scope}' tunes "
+                "from the start; "
                 "set scope: top or scope: decoder, or cache_features: false"
             )
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for settings under which features cannot be kept, or a scope that the network does not have."""
+        """Raise ``SpecError`` for settings under which features cannot be kept, or a scope that the
+        network does not have."""
         if self.cache_features:
             self._check_views(context.settings)
         scope_parameters(network, self.scope)
@@ -82,7 +87,9 @@ class Finetune:
         batches = context.loader(labelled, "target", augmentation=self.augmentation)
         with trainable(network, self.scope):
             steps = context.settings.budget.adaptation(batches.epoch)
-            objective = OnKept(context.supervised_task.objective, _outputs(batches, context)) if self.cache_features else None
+            objective = (
+                OnKept(context.supervised_task.objective, _outputs(batches, context)) if self.cache_features else None
+            )
             step = context.gradient_step(network, objective, steps=steps)
             stage = Stage("tuned", Direct(network), scenario.sites)
             yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])

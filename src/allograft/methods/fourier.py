@@ -1,7 +1,9 @@
-"""Feather-light Fourier domain adaptation: a test image borrows the low-frequency amplitude of source images (Zakazov et al. 2022).
+"""Feather-light Fourier domain adaptation: a test image borrows the low-frequency amplitude of
+source images (Zakazov et al. 2022).
 
-The paper's table 2 compares it (mean surface Dice over six pairs of sites 0.68 to 0.72, do-nothing 0.60) with a CycleGAN (0.60), which is
-the recipe ``cyclegan`` here, and with StyleSegor (0.60), StyleGAN (0.54) and fast artistic stylisation (0.14), which are not built.
+The paper's table 2 compares it (mean surface Dice over six pairs of sites 0.68 to 0.72, do-nothing
+0.60) with a CycleGAN (0.60), which is the recipe ``cyclegan`` here, and with StyleSegor (0.60),
+StyleGAN (0.54) and fast artistic stylisation (0.14), which are not built.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ from allograft.parts.donors import Donors, Search, Spectra, draw_donors, source_
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.predictor.whole import CHUNK, whole_prediction
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage, title, total_needs
-from allograft.transforms.fourier import crop_or_pad, cut_low_amplitude, low_amplitude, swap_kept_amplitude, swap_low_amplitude
+from allograft.transforms.fourier import (
+    crop_or_pad,
+    cut_low_amplitude,
+    low_amplitude,
+    swap_kept_amplitude,
+    swap_low_amplitude,
+)
 
 GRID = tuple(round(0.005 * step, 3) for step in range(8))
 PAPERS_SIDE = 256
@@ -41,20 +49,25 @@ PIXELS = 2**21
 
 @dataclass(frozen=True)
 class Fourier:
-    """At test time, lend each image the low-frequency amplitude of source donors and average the predictions; nothing is trained.
+    """At test time, lend each image the low-frequency amplitude of source donors and average the
+    predictions; nothing is trained.
 
-    Where the study sets one size for all images (``preprocessing: {size: ...}``), of a donor only the low-frequency amplitudes are kept,
-    from which no image can be shown; else the donor itself is, cropped or padded to each image. A search keeps a saliency and a gradient
-    map of every source image besides. The model's card says ``contains_images`` in both cases.
+    Where the study sets one size for all images (``preprocessing: {size: ...}``), of a donor only
+    the low-frequency amplitudes are kept, from which no image can be shown; else the donor itself
+    is, cropped or padded to each image. A search keeps a saliency and a gradient map of every
+    source image besides. The model's card says ``contains_images`` in both cases.
 
     Args:
-        beta: radius of the swapped disc as a fraction of the image's short side, 0 to 0.5; 0 does nothing, and below ``1 / short side``
-            the disc holds the mean alone. The paper's averaged optimum is 0.01 for ``2d`` and ``2.5d``, 0.015 for ``3d``, 0.005 for one
-            or seven random donors. ``per-pair``: the best of ``beta_grid`` on the target's labelled cases, those of the study's label
-            budget. ``averaged``: one beta for all target sites of the study, the best mean over them. Equal scores go to the smaller beta.
+        beta: radius of the swapped disc as a fraction of the image's short side, 0 to 0.5; 0 does
+            nothing, and below ``1 / short side`` the disc holds the mean alone. The paper's
+            averaged optimum is 0.01 for ``2d`` and ``2.5d``, 0.015 for ``3d``, 0.005 for one or
+            seven random donors. ``per-pair``: the best of ``beta_grid`` on the target's labelled
+            cases, those of the study's label budget. ``averaged``: one beta for all target sites of
+            the study, the best mean over them. Equal scores go to the smaller beta.
         donors: how many source images lend their style.
-        search: how donors are found, see ``Donors``. ``random`` draws them once a run, without replacement. The paper finds ``3d``, ``2d``
-            and ``2.5d`` alike; its ablation has ``2d``, which needs a single slice of the target at a time, where ``3d`` needs all.
+        search: how donors are found, see ``Donors``. ``random`` draws them once a run, without
+            replacement. The paper finds ``3d``, ``2d`` and ``2.5d`` alike; its ablation has ``2d``,
+            which needs a single slice of the target at a time, where ``3d`` needs all.
         first: what is adapted.
     """
 
@@ -74,7 +87,10 @@ class Fourier:
 
     def __post_init__(self) -> None:
         if not isinstance(self.beta, str) and not 0 <= self.beta <= 0.5:
-            raise SpecError(f"fourier: beta is {self.beta}; expected a fraction of the short side from 0 to 0.5, per-pair or averaged")
+            raise SpecError(
+                f"fourier: beta is {self.beta}; expected a fraction of the short side from 0 to 0.5, per-pair or "
+                "averaged"
+            )
         tuned = total_needs(self.first)
         if self.beta == "averaged" and (tuned.target_images or tuned.target_labels or tuned.all_target_labels):
             told = f"beta averaged is one model for all targets, and first, '{title(self.first)}', is adapted to one"
@@ -82,11 +98,13 @@ class Fourier:
 
     @property
     def needs(self) -> Needs:
-        """Source images; target labels where beta is chosen on them, those of all targets for one beta."""
+        """Source images; target labels where beta is chosen on them, those of all targets for one
+        beta."""
         return Needs(source_images=True, target_labels=isinstance(self.beta, str), every_target=self.beta == "averaged")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """Section 3 of the paper: f_FDA(s, t) with the donors s of each slice t, and the mean prediction over them."""
+        """Section 3 of the paper: f_FDA(s, t) with the donors s of each slice t, and the mean
+        prediction over them."""
         network = (yield from context.run(self.first, scenario, network)).network
         labelled = [cohort for cohort in scenario.target if cohort.has_labels] if isinstance(self.beta, str) else []
         grid = beta_grid(short_side(labelled)) if isinstance(self.beta, str) else (self.beta,)
@@ -99,7 +117,9 @@ class Fourier:
         yield Stage("adapted", adapted(beta), scenario.sites)
         return Carry(network)
 
-    def style(self, source: tuple[Cohort, ...], largest: float, context: Context) -> Callable[[Predictor, float], FourierPredictor]:
+    def style(
+        self, source: tuple[Cohort, ...], largest: float, context: Context
+    ) -> Callable[[Predictor, float], FourierPredictor]:
         """What is kept of the donors, as predictors for any beta up to ``largest``."""
         one_size = source[0].prepared.preprocessing.size is not None
         several = context.supervised_task.coding.several
@@ -112,7 +132,10 @@ class Fourier:
             images = torch.cat([crop_or_pad(scan, donors.compared) if not one_size else scan for scan in scans])
         size = (images.shape[-2], images.shape[-1])
         if 0 < largest * min(size) <= 1:
-            told = f"beta {largest} is a radius of {largest * min(size):.2f} pixels of images of {min(size)}, so the mean alone is swapped"
+            told = (
+                f"beta {largest} is a radius of {largest * min(size):.2f} pixels of images of {min(size)}, so the "
+                "mean alone is swapped"
+            )
             warnings.warn(f"fourier: {told}; a beta above {1 / min(size):.3f} swaps more", stacklevel=2)
         kept = low_amplitude(images, largest) if one_size else images
 
@@ -123,16 +146,35 @@ class Fourier:
         return build
 
     def chosen(
-        self, labelled: Sequence[Cohort], grid: Sequence[float], adapted: Callable[[float], FourierPredictor], context: Context
+        self,
+        labelled: Sequence[Cohort],
+        grid: Sequence[float],
+        adapted: Callable[[float], FourierPredictor],
+        context: Context,
     ) -> float:
         """The best beta of the grid on labelled target cases; its curve goes into the report."""
-        parts = {name: cohort.site(name) for cohort in labelled for name in sorted({case.site for case in cohort.cases})}
+        parts = {
+            name: cohort.site(name) for cohort in labelled for name in sorted({case.site for case in cohort.cases})
+        }
         if self.beta == "per-pair" and len(parts) > 1:
-            raise SpecError(f"fourier: beta per-pair is for one target, here are {', '.join(parts)}; name one target, or choose averaged")
-        curves = context.once("beta", lambda: {name: curve(adapted, grid, part, context) for name, part in parts.items()})
+            raise SpecError(
+                f"fourier: beta per-pair is for one target, here are {', '.join(parts)}; name one target, or choose "
+                "averaged"
+            )
+        curves = context.once(
+            "beta", lambda: {name: curve(adapted, grid, part, context) for name, part in parts.items()}
+        )
         headline = context.supervised_task.headline
-        mean_alone = f"; up to {1 / side:.3f} only the mean is swapped" if (side := short_side(labelled)) * GRID[1] <= 1 else ""
-        figure = Lines(f"{headline} on labelled target cases{mean_alone}", tuple(grid), curves, "beta, radius / short side", headline)
+        mean_alone = (
+            f"; up to {1 / side:.3f} only the mean is swapped" if (side := short_side(labelled)) * GRID[1] <= 1 else ""
+        )
+        figure = Lines(
+            f"{headline} on labelled target cases{mean_alone}",
+            tuple(grid),
+            curves,
+            "beta, radius / short side",
+            headline,
+        )
         context.show("beta", figure)
         return averaged_beta(figure)
 
@@ -143,9 +185,11 @@ def short_side(cohorts: Iterable[Cohort]) -> int:
 
 
 def beta_grid(side: int) -> tuple[float, ...]:
-    """The paper's 0, 0.005 ... 0.035; where its first step swaps the mean alone, also what those steps are in pixels of the paper's images.
+    """The paper's 0, 0.005 ... 0.035; where its first step swaps the mean alone, also what those
+    steps are in pixels of the paper's images.
 
-    Warns of the latter: an image of 35 pixels has a radius of more than a pixel only from 1 / 35 on.
+    Warns of the latter: an image of 35 pixels has a radius of more than a pixel only from 1 / 35
+    on.
 
     Args:
         side: short side of the images in pixels.
@@ -158,25 +202,38 @@ def beta_grid(side: int) -> tuple[float, ...]:
         return GRID
     further = (round(beta * PAPERS_SIDE / side, 4) for beta in GRID)
     grid = (*GRID, *(beta for beta in further if GRID[-1] < beta <= 0.5))
-    told = f"on images of {side} pixels a beta of {1 / side:.3f} or less swaps the mean alone; the grid is extended to {grid[-1]}"
+    told = (
+        f"on images of {side} pixels a beta of {1 / side:.3f} or less swaps the mean alone; the grid is extended to "
+        f"{grid[-1]}"
+    )
     warnings.warn(f"fourier: {told}", stacklevel=2)
     return grid
 
 
-def curve(adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: Cohort, context: Context) -> tuple[float | None, ...]:
+def curve(
+    adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: Cohort, context: Context
+) -> tuple[float | None, ...]:
     """The headline score of these labelled cases under each beta.
 
     Raises:
         SpecError: a budget counted in slices: a score of the whole case would use labels beyond it.
     """
     if cohort.chosen is not None:
-        raise SpecError("fourier: beta is chosen on whole cases, target_labels counts slices; count subjects or cases, or fix beta")
+        raise SpecError(
+            "fourier: beta is chosen on whole cases, target_labels counts slices; count subjects or cases, or fix beta"
+        )
     scores = []
     for beta in grid:
         predictor, cases = adapted(beta), []
         for which, case in enumerate(cohort.cases):
             prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)))
-            cases.append({"case": case.name, "subject": case.subject, **context.supervised_task.measure(prediction, cohort, which)})
+            cases.append(
+                {
+                    "case": case.name,
+                    "subject": case.subject,
+                    **context.supervised_task.measure(prediction, cohort, which),
+                }
+            )
         scores.append(context.supervised_task.aggregate(cases).get(context.supervised_task.headline))
     return tuple(scores)
 
@@ -192,9 +249,15 @@ def averaged_beta(curves: Lines) -> float:
         0.1
     """
     columns = zip(curves.x, zip(*curves.y.values(), strict=True), strict=True)
-    means = {beta: fmean(known) for beta, scores in columns if len(known := [s for s in scores if s is not None]) == len(scores)}
+    means = {
+        beta: fmean(known)
+        for beta, scores in columns
+        if len(known := [s for s in scores if s is not None]) == len(scores)
+    }
     if not means:
-        raise NeedsError("fourier: no beta has a score on every target's labelled cases; label more of them, or fix beta")
+        raise NeedsError(
+            "fourier: no beta has a score on every target's labelled cases; label more of them, or fix beta"
+        )
     return min(means, key=lambda beta: (-means[beta], beta))
 
 
@@ -204,8 +267,9 @@ class FourierPredictor:
 
     Args:
         inner: what predicts.
-        style: (N, C, ..., rows, columns), low-frequency amplitudes; with ``contains_images`` the donors themselves, (N, C, ..., H, W),
-            because images of many sizes need them. With ``donors`` those of single slices, without all lend their style to every image.
+        style: (N, C, ..., rows, columns), low-frequency amplitudes; with ``contains_images`` the
+            donors themselves, (N, C, ..., H, W), because images of many sizes need them. With
+            ``donors`` those of single slices, without all lend their style to every image.
         beta: radius of the disc as a fraction of the short side.
         contains_images: whether ``style`` holds patients' images.
         several: whether the classes of a label are questions of their own (multi-label).
@@ -220,7 +284,8 @@ class FourierPredictor:
     donors: Donors | None = None
 
     def __call__(self, batch: Batch) -> Prediction:
-        """``sum_i net(f_FDA(s_i, t)) / n`` over probabilities; what is returned is their logarithm (a log-odds where ``several``).
+        """``sum_i net(f_FDA(s_i, t)) / n`` over probabilities; what is returned is their logarithm
+        (a log-odds where ``several``).
 
         Raises:
             SpecError: images with other channels, or another number of slices, than the donors.
@@ -229,7 +294,10 @@ class FourierPredictor:
             return self.inner(batch)
         if self.donors is None:
             return self._styled(batch, self._of(torch.arange(len(self.style))[None], batch))
-        nearest, spans = self.donors.nearest(batch), [slice(start, start + CHUNK) for start in range(0, len(batch), CHUNK)]
+        nearest, spans = (
+            self.donors.nearest(batch),
+            [slice(start, start + CHUNK) for start in range(0, len(batch), CHUNK)],
+        )
         parts = [self._styled(batch[span], self._of(nearest[span], batch)) for span in spans]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
@@ -243,7 +311,8 @@ class FourierPredictor:
         return Spectra(self.style, self.beta)
 
     def _of(self, which: Tensor, batch: Batch) -> Tensor:
-        """Amplitudes (B, donors, C, ..., rows, columns) of donors (B, donors), or of volumes' (B, donors, D), one a slice."""
+        """Amplitudes (B, donors, C, ..., rows, columns) of donors (B, donors), or of volumes' (B,
+        donors, D), one a slice."""
         device, size = batch.image.device, (batch.image.shape[-2], batch.image.shape[-1])
         found = self._spectra.of(which, size, device) if self.contains_images else self.style[which].to(device)
         return found.transpose(2, 3) if which.ndim == 3 else found
@@ -251,7 +320,9 @@ class FourierPredictor:
     def _styled(self, batch: Batch, style: Tensor) -> dict[str, Tensor]:
         """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
         if style.shape[2:-2] != batch.image.shape[1:-2]:
-            found = f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
+            found = (
+                f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
+            )
             raise SpecError(f"fourier: {found}; prepare the images as the donors were")
         swap = swap_kept_amplitude if self.contains_images else swap_low_amplitude
         return mean_prediction(self.inner, batch, swap(batch.image[:, None], style, self.beta), several=self.several)
@@ -298,7 +369,8 @@ def _repeated(batch: Batch, count: int, image: Tensor) -> Batch:
 def _mean(key: str, values: Tensor, several: bool) -> Tensor:
     """(B, n, K, ...) -> (B, K, ...)."""
     if key == "label" and several:
-        return F.logsigmoid(values).logsumexp(1) - F.logsigmoid(-values).logsumexp(1)  # log (mean p / mean (1 - p))
+        # log (mean p / mean (1 - p))
+        return F.logsigmoid(values).logsumexp(1) - F.logsigmoid(-values).logsumexp(1)
     if key in ("mask", "label"):
         return values.log_softmax(2).logsumexp(1) - math.log(values.shape[1])
     return values.mean(1)

@@ -1,4 +1,5 @@
-"""Histogram matching at test time: a target image takes the distribution of grey values of a source donor."""
+"""Histogram matching at test time: a target image takes the distribution of grey values of a source
+donor."""
 
 from __future__ import annotations
 
@@ -20,16 +21,19 @@ from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 
 POINTS = 4096
-"""Points of a donor's distribution that are kept; one with no more distinct values is kept exactly."""
+"""Points of a donor's distribution that are kept; one with no more distinct values is kept
+exactly."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """At test time, give each image the grey-value distribution of one source image; nothing is trained.
+    """At test time, give each image the grey-value distribution of one source image; nothing is
+    trained.
 
-    The donor is drawn once a run from the source training images. Of it only the distribution of each channel is kept, from which no image
-    can be shown; of a scan cut into slices that of each slice, which goes to the target's slice of the same number. Padding is no part of
-    an image: it counts on neither side, and takes the least value that matching gives.
+    The donor is drawn once a run from the source training images. Of it only the distribution of
+    each channel is kept, from which no image can be shown; of a scan cut into slices that of each
+    slice, which goes to the target's slice of the same number. Padding is no part of an image: it
+    counts on neither side, and takes the least value that matching gives.
 
     Args:
         first: what is adapted.
@@ -59,16 +63,19 @@ class Histogram:
 
 
 def drawn_scan(source: tuple[Cohort, ...], rng: torch.Generator) -> tuple[Batch, bool]:
-    """One source case, images (1, C, *spatial) or its slices (D, C, H, W), and whether it was cut into slices."""
+    """One source case, images (1, C, *spatial) or its slices (D, C, H, W), and whether it was cut
+    into slices."""
     places = [(cohort, which) for cohort in source for which in range(len(cohort.cases))]
     cohort, which = places[int(torch.randint(len(places), (), generator=rng))]
     return cohort.unlabelled().whole(which), cohort.slices is not None
 
 
 def distribution(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values of each channel in ascending order, and the share of pixels up to each: (C, *spatial) -> two (C, ``POINTS``).
+    """Distinct values of each channel in ascending order, and the share of pixels up to each: (C,
+    *spatial) -> two (C, ``POINTS``).
 
-    Fewer are filled up with the last; of more, evenly spaced ones are kept, the least and the greatest among them.
+    Fewer are filled up with the last; of more, evenly spaced ones are kept, the least and the
+    greatest among them.
     """
     rows = []
     for channel in image.flatten(1):
@@ -81,10 +88,12 @@ def distribution(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match(image: Tensor, values: Tensor, levels: Tensor) -> Tensor:
-    """Give one channel another's distribution: a value at which a share q of the pixels ends becomes the donor's value at that share.
+    """Give one channel another's distribution: a value at which a share q of the pixels ends
+    becomes the donor's value at that share.
 
-    Between the donor's values it is linear, as in scikit-image's ``match_histograms``. An image of a single value has no distribution to
-    match and stays as it is (there it would become the donor's greatest value).
+    Between the donor's values it is linear, as in scikit-image's ``match_histograms``. An image of
+    a single value has no distribution to match and stays as it is (there it would become the
+    donor's greatest value).
 
     Args:
         image: any shape.
@@ -113,7 +122,8 @@ class HistogramPredictor:
     Args:
         inner: what predicts.
         values, levels: (D, C, P), the donor's distribution; D = 1, or of each of its slices.
-        sliced: whether cases are slices, ``NAME#PLACE``; beyond the donor's last slice its distribution is used.
+        sliced: whether cases are slices, ``NAME#PLACE``; beyond the donor's last slice its
+            distribution is used.
     """
 
     inner: Predictor
@@ -123,18 +133,27 @@ class HistogramPredictor:
 
     def __call__(self, batch: Batch) -> Prediction:
         if batch.image.shape[1] != self.values.shape[1]:
-            raise SpecError(f"histogram: images have {batch.image.shape[1]} channels, the donor {self.values.shape[1]}; convert the images")
+            raise SpecError(
+                f"histogram: images have {batch.image.shape[1]} channels, the donor {self.values.shape[1]}; convert "
+                "the images"
+            )
         values, levels = self.values.to(batch.image), self.levels.to(batch.image)
         places = [min(place_of(name, self.sliced), len(values) - 1) for name in batch.cases]
         matched = [
-            torch.stack([_matched(channel, own, *donor) for channel, *donor in zip(image, values[place], levels[place], strict=True)])
+            torch.stack(
+                [
+                    _matched(channel, own, *donor)
+                    for channel, *donor in zip(image, values[place], levels[place], strict=True)
+                ]
+            )
             for image, own, place in zip(batch.image, batch.inside()[:, 0], places, strict=True)
         ]
         return self.inner(replace(batch, image=torch.stack(matched)))
 
 
 def _matched(channel: Tensor, inside: Tensor, values: Tensor, levels: Tensor) -> Tensor:
-    """One channel, (*spatial), matched where it is ``inside``; what is all padding stays as it is."""
+    """One channel, (*spatial), matched where it is ``inside``; what is all padding stays as it
+    is."""
     if not inside.any():
         return channel
     found = match(channel[inside], values, levels)

@@ -17,7 +17,8 @@ from allograft.train import train_with_checkpoints
 
 @dataclass(frozen=True)
 class Joint:
-    """Train on source and target labels together, from scratch; every site has the same share of a batch.
+    """Train on source and target labels together, from scratch; every site has the same share of a
+    batch.
 
     Args:
         augmentation: none, light or strong; by default the study's.

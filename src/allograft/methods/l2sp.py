@@ -21,7 +21,8 @@ from allograft.train import train_with_checkpoints
 
 
 def starting_point_penalty(network: nn.Module, start: Mapping[str, Tensor], alpha: float) -> Tensor:
-    """The squared distance of the parameters from where they started, times alpha / 2 (equation 2 of the paper): a scalar.
+    """The squared distance of the parameters from where they started, times alpha / 2 (equation 2
+    of the paper): a scalar.
 
     Args:
         start: parameter name -> its value at the start; parameters that are not named are free.
@@ -53,19 +54,26 @@ class Anchored:
     def __call__(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:
         """The inner terms, and ``starting_point``; at strength 0 the inner terms alone."""
         terms = self.inner(network, batch)
-        return {**terms, "starting_point": starting_point_penalty(network, self.start, self.alpha)} if self.alpha else terms
+        return (
+            {**terms, "starting_point": starting_point_penalty(network, self.start, self.alpha)}
+            if self.alpha
+            else terms
+        )
 
 
 @dataclass(frozen=True)
 class L2sp:
-    """Tune the whole network on the labelled target cases, each weight pulled back to its value at the source.
+    """Tune the whole network on the labelled target cases, each weight pulled back to its value at
+    the source.
 
-    The paper pulls the layers that source and target task share, and decays those that are new towards zero (its beta). Source and target
-    have one task here, so all layers are shared and beta has nothing to act on. The learning rate is the study's.
+    The paper pulls the layers that source and target task share, and decays those that are new
+    towards zero (its beta). Source and target have one task here, so all layers are shared and beta
+    has nothing to act on. The learning rate is the study's.
 
     Args:
-        alpha: strength of the pull; 0 is plain fine-tuning. The paper picks it by cross-validation for each target; 0.1 is the value of its
-            released training script, which pulls kernels alone and leaves biases and norms free.
+        alpha: strength of the pull; 0 is plain fine-tuning. The paper picks it by cross-validation
+            for each target; 0.1 is the value of its released training script, which pulls kernels
+            alone and leaves biases and norms free.
         first: what the tuning starts from.
     """
 
@@ -89,7 +97,9 @@ class L2sp:
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
         batches = context.loader(labelled, "target")
         steps = context.settings.budget.adaptation(batches.epoch)
-        step = context.gradient_step(network, Anchored(context.supervised_task.objective, start, self.alpha), steps=steps)
+        step = context.gradient_step(
+            network, Anchored(context.supervised_task.objective, start, self.alpha), steps=steps
+        )
         stage = Stage("tuned", Direct(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         yield stage

@@ -22,15 +22,18 @@ from allograft.train import train_with_checkpoints
 
 @dataclass(frozen=True)
 class Lora:
-    """Tune low-rank adapters and the heads on the labelled target cases; all else is frozen, running statistics too.
+    """Tune low-rank adapters and the heads on the labelled target cases; all else is frozen,
+    running statistics too.
 
-    The paper adapts the attention of language models. Here every linear layer and convolution outside the heads has an adapter; transposed
-    convolutions have none. Afterwards the adapters are folded into the weights, so the model that is kept is as large as before and needs
-    no further library. The learning rate is the study's. Needs the extra ``lora``.
+    The paper adapts the attention of language models. Here every linear layer and convolution
+    outside the heads has an adapter; transposed convolutions have none. Afterwards the adapters are
+    folded into the weights, so the model that is kept is as large as before and needs no further
+    library. The learning rate is the study's. Needs the extra ``lora``.
 
     Args:
         rank: of each update.
-        alpha: updates are scaled by alpha / rank; equal to ``rank`` by default, as the paper sets it once and does not tune it.
+        alpha: updates are scaled by alpha / rank; equal to ``rank`` by default, as the paper sets
+            it once and does not tune it.
         first: what the tuning starts from.
     """
 
@@ -40,7 +43,8 @@ class Lora:
 
     paper: ClassVar[Paper | None] = Paper(
         key="hu2022lora",
-        authors="Hu, E. J. and Shen, Y. and Wallis, P. and Allen-Zhu, Z. and Li, Y. and Wang, S. and Wang, L. and Chen, W.",
+        authors="Hu, E. J. and Shen, Y. and Wallis, P. and Allen-Zhu, Z. and Li, Y. and Wang, S. and Wang, L. and "
+        "Chen, W.",
         title="LoRA: Low-Rank Adaptation of Large Language Models",
         venue="International Conference on Learning Representations",
         year=2022,
@@ -57,7 +61,8 @@ class Lora:
         fold(operate(copied(network), "lora", rank=self.rank, alpha=self.alpha))
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.adapt_steps`` updates of the adapters on target batches (equation 3 of the paper)."""
+        """``budget.adapt_steps`` updates of the adapters on target batches (equation 3 of the
+        paper)."""
         network = (yield from context.run(self.first, scenario, network)).network
         network = operate(network, "lora", rank=self.rank, alpha=self.alpha).to(context.fabric.device)
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
@@ -75,7 +80,8 @@ class Lora:
 
 
 def rest(network: nn.Module) -> None:
-    """Put modules whose parameters are all frozen into evaluation mode, so that their running statistics stay too."""
+    """Put modules whose parameters are all frozen into evaluation mode, so that their running
+    statistics stay too."""
     for module in network.modules():
         own = list(module.parameters())
         if own and not any(p.requires_grad for p in own):

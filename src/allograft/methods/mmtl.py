@@ -1,4 +1,5 @@
-"""Mixed mini-batch transfer learning: source gradients keep flowing while the target's share grows (Goodman et al. 2022)."""
+"""Mixed mini-batch transfer learning: source gradients keep flowing while the target's share grows
+(Goodman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from allograft.train import train_with_checkpoints
 
 
 def target_count(epoch: int, epochs: int, batch_size: int) -> int:
-    """How many cases of a mini-batch come from the target in an epoch, counted from 0 (algorithm 1): int(epoch / epochs * batch_size).
+    """How many cases of a mini-batch come from the target in an epoch, counted from 0 (algorithm
+    1): int(epoch / epochs * batch_size).
 
     >>> [target_count(epoch, 60, 16) for epoch in (0, 3, 4, 30, 59)]
     [0, 0, 1, 8, 15]
@@ -33,7 +35,8 @@ def target_count(epoch: int, epochs: int, batch_size: int) -> int:
 
 
 def released_count(epoch: int, batch_size: int) -> int:
-    """The released code's schedule: one target case from the start, one more every fourth epoch: min(epoch // 4 + 1, batch_size).
+    """The released code's schedule: one target case from the start, one more every fourth epoch:
+    min(epoch // 4 + 1, batch_size).
 
     >>> [released_count(epoch, 16) for epoch in (0, 3, 4, 59, 100)]
     [1, 1, 2, 15, 16]
@@ -43,18 +46,20 @@ def released_count(epoch: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Mmtl:
-    """Tune on mini-batches of source and target cases in which the target's share grows with the epoch (MMTL).
+    """Tune on mini-batches of source and target cases in which the target's share grows with the
+    epoch (MMTL).
 
-    The gradient is that of the mixed batch, alpha L'_source + (1 - alpha) L'_target. Source and target are both endless and
-    reshuffled; several sites of one side take turns. The budget's steps are divided into ``epochs`` equal parts. Where we differ from
-    the released code: it takes the last two subjects for the target, however many are labelled.
+    The gradient is that of the mixed batch, alpha L'_source + (1 - alpha) L'_target. Source and
+    target are both endless and reshuffled; several sites of one side take turns. The budget's steps
+    are divided into ``epochs`` equal parts. Where we differ from the released code: it takes the
+    last two subjects for the target, however many are labelled.
 
     Args:
         epochs: steps of the schedule; the paper's 60.
-        schedule: ``paper``: int(epoch / epochs * batch), which starts without any target case. ``released``:
-            min(epoch // 4 + 1, batch).
-        drop: the learning rate is divided by 10 after this share of the steps; 1 keeps it. Where the study names a schedule, that is
-            followed instead, as by all other rows.
+        schedule: ``paper``: int(epoch / epochs * batch), which starts without any target case.
+            ``released``: min(epoch // 4 + 1, batch).
+        drop: the learning rate is divided by 10 after this share of the steps; 1 keeps it. Where
+            the study names a schedule, that is followed instead, as by all other rows.
         first: what the tuning starts from.
     """
 
@@ -82,11 +87,13 @@ class Mmtl:
         if self.count(last, budget.batch_size) == 0:
             found = f"epoch {last + 1} of {self.epochs}, the last, with batch_size {budget.batch_size}"
             raise SpecError(
-                f"mmtl: {found} still holds no target case, so the target is never seen; raise batch_size, adapt_steps or epochs"
+                f"mmtl: {found} still holds no target case, so the target is never seen; raise batch_size, "
+                "adapt_steps or epochs"
             )
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """Algorithm 1, over ``budget.adapt_steps``; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
+        """Algorithm 1, over ``budget.adapt_steps``; an epoch of ``budget.adapt_epochs`` is one pass
+        over the source."""
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]
@@ -102,7 +109,9 @@ class Mmtl:
         order = Shares(by_cohort(cohorts), context.batch_size, context.loader_seeds("mixed"), share)
         mixed = context.loader(cohorts, "mixed", order=order)
         step = context.gradient_step(network, steps=steps)
-        step.schedule = step.schedule or Planned(LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0))
+        step.schedule = step.schedule or Planned(
+            LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0)
+        )
         stage = Stage("mixed", Direct(network), scenario.sites)
         yield from train_with_checkpoints(step, mixed, steps=steps, context=context, along=[stage])
         yield stage

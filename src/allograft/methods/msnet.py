@@ -1,4 +1,5 @@
-"""MS-Net: a network for several sites that also learns from a decoder of each site's own (Liu et al. 2020)."""
+"""MS-Net: a network for several sites that also learns from a decoder of each site's own (Liu et
+al. 2020)."""
 
 from __future__ import annotations
 
@@ -32,18 +33,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MsNet:
-    """Domain-specific batch normalisation, and knowledge passed from auxiliary decoders, one a site, to the decoder that all sites share.
+    """Domain-specific batch normalisation, and knowledge passed from auxiliary decoders, one a
+    site, to the decoder that all sites share.
 
-    One iteration, as in the released code: encoder and auxiliary decoders take a step on each site's labels; then, after the warm-up,
-    encoder and shared decoder take a step on ``(1 - transfer) L(y, p) + transfer L(argmax of the site's auxiliary decoder, p)``. Each has
-    an optimizer of its own, the encoder is in both. The auxiliary decoders are dropped at the end. Other sites are treated as by ``dsbn``.
+    One iteration, as in the released code: encoder and auxiliary decoders take a step on each
+    site's labels; then, after the warm-up, encoder and shared decoder take a step on
+    ``(1 - transfer) L(y, p) + transfer L(argmax of the site's auxiliary decoder, p)``. Each has an
+    optimizer of its own, the encoder is in both. The auxiliary decoders are dropped at the end.
+    Other sites are treated as by ``dsbn``.
 
-    Where we differ: L is the task's loss (released: Dice alone), a mean over the images of a batch, and the auxiliary decoders begin as
-    copies of the shared one.
+    Where we differ: L is the task's loss (released: Dice alone), a mean over the images of a batch,
+    and the auxiliary decoders begin as copies of the shared one.
 
     Args:
         transfer: weight of what the auxiliary decoders say.
-        warmup: share of the steps in which they alone are trained; released: 500 of 50 000 iterations.
+        warmup: share of the steps in which they alone are trained; released: 500 of 50 000
+            iterations.
     """
 
     transfer: Annotated[float, Ge(0), Lt(1)] = 0.5
@@ -59,10 +64,13 @@ class MsNet:
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a task that gives more than masks, or a network without plain batch normalisation."""
+        """Raise ``SpecError`` for a task that gives more than masks, or a network without plain
+        batch normalisation."""
         if tuple(context.supervised_task.outputs) != ("mask",):
             found = ", ".join(context.supervised_task.outputs)
-            raise SpecError(f"msnet: the task predicts {found}; its decoders give masks alone, use dsbn or another recipe")
+            raise SpecError(
+                f"msnet: the task predicts {found}; its decoders give masks alone, use dsbn or another recipe"
+            )
         operate(copied(network), "dsbn", sites=list(scenario.sites))
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
@@ -95,7 +103,8 @@ class Branches(nn.Module):
         self.heads = nn.ModuleList(copy.deepcopy(network.heads["mask"]) for _ in network.sites)
 
     def forward(self, features: Sequence[Tensor], site: Tensor) -> Tensor:
-        """Features of (B, ...) each and the images' sites (B,) -> logits (B, K, *spatial), each image's by its own site's decoder."""
+        """Features of (B, ...) each and the images' sites (B,) -> logits (B, K, *spatial), each
+        image's by its own site's decoder."""
         order, logits = [], []
         for which in everywhere(site, len(self.heads)):
             rows = (site == which).nonzero()[:, 0]
@@ -108,7 +117,8 @@ class Branches(nn.Module):
 
 @dataclass
 class MsNetStep:
-    """A step of the auxiliary decoders; after ``begin`` such steps, each is followed by one of the shared decoder."""
+    """A step of the auxiliary decoders; after ``begin`` such steps, each is followed by one of the
+    shared decoder."""
 
     network: SiteNetwork
     branches: Branches

@@ -1,4 +1,5 @@
-"""Seg-JDOT: features and segmentations of the target are moved onto the source's by optimal transport (Ackaouy et al. 2020)."""
+"""Seg-JDOT: features and segmentations of the target are moved onto the source's by optimal
+transport (Ackaouy et al. 2020)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def feature_distance(source: Tensor, target: Tensor) -> Tensor:
 
 
 def label_loss(mask: Tensor, logits: Tensor, counts: Tensor) -> Tensor:
-    """Cross-entropy of every target prediction to every source segmentation, mean over the source's pixels that count.
+    """Cross-entropy of every target prediction to every source segmentation, mean over the source's
+    pixels that count.
 
     Args:
         mask: (S, *spatial) int64 source labels.
@@ -49,7 +51,8 @@ def label_loss(mask: Tensor, logits: Tensor, counts: Tensor) -> Tensor:
 
 
 def coupling(cost: Tensor) -> Tensor:
-    """The plan gamma >= 0 of least total cost whose rows each sum to 1 / S and whose columns to 1 / T: (S, T) -> (S, T), detached."""
+    """The plan gamma >= 0 of least total cost whose rows each sum to 1 / S and whose columns to 1 /
+    T: (S, T) -> (S, T), detached."""
     require_extra("ot", "ot")
     import ot
 
@@ -60,10 +63,12 @@ def coupling(cost: Tensor) -> Tensor:
 
 @dataclass
 class TransportObjective:
-    """The task's loss on the source, and ``sum_ij gamma_ij (alpha ||g(x_i) - g(x_j)||^2 + label_weight L(y_i, f(x_j)))``.
+    """The task's loss on the source, and
+    ``sum_ij gamma_ij (alpha ||g(x_i) - g(x_j)||^2 + label_weight L(y_i, f(x_j)))``.
 
-    The plan gamma is found for the batches of all processes together, and held fixed while gradients are taken; they flow through the
-    features of both sides and through the target's predictions.
+    The plan gamma is found for the batches of all processes together, and held fixed while
+    gradients are taken; they flow through the features of both sides and through the target's
+    predictions.
     """
 
     task: Task
@@ -85,21 +90,29 @@ class TransportObjective:
         distances = self.alpha * feature_distance(features, others)
         labels = self.label_weight * label_loss(gathered(mask)[:, 0], gathered(logits.float()), gathered(counts)[:, 0])
         plan = coupling(distances + labels)
-        return {**terms, "feature_transport": of_all((plan * distances).sum()), "label_transport": of_all((plan * labels).sum())}
+        return {
+            **terms,
+            "feature_transport": of_all((plan * distances).sum()),
+            "label_transport": of_all((plan * labels).sum()),
+        }
 
 
 @dataclass(frozen=True)
 class SegJdot:
-    """Train on source labels while optimal transport couples each batch's source and target images (Seg-JDOT).
+    """Train on source labels while optimal transport couples each batch's source and target images
+    (Seg-JDOT).
 
-    A sample is an image of the batch, or a crop of it where the study trains on patches, as the paper does. Source image i and target
-    image j cost alpha times the squared distance of their bottleneck features plus the cross-entropy of j's prediction to i's labels; the
-    plan of least cost is computed anew at every step (Damodaran et al. 2018, algorithm 1), and its total cost is minimised with the
-    segmentation loss. Each step sees ``batch_size`` source cases and as many target images. Needs the extra ``ot``.
+    A sample is an image of the batch, or a crop of it where the study trains on patches, as the
+    paper does. Source image i and target image j cost alpha times the squared distance of their
+    bottleneck features plus the cross-entropy of j's prediction to i's labels; the plan of least
+    cost is computed anew at every step (Damodaran et al. 2018, algorithm 1), and its total cost is
+    minimised with the segmentation loss. Each step sees ``batch_size`` source cases and as many
+    target images. Needs the extra ``ot``.
 
     Args:
         alpha: weight of the feature distance.
-        label_weight: weight of the label loss; with both 0 nothing but the source's own loss is left.
+        label_weight: weight of the label loss; with both 0 nothing but the source's own loss is
+            left.
         first: what the adaptation starts from.
     """
 
@@ -110,7 +123,8 @@ class SegJdot:
     paper: ClassVar[Paper | None] = Paper(
         key="ackaouy2020unsupervised",
         authors="Ackaouy, A. and Courty, N. and Vallee, E. and Commowick, O. and Barillot, C. and Galassi, F.",
-        title="Unsupervised Domain Adaptation With Optimal Transport in Multi-Site Segmentation of Multiple Sclerosis Lesions"
+        title="Unsupervised Domain Adaptation With Optimal Transport in Multi-Site Segmentation of Multiple Sclerosis "
+        "Lesions"
         " From MRI Data",
         venue="Frontiers in Computational Neuroscience",
         year=2020,
@@ -119,20 +133,24 @@ class SegJdot:
     needs: ClassVar[Needs] = Needs(source_images=True, target_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``MissingExtraError`` without POT, and ``SpecError`` for a network without an encoder, or a task without masks."""
+        """Raise ``MissingExtraError`` without POT, and ``SpecError`` for a network without an
+        encoder, or a task without masks."""
         require_extra("ot", "ot")
         require_encoder(network, "segjdot")
         if "mask" not in context.supervised_task.outputs:
             raise SpecError("segjdot: compares segmentations, and the task has none; use it with task: segmentation")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the source."""
+        """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the
+        source."""
         self.check(scenario, network, context)
         network = (yield from context.run(self.first, scenario, network)).network
         network.train()
         pairs = PairedBatches.from_scenario(scenario, context)
         steps = context.settings.budget.adaptation(pairs.epoch)
-        step = context.gradient_step(network, TransportObjective(context.supervised_task, self.alpha, self.label_weight), steps=steps)
+        step = context.gradient_step(
+            network, TransportObjective(context.supervised_task, self.alpha, self.label_weight), steps=steps
+        )
         stage = Stage("adapted", Direct(network), scenario.sites)
         yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
         yield stage

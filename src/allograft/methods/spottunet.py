@@ -1,4 +1,5 @@
-"""SpotTUNet: a policy decides for each image which blocks of the network are tuned (Zakazov et al. 2021)."""
+"""SpotTUNet: a policy decides for each image which blocks of the network are tuned (Zakazov et al.
+2021)."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ Size = Literal["small", "resnet34"]
 def gumbel_policy(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Tensor:
     """Straight-through Gumbel-softmax: a decision forward, the softmax's gradient backward.
 
-    With s = softmax((logits + noise) / temperature) over the last axis, the value is 1 where s_1 > s_0, and its gradient is that of s_1.
+    With s = softmax((logits + noise) / temperature) over the last axis, the value is 1 where s_1 >
+    s_0, and its gradient is that of s_1.
 
     Args:
         logits: (B, L, 2); index 0 = tuned, 1 = frozen.
@@ -64,9 +66,11 @@ def gumbel_policy(logits: Tensor, temperature: float, noise: Tensor | None = Non
 
 
 class SpotNetwork(Network):
-    """A network whose blocks stand beside frozen copies: level = I * frozen(x) + (1 - I) * tuned(x), I in {0, 1} for each image.
+    """A network whose blocks stand beside frozen copies: level = I * frozen(x) + (1 - I) *
+    tuned(x), I in {0, 1} for each image.
 
-    Blocks are the encoder's levels and, where there is a decoder, its ups; the heads are tuned. Also gives "policy" (B, L), 1 = frozen.
+    Blocks are the encoder's levels and, where there is a decoder, its ups; the heads are tuned.
+    Also gives "policy" (B, L), 1 = frozen.
     """
 
     def __init__(self, network: Network, policy: nn.Module, temperature: float) -> None:
@@ -76,7 +80,8 @@ class SpotNetwork(Network):
         self.temperature = temperature
 
     def train(self, mode: bool = True) -> SpotNetwork:
-        """As usual, but the frozen copies stay in evaluation mode: their running statistics do not move."""
+        """As usual, but the frozen copies stay in evaluation mode: their running statistics do not
+        move."""
         super().train(mode)
         self.frozen.eval()
         return self
@@ -96,7 +101,9 @@ def gated(network: SpotNetwork, gates: Tensor) -> Iterator[None]:
     """
     ran: set[int] = set()
 
-    def choose(gate: Tensor, frozen: nn.Module, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], tuned: Tensor) -> Tensor:
+    def choose(
+        gate: Tensor, frozen: nn.Module, _: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], tuned: Tensor
+    ) -> Tensor:
         ran.add(id(frozen))
         gate = gate.reshape(-1, *[1] * (tuned.ndim - 1))
         return gate * frozen(*inputs, **options) + (1 - gate) * tuned
@@ -111,7 +118,9 @@ def gated(network: SpotNetwork, gates: Tensor) -> Iterator[None]:
             stack.enter_context(_removed(tuned.register_forward_hook(partial(choose, gate, frozen), with_kwargs=True)))
         yield
     if ran != {id(frozen) for _, frozen, _ in places}:
-        raise SpecError(f"spottunet: some blocks of {named(network)} are not called as modules, so they cannot be gated; {MEND}")
+        raise SpecError(
+            f"spottunet: some blocks of {named(network)} are not called as modules, so they cannot be gated; {MEND}"
+        )
 
 
 @contextmanager
@@ -122,18 +131,23 @@ def _removed(hook: Any) -> Iterator[None]:
         hook.remove()
 
 
-def add_policy(network: Network, *, policy: Size, in_channels: int, spatial_dims: int, temperature: float) -> SpotNetwork:
+def add_policy(
+    network: Network, *, policy: Size, in_channels: int, spatial_dims: int, temperature: float
+) -> SpotNetwork:
     """Surgery: a policy network, and a frozen copy of each block as it is now."""
     gates = len(blocks(network))
     if policy == "resnet34" and spatial_dims != 2:
-        raise SpecError("spottunet: policy_network resnet34 is for 2-D images; use small, or slices: {axis: 2} in the study")
+        raise SpecError(
+            "spottunet: policy_network resnet34 is for 2-D images; use small, or slices: {axis: 2} in the study"
+        )
     made = PolicyNetwork(in_channels, gates, spatial_dims) if policy == "small" else ResNetPolicy(in_channels, gates)
     return SpotNetwork(network, made, temperature)
 
 
 @dataclass(frozen=True)
 class SpotTunetPredictor:
-    """The gated network without noise; beside the task's output it gives ``policy`` (B, L), 1 where a block's frozen copy was used."""
+    """The gated network without noise; beside the task's output it gives ``policy`` (B, L), 1 where
+    a block's frozen copy was used."""
 
     network: Any
 
@@ -144,7 +158,8 @@ class SpotTunetPredictor:
 
 @dataclass
 class PolicyStep:
-    """A gradient step whose Gumbel noise is a function of case and step number, so that it is the same on one process and many."""
+    """A gradient step whose Gumbel noise is a function of case and step number, so that it is the
+    same on one process and many."""
 
     inner: GradientStep
     seeds: Seeds
@@ -152,7 +167,9 @@ class PolicyStep:
     number: int = 0
 
     def __call__(self, batch: Batch) -> Terms:
-        uniform = torch.stack([torch.rand(self.gates, 2, generator=self.seeds.rng("gumbel", self.number, case)) for case in batch.cases])
+        uniform = torch.stack(
+            [torch.rand(self.gates, 2, generator=self.seeds.rng("gumbel", self.number, case)) for case in batch.cases]
+        )
         noise = -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
         self.inner.objective.noise = noise.to(batch.image)  # type: ignore[attr-defined]
         self.number += 1
@@ -161,7 +178,8 @@ class PolicyStep:
 
 @dataclass
 class PolicyObjective:
-    """The task's loss, and ``penalty * mean over gates of (1 - frozen)``, which consolidates the policy on few tuned blocks."""
+    """The task's loss, and ``penalty * mean over gates of (1 - frozen)``, which consolidates the
+    policy on few tuned blocks."""
 
     task: Any
     penalty: float
@@ -175,20 +193,26 @@ class PolicyObjective:
 
 @dataclass(frozen=True)
 class SpotTunet:
-    """Tune a copy of each block of the network, and with it a policy that decides per image and block between it and the frozen one.
+    """Tune a copy of each block of the network, and with it a policy that decides per image and
+    block between it and the frozen one.
 
-    Gated are the encoder's levels and the decoder's ups; the heads are always tuned, as is what a vision transformer keeps outside its
-    blocks. A classifier has the encoder's gates alone. Where we differ from the released code: its frozen
-    copies' running statistics keep moving, because the network as a whole is in training mode.
+    Gated are the encoder's levels and the decoder's ups; the heads are always tuned, as is what a
+    vision transformer keeps outside its blocks. A classifier has the encoder's gates alone. Where
+    we differ from the released code: its frozen copies' running statistics keep moving, because the
+    network as a whole is in training mode.
 
     Args:
         policy_network: ``small`` (released: three residual blocks) or ``resnet34`` (paper; 2-D).
         temperature: of the Gumbel-softmax.
-        penalty: lambda of the consolidation penalty; 0 in the paper's comparison, 0.005 to 0.012 in the released settings.
-        policy_rate: learning rate of the policy, as a multiple of the study's (released: 0.01 against 0.001).
+        penalty: lambda of the consolidation penalty; 0 in the paper's comparison, 0.005 to 0.012 in
+            the released settings.
+        policy_rate: learning rate of the policy, as a multiple of the study's (released: 0.01
+            against 0.001).
         policy_decay: weight decay of the policy.
-        optimizer: one ``{name: arguments}`` for the tuned copies and the policy; by default the study's.
-        slices: tune on so many of the labelled slices (or images), alike in every row and nested; by default on all.
+        optimizer: one ``{name: arguments}`` for the tuned copies and the policy; by default the
+            study's.
+        slices: tune on so many of the labelled slices (or images), alike in every row and nested;
+            by default on all.
         first: what the tuning starts from.
     """
 
@@ -215,7 +239,8 @@ class SpotTunet:
         check_optimizer(self.optimizer, "spottunet")
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Gate a training sample: ``SpecError`` for blocks that cannot be, a policy not for such images, or too few slices."""
+        """Gate a training sample: ``SpecError`` for blocks that cannot be, a policy not for such
+        images, or too few slices."""
         labelled = self._labelled(scenario, context)
         sample = Sample("none", context.settings.patch)(labelled[0].unlabelled().case(0), context.seeds.rng("sample"))
         SpotTunetPredictor(self._operated(copied(network), labelled))(sample)
@@ -229,9 +254,13 @@ class SpotTunet:
         tuned = [p for _, part in operated.parts() for p in part.parameters()]
         optimizer = context.optimizer(tuned, self.optimizer)
         rate = self.policy_rate * optimizer.param_groups[0]["lr"]
-        optimizer.add_param_group({"params": list(operated.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay})
+        optimizer.add_param_group(
+            {"params": list(operated.policy.parameters()), "lr": rate, "weight_decay": self.policy_decay}
+        )
         steps = context.settings.budget.adaptation(batches.epoch)
-        inner = context.gradient_step(operated, PolicyObjective(context.supervised_task, self.penalty), optimizer, steps=steps)
+        inner = context.gradient_step(
+            operated, PolicyObjective(context.supervised_task, self.penalty), optimizer, steps=steps
+        )
         step = PolicyStep(inner, context.seeds.child("policy"), len(operated.frozen))
         stage = Stage("tuned", SpotTunetPredictor(operated), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
@@ -250,23 +279,32 @@ class SpotTunet:
         return made
 
     def chosen(self, labelled: Sequence[Cohort], seed: int) -> list[Cohort]:
-        """The labelled cohorts, or ``slices`` items of them; fewer are among more. ``SpecError`` where there are not so many."""
+        """The labelled cohorts, or ``slices`` items of them; fewer are among more. ``SpecError``
+        where there are not so many."""
         if self.slices is None:
             return list(labelled)
         (cohort,) = labelled
         if len(cohort) < self.slices:
-            raise SpecError(f"spottunet: slices: asks for {self.slices}, the label budget has {len(cohort)}; ask for fewer")
+            raise SpecError(
+                f"spottunet: slices: asks for {self.slices}, the label budget has {len(cohort)}; ask for fewer"
+            )
         return [cohort.few(self.slices, Seeds(seed, ("spottunet",)))]
 
 
 def tuned_share(network: SpotNetwork, cohorts: Sequence[Cohort], fabric: Any) -> Tensor:
-    """(L,): the share of all images for which each block is tuned, decided as at inference: evaluation mode, no noise."""
-    images = (fabric.to_device(one.case(index)) for one in (cohort.unlabelled() for cohort in cohorts) for index in range(len(one)))
+    """(L,): the share of all images for which each block is tuned, decided as at inference:
+    evaluation mode, no noise."""
+    images = (
+        fabric.to_device(one.case(index))
+        for one in (cohort.unlabelled() for cohort in cohorts)
+        for index in range(len(one))
+    )
     return torch.cat([1 - SpotTunetPredictor(network)(image)["policy"] for image in images]).mean(0).cpu()
 
 
 def policy_figure(network: SpotNetwork, share: Tensor) -> Heatmap:
-    """(L,) shares -> level x side of the network (Sheikh et al. 2022, fig. 5); an up stands at the level whose skip it takes."""
+    """(L,) shares -> level x side of the network (Sheikh et al. 2022, fig. 5); an up stands at the
+    level whose skip it takes."""
     ups = len(getattr(network.decoder, "ups", ()))
     levels = len(share) - ups
     decoder = {levels - 2 - which: value for which, value in enumerate(share[levels:].tolist())}

@@ -1,4 +1,5 @@
-"""Stain-AgLr: consistent predictions under other stains, and a decoder that restores the original stain (Raipuria et al. 2022)."""
+"""Stain-AgLr: consistent predictions under other stains, and a decoder that restores the original
+stain (Raipuria et al. 2022)."""
 
 from __future__ import annotations
 
@@ -44,32 +45,40 @@ LEAST = 1e-5
 
 @dataclass(frozen=True)
 class StainAgLr:
-    """Learn to ignore the stain: ``L = L_CE + lambda_1 L_Reg + lambda_2 L_Cons`` (eq. 1); a decoder helps in training only.
+    """Learn to ignore the stain: ``L = L_CE + lambda_1 L_Reg + lambda_2 L_Cons`` (eq. 1); a decoder
+    helps in training only.
 
-    x is a source image as stored, but for what moves its pixels, and x' the same pixels with other amounts of stain (HED jitter) and, as
-    ``jitter`` says, more: light adds noise, brightness and contrast, strong also blur, gamma and zoom (a coarser resolution).
+    x is a source image as stored, but for what moves its pixels, and x' the same pixels with other
+    amounts of stain (HED jitter) and, as ``jitter`` says, more: light adds noise, brightness and
+    contrast, strong also blur, gamma and zoom (a coarser resolution).
 
     - L_CE: cross-entropy, the mean over x and x', which pass through the network in one batch.
     - L_Cons = D_KL(p(x) || p(x')) (eq. 2), the mean over the batch; gradients pass through both.
-    - L_Reg: squared distance of the decoder's image from x, summed over colours, mean over pixels (eq. 3), for colours in [0, 1].
+    - L_Reg: squared distance of the decoder's image from x, summed over colours, mean over pixels
+      (eq. 3), for colours in [0, 1].
 
-    What is judged and kept is the classifier alone, so it costs what a plain one does. With ``jitter: none`` and both weights 0 there is
-    no x', and the training is that of ``supervised`` to the bit.
+    What is judged and kept is the classifier alone, so it costs what a plain one does. With
+    ``jitter: none`` and both weights 0 there is no x', and the training is that of ``supervised``
+    to the bit.
 
-    Where the paper is silent: jitter presets are unverified (see ``transforms.stain.PRESETS``); what else x' has is drawn as
-    ``transforms.augmentation`` draws it at the same strength. Of the study's own ``augmentation`` only what moves pixels is used (crop,
-    turns, scale; flips under strong), on x and x' alike, since x' must be restored to x; its changes of intensity are left out. The paper's
-    morphological augmentation may deform elastically; nothing here does. Optimizer, learning rate and schedule are the study's (the paper:
-    Adam, 1e-2 or 5e-3, times 0.1 on a plateau), as for every row; a plateau is one of the training loss, as a recipe sees no validation
-    case. Normalisers by generative networks, which the paper compares with, are not built; ``stain_normalisation`` has the others.
+    Where the paper is silent: jitter presets are unverified (see ``transforms.stain.PRESETS``);
+    what else x' has is drawn as ``transforms.augmentation`` draws it at the same strength. Of the
+    study's own ``augmentation`` only what moves pixels is used (crop, turns, scale; flips under
+    strong), on x and x' alike, since x' must be restored to x; its changes of intensity are left
+    out. The paper's morphological augmentation may deform elastically; nothing here does.
+    Optimizer, learning rate and schedule are the study's (the paper: Adam, 1e-2 or 5e-3, times 0.1
+    on a plateau), as for every row; a plateau is one of the training loss, as a recipe sees no
+    validation case. Normalisers by generative networks, which the paper compares with, are not
+    built; ``stain_normalisation`` has the others.
 
     Args:
         regeneration: lambda_1; 0 builds no decoder.
         consistency: lambda_2.
         jitter: light, strong or none. With weights 0 this is HED augmentation alone.
         balanced: every class has the same share of a batch, as in the paper's smaller data set.
-        patience: None follows the study's schedule to the end of its budget. A number is the paper's own: times 0.1 when the mean training
-            loss of an epoch has not fallen for more than so many epochs (there 4 and 15), and an end at 1e-5.
+        patience: None follows the study's schedule to the end of its budget. A number is the
+            paper's own: times 0.1 when the mean training loss of an epoch has not fallen for more
+            than so many epochs (there 4 and 15), and an end at 1e-5.
     """
 
     regeneration: Annotated[float, Ge(0)] = 0.1
@@ -81,7 +90,8 @@ class StainAgLr:
     paper: ClassVar[Paper | None] = Paper(
         key="raipuria2022stain",
         authors="Raipuria, G. and Shrivastava, A. and Singhal, N.",
-        title="Stain-AgLr: Stain Agnostic Learning for Computational Histopathology Using Domain Consistency and Stain Regeneration Loss",
+        title="Stain-AgLr: Stain Agnostic Learning for Computational Histopathology Using Domain Consistency and "
+        "Stain Regeneration Loss",
         venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
         year=2022,
         doi="10.1007/978-3-031-16852-9_4",
@@ -91,15 +101,25 @@ class StainAgLr:
     def __post_init__(self) -> None:
         if self.jitter == "none" and (self.regeneration or self.consistency):
             found = f"regeneration {self.regeneration}, consistency {self.consistency}"
-            raise SpecError(f"jitter none leaves nothing to restore or to agree with, found {found}; expected both 0, or jitter: light")
+            raise SpecError(
+                f"jitter none leaves nothing to restore or to agree with, found {found}; expected both 0, or jitter: "
+                "light"
+            )
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a task without a class an image, a network without an encoder, or images that are no RGB."""
+        """Raise ``SpecError`` for a task without a class an image, a network without an encoder, or
+        images that are no RGB."""
         if not isinstance(context.task, Classification):
             found = f"task is {type(context.task).__name__.lower()}, losses are those of one class an image"
-            raise SpecError(f"stain_aglr: {found}; expected task: {{classification: {{classes: [...]}}}}, or choose stain_normalisation")
+            raise SpecError(
+                f"stain_aglr: {found}; expected task: {{classification: {{classes: [...]}}}}, or choose "
+                "stain_normalisation"
+            )
         if not isinstance(network, Network):
-            raise SpecError("stain_aglr: the network is one opaque module without an encoder; choose a network of our table, as stain_cnn")
+            raise SpecError(
+                "stain_aglr: the network is one opaque module without an encoder; choose a network of our table, as "
+                "stain_cnn"
+            )
         if self.jitter != "none":
             white_level(scenario.source, "stain_aglr")
 
@@ -116,7 +136,9 @@ class StainAgLr:
             batches = replace(batches, transform=TwoViews(sample, self.jitter, white))
         decoder = self.decoder(network, batches, context)
         stage = Stage("trained", Direct(network), scenario.sites)
-        step = yield from self.fit(network, batches, StainObjective(self, context.supervised_task, decoder, white), context, stage)
+        step = yield from self.fit(
+            network, batches, StainObjective(self, context.supervised_task, decoder, white), context, stage
+        )
         show_features(network, scenario.source, context)
         yield stage
         return Carry(network, named_state(step.optimizer, network))
@@ -124,18 +146,22 @@ class StainAgLr:
     def fit(
         self, network: Network, batches: Loader, objective: StainObjective, context: Context, stage: Stage
     ) -> Generator[Stage, None, GradientStep]:
-        """Train to the end of the budget, or of the paper's schedule; ``stage`` is yielded along the way."""
+        """Train to the end of the budget, or of the paper's schedule; ``stage`` is yielded along
+        the way."""
         steps = context.settings.budget.training(batches.epoch)
         if self.patience is None:
             step = context.gradient_step(network, objective, steps=steps)
             yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
             return step
         step = context.gradient_step(network, objective)
-        step.schedule = Plateau(ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch)
+        step.schedule = Plateau(
+            ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch
+        )
         for start in range(0, steps, batches.epoch):
             span = range(start, min(start + batches.epoch, steps))
             yield from train_with_checkpoints(step, batches, steps=span, context=context, along=[stage], total=steps)
-            if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):  # 1e-2 * 0.1 ** 3 is a little above 1e-5
+            # 1e-2 * 0.1 ** 3 is a little above 1e-5
+            if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):
                 break
         return step
 
@@ -150,7 +176,8 @@ class StainAgLr:
 
 
 def consistency_loss(raw: Tensor, altered: Tensor) -> Tensor:
-    """``D_KL(softmax(raw) || softmax(altered))`` in nats, the mean over the batch (eq. 2): logits (B, K) and (B, K) -> ().
+    """``D_KL(softmax(raw) || softmax(altered))`` in nats, the mean over the batch (eq. 2): logits
+    (B, K) and (B, K) -> ().
 
     >>> consistency_loss(torch.zeros(1, 2), torch.tensor([[2.0, 2.0]])).item()
     0.0
@@ -159,9 +186,11 @@ def consistency_loss(raw: Tensor, altered: Tensor) -> Tensor:
 
 
 def regeneration_loss(restored: Tensor, raw: Tensor) -> Tensor:
-    """``1 / (W H) sum_i |restored_i - raw_i|^2`` (eq. 3), the mean over the batch: (B, C, H, W) twice -> ().
+    """``1 / (W H) sum_i |restored_i - raw_i|^2`` (eq. 3), the mean over the batch: (B, C, H, W)
+    twice -> ().
 
-    A pixel's squared distance is summed over colours, so this is C times the mean squared error of all numbers.
+    A pixel's squared distance is summed over colours, so this is C times the mean squared error of
+    all numbers.
 
     >>> regeneration_loss(torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)).item()
     3.0
@@ -171,11 +200,14 @@ def regeneration_loss(restored: Tensor, raw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TwoViews:
-    """A loader's transform: a raw sample x, and as an attribute x', the same pixels in other stains, drawn by image.
+    """A loader's transform: a raw sample x, and as an attribute x', the same pixels in other
+    stains, drawn by image.
 
     Args:
-        sample: crop and augmentation; what moves pixels acts on both views, its changes of intensity on neither. None = the whole image.
-        preset: of the jitter, and of the changes of intensity of x'. light: noise, brightness, contrast; strong: also blur, gamma, zoom.
+        sample: crop and augmentation; what moves pixels acts on both views, its changes of
+            intensity on neither. None = the whole image.
+        preset: of the jitter, and of the changes of intensity of x'. light: noise, brightness,
+            contrast; strong: also blur, gamma, zoom.
         white: the value of white.
     """
 
@@ -184,7 +216,8 @@ class TwoViews:
     white: float
 
     def __call__(self, case: Batch, rng: Rng) -> Batch:
-        """``case`` has B = 1. Its image moves but keeps its colours; the attribute is (1, 3, H, W), on the image's scale."""
+        """``case`` has B = 1. Its image moves but keeps its colours; the attribute is (1, 3, H, W),
+        on the image's scale."""
         case = case if self.sample is None else replace(self.sample, intensity=False)(case, rng)
         jitter = StainJitter(self.preset)
         altered = jitter.apply((case.image / self.white).clamp(0, 1), *jitter.draw(1, rng))[0]
@@ -220,7 +253,9 @@ class StainObjective(nn.Module):
             terms["consistency"] = self.recipe.consistency * consistency_loss(raw, other)
         if self.decoder is not None:
             restored = self.decoder(last(features)[len(batch) :], batch.image.shape[2:])
-            terms["regeneration"] = self.recipe.regeneration * regeneration_loss(restored.float(), batch.image / self.white)
+            terms["regeneration"] = self.recipe.regeneration * regeneration_loss(
+                restored.float(), batch.image / self.white
+            )
         return terms
 
 
@@ -230,9 +265,12 @@ def last(features: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
-    """Batches with as many cases of one class as of another; what does not divide evenly goes round from step to step."""
+    """Batches with as many cases of one class as of another; what does not divide evenly goes round
+    from step to step."""
     classes = sorted({str(case.labels["label"]) for cohort in cohorts for case in cohort.cases})
-    groups = [[cohort.where(lambda case, name=name: case.labels["label"] == name) for cohort in cohorts] for name in classes]  # type: ignore[misc]
+    groups = [
+        [cohort.where(lambda case, name=name: case.labels["label"] == name) for cohort in cohorts] for name in classes
+    ]  # type: ignore[misc]
     sizes = [[len(cohort) for cohort in group] for group in groups]
 
     def share(step: int) -> tuple[int, ...]:
@@ -245,7 +283,8 @@ def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
 
 
 def show_features(network: Network, cohorts: Sequence[Cohort], context: Context, most: int = 300) -> None:
-    """Keep a t-SNE of pooled features of training images, by laboratory and class, as in fig. 2; none for fewer than 10 images."""
+    """Keep a t-SNE of pooled features of training images, by laboratory and class, as in fig. 2;
+    none for fewer than 10 images."""
     every = max(1, -(-sum(map(len, cohorts)) // most))
     few = [replace(cohort, cases=cohort.cases[::every]) for cohort in cohorts]
     cases = [(case, cohort.prepared.coding) for cohort in few for case in cohort.cases]
@@ -255,9 +294,15 @@ def show_features(network: Network, cohorts: Sequence[Cohort], context: Context,
 
     with evaluation_mode(network):
         images = images_in_order(few, context.batch_size)
-        features = torch.cat([last(network.encoder(image.to(context.fabric.device))).flatten(2).mean(2).cpu() for image in images])
+        features = torch.cat(
+            [last(network.encoder(image.to(context.fabric.device))).flatten(2).mean(2).cpu() for image in images]
+        )
     near = min(30.0, (len(cases) - 1) / 3)
-    made = TSNE(perplexity=near, init="pca", random_state=context.seeds.number("t-SNE") % 2**32).fit_transform(features.float().numpy())
+    made = TSNE(perplexity=near, init="pca", random_state=context.seeds.number("t-SNE") % 2**32).fit_transform(
+        features.float().numpy()
+    )
     x, y = (tuple(column) for column in made.T.tolist())
     classes: tuple[float | int, ...] = tuple(coding.label.index(str(case.labels["label"])) for case, coding in cases)
-    context.show("features", Points("t-SNE of training features", x, y, tuple(case.site for case, _ in cases), classes, "class"))
+    context.show(
+        "features", Points("t-SNE of training features", x, y, tuple(case.site for case, _ in cases), classes, "class")
+    )

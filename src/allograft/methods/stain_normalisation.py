@@ -1,4 +1,5 @@
-"""Stain normalisation: every image is recoloured in the stains of one source image, in training and at test time."""
+"""Stain normalisation: every image is recoloured in the stains of one source image, in training and
+at test time."""
 
 from __future__ import annotations
 
@@ -25,16 +26,20 @@ from allograft.transforms.stain_separation import Separation, Stains, find_stain
 
 @dataclass(frozen=True)
 class StainNormalisation:
-    """Train on source images recoloured to one of them, and recolour each test image likewise (Vahadane et al. 2016; Macenko et al. 2009).
+    """Train on source images recoloured to one of them, and recolour each test image likewise
+    (Vahadane et al. 2016; Macenko et al. 2009).
 
-    The reference is drawn once a run from the source images that show tissue. An image without tissue is left as it is.
-    The network, its loss and its training are those of ``supervised``. Colours must be as stored: ``intensity: none``.
-    Normalisers by generative networks (STST and DSCSI GAN in the table of Raipuria et al. 2022) are not built.
+    The reference is drawn once a run from the source images that show tissue. An image without
+    tissue is left as it is. The network, its loss and its training are those of ``supervised``.
+    Colours must be as stored: ``intensity: none``. Normalisers by generative networks (STST and
+    DSCSI GAN in the table of Raipuria et al. 2022) are not built.
 
-    Where we differ from Macenko et al.: amounts are not negative, and the direction of a stain neither.
+    Where we differ from Macenko et al.: amounts are not negative, and the direction of a stain
+    neither.
 
     Args:
-        method: vahadane (sparse non-negative factors of the optical density) or macenko (extreme angles in its main plane).
+        method: vahadane (sparse non-negative factors of the optical density) or macenko (extreme
+            angles in its main plane).
     """
 
     method: Separation = "vahadane"
@@ -55,7 +60,8 @@ class StainNormalisation:
         white_level(scenario.source, "stain_normalisation")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.steps`` updates on recoloured source batches; the stains of each image are found once."""
+        """``budget.steps`` updates on recoloured source batches; the stains of each image are found
+        once."""
         network.train()
         white = white_level(scenario.source, "stain_normalisation")
         found = context.once("stains", lambda: source_stains(scenario.source, self.method, white))
@@ -72,7 +78,8 @@ class StainNormalisation:
 
 
 def source_stains(cohorts: Sequence[Cohort], method: Separation, white: float) -> dict[str, Tensor]:
-    """Case name -> (3, 3): two stains and, below them, their largest amounts and 0; (0, 3) for an image without tissue."""
+    """Case name -> (3, 3): two stains and, below them, their largest amounts and 0; (0, 3) for an
+    image without tissue."""
     found = {}
     for cohort in cohorts:
         hidden = cohort.unlabelled()
@@ -80,7 +87,9 @@ def source_stains(cohorts: Sequence[Cohort], method: Separation, white: float) -
             one = hidden.case(index)
             stains = find_stains(one.image[0] / white, method)
             found[one.cases[0]] = (
-                torch.zeros(0, 3, dtype=torch.float64) if stains is None else torch.cat([stains.vectors, _row(stains.most)])
+                torch.zeros(0, 3, dtype=torch.float64)
+                if stains is None
+                else torch.cat([stains.vectors, _row(stains.most)])
             )
     return found
 
@@ -89,7 +98,9 @@ def draw_reference(found: Mapping[str, Tensor], rng: torch.Generator) -> Stains:
     """The stains of one image, drawn from those that have any. ``SpecError`` when none has."""
     names = sorted(name for name, table in found.items() if len(table))
     if not names:
-        raise SpecError("stain_normalisation: no source image shows stained tissue; check that the images are H&E in RGB")
+        raise SpecError(
+            "stain_normalisation: no source image shows stained tissue; check that the images are H&E in RGB"
+        )
     chosen = _stains(found[names[int(torch.randint(len(names), (), generator=rng))]])
     assert chosen is not None
     return chosen
@@ -114,7 +125,9 @@ class Recoloured:
     def __call__(self, case: Batch, rng: torch.Generator) -> Batch:
         """``case`` has B = 1."""
         own = _stains(self.found[case.cases[0]])
-        image = restain(case.image[0] / self.white, own, self.reference, self.method) * self.white if own else case.image[0]
+        image = (
+            restain(case.image[0] / self.white, own, self.reference, self.method) * self.white if own else case.image[0]
+        )
         case = replace(case, image=image[None])
         return case if self.then is None else self.then(case, rng)
 

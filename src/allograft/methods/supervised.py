@@ -30,10 +30,13 @@ class Supervised:
     """Train on the source sites and do nothing else: the lower bound of every study.
 
     Args:
-        augmentation: none, light or strong; by default the study's. Strong augmentation is the simplest answer to a shift.
-        optimizer: one ``{name: arguments}``; by default the study's. For tables that compare optimizers.
+        augmentation: none, light or strong; by default the study's. Strong augmentation is the
+            simplest answer to a shift.
+        optimizer: one ``{name: arguments}``; by default the study's. For tables that compare
+            optimizers.
         epochs: how long; by default the budget's. The study's schedule spans them.
-        show_updates: show how far the layers of encoder, decoder and heads move in an update, for networks of our table.
+        show_updates: show how far the layers of encoder, decoder and heads move in an update, for
+            networks of our table.
         first: what the training begins with, such as a pre-training; None = the study's start.
     """
 
@@ -68,7 +71,8 @@ class Supervised:
 
 
 def check_optimizer(request: OptimizerRequest | None, where: str) -> None:
-    """Raise ``SpecError`` for what is not one ``{name: arguments}`` that the table of optimizers makes; None is none."""
+    """Raise ``SpecError`` for what is not one ``{name: arguments}`` that the table of optimizers
+    makes; None is none."""
     if request is None:
         return
     if len(request) != 1:

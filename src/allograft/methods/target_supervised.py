@@ -1,4 +1,5 @@
-"""Supervised training on the target alone: what the target's labels are worth without any source."""
+"""Supervised training on the target alone: what the target's labels are worth without any
+source."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class TargetSupervised:
     """Train on target labels alone, from the same start as the source model.
 
     Args:
-        labels: ``budget`` for the labels that every row may use; ``all`` for every labelled training case of the target, the upper bound.
+        labels: ``budget`` for the labels that every row may use; ``all`` for every labelled
+            training case of the target, the upper bound.
         augmentation: none, light or strong; by default the study's.
     """
 

@@ -1,4 +1,5 @@
-"""Unlearning: a secondary head looks for skin tone, site or scanner in the features, and the encoder learns to hide it."""
+"""Unlearning: a secondary head looks for skin tone, site or scanner in the features, and the
+encoder learns to hide it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,14 @@ from allograft.schedule import Schedule
 from allograft.step import Objective, Terms, average_buffers, average_gradients, named_state
 from allograft.train import train_with_checkpoints
 
-__all__ = ["Unlearning", "UnlearningStep", "class_weights", "confusion_loss", "negative_conditional_entropy", "reverse_gradient"]
+__all__ = [
+    "Unlearning",
+    "UnlearningStep",
+    "class_weights",
+    "confusion_loss",
+    "negative_conditional_entropy",
+    "reverse_gradient",
+]
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,34 +46,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unlearning:
-    """Train on the source while an attribute (skin tone, site, scanner) is unlearned from the features (Bevan and Atapour-Abarghouei 2022).
+    """Train on the source while an attribute (skin tone, site, scanner) is unlearned from the
+    features (Bevan and Atapour-Abarghouei 2022).
 
-    A secondary head h (one linear layer on the encoder's last feature, averaged over space) predicts the attribute by class-weighted
-    cross-entropy L_s, in a step and with an optimizer of its own:
+    A secondary head h (one linear layer on the encoder's last feature, averaged over space)
+    predicts the attribute by class-weighted cross-entropy L_s, in a step and with an optimizer of
+    its own:
 
-    - ``lntl`` (learning not to learn): L_s is minimised by h and, through gradient reversal, maximised by the encoder; then the task's
-      loss + ``entropy`` * mean(sum p log p) moves the network.
-    - ``tabe`` (turning a blind eye): L_s moves h only; then the task's loss + ``confusion`` * cross-entropy of h's output to the uniform
-      distribution moves the network.
+    - ``lntl`` (learning not to learn): L_s is minimised by h and, through gradient reversal,
+      maximised by the encoder; then the task's loss + ``entropy`` * mean(sum p log p) moves the
+      network.
+    - ``tabe`` (turning a blind eye): L_s moves h only; then the task's loss + ``confusion`` *
+      cross-entropy of h's output to the uniform distribution moves the network.
     - ``clgr``: ``tabe``, with gradient reversal in L_s.
 
-    With several attributes each has a head, and the terms are added. A case whose attribute is missing counts in all terms but L_s.
+    With several attributes each has a head, and the terms are added. A case whose attribute is
+    missing counts in all terms but L_s.
 
-    Where we differ: the network's own step uses the study's optimizer and schedule, as every row does (the paper's: SGD 3e-4, momentum
-    0.9, batch 64). ``variant="released"`` is the published code: the network's step comes first; the secondary pass is never detached,
-    so that without reversal the encoder learns to PREDICT the attribute, and it steps the network's own optimizer on gradients of zero;
-    ``confusion`` compares with a fresh uniform random matrix instead of 1 / K, and its gradient moves the encoder a second time, by
-    ``encoder_lr`` (there 3e-3).
+    Where we differ: the network's own step uses the study's optimizer and schedule, as every row
+    does (the paper's: SGD 3e-4, momentum 0.9, batch 64). ``variant="released"`` is the published
+    code: the network's step comes first; the secondary pass is never detached, so that without
+    reversal the encoder learns to PREDICT the attribute, and it steps the network's own optimizer
+    on gradients of zero; ``confusion`` compares with a fresh uniform random matrix instead of 1 /
+    K, and its gradient moves the encoder a second time, by ``encoder_lr`` (there 3e-3).
 
     Args:
         method: lntl, tabe or clgr.
         attributes: manifest columns, or "site".
-        strength: multiplies all that follows; at 0 the secondary heads see detached features and the network is trained as ``supervised``,
-            bit for bit.
-        reversal: gradients into the encoder are multiplied by minus this; 0 is the ablation without reversal.
+        strength: multiplies all that follows; at 0 the secondary heads see detached features and
+            the network is trained as ``supervised``, bit for bit.
+        reversal: gradients into the encoder are multiplied by minus this; 0 is the ablation without
+            reversal.
         entropy: weight of the negative conditional entropy (lntl).
         confusion: weight of the confusion loss (tabe, clgr).
-        head_lr: SGD of the secondary heads, momentum 0.9; None = 3e-4 for lntl, 3e-3 for the others.
+        head_lr: SGD of the secondary heads, momentum 0.9; None = 3e-4 for lntl, 3e-3 for the
+            others.
         encoder_lr: SGD of the encoder under reversed gradients, momentum 0.9.
         hidden: channels between two layers of the secondary head; None = one layer.
         variant: paper or released.
@@ -93,9 +108,12 @@ class Unlearning:
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a network without an encoder, and for an attribute that the source's cases do not tell apart."""
+        """Raise ``SpecError`` for a network without an encoder, and for an attribute that the
+        source's cases do not tell apart."""
         if not isinstance(network, Network):
-            raise SpecError("unlearning: the network is one opaque module without an encoder; choose a network of our table")
+            raise SpecError(
+                "unlearning: the network is one opaque module without an encoder; choose a network of our table"
+            )
         for name in self.attributes:
             groups_of(scenario.source, name)
 
@@ -105,7 +123,8 @@ class Unlearning:
         return None if self.strength else Supervised()
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.steps`` updates on source batches, each a secondary step and a step of the network."""
+        """``budget.steps`` updates on source batches, each a secondary step and a step of the
+        network."""
         self.check(scenario, network, context)
         assert isinstance(network, Network)
         network.train()
@@ -123,7 +142,8 @@ class Unlearning:
         return Carry(network, named_state(step.optimizer, network))
 
     def step(self, network: Network, heads: nn.ModuleList, context: Context, steps: int) -> UnlearningStep:
-        """The update, with its three optimizers; the study's schedule, over ``steps`` updates, is that of the network's own."""
+        """The update, with its three optimizers; the study's schedule, over ``steps`` updates, is
+        that of the network's own."""
         plain = context.gradient_step(network, steps=steps)
         lr = self.head_lr or (3e-4 if self.method == "lntl" else 3e-3)
         encoder = [p for p in network.encoder.parameters() if p.requires_grad]
@@ -148,7 +168,8 @@ class Unlearning:
 
 
 class SecondaryHead(nn.Module):
-    """Predicts one attribute from a pooled feature: (B, channels) -> (B, K) logits; one linear layer, or two with a ReLU between."""
+    """Predicts one attribute from a pooled feature: (B, channels) -> (B, K) logits; one linear
+    layer, or two with a ReLU between."""
 
     weight: Tensor
 
@@ -172,8 +193,9 @@ class UnlearningStep:
         network: with an ``encoder``.
         heads: one ``SecondaryHead`` an attribute.
         objective: the task's loss.
-        optimizer: of the network; ``head_optimizer`` of the heads; ``encoder_optimizer`` of the encoder under reversed gradients (in the
-            released code under the confusion loss, a second time), None where the secondary pass is detached.
+        optimizer: of the network; ``head_optimizer`` of the heads; ``encoder_optimizer`` of the
+            encoder under reversed gradients (in the released code under the confusion loss, a
+            second time), None where the secondary pass is detached.
         fabric: autocast, backward.
         recipe: method, weights and variant.
         draw: the target of the released confusion loss, from logits.
@@ -200,7 +222,9 @@ class UnlearningStep:
             primary = dict(self.objective(self.network, batch))
             feature = pooled(seen[-1])
         if encoder is None:
-            terms |= self._secondary(feature.detach(), batch)  # TABE: L_s alone, then the rest with the head that it left
+            terms |= self._secondary(
+                feature.detach(), batch
+            )  # TABE: L_s alone, then the rest with the head that it left
         with self.fabric.autocast():
             primary |= self._hiding(feature)
         twice = released and encoder is not None and self.recipe.method != "lntl"
@@ -213,7 +237,8 @@ class UnlearningStep:
 
     @property
     def released(self) -> bool:
-        """Whether to step as the published code does; not at strength 0, where nothing is left of it."""
+        """Whether to step as the published code does; not at strength 0, where nothing is left of
+        it."""
         return self.recipe.variant == "released" and self.encoder_optimizer is not None
 
     @property
@@ -226,10 +251,13 @@ class UnlearningStep:
             return reverse_gradient(feature, self.recipe.reverses) if self.recipe.reverses else feature
 
     def _secondary(self, feature: Tensor, batch: Batch, *others: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """L_s of each head, and a step of the heads; of ``others`` too, where the feature is not detached."""
+        """L_s of each head, and a step of the heads; of ``others`` too, where the feature is not
+        detached."""
         with self.fabric.autocast():
             terms = {
-                f"secondary/{head.group.attribute}": weighted_cross_entropy(head(feature), head.group.target(batch), head.weight)
+                f"secondary/{head.group.attribute}": weighted_cross_entropy(
+                    head(feature), head.group.target(batch), head.weight
+                )
                 for head in self._heads
             }
         self._update(terms, *others, self.head_optimizer)
@@ -237,7 +265,9 @@ class UnlearningStep:
 
     def _hiding(self, feature: Tensor) -> dict[str, Tensor]:
         """What the network minimises beside the task's loss."""
-        name, weight = ("entropy", self.recipe.entropy) if self.recipe.method == "lntl" else ("confusion", self.recipe.confusion)
+        name, weight = (
+            ("entropy", self.recipe.entropy) if self.recipe.method == "lntl" else ("confusion", self.recipe.confusion)
+        )
         terms, weight = {}, self.recipe.strength * weight
         for head in self._heads if weight > 0 else ():
             logits = head(feature)
@@ -247,8 +277,11 @@ class UnlearningStep:
         return terms
 
     def _update(self, terms: Mapping[str, Tensor], *optimizers: torch.optim.Optimizer) -> None:
-        for each in (self.optimizer, self.head_optimizer):  # the encoder is the network's: its gradients are gone too
-            each.zero_grad(set_to_none=not self.released)  # zeros let momentum coast, as in the torch of the released code
+        # the encoder is the network's: its gradients are gone too
+        for each in (self.optimizer, self.head_optimizer):
+            each.zero_grad(
+                set_to_none=not self.released
+            )  # zeros let momentum coast, as in the torch of the released code
         self.fabric.backward(torch.stack([*terms.values()]).sum())
         moving = {id(p): p for each in optimizers for group in each.param_groups for p in group["params"]}
         average_gradients(list(moving.values()))

@@ -1,4 +1,5 @@
-"""Standardisation at test time: every target image gets the source's mean and spread; the plainest answer to another scanner's scale."""
+"""Standardisation at test time: every target image gets the source's mean and spread; the plainest
+answer to another scanner's scale."""
 
 from __future__ import annotations
 
@@ -21,12 +22,15 @@ from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 
 @dataclass(frozen=True)
 class ZScore:
-    """At test time, standardise each image by itself and give it the source's mean and standard deviation; nothing is trained.
+    """At test time, standardise each image by itself and give it the source's mean and standard
+    deviation; nothing is trained.
 
-    The network was trained on images prepared as the study says, so the standard score is brought to their scale:
-    ``(x - mean) / sd * sd_source + mean_source`` for each channel. Where the study standardises every image already (``intensity:
-    zscore``) nothing changes but what a resize afterwards took of the spread: the row says that the scale is not what the shift is about.
-    Of a sliced volume each slice is an image. Padding is no part of an image: it counts in no mean, and moves with the rest.
+    The network was trained on images prepared as the study says, so the standard score is brought
+    to their scale: ``(x - mean) / sd * sd_source + mean_source`` for each channel. Where the study
+    standardises every image already (``intensity: zscore``) nothing changes but what a resize
+    afterwards took of the spread: the row says that the scale is not what the shift is about. Of a
+    sliced volume each slice is an image. Padding is no part of an image: it counts in no mean, and
+    moves with the rest.
 
     Args:
         first: what is adapted.
@@ -59,7 +63,8 @@ def source_statistics(source: Iterable[Cohort]) -> tuple[Tensor, Tensor]:
 
 
 def statistics(image: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (1/n) of the pixels ``inside``, (B, 1, *spatial), of (B, C, *spatial): (B, C) each, float64."""
+    """Mean and standard deviation (1/n) of the pixels ``inside``, (B, 1, *spatial), of (B, C,
+    *spatial): (B, C) each, float64."""
     pixels, weight = image.double().flatten(2), inside.double().flatten(2)
     count = weight.sum(2).clamp_min(1)
     mean = (pixels * weight).sum(2) / count
@@ -67,7 +72,8 @@ def statistics(image: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardised(image: Tensor, mean: Tensor, spread: Tensor, inside: Tensor | None = None) -> Tensor:
-    """(B, C, *spatial) with ``mean`` and ``spread`` (C,) in every image; one of a single value becomes the mean.
+    """(B, C, *spatial) with ``mean`` and ``spread`` (C,) in every image; one of a single value
+    becomes the mean.
 
     Args:
         inside: (B, 1, *spatial) bool, what counts in an image's own mean and spread; None = all.

@@ -17,7 +17,8 @@ BINS = 15
 
 
 def auroc(score: Tensor, positive: Tensor) -> float:
-    """Area under the ROC curve: the chance that a positive case scores higher than a negative one, ties counting half.
+    """Area under the ROC curve: the chance that a positive case scores higher than a negative one,
+    ties counting half.
 
     Args:
         score: (N,) float.
@@ -42,14 +43,16 @@ def auroc(score: Tensor, positive: Tensor) -> float:
 
 
 def average_precision(score: Tensor, positive: Tensor) -> float:
-    """Average precision: the sum over thresholds of precision times the recall gained; cases of one score share a threshold.
+    """Average precision: the sum over thresholds of precision times the recall gained; cases of one
+    score share a threshold.
 
     Args:
         score: (N,) float.
         positive: (N,) bool.
 
     Returns:
-        In [0, 1]; nan without a positive or without a negative case, where it would say nothing of the order.
+        In [0, 1]; nan without a positive or without a negative case, where it would say nothing of
+        the order.
 
     Example:
         >>> round(average_precision(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True])), 3)
@@ -62,14 +65,16 @@ def average_precision(score: Tensor, positive: Tensor) -> float:
     values = score.double().cpu().numpy()
     order = np.argsort(-values, kind="stable")
     ordered = values[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # the last case of each score
+    # the last case of each score
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     hits = flags[order].cumsum()[last]
     gained = hits - np.concatenate([[0], hits[:-1]])
     return float((gained * hits / (last + 1)).sum() / hits[-1])
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> float:
-    """Mean over cases of the gap between a bin's confidence and its accuracy (Guo et al. 2017, equation 3), in [0, 1].
+    """Mean over cases of the gap between a bin's confidence and its accuracy (Guo et al. 2017,
+    equation 3), in [0, 1].
 
     Args:
         confidence: (N,) probability given to the predicted class.
@@ -103,7 +108,8 @@ def confusion(found: Tensor, label: Tensor, classes: int) -> NDArray[np.int64]:
 
 
 def recalls(counts: NDArray[np.int64]) -> list[float]:
-    """Share of each class's cases that are found: of two classes, specificity and sensitivity. nan for a class that is absent.
+    """Share of each class's cases that are found: of two classes, specificity and sensitivity. nan
+    for a class that is absent.
 
     Args:
         counts: (K, K) of ``confusion``.
@@ -112,7 +118,8 @@ def recalls(counts: NDArray[np.int64]) -> list[float]:
 
 
 def balanced_accuracy(counts: NDArray[np.int64]) -> float:
-    """Mean recall of the classes that are present: (K, K) of ``confusion`` -> [0, 1]; nan when fewer than two are.
+    """Mean recall of the classes that are present: (K, K) of ``confusion`` -> [0, 1]; nan when
+    fewer than two are.
 
     >>> balanced_accuracy(np.array([[2, 0], [1, 1]]))
     0.75
@@ -122,7 +129,8 @@ def balanced_accuracy(counts: NDArray[np.int64]) -> float:
 
 
 def macro_f1(counts: NDArray[np.int64]) -> float:
-    """Mean F1 of the classes that are present or predicted: (K, K) of ``confusion`` -> [0, 1]; nan as ``balanced_accuracy``.
+    """Mean F1 of the classes that are present or predicted: (K, K) of ``confusion`` -> [0, 1]; nan
+    as ``balanced_accuracy``.
 
     >>> round(macro_f1(np.array([[2, 0], [1, 1]])), 3)
     0.733
@@ -136,8 +144,8 @@ def macro_f1(counts: NDArray[np.int64]) -> float:
 def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequence[str]) -> dict[str, float]:
     """All metrics of a test set whose cases have one label each.
 
-    With two classes AUROC and average precision are those of the second one, the finding. With more they are means over the classes,
-    each against the rest, where that is defined.
+    With two classes AUROC and average precision are those of the second one, the finding. With more
+    they are means over the classes, each against the rest, where that is defined.
 
     Args:
         probabilities: (N, K).
@@ -145,9 +153,9 @@ def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequen
         classes: K names.
 
     Returns:
-        accuracy, balanced_accuracy, macro_f1, auroc, average_precision, ece; ``recall/NAME`` of each class, and with more than two
-        classes ``auroc/NAME`` and ``average_precision/NAME``. nan = undefined: with a single class present, all but accuracy, ece and
-        that class's recall.
+        accuracy, balanced_accuracy, macro_f1, auroc, average_precision, ece; ``recall/NAME`` of
+        each class, and with more than two classes ``auroc/NAME`` and ``average_precision/NAME``.
+        nan = undefined: with a single class present, all but accuracy, ece and that class's recall.
 
     Raises:
         SpecError: shapes or labels that do not fit the classes.
@@ -158,8 +166,12 @@ def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequen
         >>> round(scores["accuracy"], 3), scores["auroc"], scores["recall/yes"]
         (0.667, 1.0, 0.5)
     """
-    if probabilities.shape != (len(label), len(classes)) or (len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(classes)):
-        raise SpecError(f"probabilities {tuple(probabilities.shape)} and {len(label)} labels do not fit {len(classes)} classes")
+    if probabilities.shape != (len(label), len(classes)) or (
+        len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(classes)
+    ):
+        raise SpecError(
+            f"probabilities {tuple(probabilities.shape)} and {len(label)} labels do not fit {len(classes)} classes"
+        )
     confidence, found = probabilities.max(1) if len(label) else (probabilities.sum(1), label)
     counts = confusion(found, label, len(classes))
     if len(classes) == 2:
@@ -179,7 +191,8 @@ def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequen
 
 
 def multilabel_metrics(probabilities: Tensor, label: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """All metrics of a test set whose cases have any number of labels; each class is a question of its own, predicted from 0.5 on.
+    """All metrics of a test set whose cases have any number of labels; each class is a question of
+    its own, predicted from 0.5 on.
 
     Args:
         probabilities: (N, K).
@@ -187,9 +200,10 @@ def multilabel_metrics(probabilities: Tensor, label: Tensor, classes: Sequence[s
         classes: K names.
 
     Returns:
-        Means over the classes where they are defined of accuracy, balanced_accuracy, F1 (``macro_f1``), auroc, average_precision and ece
-        (of the probability of the answer given), and ``auroc/NAME``, ``average_precision/NAME``, ``recall/NAME``. nan = undefined: all
-        but accuracy and ece need a case with the class and a case without it.
+        Means over the classes where they are defined of accuracy, balanced_accuracy, F1
+        (``macro_f1``), auroc, average_precision and ece (of the probability of the answer given),
+        and ``auroc/NAME``, ``average_precision/NAME``, ``recall/NAME``. nan = undefined: all but
+        accuracy and ece need a case with the class and a case without it.
 
     Example:
         >>> found = torch.tensor([[0.9, 0.2], [0.3, 0.4]])
@@ -198,7 +212,10 @@ def multilabel_metrics(probabilities: Tensor, label: Tensor, classes: Sequence[s
         (1.0, 1.0, nan)
     """
     if probabilities.shape != label.shape or probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
-        raise SpecError(f"probabilities {tuple(probabilities.shape)} and labels {tuple(label.shape)}; expected (N, {len(classes)}) both")
+        raise SpecError(
+            f"probabilities {tuple(probabilities.shape)} and labels {tuple(label.shape)}; expected (N, "
+            f"{len(classes)}) both"
+        )
     truth, found = label > 0.5, probabilities >= 0.5
     each: dict[str, list[float]] = {key: [] for key in ("accuracy", "balanced_accuracy", "macro_f1", "ece")}
     sensitivity = {}
@@ -216,10 +233,13 @@ def multilabel_metrics(probabilities: Tensor, label: Tensor, classes: Sequence[s
 
 
 def _ranking(probabilities: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """AUROC and average precision of each class against the rest, and their means over the classes where they are defined."""
+    """AUROC and average precision of each class against the rest, and their means over the classes
+    where they are defined."""
     scores: dict[str, float] = {}
     for metric, function in (("auroc", auroc), ("average_precision", average_precision)):
-        each = {f"{metric}/{name}": function(probabilities[:, index], truth[:, index]) for index, name in enumerate(classes)}
+        each = {
+            f"{metric}/{name}": function(probabilities[:, index], truth[:, index]) for index, name in enumerate(classes)
+        }
         scores |= {metric: _defined_mean(list(each.values())), **each}
     return scores
 
@@ -235,4 +255,7 @@ def _defined_mean(values: Sequence[float]) -> float:
 
 def _check(score: Tensor, flag: Tensor) -> None:
     if score.ndim != 1 or score.shape != flag.shape or flag.dtype != torch.bool:
-        raise SpecError(f"scores {tuple(score.shape)} and flags {tuple(flag.shape)} of {flag.dtype}; expected (N,) both, flags boolean")
+        raise SpecError(
+            f"scores {tuple(score.shape)} and flags {tuple(flag.shape)} of {flag.dtype}; expected (N,) both, flags "
+            "boolean"
+        )

@@ -1,7 +1,9 @@
-"""Scores that need no label. They say how sure a model is, or how clear-cut its predictions are, not how right.
+"""Scores that need no label. They say how sure a model is, or how clear-cut its predictions are,
+not how right.
 
-Of a set of images: entropy (Morerio et al. 2018 choose by it), information maximisation (Shi and Sha 2012) and soft neighbourhood
-density (Saito et al. 2021). Entropies are natural; where "share" is said, divided by the largest possible.
+Of a set of images: entropy (Morerio et al. 2018 choose by it), information maximisation (Shi and
+Sha 2012) and soft neighbourhood density (Saito et al. 2021). Entropies are natural; where "share"
+is said, divided by the largest possible.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ TEMPERATURE = 0.05
 KEYS = ("mask", "label")
 """Outputs that have these scores: class probabilities, of pixels or of images."""
 PIXELS = 100
-"""Pixels of an image that its soft neighbourhood density is taken over, as in the paper's code for segmentation."""
+"""Pixels of an image that its soft neighbourhood density is taken over, as in the paper's code for
+segmentation."""
 
 
 def class_probabilities(logits: Tensor, *, several: bool = False) -> Tensor:
-    """(B, K, *spatial) -> the same shape, float64; with ``several``, K independent labels, each a sigmoid."""
+    """(B, K, *spatial) -> the same shape, float64; with ``several``, K independent labels, each a
+    sigmoid."""
     return logits.double().sigmoid() if several else logits.double().softmax(1)
 
 
@@ -29,7 +33,8 @@ def entropy(probabilities: Tensor, *, several: bool = False) -> Tensor:
     """Entropy of predicted classes as a share of the largest possible: 0 = sure, 1 = knows nothing.
 
     Args:
-        probabilities: (B, K, *spatial); with ``several``, of K independent labels, whose entropies are averaged.
+        probabilities: (B, K, *spatial); with ``several``, of K independent labels, whose entropies
+            are averaged.
 
     Returns:
         (B, *spatial).
@@ -43,7 +48,8 @@ def entropy(probabilities: Tensor, *, several: bool = False) -> Tensor:
 
 
 def mean_entropy(logits: Tensor, *, several: bool = False) -> float:
-    """Mean entropy of the predicted classes, as a share of the largest possible: 0 = sure everywhere, 1 = knows nothing.
+    """Mean entropy of the predicted classes, as a share of the largest possible: 0 = sure
+    everywhere, 1 = knows nothing.
 
     Args:
         logits: (B, K, *spatial); with ``several``, K independent labels.
@@ -57,16 +63,19 @@ def mean_entropy(logits: Tensor, *, several: bool = False) -> float:
 
 
 def mean_prediction(logits: Tensor, *, several: bool = False) -> Tensor:
-    """How much of the images each class is given: (B, K, *spatial) -> (K,) float64, mean over images and pixels."""
+    """How much of the images each class is given: (B, K, *spatial) -> (K,) float64, mean over
+    images and pixels."""
     return class_probabilities(logits, several=several).movedim(1, 0).flatten(1).mean(1)
 
 
 def information(predictions: Tensor, entropies: Tensor, *, several: bool = False) -> float:
-    """Mutual information between image (or pixel) and predicted class, I = H(mean p) - mean H(p), as a share of the largest possible.
+    """Mutual information between image (or pixel) and predicted class, I = H(mean p) - mean H(p),
+    as a share of the largest possible.
 
-    High when every prediction is sure and together they use all classes: a model that calls everything background has entropy 0, and
-    information 0. What information maximisation maximises (Shi and Sha 2012; Bridle et al. 1992); its loss, mean conditional
-    entropy less entropy of the mean prediction, is minus this number. Higher is better.
+    High when every prediction is sure and together they use all classes: a model that calls
+    everything background has entropy 0, and information 0. What information maximisation maximises
+    (Shi and Sha 2012; Bridle et al. 1992); its loss, mean conditional entropy less entropy of the
+    mean prediction, is minus this number. Higher is better.
 
     Args:
         predictions: (N, K) ``mean_prediction`` of each image.
@@ -81,16 +90,22 @@ def information(predictions: Tensor, entropies: Tensor, *, several: bool = False
     return float(entropy(predictions.double().mean(0, keepdim=True), several=several)[0] - entropies.double().mean())
 
 
-def soft_neighbourhood_density(probabilities: Tensor, *, several: bool = False, temperature: float = TEMPERATURE) -> float:
-    """Soft neighbourhood density (Saito et al. 2021, ICCV): how many others each point has close by, in nats. Higher is better.
+def soft_neighbourhood_density(
+    probabilities: Tensor, *, several: bool = False, temperature: float = TEMPERATURE
+) -> float:
+    """Soft neighbourhood density (Saito et al. 2021, ICCV): how many others each point has close
+    by, in nats. Higher is better.
 
-    Rows are scaled to length 1; S_ij is the inner product of rows i and j; P_i = softmax over j != i of S_ij / temperature; the score is
-    the mean over i of the entropy of P_i. A point with m equal neighbours and none else near has log(m). The similarity of a point with
-    itself does not count (the released code sets it to -1, which leaves it a weight below exp(-20), and adds 1e-5 within the logarithm).
+    Rows are scaled to length 1; S_ij is the inner product of rows i and j; P_i = softmax over j !=
+    i of S_ij / temperature; the score is the mean over i of the entropy of P_i. A point with m
+    equal neighbours and none else near has log(m). The similarity of a point with itself does not
+    count (the released code sets it to -1, which leaves it a weight below exp(-20), and adds 1e-5
+    within the logarithm).
 
     Args:
-        probabilities: (N, K) softmax outputs of N images, or of N pixels of one image; with ``several``, of K independent labels: a
-            point is then (p, 1 - p), as if each label were a question with two answers (the paper has single labels only).
+        probabilities: (N, K) softmax outputs of N images, or of N pixels of one image; with
+            ``several``, of K independent labels: a point is then (p, 1 - p), as if each label were
+            a question with two answers (the paper has single labels only).
         temperature: of the similarities.
 
     Returns:

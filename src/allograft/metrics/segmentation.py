@@ -1,4 +1,5 @@
-"""Overlap and surface metrics of one case, from boolean masks or from label maps, in 2-D and 3-D."""
+"""Overlap and surface metrics of one case, from boolean masks or from label maps, in 2-D and
+3-D."""
 
 from __future__ import annotations
 
@@ -62,9 +63,11 @@ def iou(prediction: Tensor, target: Tensor) -> float:
 
 
 def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
-    """Distance in mm from each surface voxel of one mask to the nearest surface voxel of the other, both ways.
+    """Distance in mm from each surface voxel of one mask to the nearest surface voxel of the other,
+    both ways.
 
-    A mask's surface is the mask minus its erosion by the cross-shaped element; voxels on the border of the image belong to it.
+    A mask's surface is the mask minus its erosion by the cross-shaped element; voxels on the border
+    of the image belong to it.
 
     Args:
         prediction: (*spatial) bool.
@@ -72,8 +75,9 @@ def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[floa
         spacing: voxel size in mm, one positive number per axis.
 
     Returns:
-        Two float64 tensors on the CPU, (N,) from the prediction's N surface voxels to the target's surface and (M,) back.
-        An empty mask has no surface: N or M is 0, and the distances to it are inf.
+        Two float64 tensors on the CPU, (N,) from the prediction's N surface voxels to the target's
+        surface and (M,) back. An empty mask has no surface: N or M is 0, and the distances to it
+        are inf.
 
     Raises:
         SpecError: the masks are not boolean, their shapes differ, or the spacing does not fit them.
@@ -94,10 +98,12 @@ def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[floa
 
 
 def hausdorff95(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> float:
-    """95 % Hausdorff distance in mm: the larger of the 95th percentiles of the two directed surface distances.
+    """95 % Hausdorff distance in mm: the larger of the 95th percentiles of the two directed surface
+    distances.
 
-    The percentile interpolates linearly, and is taken per direction, as in MONAI (``percentile=95, directed=False``); other
-    libraries pool both directions first and get a smaller value.
+    The percentile interpolates linearly, and is taken per direction, as in MONAI
+    (``percentile=95, directed=False``); other libraries pool both directions first and get a
+    smaller value.
 
     Args:
         prediction: (*spatial) bool.
@@ -118,7 +124,8 @@ def hausdorff95(prediction: Tensor, target: Tensor, spacing: Sequence[float] | T
 
 
 def average_surface_distance(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> float:
-    """Symmetric average surface distance in mm: the mean of both directed surface distances, pooled (MONAI's ``symmetric=True``).
+    """Symmetric average surface distance in mm: the mean of both directed surface distances, pooled
+    (MONAI's ``symmetric=True``).
 
     Args:
         prediction: (*spatial) bool.
@@ -146,19 +153,22 @@ def case_metrics(
     spacing: Sequence[float] | Tensor,
     region: Tensor | None = None,
 ) -> dict[str, float]:
-    """Dice, IoU, 95 % Hausdorff and average surface distance (mm) of one case, for each class and on average.
+    """Dice, IoU, 95 % Hausdorff and average surface distance (mm) of one case, for each class and
+    on average.
 
     Args:
         prediction: (*spatial) integer label map; 0 = background, i + 1 = ``classes[i]``.
         target: (*spatial) integer label map; -100 = not annotated, left out of both maps.
         classes: the names of the foreground classes.
         spacing: voxel size in mm, one positive number per axis.
-        region: (*spatial) bool, the voxels that count; in both maps the others become background before measuring.
+        region: (*spatial) bool, the voxels that count; in both maps the others become background
+            before measuring.
 
     Returns:
-        ``dice/NAME``, ``iou/NAME``, ``hd95/NAME``, ``asd/NAME`` for each class, and their means over the classes where they are
-        defined, ``dice``, ``iou``, ``hd95``, ``asd``. A class absent from both maps is nan throughout; a class absent from
-        one has Dice and IoU 0 and distances nan. A mean over nothing is nan.
+        ``dice/NAME``, ``iou/NAME``, ``hd95/NAME``, ``asd/NAME`` for each class, and their means
+        over the classes where they are defined, ``dice``, ``iou``, ``hd95``, ``asd``. A class
+        absent from both maps is nan throughout; a class absent from one has Dice and IoU 0 and
+        distances nan. A mean over nothing is nan.
 
     Raises:
         SpecError: shapes differ, a map holds a value that is no class, or the spacing does not fit.
@@ -174,7 +184,9 @@ def case_metrics(
     scores = {
         f"{metric}/{name}": value
         for number, name in enumerate(classes, start=1)
-        for metric, value in _class_metrics((prediction == number) & counted, (target == number) & counted, spacing).items()
+        for metric, value in _class_metrics(
+            (prediction == number) & counted, (target == number) & counted, spacing
+        ).items()
     }
     return scores | {metric: _defined_mean([scores[f"{metric}/{name}"] for name in classes]) for metric in METRICS}
 
@@ -203,7 +215,8 @@ def _defined_mean(values: Sequence[float]) -> float:
 
 
 def _joint_crop(prediction: Tensor, target: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Both masks, cut to the box that holds them: distances are the same, and the transform sees far fewer voxels."""
+    """Both masks, cut to the box that holds them: distances are the same, and the transform sees
+    far fewer voxels."""
     union = prediction | target
     box = []
     for axis in range(union.ndim):
@@ -218,7 +231,9 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     inner = mask.copy()
     for axis in range(mask.ndim):
         for start in (0, 2):
-            inner &= padded[tuple(slice(start, start + n) if axis == k else slice(1, 1 + n) for k, n in enumerate(mask.shape))]
+            inner &= padded[
+                tuple(slice(start, start + n) if axis == k else slice(1, 1 + n) for k, n in enumerate(mask.shape))
+            ]
     surface: NDArray[np.bool_] = mask & ~inner
     return surface
 
@@ -232,10 +247,14 @@ def _distance_to(surface: NDArray[np.bool_], spacing: Sequence[float]) -> NDArra
 
 def _check_masks(prediction: Tensor, target: Tensor) -> None:
     if prediction.shape != target.shape:
-        raise SpecError(f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid")
+        raise SpecError(
+            f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid"
+        )
     for name, mask in (("prediction", prediction), ("target", target)):
         if mask.dtype != torch.bool:
-            raise SpecError(f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first")
+            raise SpecError(
+                f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first"
+            )
 
 
 def _check_spacing(spacing: Sequence[float] | Tensor, dims: int) -> list[float]:
@@ -253,7 +272,11 @@ def _check_maps(prediction: Tensor, target: Tensor, region: Tensor | None, class
         raise SpecError(f"region is {region.dtype}, expected torch.bool (True = counts)")
     for name, labels, ignored in (("prediction", prediction, 0), ("target", target, IGNORED)):
         if labels.is_floating_point() or labels.is_complex():
-            raise SpecError(f"{name} is {labels.dtype}, expected an integer label map; take the argmax of the logits first")
+            raise SpecError(
+                f"{name} is {labels.dtype}, expected an integer label map; take the argmax of the logits first"
+            )
         wrong = ((labels < 0) | (labels > classes)) & (labels != ignored)
         if wrong.any():
-            raise SpecError(f"{name} holds {int(labels[wrong][0])}, which is no class; expected 0 (background) to {classes}")
+            raise SpecError(
+                f"{name} holds {int(labels[wrong][0])}, which is no class; expected 0 (background) to {classes}"
+            )

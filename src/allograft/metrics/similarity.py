@@ -1,4 +1,5 @@
-"""Image similarity by spectral residual (SR-SIM): two images, or one image against many whose maps are kept."""
+"""Image similarity by spectral residual (SR-SIM): two images, or one image against many whose maps
+are kept."""
 
 from __future__ import annotations
 
@@ -28,16 +29,18 @@ TIE = 1e-6
 def srsim(x: Tensor, y: Tensor, data_range: float = 1.0) -> Tensor:
     """Spectral residual similarity of pairs of grey images, 1 for equal ones.
 
-    Zhang and Li 2012, "SR-SIM: a fast and high performance IQA index based on spectral residual". With R the saliency map, G the
+    Zhang and Li 2012, "SR-SIM: a fast and high performance IQA index based on spectral residual".
+    With R the saliency map, G the
     gradient's magnitude (Scharr), and images scaled to 0..255::
 
         S(a, b; C) = (2 a b + C) / (a^2 + b^2 + C)                                 C_R = 0.40, C_G = 225
         srsim = sum S(R_x, R_y; C_R) sqrt(S(G_x, G_y; C_G)) max(R_x, R_y) / sum max(R_x, R_y)
 
-    R is |F^-1(exp(log|F| - mean_3x3 log|F| + i phase))|^2 of the image at a quarter of its size, blurred by a Gaussian of 10 pixels and
-    deviation 3.8, brought to 0..1 and enlarged again. Images whose short side is 384 pixels or more are averaged first over blocks of
-    round(side / 256). Settings and borders are those of piq. Each image's map is brought to 0..1 by itself, so a batch is a loop of
-    pairs; piq takes the extremes of the whole batch.
+    R is |F^-1(exp(log|F| - mean_3x3 log|F| + i phase))|^2 of the image at a quarter of its size,
+    blurred by a Gaussian of 10 pixels and deviation 3.8, brought to 0..1 and enlarged again. Images
+    whose short side is 384 pixels or more are averaged first over blocks of round(side / 256).
+    Settings and borders are those of piq. Each image's map is brought to 0..1 by itself, so a batch
+    is a loop of pairs; piq takes the extremes of the whole batch.
 
     Args:
         x: (B, 1, H, W) float, from 0 to ``data_range``; H and W at least 40.
@@ -68,7 +71,8 @@ class SrsimReference:
     """Images to compare others with again and again: their maps are computed once.
 
     Args:
-        maps: (N, 2, H W) float32: saliency and gradient magnitude, each divided by the root of its constant.
+        maps: (N, 2, H W) float32: saliency and gradient magnitude, each divided by the root of its
+            constant.
         size: (H, W) of the maps.
         data_range: the value of white.
 
@@ -84,7 +88,8 @@ class SrsimReference:
 
     @classmethod
     def of(cls, images: Tensor | Iterable[Tensor], data_range: float = 1.0) -> SrsimReference:
-        """The maps of (N, 1, H, W) images, or of such batches one after another; kept in float32, computed in float64."""
+        """The maps of (N, 1, H, W) images, or of such batches one after another; kept in float32,
+        computed in float64."""
         batches = images.split(16) if isinstance(images, Tensor) else images
         kept, size = [], (0, 0)
         for batch in batches:
@@ -98,7 +103,8 @@ class SrsimReference:
         return len(self.maps)
 
     def scores(self, image: Tensor, among: Tensor | None = None) -> Tensor:
-        """``srsim`` of one image with each, or with those of ``among``: (1, 1, H, W) -> (N,) float32.
+        """``srsim`` of one image with each, or with those of ``among``: (1, 1, H, W) -> (N,)
+        float32.
 
         One reference at a time, which stays in the cache.
         """
@@ -108,7 +114,11 @@ class SrsimReference:
         if r.shape != self.size:
             raise SpecError(f"the image's map is {tuple(r.shape)}, the references' {self.size}; crop to one size")
         own = torch.stack([r.reshape(-1) / math.sqrt(SALIENCY_CONSTANT), g.reshape(-1) / math.sqrt(GRADIENT_CONSTANT)])
-        twice, square, one = 2 * own, own * own + 1, torch.ones((), device=own.device)  # S of maps so scaled has the constant 1
+        twice, square, one = (
+            2 * own,
+            own * own + 1,
+            torch.ones((), device=own.device),
+        )  # S of maps so scaled has the constant 1
         above, below, sums = torch.empty_like(own), torch.empty_like(own), []
         (alike, gradient), (spare, root), saliency = above, below, own[0]
         for maps in self.maps.unbind() if among is None else map(self.maps.__getitem__, among.tolist()):
@@ -121,12 +131,14 @@ class SrsimReference:
         return weighted / (weight + torch.finfo(torch.float32).eps)
 
     def ranked(self, image: Tensor) -> Tensor:
-        """All references, the most similar first: (N,) int64. Scores that round to the same 1e-6 stand in the references' order."""
+        """All references, the most similar first: (N,) int64. Scores that round to the same 1e-6
+        stand in the references' order."""
         return ordered(self.scores(image))
 
 
 def ordered(scores: Tensor) -> Tensor:
-    """Indices of (N,) scores, the highest first; those that round to the same 1e-6 stand in their own order.
+    """Indices of (N,) scores, the highest first; those that round to the same 1e-6 stand in their
+    own order.
 
     >>> ordered(torch.tensor([0.2, 0.7, 0.7 + 1e-8])).tolist()
     [1, 2, 0]
@@ -135,13 +147,16 @@ def ordered(scores: Tensor) -> Tensor:
 
 
 def similarity_maps(image: Tensor, data_range: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Saliency (0 to 1) and gradient magnitude of (B, 1, H, W) images: all that ``srsim`` sees of one, both (B, H', W').
+    """Saliency (0 to 1) and gradient magnitude of (B, 1, H, W) images: all that ``srsim`` sees of
+    one, both (B, H', W').
 
     Raises:
         SpecError: as ``srsim``.
     """
     if image.ndim != 4 or image.shape[1] != 1 or not image.is_floating_point():
-        raise SpecError(f"images are {image.dtype} of shape {tuple(image.shape)}, expected grey ones, (B, 1, H, W) floating point")
+        raise SpecError(
+            f"images are {image.dtype} of shape {tuple(image.shape)}, expected grey ones, (B, 1, H, W) floating point"
+        )
     if not data_range > 0:
         raise SpecError(f"data_range is {data_range}, expected a positive number")
     plane = image.to(torch.promote_types(image.dtype, torch.float32)) * (255 / data_range)
@@ -158,12 +173,16 @@ def _alike(a: Tensor, b: Tensor, constant: float) -> Tensor:
 
 
 def _gradient(plane: Tensor) -> Tensor:
-    across = torch.tensor([[-3.0, 0.0, 3.0], [-10.0, 0.0, 10.0], [-3.0, 0.0, 3.0]], dtype=plane.dtype, device=plane.device) / 16
+    across = (
+        torch.tensor([[-3.0, 0.0, 3.0], [-10.0, 0.0, 10.0], [-3.0, 0.0, 3.0]], dtype=plane.dtype, device=plane.device)
+        / 16
+    )
     return F.conv2d(plane, torch.stack([across, across.T])[:, None], padding=1).square().sum(1).sqrt()
 
 
 def _saliency(plane: Tensor) -> Tensor:
-    """(B, H, W) -> (B, H, W). Resizing and blurring are linear along each axis: products with small matrices."""
+    """(B, H, W) -> (B, H, W). Resizing and blurring are linear along each axis: products with small
+    matrices."""
     eps = torch.finfo(plane.dtype).eps
     small = _both(plane, *(_resize(n, math.ceil(n * SCALE), SCALE) for n in plane.shape[-2:]))
     spectrum = torch.fft.fft2(small)
@@ -183,7 +202,8 @@ def _both(plane: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _resize(before: int, after: int, scale: float) -> np.ndarray:
-    """(after, before): cubic interpolation (a = -0.5), widened when it shrinks; beyond the border the image is mirrored, edge included."""
+    """(after, before): cubic interpolation (a = -0.5), widened when it shrinks; beyond the border
+    the image is mirrored, edge included."""
     width = min(scale, 1.0)
     centres = (np.arange(after) + 0.5) / scale - 0.5
     reach = math.ceil(2 / width) + 1
@@ -205,7 +225,8 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _blur(size: int) -> np.ndarray:
-    """(size, size): the Gaussian of an even width, which reaches from 4 pixels before to 5 behind; zeros beyond the border."""
+    """(size, size): the Gaussian of an even width, which reaches from 4 pixels before to 5 behind;
+    zeros beyond the border."""
     taps = np.arange(BLUR) - (BLUR - 1) / 2
     weights = np.exp(-(taps**2) / (2 * SIGMA**2))
     matrix = np.zeros((size, size))

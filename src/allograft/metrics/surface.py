@@ -1,4 +1,5 @@
-"""Surface Dice of two masks: the share of their surfaces, by area, that lies within a tolerance of the other one's."""
+"""Surface Dice of two masks: the share of their surfaces, by area, that lies within a tolerance of
+the other one's."""
 
 from __future__ import annotations
 
@@ -17,20 +18,23 @@ from allograft.errors import SpecError
 Codes = NDArray[np.uint8]
 Places = NDArray[np.int64]
 BALL = 400
-"""Up to so many offsets within the tolerance are looked up one by one; beyond, a tree of points answers sooner."""
+"""Up to so many offsets within the tolerance are looked up one by one; beyond, a tree of points
+answers sooner."""
 
 
 def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor, tolerance: float) -> float:
-    """Surface Dice at a tolerance (Nikolov et al. 2018, "Deep learning to achieve clinically applicable segmentation"), in [0, 1].
+    """Surface Dice at a tolerance (Nikolov et al. 2018, "Deep learning to achieve clinically
+    applicable segmentation"), in [0, 1].
 
     With S_A the surface of a mask and d(x, S) the distance from x to the nearest point of S::
 
         (|{x in S_P: d(x, S_T) <= tolerance}| + |{x in S_T: d(x, S_P) <= tolerance}|) / (|S_P| + |S_T|)
 
-    where |.| is an area in mm^2, in 2-D a length. As in the original, a surface is one element for each
-    corner of the voxel grid whose 2^D voxels are not all alike; its area is that of marching cubes through the middles of the edges (where more than half of the voxels
-    are inside, that of the inverted corner), and distances are those between such corners. Outside the image counts as background.
-    Distances are compared in single precision, so that 3 voxels of 0.1 mm are 0.3 mm.
+    where |.| is an area in mm^2, in 2-D a length. As in the original, a surface is one element for
+    each corner of the voxel grid whose 2^D voxels are not all alike; its area is that of marching
+    cubes through the middles of the edges (where more than half of the voxels are inside, that of
+    the inverted corner), and distances are those between such corners. Outside the image counts as
+    background. Distances are compared in single precision, so that 3 voxels of 0.1 mm are 0.3 mm.
 
     Args:
         prediction: (*spatial) bool, 2-D or 3-D.
@@ -42,7 +46,8 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | 
         The share; 0 when one mask is empty, nan when both are.
 
     Raises:
-        SpecError: the masks are not boolean, their shapes differ, they are neither 2-D nor 3-D, or spacing or tolerance does not fit.
+        SpecError: the masks are not boolean, their shapes differ, they are neither 2-D nor 3-D, or
+            spacing or tolerance does not fit.
 
     Example:
         >>> square = torch.zeros(8, 8, dtype=torch.bool)
@@ -59,7 +64,8 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | 
     box = _box(either)
     steps = _ball(sizes, float(tolerance), tuple(part.stop - part.start for part in box))
     reach = [0] * either.ndim if steps is None else np.abs(steps).max(axis=0, initial=0).tolist()
-    margin = [(1 + far, 1 + far) for far in reach]  # no step from a surface leaves the array or its row
+    # no step from a surface leaves the array or its row
+    margin = [(1 + far, 1 + far) for far in reach]
     padded = [np.pad(mask[box].view(np.uint8), margin) for mask in masks]
     codes = [_codes(mask) for mask in padded]
     area = _measures(sizes)
@@ -89,8 +95,11 @@ def _far(places: Places, other: NDArray[np.bool_], steps: Places) -> Places:
     return rest
 
 
-def _far_by_tree(shape: tuple[int, ...], places: Places, others: Places, sizes: tuple[float, ...], tolerance: float) -> Places:
-    """Those of the flat ``places`` of a grid that are farther from every one of ``others`` than the tolerance."""
+def _far_by_tree(
+    shape: tuple[int, ...], places: Places, others: Places, sizes: tuple[float, ...], tolerance: float
+) -> Places:
+    """Those of the flat ``places`` of a grid that are farther from every one of ``others`` than the
+    tolerance."""
     from scipy.spatial import KDTree
 
     own, other = (np.stack(np.unravel_index(flat, shape), 1) * np.array(sizes) for flat in (places, others))
@@ -100,8 +109,8 @@ def _far_by_tree(shape: tuple[int, ...], places: Places, others: Places, sizes: 
 
 @lru_cache(maxsize=32)
 def _ball(sizes: tuple[float, ...], tolerance: float, shape: tuple[int, ...]) -> Places | None:
-    """(N, D) whole-voxel offsets within the tolerance, nearest first, without 0 and without those that leave a box of ``shape`` voxels;
-    None when they are too many."""
+    """(N, D) whole-voxel offsets within the tolerance, nearest first, without 0 and without those
+    that leave a box of ``shape`` voxels; None when they are too many."""
     reach = [min(int(tolerance / size * (1 + 1e-6)), n) for size, n in zip(sizes, shape, strict=True)]
     if math.prod(2 * r + 1 for r in reach) > 2 * BALL:
         return None
@@ -118,10 +127,12 @@ def _strides(shape: tuple[int, ...]) -> Places:
 
 
 def _codes(mask: Codes) -> Codes:
-    """Flat, one number a corner of the grid, one bit a voxel around it; the first voxel has the highest bit.
+    """Flat, one number a corner of the grid, one bit a voxel around it; the first voxel has the
+    highest bit.
 
-    A corner has the place of its first voxel. Background around the mask keeps what runs over the end of a row at 0. One long row
-    goes fastest, and NumPy multiplies bytes faster than it shifts them.
+    A corner has the place of its first voxel. Background around the mask keeps what runs over the
+    end of a row at 0. One long row goes fastest, and NumPy multiplies bytes faster than it shifts
+    them.
     """
     code = mask.ravel()
     for stride, power in zip(_strides(mask.shape)[::-1].tolist(), (2, 4, 16), strict=False):
@@ -144,7 +155,8 @@ def _measures(sizes: tuple[float, ...]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _normals() -> NDArray[np.float64]:
-    """(256, T, 3): half the cross products of the sides of each code's triangles, for voxels of 1 mm; made once a process."""
+    """(256, T, 3): half the cross products of the sides of each code's triangles, for voxels of 1
+    mm; made once a process."""
     from skimage.measure import marching_cubes
 
     table = np.zeros((256, 5, 3))
@@ -152,7 +164,8 @@ def _normals() -> NDArray[np.float64]:
         fewer = code if code.bit_count() <= 4 else 255 - code
         cell = np.array([fewer >> bit & 1 for bit in range(7, -1, -1)], dtype=np.float64).reshape(2, 2, 2)
         points, triangles, _, _ = marching_cubes(cell, 0.5, method="lorensen", allow_degenerate=False)
-        a, b, c = np.round(2 * points[triangles]).transpose(1, 0, 2) / 2  # the middles of the edges, exactly
+        # the middles of the edges, exactly
+        a, b, c = np.round(2 * points[triangles]).transpose(1, 0, 2) / 2
         table[code, : len(triangles)] = np.cross(b - a, c - a) / 2
     return table
 
@@ -167,17 +180,25 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _checked(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor, tolerance: float) -> tuple[float, ...]:
+def _checked(
+    prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor, tolerance: float
+) -> tuple[float, ...]:
     if prediction.shape != target.shape:
-        raise SpecError(f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid")
+        raise SpecError(
+            f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid"
+        )
     for name, mask in (("prediction", prediction), ("target", target)):
         if mask.dtype != torch.bool:
-            raise SpecError(f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first")
+            raise SpecError(
+                f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first"
+            )
     if prediction.ndim not in (2, 3):
         raise SpecError(f"masks have {prediction.ndim} axes, expected 2 or 3")
     sizes = tuple(float(size) for size in spacing)
     if len(sizes) != prediction.ndim or not all(0 < size < math.inf for size in sizes):
-        raise SpecError(f"spacing is {list(sizes)}, expected {prediction.ndim} positive numbers in mm, one per axis of the mask")
+        raise SpecError(
+            f"spacing is {list(sizes)}, expected {prediction.ndim} positive numbers in mm, one per axis of the mask"
+        )
     if not 0 <= tolerance < math.inf:
         raise SpecError(f"tolerance is {tolerance}, expected a number of mm from 0 on")
     return sizes

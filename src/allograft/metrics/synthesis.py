@@ -1,4 +1,5 @@
-"""How near a made image comes to the true one: mean absolute error and structural similarity, inside a region, in 2-D and 3-D."""
+"""How near a made image comes to the true one: mean absolute error and structural similarity,
+inside a region, in 2-D and 3-D."""
 
 from __future__ import annotations
 
@@ -38,8 +39,11 @@ def mean_absolute_error(made: Tensor, target: Tensor, region: Tensor | None = No
     return chosen.mean().item() if chosen.numel() else math.nan
 
 
-def structural_similarity(made: Tensor, target: Tensor, *, data_range: float = 1.0, region: Tensor | None = None) -> float:
-    """Mean structural similarity (Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity").
+def structural_similarity(
+    made: Tensor, target: Tensor, *, data_range: float = 1.0, region: Tensor | None = None
+) -> float:
+    """Mean structural similarity (Wang et al. 2004, "Image quality assessment: from error
+    visibility to structural similarity").
 
     With means mu, variances s^2 and covariance s_xy in a Gaussian window of standard deviation 1.5
     that is cut at 11 pixels, as eq. 13::
@@ -47,8 +51,9 @@ def structural_similarity(made: Tensor, target: Tensor, *, data_range: float = 1
         SSIM = (2 mu_x mu_y + (0.01 L)^2) (2 s_xy + (0.03 L)^2)
                / ((mu_x^2 + mu_y^2 + (0.01 L)^2) (s_x^2 + s_y^2 + (0.03 L)^2))
 
-    averaged over channels and over the places whose window lies inside the image. The image is not made smaller first. Of a volume the
-    window is a cube. With a region, only windows whose centre lies in it count; they reach five pixels beyond.
+    averaged over channels and over the places whose window lies inside the image. The image is not
+    made smaller first. Of a volume the window is a cube. With a region, only windows whose centre
+    lies in it count; they reach five pixels beyond.
 
     Args:
         made: (C, H, W) or (C, i, j, k), floating point.
@@ -57,7 +62,8 @@ def structural_similarity(made: Tensor, target: Tensor, *, data_range: float = 1
         region: (*spatial) bool, the pixels that count; None = all.
 
     Returns:
-        Up to 1, which equal images have; nan where no window fits, in images of fewer than 11 pixels along an axis say.
+        Up to 1, which equal images have; nan where no window fits, in images of fewer than 11
+        pixels along an axis say.
 
     Raises:
         SpecError: shapes that differ.
@@ -73,7 +79,13 @@ def structural_similarity(made: Tensor, target: Tensor, *, data_range: float = 1
     _check(made, target, region)
     if min(target.shape[1:]) <= 2 * REACH:
         return math.nan
-    options = {"gaussian_weights": True, "sigma": SIGMA, "use_sample_covariance": False, "data_range": data_range, "full": True}
+    options = {
+        "gaussian_weights": True,
+        "sigma": SIGMA,
+        "use_sample_covariance": False,
+        "data_range": data_range,
+        "full": True,
+    }
     pairs = zip(made.double().cpu().numpy(), target.double().cpu().numpy(), strict=True)
     maps = np.stack([ssim_of(one, other, **options)[1] for one, other in pairs])
     inside = (slice(REACH, -REACH),) * (target.ndim - 1)
@@ -86,4 +98,7 @@ def structural_similarity(made: Tensor, target: Tensor, *, data_range: float = 1
 def _check(made: Tensor, target: Tensor, region: Tensor | None) -> None:
     if made.shape != target.shape or (region is not None and region.shape != target.shape[1:]):
         also = "" if region is None else f", the region {tuple(region.shape)}"
-        raise SpecError(f"the made image has shape {tuple(made.shape)}, the true one {tuple(target.shape)}{also}; bring them to one grid")
+        raise SpecError(
+            f"the made image has shape {tuple(made.shape)}, the true one {tuple(target.shape)}{also}; bring them to "
+            "one grid"
+        )

@@ -1,4 +1,5 @@
-"""Networks: encoder, decoder and heads behind one interface, built from a spec that a model folder can hold."""
+"""Networks: encoder, decoder and heads behind one interface, built from a spec that a model folder
+can hold."""
 
 from allograft.networks.load import LoadReport
 from allograft.networks.network import AnyNetwork, Network, Wrapped, build, count_parameters, own_spec, rebuilt

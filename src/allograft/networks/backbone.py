@@ -1,4 +1,5 @@
-"""Any backbone of timm as an encoder: classifiers by name, vision and Swin transformers of any size."""
+"""Any backbone of timm as an encoder: classifiers by name, vision and Swin transformers of any
+size."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from allograft.networks.parts import dense_output, heads_of
 
 
 class TimmEncoder(nn.Module):
-    """(B, C, H, W) -> the features timm names for a model, finest first; those of a vision transformer are its blocks, all of one size.
+    """(B, C, H, W) -> the features timm names for a model, finest first; those of a vision
+    transformer are its blocks, all of one size.
 
     Args:
         body: a model of timm without a classifier.
@@ -22,18 +24,25 @@ class TimmEncoder(nn.Module):
     def __init__(self, body: Any) -> None:
         super().__init__()
         if not hasattr(body, "forward_intermediates"):
-            raise SpecError(f"network timm: {type(body).__name__} does not give its intermediate features; choose another timm name")
+            raise SpecError(
+                f"network timm: {type(body).__name__} does not give its intermediate features; choose another timm name"
+            )
         self.paths: list[str] = [str(info["module"]) for info in body.feature_info]
         self.channels: list[int] = [int(info["num_chs"]) for info in body.feature_info]
         self.strides: list[int] = [int(info["reduction"]) for info in body.feature_info]
-        body.prune_intermediate_layers(len(self.paths), prune_norm=False, prune_head=True)  # what no feature needs is not kept
+        body.prune_intermediate_layers(
+            len(self.paths), prune_norm=False, prune_head=True
+        )  # what no feature needs is not kept
         self.body = body
 
     @property
     def levels(self) -> list[nn.ParameterList]:
-        """The parameters of each feature: all that comes after the feature before it, the first one's stem and the last one's norm too."""
+        """The parameters of each feature: all that comes after the feature before it, the first
+        one's stem and the last one's norm too."""
         names = [name for name, _ in self.body.named_modules()]
-        inside = [[at for at, name in enumerate(names) if name == path or name.startswith(f"{path}.")] for path in self.paths]
+        inside = [
+            [at for at, name in enumerate(names) if name == path or name.startswith(f"{path}.")] for path in self.paths
+        ]
         ends = [max(each) for each in inside]
         levels: list[list[nn.Parameter]] = [[] for _ in self.paths]
         for at, module in enumerate(self.body.modules()):
@@ -59,17 +68,22 @@ def aliases(body: nn.Module) -> dict[str, str]:
 
 
 def created(name: str, in_channels: int, **arguments: Any) -> Any:
-    """A timm model without classifier, its weights drawn. ``SpecError`` for an unknown name or refused arguments."""
+    """A timm model without classifier, its weights drawn. ``SpecError`` for an unknown name or
+    refused arguments."""
     import timm as library
 
     if "pretrained" in arguments:
-        raise SpecError(f"network timm: weights are named by start, so that a saved model needs no download: start: timm:{name}")
+        raise SpecError(
+            f"network timm: weights are named by start, so that a saved model needs no download: start: timm:{name}"
+        )
     if ":" in name or not library.is_model(name):
         raise SpecError(f"network: {nearest(name, library.list_models(), 'timm model')}")
     try:
         return library.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise SpecError(f"network: timm model '{name}': {error}; see its arguments in the documentation of timm") from error
+        raise SpecError(
+            f"network: timm model '{name}': {error}; see its arguments in the documentation of timm"
+        ) from error
 
 
 def timm(in_channels: int, outputs: Mapping[str, int], *, name: str, **arguments: Any) -> Network:
@@ -78,7 +92,8 @@ def timm(in_channels: int, outputs: Mapping[str, int], *, name: str, **arguments
     Args:
         in_channels: image channels.
         outputs: ``{"label": K}``.
-        name: for example ``convnext_atto``. Transformers take images of their own size alone, or any with ``dynamic_img_size: true``.
+        name: for example ``convnext_atto``. Transformers take images of their own size alone, or
+            any with ``dynamic_img_size: true``.
     """
     return classifier("timm", created(name, in_channels, **arguments), outputs)
 
@@ -94,7 +109,8 @@ def vit(
     num_heads: int = 3,
     drop_path: float = 0.0,
 ) -> Network:
-    """Vision transformer (Dosovitskiy et al. 2021), 2-D, for images of any size; the defaults are timm's ``vit_tiny_patch16_224``.
+    """Vision transformer (Dosovitskiy et al. 2021), 2-D, for images of any size; the defaults are
+    timm's ``vit_tiny_patch16_224``.
 
     The head takes the mean over patches; the class token is there so that published weights fit.
 
@@ -134,7 +150,8 @@ def swin(
     window_size: int = 7,
     drop_path: float = 0.1,
 ) -> Network:
-    """Swin transformer (Liu et al. 2021), 2-D, for images of any size; the defaults are timm's ``swin_tiny_patch4_window7_224``.
+    """Swin transformer (Liu et al. 2021), 2-D, for images of any size; the defaults are timm's
+    ``swin_tiny_patch4_window7_224``.
 
     Args:
         in_channels: image channels.

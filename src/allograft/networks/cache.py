@@ -1,4 +1,5 @@
-"""What the frozen part of a network says of a case, computed once and kept, so that a step runs only what is tuned."""
+"""What the frozen part of a network says of a case, computed once and kept, so that a step runs
+only what is tuned."""
 
 from __future__ import annotations
 
@@ -27,34 +28,45 @@ Outputs = Mapping[Call, Any]
 """Call -> what the module returned: tensors, or lists, tuples and dicts of them."""
 
 IN_MEMORY = 2**30
-"""Bytes kept in memory; more goes to a memory-mapped file, of which the system keeps in memory what it can."""
+"""Bytes kept in memory; more goes to a memory-mapped file, of which the system keeps in memory what
+it can."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Largest difference, in parts of the largest output, between a pass with what is kept and a whole one: rounding differs with the batch."""
+"""Largest difference, in parts of the largest output, between a pass with what is kept and a whole
+one: rounding differs with the batch."""
 
 
 class FrozenOutputs:
     """For each case the outputs of the largest frozen modules that nothing tuned comes before.
 
-    With them in place a pass computes the tuned rest alone, on the very same numbers. They are found by running the network, so any
-    network will do: a module counts when no parameter inside it requires a gradient and none of its outputs does. Outputs that no tuned
-    part reads are not kept. Nothing is saved with a checkpoint: after a restart each case is computed again when it is next met.
+    With them in place a pass computes the tuned rest alone, on the very same numbers. They are
+    found by running the network, so any network will do: a module counts when no parameter inside
+    it requires a gradient and none of its outputs does. Outputs that no tuned part reads are not
+    kept. Nothing is saved with a checkpoint: after a restart each case is computed again when it is
+    next met.
 
     Args:
         cases: how many will be met, to foresee the size.
-        folder: where the file goes when memory does not do; the system's own place for temporary files when None. The file has no name, so
-            it is gone with the process, however that ends.
+        folder: where the file goes when memory does not do; the system's own place for temporary
+            files when None. The file has no name, so it is gone with the process, however that
+            ends.
         say: told the size, once.
         in_memory: bytes; more goes to the file.
     """
 
     def __init__(
-        self, cases: int, folder: Path | None = None, say: Callable[[str], None] = lambda line: None, *, in_memory: int = IN_MEMORY
+        self,
+        cases: int,
+        folder: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        *,
+        in_memory: int = IN_MEMORY,
     ) -> None:
         self.cases = cases
         self.folder = folder
         self.say = say
         self.in_memory = in_memory
-        self.like: Outputs | None = None  # those of the first case; what nothing reads is on the device "meta"
+        # those of the first case; what nothing reads is on the device "meta"
+        self.like: Outputs | None = None
         self.kept: dict[str, Outputs] = {}
         self.file: IO[bytes] | None = None
 
@@ -63,7 +75,8 @@ class FrozenOutputs:
         """Inside, the network's first pass over ``batch.image`` computes only what is tuned.
 
         Raises:
-            SpecError: a frozen part that is no function of the case alone, or a network of which nothing can be kept.
+            SpecError: a frozen part that is no function of the case alone, or a network of which
+                nothing can be kept.
         """
         fresh = self.like is None
         for place, case in enumerate(batch.cases):
@@ -76,7 +89,9 @@ class FrozenOutputs:
 
     def _seen(self, network: nn.Module, image: Tensor) -> Outputs:
         with _undisturbed(network):
-            network.eval()  # running statistics of tuned parts stay; frozen parts that behave otherwise in training are found by the check
+            # running statistics of tuned parts stay; frozen parts that behave otherwise in training
+            # are found by the check
+            network.eval()
             if self.like is None:
                 self.like = _what_is_read(network, image, found := frozen_outputs(network, image))
                 self._announce()
@@ -88,13 +103,18 @@ class FrozenOutputs:
     def _announce(self) -> None:
         a_case = sum(_size(tensor) for tensor in tree_leaves(self.like) if not tensor.is_meta)
         if not a_case:
-            raise SpecError("cache_features: no frozen part comes before the tuned one in this network; set cache_features: false")
+            raise SpecError(
+                "cache_features: no frozen part comes before the tuned one in this network; set cache_features: false"
+            )
         if a_case * self.cases > self.in_memory:
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
             self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - it lives as long as this object
         where = "in memory" if self.file is None else f"in a file in {self.folder or tempfile.gettempdir()}"
-        self.say(f"keeping features of {self.cases} cases, {a_case / 2**20:.1f} MiB each, {self.cases * a_case / 2**20:.0f} MiB {where}")
+        self.say(
+            f"keeping features of {self.cases} cases, {a_case / 2**20:.1f} MiB each, "
+            f"{self.cases * a_case / 2**20:.0f} MiB {where}"
+        )
 
     def _laid_down(self, tensor: Tensor, like: Tensor) -> Tensor:
         if like.is_meta:
@@ -122,7 +142,8 @@ class FrozenOutputs:
         return tree_map(join, first, *others)
 
     def _check(self, network: nn.Module, batch: Batch) -> None:
-        """Raise unless a pass with what is kept gives what a whole one gives, in the modes in which the network trains."""
+        """Raise unless a pass with what is kept gives what a whole one gives, in the modes in which
+        the network trains."""
         with torch.no_grad():
             with _undisturbed(network):
                 whole = tree_leaves(network(batch.image))
@@ -132,15 +153,18 @@ class FrozenOutputs:
             if (one - other).abs().max() > TOLERANCE.get(one.dtype, 0.05) * one.abs().max():
                 moving = ", ".join(_random_or_moving(network, self.like or {})) or "a module of its own kind"
                 raise SpecError(
-                    "cache_features: the frozen part of this network is no function of the case alone, because of dropout, moving "
-                    f"statistics or a look at the other cases of the batch ({moving}); set the network's dropout or drop_path to 0, or "
+                    "cache_features: the frozen part of this network is no function of the case alone, because of "
+                    "dropout, moving "
+                    f"statistics or a look at the other cases of the batch ({moving}); set the network's dropout or "
+                    "drop_path to 0, or "
                     "cache_features: false"
                 )
 
 
 @dataclass(frozen=True)
 class OnKept:
-    """An objective that passes each batch through the network once, on what is kept of the frozen part.
+    """An objective that passes each batch through the network once, on what is kept of the frozen
+    part.
 
     Args:
         objective: maps network and batch to terms.
@@ -157,7 +181,8 @@ class OnKept:
 
 
 def frozen_outputs(network: nn.Module, image: Tensor, only: Outputs | None = None) -> dict[Call, Any]:
-    """One pass -> copies of what the largest frozen modules return, those that nothing tuned comes before.
+    """One pass -> copies of what the largest frozen modules return, those that nothing tuned comes
+    before.
 
     Args:
         image: (B, C, *spatial).
@@ -177,12 +202,17 @@ def frozen_outputs(network: nn.Module, image: Tensor, only: Outputs | None = Non
         if call in only if only is not None else tensors and not any(tensor.requires_grad for tensor in tensors):
             for inner in list(found)[before:]:
                 del found[inner]
-            found[call] = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), output)  # before anything changes it in place
+            found[call] = tree_map_only(
+                Tensor, lambda tensor: tensor.detach().clone(), output
+            )  # before anything changes it in place
 
     hooks = []
     for name, module in network.named_modules():
         if not any(p.requires_grad for p in module.parameters()):
-            hooks += [module.register_forward_pre_hook(partial(enter, name)), module.register_forward_hook(partial(leave, name))]
+            hooks += [
+                module.register_forward_pre_hook(partial(enter, name)),
+                module.register_forward_hook(partial(leave, name)),
+            ]
     try:
         network(image)
     finally:
@@ -193,7 +223,8 @@ def frozen_outputs(network: nn.Module, image: Tensor, only: Outputs | None = Non
 
 @contextmanager
 def replayed(network: nn.Module, outputs: Outputs) -> Iterator[None]:
-    """Inside, these calls of the network's modules return these outputs, and compute nothing. They are handed out as they are."""
+    """Inside, these calls of the network's modules return these outputs, and compute nothing. They
+    are handed out as they are."""
     counts: Counter[str] = Counter()
     modules = {name: module for name, module in network.named_modules() if any(name == call[0] for call in outputs)}
 

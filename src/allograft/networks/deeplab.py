@@ -1,4 +1,5 @@
-"""DeepLabv3+ (Chen et al. 2018): a backbone of timm, torchvision's atrous pyramid, and the paper's small decoder."""
+"""DeepLabv3+ (Chen et al. 2018): a backbone of timm, torchvision's atrous pyramid, and the paper's
+small decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LOW = 4
 
 
 class DeepLabDecoder(nn.Module):
-    """Features -> (B, channels, H / 4, W / 4): the atrous pyramid of the last one, enlarged, beside the feature of stride 4."""
+    """Features -> (B, channels, H / 4, W / 4): the atrous pyramid of the last one, enlarged, beside
+    the feature of stride 4."""
 
     def __init__(self, encoder: TimmEncoder, channels: int, rates: Sequence[int]) -> None:
         super().__init__()
@@ -32,7 +34,10 @@ class DeepLabDecoder(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         if self.training and len(features[-1]) == 1 and self.pyramid.training:
-            raise SpecError("network deeplabv3plus: its pyramid normalises over the batch and cannot train on one image; set batch_size: 2")
+            raise SpecError(
+                "network deeplabv3plus: its pyramid normalises over the batch and cannot train on one image; set "
+                "batch_size: 2"
+            )
         deep = upsampled(self.pyramid(features[-1]), self.scale)
         decoded: Tensor = self.blocks(torch.cat([deep, self.edges(features[self.low])], dim=1))
         return decoded
@@ -59,7 +64,8 @@ def deeplabv3plus(
 ) -> Network:
     """DeepLabv3+ for 2-D segmentation.
 
-    Convolutions of the decoder are plain ones, where the paper's are separable; the pyramid is torchvision's, with its dropout of 0.5.
+    Convolutions of the decoder are plain ones, where the paper's are separable; the pyramid is
+    torchvision's, with its dropout of 0.5.
 
     Args:
         in_channels: image channels.
@@ -75,11 +81,14 @@ def deeplabv3plus(
     parts = TimmEncoder(body)
     if LOW not in parts.strides or parts.strides[-1] != output_stride:
         raise SpecError(
-            f"network deeplabv3plus: '{encoder}' has strides {parts.strides}; choose one that ends in {output_stride}: resnet50"
+            f"network deeplabv3plus: '{encoder}' has strides {parts.strides}; choose one that ends in "
+            f"{output_stride}: resnet50"
         )
     decoder = DeepLabDecoder(parts, channels, RATES[output_stride]) if has_decoder(outputs) else None
     head = DenseHead(Enlarged(channels, outputs[dense])) if dense else None
-    return Network(parts, decoder, heads_of(outputs, parts.channels[-1], head), multiple=output_stride, aliases=aliases(body))
+    return Network(
+        parts, decoder, heads_of(outputs, parts.channels[-1], head), multiple=output_stride, aliases=aliases(body)
+    )
 
 
 def _block(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

@@ -8,11 +8,21 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from allograft.networks.network import Network
-from allograft.networks.parts import ChainEncoder, DenseHead, SkipDecoder, check_bottom, dense_output, has_decoder, heads_of, renamed
+from allograft.networks.parts import (
+    ChainEncoder,
+    DenseHead,
+    SkipDecoder,
+    check_bottom,
+    dense_output,
+    has_decoder,
+    heads_of,
+    renamed,
+)
 
 
 class DynUNetEncoder(nn.Module):
-    """(B, C, *spatial) -> one feature a level, finest first; images too small for instance normalisation are refused."""
+    """(B, C, *spatial) -> one feature a level, finest first; images too small for instance
+    normalisation are refused."""
 
     def __init__(self, levels: Sequence[nn.Module], multiple: int) -> None:
         super().__init__()
@@ -40,7 +50,8 @@ def dynunet(
     kernel_size: int = 3,
     residual: bool = False,
 ) -> Network:
-    """Plain or residual U-Net with instance normalisation and strided convolutions, for 2-D and 3-D.
+    """Plain or residual U-Net with instance normalisation and strided convolutions, for 2-D and
+    3-D.
 
     Args:
         in_channels: image channels.
@@ -65,6 +76,8 @@ def dynunet(
     )
     encoder = DynUNetEncoder([whole.input_block, *whole.downsamples, whole.bottleneck], math.prod(strides))
     heads = heads_of(outputs, channels[-1], DenseHead(whole.output_block))
-    network = Network(encoder, SkipDecoder(list(whole.upsamples)) if has_decoder(outputs) else None, heads, multiple=encoder.multiple)
+    network = Network(
+        encoder, SkipDecoder(list(whole.upsamples)) if has_decoder(outputs) else None, heads, multiple=encoder.multiple
+    )
     network.aliases = renamed(whole, network)
     return network

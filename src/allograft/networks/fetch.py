@@ -1,4 +1,5 @@
-"""Published weights by name: from a folder of files, else from the hub that timm publishes on; an offline machine is told what to copy."""
+"""Published weights by name: from a folder of files, else from the hub that timm publishes on; an
+offline machine is told what to copy."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ _NAMED = re.compile(r"(?:^|[\\/])(timm|hf):(.+)$")
 def named_weights(start: Path | str) -> Path | None:
     """The file behind ``timm:NAME`` or ``hf:OWNER/NAME[/FILE]``; None for any other start.
 
-    Looked for in the folder that ``ALLOGRAFT_WEIGHTS`` names (``weights`` by default), as ``NAME.safetensors`` or ``OWNER/NAME/FILE``,
-    and only then downloaded, into the cache of the Hugging Face library.
+    Looked for in the folder that ``ALLOGRAFT_WEIGHTS`` names (``weights`` by default), as
+    ``NAME.safetensors`` or ``OWNER/NAME/FILE``, and only then downloaded, into the cache of the
+    Hugging Face library.
 
     Raises:
-        ModelError: an unknown timm name, or weights that are not here and cannot be fetched: which file, and where to put it.
+        ModelError: an unknown timm name, or weights that are not here and cannot be fetched: which
+            file, and where to put it.
 
     Example:
         >>> named_weights("runs/vessels/models/finetune@chase") is None
@@ -40,7 +43,9 @@ def _timm(name: str) -> tuple[str, str, Path]:
 
     published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     if published is None or not published.hf_hub_id:
-        close = difflib.get_close_matches(name, timm.list_pretrained(), 1, 0.5)  # of a thousand names, the nearest alone
+        close = difflib.get_close_matches(
+            name, timm.list_pretrained(), 1, 0.5
+        )  # of a thousand names, the nearest alone
         hint = f"did you mean '{close[0]}'?" if close else "timm.list_pretrained() lists them"
         raise ModelError(f"start: timm:{name[:200]}: unknown set of timm weights '{name[:200]}'; {hint}")
     full = f"{published.architecture}.{published.tag}" if published.tag else str(published.architecture)
@@ -63,8 +68,10 @@ def _downloaded(name: str, repository: str, file: str, kept: Path) -> Path:
 
     try:
         return Path(hf_hub_download(repository, file))
-    except Exception as error:  # the library raises many kinds, for no network, no such repository, no right to it
+    # the library raises many kinds, for no network, no such repository, no right to it
+    except Exception as error:
         raise ModelError(
-            f"start: {name}: its weights are not on this machine and cannot be fetched ({type(error).__name__}); where there is a network, "
+            f"start: {name}: its weights are not on this machine and cannot be fetched ({type(error).__name__}); "
+            "where there is a network, "
             f"take the file '{file}' of the Hugging Face repository '{repository}', and put it here: {kept}"
         ) from error

@@ -1,4 +1,5 @@
-"""A stored tensor made to fit a network of other channels, dimensions or image size: pure functions."""
+"""A stored tensor made to fit a network of other channels, dimensions or image size: pure
+functions."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ def fitted(name: str, value: Tensor, like: Tensor, *, in_channels: int | None, d
 
     Args:
         name: of the tensor in the network.
-        in_channels: channels of the network's images: only convolutions that take the image itself are given other channels.
+        in_channels: channels of the network's images: only convolutions that take the image itself
+            are given other channels.
         dims: spatial dimensions of the network.
 
     Example:
@@ -40,14 +42,16 @@ def fitted(name: str, value: Tensor, like: Tensor, *, in_channels: int | None, d
 def rechannelled(weight: Tensor, channels: int) -> Tensor:
     """Mean over the stored input channels, repeated: (O, I, *kernel) -> (O, channels, *kernel).
 
-    Scaled by I / channels, so that an image that shows the same in every channel has the same response as before.
+    Scaled by I / channels, so that an image that shows the same in every channel has the same
+    response as before.
     """
     mean = weight.mean(1, keepdim=True) * (weight.shape[1] / channels)
     return mean.expand(-1, channels, *weight.shape[2:]).clone()
 
 
 def inflated(weight: Tensor, depth: int) -> Tensor:
-    """(O, I, H, W) -> (O, I, depth, H, W): repeated along the new first axis and divided by its length (Carreira and Zisserman 2017).
+    """(O, I, H, W) -> (O, I, depth, H, W): repeated along the new first axis and divided by its
+    length (Carreira and Zisserman 2017).
 
     A volume that does not change along that axis has the response that its planes had.
     """
@@ -55,7 +59,8 @@ def inflated(weight: Tensor, depth: int) -> Tensor:
 
 
 def resampled(table: Tensor, like: Tensor, dims: int) -> Tensor | None:
-    """A position table for another grid: (1, N, C), class token first if there is one, or (N, heads) of relative positions.
+    """A position table for another grid: (1, N, C), class token first if there is one, or (N,
+    heads) of relative positions.
 
     Interpolated over the grid: bicubic in 2-D, linear in 3-D. None where N is no square (cube).
     """

@@ -15,10 +15,12 @@ MEND = "use the unet, or for labels the unet, resnet, densenet121, vit or swin"
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """What is gated: the encoder's levels, finest first, then the decoder's ups (if it has any), coarsest first.
+    """What is gated: the encoder's levels, finest first, then the decoder's ups (if it has any),
+    coarsest first.
 
-    A level of a timm backbone is all that comes after the feature before it; where that is several modules, the block is their
-    ``nn.ModuleList``. Parameters that the backbone itself holds, such as a position table, are in no block.
+    A level of a timm backbone is all that comes after the feature before it; where that is several
+    modules, the block is their ``nn.ModuleList``. Parameters that the backbone itself holds, such
+    as a position table, are in no block.
 
     Raises:
         SpecError: a network whose encoder is not made of levels.
@@ -27,9 +29,13 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     ups = getattr(network.decoder, "ups", None) if isinstance(network, Network) else None
     levels = _modules(encoder) if isinstance(encoder, TimmEncoder) else list(getattr(encoder, "levels", ()))
     found = [*levels, *(ups or ())]
-    opaque = not isinstance(encoder, TimmEncoder) and any(isinstance(block, (nn.ParameterList, nn.ModuleList)) for block in found)
+    opaque = not isinstance(encoder, TimmEncoder) and any(
+        isinstance(block, (nn.ParameterList, nn.ModuleList)) for block in found
+    )
     if not levels or opaque:
-        raise SpecError(f"spottunet: the encoder of {named(network)} is not made of levels, so nothing of it can be gated; {MEND}")
+        raise SpecError(
+            f"spottunet: the encoder of {named(network)} is not made of levels, so nothing of it can be gated; {MEND}"
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""Networks from specs that somebody else wrote: nothing is fetched, and nothing is allocated that the weights do not account for."""
+"""Networks from specs that somebody else wrote: nothing is fetched, and nothing is allocated that
+the weights do not account for."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ FETCHING = (
 )
 """Arguments by which builders of MONAI, timm and torchvision fetch weights, or unpickle a file."""
 SPARE_BYTES, SPARE_CALLS = 2**28, 10_000
-"""What building any network may allocate and call beyond its share: tables of positions and masks, which are kept in no file."""
+"""What building any network may allocate and call beyond its share: tables of positions and masks,
+which are kept in no file."""
 
 
 def refuse_fetching(name: str, arguments: Mapping[str, Any]) -> None:
@@ -33,7 +35,9 @@ def refuse_fetching(name: str, arguments: Mapping[str, Any]) -> None:
     for key in FETCHING:
         if arguments.get(key):
             start = f"timm:{arguments.get('name', 'NAME')}" if name == "timm" else "FILE"
-            raise SpecError(f"network: {name}: {key}: networks fetch no weights; remove it, and name them by start: {start}")
+            raise SpecError(
+                f"network: {name}: {key}: networks fetch no weights; remove it, and name them by start: {start}"
+            )
 
 
 def offline(name: str, builder: Any) -> dict[str, Any]:
@@ -52,8 +56,9 @@ def offline(name: str, builder: Any) -> dict[str, Any]:
 def bounded(state: Mapping[str, Tensor], where: str) -> Iterator[None]:
     """Refuse, before it is allocated, what a network for these weights has no use for.
 
-    Inside, torch may make eight times the bytes of ``state`` and ``SPARE_BYTES`` more, by a hundred calls a tensor and ``SPARE_CALLS``
-    more. A card of a few bytes can ask for terabytes, or for a billion small layers.
+    Inside, torch may make eight times the bytes of ``state`` and ``SPARE_BYTES`` more, by a hundred
+    calls a tensor and ``SPARE_CALLS`` more. A card of a few bytes can ask for terabytes, or for a
+    billion small layers.
 
     Raises:
         ModelError: more is asked for.
@@ -76,17 +81,22 @@ class _Bounds(TorchDispatchMode):
         super().__init__()
         self.bytes, self.calls, self.where = most_bytes, most_calls, where
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         self.calls -= 1
         self.bytes -= _asked(func, args, kwargs or {})
         if self.bytes < 0 or self.calls < 0:
             found = "many times the size of its weights" if self.bytes < 0 else "of far more layers than it has weights"
-            raise ModelError(f"{self.where}: asks for a network {found}; its spec is not that of the weights, export the model again")
+            raise ModelError(
+                f"{self.where}: asks for a network {found}; its spec is not that of the weights, export the model again"
+            )
         return func(*args, **(kwargs or {}))
 
 
 def _asked(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """Bytes that a call is about to make: by its size, or by what its tensors are broadcast to; 0 in place."""
+    """Bytes that a call is about to make: by its size, or by what its tensors are broadcast to; 0
+    in place."""
     given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | dict(kwargs)
     tensors = [one for one in given.values() if isinstance(one, Tensor)]
     width = (given.get("dtype") or (tensors[0].dtype if tensors else torch.get_default_dtype())).itemsize

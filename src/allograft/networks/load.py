@@ -1,4 +1,5 @@
-"""Weights from a file, a model folder or a published name into a network, with a report of what went where."""
+"""Weights from a file, a model folder or a published name into a network, with a report of what
+went where."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from allograft.networks.stored_weights import stored_weights
 
 WRAPPERS = ("module", "_orig_mod", "model", "network", "net", "backbone", "encoder")
 ADDED = ("", "encoder.", "swinViT.", "module.")
-"""Names that files put before those of a network, in any number, and prefixes of networks that files lack: wrappers, encoders."""
+"""Names that files put before those of a network, in any number, and prefixes of networks that
+files lack: wrappers, encoders."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class LoadReport:
     unread: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        counts = (f"{len(self.reshaped)} reshaped, " if self.reshaped else "") + f"{len(self.skipped)} skipped, {len(self.missing)} missing"
+        counts = (
+            f"{len(self.reshaped)} reshaped, " if self.reshaped else ""
+        ) + f"{len(self.skipped)} skipped, {len(self.missing)} missing"
         more = f" and {len(self.unread) - 3} more" if len(self.unread) > 3 else ""
         unread = [f"NumPy values not read: {', '.join(self.unread[:3])}{more}"] if self.unread else []
         return "; ".join([f"{len(self.matched)} tensors matched, {counts}", *self.anew, *unread])
@@ -51,17 +55,19 @@ class LoadReport:
 def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str] | None = None) -> LoadReport:
     """Load weights into a network, in place, as far as they fit.
 
-    Names are ours, or those of the library that the network comes from: a state dict of MONAI's ``UNet`` fits our ``unet``, one of timm our
-    ``resnet``. Convolutions on the image take other channels, 2-D kernels become 3-D ones, position tables are resampled. A head for other
-    classes is left as drawn.
+    Names are ours, or those of the library that the network comes from: a state dict of MONAI's
+    ``UNet`` fits our ``unet``, one of timm our ``resnet``. Convolutions on the image take other
+    channels, 2-D kernels become 3-D ones, position tables are resampled. A head for other classes
+    is left as drawn.
 
     Args:
-        source: a model folder of ours; a ``.safetensors`` file; a file of ``torch.save`` that holds tensors and plain or NumPy values, as
-            they are or under a key such as ``state_dict``; ``timm:NAME``; ``hf:OWNER/NAME[/FILE]``.
+        source: a model folder of ours; a ``.safetensors`` file; a file of ``torch.save`` that holds
+            tensors and plain or NumPy values, as they are or under a key such as ``state_dict``;
+            ``timm:NAME``; ``hf:OWNER/NAME[/FILE]``.
 
     Raises:
-        ModelError: no such weights, a file that holds more than these (it is not opened further), not one tensor that fits, or a tensor
-            with values that are not finite.
+        ModelError: no such weights, a file that holds more than these (it is not opened further),
+            not one tensor that fits, or a tensor with values that are not finite.
     """
     state, unread = stored_weights(source)
     match = matched(network, state, anew or {})
@@ -76,19 +82,24 @@ def _why_none(network: nn.Module, state: Mapping[str, Tensor], match: Match) -> 
     """Whether names or shapes differ, with an example."""
     none = f"none of its {len(state)} tensors fits this network"
     if shaped := next((f"'{name}' has {why}" for name, why in match.unfit.items() if why.startswith("shape")), None):
-        return f"{none}; names fit, shapes do not: {shaped}; choose the network and the settings that it was trained with"
+        return (
+            f"{none}; names fit, shapes do not: {shaped}; choose the network and the settings that it was trained with"
+        )
     theirs, ours = next(iter(state)), next(iter(network.state_dict()), "no tensor")
     mend = "choose the network that it was trained with, or save its weights under these names"
     return f"{none} by name; the file begins with '{theirs[:80]}', the network with '{ours}'; {mend}"
 
 
 def _check_finite(network: nn.Module, loaded: Mapping[str, Tensor], source: Path | str) -> None:
-    """Refuse NaN and infinity, which would show as a loss that diverges; a buffer may hold what the network's own holds."""
+    """Refuse NaN and infinity, which would show as a loss that diverges; a buffer may hold what the
+    network's own holds."""
     own = network.state_dict()
     for name, value in loaded.items():
         if value.is_floating_point() and (number := int((~value.isfinite() & own[name].isfinite().cpu()).sum())):
             found = f"{number} of {value.numel()} values of '{name}' are NaN or infinite"
-            raise ModelError(f"{source}: {found}: the training that wrote the file had diverged; take an earlier checkpoint of it")
+            raise ModelError(
+                f"{source}: {found}: the training that wrote the file had diverged; take an earlier checkpoint of it"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,8 @@ class Match:
     Args:
         loaded: name -> tensor of the network's shape.
         report: what becomes of each tensor once ``loaded`` is.
-        unfit: name -> why a tensor of the state dict is not loaded; also of names that the network has not.
+        unfit: name -> why a tensor of the state dict is not loaded; also of names that the network
+            has not.
     """
 
     loaded: Mapping[str, Tensor]
@@ -106,7 +118,9 @@ class Match:
     unfit: Mapping[str, str]
 
 
-def matched(network: nn.Module, state: Mapping[str, Tensor], anew: Mapping[str, str], parts: Sequence[str] | None = None) -> Match:
+def matched(
+    network: nn.Module, state: Mapping[str, Tensor], anew: Mapping[str, str], parts: Sequence[str] | None = None
+) -> Match:
     """What of a state dict fits a network, which stays as it is.
 
     Args:
@@ -157,7 +171,9 @@ def inside(name: str, parts: Sequence[str]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, str]:
+def _names(
+    network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefixes: Sequence[str]
+) -> dict[str, str]:
     """Key of the state dict -> its name in the network under the prefixes that resolve most keys.
 
     A key that these do not resolve has the name it would have, or "" where they do not apply to it.
@@ -169,7 +185,9 @@ def _names(network: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Te
     for removed, added in product(_removable(plain.values()), prefixes):
         names = {key: added + text.removeprefix(removed) for key, text in plain.items() if text.startswith(removed)}
         resolved = sum(name in known for name in names.values())
-        if resolved > most and (_is_wrapper(removed) or 2 * resolved > len(own)):  # a part of another network may fit by chance
+        if resolved > most and (
+            _is_wrapper(removed) or 2 * resolved > len(own)
+        ):  # a part of another network may fit by chance
             most, found = resolved, {key: known.get(names.get(key, ""), names.get(key, "")) for key in state}
     return found
 
@@ -182,7 +200,8 @@ def _uncompiled(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
 
 
 def _removable(keys: Iterable[str]) -> list[str]:
-    """Prefixes that may be a wrapper's, shortest first: ``WRAPPERS`` in any number, and what most keys have in common.
+    """Prefixes that may be a wrapper's, shortest first: ``WRAPPERS`` in any number, and what most
+    keys have in common.
 
     >>> _removable(["net.model.a.weight", "net.model.a.bias", "loss.weight"])
     ['', 'net.', 'net.model.', 'net.model.a.']

@@ -1,4 +1,5 @@
-"""Network = encoder + decoder + heads, and the spec from which it can be built again, surgery included."""
+"""Network = encoder + decoder + heads, and the spec from which it can be built again, surgery
+included."""
 
 from __future__ import annotations
 
@@ -25,11 +26,13 @@ class Network(nn.Module):
     where the builder has one; ``networks.rehead`` gives it heads.
 
     Args:
-        encoder: (B, C, *spatial) -> features, finest first, the bottleneck last; ``encoder.levels`` are its stages in that order.
+        encoder: (B, C, *spatial) -> features, finest first, the bottleneck last; ``encoder.levels``
+            are its stages in that order.
         decoder: features -> (B, C', *spatial); None for classifiers.
         heads: keyed like labels; each maps (features, decoded) to an output.
         multiple: every side of an image must be a multiple of it.
-        aliases: name of a tensor in the library that the parts come from -> its name here; for weights saved by that library.
+        aliases: name of a tensor in the library that the parts come from -> its name here; for
+            weights saved by that library.
     """
 
     spec: Spec
@@ -91,14 +94,16 @@ class Wrapped(nn.Module):
 
 
 AnyNetwork = Network | Wrapped
-"""What recipes and objectives are given: a ``spec``, ``multiple``, ``parts()``, and images -> outputs, in an ``nn.Module``.
+"""What recipes and objectives are given: a ``spec``, ``multiple``, ``parts()``, and images ->
+outputs, in an ``nn.Module``.
 
 A method that takes encoder and decoder apart narrows it to ``Network`` and refuses the other.
 """
 
 
 def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
-    """A network from its spec, surgery applied in order; weights are drawn from the global generators.
+    """A network from its spec, surgery applied in order; weights are drawn from the global
+    generators.
 
     Args:
         template: the user's own module, for a spec whose build name is ``custom``; it is copied.
@@ -112,7 +117,8 @@ def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
     if name == "custom":
         if template is None:
             raise ModelError(
-                f"this model holds the user's own network {arguments.get('class')}; hand it over: load(folder, network=MODULE)"
+                f"this model holds the user's own network {arguments.get('class')}; hand it over: load(folder, "
+                "network=MODULE)"
             )
         network: AnyNetwork = Wrapped(copy.deepcopy(template), arguments["key"], multiple=arguments.get("multiple", 1))
     elif name.startswith("monai."):
@@ -135,14 +141,16 @@ def rebuilt(spec: Spec, state: Mapping[str, Tensor], template: nn.Module | None 
 
 
 def operate(network: AnyNetwork, name: str, **arguments: Any) -> AnyNetwork:
-    """Apply a named operation in place and write it into the spec, so that the network can be built again."""
+    """Apply a named operation in place and write it into the spec, so that the network can be built
+    again."""
     changed: AnyNetwork = find("surgery", name)(network, **arguments)
     changed.spec = {**network.spec, "surgery": [*network.spec["surgery"], {name: arguments}]}
     return changed
 
 
 def spec_of(request: Mapping[str, Any], in_channels: int, outputs: Mapping[str, int]) -> Spec:
-    """The full spec for a study's ``network: {name: arguments}`` once channels and outputs are known.
+    """The full spec for a study's ``network: {name: arguments}`` once channels and outputs are
+    known.
 
     MONAI classes are named ``monai.SwinUNETR``; they get ``in_channels`` and ``out_channels``.
 
@@ -156,9 +164,14 @@ def spec_of(request: Mapping[str, Any], in_channels: int, outputs: Mapping[str, 
     if name.startswith("monai."):
         if len(outputs) != 1:
             found = ", ".join(outputs) or "a network without heads"
-            raise SpecError(f"network '{name}' gives one output, the task asks for {found}; choose a network of our table")
+            raise SpecError(
+                f"network '{name}' gives one output, the task asks for {found}; choose a network of our table"
+            )
         ((key, channels),) = outputs.items()
-        return {"build": {name: {"in_channels": in_channels, "out_channels": channels, **(arguments or {}), "key": key}}, "surgery": []}
+        return {
+            "build": {name: {"in_channels": in_channels, "out_channels": channels, **(arguments or {}), "key": key}},
+            "surgery": [],
+        }
     return {"build": {name: {"in_channels": in_channels, "outputs": dict(outputs), **(arguments or {})}}, "surgery": []}
 
 
@@ -185,9 +198,15 @@ def _from_monai(name: str, arguments: Mapping[str, Any]) -> Wrapped:
         from allograft.errors import nearest
 
         raise SpecError(nearest(class_name, [n for n in dir(nets) if n[0].isupper()], "MONAI network"))
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items() if key not in ("key", "multiple")}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in arguments.items()
+        if key not in ("key", "multiple")
+    }
     given |= offline(name, getattr(nets, class_name))
-    return Wrapped(_call(getattr(nets, class_name), name, given), arguments["key"], multiple=arguments.get("multiple", 1))
+    return Wrapped(
+        _call(getattr(nets, class_name), name, given), arguments["key"], multiple=arguments.get("multiple", 1)
+    )
 
 
 def _call(builder: Callable[..., Built], name: str, arguments: Mapping[str, Any]) -> Built:
@@ -195,6 +214,7 @@ def _call(builder: Callable[..., Built], name: str, arguments: Mapping[str, Any]
         return builder(**arguments)
     except AllograftError:
         raise
-    except Exception as error:  # a library's builder may raise anything on arguments that make no sense to it
+    # a library's builder may raise anything on arguments that make no sense to it
+    except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SpecError(f"network: {name}: {what}; see the arguments in its documentation") from error

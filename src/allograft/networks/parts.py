@@ -1,4 +1,5 @@
-"""What several networks share: a chain of levels, a decoder over skips, the heads, and where a library's own names went."""
+"""What several networks share: a chain of levels, a decoder over skips, the heads, and where a
+library's own names went."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class ChainEncoder(nn.Module):
 
 
 class SkipDecoder(nn.Module):
-    """Features -> (B, C', *spatial) at the resolution of the finest: each block takes what is decoded so far and the next finer feature."""
+    """Features -> (B, C', *spatial) at the resolution of the finest: each block takes what is
+    decoded so far and the next finer feature."""
 
     def __init__(self, ups: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -55,7 +57,8 @@ class DenseHead(nn.Module):
 
 
 class LabelHead(nn.Module):
-    """The mean over space of the encoder's last feature, and a linear layer: (B, C, *spatial) -> (B, K) logits."""
+    """The mean over space of the encoder's last feature, and a linear layer: (B, C, *spatial) ->
+    (B, K) logits."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -78,7 +81,9 @@ def dense_output(network: str, outputs: Mapping[str, int], known: Sequence[str] 
     if any(key not in known for key in outputs) or len(dense) > 1:
         one = " or ".join(f"'{key}'" for key in known if key in DENSE)
         gives = " and ".join([*([f"one of {one}"] if one else []), *(["'label'"] if "label" in known else [])])
-        raise SpecError(f"network {network}: gives {gives}, the task asks for {', '.join(outputs)}; choose another network")
+        raise SpecError(
+            f"network {network}: gives {gives}, the task asks for {', '.join(outputs)}; choose another network"
+        )
     return dense[0] if dense else None
 
 
@@ -95,24 +100,28 @@ def has_decoder(outputs: Mapping[str, int]) -> bool:
 
 
 def heads_of(outputs: Mapping[str, int], channels: int, dense: nn.Module | None) -> dict[str, nn.Module]:
-    """A head for each output: ``dense`` for the one in every pixel, a linear layer on the last feature's ``channels`` for the label."""
+    """A head for each output: ``dense`` for the one in every pixel, a linear layer on the last
+    feature's ``channels`` for the label."""
     heads = {key: LabelHead(channels, count) if key == "label" else dense for key, count in outputs.items()}
     return {key: head for key, head in heads.items() if head is not None}
 
 
 def renamed(whole: nn.Module, network: nn.Module, prefix: str = "") -> dict[str, str]:
-    """Name of each tensor in the library's own module -> its name in a network made of the same tensors."""
+    """Name of each tensor in the library's own module -> its name in a network made of the same
+    tensors."""
     ours = {id(tensor): name for name, tensor in network.state_dict(keep_vars=True).items()}
     theirs = whole.state_dict(keep_vars=True)
     return {prefix + name: ours[id(tensor)] for name, tensor in theirs.items() if id(tensor) in ours}
 
 
 def check_bottom(network: str, image: Tensor, multiple: int) -> None:
-    """Raise ``SpecError`` when a single voxel is left at the bottom, where instance normalisation has nothing to normalise."""
+    """Raise ``SpecError`` when a single voxel is left at the bottom, where instance normalisation
+    has nothing to normalise."""
     if all(size <= multiple for size in image.shape[2:]):
         size = "x".join(map(str, image.shape[2:]))
         raise SpecError(
-            f"network {network}: an image of {size} leaves one voxel at the bottom, too few for instance normalisation; "
+            f"network {network}: an image of {size} leaves one voxel at the bottom, too few for instance "
+            "normalisation; "
             f"give it more than {multiple} along an axis (preprocessing: size, or patch)"
         )
 

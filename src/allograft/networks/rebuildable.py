@@ -1,4 +1,5 @@
-"""Modules that are no network of the table, critics for example, made so that they can be kept and made again."""
+"""Modules that are no network of the table, critics for example, made so that they can be kept and
+made again."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ Made = TypeVar("Made", bound=nn.Module)
 def rebuildable(make: Callable[..., Made], **arguments: Any) -> Made:
     """``make(**arguments)`` with a spec in which it is written how, so that a carry can hold it.
 
-    Nothing is pickled: kept are the place of ``make``, ``package.module:name``, its arguments, and the
-    weights.
+    Nothing is pickled: kept are the place of ``make``, ``package.module:name``, its arguments, and
+    the weights.
 
     Args:
-        make: an ``nn.Module`` class, or a function declared to return one, at the top of a module of
-            Allograft or of a plug-in that brings a method.
+        make: an ``nn.Module`` class, or a function declared to return one, at the top of a module
+            of Allograft or of a plug-in that brings a method.
         arguments: JSON values, lists in the place of tuples.
 
     Raises:
@@ -45,14 +46,18 @@ def rebuildable(make: Callable[..., Made], **arguments: Any) -> Made:
         raise SpecError(f"rebuildable: {place} is another object than the one given; hand over the function itself")
     for name, value in arguments.items():
         if not _is_json(value):
-            raise SpecError(f"rebuildable: {place}: {name}: expected a JSON value, found {value!r:.60}; hand over numbers, texts, lists")
+            raise SpecError(
+                f"rebuildable: {place}: {name}: expected a JSON value, found {value!r:.60}; hand over numbers, texts, "
+                "lists"
+            )
     module = make(**arguments)
     module.spec = {"make": {place: arguments}}  # type: ignore[assignment]
     return module
 
 
 def remade(spec: Spec, state: Mapping[str, Tensor], template: nn.Module | None = None) -> nn.Module:
-    """A network, or what ``rebuildable`` made, from its spec and weights; the global generators are left alone.
+    """A network, or what ``rebuildable`` made, from its spec and weights; the global generators are
+    left alone.
 
     Raises:
         ModelError: a place that may not be called; see ``maker``.
@@ -69,9 +74,9 @@ def remade(spec: Spec, state: Mapping[str, Tensor], template: nn.Module | None =
 def maker(place: str) -> Callable[..., nn.Module]:
     """The class or function of a place ``package.module:name``.
 
-    A file says which function is called, so only few may be: of Allograft or of a package with a row
-    in the table of methods, defined at the top of the module that is named, and by its declaration
-    good for nothing but making an ``nn.Module``.
+    A file says which function is called, so only few may be: of Allograft or of a package with a
+    row in the table of methods, defined at the top of the module that is named, and by its
+    declaration good for nothing but making an ``nn.Module``.
 
     Raises:
         ModelError: any other place.
@@ -90,7 +95,8 @@ def maker(place: str) -> Callable[..., nn.Module]:
         found = made = None
     if not (isinstance(made, type) and issubclass(made, nn.Module)) or getattr(found, "__module__", "") != module:
         raise ModelError(
-            f"{place}: makes no module that may be kept; expected an nn.Module class, or a function declared to return one, "
+            f"{place}: makes no module that may be kept; expected an nn.Module class, or a function declared to "
+            "return one, "
             f"at the top of a module of {' or '.join(sorted(packages))}"
         )
     return found  # type: ignore[return-value]

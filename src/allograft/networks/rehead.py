@@ -19,11 +19,11 @@ SHOWN = 5
 def reheaded(network: AnyNetwork, outputs: Mapping[str, int]) -> tuple[Network, LoadReport]:
     """A network with the same body and other heads; the given one stays as it is.
 
-    The body is the encoder, the decoder and whatever surgery added. A head whose output has the same
-    name and as many channels is kept; any other is replaced whole, not only its last layer, and drawn
-    from the global generators. MONAI's U-Net maps straight to the output's channels in its last
-    up-sampling block, so of our ``unet`` that block goes with the head. To replace a head that would
-    be kept, take it off first: ``reheaded(network, {})``.
+    The body is the encoder, the decoder and whatever surgery added. A head whose output has the
+    same name and as many channels is kept; any other is replaced whole, not only its last layer,
+    and drawn from the global generators. MONAI's U-Net maps straight to the output's channels in
+    its last up-sampling block, so of our ``unet`` that block goes with the head. To replace a head
+    that would be kept, take it off first: ``reheaded(network, {})``.
 
     Args:
         network: of our table.
@@ -57,8 +57,8 @@ def reheaded(network: AnyNetwork, outputs: Mapping[str, int]) -> tuple[Network, 
 def transfer(state: Mapping[str, Tensor], network: nn.Module, *, parts: Sequence[str] | None = None) -> LoadReport:
     """Load parts of a network from a state dict, in place; all of each part, or nothing at all.
 
-    Names and shapes are matched as ``load_weights`` matches them: ``state`` may be of a whole network,
-    of the one part alone, or of the library that the network comes from.
+    Names and shapes are matched as ``load_weights`` matches them: ``state`` may be of a whole
+    network, of the one part alone, or of the library that the network comes from.
 
     Args:
         state: name -> tensor: ``other.state_dict()``, or that of a part of a carry,
@@ -72,8 +72,8 @@ def transfer(state: Mapping[str, Tensor], network: nn.Module, *, parts: Sequence
 
     Raises:
         SpecError: a part that the network has not.
-        ModelError: a tensor of a part that the state dict lacks, one of another shape, or one that the
-            part has no place for, each by name.
+        ModelError: a tensor of a part that the state dict lacks, one of another shape, or one that
+            the part has no place for, each by name.
 
     Example:
         >>> body = {"in_channels": 1, "outputs": {}, "channels": [4, 8]}
@@ -107,10 +107,15 @@ def _parts(network: nn.Module, parts: Sequence[str] | None) -> Sequence[str]:
     if parts is None:
         parts = [part for part in BODY if any(inside(name, [part]) for name in own)]
     if not parts:
-        raise SpecError("transfer: no part is named, and the network is one module without an encoder; name parts: ['module'] for all")
+        raise SpecError(
+            "transfer: no part is named, and the network is one module without an encoder; name parts: ['module'] for "
+            "all"
+        )
     for part in parts:
         if not any(inside(name, [part]) for name in own):
-            modules = {".".join(words[:depth]) for words in (name.split(".") for name in own) for depth in range(1, len(words))}
+            modules = {
+                ".".join(words[:depth]) for words in (name.split(".") for name in own) for depth in range(1, len(words))
+            }
             raise SpecError(f"transfer: {nearest(part, modules, 'part of the network')}")
     return parts
 
@@ -124,7 +129,11 @@ def _drawn(made: Network, network: Network) -> dict[str, str]:
     for key, count in after.items():
         if before.get(key) == count:
             continue
-        had = f"the network's has {before[key]} channels, asked for are {count}" if key in before else "the network had none"
+        had = (
+            f"the network's has {before[key]} channels, asked for are {count}"
+            if key in before
+            else "the network had none"
+        )
         block = ", and the last up-sampling block is part of it" if isinstance(made.heads[key], UNetHead) else ""
         whys[f"heads.{key}"] = f"head '{key}' starts at random: {had}{block}"
     return {name: why for name in made.state_dict() for part, why in whys.items() if inside(name, [part])}

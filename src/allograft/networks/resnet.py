@@ -15,19 +15,23 @@ from allograft.networks.parts import ChainEncoder, dense_output, heads_of, renam
 DEPTHS = (18, 34, 50, 101, 152)
 
 
-def resnet(in_channels: int, outputs: Mapping[str, int], *, spatial_dims: int = 2, depth: int = 18, small_stem: bool = False) -> Network:
+def resnet(
+    in_channels: int, outputs: Mapping[str, int], *, spatial_dims: int = 2, depth: int = 18, small_stem: bool = False
+) -> Network:
     """ResNet (He et al. 2016) as a classifier: timm's in 2-D, MONAI's in 3-D.
 
     Args:
         in_channels: image channels.
         outputs: ``{"label": K}``.
         depth: 18, 34, 50, 101 or 152.
-        small_stem: a first convolution of 3 pixels without stride and no pooling after it, as for CIFAR: for images below about 64 pixels,
-            of which the usual stem would leave a sixteenth of the pixels.
+        small_stem: a first convolution of 3 pixels without stride and no pooling after it, as for
+            CIFAR: for images below about 64 pixels, of which the usual stem would leave a sixteenth
+            of the pixels.
     """
     if depth not in DEPTHS or spatial_dims not in (2, 3):
         raise SpecError(
-            f"network resnet: found depth {depth} in {spatial_dims}-D; expected one of {', '.join(map(str, DEPTHS))} in 2-D or 3-D"
+            f"network resnet: found depth {depth} in {spatial_dims}-D; expected one of {', '.join(map(str, DEPTHS))} "
+            "in 2-D or 3-D"
         )
     if spatial_dims == 3:
         return _resnet_3d(in_channels, outputs, depth, small_stem=small_stem)
@@ -44,8 +48,12 @@ def _resnet_3d(in_channels: int, outputs: Mapping[str, int], depth: int, *, smal
     from monai.networks import nets
 
     dense_output("resnet", outputs, ("label",))
-    stem: dict[str, Any] = {"conv1_t_size": 3, "conv1_t_stride": 1, "no_max_pool": True} if small_stem else {"conv1_t_stride": 2}
-    whole: Any = getattr(nets, f"resnet{depth}")(spatial_dims=3, n_input_channels=in_channels, feed_forward=False, **stem)
+    stem: dict[str, Any] = (
+        {"conv1_t_size": 3, "conv1_t_stride": 1, "no_max_pool": True} if small_stem else {"conv1_t_stride": 2}
+    )
+    whole: Any = getattr(nets, f"resnet{depth}")(
+        spatial_dims=3, n_input_channels=in_channels, feed_forward=False, **stem
+    )
     first = nn.Sequential(whole.layer1) if small_stem else nn.Sequential(whole.maxpool, whole.layer1)
     levels = [nn.Sequential(whole.conv1, whole.bn1, whole.act), first, whole.layer2, whole.layer3, whole.layer4]
     network = Network(ChainEncoder(levels), None, heads_of(outputs, 512 if depth < 50 else 2048, None))

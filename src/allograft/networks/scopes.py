@@ -19,9 +19,9 @@ TOP_SHARE = 0.10
 def scope_parameters(network: AnyNetwork, scope: Scope) -> list[tuple[str, nn.Parameter]]:
     """The named parameters of a scope, in the order encoder, decoder, heads.
 
-    ``decoder`` is decoder and heads. ``top`` is the longest suffix of whole parameter tensors whose count does not exceed 10 % of the
-    network, and the heads in any case. ``first`` is the first two levels of the encoder, its stem included (Shirokikh et al. 2020 tune
-    the first layers).
+    ``decoder`` is decoder and heads. ``top`` is the longest suffix of whole parameter tensors whose
+    count does not exceed 10 % of the network, and the heads in any case. ``first`` is the first two
+    levels of the encoder, its stem included (Shirokikh et al. 2020 tune the first layers).
 
     Raises:
         SpecError: a network without such a part, or an unknown scope.
@@ -36,7 +36,9 @@ def scope_parameters(network: AnyNetwork, scope: Scope) -> list[tuple[str, nn.Pa
     if scope == "top":
         return _top(ordered)
     if not isinstance(network, Network):
-        raise SpecError(f"scope '{scope}': the network is one opaque module without encoder and decoder; use full or top")
+        raise SpecError(
+            f"scope '{scope}': the network is one opaque module without encoder and decoder; use full or top"
+        )
     if scope == "decoder":
         return [(name, p) for name, p in ordered if not name.startswith("encoder.")]
     stem = getattr(network.encoder, "stem", None)
@@ -60,10 +62,12 @@ def _top(ordered: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Paramete
 
 @contextmanager
 def trainable(network: AnyNetwork, scope: Scope) -> Iterator[list[nn.Parameter]]:
-    """Inside, only the scope's parameters require gradients, and parts without any of them are in evaluation mode.
+    """Inside, only the scope's parameters require gradients, and parts without any of them are in
+    evaluation mode.
 
-    Below the first tuned tensor autograd then keeps nothing for backward, and frozen running statistics do not move. Outside, all is
-    as it was. Parameters that were frozen before (the base of an adapter) stay frozen.
+    Below the first tuned tensor autograd then keeps nothing for backward, and frozen running
+    statistics do not move. Outside, all is as it was. Parameters that were frozen before (the base
+    of an adapter) stay frozen.
     """
     before = [(p, p.requires_grad) for p in network.parameters()]
     modes = [(module, module.training) for module in network.modules()]
@@ -73,7 +77,9 @@ def trainable(network: AnyNetwork, scope: Scope) -> Iterator[list[nn.Parameter]]
         p.requires_grad_(was and id(p) in wanted)
     if scope != "full":
         for module in network.modules():
-            own = list(module.parameters())  # a module without any, dropout for example, goes with the block it stands in
+            own = list(
+                module.parameters()
+            )  # a module without any, dropout for example, goes with the block it stands in
             if own and not any(p.requires_grad for p in own):
                 module.eval()
     try:

@@ -57,7 +57,8 @@ def segresnet(
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
         init_filters: channels of the first level, a multiple of 8; each level doubles them.
-        blocks_down, blocks_up: residual blocks of each level, from the finest down and from the bottom up.
+        blocks_down, blocks_up: residual blocks of each level, from the finest down and from the
+            bottom up.
     """
     from monai.networks.nets import SegResNet
 
@@ -70,7 +71,9 @@ def segresnet(
         blocks_down=tuple(blocks_down),
         blocks_up=tuple(blocks_up),
     )
-    decoder = SkipDecoder([SegResNetUp(sample, blocks) for sample, blocks in zip(whole.up_samples, whole.up_layers, strict=True)])
+    decoder = SkipDecoder(
+        [SegResNetUp(sample, blocks) for sample, blocks in zip(whole.up_samples, whole.up_layers, strict=True)]
+    )
     depth = len(blocks_down) - 1
     heads = heads_of(outputs, init_filters * 2**depth, DenseHead(whole.conv_final))
     network = Network(SegResNetEncoder(whole), decoder if has_decoder(outputs) else None, heads, multiple=2**depth)

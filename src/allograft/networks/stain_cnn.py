@@ -1,4 +1,5 @@
-"""The plain convolutional classifier of computational pathology that Stain-AgLr and its rivals are compared on."""
+"""The plain convolutional classifier of computational pathology that Stain-AgLr and its rivals are
+compared on."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from allograft.networks.parts import ChainEncoder, dense_output
 
 
 def convolutions(channels: int, out: int, *, stride: int = 1, running: bool = True) -> nn.Sequential:
-    """Two 3 x 3 convolutions, each with batch normalisation and ReLU; the second one strides: (B, C, H, W) -> (B, out, H', W').
+    """Two 3 x 3 convolutions, each with batch normalisation and ReLU; the second one strides: (B,
+    C, H, W) -> (B, out, H', W').
 
     Args:
         running: whether running statistics are kept, for layers that are used after the training.
@@ -28,11 +30,14 @@ def convolutions(channels: int, out: int, *, stride: int = 1, running: bool = Tr
 
 
 class DenseLabelHead(nn.Module):
-    """Global average pooling, dropout, a hidden layer with ReLU and the classes: (B, C, *spatial) -> (B, K) logits."""
+    """Global average pooling, dropout, a hidden layer with ReLU and the classes: (B, C, *spatial)
+    -> (B, K) logits."""
 
     def __init__(self, channels: int, hidden: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+        )
 
     def forward(self, features: Sequence[Tensor], decoded: Tensor | None) -> Tensor:
         logits: Tensor = self.layers(features[-1].flatten(2).mean(2))
@@ -47,7 +52,8 @@ def stain_cnn(
     hidden: int = 256,
     dropout: float = 0.5,
 ) -> Network:
-    """Five stages of two convolutions that halve the image, pooling, dropout, two dense layers (Raipuria et al. 2022, table 3), 2-D.
+    """Five stages of two convolutions that halve the image, pooling, dropout, two dense layers
+    (Raipuria et al. 2022, table 3), 2-D.
 
     How a stage halves the image is not told; here its second convolution has stride 2.
 
@@ -61,14 +67,17 @@ def stain_cnn(
     dense_output("stain_cnn", outputs, ("label",))
     if not channels or min(*channels, hidden, 1) < 1 or not 0 <= dropout < 1:
         found = f"channels {list(channels)}, hidden {hidden}, dropout {dropout}"
-        raise SpecError(f"network stain_cnn: found {found}; expected numbers of at least 1, and a dropout from 0 to below 1")
+        raise SpecError(
+            f"network stain_cnn: found {found}; expected numbers of at least 1, and a dropout from 0 to below 1"
+        )
     stages = [convolutions(into, out, stride=2) for into, out in pairwise((in_channels, *channels))]
     heads = {key: DenseLabelHead(channels[-1], hidden, count, dropout) for key, count in outputs.items()}
     return Network(ChainEncoder(stages), None, heads, multiple=2 ** len(channels))
 
 
 class StainDecoder(nn.Module):
-    """The encoder's last feature -> colours: in each stage two convolutions and a doubling, (B, C, h, w) -> (B, 3, H, W) at ``size``.
+    """The encoder's last feature -> colours: in each stage two convolutions and a doubling, (B, C,
+    h, w) -> (B, 3, H, W) at ``size``.
 
     Args:
         channels: of the feature; each stage halves them, down to 16.

@@ -20,7 +20,8 @@ INSIDE = ("state_dict", "model_state_dict", "network_weights", "model", "network
 
 
 class _Unread:
-    """In the place of a NumPy value of a checkpoint: takes what a pickle gives it, and keeps none of it."""
+    """In the place of a NumPy value of a checkpoint: takes what a pickle gives it, and keeps none
+    of it."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -29,12 +30,17 @@ class _Unread:
 
 _NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Unread, f"numpy.{name}")
-    for name in ("dtype", "ndarray", *(f"{core}.multiarray.{one}" for core in ("core", "_core") for one in ("scalar", "_reconstruct")))
+    for name in (
+        "dtype",
+        "ndarray",
+        *(f"{core}.multiarray.{one}" for core in ("core", "_core") for one in ("scalar", "_reconstruct")),
+    )
 ]
 
 
 def stored_weights(source: Path | str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A flat name -> tensor mapping, of a model folder that of the first network in it; and which NumPy values were not read."""
+    """A flat name -> tensor mapping, of a model folder that of the first network in it; and which
+    NumPy values were not read."""
     path = named_weights(source) or Path(source)
     file = path / "model.safetensors" if os.path.isdir(path) else path
     if not os.path.isfile(file):  # which says no to a name that is too long, where Path raises
@@ -54,31 +60,47 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
     try:
         state: dict[str, Tensor] = load_file(file)
-    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    except Exception as error:
         raise ModelError(f"{file}: no safetensors file ({error}); export the weights again") from error
     return state
 
 
 def _state_dict(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors that ``torch.save`` wrote, and where NumPy values are; torch refuses anything else before it is made."""
+    """The tensors that ``torch.save`` wrote, and where NumPy values are; torch refuses anything
+    else before it is made."""
     kept = _opened(file)
     unread = tuple(_places(kept))
     for _ in range(3):
-        inner = next((kept[key] for key in INSIDE if isinstance(kept.get(key), Mapping)), None) if isinstance(kept, Mapping) else None
+        inner = (
+            next((kept[key] for key in INSIDE if isinstance(kept.get(key), Mapping)), None)
+            if isinstance(kept, Mapping)
+            else None
+        )
         kept = kept if inner is None else inner
-    tensors = {str(key): value for key, value in kept.items() if isinstance(value, Tensor)} if isinstance(kept, Mapping) else {}
+    tensors = (
+        {str(key): value for key, value in kept.items() if isinstance(value, Tensor)}
+        if isinstance(kept, Mapping)
+        else {}
+    )
     if not tensors:
         raise ModelError(f"{file}: holds no weights; expected name -> tensor, as model.state_dict() gives it")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ModelError(f"{file}: '{name}' of shape {tuple(tensor.shape)} is larger than what is stored of it; save it again")
+            raise ModelError(
+                f"{file}: '{name}' of shape {tuple(tensor.shape)} is larger than what is stored of it; save it again"
+            )
     return tensors, unread
 
 
 def _opened(file: Path) -> Any:
     try:
-        if zipfile.is_zipfile(file) and sum(one.file_size for one in zipfile.ZipFile(file).infolist()) > file.stat().st_size:
-            raise ValueError("compressed, which torch.save never does")  # a few kilobytes could stand for terabytes
+        if (
+            zipfile.is_zipfile(file)
+            and sum(one.file_size for one in zipfile.ZipFile(file).infolist()) > file.stat().st_size
+        ):
+            # a few kilobytes could stand for terabytes
+            raise ValueError("compressed, which torch.save never does")
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none may raise anything

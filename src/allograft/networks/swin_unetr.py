@@ -19,8 +19,9 @@ STRIDE = 32
 class SwinUnetrEncoder(nn.Module):
     """(B, C, *spatial) -> six features at strides 1, 2, 4, 8, 16, 32.
 
-    A level is a stage of the transformer, if it has one, and the residual block between stage and decoder, if it has one. These blocks
-    hold most of the weights; MONAI calls them encoder1 to encoder10, and here they belong to the encoder.
+    A level is a stage of the transformer, if it has one, and the residual block between stage and
+    decoder, if it has one. These blocks hold most of the weights; MONAI calls them encoder1 to
+    encoder10, and here they belong to the encoder.
     """
 
     def __init__(self, whole: Any) -> None:
@@ -47,7 +48,8 @@ class SwinUnetrEncoder(nn.Module):
 
 
 def run_stage(stage: Any, hidden: Tensor) -> Tensor:
-    """The patch embedding, or a stage of windowed attention, on (B, C, *spatial); as MONAI runs it, whose own needs another library."""
+    """The patch embedding, or a stage of windowed attention, on (B, C, *spatial); as MONAI runs it,
+    whose own needs another library."""
     from monai.networks.nets.swin_unetr import BasicLayer, compute_mask, get_window_size
 
     if not isinstance(stage, BasicLayer):
@@ -59,7 +61,9 @@ def run_stage(stage: Any, hidden: Tensor) -> Tensor:
     whole = [math.ceil(length / side) * side for length, side in zip(size, window, strict=True)]
     mask = compute_mask(whole, window, shift, hidden.device)
     tokens = hidden.movedim(1, -1).contiguous()
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):  # MONAI's fused attention runs only where autograd is off
+    with torch.set_grad_enabled(
+        torch.is_grad_enabled() and not frozen
+    ):  # MONAI's fused attention runs only where autograd is off
         for block in stage.blocks:
             tokens = block(tokens, mask)
         if stage.downsample is not None:
@@ -107,6 +111,8 @@ def swin_unetr(
     )
     ups = [whole.decoder5, whole.decoder4, whole.decoder3, whole.decoder2, whole.decoder1]
     heads = heads_of(outputs, 16 * feature_size, DenseHead(whole.out))
-    network = Network(SwinUnetrEncoder(whole), SkipDecoder(ups) if has_decoder(outputs) else None, heads, multiple=STRIDE)
+    network = Network(
+        SwinUnetrEncoder(whole), SkipDecoder(ups) if has_decoder(outputs) else None, heads, multiple=STRIDE
+    )
     network.aliases = renamed(whole, network)
     return network

@@ -33,7 +33,8 @@ class UNetDecoder(nn.Module):
 
 
 class UNetHead(nn.Module):
-    """The last up-sampling block, from the first skip and the decoded feature to (B, K, *spatial) logits."""
+    """The last up-sampling block, from the first skip and the decoded feature to (B, K, *spatial)
+    logits."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -63,15 +64,22 @@ def unet(
         channels: of each level, finest first; at least two.
         strides: between levels, 2 by default.
         num_res_units: convolutions with a shortcut a level; 0 for plain convolutions.
-        norm: "instance", "batch" or "group" (Wu and He 2018: groups of channels, as many as 8 and a layer's channels both divide by).
+        norm: "instance", "batch" or "group" (Wu and He 2018: groups of channels, as many as 8 and a
+            layer's channels both divide by).
     """
     from monai.networks.nets import UNet
 
     dense = dense_output("unet", outputs)
     strides = tuple(strides or (2,) * (len(channels) - 1))
     if spatial_dims not in (2, 3) or num_res_units < 0 or len(strides) != len(channels) - 1:
-        found = f"spatial_dims {spatial_dims}, num_res_units {num_res_units}, {len(channels)} channels and {len(strides)} strides"
-        raise SpecError(f"network: unet: found {found}; expected 2 or 3 dimensions, units from 0, and one stride fewer than channels")
+        found = (
+            f"spatial_dims {spatial_dims}, num_res_units {num_res_units}, {len(channels)} channels and {len(strides)} "
+            "strides"
+        )
+        raise SpecError(
+            f"network: unet: found {found}; expected 2 or 3 dimensions, units from 0, and one stride fewer than "
+            "channels"
+        )
     whole = UNet(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
@@ -90,15 +98,19 @@ def unet(
         multiple *= stride
     *inner, last = ups
     heads = heads_of(outputs, channels[-1], UNetHead(last))
-    network = Network(ChainEncoder([*downs, bottom]), UNetDecoder(inner) if has_decoder(outputs) else None, heads, multiple=multiple)
+    network = Network(
+        ChainEncoder([*downs, bottom]), UNetDecoder(inner) if has_decoder(outputs) else None, heads, multiple=multiple
+    )
     network.aliases = renamed(whole, network)
     return network
 
 
 def group_normalised(whole: nn.Module) -> None:
-    """Put a group normalisation in the place of each batch normalisation, with learned scale and shift as that has.
+    """Put a group normalisation in the place of each batch normalisation, with learned scale and
+    shift as that has.
 
-    MONAI's own option has one number of groups for all layers, which the last one's channels, the classes, seldom divide by.
+    MONAI's own option has one number of groups for all layers, which the last one's channels, the
+    classes, seldom divide by.
     """
     for parent in list(whole.modules()):
         for name, child in parent.named_children():
@@ -107,7 +119,8 @@ def group_normalised(whole: nn.Module) -> None:
 
 
 def unrolled(whole: Any) -> tuple[list[nn.Module], list[nn.Module], nn.Module]:
-    """MONAI's recursive ``UNet`` -> (down blocks, up blocks from the bottom upwards, the bottom block)."""
+    """MONAI's recursive ``UNet`` -> (down blocks, up blocks from the bottom upwards, the bottom
+    block)."""
     downs: list[nn.Module] = []
     ups: list[nn.Module] = []
     node: Any = whole.model

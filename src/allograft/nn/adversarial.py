@@ -13,7 +13,8 @@ from allograft.nn.processes import mean_over_processes
 
 
 def reverse_gradient(x: Tensor, strength: float) -> Tensor:
-    """The identity whose gradient is multiplied by ``-strength`` (Ganin et al. 2016): (...) -> (...).
+    """The identity whose gradient is multiplied by ``-strength`` (Ganin et al. 2016): (...) ->
+    (...).
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
@@ -37,11 +38,13 @@ class _Reversal(torch.autograd.Function):
 
 
 def confusion_loss(logits: Tensor, target: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy to the uniform distribution, ``-1 / B sum_b sum_k log p_bk / K``; log K where the head knows nothing.
+    """Mean cross-entropy to the uniform distribution, ``-1 / B sum_b sum_k log p_bk / K``; log K
+    where the head knows nothing.
 
     Args:
         logits: (B, K).
-        target: (B, K) in place of 1 / K. The released code draws U(0, 1) here, neither uniform nor a distribution.
+        target: (B, K) in place of 1 / K. The released code draws U(0, 1) here, neither uniform nor
+            a distribution.
 
     Example:
         >>> confusion_loss(torch.zeros(3, 4))  # log 4
@@ -52,7 +55,8 @@ def confusion_loss(logits: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def negative_conditional_entropy(logits: Tensor) -> Tensor:
-    """Mean of ``sum_k p_k log p_k``: (B, K) -> (); -log K where the head knows nothing, 0 where it is sure.
+    """Mean of ``sum_k p_k log p_k``: (B, K) -> (); -log K where the head knows nothing, 0 where it
+    is sure.
 
     Example:
         >>> negative_conditional_entropy(torch.zeros(3, 4))
@@ -75,7 +79,8 @@ def class_weights(counts: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """``sum_b w_b CE_b / sum_b w_b`` with the weight of each case's class, over the batches of all processes.
+    """``sum_b w_b CE_b / sum_b w_b`` with the weight of each case's class, over the batches of all
+    processes.
 
     Args:
         logits: (B, K).

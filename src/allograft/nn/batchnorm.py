@@ -1,4 +1,5 @@
-"""Batch normalisation whose statistics are those of the batches of all processes that train together."""
+"""Batch normalisation whose statistics are those of the batches of all processes that train
+together."""
 
 from __future__ import annotations
 
@@ -29,11 +30,15 @@ def batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
         (B, C, *spatial).
 
     Raises:
-        SpecError: a process alone, and a training batch with a single value per channel, which has no spread.
+        SpecError: a process alone, and a training batch with a single value per channel, which has
+            no spread.
     """
     if processes() == 1 and norm.training and x.numel() <= x.shape[1]:
         size = "x".join(map(str, x.shape[2:]))
-        raise SpecError(f"batch normalisation of {len(x)} image of {size} pixels has no spread to divide by; set batch_size: 2, or more")
+        raise SpecError(
+            f"batch normalisation of {len(x)} image of {size} pixels has no spread to divide by; set batch_size: 2, "
+            "or more"
+        )
     with shared_batch_norm([norm]):
         normal: Tensor = norm(x)
     return normal
@@ -41,13 +46,17 @@ def batch_norm(x: Tensor, norm: _BatchNorm) -> Tensor:
 
 @contextmanager
 def shared_batch_norm(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, every batch normalisation in these modules is a ``SharedBatchNorm``: same object, same parameters, same names.
+    """Inside, every batch normalisation in these modules is a ``SharedBatchNorm``: same object,
+    same parameters, same names.
 
-    Nothing changes for a process alone, and nothing of what the modules are made of: afterwards each is of its own class again.
+    Nothing changes for a process alone, and nothing of what the modules are made of: afterwards
+    each is of its own class again.
     """
     found = {layer for module in modules for layer in module.modules()} if processes() > 1 else set()
     layers: dict[nn.Module, Any] = {layer: type(layer) for layer in found if isinstance(layer, _BatchNorm)}
-    layers = {layer: kind for layer, kind in layers.items() if not issubclass(kind, (nn.SyncBatchNorm, SharedBatchNorm))}
+    layers = {
+        layer: kind for layer, kind in layers.items() if not issubclass(kind, (nn.SyncBatchNorm, SharedBatchNorm))
+    }
     for layer, kind in layers.items():
         layer.__class__ = _shared(kind)
     try:
@@ -58,16 +67,19 @@ def shared_batch_norm(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class SharedBatchNorm(_BatchNorm):
-    """What a batch normalisation of any kind becomes while several processes train: in training it normalises by all their batches.
+    """What a batch normalisation of any kind becomes while several processes train: in training it
+    normalises by all their batches.
 
-    ``torch.nn.SyncBatchNorm`` does so on GPUs alone: it refuses CPU tensors once there is a process group.
+    ``torch.nn.SyncBatchNorm`` does so on GPUs alone: it refuses CPU tensors once there is a process
+    group.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *spatial) -> (B, C, *spatial)."""
         if not self.training:
             return super().forward(x)
-        with _Shared():  # the layer's own forward runs, whatever else it does: timm's have an activation inside
+        # the layer's own forward runs, whatever else it does: timm's have an activation inside
+        with _Shared():
             return super().forward(x)
 
 
@@ -79,7 +91,9 @@ def _shared(kind: Any) -> Any:
 class _Shared(TorchFunctionMode):
     """Inside, torch's function of batch normalisation takes its statistics over all processes."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         return (_normalised if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
 
@@ -105,10 +119,12 @@ def _normalised(
 
 
 class _OverProcesses(torch.autograd.Function):
-    """``(x - mean) / sqrt(variance + eps)`` with mean and biased variance per channel of the batches of all processes.
+    """``(x - mean) / sqrt(variance + eps)`` with mean and biased variance per channel of the
+    batches of all processes.
 
-    Forward sums (count, sum of x, sum of x^2) over processes, backward (sum of dy, sum of dy y): with n the count of all,
-    ``dx = (dy - sum dy / n - y sum(dy y) / n) / sqrt(variance + eps)`` (Ioffe and Szegedy 2015, section 3).
+    Forward sums (count, sum of x, sum of x^2) over processes, backward (sum of dy, sum of dy y):
+    with n the count of all, ``dx = (dy - sum dy / n - y sum(dy y) / n) / sqrt(variance + eps)``
+    (Ioffe and Szegedy 2015, section 3).
     """
 
     @staticmethod
@@ -116,11 +132,14 @@ class _OverProcesses(torch.autograd.Function):
         axes, shape = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         own = x.numel() // x.shape[1]
-        # A large mean would swallow a small variance in float32: sums are taken about the own mean, and brought to 0 in float64.
+        # A large mean would swallow a small variance in float32: sums are taken about the own mean,
+        # and brought to 0 in float64.
         centre = wide.sum(axes) / max(own, 1)
         apart = wide - centre.view(shape)
         centre, rest, squares = centre.double(), apart.sum(axes).double(), apart.square().sum(axes).double()
-        sums = torch.cat([centre.new_full((1,), own), own * centre + rest, own * centre.square() + 2 * centre * rest + squares])
+        sums = torch.cat(
+            [centre.new_full((1,), own), own * centre + rest, own * centre.square() + 2 * centre * rest + squares]
+        )
         dist.all_reduce(sums)
         count, total, squares = sums.split([1, x.shape[1], x.shape[1]])
         mean = total / count

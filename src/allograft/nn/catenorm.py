@@ -1,4 +1,5 @@
-"""Categorical normalisation: batch statistics, then a scale and a shift at each pixel that depend on the classes seen there."""
+"""Categorical normalisation: batch statistics, then a scale and a shift at each pixel that depend
+on the classes seen there."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ from allograft.nn.batchnorm import batch_norm
 class CategoricalNorm2d(nn.Module):
     """Batch normalisation without parameters, modulated by a class map (Xiao et al. 2022, eq. 2).
 
-    ``y = (x - mu) / sigma * (1 + gamma(m)) + beta(m)``; mu and sigma are the batch's (in evaluation the running ones), m the class
-    probabilities resized to x, and gamma, beta = ``conv(relu(conv(m)))`` with 3 x 3 convolutions that share the first.
+    ``y = (x - mu) / sigma * (1 + gamma(m)) + beta(m)``; mu and sigma are the batch's (in evaluation
+    the running ones), m the class probabilities resized to x, and gamma, beta =
+    ``conv(relu(conv(m)))`` with 3 x 3 convolutions that share the first.
 
-    Where we differ: eq. 2 scales by gamma; the released code by 1 + gamma, so that a layer that says nothing is plain batch
-    normalisation. We follow the code.
+    Where we differ: eq. 2 scales by gamma; the released code by 1 + gamma, so that a layer that
+    says nothing is plain batch normalisation. We follow the code.
 
     Args:
         channels: C of x.
@@ -49,7 +51,9 @@ class CategoricalNorm2d(nn.Module):
         super().__init__()
         if channels < 1 or classes < 1 or (hidden is not None and hidden < 1) or resize not in ("bilinear", "nearest"):
             found = f"channels {channels}, classes {classes}, hidden {hidden}, resize {resize!r}"
-            raise SpecError(f"categorical normalisation: found {found}; expected positive numbers, and resize bilinear or nearest")
+            raise SpecError(
+                f"categorical normalisation: found {found}; expected positive numbers, and resize bilinear or nearest"
+            )
         hidden = hidden or max(1, channels // 2)
         self.classes = classes
         self.resize = resize
@@ -65,27 +69,34 @@ class CategoricalNorm2d(nn.Module):
             SpecError: a map of another number of classes or images.
         """
         if mask_probabilities.ndim != 4 or mask_probabilities.shape[:2] != (len(x), self.classes):
-            raise SpecError(f"class map of shape {tuple(mask_probabilities.shape)}; expected ({len(x)}, {self.classes}, h, w)")
+            raise SpecError(
+                f"class map of shape {tuple(mask_probabilities.shape)}; expected ({len(x)}, {self.classes}, h, w)"
+            )
         scale, shift = self.modulation(mask_probabilities, x.shape[-2:])
         return batch_norm(x, self.norm) * (1 + scale) + shift
 
     @torch.no_grad()
     def by_class(self) -> tuple[Tensor, Tensor]:
-        """Scale gamma and shift beta where a region is wholly of one class: (K, C) each, a row a class."""
+        """Scale gamma and shift beta where a region is wholly of one class: (K, C) each, a row a
+        class."""
         region = torch.eye(self.classes, device=self.shared.weight.device)[:, :, None, None].expand(-1, -1, 5, 5)
         scale, shift = self.modulation(region, region.shape[-2:])
-        return scale[:, :, 2, 2], shift[:, :, 2, 2]  # two 3 x 3 convolutions do not reach the border from here
+        # two 3 x 3 convolutions do not reach the border from here
+        return scale[:, :, 2, 2], shift[:, :, 2, 2]
 
     def modulation(self, mask_probabilities: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
         """Scale gamma and shift beta, (B, C, *size) each: what the paper's figure 6 shows."""
         corners = True if self.resize == "bilinear" else None
-        mask = F.interpolate(mask_probabilities.to(self.shared.weight.dtype), size=tuple(size), mode=self.resize, align_corners=corners)
+        mask = F.interpolate(
+            mask_probabilities.to(self.shared.weight.dtype), size=tuple(size), mode=self.resize, align_corners=corners
+        )
         hidden = F.relu(self.shared(mask))
         return self.gamma(hidden), self.beta(hidden)
 
 
 class TwoBranchNorm2d(nn.Module):
-    """Two normalisations of one feature: the general one, and inside ``guided`` the categorical one (Xiao et al. 2022, figure 2 b).
+    """Two normalisations of one feature: the general one, and inside ``guided`` the categorical one
+    (Xiao et al. 2022, figure 2 b).
 
     Nothing is shared but the input: each branch has running statistics and parameters of its own.
 
@@ -119,7 +130,8 @@ class TwoBranchNorm2d(nn.Module):
 
 @contextmanager
 def guided(module: nn.Module, mask_probabilities: Tensor) -> Iterator[None]:
-    """Inside, every ``TwoBranchNorm2d`` of the module normalises by this class map, (B, K, h, w)."""
+    """Inside, every ``TwoBranchNorm2d`` of the module normalises by this class map, (B, K, h,
+    w)."""
     layers = [layer for layer in module.modules() if isinstance(layer, TwoBranchNorm2d)]
     for layer in layers:
         layer.mask = mask_probabilities

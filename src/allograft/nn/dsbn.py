@@ -1,4 +1,5 @@
-"""Domain-specific batch normalisation: a batch normalisation for each site, the image's own chooses (Chang et al. 2019)."""
+"""Domain-specific batch normalisation: a batch normalisation for each site, the image's own chooses
+(Chang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ from allograft.nn.batchnorm import batch_norm
 
 
 class DomainBatchNorm(nn.Module):
-    """For an image x of domain d ``gamma_d (x - mu_d) / sigma_d + beta_d``; mu_d and sigma_d are those of the batch's images of d.
+    """For an image x of domain d ``gamma_d (x - mu_d) / sigma_d + beta_d``; mu_d and sigma_d are
+    those of the batch's images of d.
 
-    Each domain has running statistics and parameters of its own. The domains of a batch are told by ``at_domains``.
+    Each domain has running statistics and parameters of its own. The domains of a batch are told by
+    ``at_domains``.
 
     Args:
         norm: what each domain begins with a copy of.
@@ -44,7 +47,9 @@ class DomainBatchNorm(nn.Module):
             SpecError: nobody has said which domains the images are of.
         """
         if self.domain is None:
-            raise SpecError("domain-specific batch normalisation: the images' domains are unknown here; call it inside at_domains")
+            raise SpecError(
+                "domain-specific batch normalisation: the images' domains are unknown here; call it inside at_domains"
+            )
         normal = torch.empty_like(x)
         for which in self.present:
             rows = self.domain == which
@@ -54,7 +59,8 @@ class DomainBatchNorm(nn.Module):
 
 @contextmanager
 def at_domains(module: nn.Module, domain: Tensor) -> Iterator[None]:
-    """Inside, every ``DomainBatchNorm`` of the module takes the images to be of these domains: (B,) int64.
+    """Inside, every ``DomainBatchNorm`` of the module takes the images to be of these domains: (B,)
+    int64.
 
     Raises:
         SpecError: a number that is no domain's.
@@ -74,7 +80,8 @@ def at_domains(module: nn.Module, domain: Tensor) -> Iterator[None]:
 
 
 def everywhere(domain: Tensor, count: int) -> list[int]:
-    """The domains in the batches of all processes: statistics are taken together, so each process must come by each of them."""
+    """The domains in the batches of all processes: statistics are taken together, so each process
+    must come by each of them."""
     found = torch.zeros(count, dtype=torch.int64, device=domain.device).index_fill_(0, domain, 1)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(found, dist.ReduceOp.MAX)

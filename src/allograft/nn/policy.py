@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 class PolicyNetwork(nn.Module):
-    """(B, C, *spatial) -> (B, L, 2) logits: a stem of 32 filters and residual blocks of 64, 128 and 256, each halving the image.
+    """(B, C, *spatial) -> (B, L, 2) logits: a stem of 32 filters and residual blocks of 64, 128 and
+    256, each halving the image.
 
-    Normalisation is by groups of channels, so that an image's policy does not depend on the batch (the released code has batch
-    normalisation).
+    Normalisation is by groups of channels, so that an image's policy does not depend on the batch
+    (the released code has batch normalisation).
     """
 
     def __init__(self, in_channels: int, gates: int, spatial_dims: int) -> None:

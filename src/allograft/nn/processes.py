@@ -1,4 +1,5 @@
-"""What processes that train together share: how many they are, and the counts by which losses are divided."""
+"""What processes that train together share: how many they are, and the counts by which losses are
+divided."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ def processes() -> int:
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of the values of all processes, without gradient; the values themselves for a process alone.
+    """The mean of the values of all processes, without gradient; the values themselves for a
+    process alone.
 
-    A loss ``sum / weight`` of a batch that is divided among processes is divided by this mean of their weights: the mean of the
-    processes' losses, and of their gradients, is then that of the undivided batch, however unequal the weights are.
+    A loss ``sum / weight`` of a batch that is divided among processes is divided by this mean of
+    their weights: the mean of the processes' losses, and of their gradients, is then that of the
+    undivided batch, however unequal the weights are.
 
     Example:
         >>> mean_over_processes(torch.tensor([2.0, 3.0]))
@@ -29,7 +32,8 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def count_over_processes(known: Tensor) -> Tensor:
-    """``mean_over_processes`` of how many are known, for at least one in the undivided batch: (...) bool -> ().
+    """``mean_over_processes`` of how many are known, for at least one in the undivided batch: (...)
+    bool -> ().
 
     Example:
         >>> count_over_processes(torch.tensor([True, False, True])), count_over_processes(torch.tensor([False]))

@@ -1,4 +1,5 @@
-"""AvaGrad: an adaptive optimizer whose learning rate and adaptability can be tuned apart (Savarese et al. 2021)."""
+"""AvaGrad: an adaptive optimizer whose learning rate and adaptability can be tuned apart (Savarese
+et al. 2021)."""
 
 from __future__ import annotations
 
@@ -13,23 +14,28 @@ from torch.optim import Optimizer
 
 Variant = Literal["paper", "released"]
 BLOCK = 1 << 19
-"""Elements worked on at a time on a CPU, so that one sweep over gradient, weights and moments stays in the cache."""
+"""Elements worked on at a time on a CPU, so that one sweep over gradient, weights and moments stays
+in the cache."""
 
 
 class AvaGrad(Optimizer):
-    """Adam-like steps whose vector of learning rates is normalised, so that ``eps`` no longer changes the size of the steps.
+    """Adam-like steps whose vector of learning rates is normalised, so that ``eps`` no longer
+    changes the size of the steps.
 
-    With g the gradient, d the number of all parameters, and every product element by element (Sheikh et al. 2022, "Adaptive
+    With g the gradient, d the number of all parameters, and every product element by element
+    (Sheikh et al. 2022, "Adaptive
     Optimization with Fewer Epochs Improves Across-Scanner Generalization", section 2.3)::
 
         m_t = beta1 m_{t-1} + (1 - beta1) g_t            eta_t = 1 / (sqrt(v_{t-1}) + eps)
         w_{t+1} = w_t - lr eta_t / ||eta_t / sqrt(d)||_2 m_t
         v_t = beta2 v_{t-1} + (1 - beta2) g_t^2
 
-    The norm goes over all groups. A parameter counts in it from its first gradient on; where ``weight_decay`` is not decoupled it is
-    added to the gradient. As eta_{t+1} needs v_t alone, its norm is taken in the same sweep that updates v.
+    The norm goes over all groups. A parameter counts in it from its first gradient on; where
+    ``weight_decay`` is not decoupled it is added to the gradient. As eta_{t+1} needs v_t alone, its
+    norm is taken in the same sweep that updates v.
 
-    ``variant="released"`` is what the authors' code does: the norm is per group and lags by one step, both moments are corrected for
+    ``variant="released"`` is what the authors' code does: the norm is per group and lags by one
+    step, both moments are corrected for
     their bias, and the first gradient only initialises::
 
         c(t) = sqrt(1 - beta2^t)     w_{t+1} = w_t - lr gamma_t / (1 - beta1^t) m_t / (sqrt(v_{t-1}) / c(t - 1) + eps)
@@ -41,7 +47,8 @@ class AvaGrad(Optimizer):
         betas: decay of m and of v.
         eps: adaptability: large values tend to SGD with momentum, small ones to Adam.
         weight_decay: strength of the L2 penalty, or of the decay when decoupled.
-        decoupled: multiply the weights by ``1 - lr * weight_decay`` before each step instead (AvaGradW).
+        decoupled: multiply the weights by ``1 - lr * weight_decay`` before each step instead
+            (AvaGradW).
         variant: "paper" or "released".
 
     Raises:
@@ -74,7 +81,14 @@ class AvaGrad(Optimizer):
             raise ValueError(f"betas are {betas}, expected two numbers from 0 to below 1")
         if variant not in ("paper", "released"):
             raise ValueError(f"variant is {variant!r}, expected 'paper' or 'released'")
-        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "decoupled": decoupled, "variant": variant}
+        settings = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "variant": variant,
+        }
         super().__init__(params, settings)
 
     @torch.no_grad()
@@ -92,7 +106,8 @@ class AvaGrad(Optimizer):
             if group["variant"] == "paper":
                 for bucket in _buckets(each, ages=False):
                     kind = bucket[0][0].device, bucket[0][0].dtype
-                    if kind not in ones:  # once a step: a gradient that is not finite leaves its mark in it
+                    # once a step: a gradient that is not finite leaves its mark in it
+                    if kind not in ones:
                         ones[kind] = _ones([p for p, _ in everything if (p.device, p.dtype) == kind])
                     _paper(bucket, overall, group, ones[kind])
             else:
@@ -102,7 +117,8 @@ class AvaGrad(Optimizer):
         return loss
 
     def _known(self, group: dict[str, Any]) -> list[Member]:
-        """The group's parameters that have, or had, a gradient, each with its state: looked up once, as that is slow."""
+        """The group's parameters that have, or had, a gradient, each with its state: looked up
+        once, as that is slow."""
         members = []
         for p in group["params"]:
             state = self.state.get(p)
@@ -130,19 +146,23 @@ def _begun(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _rms(members: list[Member]) -> Tensor | float:
-    """``||eta / sqrt(d)||_2`` over parameters: a number on a CPU; elsewhere, where one would wait for it, a tensor."""
+    """``||eta / sqrt(d)||_2`` over parameters: a number on a CPU; elsewhere, where one would wait
+    for it, a tensor."""
     if not members:
         return 1.0
     device = members[0][0].device
     norms = [state["eta_norm"] for _, state in members]
     if any(norm.device != device for norm in norms):
         norms = [norm.to(device) for norm in norms]
-    rms = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float64) / math.sqrt(sum(p.numel() for p, _ in members))
+    rms = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float64) / math.sqrt(
+        sum(p.numel() for p, _ in members)
+    )
     return float(rms) if device.type == "cpu" else rms
 
 
 def _buckets(members: list[Member], *, ages: bool) -> Iterator[list[Member]]:
-    """Parameters with a gradient that can be stepped together: of one device, dtype and age; on a CPU, few enough for the cache."""
+    """Parameters with a gradient that can be stepped together: of one device, dtype and age; on a
+    CPU, few enough for the cache."""
     open_: dict[Any, list[Member]] = {}
     sizes: dict[Any, int] = {}
     for p, state in members:
@@ -158,7 +178,8 @@ def _buckets(members: list[Member], *, ages: bool) -> Iterator[list[Member]]:
 
 
 def _prepared(bucket: list[Member], group: dict[str, Any], *, moves: bool) -> tuple[list[Tensor], ...]:
-    """Weights, gradients with the penalty, and both moments; weights decayed; the first moment is that of this step."""
+    """Weights, gradients with the penalty, and both moments; weights decayed; the first moment is
+    that of this step."""
     weights = [p for p, _ in bucket]
     gradients = [p.grad for p in weights if p.grad is not None]
     means, squares = [state["exp_avg"] for _, state in bucket], [state["exp_avg_sq"] for _, state in bucket]
@@ -219,9 +240,10 @@ def _renew(
 ) -> list[Tensor]:
     """Take v on to this step; the eta that follows from it.
 
-    On a CPU in one pass and in the memory they have, as fresh pages cost as much as the arithmetic: by PyTorch's fused AdamW with a first
-    moment of 1, a learning rate of -1 and a weight decay of -1, which first clears the weights, so that 1 / (sqrt(v) + eps) is left in
-    them. At an age of 1e18 its bias corrections are 1, and its beta1 next to 1 keeps the moment.
+    On a CPU in one pass and in the memory they have, as fresh pages cost as much as the arithmetic:
+    by PyTorch's fused AdamW with a first moment of 1, a learning rate of -1 and a weight decay of
+    -1, which first clears the weights, so that 1 / (sqrt(v) + eps) is left in them. At an age of
+    1e18 its bias corrections are 1, and its beta1 next to 1 keeps the moment.
     """
     if ones is None:
         _decay(squares, gradients, beta2)
@@ -229,9 +251,17 @@ def _renew(
         _invert(etas, eps)
         return etas
     moments = [torch.as_strided(ones, eta.shape, eta.stride()) for eta in etas]
-    gradients = [g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, squares, strict=True)]
+    gradients = [
+        g if g.stride() == v.stride() else torch.empty_like(v).copy_(g) for g, v in zip(gradients, squares, strict=True)
+    ]
     ages = [torch.tensor(1e18)] * len(etas)
-    fixed: dict[str, Any] = {"lr": -1.0, "beta1": 1 - 2.0**-53, "weight_decay": -1.0, "amsgrad": False, "maximize": False}
+    fixed: dict[str, Any] = {
+        "lr": -1.0,
+        "beta1": 1 - 2.0**-53,
+        "weight_decay": -1.0,
+        "amsgrad": False,
+        "maximize": False,
+    }
     torch._fused_adamw_(etas, gradients, moments, squares, [], ages, beta2=beta2, eps=eps, **fixed)
     return etas
 
@@ -251,6 +281,7 @@ def _room(count: int, dtype: torch.dtype) -> Tensor:
 
 def _norms(etas: list[Tensor]) -> list[Tensor]:
     if etas[0].is_cpu and etas[0].dtype in (torch.float32, torch.float64):
-        flat = [torch.as_strided(eta, (eta.numel(),), (1,)) for eta in etas]  # dense, in whatever order of axes
+        # dense, in whatever order of axes
+        flat = [torch.as_strided(eta, (eta.numel(),), (1,)) for eta in etas]
         return [torch.dot(one, one).sqrt_() for one in flat]
     return list(torch._foreach_norm(etas))

@@ -1,4 +1,5 @@
-"""AIVA's clustering: bottleneck features of two items, embedded together, clustered apart and matched (Goodman et al. 2022)."""
+"""AIVA's clustering: bottleneck features of two items, embedded together, clustered apart and
+matched (Goodman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ FITTED = 500
 
 
 def match_clusters(source_centres: Tensor, target_centres: Tensor) -> Tensor:
-    """The one-to-one matching of least total squared distance (equation 1), by the Hungarian method.
+    """The one-to-one matching of least total squared distance (equation 1), by the Hungarian
+    method.
 
     Args:
         source_centres, target_centres: (k, d).
@@ -52,7 +54,8 @@ def match_clusters(source_centres: Tensor, target_centres: Tensor) -> Tensor:
     if not bool(source_centres.isfinite().all() and target_centres.isfinite().all()):
         raise SpecError("match_clusters: some centres are not finite numbers; lower the learning rate")
     cost = (target_centres.double()[:, None] - source_centres.double()[None]).square().sum(-1)
-    return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(torch.int64)  # rows come back in order
+    # rows come back in order
+    return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(torch.int64)
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ class Clusters:
     """One round of clustering and matching.
 
     Args:
-        points: (S + T, 2) joint embedding of the S source and T target images that t-SNE saw, the source first.
-        source, target: (S,) and (T',) int64 cluster of each; T' counts all target images, those first that t-SNE saw.
+        points: (S + T, 2) joint embedding of the S source and T target images that t-SNE saw, the
+            source first.
+        source, target: (S,) and (T',) int64 cluster of each; T' counts all target images, those
+            first that t-SNE saw.
         source_centres, target_centres: (k, 2).
         source_means: (k, D) mean bottleneck feature of each source cluster.
         match: (k,) int64.
@@ -93,11 +98,13 @@ def cluster(
     Args:
         source, target: (S, D) and (T, D) bottleneck features, float32.
         clusters: k of either side.
-        others: batches (B, D) of target images that t-SNE does not see: they join the target cluster with the nearest mean after PCA. They
-            are asked for one by one, and no more than their principal components are kept.
+        others: batches (B, D) of target images that t-SNE does not see: they join the target
+            cluster with the nearest mean after PCA. They are asked for one by one, and no more than
+            their principal components are kept.
         seed: of PCA, t-SNE and k-means.
-        position: (S + T,) of a slice in its volume, for the released variant: it stands beside the principal components, and the target's
-            k-means starts from the source's centres. None for the paper's.
+        position: (S + T,) of a slice in its volume, for the released variant: it stands beside the
+            principal components, and the target's k-means starts from the source's centres. None
+            for the paper's.
         last: an earlier round on the same images, from whose embedding t-SNE starts.
     """
     from sklearn.cluster import KMeans
@@ -107,11 +114,17 @@ def cluster(
     split, features = len(source), torch.cat([source, target]).numpy()
     few = features[:: -(-len(features) // FITTED)]  # evenly over both items
     pca = PCA(min(COMPONENTS, *few.shape), svd_solver="randomized", iterated_power=2, random_state=seed)
-    with np.errstate(invalid="ignore"):  # shares of the variance, which nobody asks for, where images are all the same
+    # shares of the variance, which nobody asks for, where images are all the same
+    with np.errstate(invalid="ignore"):
         pca.fit(few)
     reduced = pca.transform(features)
     seen = reduced if position is None else np.concatenate([reduced, position[:, None].numpy()], axis=1)
-    with threadpool_limits(1):  # sums of several threads differ from those of one, and so few points make threads wait for each other
+    with threadpool_limits(
+        1
+        # sums of several threads differ from those of one, and so few points make threads wait for
+        # each
+        # other
+    ):
         points = embed(seen, seed, None if last is None else last.points.numpy())
         k = min(clusters, *(len(np.unique(part, axis=0)) for part in (points[:split], points[split:])))
         a = KMeans(k, n_init=10, random_state=seed).fit(points[:split])
@@ -124,15 +137,18 @@ def cluster(
     own = torch.from_numpy(a.labels_).long()
     member = F.one_hot(own, k).to(source)
     means = member.T @ source / member.sum(0).clamp_min(1)[:, None]
-    return Clusters(torch.from_numpy(points), own, torch.from_numpy(joined).long(), *centres, means, match_clusters(*centres))
+    return Clusters(
+        torch.from_numpy(points), own, torch.from_numpy(joined).long(), *centres, means, match_clusters(*centres)
+    )
 
 
 def embed(values: NDArray[np.float32], seed: int, start: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Barnes-Hut t-SNE: (N, d) -> (N, 2).
 
-    The paper does not say its settings. Cold, from the first two principal components: scikit-learn's 1,000 iterations up to 500 images,
-    fewer for more, 250 (exaggerated, all of them) for 2,000, to stay within seconds: what is read off is which images lie together, and
-    that is settled by then. Warm, from ``start``: 100 iterations, none exaggerated.
+    The paper does not say its settings. Cold, from the first two principal components:
+    scikit-learn's 1,000 iterations up to 500 images, fewer for more, 250 (exaggerated, all of them)
+    for 2,000, to stay within seconds: what is read off is which images lie together, and that is
+    settled by then. Warm, from ``start``: 100 iterations, none exaggerated.
     """
     from sklearn.manifold import TSNE
 
@@ -142,7 +158,10 @@ def embed(values: NDArray[np.float32], seed: int, start: NDArray[np.float32] | N
         start[:, : values.shape[1]] = values[:, :2]
         start *= 1e-4 / max(float(start[:, 0].std()), 1e-12)
     else:
-        options |= {"early_exaggeration": 1.0, "min_grad_norm": 1e9}  # any gradient will do: both phases end at their first check, at 50
+        options |= {
+            "early_exaggeration": 1.0,
+            "min_grad_norm": 1e9,
+        }  # any gradient will do: both phases end at their first check, at 50
     options |= {"learning_rate": max(len(values) / 12, 50.0), "perplexity": min(30.0, (len(values) - 1) / 3)}
     tsne = TSNE(2, angle=0.8, init=start, random_state=seed, n_jobs=1, **options)
     points: NDArray[np.float32] = tsne.fit_transform(values.astype(np.float32))
@@ -159,7 +178,8 @@ def nearest_mean(values: NDArray[Any], members: NDArray[Any], labels: NDArray[An
 
 @dataclass(frozen=True)
 class DomainItem:
-    """What is clustered: an image of a cohort, or one of its tiles where the study trains on crops."""
+    """What is clustered: an image of a cohort, or one of its tiles where the study trains on
+    crops."""
 
     cohort: Cohort
     index: int
@@ -173,7 +193,8 @@ class DomainItem:
 
 @dataclass(frozen=True)
 class DomainItems:
-    """What is clustered: source and target, each side drawn at random to fit into ``MOST_POINTS`` together.
+    """What is clustered: source and target, each side drawn at random to fit into ``MOST_POINTS``
+    together.
 
     Args:
         source: those that are seen.
@@ -191,11 +212,15 @@ class DomainItems:
 
     @staticmethod
     def from_scenario(scenario: Scenario, context: Context, most: int = MOST_POINTS) -> DomainItems:
-        """All source sites together, and all target sites together; every tile of an image where the study trains on crops."""
+        """All source sites together, and all target sites together; every tile of an image where
+        the study trains on crops."""
         patch = context.settings.patch
         source, target = (list(_items(part, patch)) for part in (scenario.source, scenario.target))
         room = min(len(target), max(most // 2, most - len(source)))
-        order = [torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist() for part in (source, target)]
+        order = [
+            torch.randperm(len(part), generator=context.seeds.rng("drawn", len(part))).tolist()
+            for part in (source, target)
+        ]
         kept, seen, rest = sorted(order[0][: most - room]), sorted(order[1][:room]), sorted(order[1][room:])
         places = tuple(source[i] for i in kept), tuple(target[i] for i in seen), tuple(target[i] for i in rest)
         return DomainItems(*places, len(source), len(source) + len(target))
@@ -236,7 +261,8 @@ def positions(items: Sequence[DomainItem]) -> Tensor:
 
 
 def features_of(network: Network, items: Sequence[DomainItem], context: Context) -> Iterator[Tensor]:
-    """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is asked for."""
+    """Bottleneck features in evaluation mode, batches (B, D) on the CPU, each computed when it is
+    asked for."""
     with evaluation_mode(network):
         for start in range(0, len(items), context.batch_size):
             cases = [_case(item, context) for item in items[start : start + context.batch_size]]
@@ -251,7 +277,8 @@ def _case(item: DomainItem, context: Context) -> Batch:
 
 
 def show(clusters: Clusters, items: DomainItems, context: Context, wanted: int, when: str) -> None:
-    """Both clusterings and their centres, matched clusters in one colour and fill (figures 3 and 4)."""
+    """Both clusterings and their centres, matched clusters in one colour and fill (figures 3 and
+    4)."""
     k, seen = len(clusters.match), len(clusters.points)
     note = "" if seen == items.total else f"; {seen} of {items.total} {items.kind}, drawn at random"
     note += "" if k == wanted else f"; {k} clusters, not {wanted}: a side has no more {items.kind} that differ"
@@ -261,7 +288,10 @@ def show(clusters: Clusters, items: DomainItems, context: Context, wanted: int, 
     context.show(f"clusters-{when}", _dots(title, clusters.points, sizes, colours))
     points = torch.cat([clusters.source_centres, clusters.target_centres])
     colours = (*range(k), *clusters.match.tolist())
-    context.show(f"centres-{when}", _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours))
+    context.show(
+        f"centres-{when}",
+        _dots(f"centres of the clusters {when} the adaptation, matched ones alike", points, (k, k), colours),
+    )
 
 
 def _dots(title: str, points: Tensor, sizes: tuple[int, int], colours: tuple[int, ...]) -> Points:

@@ -1,4 +1,5 @@
-"""Style donors: which source slices stand closest to a slice, by spectral residual similarity (Zakazov et al. 2022, section 3)."""
+"""Style donors: which source slices stand closest to a slice, by spectral residual similarity
+(Zakazov et al. 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -26,18 +27,21 @@ SIZES = 4
 class Donors:
     """Source slices to choose from; part of a predictor.
 
-    Slices are compared as grey images (the mean of the channels), each brought to 0..1 by its own extremes and cut or padded about the
-    centre to one size. The paper brings whole scans to 0..1; the released code compares squares of 120 pixels about the centre of mass.
+    Slices are compared as grey images (the mean of the channels), each brought to 0..1 by its own
+    extremes and cut or padded about the centre to one size. The paper brings whole scans to 0..1;
+    the released code compares squares of 120 pixels about the centre of mass.
 
     Args:
-        maps: (N, 2, h w) float32, saliency and gradient of each slice: one can see the anatomy in them, so a model that holds them says
-            ``contains_images``. 8 bytes a pixel of every source image.
+        maps: (N, 2, h w) float32, saliency and gradient of each slice: one can see the anatomy in
+            them, so a model that holds them says ``contains_images``. 8 bytes a pixel of every
+            source image.
         scan: (N,) int64, the source scan that each is a slice of, ascending.
         place: (N,) int64, which slice of it, ascending within a scan.
         size: (h, w) of the maps; equal to that of the slices below 384 pixels.
         compared: (H, W) at which slices are compared.
-        search: ``2d`` takes the slices closest to the i-th among the i-th of all scans; ``2.5d`` among those from i - 2 to i + 2;
-            ``3d`` the i-th slices of the scans whose mean similarity over the target's slices is highest.
+        search: ``2d`` takes the slices closest to the i-th among the i-th of all scans; ``2.5d``
+            among those from i - 2 to i + 2; ``3d`` the i-th slices of the scans whose mean
+            similarity over the target's slices is highest.
         count: how many donors a slice has.
         sliced: whether cases are slices, ``NAME#PLACE``; else volumes, or images of one slice.
     """
@@ -73,10 +77,13 @@ class Donors:
         number = torch.cat([torch.full((len(scan),), which) for which, scan in enumerate(scans)])
         most = len(number) if search == "2.5d" else len(scans)
         near = len(scans) * (2 * REACH + 1)
-        return cls(reference.maps, number, place, reference.size, (height, width), search, min(count, most, near), sliced)
+        return cls(
+            reference.maps, number, place, reference.size, (height, width), search, min(count, most, near), sliced
+        )
 
     def nearest(self, batch: Batch) -> Tensor:
-        """The slices that lend their style, the most similar first; equal similarity (to 1e-6) goes by the source's order.
+        """The slices that lend their style, the most similar first; equal similarity (to 1e-6) goes
+        by the source's order.
 
         Of sliced volumes ``3d`` averages over the slices of a scan that stand in the batch.
 
@@ -101,17 +108,21 @@ class Donors:
         return torch.stack(chosen) if volume else torch.stack(chosen)[..., 0]
 
     def _closest(self, reference: SrsimReference, image: Tensor, place: int) -> Tensor:
-        """(count,) for one slice. Beyond the ends, and where too few scans have the place, the nearest places stand in."""
+        """(count,) for one slice. Beyond the ends, and where too few scans have the place, the
+        nearest places stand in."""
         beyond = ((self.place.cpu() - place).abs() - (REACH if self.search == "2.5d" else 0)).clamp_min(0)
         reach = beyond.sort().values[self.count - 1]
         among = torch.nonzero(beyond <= reach)[:, 0]
         scores = reference.scores(image, among).cpu()
-        return among[ordered(scores - 2 * beyond[among])][: self.count]  # a score is at most 1: nearer places come first
+        return among[ordered(scores - 2 * beyond[among])][
+            : self.count
+        ]  # a score is at most 1: nearer places come first
 
     def _closest_scans(
         self, reference: SrsimReference, names: Sequence[str], images: list[list[Tensor]], places: list[list[int]]
     ) -> list[Tensor]:
-        """(count, D) for each of the batch: sim(s, t) = mean over slices of sim(s_i, t_i), and the scans with the highest."""
+        """(count, D) for each of the batch: sim(s, t) = mean over slices of sim(s_i, t_i), and the
+        scans with the highest."""
         depth = torch.bincount(self.scan.cpu())
         first = depth.cumsum(0) - depth
         scores: dict[str, list[Tensor]] = {}
@@ -122,14 +133,18 @@ class Donors:
                 scores.setdefault(scan, []).append(reference.scores(image, counterparts).cpu())
         best = {scan: ordered(torch.stack(each).double().mean(0))[: self.count] for scan, each in scores.items()}
         return [
-            torch.stack([first[best[scan]] + torch.minimum(depth[best[scan]] - 1, torch.tensor(place)) for place in where], dim=-1)
+            torch.stack(
+                [first[best[scan]] + torch.minimum(depth[best[scan]] - 1, torch.tensor(place)) for place in where],
+                dim=-1,
+            )
             for scan, where in zip(scans, places, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """Low-frequency amplitudes of donors for images of any size; each donor is cropped or padded, and transformed, once for a size.
+    """Low-frequency amplitudes of donors for images of any size; each donor is cropped or padded,
+    and transformed, once for a size.
 
     Args:
         style: (N, C, ..., H, W), the donors.
@@ -153,7 +168,8 @@ class Spectra:
 
 
 def comparable(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(P, C, H, W) -> grey (P, 1, *size) from 0 to 1, each plane by its own extremes; one of a single value becomes 0."""
+    """(P, C, H, W) -> grey (P, 1, *size) from 0 to 1, each plane by its own extremes; one of a
+    single value becomes 0."""
     grey = planes.double().mean(1, keepdim=True)
     least, most = grey.amin((-2, -1), keepdim=True), grey.amax((-2, -1), keepdim=True)
     return crop_or_pad((grey - least) / torch.where(most > least, most - least, torch.ones_like(most)), size)
@@ -179,12 +195,16 @@ def source_scans(source: Sequence[Cohort], method: str) -> Iterator[Tensor]:
             channels = channels or planes.shape[1]
             if planes.shape[1] != channels:
                 mend = "convert the images, or choose source sites whose images agree"
-                raise SpecError(f"{method}: source image '{case.name}' has {planes.shape[1]} channels, the first has {channels}; {mend}")
+                raise SpecError(
+                    f"{method}: source image '{case.name}' has {planes.shape[1]} channels, the first has {channels}; "
+                    f"{mend}"
+                )
             yield planes
 
 
 def draw_donors(source: Sequence[Cohort], count: int, rng: torch.Generator) -> Tensor:
-    """``count`` images of the source cohorts, drawn without replacement: (count, C, *spatial), of the first one's height and width.
+    """``count`` images of the source cohorts, drawn without replacement: (count, C, *spatial), of
+    the first one's height and width.
 
     Raises:
         SpecError: donors with different numbers of channels, or of slices.
@@ -196,7 +216,11 @@ def draw_donors(source: Sequence[Cohort], count: int, rng: torch.Generator) -> T
     for case, image in zip(cases, images, strict=True):
         if image.shape[:-2] != images[0].shape[:-2]:
             told = (
-                f"'{case.cases[0]}' has (channels, slices) {tuple(image.shape[:-2])}, '{cases[0].cases[0]}' {tuple(images[0].shape[:-2])}"
+                f"'{case.cases[0]}' has (channels, slices) {tuple(image.shape[:-2])}, '{cases[0].cases[0]}' "
+                f"{tuple(images[0].shape[:-2])}"
             )
-            raise SpecError(f"donors: source image {told}; bring the images to one shape, for example preprocessing: {{size: [...]}}")
+            raise SpecError(
+                f"donors: source image {told}; bring the images to one shape, for example preprocessing: "
+                f"{{size: [...]}}"
+            )
     return torch.stack([crop_or_pad(image, images[0].shape[-2:]) for image in images])

@@ -13,7 +13,8 @@ from allograft.cohort import Cohort
 
 
 def images_in_order(cohorts: Iterable[Cohort], batch_size: int) -> Iterator[Tensor]:
-    """All images once, in order, (B, C, *spatial); images of one size that follow each other share a batch."""
+    """All images once, in order, (B, C, *spatial); images of one size that follow each other share
+    a batch."""
     waiting: list[Tensor] = []
     for cohort in cohorts:
         hidden = cohort.unlabelled()
@@ -29,7 +30,8 @@ def images_in_order(cohorts: Iterable[Cohort], batch_size: int) -> Iterator[Tens
 
 @contextmanager
 def captured(module: nn.Module) -> Generator[list[Any], None, None]:
-    """Inside, what the module returns is kept in the list too, so that one forward pass serves two losses."""
+    """Inside, what the module returns is kept in the list too, so that one forward pass serves two
+    losses."""
     kept: list[Any] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     try:

@@ -16,20 +16,22 @@ from allograft.errors import SpecError, nearest
 KEY = "recipes: unlearning.attributes"
 MOST_VALUES = 50
 FEW_VALUES = 6
-"""An attribute with more values than ``MOST_VALUES``, or with more than ``FEW_VALUES`` (those of skin) and one of its own for nearly every
-case, is a measurement, not a group."""
+"""An attribute with more values than ``MOST_VALUES``, or with more than ``FEW_VALUES`` (those of
+skin) and one of its own for nearly every case, is a measurement, not a group."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """An attribute's values in the source: their codes as batches hold them, and how many cases have each."""
+    """An attribute's values in the source: their codes as batches hold them, and how many cases
+    have each."""
 
     attribute: str
     codes: tuple[float, ...]
     counts: tuple[int, ...]
 
     def target(self, batch: Batch) -> Tensor:
-        """(B,) int64: index into ``codes``; -100 where the value is missing, or is no value of the source."""
+        """(B,) int64: index into ``codes``; -100 where the value is missing, or is no value of the
+        source."""
         values = batch.site if self.attribute == "site" else batch.attributes[self.attribute]
         same = values[:, None] == torch.tensor(self.codes, dtype=values.dtype, device=values.device)
         return torch.where(same.any(1), same.int().argmax(1), -100)
@@ -39,8 +41,8 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
     """The values of an attribute among cases, missing ones left out.
 
     Raises:
-        SpecError: an unknown attribute, one with a single value, or a measurement: more than 50 values, or more than 6 and
-            than half as many as cases.
+        SpecError: an unknown attribute, one with a single value, or a measurement: more than 50
+            values, or more than 6 and than half as many as cases.
     """
     counts: dict[float, int] = {}
     for cohort in cohorts:
@@ -52,8 +54,13 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
             if text is not None and (attribute == "site" or not is_missing(text)):
                 code = cohort.sites.index(text) if attribute == "site" else coding.attribute(attribute, text)
                 counts[code] = counts.get(code, 0) + 1
-    measured = attribute != "site" and len(counts) > FEW_VALUES and 2 * len(counts) > sum(counts.values())  # nearly as many values as cases
-    found = f"'{attribute}' has {len(counts)} value(s) among {sum(counts.values())} training case(s) of the source that have one"
+    measured = (
+        attribute != "site" and len(counts) > FEW_VALUES and 2 * len(counts) > sum(counts.values())
+    )  # nearly as many values as cases
+    found = (
+        f"'{attribute}' has {len(counts)} value(s) among {sum(counts.values())} training case(s) of the source that "
+        "have one"
+    )
     if measured or not 2 <= len(counts) <= MOST_VALUES:
         group = "a measurement is no group: write ranges, light or dark say, into a column"
         mend = group if len(counts) > 1 else "name an attribute that differs, or for 'site' several source sites"

@@ -20,9 +20,11 @@ from allograft.recipe import Scenario
 
 @dataclass(frozen=True)
 class PairedBatches:
-    """Batches of as many target images as source cases, the source first; ``halves`` takes them apart.
+    """Batches of as many target images as source cases, the source first; ``halves`` takes them
+    apart.
 
-    A batch holds twice the study's batch size, so that the supervised part of a method sees what ``supervised`` sees.
+    A batch holds twice the study's batch size, so that the supervised part of a method sees what
+    ``supervised`` sees.
     """
 
     source: Loader
@@ -30,7 +32,8 @@ class PairedBatches:
 
     @staticmethod
     def from_scenario(scenario: Scenario, context: Context) -> PairedBatches:
-        """Those of a scenario, cropped and augmented as the study says; the sites of either side take turns."""
+        """Those of a scenario, cropped and augmented as the study says; the sites of either side
+        take turns."""
         return PairedBatches(context.loader(scenario.source, "source"), context.loader(scenario.target, "target"))
 
     @property
@@ -62,13 +65,15 @@ def require_encoder(network: AnyNetwork, method: str) -> None:
 
 
 def last_feature(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """What an encoder returns -> its bottleneck, one row an image: (B, D), with its place in the image kept."""
+    """What an encoder returns -> its bottleneck, one row an image: (B, D), with its place in the
+    image kept."""
     last = features if isinstance(features, Tensor) else features[-1]
     return last.flatten(1)
 
 
 def gathered(values: Tensor) -> Tensor:
-    """(B, ...) of this process -> (processes * B, ...) of all. Gradients flow into this process's own rows: see ``of_all``."""
+    """(B, ...) of this process -> (processes * B, ...) of all. Gradients flow into this process's
+    own rows: see ``of_all``."""
     if processes() == 1:
         return values
     every = [torch.empty_like(values) for _ in range(processes())]
@@ -78,5 +83,6 @@ def gathered(values: Tensor) -> Tensor:
 
 
 def of_all(loss: Tensor) -> Tensor:
-    """A loss of ``gathered`` values: its value stays, and the mean of the processes' gradients becomes the gradient of the whole."""
+    """A loss of ``gathered`` values: its value stays, and the mean of the processes' gradients
+    becomes the gradient of the whole."""
     return loss if processes() == 1 else loss.detach() + processes() * (loss - loss.detach())

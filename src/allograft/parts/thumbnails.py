@@ -1,4 +1,5 @@
-"""Images of a cohort as its networks see them, small and grey: what a method shows in ``figure.Images``."""
+"""Images of a cohort as its networks see them, small and grey: what a method shows in
+``figure.Images``."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def thumbnail(item: CohortItem) -> NDArray[np.uint8]:
 
 
 def upright(maps: NDArray[np.generic], cohort: Cohort) -> NDArray[np.generic]:
-    """Maps (C, H, W) over an image of this cohort; over a volume's slice they are turned as ``plane`` turns it."""
+    """Maps (C, H, W) over an image of this cohort; over a volume's slice they are turned as
+    ``plane`` turns it."""
     return maps if cohort.slices is None else np.rot90(maps, axes=(1, 2))
 
 

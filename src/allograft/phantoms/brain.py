@@ -1,4 +1,5 @@
-"""Synthetic brain MRI, 2-D and 3-D: the anatomy has the same distribution at every site, only the scanner differs.
+"""Synthetic brain MRI, 2-D and 3-D: the anatomy has the same distribution at every site, only the
+scanner differs.
 
 Research and testing only: the heads are drawn from ellipsoids and smooth noise, from no patient.
 """
@@ -19,7 +20,8 @@ from allograft.phantoms.parts import Row, check_request, draws, stretched, write
 
 AIR, WHITE_MATTER, GREY_MATTER, CSF, SKULL, SCALP = range(6)
 
-# field strength (T) -> proton density (water = 1), T1, T2 (ms): round figures near those reported in vivo; the scalp is mostly fat
+# field strength (T) -> proton density (water = 1), T1, T2 (ms): round figures near those reported
+# in vivo; the scalp is mostly fat
 TISSUES: Mapping[int, Mapping[float, tuple[float, float, float]]] = MappingProxyType(
     {
         WHITE_MATTER: {1.5: (0.70, 600, 75), 3.0: (0.70, 850, 70)},
@@ -42,21 +44,31 @@ class Scanner:
     field_strength: float = 1.5  # tesla, 1.5 or 3.0: sets T1 and T2 of the tissues
     tr: float = 500.0  # repetition time, ms
     te: float = 15.0  # echo time, ms
-    bias: float = 0.1  # largest absolute log gain of the smooth bias field; 0.5 = gains within 0.6..1.65
-    noise: float = 0.04  # standard deviation of either channel, as a share of this scanner's white-matter signal, as BrainWeb has it
+    # largest absolute log gain of the smooth bias field; 0.5 = gains within 0.6..1.65
+    bias: float = 0.1
+    # standard deviation of either channel, as a share of this scanner's white-matter signal, as
+    # BrainWeb has it
+    noise: float = 0.04
     blur: float = 0.5  # standard deviation of the point spread function, pixels
     scale: float = 4000.0  # grey value of fully relaxed water
 
     def __post_init__(self) -> None:
         if self.field_strength not in TISSUES[CSF]:
-            raise SpecError(f"scanner: field_strength is {self.field_strength}; expected one of {sorted(TISSUES[CSF])} (tesla)")
+            raise SpecError(
+                f"scanner: field_strength is {self.field_strength}; expected one of {sorted(TISSUES[CSF])} (tesla)"
+            )
         for name, value in asdict(self).items():
             if not 0 <= value < np.inf or (value == 0 and name in ("tr", "scale")):
-                raise SpecError(f"scanner: {name} is {value}; expected a finite number, and tr and scale above 0, the others at least 0")
+                raise SpecError(
+                    f"scanner: {name} is {value}; expected a finite number, and tr and scale above 0, the others at "
+                    "least 0"
+                )
 
 
-# Away from crisp T1 weighting at 1.5 T: a higher field and a longer TR weaken the contrast of grey and white matter, the coil and the
-# resolution add to it. All keep the order of the tissues, so that each site can be learned from its own labels.
+# Away from crisp T1 weighting at 1.5 T: a higher field and a longer TR weaken the contrast of grey
+# and white matter, the coil and the
+# resolution add to it. All keep the order of the tissues, so that each site can be learned from its
+# own labels.
 SHIFTS: Mapping[str, Scanner] = MappingProxyType(
     {
         "none": Scanner(),
@@ -74,7 +86,8 @@ def spin_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, tr: float, te: float)
     """Signal of a spin-echo sequence, ``S = PD * (1 - exp(-TR / T1)) * exp(-TE / T2)``.
 
     Args:
-        pd: proton density, 1 = water; ``pd``, ``t1`` and ``t2`` broadcast, and the signal has the unit of ``pd``.
+        pd: proton density, 1 = water; ``pd``, ``t1`` and ``t2`` broadcast, and the signal has the
+            unit of ``pd``.
         t1, t2: longitudinal and transverse relaxation time, ms.
         tr, te: repetition and echo time, ms. The equation holds for TE much shorter than TR.
 
@@ -86,7 +99,8 @@ def spin_echo(pd: ArrayLike, t1: ArrayLike, t2: ArrayLike, tr: float, te: float)
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The random parameters of one anatomy, lengths in half image sides, axes (anterior-posterior, lateral[, vertical]).
+    """The random parameters of one anatomy, lengths in half image sides, axes (anterior-posterior,
+    lateral[, vertical]).
 
     ``cortex`` (mean thickness), ``ventricle`` and ``nucleus`` are shares of ``radii``.
     """
@@ -95,7 +109,8 @@ class Head:
     radii: NDArray[np.float64]  # (D,) semi-axes of the scalp
     angle: float  # rotation in the first two axes, degrees
     warp: NDArray[np.float64]  # (D, *coarse) displacement
-    folds: NDArray[np.float64]  # (2, *finer) standard normal: depth of the sulci and of the grey-white boundary
+    # (2, *finer) standard normal: depth of the sulci and of the grey-white boundary
+    folds: NDArray[np.float64]
     cortex: float
     ventricle: NDArray[np.float64]  # (D,) semi-axes of either lateral ventricle
     nucleus: NDArray[np.float64]  # (D,) semi-axes of either deep grey nucleus
@@ -120,7 +135,8 @@ def draw_head(rng: np.random.Generator, dims: int) -> Head:
 
 
 def label_head(head: Head, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Rasterise a head: (*shape) tissue indices ``AIR``, ``WHITE_MATTER``, ``GREY_MATTER``, ``CSF``, ``SKULL``, ``SCALP``.
+    """Rasterise a head: (*shape) tissue indices ``AIR``, ``WHITE_MATTER``, ``GREY_MATTER``,
+    ``CSF``, ``SKULL``, ``SCALP``.
 
     >>> label_head(draw_head(np.random.default_rng(0), 2), (32, 32)).shape
     (32, 32)
@@ -143,7 +159,14 @@ def label_head(head: Head, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.asarray(square < 1)
 
     tissue = np.select(
-        [radius > 1, radius > 0.93, radius > 0.87, radius > pial, pair(head.ventricle, 0.13), (radius > white) | midline],
+        [
+            radius > 1,
+            radius > 0.93,
+            radius > 0.87,
+            radius > pial,
+            pair(head.ventricle, 0.13),
+            (radius > white) | midline,
+        ],
         [AIR, SCALP, SKULL, CSF, CSF, GREY_MATTER],
         default=WHITE_MATTER,
     )
@@ -152,7 +175,8 @@ def label_head(head: Head, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def anatomy(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Draw one subject: (*shape) tissue indices, 2-D (an axial slice) or 3-D; else ``SpecError``. See `draw_head` and `label_head`.
+    """Draw one subject: (*shape) tissue indices, 2-D (an axial slice) or 3-D; else ``SpecError``.
+    See `draw_head` and `label_head`.
 
     >>> np.unique(anatomy(np.random.default_rng(0), (64, 64))).tolist()
     [0, 1, 2, 3, 4, 5]
@@ -167,7 +191,8 @@ class Acquisition:
     """The random parameters of one scan, drawn alike for every scanner."""
 
     gain: float  # of the receiver in this scan, about 1
-    field: NDArray[np.float64]  # (*shape) smooth, within -1..1: the log bias field before its strength
+    # (*shape) smooth, within -1..1: the log bias field before its strength
+    field: NDArray[np.float64]
     noise: NDArray[np.float64]  # (2, *shape) standard normal: real and imaginary channel
 
 
@@ -179,11 +204,14 @@ def draw_acquisition(rng: np.random.Generator, shape: tuple[int, ...]) -> Acquis
     """
     field = stretched(rng.standard_normal((3,) * len(shape)), shape)
     field = field - field.mean()
-    return Acquisition(float(np.exp(0.1 * rng.standard_normal())), field / np.abs(field).max(), rng.standard_normal((2, *shape)))
+    return Acquisition(
+        float(np.exp(0.1 * rng.standard_normal())), field / np.abs(field).max(), rng.standard_normal((2, *shape))
+    )
 
 
 def scan(tissue: NDArray[np.uint8], scanner: Scanner, drawn: Acquisition) -> NDArray[np.float32]:
-    """Scan a tissue map (*shape): spin echo, bias field, blur, Rician noise (the magnitude of a complex signal), scale, in this order.
+    """Scan a tissue map (*shape): spin echo, bias field, blur, Rician noise (the magnitude of a
+    complex signal), scale, in this order.
 
     Returns (*shape) grey values >= 0.
 
@@ -203,7 +231,8 @@ def scan(tissue: NDArray[np.uint8], scanner: Scanner, drawn: Acquisition) -> NDA
 
 
 def acquire(tissue: NDArray[np.uint8], scanner: Scanner, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw one scan and take it: (*shape) tissue indices -> (*shape) grey values >= 0. See `draw_acquisition` and `scan`.
+    """Draw one scan and take it: (*shape) tissue indices -> (*shape) grey values >= 0. See
+    `draw_acquisition` and `scan`.
 
     >>> acquire(anatomy(np.random.default_rng(0), (32, 32)), SHIFTS["severe"], np.random.default_rng(1)).dtype
     dtype('float32')
@@ -211,20 +240,28 @@ def acquire(tissue: NDArray[np.uint8], scanner: Scanner, rng: np.random.Generato
     return scan(tissue, scanner, draw_acquisition(rng, tissue.shape))
 
 
-def write_brain(out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0) -> Path:
-    """Write a cohort of brains whose sites differ in appearance alone; the same arguments write the same bytes.
+def write_brain(
+    out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0
+) -> Path:
+    """Write a cohort of brains whose sites differ in appearance alone; the same arguments write the
+    same bytes.
 
-    ``dims=2``: 16-bit greyscale PNG, 8-bit PNG masks. ``dims=3``: ``.nii.gz``, uint16, masks uint8, identity affine (1 mm, RAS).
-    Mask values: 0 = rest, 1 = white matter, 2 = grey matter. ``shift.json`` beside the manifest states each site's scanner.
+    ``dims=2``: 16-bit greyscale PNG, 8-bit PNG masks. ``dims=3``: ``.nii.gz``, uint16, masks uint8,
+    identity affine (1 mm, RAS). Mask values: 0 = rest, 1 = white matter, 2 = grey matter.
+    ``shift.json`` beside the manifest states each site's scanner.
 
     Args:
-        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it cannot be written.
-        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` medium, ``d`` a control without a shift.
+        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it
+            cannot be written.
+        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` medium,
+            ``d`` a control without a shift.
         subjects: subjects per site, one image each. No subject is at two sites.
         size: pixels along each axis, at least 32.
-        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects leave the others as they are.
+        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects
+            leave the others as they are.
 
-    Returns the path of ``manifest.csv`` (``image,mask,subject,site``). ``SpecError`` for an unknown shift, a bad site name or number.
+    Returns the path of ``manifest.csv`` (``image,mask,subject,site``). ``SpecError`` for an unknown
+    shift, a bad site name or number.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -243,4 +280,9 @@ def _rows(sites: Mapping[str, str], subjects: int, shape: tuple[int, ...], seed:
             tissue = anatomy(draws(seed, "anatomy", site, subject), shape)
             image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
             mask = np.where(tissue <= GREY_MATTER, tissue, 0).astype(np.uint8)
-            yield {"image": np.rint(image).clip(0, 65535).astype(np.uint16), "mask": mask, "subject": subject, "site": site}
+            yield {
+                "image": np.rint(image).clip(0, 65535).astype(np.uint16),
+                "mask": mask,
+                "subject": subject,
+                "site": site,
+            }

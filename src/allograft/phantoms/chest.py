@@ -1,4 +1,5 @@
-"""Synthetic chest radiographs for classification: the chests have the same distribution at every site, only the machine differs.
+"""Synthetic chest radiographs for classification: the chests have the same distribution at every
+site, only the machine differs.
 
 Research and testing only: chests are drawn from ellipses, bands and smooth noise, from no patient.
 """
@@ -13,13 +14,24 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from allograft.phantoms.parts import Row, blurred, check_instrument, check_request, draws, places, smooth_field, to_bytes, write_cohort
+from allograft.phantoms.parts import (
+    Row,
+    blurred,
+    check_instrument,
+    check_request,
+    draws,
+    places,
+    smooth_field,
+    to_bytes,
+    write_cohort,
+)
 
 CLASSES = ("no-finding", "pneumonia")
 LUNG, OPACITY = 1, 2
 """Mask values: a lung, and the part of it that an opacity darkens least by half."""
 FAINTEST = 0.13
-"""What the faintest opacity adds where it is densest; the display runs from 0, air, to 1, bone over the heart."""
+"""What the faintest opacity adds where it is densest; the display runs from 0, air, to 1, bone over
+the heart."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +44,13 @@ class Machine:
 
     contrast: float = 1.0  # factor on the deviation from middle grey
     gamma: float = 1.0  # exponent of the display curve; above 1 = darker
-    texture: float = 0.0  # standard deviation of a coarse grain, as of old film, as a share of white
+    # standard deviation of a coarse grain, as of old film, as a share of white
+    texture: float = 0.0
     noise: float = 0.02  # standard deviation in each pixel, as a share of white
     blur: float = 0.4  # standard deviation of the point spread function, pixels
     border: float = 0.0  # largest width of the black frame of a collimator, as a share of the side
-    marker: float = 0.0  # brightness of the letter that a side is marked with, in a corner; 0 = none
+    # brightness of the letter that a side is marked with, in a corner; 0 = none
+    marker: float = 0.0
 
     def __post_init__(self) -> None:
         check_instrument("machine", asdict(self))
@@ -59,7 +73,8 @@ class Chest:
     """One chest on a grid of (size, size): what there is, before any machine.
 
     Args:
-        density: what is seen through, from 0, air, to about 1, bone over the heart; opacities included.
+        density: what is seen through, from 0, air, to about 1, bone over the heart; opacities
+            included.
         lungs: bool.
         opacity: what the opacities add to the density; zeros without a finding.
     """
@@ -75,8 +90,11 @@ class Chest:
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """``LUNG`` and ``OPACITY``, where the opacities add at least half of what the faintest one does at its densest."""
-        return np.where(self.lungs & (self.opacity >= FAINTEST / 2), OPACITY, np.where(self.lungs, LUNG, 0)).astype(np.uint8)
+        """``LUNG`` and ``OPACITY``, where the opacities add at least half of what the faintest one
+        does at its densest."""
+        return np.where(self.lungs & (self.opacity >= FAINTEST / 2), OPACITY, np.where(self.lungs, LUNG, 0)).astype(
+            np.uint8
+        )
 
 
 def draw_chest(rng: np.random.Generator, size: int, *, pneumonia: bool) -> Chest:
@@ -98,10 +116,14 @@ def draw_chest(rng: np.random.Generator, size: int, *, pneumonia: bool) -> Chest
     air = 0.44 - 0.12 * hila - 0.03 * smooth_field(rng, size, 16) - 0.02 * smooth_field(rng, size, 5)
     density = body * (tissue - lungs * air) + body * _draw_bones(rng, y, x)
     opacity = _draw_opacities(rng, y, x, lungs)
-    return Chest(density + (opacity if pneumonia else 0), lungs >= 0.5, opacity if pneumonia else np.zeros_like(opacity))
+    return Chest(
+        density + (opacity if pneumonia else 0), lungs >= 0.5, opacity if pneumonia else np.zeros_like(opacity)
+    )
 
 
-def _draw_lungs(rng: np.random.Generator, y: NDArray[np.float64], x: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def _draw_lungs(
+    rng: np.random.Generator, y: NDArray[np.float64], x: NDArray[np.float64], size: int
+) -> NDArray[np.float64]:
     """Two lungs, 0 to 1: narrow above, cut below by the domes of the diaphragm."""
     apart, height, width = rng.uniform(0.40, 0.45), rng.uniform(0.72, 0.82), rng.uniform(0.29, 0.34)
     across = (np.abs(x) - apart) / (width * (0.78 + 0.30 * y).clip(0.35, 1.05))
@@ -116,7 +138,9 @@ def _draw_bones(rng: np.random.Generator, y: NDArray[np.float64], x: NDArray[np.
     behind = y - 0.55 * np.abs(x) + 0.62 * np.abs(x) ** 2
     front = y + 0.75 * (np.abs(x) - 0.55) - 0.4
     ribs = np.exp(-(((((behind - start) / gap + 0.5) % 1 - 0.5) * gap / 0.026) ** 2)) * (np.abs(x) > 0.06)
-    ribs = ribs + 0.45 * np.exp(-(((((front - start) / (1.2 * gap) + 0.5) % 1 - 0.5) * 1.2 * gap / 0.03) ** 2)) * (np.abs(x) > 0.3)
+    ribs = ribs + 0.45 * np.exp(-(((((front - start) / (1.2 * gap) + 0.5) % 1 - 0.5) * 1.2 * gap / 0.03) ** 2)) * (
+        np.abs(x) > 0.3
+    )
     inside = 1 / (1 + np.exp((np.hypot(y / 0.98, x / 0.80) - 0.97) / 0.03))
     clavicle = np.exp(-(((y + 0.66 + 0.22 * (np.abs(x) - 0.1)) / 0.035) ** 2)) * (np.abs(x) > 0.1) * (np.abs(x) < 0.75)
     return np.asarray(strength * ribs * inside * (y > -0.8) + 0.12 * clavicle)
@@ -143,7 +167,8 @@ def _edge(height: NDArray[np.float64], steepness: float) -> NDArray[np.float64]:
 
 
 def expose(chest: Chest, machine: Machine, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Take a radiograph: contrast and gamma, blur, texture and noise, a letter and a frame: (size, size) uint8, bone white.
+    """Take a radiograph: contrast and gamma, blur, texture and noise, a letter and a frame: (size,
+    size) uint8, bone white.
 
     The draws are the same for every machine.
 
@@ -176,21 +201,29 @@ def _mark(image: NDArray[np.float64], brightness: float, corner: int, shift: NDA
     image[top + height - stroke : top + height, left : left + (2 * height) // 3] = brightness
 
 
-def write_chest(out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0) -> Path:
-    """Write a cohort of radiographs whose sites differ in appearance alone; the same arguments write the same bytes.
+def write_chest(
+    out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0
+) -> Path:
+    """Write a cohort of radiographs whose sites differ in appearance alone; the same arguments
+    write the same bytes.
 
-    8-bit grey PNG. Every second subject has pneumonia: opacities in the lungs, which alone decide the label. The masks, 1 = lung and
-    2 = opacity, serve tasks that ask where. ``shift.json`` beside the manifest states each site's machine.
+    8-bit grey PNG. Every second subject has pneumonia: opacities in the lungs, which alone decide
+    the label. The masks, 1 = lung and 2 = opacity, serve tasks that ask where. ``shift.json``
+    beside the manifest states each site's machine.
 
     Args:
-        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it cannot be written.
+        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it
+            cannot be written.
         dims: 2.
-        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` subtle, ``d`` a control without a shift.
+        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` subtle,
+            ``d`` a control without a shift.
         subjects: subjects per site, one image each. No subject is at two sites.
         size: pixels along each axis, at least 32.
-        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects leave the others as they are.
+        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects
+            leave the others as they are.
 
-    Returns the path of ``manifest.csv`` (``image,mask,label,subject,site``). ``SpecError`` for an unknown shift, a bad site name or number.
+    Returns the path of ``manifest.csv`` (``image,mask,label,subject,site``). ``SpecError`` for an
+    unknown shift, a bad site name or number.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

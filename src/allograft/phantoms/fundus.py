@@ -1,4 +1,5 @@
-"""Synthetic fundus photographs: the eyes have the same distribution at every site, only the camera differs.
+"""Synthetic fundus photographs: the eyes have the same distribution at every site, only the camera
+differs.
 
 Research and testing only: vessels are grown by a random branching process, from no patient.
 """
@@ -13,7 +14,17 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from allograft.phantoms.parts import Row, blurred, check_instrument, check_request, draws, places, smooth_field, to_bytes, write_cohort
+from allograft.phantoms.parts import (
+    Row,
+    blurred,
+    check_instrument,
+    check_request,
+    draws,
+    places,
+    smooth_field,
+    to_bytes,
+    write_cohort,
+)
 
 RETINA, DISC = (0.80, 0.40, 0.20), (0.98, 0.82, 0.55)
 """Colours of the retina and of the optic disc, as shares of white in red, green and blue."""
@@ -22,7 +33,8 @@ ARTERY, VEIN = (0.10, 0.42, 0.30), (0.24, 0.62, 0.42)
 VIEW = 0.94
 """Radius of the field of view in half image sides."""
 STEP, STEPS, THINNEST = 0.035, 56, 0.009
-"""Length of a step of growth, their number, and the half-width at which a vessel ends, in half image sides."""
+"""Length of a step of growth, their number, and the half-width at which a vessel ends, in half
+image sides."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +94,10 @@ class Eye:
 def grow_tree(rng: np.random.Generator, disc: NDArray[np.float64], side: float, width: float) -> NDArray[np.float64]:
     """Grow the vessels of one kind out of the optic disc, all tips at once.
 
-    A tip goes on for a short step, turns a little at random, the first four also along the arcades around the macula, and now and then
-    parts in two, whose half-widths keep the sum of their cubes (Murray 1926). It ends when it is too thin, leaves the field of view, or
-    comes near the centre of the macula.
+    A tip goes on for a short step, turns a little at random, the first four also along the arcades
+    around the macula, and now and then parts in two, whose half-widths keep the sum of their cubes
+    (Murray 1926). It ends when it is too thin, leaves the field of view, or comes near the centre
+    of the macula.
 
     Args:
         disc: (2,) centre of the optic disc, (down, right) in half image sides.
@@ -97,8 +110,12 @@ def grow_tree(rng: np.random.Generator, disc: NDArray[np.float64], side: float, 
     >>> grow_tree(np.random.default_rng(0), np.array([0.0, 0.4]), 1.0, 0.03).shape[1:]
     (2, 3)
     """
-    ups, outs = np.array([-1.0, -1.0, 1.0, 1.0]), np.array([-1.0, 1.0, -1.0, 1.0])  # up or down; towards the macula or away from it
-    heading = np.arctan2(side * outs * 0.45, ups) + rng.normal(0, 0.15, 4)  # of (down, right) = (cos, sin)
+    ups, outs = (
+        np.array([-1.0, -1.0, 1.0, 1.0]),
+        np.array([-1.0, 1.0, -1.0, 1.0]),
+    )  # up or down; towards the macula or away from it
+    # of (down, right) = (cos, sin)
+    heading = np.arctan2(side * outs * 0.45, ups) + rng.normal(0, 0.15, 4)
     bend = side * ups * outs * np.array([0.9, 0.4, 0.9, 0.4])
     half = width * rng.uniform(0.85, 1.15, 4) * np.where(outs < 0, 1.0, 0.8)
     start = disc[:, None] + 0.03 * rng.uniform(0.2, 1.0, 4) * np.stack([np.cos(heading), np.sin(heading)])
@@ -128,12 +145,14 @@ def grow_tree(rng: np.random.Generator, disc: NDArray[np.float64], side: float, 
 
 
 def macula(disc: NDArray[np.float64], side: float) -> NDArray[np.float64]:
-    """(2,) centre of the macula of the optic disc at ``disc``, (down, right) in half image sides."""
+    """(2,) centre of the macula of the optic disc at ``disc``, (down, right) in half image
+    sides."""
     return disc + np.array([0.05, -0.55 * side])
 
 
 def draw_vessels(segments: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Rasterise (S, 2, 3) segments: (size, size) coverage from 0 to 1, each pixel by its distance to the nearest centre line.
+    """Rasterise (S, 2, 3) segments: (size, size) coverage from 0 to 1, each pixel by its distance
+    to the nearest centre line.
 
     A vessel is at least one pixel wide.
 
@@ -175,7 +194,8 @@ def draw_eye(rng: np.random.Generator, size: int) -> Eye:
 
 
 def photograph(eye: Eye, camera: Camera, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Photograph an eye (size, size): (size, size, 3) uint8, black outside the field of view. The draws are the same for every camera.
+    """Photograph an eye (size, size): (size, size, 3) uint8, black outside the field of view. The
+    draws are the same for every camera.
 
     >>> photograph(draw_eye(np.random.default_rng(0), 48), SHIFTS["severe"], np.random.default_rng(1)).shape
     (48, 48, 3)
@@ -195,22 +215,28 @@ def photograph(eye: Eye, camera: Camera, rng: np.random.Generator) -> NDArray[np
     return to_bytes(noisy * eye.view[..., None])
 
 
-def write_fundus(out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0) -> Path:
-    """Write a cohort of fundus photographs whose sites differ in appearance alone; the same arguments write the same bytes.
+def write_fundus(
+    out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0
+) -> Path:
+    """Write a cohort of fundus photographs whose sites differ in appearance alone; the same
+    arguments write the same bytes.
 
-    8-bit RGB PNG; masks of the vessels (1) and regions, the field of view (1). ``shift.json`` beside the manifest states each site's
-    camera.
+    8-bit RGB PNG; masks of the vessels (1) and regions, the field of view (1). ``shift.json``
+    beside the manifest states each site's camera.
 
     Args:
-        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it cannot be written.
+        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it
+            cannot be written.
         dims: 2.
-        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` subtle, ``d`` a control without a shift.
+        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` subtle,
+            ``d`` a control without a shift.
         subjects: subjects per site, one image each. No subject is at two sites.
         size: pixels along each axis, at least 32.
-        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects leave the others as they are.
+        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects
+            leave the others as they are.
 
-    Returns the path of ``manifest.csv`` (``image,mask,region,subject,site``). ``SpecError`` for an unknown shift, bad site name
-    or number.
+    Returns the path of ``manifest.csv`` (``image,mask,region,subject,site``). ``SpecError`` for an
+    unknown shift, bad site name or number.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +250,13 @@ def write_fundus(out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, 
             for subject in (f"{site}-{number:03d}" for number in range(subjects)):
                 eye = draw_eye(draws(seed, "eye", site, subject), size)
                 image = photograph(eye, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                yield {"image": image, "mask": eye.mask, "region": eye.view.astype(np.uint8), "subject": subject, "site": site}
+                yield {
+                    "image": image,
+                    "mask": eye.mask,
+                    "region": eye.view.astype(np.uint8),
+                    "subject": subject,
+                    "site": site,
+                }
 
     cameras = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
     facts = {"phantom": "fundus", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": cameras}

@@ -1,4 +1,5 @@
-"""What the phantoms share: draws keyed by content, smooth fields, checks, and the writing of a cohort."""
+"""What the phantoms share: draws keyed by content, smooth fields, checks, and the writing of a
+cohort."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from allograft.errors import OutputError, SpecError, nearest
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Row = Mapping[str, str | Pixels]
-"""Column -> its text, or an image that is written to ``COLUMNs/SUBJECT.png`` (or another ending); ``subject`` is text."""
+"""Column -> its text, or an image that is written to ``COLUMNs/SUBJECT.png`` (or another ending);
+``subject`` is text."""
 
 
 def draws(seed: int, *path: str) -> np.random.Generator:
@@ -35,7 +37,8 @@ def draws(seed: int, *path: str) -> np.random.Generator:
 
 
 def places(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(size, 1) and (1, size): how far down and to the right the pixels lie, from -1 to 1 at the image's edges.
+    """(size, 1) and (1, size): how far down and to the right the pixels lie, from -1 to 1 at the
+    image's edges.
 
     >>> places(4)[0].ravel().tolist()
     [-0.75, -0.25, 0.25, 0.75]
@@ -77,15 +80,24 @@ def check_instrument(instrument: str, values: Mapping[str, Any]) -> None:
 
 
 def check_request(
-    phantom: str, dims: int, sites: Mapping[str, str], shifts: Iterable[str], numbers: tuple[int, int], *, has_volumes: bool = False
+    phantom: str,
+    dims: int,
+    sites: Mapping[str, str],
+    shifts: Iterable[str],
+    numbers: tuple[int, int],
+    *,
+    has_volumes: bool = False,
 ) -> None:
-    """Raise ``SpecError`` for what cannot be written; ``numbers`` are subjects a site and pixels a side."""
+    """Raise ``SpecError`` for what cannot be written; ``numbers`` are subjects a site and pixels a
+    side."""
     subjects, size = numbers
     if dims not in ((2, 3) if has_volumes else (2,)):
         mend = "expected 2 or 3" if has_volumes else "it is a photograph, so 2; 'brain' has volumes"
         raise SpecError(f"{phantom} phantom: dims is {dims}; {mend}")
     if size < 32:
-        raise SpecError(f"{phantom} phantom: size is {size}; expected at least 32 pixels, or its structures are thinner than one")
+        raise SpecError(
+            f"{phantom} phantom: size is {size}; expected at least 32 pixels, or its structures are thinner than one"
+        )
     if subjects < 1 or not sites:
         raise SpecError(f"{phantom} phantom: {subjects} subjects at {len(sites)} sites; expected at least one of each")
     for site, shift in sites.items():
@@ -96,7 +108,8 @@ def check_request(
 
 
 def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any], ending: str = ".png") -> Path:
-    """Write images, ``shift.json`` with the facts, and ``manifest.csv``, whose path is returned. ``OutputError`` when it cannot be.
+    """Write images, ``shift.json`` with the facts, and ``manifest.csv``, whose path is returned.
+    ``OutputError`` when it cannot be.
 
     Args:
         ending: one of ``FORMATS``.
@@ -134,7 +147,9 @@ def _nifti(array: Pixels) -> bytes:
     import nibabel
 
     volume: Any = nibabel.Nifti1Image(array, np.eye(4))
-    return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)  # no time stamp: the same volume is the same bytes
+    return gzip.compress(
+        volume.to_bytes(), compresslevel=6, mtime=0
+    )  # no time stamp: the same volume is the same bytes
 
 
 FORMATS: Mapping[str, Callable[[Pixels], bytes]] = MappingProxyType({".png": _png, ".nii.gz": _nifti})

@@ -1,4 +1,5 @@
-"""Synthetic photographs of skin lesions on skin of a known tone; which lesions stand on which skin may be confounded on purpose.
+"""Synthetic photographs of skin lesions on skin of a known tone; which lesions stand on which skin
+may be confounded on purpose.
 
 Research and testing only: lesions are drawn from random outlines, from no patient.
 """
@@ -14,12 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allograft.errors import SpecError
-from allograft.phantoms.parts import Row, blurred, check_instrument, check_request, draws, places, smooth_field, to_bytes, write_cohort
+from allograft.phantoms.parts import (
+    Row,
+    blurred,
+    check_instrument,
+    check_request,
+    draws,
+    places,
+    smooth_field,
+    to_bytes,
+    write_cohort,
+)
 
 CLASSES = ("naevus", "melanoma")
 ANGLES = ((57.0, 68.0), (43.0, 53.0), (30.0, 39.0), (20.5, 26.5), (11.5, 17.5), (-35.0, 5.0))
-"""Typology angles that skin of Fitzpatrick type 1 to 6 is drawn from, degrees: inside the limits 55, 41, 28, 19 and 10 (Bevan and
-Atapour-Abarghouei 2022, eq. 2)."""
+"""Typology angles that skin of Fitzpatrick type 1 to 6 is drawn from, degrees: inside the limits
+55, 41, 28, 19 and 10 (Bevan and Atapour-Abarghouei 2022, eq. 2)."""
 LIGHT = 3
 """Types up to this one count as light."""
 BENIGN, MALIGNANT = (0.0, 0.35), (0.65, 1.0)
@@ -84,7 +95,8 @@ class Lesion:
 
 
 def skin_colour(angle: float, redness: float = 11.0) -> NDArray[np.float64]:
-    """(3,) CIELAB of skin of a typology angle: b is that of usual skin, L such that ``arctan((L - 50) / b)`` is the angle in degrees.
+    """(3,) CIELAB of skin of a typology angle: b is that of usual skin, L such that
+    ``arctan((L - 50) / b)`` is the angle in degrees.
 
     >>> lightness, _, b = skin_colour(45.0)
     >>> round(float(np.degrees(np.arctan2(lightness - 50, b))), 6)
@@ -95,7 +107,8 @@ def skin_colour(angle: float, redness: float = 11.0) -> NDArray[np.float64]:
 
 
 def draw_lesion(rng: np.random.Generator, size: int, *, tone: int, melanoma: bool, hairy: bool = False) -> Lesion:
-    """Draw one lesion on skin of Fitzpatrick type ``tone`` (1 to 6). But for the outline, tone and label change nothing but what they say.
+    """Draw one lesion on skin of Fitzpatrick type ``tone`` (1 to 6). But for the outline, tone and
+    label change nothing but what they say.
 
     >>> draw_lesion(np.random.default_rng(0), 48, tone=6, melanoma=True).label
     'melanoma'
@@ -111,7 +124,9 @@ def draw_lesion(rng: np.random.Generator, size: int, *, tone: int, melanoma: boo
     lesion = skin * np.array([1 - depth, 0.9, 0.75]) + brown
     lesion = np.broadcast_to(lesion, (size, size, 3)) * (1 + network * np.clip(inside, 0, 1))[..., None]
     pores = 0.5 * smooth_field(rng, size, max(8, size // 2)) + 0.6 * smooth_field(rng, size, 6)
-    ground = np.broadcast_to(skin, (size, size, 3)) + np.stack([pores.clip(-2, 1), 0.5 * smooth_field(rng, size, 5), 0 * pores], 2)
+    ground = np.broadcast_to(skin, (size, size, 3)) + np.stack(
+        [pores.clip(-2, 1), 0.5 * smooth_field(rng, size, 5), 0 * pores], 2
+    )
     colour = ground + cover[..., None] * (lesion - ground)
     hair = _draw_hairs(rng, size)
     if hairy:
@@ -119,10 +134,13 @@ def draw_lesion(rng: np.random.Generator, size: int, *, tone: int, melanoma: boo
     return Lesion(colour, cover, irregularity, angle)
 
 
-def _draw_outline(rng: np.random.Generator, size: int, irregularity: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _draw_outline(
+    rng: np.random.Generator, size: int, irregularity: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A round outline with waves: long ones make it asymmetric, short ones ragged.
 
-    Returns how deep inside a pixel lies, 0 at the rim and 1 in the middle, and how much of it is lesion, both (size, size).
+    Returns how deep inside a pixel lies, 0 at the rim and 1 in the middle, and how much of it is
+    lesion, both (size, size).
     """
     down, right = places(size)
     y, x = down - rng.uniform(-0.1, 0.1), right - rng.uniform(-0.1, 0.1)
@@ -141,7 +159,12 @@ def _draw_hairs(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     down, right = places(size)
     hair = np.zeros((size, size))
     for _ in range(int(rng.integers(3, 10))):
-        turn, off, bend, half = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9), rng.uniform(-0.3, 0.3), rng.uniform(0.008, 0.014)
+        turn, off, bend, half = (
+            rng.uniform(0, np.pi),
+            rng.uniform(-0.9, 0.9),
+            rng.uniform(-0.3, 0.3),
+            rng.uniform(0.008, 0.014),
+        )
         along, across = np.cos(turn) * down + np.sin(turn) * right, -np.sin(turn) * down + np.cos(turn) * right
         apart = np.abs(across - off - bend * along**2) - max(half, 0.8 / size)
         hair = np.maximum(hair, 0.9 * (0.5 - apart * size / 2).clip(0, 1))
@@ -151,7 +174,8 @@ def _draw_hairs(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
 def photograph(lesion: Lesion, camera: Dermatoscope, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Photograph a lesion: (size, size, 3) uint8. The draws are the same for every camera.
 
-    Light falls off from one place of the rim, where it is full: so the lightest skin is the skin's own colour.
+    Light falls off from one place of the rim, where it is full: so the lightest skin is the skin's
+    own colour.
 
     >>> photograph(draw_lesion(np.random.default_rng(0), 48, tone=2, melanoma=False), SHIFTS["none"],
     ...     np.random.default_rng(1)).shape
@@ -162,7 +186,9 @@ def photograph(lesion: Lesion, camera: Dermatoscope, rng: np.random.Generator) -
     size = len(lesion.cover)
     down, right = places(size)
     lit = rng.uniform(0, 2 * np.pi)
-    far = (1 - (np.cos(lit) * down + np.sin(lit) * right) / (abs(np.cos(lit)) + abs(np.sin(lit)))) / 2  # 0 in the lightest corner
+    far = (
+        1 - (np.cos(lit) * down + np.sin(lit) * right) / (abs(np.cos(lit)) + abs(np.sin(lit)))
+    ) / 2  # 0 in the lightest corner
     seen = lab2rgb(lesion.colour) * (1 - camera.vignette * far**2)[..., None] * np.asarray(camera.cast)
     middle = seen.mean((0, 1))
     seen = blurred(middle + camera.contrast * (seen - middle), camera.blur)
@@ -180,25 +206,31 @@ def write_skin(
     confounding: float | Mapping[str, float] = 0.0,
     hairy: float = 0.25,
 ) -> Path:
-    """Write a cohort of lesions whose sites differ in appearance, and if asked in what goes with what; the same arguments, the same bytes.
+    """Write a cohort of lesions whose sites differ in appearance, and if asked in what goes with
+    what; the same arguments, the same bytes.
 
-    8-bit RGB PNG. Every second subject has a melanoma, told from a naevus by its outline alone; masks of the lesions (1). ``tone`` is the
-    Fitzpatrick type, 1 to 6, ``ita`` the skin's typology angle in degrees, both before any camera. ``shift.json`` beside the manifest
-    states each site's camera and confounding.
+    8-bit RGB PNG. Every second subject has a melanoma, told from a naevus by its outline alone;
+    masks of the lesions (1). ``tone`` is the Fitzpatrick type, 1 to 6, ``ita`` the skin's typology
+    angle in degrees, both before any camera. ``shift.json`` beside the manifest states each site's
+    camera and confounding.
 
     Args:
-        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it cannot be written.
+        out: folder, made if absent; files of the same names are replaced. ``OutputError`` when it
+            cannot be written.
         dims: 2.
-        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` subtle, ``d`` a control without a shift.
+        sites: site name -> name in `SHIFTS`. Default: ``a`` the source, ``b`` severe, ``c`` subtle,
+            ``d`` a control without a shift.
         subjects: subjects per site, one image each. No subject is at two sites.
         size: pixels along each axis, at least 32.
-        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects leave the others as they are.
-        confounding: the expected correlation of melanoma with light skin (types 1 to 3), -1 to 1, at every site, or by site, 0 where not
-            named: a melanoma is on light skin, and a naevus on dark skin, with probability (1 + confounding) / 2.
+        seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects
+            leave the others as they are.
+        confounding: the expected correlation of melanoma with light skin (types 1 to 3), -1 to 1,
+            at every site, or by site, 0 where not named: a melanoma is on light skin, and a naevus
+            on dark skin, with probability (1 + confounding) / 2.
         hairy: share of images with hairs, expected.
 
-    Returns the path of ``manifest.csv`` (``image,mask,label,subject,site,tone,ita``). ``SpecError`` for an unknown shift, bad site name
-    or number.
+    Returns the path of ``manifest.csv`` (``image,mask,label,subject,site,tone,ita``). ``SpecError``
+    for an unknown shift, bad site name or number.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -218,13 +250,31 @@ def write_skin(
                 light = melanoma == (chosen.random() < (1 + strength[site]) / 2)
                 tone = int(chosen.integers(1, LIGHT + 1)) + (0 if light else LIGHT)
                 hair = bool(chosen.random() < hairy)
-                lesion = draw_lesion(draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair)
+                lesion = draw_lesion(
+                    draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair
+                )
                 image = photograph(lesion, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                told = {"label": lesion.label, "subject": subject, "site": site, "tone": str(tone), "ita": f"{lesion.angle:.2f}"}
+                told = {
+                    "label": lesion.label,
+                    "subject": subject,
+                    "site": site,
+                    "tone": str(tone),
+                    "ita": f"{lesion.angle:.2f}",
+                }
                 yield {"image": image, "mask": lesion.mask, **told}
 
-    cameras = {site: {"shift": shift, "confounding": strength[site], **asdict(SHIFTS[shift])} for site, shift in sites.items()}
-    facts = {"phantom": "skin", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "hairy": hairy, "sites": cameras}
+    cameras = {
+        site: {"shift": shift, "confounding": strength[site], **asdict(SHIFTS[shift])} for site, shift in sites.items()
+    }
+    facts = {
+        "phantom": "skin",
+        "dims": dims,
+        "size": size,
+        "subjects": subjects,
+        "seed": seed,
+        "hairy": hairy,
+        "sites": cameras,
+    }
     return write_cohort(Path(out), rows(), facts)
 
 
@@ -234,5 +284,7 @@ def _by_site(confounding: float | Mapping[str, float], sites: Mapping[str, str])
         if site not in sites:
             raise SpecError(f"skin phantom: confounding: no site '{site}'; found {', '.join(sites)}")
         if not -1 <= value <= 1:
-            raise SpecError(f"skin phantom: confounding of site '{site}' is {value}; expected a correlation from -1 to 1")
+            raise SpecError(
+                f"skin phantom: confounding of site '{site}' is {value}; expected a correlation from -1 to 1"
+            )
     return {site: float(given.get(site, 0.0)) for site in sites}

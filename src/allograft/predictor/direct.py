@@ -19,21 +19,25 @@ from allograft.networks import AnyNetwork
 Prediction = Mapping[str, Tensor | tuple[Boxes | None, ...] | tuple[str, ...]]
 """Keyed like labels, for B images:
 
-"mask", "label": (B, K, *spatial) or (B, K) logits; log-probabilities are logits too. "paired": (B, C, *spatial). "boxes": B ``Boxes``.
-"score": (B,) float, how sure or how far from the training data, in the method's own scale. "spread": (B,) float, how much several
-samples of a prediction differ. "chosen": (B,) int64, which of several models answered. "warnings": B texts, "" for none.
+"mask", "label": (B, K, *spatial) or (B, K) logits; log-probabilities are logits too. "paired": (B,
+C, *spatial). "boxes": B ``Boxes``. "score": (B,) float, how sure or how far from the training data,
+in the method's own scale. "spread": (B,) float, how much several samples of a prediction differ.
+"chosen": (B,) int64, which of several models answered. "warnings": B texts, "" for none.
 """
 
 
 class Predictor(Protocol):
-    """A frozen dataclass whose fields are JSON values, tensors, networks or predictors; so one save and one load do for all."""
+    """A frozen dataclass whose fields are JSON values, tensors, networks or predictors; so one save
+    and one load do for all."""
 
     def __call__(self, batch: Batch) -> Prediction:
-        """A prediction for ``batch.unlabelled()`` that does not depend on which cases stand beside each other."""
+        """A prediction for ``batch.unlabelled()`` that does not depend on which cases stand beside
+        each other."""
 
 
 class Padded(Protocol):
-    """A network, or what stands for one: images -> outputs, and the number that their sides must be a multiple of."""
+    """A network, or what stands for one: images -> outputs, and the number that their sides must be
+    a multiple of."""
 
     @property
     def multiple(self) -> int:
@@ -45,7 +49,8 @@ class Padded(Protocol):
 
 @dataclass(frozen=True)
 class Direct:
-    """The network's own output; images are padded to the multiple it needs, outputs cropped back."""
+    """The network's own output; images are padded to the multiple it needs, outputs cropped
+    back."""
 
     network: AnyNetwork
 
@@ -56,12 +61,15 @@ class Direct:
 
 @dataclass(frozen=True)
 class Weights:
-    """A network that other recipes build on, and that answers nothing: what a pre-training leaves. ``start:`` takes its folder."""
+    """A network that other recipes build on, and that answers nothing: what a pre-training leaves.
+    ``start:`` takes its folder."""
 
     network: AnyNetwork
 
     def __call__(self, batch: Batch) -> Prediction:
-        raise ModelError("holds pre-trained weights only, which predict nothing; start a study from this folder: start: FOLDER")
+        raise ModelError(
+            "holds pre-trained weights only, which predict nothing; start a study from this folder: start: FOLDER"
+        )
 
 
 def padded(network: Padded, image: Tensor) -> dict[str, Tensor]:

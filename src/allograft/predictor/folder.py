@@ -1,4 +1,5 @@
-"""A predictor as a folder: ``model.safetensors`` and ``card.json``. Nothing is pickled, nothing unpickled."""
+"""A predictor as a folder: ``model.safetensors`` and ``card.json``. Nothing is pickled, nothing
+unpickled."""
 
 from __future__ import annotations
 
@@ -26,9 +27,29 @@ from allograft.tree import Json, write_bytes, write_json
 FORMAT = 1
 Device = str | torch.device
 CARD: Mapping[str, tuple[type, ...]] = {
-    **{"format": (int,), "allograft": (str,), "checksum": (str,), "contains_images": (bool,), "channels": (int,), "seed": (int,)},
-    **{"task": (dict,), "preprocessing": (dict,), "slices": (dict, type(None)), "recipe": (dict,), "cost": (dict,), "metrics": (dict,)},
-    **{"protocol": (dict,), "stage": (str,), "intended_use": (str,), "target": (str, type(None)), "training_images": (list,)},
+    **{
+        "format": (int,),
+        "allograft": (str,),
+        "checksum": (str,),
+        "contains_images": (bool,),
+        "channels": (int,),
+        "seed": (int,),
+    },
+    **{
+        "task": (dict,),
+        "preprocessing": (dict,),
+        "slices": (dict, type(None)),
+        "recipe": (dict,),
+        "cost": (dict,),
+        "metrics": (dict,),
+    },
+    **{
+        "protocol": (dict,),
+        "stage": (str,),
+        "intended_use": (str,),
+        "target": (str, type(None)),
+        "training_images": (list,),
+    },
     "sites": (list,),
 }
 """What a card's facts must be, where they are given."""
@@ -52,7 +73,12 @@ def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
     weights = to_bytes(flat)
     write_bytes(folder / "model.safetensors", weights)
-    told = {"format": FORMAT, "allograft": __version__, "contains_images": holds_images(predictor), "checksum": _checksum(shape, weights)}
+    told = {
+        "format": FORMAT,
+        "allograft": __version__,
+        "contains_images": holds_images(predictor),
+        "checksum": _checksum(shape, weights),
+    }
     write_json(folder / "card.json", {**card, **told, "predictor": shape})
 
 
@@ -61,16 +87,21 @@ def holds_images(thing: object) -> bool:
     if isinstance(thing, (list, tuple)):
         return any(map(holds_images, thing))
     if is_dataclass(thing) and not isinstance(thing, type):
-        return bool(getattr(thing, "contains_images", False)) or any(holds_images(getattr(thing, f.name)) for f in fields(thing))
+        return bool(getattr(thing, "contains_images", False)) or any(
+            holds_images(getattr(thing, f.name)) for f in fields(thing)
+        )
     return False
 
 
-def load_predictor(folder: Path | str, *, template: nn.Module | None = None, device: Device = "cpu") -> tuple[Predictor, dict[str, Any]]:
+def load_predictor(
+    folder: Path | str, *, template: nn.Module | None = None, device: Device = "cpu"
+) -> tuple[Predictor, dict[str, Any]]:
     """The predictor and its card.
 
     Raises:
-        ModelError: a folder without card or weights, a file of another kind (a pickle, say), weights that do not fit the card, or a
-            card that asks for more memory than its weights account for.
+        ModelError: a folder without card or weights, a file of another kind (a pickle, say),
+            weights that do not fit the card, or a card that asks for more memory than its weights
+            account for.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -80,11 +111,17 @@ def load_predictor(folder: Path | str, *, template: nn.Module | None = None, dev
     except AllograftError as error:
         place = str(folder / "card.json")
         raise ModelError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
-    except Exception as error:  # builders may raise anything on arguments that nobody in his senses wrote
+    # builders may raise anything on arguments that nobody in his senses wrote
+    except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder}: card and weights do not fit together ({what}); train or export the model again") from error
+        raise ModelError(
+            f"{folder}: card and weights do not fit together ({what}); train or export the model again"
+        ) from error
     if not _unchanged(folder, card):
-        raise ModelError(f"{folder}: card and weights are not those that were saved together, one was damaged or changed; copy both again")
+        raise ModelError(
+            f"{folder}: card and weights are not those that were saved together, one was damaged or changed; copy "
+            "both again"
+        )
     return predictor, card
 
 
@@ -99,18 +136,22 @@ def intact(folder: Path) -> bool:
 
 def _unchanged(folder: Path, card: Mapping[str, Any]) -> bool:
     """By the checksum; a card of an earlier version has none."""
-    return "checksum" not in card or card["checksum"] == _checksum(card.get("predictor"), (folder / "model.safetensors").read_bytes())
+    return "checksum" not in card or card["checksum"] == _checksum(
+        card.get("predictor"), (folder / "model.safetensors").read_bytes()
+    )
 
 
 def _weights(folder: Path, device: Device) -> dict[str, Tensor]:
-    """Name -> tensor. Safetensors compares the sizes in a file's header with the file itself before it makes anything."""
+    """Name -> tensor. Safetensors compares the sizes in a file's header with the file itself before
+    it makes anything."""
     from safetensors import safe_open
 
     path = folder / "model.safetensors"
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except Exception as error:  # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    except Exception as error:
         raise ModelError(f"{path}: no safetensors file ({error}); models of other kinds are not opened") from error
 
 
@@ -125,7 +166,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     path = folder / "card.json"
     if not os.path.isfile(path):  # which says no to a name that is too long, where Path raises
         raise ModelError(
-            f"{str(folder)[:200]}: no model folder; expected a folder with card.json and model.safetensors, as 'allograft study' writes it"
+            f"{str(folder)[:200]}: no model folder; expected a folder with card.json and model.safetensors, as "
+            "'allograft study' writes it"
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +176,8 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: not a model card ({error})") from error
     if form != FORMAT:
         raise ModelError(
-            f"{path}: format {form!r}, this version of Allograft reads {FORMAT}; use the version that wrote it: {card.get('allograft')}"
+            f"{path}: format {form!r}, this version of Allograft reads {FORMAT}; use the version that wrote it: "
+            f"{card.get('allograft')}"
         )
     _check_card(card, path)
     return dict(card)
@@ -159,11 +202,19 @@ def _check_card(card: Mapping[str, Any], path: Path) -> None:
         _check_shape(card["predictor"], f"{path}: predictor")
 
 
-_KINDS = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", list: "a list", type(None): "null"}
+_KINDS = {
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "null",
+}
 
 
 def _check_shape(shape: object, at: str, depth: int = 0) -> None:
-    """Raise ``ModelError`` unless ``shape`` is what ``_flatten`` makes: numbers, texts, lists, tensors, networks and predictors."""
+    """Raise ``ModelError`` unless ``shape`` is what ``_flatten`` makes: numbers, texts, lists,
+    tensors, networks and predictors."""
     if depth > DEEPEST:
         raise ModelError(f"{at[:200]}: predictors inside predictors, more than {DEEPEST} deep; export the model again")
     if isinstance(shape, list):
@@ -177,13 +228,17 @@ def _check_shape(shape: object, at: str, depth: int = 0) -> None:
         elif kinds == {"network": dict, "at": str}:
             _check_spec(shape["network"], at)
         elif kinds != {"tensor": str}:
-            raise ModelError(f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again")
+            raise ModelError(
+                f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again"
+            )
 
 
 def _check_spec(spec: Spec, at: str) -> None:
     build, surgery = spec.get("build"), spec.get("surgery", [])
     steps = [build, *surgery] if isinstance(surgery, list) else []
-    if not steps or any(not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps):
+    if not steps or any(
+        not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps
+    ):
         expected = "{'build': {name: {...}}, 'surgery': [{name: {...}}, ...]}"
         raise ModelError(f"{at}: expected a network as {expected}, found {str(spec)[:60]}; export the model again")
 
@@ -197,13 +252,16 @@ def first_network(shape: object) -> Spec:
 
 
 def starting_network(folder: Path) -> Spec:
-    """The spec of the first network of a model folder, loaded once within bounds: what is returned may be built again.
+    """The spec of the first network of a model folder, loaded once within bounds: what is returned
+    may be built again.
 
     Raises:
         ModelError: as ``load_predictor``.
     """
     weights = folder / "model.safetensors"
-    _check_once(folder, *((path.stat().st_mtime_ns if path.exists() else 0) for path in (folder / "card.json", weights)))
+    _check_once(
+        folder, *((path.stat().st_mtime_ns if path.exists() else 0) for path in (folder / "card.json", weights))
+    )
     return first_network(read_card(folder).get("predictor"))
 
 
@@ -230,7 +288,10 @@ def _flatten(thing: object, at: str, tensors: dict[str, Tensor]) -> Json:
         return {"tensor": at}
     if isinstance(thing, nn.Module):
         if "build" not in own_spec(thing):
-            raise TypeError(f"{at}: a predictor holds networks, and a {type(thing).__name__} is none; add it to a network by surgery")
+            raise TypeError(
+                f"{at}: a predictor holds networks, and a {type(thing).__name__} is none; add it to a network by "
+                "surgery"
+            )
         for key, tensor in thing.state_dict().items():
             tensors[f"{at}/{key}"] = tensor
         return {"network": dict(own_spec(thing)), "at": at}
@@ -241,7 +302,9 @@ def _flatten(thing: object, at: str, tensors: dict[str, Tensor]) -> Json:
         return [_flatten(value, f"{at}.{i}", tensors) for i, value in enumerate(thing)]
     if thing is None or isinstance(thing, (str, int, float, bool)):
         return thing
-    raise TypeError(f"{at}: a predictor holds JSON values, tensors, networks and predictors, not a {type(thing).__name__}")
+    raise TypeError(
+        f"{at}: a predictor holds JSON values, tensors, networks and predictors, not a {type(thing).__name__}"
+    )
 
 
 def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Device, at: str) -> Any:
@@ -264,13 +327,16 @@ def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | No
 
 
 def _check_fields(kind: type, given: Mapping[str, object], at: str) -> None:
-    """Numbers, texts, tensors and predictors where the dataclass has them; pydantic would not know a ``Protocol``."""
+    """Numbers, texts, tensors and predictors where the dataclass has them; pydantic would not know
+    a ``Protocol``."""
     hints = get_type_hints(kind)
     for key, value in given.items():
         hint = hints.get(key)
         number = hint in (int, float) and isinstance(value, (int, hint)) and not isinstance(value, bool)
         plain = hint in (bool, str, Tensor) and isinstance(value, hint)
-        inner = hint not in (int, float, bool, str, Tensor) and (getattr(hint, "__name__", "") != "Predictor" or callable(value))
+        inner = hint not in (int, float, bool, str, Tensor) and (
+            getattr(hint, "__name__", "") != "Predictor" or callable(value)
+        )
         if not (number or plain or inner) or (key == "network" and not isinstance(value, nn.Module)):
             wanted = "a network" if key == "network" else getattr(hint, "__name__", hint)
             raise ModelError(f"{at}.{key}: expected {wanted}, found {str(value)[:60]!r}; export the model again")

@@ -1,4 +1,5 @@
-"""Noise of a sampler, keyed by what is in an image: the same image has the same answer, whatever its name or its batch."""
+"""Noise of a sampler, keyed by what is in an image: the same image has the same answer, whatever
+its name or its batch."""
 
 from __future__ import annotations
 

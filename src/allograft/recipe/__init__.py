@@ -2,7 +2,20 @@
 
 from allograft.recipe.grid import AnyRow, Grid, candidates, parse_row
 from allograft.recipe.parse import AnyRecipe, parse_recipe
-from allograft.recipe.recipe import Carry, Needs, Paper, Recipe, Saw, Scenario, Stage, every_recipe, is_recipe, shown, title, total_needs
+from allograft.recipe.recipe import (
+    Carry,
+    Needs,
+    Paper,
+    Recipe,
+    Saw,
+    Scenario,
+    Stage,
+    every_recipe,
+    is_recipe,
+    shown,
+    title,
+    total_needs,
+)
 
 __all__ = [
     "AnyRecipe",

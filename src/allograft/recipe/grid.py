@@ -16,7 +16,8 @@ from allograft.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Grid:
-    """A row that tries several settings of a recipe; the study's selection picks one for each seed, and the cost of all counts.
+    """A row that tries several settings of a recipe; the study's selection picks one for each seed,
+    and the cost of all counts.
 
     ``{finetune: {scope: top, grid: {augmentation: [none, strong]}}}`` in YAML.
 
@@ -54,7 +55,11 @@ def parse_row(tree: object, where: str = "recipes") -> Recipe | Grid:
     if not (isinstance(arguments, Mapping) and "grid" in arguments):
         return parse_recipe(tree, where)
     axes = arguments["grid"]
-    if not (isinstance(axes, Mapping) and axes and all(isinstance(values, (list, tuple)) and values for values in axes.values())):
+    if not (
+        isinstance(axes, Mapping)
+        and axes
+        and all(isinstance(values, (list, tuple)) and values for values in axes.values())
+    ):
         raise SpecError(f"{where}.{name}.grid: expected field: [value, value, ...], found {axes!r}")
     fixed = {key: value for key, value in arguments.items() if key != "grid"}
     if both := sorted(set(fixed) & set(axes)):

@@ -21,16 +21,40 @@ def check_needs(recipe: Recipe, scenario: Scenario, target: str = "") -> None:
     needs = total_needs(recipe)
     lacks = [
         ("source_images", bool(scenario.source), "source images", "add source sites: source: [SITE]"),
-        ("target_images", bool(scenario.target), "target images", "name a target with training images, lower test: {fraction: ...}"),
-        ("target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
-        ("all_target_labels", any(c.has_labels for c in scenario.target), "labelled target cases", "set target_labels: {subjects: n}"),
+        (
+            "target_images",
+            bool(scenario.target),
+            "target images",
+            "name a target with training images, lower test: {fraction: ...}",
+        ),
+        (
+            "target_labels",
+            any(c.has_labels for c in scenario.target),
+            "labelled target cases",
+            "set target_labels: {subjects: n}",
+        ),
+        (
+            "all_target_labels",
+            any(c.has_labels for c in scenario.target),
+            "labelled target cases",
+            "set target_labels: {subjects: n}",
+        ),
         ("pool", bool(scenario.pool), "images for pre-training", "add pool: [SITE] to the study"),
-        ("pool_labels", any(c.has_labels for c in scenario.pool), "labelled images for pre-training", "add pool: [SITE] to the study"),
+        (
+            "pool_labels",
+            any(c.has_labels for c in scenario.pool),
+            "labelled images for pre-training",
+            "add pool: [SITE] to the study",
+        ),
         ("stream", bool(scenario.stream), "a stream of phases", "add stream: [[SITE], [SITE]] to the study"),
     ]
     for name, present, what, mend in lacks:
         if getattr(needs, name) and not present:
-            gives = f"target '{target}' has none outside its test cases" if target and "target" in name else "this study gives none"
+            gives = (
+                f"target '{target}' has none outside its test cases"
+                if target and "target" in name
+                else "this study gives none"
+            )
             raise NeedsError(f"recipe '{title(recipe)}' needs {what}, and {gives}; {mend}, or drop the recipe")
 
 

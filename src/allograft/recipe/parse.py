@@ -14,7 +14,8 @@ from allograft.table import find
 
 
 def parse_recipe(tree: object, where: str = "recipes") -> Recipe:
-    """``"fourier"`` or ``{"finetune": {"scope": "top"}}`` -> a recipe; ``SpecError`` names the nearest key."""
+    """``"fourier"`` or ``{"finetune": {"scope": "top"}}`` -> a recipe; ``SpecError`` names the
+    nearest key."""
     if is_recipe(tree):
         return tree
     if isinstance(tree, str):
@@ -33,4 +34,5 @@ def _nested(tree: object) -> Recipe:
 
 
 AnyRecipe = Annotated[Recipe, PlainValidator(_nested)]
-"""The type of a field that holds another recipe: ``first: AnyRecipe = field(default_factory=Supervised)``."""
+"""The type of a field that holds another recipe:
+``first: AnyRecipe = field(default_factory=Supervised)``."""

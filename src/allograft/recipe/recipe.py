@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paper:
-    """What a method cites: a BibTeX key, authors, title, venue, year and a DOI or address-free identifier."""
+    """What a method cites: a BibTeX key, authors, title, venue, year and a DOI or address-free
+    identifier."""
 
     key: str
     authors: str
@@ -39,7 +40,8 @@ class Needs:
         target_images: the target's training images, labels absent.
         target_labels: the labelled target cases of the budget.
         all_target_labels: every labelled target training case, beyond the budget: for upper bounds.
-        every_target: what is given of the target, of all targets of the study together: one run then answers each of them.
+        every_target: what is given of the target, of all targets of the study together: one run
+            then answers each of them.
         pool: images for pre-training, labels absent.
         pool_labels: their labels too.
         stream: phases in order.
@@ -85,7 +87,8 @@ class Scenario:
     sites: tuple[str, ...] = ()
 
     def narrowed(self, needs: Needs) -> Scenario:
-        """Only what is needed, sites renumbered, so that two recipes that need the same see, and are keyed by, the same."""
+        """Only what is needed, sites renumbered, so that two recipes that need the same see, and
+        are keyed by, the same."""
         labels = needs.target_labels or needs.all_target_labels
         if labels:
             target = self.target if needs.target_images else tuple(c for c in self.target if c.has_labels)
@@ -104,30 +107,39 @@ class Scenario:
 
     def fingerprint(self) -> list[Json]:
         """JSON values of all that can be seen."""
-        return [[cohort.fingerprint() for cohort in part] for part in (self.source, self.target, self.pool, self.stream)]
+        return [
+            [cohort.fingerprint() for cohort in part] for part in (self.source, self.target, self.pool, self.stream)
+        ]
 
 
 def _images(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
-    """Each site's cases as one cohort without labels, in an order that does not tell which of them are labelled."""
+    """Each site's cases as one cohort without labels, in an order that does not tell which of them
+    are labelled."""
     by_site: dict[str, list[Cohort]] = {}
     for cohort in cohorts:
         for site in dict.fromkeys(case.site for case in cohort.cases):
             by_site.setdefault(site, []).append(cohort.site(site).unlabelled())
     return tuple(
-        replace(parts[0], cases=tuple(sorted((case for part in parts for case in part.cases), key=lambda case: case.name)), chosen=None)
+        replace(
+            parts[0],
+            cases=tuple(sorted((case for part in parts for case in part.cases), key=lambda case: case.name)),
+            chosen=None,
+        )
         for parts in by_site.values()
     )
 
 
 def _bare(cohort: Cohort) -> Cohort:
-    """What labels would mean is left out too, so that another task does not change what a pre-training saw."""
+    """What labels would mean is left out too, so that another task does not change what a
+    pre-training saw."""
     coding = Coding(attributes=cohort.prepared.coding.attributes)
     return replace(cohort, prepared=replace(cohort.prepared, coding=coding))
 
 
 @dataclass(frozen=True)
 class Saw:
-    """What a run had seen when it yielded a stage: sites, and the subjects whose target or stream labels it was given."""
+    """What a run had seen when it yielded a stage: sites, and the subjects whose target or stream
+    labels it was given."""
 
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
@@ -136,7 +148,8 @@ class Saw:
 
     @staticmethod
     def from_scenario(scenario: Scenario, seen: tuple[str, ...] = ()) -> Saw:
-        """What a narrowed scenario shows; of its stream, the sites in ``seen``, or all where ``seen`` names none of them."""
+        """What a narrowed scenario shows; of its stream, the sites in ``seen``, or all where
+        ``seen`` names none of them."""
         met = [cohort for cohort in scenario.stream if set(_sites(cohort)) & set(seen)] or scenario.stream
         labelled = {subject for cohort in (*scenario.target, *met) if cohort.has_labels for subject in cohort.subjects}
         return Saw(_sites(*scenario.source), _sites(*scenario.target), _sites(*met), tuple(sorted(labelled)))
@@ -155,7 +168,8 @@ class Stage:
         predictor: what to judge; None for weights only, which other recipes build on.
         seen: sites learned from so far, in order.
         facts: numbers that belong to this moment: models in a pool, the loss of a pretext.
-        unit, recipe, sites, cost, saw: whose stage it is and what led to it; set by ``Context.run``.
+        unit, recipe, sites, cost, saw: whose stage it is and what led to it; set by
+            ``Context.run``.
     """
 
     name: str
@@ -176,8 +190,9 @@ class Carry:
     Args:
         network: as it ended.
         optimizer: its state by parameter name.
-        parts: other networks, a teacher say, and modules made by ``networks.rebuildable``, such as a
-            critic. When they are loaded, they are in training mode, and all parameters require gradients.
+        parts: other networks, a teacher say, and modules made by ``networks.rebuildable``, such as
+            a critic. When they are loaded, they are in training mode, and all parameters require
+            gradients.
 
     Raises:
         AllograftError: a part without a spec, which could not be loaded again.
@@ -191,16 +206,19 @@ class Carry:
         for name, part in self.parts.items():
             if not own_spec(part):
                 raise AllograftError(
-                    f"Carry.parts: '{name}' is a {type(part).__name__} without a spec, so it could not be loaded again; "
+                    f"Carry.parts: '{name}' is a {type(part).__name__} without a spec, so it could not be loaded "
+                    "again; "
                     "make it by allograft.networks.rebuildable(FUNCTION, ...)"
                 )
 
 
 class Recipe(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters, with the paper's values as defaults.
+    """A frozen dataclass whose fields are the hyper-parameters, with the paper's values as
+    defaults.
 
-    It may have a ``check`` with the arguments of ``run``, which changes nothing and raises ``SpecError`` for a task, a network or settings
-    that the recipe cannot be used with. A study calls it before anything is trained.
+    It may have a ``check`` with the arguments of ``run``, which changes nothing and raises
+    ``SpecError`` for a task, a network or settings that the recipe cannot be used with. A study
+    calls it before anything is trained.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[object]]]
@@ -236,7 +254,8 @@ def total_needs(recipe: Recipe) -> Needs:
 
 
 def shown(recipe: Recipe) -> dict[str, object]:
-    """The fields that differ from their defaults, recipes as ``{name: {...}}``: what tables and cards print."""
+    """The fields that differ from their defaults, recipes as ``{name: {...}}``: what tables and
+    cards print."""
     from allograft.table import name_of
 
     different: dict[str, object] = {}
@@ -264,8 +283,12 @@ def title(recipe: object, *, without: str = "") -> str:
 
 
 def _told(value: object) -> str:
-    """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file names the arguments; ``a, b`` of several."""
+    """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file
+    names the arguments; ``a, b`` of several."""
     if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
-        told = {name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items())) for name, inner in value.items()}
+        told = {
+            name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items()))
+            for name, inner in value.items()
+        }
         return " ".join(f"{name}({arguments})" for name, arguments in told.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,4 +1,5 @@
-"""The report of a study: one self-contained HTML file that works without a network, and the overlays in it."""
+"""The report of a study: one self-contained HTML file that works without a network, and the
+overlays in it."""
 
 from allograft.report.annotate import write_annotate
 from allograft.report.facts import ordinals

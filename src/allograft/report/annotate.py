@@ -1,4 +1,5 @@
-"""Whom to annotate at a target without labels, so that its recipes can be judged: test subjects in a random order."""
+"""Whom to annotate at a target without labels, so that its recipes can be judged: test subjects in
+a random order."""
 
 from __future__ import annotations
 
@@ -29,9 +30,11 @@ class Wanted:
 
 
 def to_annotate(lines: Sequence[Line], site: str) -> list[Wanted]:
-    """The test subjects of a target that no label judges yet, in an order that depends on their names alone; none where some are judged.
+    """The test subjects of a target that no label judges yet, in an order that depends on their
+    names alone; none where some are judged.
 
-    Scores play no part in the order: a recipe judged on the first so many is judged on a random draw.
+    Scores play no part in the order: a recipe judged on the first so many is judged on a random
+    draw.
     """
     here = [line for line in lines if line.target == site]
     if any(subjects_at(line, site) for line in here):
@@ -46,7 +49,8 @@ def to_annotate(lines: Sequence[Line], site: str) -> list[Wanted]:
 
 
 def write_annotate(out: Path, lines: Sequence[Line]) -> Path | None:
-    """Write ``OUT/annotate.csv``, which says who the report's ordinals are: one row an image, in the order to annotate; it stays here.
+    """Write ``OUT/annotate.csv``, which says who the report's ordinals are: one row an image, in
+    the order to annotate; it stays here.
 
     An older one goes where no target is without labels: its ordinals would be of another report.
 

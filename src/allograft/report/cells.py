@@ -22,7 +22,13 @@ ORDER = ("iou", "hd95", "asd")
 FREE = "label-free/"
 INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
 CLAIM = "probability that the row is no better than doing nothing, shrunk over the rows of this table"
-BADGES = {"change": "change to this", "keep": "keep", "tied": "tied", "loses": "loses here", "forgets": "forgets at home"}
+BADGES = {
+    "change": "change to this",
+    "keep": "keep",
+    "tied": "tied",
+    "loses": "loses here",
+    "forgets": "forgets at home",
+}
 """What the verdict says of a row, below its name."""
 
 
@@ -56,7 +62,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and, for each line, whether the verdict names it and its cells; ``note`` is about every p."""
+    """Columns and, for each line, whether the verdict names it and its cells; ``note`` is about
+    every p."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
@@ -84,7 +91,13 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
         Column(plan.headline, f"at {target}", "mean ± sd over seeds"),
     ]
     columns += [Column("95 % interval", "over subjects", INTERVAL)]
-    columns += [Column("gain", "vs nothing", "difference to do-nothing, over the subjects and seeds that both have; 95 % by Student's t")]
+    columns += [
+        Column(
+            "gain",
+            "vs nothing",
+            "difference to do-nothing, over the subjects and seeds that both have; 95 % by Student's t",
+        )
+    ]
     told, exact = study.statistics, any(found.rank_biserial is not None for found in compared.values())
     test = f"{'exact ' * exact}{told.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over subjects, "
     test += f"{told.adjustment.capitalize()} over the rows of this table"
@@ -92,7 +105,8 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [Column("false", "claim", CLAIM)]
     columns += [Column("seeds", "done", "finished seeds")]
     columns += [
-        Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target") for site in others
+        Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target")
+        for site in others
     ]
     columns += [Column("worst", "site", "the lowest of the scores at all sites")]
     columns += [Column(metric, f"at {target}", "mean ± sd over seeds") for metric in extra]
@@ -100,17 +114,32 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [Column(name, "label-free", "of test cases; lower is surer, which is not better") for name in free]
     columns += [Column("train", "seconds", "of the run itself; a training that rows share is counted in its own row")]
     columns += [
-        Column("predict", "s / 100 cases", "of test cases at the target, with reading them; what a batch of them would take is less")
+        Column(
+            "predict",
+            "s / 100 cases",
+            "of test cases at the target, with reading them; what a batch of them would take is less",
+        )
     ]
     columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
     rows = []
     for order, line in enumerate(here):
-        cells = [Cell(line.title, _badges(line), order, kind="name"), score_cell(line, target, plan.headline, best=best)]
-        cells += [_interval(score_interval(plan, line, target)), gain_cell(compared.get(line.title), line.title in NOTHING)]
+        cells = [
+            Cell(line.title, _badges(line), order, kind="name"),
+            score_cell(line, target, plan.headline, best=best),
+        ]
+        cells += [
+            _interval(score_interval(plan, line, target)),
+            gain_cell(compared.get(line.title), line.title in NOTHING),
+        ]
         cells += [_p(compared.get(line.title), common), _claim(compared.get(line.title)), _seeds(line)]
         cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
         cells += [score_cell(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
-        costs = [line.cost("train_seconds"), line.predict_seconds(target), line.cost("peak_memory_mb"), line.cost("trainable_parameters")]
+        costs = [
+            line.cost("train_seconds"),
+            line.predict_seconds(target),
+            line.cost("peak_memory_mb"),
+            line.cost("trainable_parameters"),
+        ]
         cells += [_cost(value, form) for value, form in zip(costs, FORMS, strict=True)]
         rows.append((line.chosen, tuple(cells)))
     return Table(tuple(columns), tuple(rows), common)
@@ -184,7 +213,11 @@ def _absent(line: Line) -> str:
 
 def _interval(interval: tuple[float, float] | None) -> Cell:
     """Sorted by its lower end."""
-    return Cell("–", kind="quiet") if interval is None else Cell("{:.3f} to {:.3f}".format(*interval).replace("-", "−"), value=interval[0])
+    return (
+        Cell("–", kind="quiet")
+        if interval is None
+        else Cell("{:.3f} to {:.3f}".format(*interval).replace("-", "−"), value=interval[0])
+    )
 
 
 def gain_cell(found: Comparison | None, is_base: bool) -> Cell:
@@ -196,7 +229,8 @@ def gain_cell(found: Comparison | None, is_base: bool) -> Cell:
 
 
 def _p(found: Comparison | None, common: str) -> Cell:
-    """The adjusted p with the plain one and a note below it, or in its place why there is none; what all rows share stands elsewhere."""
+    """The adjusted p with the plain one and a note below it, or in its place why there is none;
+    what all rows share stands elsewhere."""
     note = "" if found is None or found.note == common else found.note
     if found is None or found.adjusted is None or found.p is None:
         return Cell("–", _narrow(note), kind="quiet")
@@ -226,7 +260,11 @@ def _seeds(line: Line) -> Cell:
 
 
 def _worst(line: Line) -> Cell:
-    return Cell(_absent(line), kind="quiet") if line.worst is None else Cell(f"{line.worst[1]:.3f}", line.worst[0], line.worst[1])
+    return (
+        Cell(_absent(line), kind="quiet")
+        if line.worst is None
+        else Cell(f"{line.worst[1]:.3f}", line.worst[0], line.worst[1])
+    )
 
 
 def _cost(value: float | None, form: str) -> Cell:

@@ -1,4 +1,5 @@
-"""What a report says besides its numbers: who is who, what went wrong, the protocol, the papers, the versions."""
+"""What a report says besides its numbers: who is who, what went wrong, the protocol, the papers,
+the versions."""
 
 from __future__ import annotations
 
@@ -22,9 +23,12 @@ MAY_SEE = {
     "last": "It sees no score at all.",
     "source-val": "It sees scores on validation subjects of the source, and nothing of the target.",
     **dict.fromkeys(("entropy", "infomax", "snd"), UNLABELLED),
-    "oracle": "It sees the test scores themselves: what it chooses is optimistic and no guide to new patients. There is no verdict.",
+    "oracle": "It sees the test scores themselves: what it chooses is optimistic and no guide to new patients. There "
+    "is no verdict.",
 }
-_FILE = re.compile(r"[^\s'\"]*[/\\][^\s'\"]*|[^\s'\"]+\.(?:png|jpe?g|tiff?|bmp|nii|gz|npz|npy|dcm|csv|parquet)\b", re.IGNORECASE)
+_FILE = re.compile(
+    r"[^\s'\"]*[/\\][^\s'\"]*|[^\s'\"]+\.(?:png|jpe?g|tiff?|bmp|nii|gz|npz|npy|dcm|csv|parquet)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Failure:
 
 
 def records_of(lines: Sequence[Line]) -> Iterator[Record]:
-    """Every test record that the table stands on; one that answers several lines comes several times."""
+    """Every test record that the table stands on; one that answers several lines comes several
+    times."""
     for line in lines:
         for run in line.runs:
             for records in run.tests.values():
@@ -46,7 +51,8 @@ def records_of(lines: Sequence[Line]) -> Iterator[Record]:
 
 
 def ordinals(lines: Sequence[Line], further: Iterable[str] = ()) -> dict[str, str]:
-    """Subject -> S001, S002, ... in sorted order: a hash of a hospital number could be reversed by counting.
+    """Subject -> S001, S002, ... in sorted order: a hash of a hospital number could be reversed by
+    counting.
 
     Args:
         further: subjects without a record, such as those in a figure of training images; they
@@ -58,17 +64,21 @@ def ordinals(lines: Sequence[Line], further: Iterable[str] = ()) -> dict[str, st
 
 
 def name_hider(lines: Sequence[Line], further: Iterable[str] = ()) -> Callable[[str], str]:
-    """Puts ordinals in the place of subjects, and takes out names of cases; for words of ours, in which a slash is no path."""
+    """Puts ordinals in the place of subjects, and takes out names of cases; for words of ours, in
+    which a slash is no path."""
     names = {str(case["case"]): "[case]" for record in records_of(lines) for case in record.cases}
     names |= {subject: "[subject]" for record in records_of(lines) for subject in record.labelled_subjects}
     names |= ordinals(lines, further)
-    long = sorted((name for name in names if len(name) > 2), key=lambda name: (-len(name), name))  # "4" is a number, not a patient
+    long = sorted(
+        (name for name in names if len(name) > 2), key=lambda name: (-len(name), name)
+    )  # "4" is a number, not a patient
     pattern = re.compile(r"(?<![\w.])(?:" + "|".join(map(re.escape, long)) + r")(?!\w)") if long else None
     return lambda text: text if pattern is None else pattern.sub(lambda found: names[found[0]], text)
 
 
 def hider(lines: Sequence[Line]) -> Callable[[str], str]:
-    """Makes a message of our own or of a recipe fit to be shown: its first line, subjects as ordinals, no case names, no paths."""
+    """Makes a message of our own or of a recipe fit to be shown: its first line, subjects as
+    ordinals, no case names, no paths."""
     unnamed = name_hider(lines)
 
     def hide(text: str) -> str:
@@ -79,15 +89,20 @@ def hider(lines: Sequence[Line]) -> Callable[[str], str]:
 
 
 def failures(lines: Sequence[Line], hide: Callable[[str], str]) -> list[Failure]:
-    """Every failed run, in the order of the table and by seed; runs that are still to come are none."""
+    """Every failed run, in the order of the table and by seed; runs that are still to come are
+    none."""
     failed = [
-        (line, run) for line in lines for run in sorted(line.runs, key=lambda run: run.row.seed) if run.error and run.error != NOT_YET
+        (line, run)
+        for line in lines
+        for run in sorted(line.runs, key=lambda run: run.row.seed)
+        if run.error and run.error != NOT_YET
     ]
     return [Failure(line.title, line.target, run.row.seed, hide(run.error)) for line, run in failed]
 
 
 def protocol(study: Study) -> str:
-    """Every key of the study with its value, defaults included, as YAML. Of absolute paths the last two parts."""
+    """Every key of the study with its value, defaults included, as YAML. Of absolute paths the last
+    two parts."""
     import yaml
 
     tree = plain(study)
@@ -109,13 +124,20 @@ def label_budget(study: Study) -> str:
 
 
 def splits(study: Study, lines: Sequence[Line], world: World | None) -> list[tuple[str, str, dict[str, str]]]:
-    """(site, source or target, part -> "8 subjects, 16 cases"). Without a world only the test sets are known."""
+    """(site, source or target, part -> "8 subjects, 16 cases"). Without a world only the test sets
+    are known."""
     found: dict[str, dict[str, list[tuple[str, str]]]] = {site: {} for site in (*study.source, *study.target)}
     if world is not None:
         for case in world.cases():
-            found.setdefault(case.site, {}).setdefault(world.assignments[case.subject].split, []).append((case.subject, case.name))
+            found.setdefault(case.site, {}).setdefault(world.assignments[case.subject].split, []).append(
+                (case.subject, case.name)
+            )
     else:
-        seen = {(record.site, str(case["subject"]), str(case["case"])) for record in records_of(lines) for case in record.measured}
+        seen = {
+            (record.site, str(case["subject"]), str(case["case"]))
+            for record in records_of(lines)
+            for case in record.measured
+        }
         for site, subject, name in sorted(seen):
             found.setdefault(site, {}).setdefault("test", []).append((subject, name))
     return [
@@ -130,7 +152,8 @@ def upper_bounds(plan: Plan) -> list[str]:
 
 
 def environment(lines: Sequence[Line]) -> dict[str, str]:
-    """What the records say they were made with; several values are all shown, with the number of records of each."""
+    """What the records say they were made with; several values are all shown, with the number of
+    records of each."""
     unique = {(record.name, record.seed): record for record in records_of(lines)}
     counts: dict[str, Counter[str]] = {}
     for record in unique.values():

@@ -11,7 +11,19 @@ from markupsafe import Markup
 from allograft.figure import Figure, Heatmap, Images, Lines, Points
 from allograft.report.drawn import NOTHING, RIGHT, WIDTH, Drawn, Hide
 from allograft.report.heatmap import draw_heatmap
-from allograft.report.svg import Scale, colour_at, colour_bar, ends_of, number, share_of, svg, ticks, whiskers, x_axis, y_axis
+from allograft.report.svg import (
+    Scale,
+    colour_at,
+    colour_bar,
+    ends_of,
+    number,
+    share_of,
+    svg,
+    ticks,
+    whiskers,
+    x_axis,
+    y_axis,
+)
 from allograft.report.tiles import draw_images
 
 HEIGHT, LEFT, TOP = 280, 58, 24
@@ -59,7 +71,10 @@ def _lines(figure: Lines, hide: Hide) -> Drawn:
     low, high = (first, last) if last > first else (marks[0], marks[-1])
     to_x, to_y = Scale(low, high, LEFT, WIDTH - RIGHT), Scale(levels[0], levels[-1], HEIGHT - 42, TOP)
     inside = [mark for mark in marks if low <= mark <= high]
-    parts = [x_axis(inside, to_x, TOP, HEIGHT - 42, hide(figure.x_axis)), y_axis(levels, to_y, LEFT, WIDTH - RIGHT, hide(figure.y_axis))]
+    parts = [
+        x_axis(inside, to_x, TOP, HEIGHT - 42, hide(figure.x_axis)),
+        y_axis(levels, to_y, LEFT, WIDTH - RIGHT, hide(figure.y_axis)),
+    ]
     parts += [whiskers(each, f"c{which % COLOURS}", to_x, to_y) for which, each in enumerate(bars)]
     parts += [_curve(name, curve, which, to_x, to_y) for which, (name, curve) in enumerate(curves)]
     legend = [_swatch(which, name) for which, (name, _) in enumerate(curves)] if len(curves) > 1 else []
@@ -68,7 +83,9 @@ def _lines(figure: Lines, hide: Hide) -> Drawn:
 
 def _pairs(x: Sequence[float], y: Sequence[float | None]) -> list[tuple[float, float | None]]:
     """Places with their values; None where the value is no number."""
-    return [(a, b if b is not None and math.isfinite(b) else None) for a, b in zip(x, y, strict=False) if math.isfinite(a)]
+    return [
+        (a, b if b is not None and math.isfinite(b) else None) for a, b in zip(x, y, strict=False) if math.isfinite(a)
+    ]
 
 
 def _bars(figure: Lines, name: str) -> list[tuple[float, float, float]]:
@@ -87,12 +104,16 @@ def _curve(name: str, curve: Sequence[tuple[float, float | None]], which: int, t
         pen = "L"
     last = next((y for _, y in reversed(curve) if y is not None), None)
     told = name if last is None else f"{name}: {number(last)} at the end"
-    shown = Markup('<path class="curve c{}"{} d="{}"><title>{}</title></path>').format(which % COLOURS, _dash(which), "".join(path), told)
+    shown = Markup('<path class="curve c{}"{} d="{}"><title>{}</title></path>').format(
+        which % COLOURS, _dash(which), "".join(path), told
+    )
     known = [(x, y) for x, y in curve if y is not None]
     if len(known) > MOST_DOTS:
         return shown
     dot = Markup('<circle class="at c{}" cx="{}" cy="{}" r="2.6"><title>{}</title></circle>')
-    return shown + Markup("").join(dot.format(which % COLOURS, to_x(x), to_y(y), f"{name}: {number(y)} at {number(x)}") for x, y in known)
+    return shown + Markup("").join(
+        dot.format(which % COLOURS, to_x(x), to_y(y), f"{name}: {number(y)} at {number(x)}") for x, y in known
+    )
 
 
 def _dash(which: int) -> Markup:
@@ -101,13 +122,17 @@ def _dash(which: int) -> Markup:
 
 
 def _swatch(which: int, name: str) -> Markup:
-    line = Markup('<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true"><path class="curve c{}"{} d="M1 6H25"/></svg>{}')
+    line = Markup(
+        '<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true"><path class="curve c{}"{} d="M1 6H25"/></svg>{}'
+    )
     return line.format(which % COLOURS, _dash(which), name)
 
 
 def _points(figure: Points, hide: Hide) -> Drawn:
     title, axis = hide(figure.title), hide(figure.colour_axis)
-    every = [n for n, (x, y) in enumerate(zip(figure.x, figure.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
+    every = [
+        n for n, (x, y) in enumerate(zip(figure.x, figure.y, strict=True)) if math.isfinite(x) and math.isfinite(y)
+    ]
     if not every:
         return Drawn(title, NOTHING)
     stride = math.ceil(len(every) / MOST_POINTS)
@@ -118,7 +143,9 @@ def _points(figure: Points, hide: Hide) -> Drawn:
     ends = ends_of([value for value in colours if math.isfinite(value)]) if colours and not classes else None
     right, up = ticks(*_span([figure.x[n] for n in every])), ticks(*_span([figure.y[n] for n in every]))
     to_x, to_y = Scale(right[0], right[-1], 10, WIDTH - 10), Scale(up[0], up[-1], WIDTH * 0.8 - 10, 10)
-    parts = [Markup('<rect class="plane" x="0.5" y="0.5" width="{}" height="{}"/>').format(WIDTH - 1, round(WIDTH * 0.8) - 1)]
+    parts = [
+        Markup('<rect class="plane" x="0.5" y="0.5" width="{}" height="{}"/>').format(WIDTH - 1, round(WIDTH * 0.8) - 1)
+    ]
     for n in kept:
         (which, name), value = groups[figure.group[n]], colours[n] if colours else None
         kind, fill = _paint(which, value, classes, ends)
@@ -128,7 +155,12 @@ def _points(figure: Points, hide: Hide) -> Drawn:
     legend += [_chip(index, f"{axis} {index}".strip()) for index in sorted(set(colours))] if classes else []
     legend += [colour_bar(*ends, axis)] if ends else []
     note = f"one in {stride} of {len(every)} points is drawn" if stride > 1 else ""
-    return Drawn(title, svg(WIDTH, WIDTH * 0.8, f"{title}: {', '.join(name for _, name in groups.values())}", parts), tuple(legend), note)
+    return Drawn(
+        title,
+        svg(WIDTH, WIDTH * 0.8, f"{title}: {', '.join(name for _, name in groups.values())}", parts),
+        tuple(legend),
+        note,
+    )
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -177,4 +209,6 @@ def _key(group: int, name: str, *, grey: bool) -> Markup:
 
 def _chip(index: float, name: str) -> Markup:
     picture = Markup('<svg class="swatch" viewBox="-7 -7 14 14" aria-hidden="true">{}</svg>{}')
-    return picture.format(Markup('<rect class="point {}" x="-6" y="-6" width="12" height="12" rx="3"/>').format(_look(int(index))), name)
+    return picture.format(
+        Markup('<rect class="point {}" x="-6" y="-6" width="12" height="12" rx="3"/>').format(_look(int(index))), name
+    )

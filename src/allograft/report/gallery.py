@@ -50,7 +50,8 @@ Pictures = Mapping[PictureKey, Sequence[Picture]]
 def fitting(pictures: Pictures, budget: int) -> tuple[dict[PictureKey, list[Picture]], int]:
     """The pictures that fit into ``budget`` bytes of page, and how many pictures and slices do not.
 
-    Every line's first picture goes before any line's second; then slices, one to every picture before any gets another.
+    Every line's first picture goes before any line's second; then slices, one to every picture
+    before any gets another.
     """
     kept: dict[tuple[PictureKey, int], Picture] = {}
     dropped = 0

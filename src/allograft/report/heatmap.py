@@ -19,7 +19,8 @@ MOST_CELLS, MOST_NUMBERS = 900, 150
 
 
 def draw_heatmap(figure: Heatmap, hide: Hide) -> Drawn:
-    """A table of numbers as coloured cells; names of rows and columns that have no room are left out."""
+    """A table of numbers as coloured cells; names of rows and columns that have no room are left
+    out."""
     title = hide(figure.title)
     known = [value for row in figure.values for value in row if value is not None and math.isfinite(value)]
     ends = ends_of(known)
@@ -37,14 +38,21 @@ def draw_heatmap(figure: Heatmap, hide: Hide) -> Drawn:
     every = math.ceil(13 / tall)
     name = Markup('<text class="tick" text-anchor="end" x="{}" y="{}">{}<title>{}</title></text>')
     for number_, row in list(enumerate(rows))[::every]:
-        parts.append(name.format(round(gutter - 7, 1), round(top + tall * (number_ + 0.5) + 4, 1), shortened(row, 21), row))
-    parts += [_column(words, gutter + wide * (n + 0.5), top, slanted) for n, words in list(enumerate(columns))[:: math.ceil(13 / wide)]]
+        parts.append(
+            name.format(round(gutter - 7, 1), round(top + tall * (number_ + 0.5) + 4, 1), shortened(row, 21), row)
+        )
+    parts += [
+        _column(words, gutter + wide * (n + 0.5), top, slanted)
+        for n, words in list(enumerate(columns))[:: math.ceil(13 / wide)]
+    ]
     return Drawn(title, svg(WIDTH, top + tall * len(figure.values) + 6, title, parts), (colour_bar(low, high, ""),))
 
 
 def _column(words: str, x: float, top: float, slanted: bool) -> Markup:
     place = (
-        Markup('text-anchor="start" transform="translate({} {}) rotate(-45)"') if slanted else Markup('text-anchor="middle" x="{}" y="{}"')
+        Markup('text-anchor="start" transform="translate({} {}) rotate(-45)"')
+        if slanted
+        else Markup('text-anchor="middle" x="{}" y="{}"')
     )
     text = Markup('<text class="tick" {}>{}<title>{}</title></text>')
     return text.format(place.format(round(x, 1), round(top - 6, 1)), shortened(words, 18), words)
@@ -73,7 +81,12 @@ def _cells(
             where = " / ".join(names[at] for names, at in ((rows, n), (columns, m)) if at < len(names))
             parts.append(
                 cell.format(
-                    round(x + 0.5, 1), round(y + 0.5, 1), round(wide - 1, 1), round(tall - 1, 1), colour, f"{where}: {number(value)}"
+                    round(x + 0.5, 1),
+                    round(y + 0.5, 1),
+                    round(wide - 1, 1),
+                    round(tall - 1, 1),
+                    colour,
+                    f"{where}: {number(value)}",
                 )
             )
             if total <= MOST_NUMBERS and wide >= 7 * len(number(value)) and tall >= 14:
@@ -82,7 +95,9 @@ def _cells(
     return Markup("").join(parts)
 
 
-def _raster(values: Sequence[Sequence[float | None]], box: tuple[float, float, float, float], ends: tuple[float, float]) -> Markup:
+def _raster(
+    values: Sequence[Sequence[float | None]], box: tuple[float, float, float, float], ends: tuple[float, float]
+) -> Markup:
     """Many cells as one picture; it holds numbers of the method, and no image of a patient."""
     from PIL import Image
 
@@ -97,5 +112,8 @@ def _raster(values: Sequence[Sequence[float | None]], box: tuple[float, float, f
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    image = Markup('<image class="raster" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" preserveAspectRatio="none" href="{}"/>')
+    image = Markup(
+        '<image class="raster" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" preserveAspectRatio="none" '
+        'href="{}"/>'
+    )
     return image.format(left, top, wide * most, tall * len(values), source)

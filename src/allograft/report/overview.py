@@ -1,4 +1,5 @@
-"""The page above the reports of a study of many pairs: every pair of sites, and every recipe over all pairs."""
+"""The page above the reports of a study of many pairs: every pair of sites, and every recipe over
+all pairs."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Part:
         return self.standing.lines
 
     def label(self, target: str) -> str:
-        """One of its questions; a part that is more than a pair of sites says its own name first."""
+        """One of its questions; a part that is more than a pair of sites says its own name
+        first."""
         pair = f"{self.start or 'source-free'} → {target}" if self.start != target else f"within {target}"
         return pair if self.name in (f"from {self.start}", f"to {target}") else f"{self.name}: {pair}"
 
@@ -77,7 +79,8 @@ class Part:
 
 
 def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, severity: Sheet | None) -> None:
-    """Write the page as one HTML file that needs no network; an older one is replaced whole or not at all.
+    """Write the page as one HTML file that needs no network; an older one is replaced whole or not
+    at all.
 
     Args:
         parts: those that have been run so far, of ``total``.
@@ -100,13 +103,19 @@ def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, 
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": _recipes(plan, parts),
         "severity": severity,
-        "verdicts": [(part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions],
+        "verdicts": [
+            (part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions
+        ],
         **scripts(),
     }
     write_bytes(path, template("overview.html.j2").render(**content).encode())
 
 
-WAYS = {"listed": "each setting", "all": "each source to each target", "leave-one-site-out": "each target from all other sites"}
+WAYS = {
+    "listed": "each setting",
+    "all": "each source to each target",
+    "leave-one-site-out": "each target from all other sites",
+}
 
 
 def _only_pairs(study: Study) -> bool:
@@ -116,9 +125,15 @@ def _only_pairs(study: Study) -> bool:
 
 def _question(study: Study) -> str:
     if study.pairs == "listed":
-        return f"Which recipe carries a model to {facts.listed([question.name for question in study.questions])}, in each setting?"
+        return (
+            f"Which recipe carries a model to {facts.listed([question.name for question in study.questions])}, in "
+            "each setting?"
+        )
     if study.pairs == "all":
-        return f"Which recipe carries a model from each of {facts.listed(study.source)} to each of {facts.listed(study.target)}?"
+        return (
+            f"Which recipe carries a model from each of {facts.listed(study.source)} to each of "
+            f"{facts.listed(study.target)}?"
+        )
     return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
 
 
@@ -132,7 +147,9 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
-    return Table(columns, tuple((False, _pair(plan, part, target, number)) for number, (part, target) in enumerate(every)))
+    return Table(
+        columns, tuple((False, _pair(plan, part, target, number)) for number, (part, target) in enumerate(every))
+    )
 
 
 def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
@@ -154,7 +171,8 @@ def _named(cell: Cell, choice: Line) -> Cell:
 
 
 def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
-    """Source by target: doing nothing, with its score at home, and the row that the verdict names; on one scale of colours."""
+    """Source by target: doing nothing, with its score at home, and the row that the verdict names;
+    on one scale of colours."""
     named = {site for part in parts for site in part.study.target}
     targets = (*(part.start for part in parts if part.start in named), *sorted(named - {part.start for part in parts}))
     bare = [[part.nothing(site) for site in targets] for part in parts]
@@ -163,9 +181,13 @@ def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
     if not known:
         return ()
     names, low, high = tuple(part.start for part in parts), min(known), max(known)
-    grids = {"doing nothing, from (rows) to (columns); at home on the diagonal": bare, "the row that the verdict names": chosen}
+    grids = {
+        "doing nothing, from (rows) to (columns); at home on the diagonal": bare,
+        "the row that the verdict names": chosen,
+    }
     return tuple(
-        draw_figure(Heatmap(title, names, targets, tuple(map(tuple, grid)), low=low, high=high), str) for title, grid in grids.items()
+        draw_figure(Heatmap(title, names, targets, tuple(map(tuple, grid)), low=low, high=high), str)
+        for title, grid in grids.items()
     )
 
 
@@ -192,9 +214,13 @@ def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, .
     mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
     return (
         Cell(over.title, value=order, kind="name"),
-        Cell(f"{len(scores)} of {over.pairs} pairs", kind="quiet") if mean is None else Cell(f"{mean:.3f}", spread, mean),
+        Cell(f"{len(scores)} of {over.pairs} pairs", kind="quiet")
+        if mean is None
+        else Cell(f"{mean:.3f}", spread, mean),
         Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains)) if gains and mean is not None else NONE,
-        Cell(f"{sum(one > 0 for one in gains)} of {len(gains)}", value=sum(one > 0 for one in gains)) if gains else NONE,
+        Cell(f"{sum(one > 0 for one in gains)} of {len(gains)}", value=sum(one > 0 for one in gains))
+        if gains
+        else NONE,
         Cell(f"{min(scores)[0]:.3f}", min(scores)[1], min(scores)[0]) if scores else NONE,
         Cell(f"{done} of {runs}", value=done, kind="number" if done == runs else "warn"),
     )

@@ -1,4 +1,5 @@
-"""One page from the records: gather what it shows, fill the template, keep it under ten megabytes, write it whole or not at all."""
+"""One page from the records: gather what it shows, fill the template, keep it under ten megabytes,
+write it whole or not at all."""
 
 from __future__ import annotations
 
@@ -86,9 +87,11 @@ def write_report(
     standing: Standing,
     shows: Shows | None = None,
 ) -> None:
-    """Write the report of a study as one HTML file that needs no network; an older one is replaced whole or not at all.
+    """Write the report of a study as one HTML file that needs no network; an older one is replaced
+    whole or not at all.
 
-    The same arguments give the same bytes. Subjects are ordinals, cases have no names, everything is escaped.
+    The same arguments give the same bytes. Subjects are ordinals, cases have no names, everything
+    is escaped.
 
     Args:
         standing: the table, its verdicts, and the units that are done.
@@ -105,7 +108,8 @@ def write_report(
     content = _content(study, plan, lines, shows.world, hide)
     content |= {"done": standing.done, "total": standing.total, "lost": lost, "coverage": COVERAGE}
     content["targets"] = [
-        target_of(study, plan, standing, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed) for site in study.target
+        target_of(study, plan, standing, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed)
+        for site in study.target
     ]
     bare = _render(content, {}, 0, hide)
     kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)
@@ -154,15 +158,21 @@ def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: 
 def scripts() -> dict[str, Any]:
     """The only script that a page's own policy lets run, and its hash."""
     script = "".join(map(_text, SCRIPTS))
-    return {"script": Markup(script), "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
+    return {
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
 
 
 @cache
 def template(name: str) -> Any:
-    """A page's template; everything that goes into it is escaped, and what it misses is an error."""
+    """A page's template; everything that goes into it is escaped, and what it misses is an
+    error."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    jinja = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja = Environment(
+        loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     jinja.globals["counted"] = facts.counted
     return jinja.get_template(name)
 

@@ -1,4 +1,5 @@
-"""The plots of a report's scores as inline SVG, written by hand: they take the page's fonts and colours, and are the same to the byte."""
+"""The plots of a report's scores as inline SVG, written by hand: they take the page's fonts and
+colours, and are the same to the byte."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ ROW, RADIUS, LANES = 46, 4.0, (0, 1, -1, 2, -2)
 MOST_DOTS = 200
 """Of more subjects every k-th in the order of their scores is drawn."""
 FEWEST, HALF, GRID = 8, 19.0, 64
-"""Subjects below which no outline is drawn; half its height at most, in pixels; places at which it is computed."""
+"""Subjects below which no outline is drawn; half its height at most, in pixels; places at which it
+is computed."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,12 @@ class Point:
 
 
 def strip_plot(strips: Sequence[Strip], axis: str, reference: float | None) -> Markup:
-    """One dot a subject before the outline of their density, one row a recipe; a line at the score, a dashed one at ``reference``."""
-    values = [*(value for strip in strips for value in strip.dots.values()), *(s.mark for s in strips if s.mark is not None)]
+    """One dot a subject before the outline of their density, one row a recipe; a line at the score,
+    a dashed one at ``reference``."""
+    values = [
+        *(value for strip in strips for value in strip.dots.values()),
+        *(s.mark for s in strips if s.mark is not None),
+    ]
     if not values:
         return Markup("")
     marks = ticks(min(values), max(values))
@@ -60,7 +66,11 @@ def strip_plot(strips: Sequence[Strip], axis: str, reference: float | None) -> M
     parts += [_violin(strip, scale, y) for strip, y in zip(strips, middles, strict=True)]
     if reference is not None:
         x = scale(reference)
-        parts.append(Markup('<line class="reference" x1="{0}" x2="{0}" y1="8" y2="{1}"><title>do nothing</title></line>').format(x, bottom))
+        parts.append(
+            Markup('<line class="reference" x1="{0}" x2="{0}" y1="8" y2="{1}"><title>do nothing</title></line>').format(
+                x, bottom
+            )
+        )
     parts += [_strip(strip, scale, y) for strip, y in zip(strips, middles, strict=True)]
     return svg(WIDTH, bottom + 46, f"{axis} of each test subject, by recipe", parts)
 
@@ -79,7 +89,9 @@ def scatter(points: Sequence[Point], x_axis_name: str, y_axis_name: str) -> Mark
     for point, (x, y) in zip(points, places, strict=True):
         kind = "dot chosen" if point.chosen else "dot"
         tip = f"{point.title}: {point.y:.3f}, {point.x:,.1f}"
-        parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(kind, x, y, tip))
+        parts.append(
+            Markup('<circle class="{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(kind, x, y, tip)
+        )
         parts.append(_name(point, x, y, taken, (left, top - 8, WIDTH - 2, bottom - 2)))
     return svg(WIDTH, bottom + 46, f"{y_axis_name} against {x_axis_name}, by recipe", parts)
 
@@ -90,7 +102,8 @@ def _strip(strip: Strip, scale: Scale, y: float) -> Markup:
     words = [*shown[:1], shown[1] + "…"] if len(shown) > 2 else shown
     lines = [(word, y + 4 + 15 * (number - (len(words) - 1) / 2)) for number, word in enumerate(words)]
     parts = [
-        Markup('<text class="name{}" x="0" y="{}">{}<title>{}</title></text>').format(kind, at, word, strip.title) for word, at in lines
+        Markup('<text class="name{}" x="0" y="{}">{}<title>{}</title></text>').format(kind, at, word, strip.title)
+        for word, at in lines
     ]
     parts.append(Markup('<line class="base" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(scale.start, scale.end, y=y))
     if not strip.dots:
@@ -101,16 +114,20 @@ def _strip(strip: Strip, scale: Scale, y: float) -> Markup:
         x = scale(strip.mark)
         tip = f"score of the table: {strip.mark:.3f}"
         parts.append(
-            Markup('<line class="mean{}" x1="{x}" x2="{x}" y1="{}" y2="{}"><title>{}</title></line>').format(kind, y - 15, y + 15, tip, x=x)
+            Markup('<line class="mean{}" x1="{x}" x2="{x}" y1="{}" y2="{}"><title>{}</title></line>').format(
+                kind, y - 15, y + 15, tip, x=x
+            )
         )
     return Markup("").join(parts)
 
 
 def density(values: Sequence[float]) -> tuple[list[float], list[float]] | None:
-    """A Gaussian kernel density of scores between the lowest and the highest of them, scaled to a highest value of 1.
+    """A Gaussian kernel density of scores between the lowest and the highest of them, scaled to a
+    highest value of 1.
 
-    The bandwidth is Silverman's rule of thumb (1986, eq. 3.31): 0.9 min(sd, interquartile range / 1.34) n^(-1/5). Nothing is drawn where
-    no subject lies beyond; fewer than eight subjects, or all at one value, have no density.
+    The bandwidth is Silverman's rule of thumb (1986, eq. 3.31): 0.9 min(sd, interquartile range /
+    1.34) n^(-1/5). Nothing is drawn where no subject lies beyond; fewer than eight subjects, or all
+    at one value, have no density.
 
     Returns:
         (64,) places and (64,) heights, or None.
@@ -119,7 +136,8 @@ def density(values: Sequence[float]) -> tuple[list[float], list[float]] | None:
     if len(x) < FEWEST or x.max() <= x.min():
         return None
     low, high = np.percentile(x, (25, 75))
-    spread = min(x.std(ddof=1), (high - low) / 1.34) or x.std(ddof=1)  # more than half of them may be equal
+    # more than half of them may be equal
+    spread = min(x.std(ddof=1), (high - low) / 1.34) or x.std(ddof=1)
     width = 0.9 * spread * len(x) ** -0.2
     grid = np.linspace(x.min(), x.max(), GRID)
     heights = sum(np.exp(-0.5 * ((grid - value) / width) ** 2) for value in np.sort(x))
@@ -144,7 +162,9 @@ def _swarm(dots: Mapping[str, float], scale: Scale) -> list[tuple[float, float, 
     placed = []
     for label, value in ranked:
         x = scale(value)
-        lane = next((lane for lane in LANES if x - last[lane] >= 2 * RADIUS + 0.5), min(LANES, key=lambda lane: last[lane]))
+        lane = next(
+            (lane for lane in LANES if x - last[lane] >= 2 * RADIUS + 0.5), min(LANES, key=lambda lane: last[lane])
+        )
         last[lane] = x
         placed.append((x, lane * (2 * RADIUS), f"{label}: {value:.3f}"))
     return placed
@@ -154,7 +174,8 @@ Box = tuple[float, float, float, float]
 
 
 def _name(point: Point, x: float, y: float, taken: list[Box], bounds: Box) -> Markup:
-    """The name beside its dot, or nothing where all places are taken: the dot has a tip, and the table has the name."""
+    """The name beside its dot, or nothing where all places are taken: the dot has a tip, and the
+    table has the name."""
     words = textwrap.shorten(point.title, 40, placeholder="…") if len(point.title) > 40 else point.title
     width = 7.0 * len(words)
     for dx, dy in (
@@ -172,5 +193,7 @@ def _name(point: Point, x: float, y: float, taken: list[Box], bounds: Box) -> Ma
         if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             taken.append(box)
             kind = "label chosen" if point.chosen else "label"
-            return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(kind, round(x + dx, 1), round(y + dy, 1), words)
+            return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
+                kind, round(x + dx, 1), round(y + dy, 1), words
+            )
     return Markup("")

@@ -1,4 +1,5 @@
-"""The further sections of a finished study's report: settings, who is served worse, what is forgotten, what features see, rules."""
+"""The further sections of a finished study's report: settings, who is served worse, what is
+forgotten, what features see, rules."""
 
 from __future__ import annotations
 
@@ -27,9 +28,17 @@ from allograft.study.world import World
 
 
 def sections_of(
-    out: Path, world: World, plan: Plan, records: Mapping[str, Record], table: Sequence[Line], template: nn.Module | None, *, device: Any
+    out: Path,
+    world: World,
+    plan: Plan,
+    records: Mapping[str, Record],
+    table: Sequence[Line],
+    template: nn.Module | None,
+    *,
+    device: Any,
 ) -> dict[str, list[Extra]]:
-    """Target -> its further sections, those with nothing to show left out. Every finished line has its features."""
+    """Target -> its further sections, those with nothing to show left out. Every finished line has
+    its features."""
     parted: dict[bool, list[Line]] = {True: [], False: []}
     for line in table:
         parted[line.chosen or line.title in NOTHING].append(line)
@@ -60,7 +69,10 @@ def _stream(plan: Plan, records: Mapping[str, Record], study: Study) -> list[Ext
 
 def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
     figures = sweeps(plan, table, target)
-    notes = ("Rows that differ in one number alone. Whiskers are one standard deviation over seeds; scores of the test choose no setting.",)
+    notes = (
+        "Rows that differ in one number alone. Whiskers are one standard deviation over seeds; scores of the test "
+        "choose no setting.",
+    )
     return [Extra("Scores by setting", (), figures, notes)] if figures else []
 
 
@@ -82,7 +94,8 @@ def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embeddi
 
 
 def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
-    """Do-nothing and the row that the verdict names, and in a fold the other lines; all in the open where there are no first ones."""
+    """Do-nothing and the row that the verdict names, and in a fold the other lines; all in the open
+    where there are no first ones."""
     folded = _drawn("The features of the other recipes", others)
     found = _drawn("What the features see", first)
     if found is None:
@@ -102,11 +115,16 @@ def _selection(plan: Plan, records: Mapping[str, Record], target: str) -> list[E
 
 
 def _stages(plan: Plan, records: Mapping[str, Record], target: str, study: Study) -> list[Extra]:
-    sheet = None if study.stream else stage_sheet(plan, records.values(), target, tuple(dict.fromkeys((target, *study.source))))
+    sheet = (
+        None
+        if study.stream
+        else stage_sheet(plan, records.values(), target, tuple(dict.fromkeys((target, *study.source))))
+    )
     return [] if sheet is None else [Extra("Stages: before and after", (sheet,))]
 
 
 def _severity(plan: Plan, records: Mapping[str, Record]) -> list[Extra]:
-    """Of this study's runs alone: a folder may hold those of other label budgets, under the same titles."""
+    """Of this study's runs alone: a folder may hold those of other label budgets, under the same
+    titles."""
     sheet = severity_sheet((records[name] for name in records if records[name].unit in plan.units), plan.headline)
     return [] if sheet is None else [Extra("Severe and subtle shifts", (sheet,))]

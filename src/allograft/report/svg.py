@@ -1,4 +1,5 @@
-"""What the plots of a report share: axes, round numbers and colour scales, as inline SVG with the page's fonts and colours."""
+"""What the plots of a report share: axes, round numbers and colour scales, as inline SVG with the
+page's fonts and colours."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 SCALE = ("#46327e", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-"""Viridis without its darkest end: equal steps look equal, light is more, and both ends can be told from a dark and from a light page."""
+"""Viridis without its darkest end: equal steps look equal, light is more, and both ends can be told
+from a dark and from a light page."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def number(value: float) -> str:
 
 
 def colour_at(share: float, colours: Sequence[str] = SCALE) -> str:
-    """The colour at ``share`` of a scale, in straight lines between its colours; what lies outside [0, 1] is drawn at the nearer end.
+    """The colour at ``share`` of a scale, in straight lines between its colours; what lies outside
+    [0, 1] is drawn at the nearer end.
 
     >>> colour_at(0.0), colour_at(9.0)
     ('#46327e', '#fde725')
@@ -66,7 +69,8 @@ def colour_at(share: float, colours: Sequence[str] = SCALE) -> str:
 
 
 def is_light(colour: str) -> bool:
-    """Whether black is easier to read on a colour than white: its relative luminance (WCAG 2) is above 0.18."""
+    """Whether black is easier to read on a colour than white: its relative luminance (WCAG 2) is
+    above 0.18."""
     shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18
@@ -75,12 +79,17 @@ def is_light(colour: str) -> bool:
 def svg(width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
     """The picture; ``label`` is read aloud in its place."""
     body = Markup("").join(parts)
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(round(width), round(height), label, body)
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        round(width), round(height), label, body
+    )
 
 
 def x_axis(marks: Sequence[float], scale: Scale, top: float, bottom: float, name: str) -> Markup:
     """Upright lines with their numbers below, and the name of the axis at its end."""
-    line = Markup('<line class="grid" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick" text-anchor="middle" x="{x}" y="{}">{}</text>')
+    line = Markup(
+        '<line class="grid" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick" text-anchor="middle" x="{x}" '
+        'y="{}">{}</text>'
+    )
     parts = [line.format(top, bottom, bottom + 18, tick(mark), x=scale(mark)) for mark in marks]
     end = Markup('<text class="axis" text-anchor="end" x="{}" y="{}">{}</text>').format(scale.end, bottom + 36, name)
     return Markup("").join([*parts, end])
@@ -88,8 +97,13 @@ def x_axis(marks: Sequence[float], scale: Scale, top: float, bottom: float, name
 
 def y_axis(marks: Sequence[float], scale: Scale, left: float, right: float, name: str) -> Markup:
     """Level lines with their numbers to the left, and the name of the axis above."""
-    line = Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick" text-anchor="end" x="{}" y="{}">{}</text>')
-    parts = [line.format(left, right, left - 8, round(y + 4, 1), tick(mark), y=y) for mark in marks for y in (scale(mark),)]
+    line = Markup(
+        '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick" text-anchor="end" x="{}" '
+        'y="{}">{}</text>'
+    )
+    parts = [
+        line.format(left, right, left - 8, round(y + 4, 1), tick(mark), y=y) for mark in marks for y in (scale(mark),)
+    ]
     return Markup("").join([*parts, Markup('<text class="axis" x="0" y="12">{}</text>').format(name)])
 
 
@@ -128,6 +142,9 @@ def share_of(value: float, low: float, high: float) -> float:
 def colour_bar(low: float, high: float, name: str) -> Markup:
     """The legend of a scale of colours: its ends, and what it says."""
     words = Markup(
-        '<span class="ends">{}</span><i class="bar" style="background:linear-gradient(90deg,{})"></i><span class="ends">{}</span>'
+        '<span class="ends">{}</span><i class="bar" style="background:linear-gradient(90deg,{})"></i><span '
+        'class="ends">{}</span>'
     )
-    return words.format(number(low), ",".join(SCALE), number(high)) + (Markup(" {}").format(name) if name else Markup(""))
+    return words.format(number(low), ",".join(SCALE), number(high)) + (
+        Markup(" {}").format(name) if name else Markup("")
+    )

@@ -153,7 +153,8 @@ def target_of(
 def fitting_figures(
     figures: Mapping[PictureKey, Mapping[str, Figure]], hide: Hide, budget: int, ordinals: Mapping[str, str]
 ) -> tuple[dict[PictureKey, tuple[Drawn, ...]], int]:
-    """The figures that fit into ``budget`` bytes, every line's first before any line's second; and how many do not."""
+    """The figures that fit into ``budget`` bytes, every line's first before any line's second; and
+    how many do not."""
     kept: dict[PictureKey, tuple[Drawn, ...]] = {}
     lost = 0
     for turn in range(max(map(len, figures.values()), default=0)):
@@ -180,7 +181,9 @@ def _section(extra: Extra, hide: Hide) -> Section:
         for sheet in extra.sheets
     )
     figures, folded = tuple(draw_figure(one, hide) for one in extra.figures), extra.folded
-    return Section(extra.title, sheets, figures, tuple(map(hide, extra.notes)), None if folded is None else _section(folded, hide))
+    return Section(
+        extra.title, sheets, figures, tuple(map(hide, extra.notes)), None if folded is None else _section(folded, hide)
+    )
 
 
 def _advice(standing: Standing, here: Sequence[Line], site: str) -> Advice:

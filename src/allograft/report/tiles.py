@@ -15,7 +15,8 @@ FEWEST, GAP, LINE = 4, 4, 18
 
 
 def draw_images(figure: Images, hide: Hide, ordinals: Mapping[str, str]) -> Drawn:
-    """Rows of images, each row under its name, each image above its caption and the ordinal of its subject.
+    """Rows of images, each row under its name, each image above its caption and the ordinal of its
+    subject.
 
     A subject that is not among the ordinals is not written.
     """

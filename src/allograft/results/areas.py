@@ -1,4 +1,5 @@
-"""Areas under the ROC curve and their standard errors from influence values: DeLong, and Obuchowski's for several images a subject."""
+"""Areas under the ROC curve and their standard errors from influence values: DeLong, and
+Obuchowski's for several images a subject."""
 
 from __future__ import annotations
 
@@ -13,14 +14,15 @@ from allograft.results.intervals import Floats, quantile
 
 @dataclass(frozen=True)
 class Area:
-    """An area, a mean of areas (over seeds, over classes), or a difference of two, with what each subject adds to its error.
+    """An area, a mean of areas (over seeds, over classes), or a difference of two, with what each
+    subject adds to its error.
 
     Args:
         value: the area in [0, 1]; of a difference in [-1, 1].
         subjects: (I,) the subjects with an image, sorted.
         positive, negative: (I,) influence of each subject's positive and of its negative images,
-            sum over them of (placement - area), over the number of images of that kind. Each is scaled
-            by sqrt(i / (i - 1)), i the subjects with such an image, nan with one alone.
+            sum over them of (placement - area), over the number of images of that kind. Each is
+            scaled by sqrt(i / (i - 1)), i the subjects with such an image, nan with one alone.
         counts: subjects with a positive image, and with a negative one.
     """
 
@@ -32,14 +34,16 @@ class Area:
 
     @property
     def variance(self) -> float:
-        """Of the value over subjects (Obuchowski 1997, equations 4 to 6); with one image per subject DeLong's (1988)."""
+        """Of the value over subjects (Obuchowski 1997, equations 4 to 6); with one image per
+        subject DeLong's (1988)."""
         within = len(self.subjects) / (len(self.subjects) - 1) / float(np.prod([_correction(i) for i in self.counts]))
         parts = (self.positive**2).sum() + (self.negative**2).sum() + 2 * within * (self.positive * self.negative).sum()
         return max(0.0, float(parts)) if not np.isnan(parts) else float("nan")
 
     @property
     def dof(self) -> float:
-        """Degrees of freedom of the variance (Satterthwaite; Brunner & Munzel 2000): few positive subjects count as few."""
+        """Degrees of freedom of the variance (Satterthwaite; Brunner & Munzel 2000): few positive
+        subjects count as few."""
         each = np.array([(self.positive**2).sum(), (self.negative**2).sum()])
         if not each.sum() > 0:
             return float(min(self.counts) - 1)
@@ -47,7 +51,8 @@ class Area:
 
     @property
     def per_subject(self) -> Floats:
-        """(I,) values whose mean is the area and whose standard error of the mean is its own: what a resampling of subjects draws."""
+        """(I,) values whose mean is the area and whose standard error of the mean is its own: what
+        a resampling of subjects draws."""
         count = len(self.subjects)
         pull = self.positive + self.negative
         pull = pull - pull.mean()
@@ -82,7 +87,8 @@ def area(score: ArrayLike, positive: ArrayLike, subject: Sequence[str]) -> Area 
     if not m or not n:
         return None
     ranks = rankdata(scores)
-    above = (ranks[flags] - rankdata(scores[flags])) / n  # the share of negatives that a positive is above
+    # the share of negatives that a positive is above
+    above = (ranks[flags] - rankdata(scores[flags])) / n
     below = 1 - (ranks[~flags] - rankdata(scores[~flags])) / m
     value = float(above.mean())
     names, owner = np.unique(list(subject), return_inverse=True)
@@ -95,7 +101,8 @@ def area(score: ArrayLike, positive: ArrayLike, subject: Sequence[str]) -> Area 
 
 
 def mean_area(areas: Sequence[Area]) -> Area:
-    """The mean of several: of a row's seeds, or of its classes. Influence values are averaged, so what they share is not counted twice."""
+    """The mean of several: of a row's seeds, or of its classes. Influence values are averaged, so
+    what they share is not counted twice."""
     return _combined(areas, [1 / len(areas)] * len(areas))
 
 
@@ -118,11 +125,13 @@ def _combined(areas: Sequence[Area], weights: Sequence[float]) -> Area:
 
 
 def area_limits(found: Area, level: float = 0.95) -> tuple[float, float] | None:
-    """Limits of an area on the logit scale, with ``Area.dof``; where the area is 1 or 0 by ranks alone.
+    """Limits of an area on the logit scale, with ``Area.dof``; where the area is 1 or 0 by ranks
+    alone.
 
     Of an area of 1, k pairs of a positive and a negative image of subjects of their own are all in
-    order; each is with the chance that is the area, so that its lower limit is that of Clopper & Pearson
-    (1934) for k of k, (alpha / 2)^(1 / k). k is the number of such pairs that the subjects allow.
+    order; each is with the chance that is the area, so that its lower limit is that of Clopper &
+    Pearson (1934) for k of k, (alpha / 2)^(1 / k). k is the number of such pairs that the subjects
+    allow.
 
     Returns:
         None where only one subject has a positive, or a negative, image.
@@ -142,7 +151,8 @@ def area_limits(found: Area, level: float = 0.95) -> tuple[float, float] | None:
 
 
 def area_difference_limits(a: Area, b: Area, level: float = 0.95) -> tuple[float, float] | None:
-    """Limits of a paired difference by Student's t with ``Area.dof``; of two areas of 1 those that either limit alone allows."""
+    """Limits of a paired difference by Student's t with ``Area.dof``; of two areas of 1 those that
+    either limit alone allows."""
     if a.value == b.value and a.value in (0.0, 1.0):
         low, high = area_limits(a, level) or (0.0, 1.0)
         return low - high, high - low
@@ -154,7 +164,8 @@ def area_difference_limits(a: Area, b: Area, level: float = 0.95) -> tuple[float
 
 
 def area_difference_p(a: Area, b: Area, alternative: str = "two-sided") -> float | None:
-    """P of a paired difference (DeLong 1988), by Student's t with ``Area.dof``; 1 for two rows that rank alike."""
+    """P of a paired difference (DeLong 1988), by Student's t with ``Area.dof``; 1 for two rows that
+    rank alike."""
     from scipy.special import stdtr
 
     found = area_difference(a, b)

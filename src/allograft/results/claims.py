@@ -9,22 +9,24 @@ from allograft.results.intervals import Floats
 
 
 def false_claim(difference: ArrayLike, error: ArrayLike, dof: ArrayLike, shrinkage: ArrayLike = 1.0) -> Floats:
-    """Probability that a row is no better than the one it is compared with, given a mean paired difference.
+    """Probability that a row is no better than the one it is compared with, given a mean paired
+    difference.
 
     With a flat prior (``shrinkage`` 1) it is t(n - 1) at - difference / error, the formula of
-    Christodoulou et al. (False Promises in Medical Imaging AI, arXiv 2505.04720) for scores per case:
-    error = sqrt(s_a^2 + s_b^2 - 2 s_a s_b r) / sqrt(n) is the standard error of the paired difference.
-    That is the one-sided p of the paired t-test, and says nothing more.
+    Christodoulou et al. (False Promises in Medical Imaging AI, arXiv 2505.04720) for scores per
+    case: error = sqrt(s_a^2 + s_b^2 - 2 s_a s_b r) / sqrt(n) is the standard error of the paired
+    difference. That is the one-sided p of the paired t-test, and says nothing more.
 
-    With the normal prior of ``shrinkage`` the difference is pulled towards 0 by the factor B, and its
-    error by sqrt(B), so that the argument is sqrt(B) times as large.
+    With the normal prior of ``shrinkage`` the difference is pulled towards 0 by the factor B, and
+    its error by sqrt(B), so that the argument is sqrt(B) times as large.
 
     Args:
         difference, error: of the mean over subjects, (...).
         dof: degrees of freedom of the error.
 
     Returns:
-        (...) in [0, 1]; one half where shrinkage is 0, or where there is neither difference nor error.
+        (...) in [0, 1]; one half where shrinkage is 0, or where there is neither difference nor
+        error.
 
     >>> round(float(false_claim(0.02, 0.01, 9)), 4)
     0.0383
@@ -38,18 +40,20 @@ def false_claim(difference: ArrayLike, error: ArrayLike, dof: ArrayLike, shrinka
 
 
 def shrinkage(differences: ArrayLike, errors: ArrayLike) -> Floats:
-    """How much of each row's difference is signal, judged from all rows of a table together (empirical Bayes).
+    """How much of each row's difference is signal, judged from all rows of a table together
+    (empirical Bayes).
 
-    Each row's true difference is taken as drawn from a normal distribution about 0, with the variance
-    that the rows show beyond their errors: tau^2 = max(0, mean(d^2 - e^2)) (Morris 1983, by moments).
-    About 0 and not about the rows' mean, since all rows are compared with one and the same, whose own
-    error moves them all.
+    Each row's true difference is taken as drawn from a normal distribution about 0, with the
+    variance that the rows show beyond their errors: tau^2 = max(0, mean(d^2 - e^2)) (Morris 1983,
+    by moments). About 0 and not about the rows' mean, since all rows are compared with one and the
+    same, whose own error moves them all.
 
     Args:
         differences, errors: (K,).
 
     Returns:
-        (K,) tau^2 / (tau^2 + e^2) in [0, 1]; 0 for all where the rows vary no more than their errors.
+        (K,) tau^2 / (tau^2 + e^2) in [0, 1]; 0 for all where the rows vary no more than their
+        errors.
 
     >>> shrinkage([0.3, 0.1, 0.0], [0.1, 0.1, 0.1]).round(2).tolist(), shrinkage([0.05, -0.05], [0.1, 0.1]).tolist()
     ([0.7, 0.7, 0.7], [0.0, 0.0])
@@ -60,11 +64,12 @@ def shrinkage(differences: ArrayLike, errors: ArrayLike) -> Floats:
 
 
 def false_claim_of_accuracy(only_a: int, only_b: int) -> float:
-    """Probability that a classifier that is right more often than another is not, from the cases on which one of them alone is right.
+    """Probability that a classifier that is right more often than another is not, from the cases on
+    which one of them alone is right.
 
-    Of n cases both are right on some and neither on others; with a flat Dirichlet prior on the three
-    shares (arXiv 2505.04720), P(a <= b) depends on the discordant cases alone: it is the share of
-    Beta(only_a + 1, only_b + 1) below one half.
+    Of n cases both are right on some and neither on others; with a flat Dirichlet prior on the
+    three shares (arXiv 2505.04720), P(a <= b) depends on the discordant cases alone: it is the
+    share of Beta(only_a + 1, only_b + 1) below one half.
 
     >>> false_claim_of_accuracy(3, 0)  # (1 / 2) ** 4
     0.0625

@@ -1,4 +1,5 @@
-"""Rows against do-nothing, subject by subject, and means over pairs of sites as the papers print them."""
+"""Rows against do-nothing, subject by subject, and means over pairs of sites as the papers print
+them."""
 
 from __future__ import annotations
 
@@ -35,12 +36,14 @@ class Comparison:
         subjects: how many.
         difference: mean over subjects; of a pooled metric (AUROC) mean over seeds.
         low, high: its 95 % interval over subjects; None for one subject.
-        p, adjusted: exact signed-rank test, of an area under the ROC curve DeLong's, and that for the rows of
-            its ``family``; None where ``note`` says why.
-        effect, rank_biserial: Cohen's d_z and the matched-pairs rank-biserial correlation, see ``effect_size``.
+        p, adjusted: exact signed-rank test, of an area under the ROC curve DeLong's, and that for
+            the rows of its ``family``; None where ``note`` says why.
+        effect, rank_biserial: Cohen's d_z and the matched-pairs rank-biserial correlation, see
+            ``effect_size``.
         sd: of the differences over subjects; of an area that of its influence values.
         dof: degrees of freedom of the interval.
-        false_claim: probability that the row is no better, shrunk over the rows of the table, see ``claims``.
+        false_claim: probability that the row is no better, shrunk over the rows of the table, see
+            ``claims``.
         rows: how many share the level of the test.
         note: what stands in the place of p, or must be known to read it.
     """
@@ -79,9 +82,11 @@ class OverPairs:
 
 
 def difference(plan: Plan, line: Line, base: Line, site: str) -> tuple[float, Floats] | None:
-    """A row less ``base`` at a site: the mean, and one value a subject, mean over the seeds that both finished.
+    """A row less ``base`` at a site: the mean, and one value a subject, mean over the seeds that
+    both finished.
 
-    A pooled metric (AUROC) has no value a subject: (0,), and the mean is over seeds. None when the two rows have nothing in common.
+    A pooled metric (AUROC) has no value a subject: (0,), and the mean is over seeds. None when the
+    two rows have nothing in common.
     """
     subjects, ours, theirs = paired(scores_by_seed(plan, line, site), scores_by_seed(plan, base, site))
     if subjects:
@@ -103,14 +108,16 @@ def compare(
     adjust: Adjustment | None = None,
     alternative: Alternative | None = None,
 ) -> dict[str, Comparison]:
-    """Every row of a target's table against another, by title; rows that share no finished seed and subject with it are absent.
+    """Every row of a target's table against another, by title; rows that share no finished seed and
+    subject with it are absent.
 
     Args:
         baseline: the other's title; do-nothing by default.
         site: where both are judged; the target by default.
-        adjust: over the rows that have a p, at this site; by default as the study says. A row without any difference counts among
-            them, with p = 1.
-        alternative: "greater": the row is better, for a headline that grows as things get better; by default as the study says.
+        adjust: over the rows that have a p, at this site; by default as the study says. A row
+            without any difference counts among them, with p = 1.
+        alternative: "greater": the row is better, for a headline that grows as things get better;
+            by default as the study says.
     """
     adjust, alternative = adjust or plan.statistics.adjustment, alternative or plan.statistics.alternative
     here = [line for line in lines if line.target == target]
@@ -125,17 +132,22 @@ def compare(
 
 
 def families(plan: Plan, lines: Sequence[Line]) -> list[list[Line]]:
-    """Rows whose p values are adjusted together: the one that was named beforehand, alone; those that compete; upper bounds."""
+    """Rows whose p values are adjusted together: the one that was named beforehand, alone; those
+    that compete; upper bounds."""
     kinds: dict[str, list[Line]] = {"primary": [], "competing": [], "bound": []}
     for line in lines:
-        kinds["primary" if line.title == plan.primary else "bound" if is_bound(line.recipe) else "competing"].append(line)
+        kinds["primary" if line.title == plan.primary else "bound" if is_bound(line.recipe) else "competing"].append(
+            line
+        )
     return list(kinds.values())
 
 
 def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -> list[OverPairs]:
-    """Each recipe's headline as the papers print it: mean over all pairs for each seed, then mean and sd over seeds.
+    """Each recipe's headline as the papers print it: mean over all pairs for each seed, then mean
+    and sd over seeds.
 
-    A seed counts when it has every pair; a target where no row was measured is no pair. In the order of the study.
+    A seed counts when it has every pair; a target where no row was measured is no pair. In the
+    order of the study.
 
     Args:
         tables: one for each set of source sites.
@@ -149,12 +161,17 @@ def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -
         each = [scores.get((title, pair), {}) for pair in sorted(pairs)]
         seeds = sorted(set(each[0]).intersection(*each)) if each else []
         means = [fmean(one[seed] for one in each) for seed in seeds]
-        made.append(OverPairs(title, len(each), len(means), fmean(means) if means else None, stdev(means) if len(means) > 1 else None))
+        made.append(
+            OverPairs(
+                title, len(each), len(means), fmean(means) if means else None, stdev(means) if len(means) > 1 else None
+            )
+        )
     return made
 
 
 def areas(plan: Plan, line: Line, base: Line, site: str) -> tuple[Area, Area] | None:
-    """The headline of two rows as areas under the ROC curve, each the mean over the seeds that both finished; None if it is none."""
+    """The headline of two rows as areas under the ROC curve, each the mean over the seeds that both
+    finished; None if it is none."""
     ours, theirs = seed_areas(plan, line, site), seed_areas(plan, base, site)
     seeds = sorted(ours.keys() & theirs.keys())
     return (mean_area([ours[seed] for seed in seeds]), mean_area([theirs[seed] for seed in seeds])) if seeds else None
@@ -193,13 +210,16 @@ def _against_area(ours: Area, theirs: Area, alternative: Alternative) -> Compari
 
 
 def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) -> Comparison:
-    """Of what only a whole test set has there is no score of a single subject: an interval, and no test."""
+    """Of what only a whole test set has there is no score of a single subject: an interval, and no
+    test."""
     ours, theirs = seed_cases(line, site), seed_cases(base, site)
     seeds = sorted(seed_scores(plan, line, site).keys() & seed_scores(plan, base, site).keys())
     a, b = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     subjects = set.intersection(*({str(case["subject"]) for case in cases} for cases in (*a, *b)))
     low, high = drawn(plan, a, b).get(plan.headline, (None, None))
-    note = "one subject: no interval" if len(subjects) == 1 else f"{plan.headline} scores no single subject: interval only"
+    note = (
+        "one subject: no interval" if len(subjects) == 1 else f"{plan.headline} scores no single subject: interval only"
+    )
     return Comparison(len(subjects), mean, low, high, note=note)
 
 
@@ -219,8 +239,13 @@ def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alt
 
 
 def _with_claims(found: dict[str, Comparison]) -> dict[str, Comparison]:
-    """Every row's probability of a false claim, with the prior that all rows of the table together suggest."""
-    known = {title: (one.difference, one.sd / one.subjects**0.5, one.dof) for title, one in found.items() if one.sd is not None}
+    """Every row's probability of a false claim, with the prior that all rows of the table together
+    suggest."""
+    known = {
+        title: (one.difference, one.sd / one.subjects**0.5, one.dof)
+        for title, one in found.items()
+        if one.sd is not None
+    }
     if not known:
         return found
     gap, error, dof = np.array(list(known.values()), np.float64).T

@@ -1,4 +1,5 @@
-"""``results.csv`` and ``metrics.csv``: the table of a study, and all that was measured, for spreadsheets and scripts."""
+"""``results.csv`` and ``metrics.csv``: the table of a study, and all that was measured, for
+spreadsheets and scripts."""
 
 from __future__ import annotations
 
@@ -18,22 +19,58 @@ from allograft.tree import write_bytes
 
 COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
 COLUMNS = (
-    *("recipe", "target", "site", "metric", "verdict", "seeds_done", "seeds", "subjects", "mean", "sd_over_seeds", "low", "high"),
-    *("paired_subjects", "difference", "difference_low", "difference_high", "p", "p_adjusted", "cohen_dz", "rank_biserial"),
+    *(
+        "recipe",
+        "target",
+        "site",
+        "metric",
+        "verdict",
+        "seeds_done",
+        "seeds",
+        "subjects",
+        "mean",
+        "sd_over_seeds",
+        "low",
+        "high",
+    ),
+    *(
+        "paired_subjects",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "p",
+        "p_adjusted",
+        "cohen_dz",
+        "rank_biserial",
+    ),
     *("sd_of_differences", "false_claim", "subjects_needed", "smallest_difference", "note"),
     *COSTS,
     "predict_seconds_per_100",
 )
-METRIC_COLUMNS = ("recipe", "target", "site", "metric", "seeds_done", "subjects", "mean", "sd_over_seeds", "low", "high")
+METRIC_COLUMNS = (
+    "recipe",
+    "target",
+    "site",
+    "metric",
+    "seeds_done",
+    "subjects",
+    "mean",
+    "sd_over_seeds",
+    "low",
+    "high",
+)
 
 
 def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
-    """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged, numbers in full, empty = none.
+    """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged,
+    numbers in full, empty = none.
 
-    ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired by subject; p values are of the exact
-    signed-rank test, and that adjusted as the study says over the rows of one target and site. ``verdict`` is what the verdict says of a
-    line at its target (keep, change, tied, loses, forgets); ``subjects_needed`` would show the study's margin with 80 % power, and
-    ``smallest_difference`` is what these subjects show. A line that was judged nowhere has one row.
+    ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired
+    by subject; p values are of the exact signed-rank test, and that adjusted as the study says over
+    the rows of one target and site. ``verdict`` is what the verdict says of a line at its target
+    (keep, change, tied, loses, forgets); ``subjects_needed`` would show the study's margin with 80
+    % power, and ``smallest_difference`` is what these subjects show. A line that was judged nowhere
+    has one row.
 
     Raises:
         OutputError: the file cannot be written.
@@ -49,7 +86,8 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
 
 
 def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
-    """Write ``OUT/metrics.csv``: one row a line, site judged and metric, the headline's too; ``low`` and ``high`` as in ``results.csv``.
+    """Write ``OUT/metrics.csv``: one row a line, site judged and metric, the headline's too;
+    ``low`` and ``high`` as in ``results.csv``.
 
     No p: a study tests its headline. An undefined metric (AUROC of one class) has no row.
 
@@ -60,14 +98,21 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     for line in lines:
         for site in _sites(line):
             bounds = intervals(plan, line, site)
-            told = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "seeds_done": line.done}
+            told = {
+                "recipe": _word(line.title),
+                "target": _word(line.target),
+                "site": _word(site),
+                "seeds_done": line.done,
+            }
             told["subjects"] = len(subject_ids(line, site))
             for metric, values in line.metrics.get(site, {}).items():
                 if metric.startswith("undefined/"):
                     continue
                 low, high = bounds.get(metric, ("", ""))
                 sd = stdev(values) if len(values) > 1 else ""
-                rows.append({**told, "metric": metric, "mean": fmean(values), "sd_over_seeds": sd, "low": low, "high": high})
+                rows.append(
+                    {**told, "metric": metric, "mean": fmean(values), "sd_over_seeds": sd, "low": low, "high": high}
+                )
     return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
 
 
@@ -104,7 +149,12 @@ def _sites(line: Line) -> list[str]:
 
 def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:
     low, high = score_interval(plan, line, site) or (None, None)
-    row: dict[str, Any] = {"recipe": _word(line.title), "target": _word(line.target), "site": _word(site), "metric": plan.headline}
+    row: dict[str, Any] = {
+        "recipe": _word(line.title),
+        "target": _word(line.target),
+        "site": _word(site),
+        "metric": plan.headline,
+    }
     row |= {"verdict": line.verdict if site == line.target else "", "seeds_done": line.done, "seeds": len(line.runs)}
     row |= {"subjects": len(subject_ids(line, site)), "mean": line.score(site), "sd_over_seeds": line.spread(site)}
     row |= {"low": low, "high": high}
@@ -114,7 +164,9 @@ def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[st
         row |= {"rank_biserial": found.rank_biserial, "note": found.note}
         row |= {"sd_of_differences": found.sd, "false_claim": found.false_claim}
         if found.sd is not None:
-            reach = reach_of(found.sd, found.subjects, found.rows, plan.statistics, exact=found.rank_biserial is not None)
+            reach = reach_of(
+                found.sd, found.subjects, found.rows, plan.statistics, exact=found.rank_biserial is not None
+            )
             row |= {"subjects_needed": reach.needed, "smallest_difference": reach.smallest}
     row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}
     row["predict_seconds_per_100"] = line.predict_seconds(site)

@@ -1,4 +1,5 @@
-"""From the lines of a table to what the rules of the verdict look at, and from their answer to ``OUT/verdict.json``."""
+"""From the lines of a table to what the rules of the verdict look at, and from their answer to
+``OUT/verdict.json``."""
 
 from __future__ import annotations
 
@@ -39,7 +40,11 @@ def _verdict(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Ve
         made = Verdict("not-measured", unknown)
     else:
         evidence = evidence_of(plan, rows, base, target)
-        made = Verdict("keep", "too few subjects to show one") if evidence is None else Verdict(**decide(evidence, plan.statistics))
+        made = (
+            Verdict("keep", "too few subjects to show one")
+            if evidence is None
+            else Verdict(**decide(evidence, plan.statistics))
+        )
         made = replace(made, marks=marks(study, plan, here, target))
     made = replace(made, sentence=sentence(study, plan, made, here, base, target))
     return replace(made, how=decided(study, plan, made, here, target))
@@ -60,7 +65,8 @@ def _unknown(study: Study, plan: Plan, here: Sequence[Line], base: Line | None, 
 
 
 def evidence_of(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Evidence | None:
-    """The rows' values per subject beside do-nothing's, over the subjects that all have; None where they are too few for any test.
+    """The rows' values per subject beside do-nothing's, over the subjects that all have; None where
+    they are too few for any test.
 
     A score of single cases is the mean over a subject's cases and over seeds. An area under the ROC
     curve has influence values, any other pooled metric the jackknife's pseudo-values.
@@ -92,7 +98,9 @@ def _scored(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Floats
     every = [dict(zip(subjects, ours - nothing, strict=True)) for subjects, ours, nothing in pairs]
     shared = sorted(set.intersection(*(set(gains) for gains in every)))
     alone = {subject: fmean(one[subject] for one in theirs.values() if subject in one) for subject in shared}
-    return np.array([[alone[s], *(alone[s] + gains[s] for gains in every)] for s in shared], np.float64).reshape(-1, 1 + len(rows))
+    return np.array([[alone[s], *(alone[s] + gains[s] for gains in every)] for s in shared], np.float64).reshape(
+        -1, 1 + len(rows)
+    )
 
 
 def _ranked(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> tuple[Floats, Floats]:
@@ -106,7 +114,8 @@ def _ranked(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> tuple[
 
 
 def _jackknifed(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Floats:
-    """Pseudo-values n t - (n - 1) t(without subject i) of the metric t, mean over seeds (Quenouille 1956, Tukey 1958)."""
+    """Pseudo-values n t - (n - 1) t(without subject i) of the metric t, mean over seeds (Quenouille
+    1956, Tukey 1958)."""
     subjects = sorted(set.intersection(*(subject_ids(line, target) for line in (base, *rows))))
     count, columns = len(subjects), []
     for line in (base, *rows):
@@ -118,7 +127,10 @@ def _jackknifed(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Fl
 
 def _mean_pool(plan: Plan, seeds: Sequence[Cases]) -> Callable[[str | None], float]:
     def score(without: str | None) -> float:
-        pooled = [plan.task.aggregate([case for case in cases if str(case["subject"]) != without]).get(plan.headline) for cases in seeds]
+        pooled = [
+            plan.task.aggregate([case for case in cases if str(case["subject"]) != without]).get(plan.headline)
+            for cases in seeds
+        ]
         known = [value for value in pooled if value is not None]
         return fmean(known) if known and len(known) == len(pooled) else math.nan
 
@@ -126,7 +138,8 @@ def _mean_pool(plan: Plan, seeds: Sequence[Cases]) -> Callable[[str | None], flo
 
 
 def marks(study: Study, plan: Plan, here: Sequence[Line], target: str) -> dict[str, tuple[str, ...]]:
-    """Row -> why it may be worse than the model as it is: it loses at the target, or forgets more than ``tolerance`` at home."""
+    """Row -> why it may be worse than the model as it is: it loses at the target, or forgets more
+    than ``tolerance`` at home."""
     bearable, found = plan.statistics.tolerance, dict[str, tuple[str, ...]]()
     for site, verb in ((target, "loses"), *((home, "forgets") for home in study.source if home != target)):
         for title, one in compare(here, plan, target, site=site).items():
@@ -138,8 +151,11 @@ def marks(study: Study, plan: Plan, here: Sequence[Line], target: str) -> dict[s
 
 
 def marked(lines: Sequence[Line], verdicts: Mapping[str, Verdict]) -> list[Line]:
-    """The lines, each with what the verdict of its target says of it: keep, change, tied, loses, forgets."""
-    return [replace(line, verdict=_word(line, verdicts[line.target])) if line.target in verdicts else line for line in lines]
+    """The lines, each with what the verdict of its target says of it: keep, change, tied, loses,
+    forgets."""
+    return [
+        replace(line, verdict=_word(line, verdicts[line.target])) if line.target in verdicts else line for line in lines
+    ]
 
 
 def _word(line: Line, verdict: Verdict) -> str:
@@ -154,7 +170,8 @@ def _word(line: Line, verdict: Verdict) -> str:
 
 
 def write_verdicts(out: Path, verdicts: Mapping[str, Verdict]) -> Path | None:
-    """Write ``OUT/verdict.json``: target -> ``Verdict``. An older one goes where there is no verdict: the study is not finished."""
+    """Write ``OUT/verdict.json``: target -> ``Verdict``. An older one goes where there is no
+    verdict: the study is not finished."""
     path = out / FILE
     if not verdicts:
         tree.remove(path)

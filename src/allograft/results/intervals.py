@@ -1,4 +1,5 @@
-"""Intervals of means in closed form: a score in [0, 1] by the logit of its mean, a difference by Student's t."""
+"""Intervals of means in closed form: a score in [0, 1] by the logit of its mean, a difference by
+Student's t."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def quantile(level: ArrayLike, dof: ArrayLike) -> Floats:
 
 
 def t_limits(samples: ArrayLike, level: ArrayLike = 0.95, dof: ArrayLike | None = None) -> tuple[Floats, Floats]:
-    """Limits of the mean of each sample by Student's t (1908), for differences and what has no bounds.
+    """Limits of the mean of each sample by Student's t (1908), for differences and what has no
+    bounds.
 
     Args:
         samples: (..., N), N >= 2, one value per subject.
@@ -46,12 +48,13 @@ def t_limits(samples: ArrayLike, level: ArrayLike = 0.95, dof: ArrayLike | None 
 
 
 def score_limits(samples: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Limits of the mean of scores in [0, 1]: Student's t on the logit of the mean, carried there by the delta method.
+    """Limits of the mean of scores in [0, 1]: Student's t on the logit of the mean, carried there
+    by the delta method.
 
-    With m the mean and s its standard error, logit(m) +- t(n - 1) s / (m (1 - m)), carried back: the
-    limits stay in [0, 1] and lie unevenly about m. It is the logit of the mean, never the mean of
-    logits, which is another quantity. Where every score is 0, or every score is 1, m has no logit and
-    the limits are those of ``t_limits``, without width.
+    With m the mean and s its standard error, logit(m) +- t(n - 1) s / (m (1 - m)), carried back:
+    the limits stay in [0, 1] and lie unevenly about m. It is the logit of the mean, never the mean
+    of logits, which is another quantity. Where every score is 0, or every score is 1, m has no
+    logit and the limits are those of ``t_limits``, without width.
 
     Covers .945 to .951 at 4 to 100 subjects for scores as a good Dice has them, Beta(6, 1.2). Where
     scores pile up at exactly 0, no interval of fewer than about 20 subjects covers what it says.

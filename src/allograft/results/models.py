@@ -1,4 +1,5 @@
-"""The models a study hands over: one folder a line of its table, with a card that says how it came about."""
+"""The models a study hands over: one folder a line of its table, with a card that says how it came
+about."""
 
 from __future__ import annotations
 
@@ -30,11 +31,14 @@ def model_name(line: Line) -> str:
     """``finetune-scope-top@chase``, safe as a folder name."""
     words = re.sub(r"[^A-Za-z0-9_.]+", "-", line.title).strip("-")
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", line.target)
-    return f"{words}@{safe}" + ("" if safe == line.target else f".{tree.content_hash(line.target)[:6]}")  # two targets never share a folder
+    return f"{words}@{safe}" + (
+        "" if safe == line.target else f".{tree.content_hash(line.target)[:6]}"
+    )  # two targets never share a folder
 
 
 def model_folder(out: Path, line: Line) -> Path:
-    """``OUT/models/finetune-scope-top@chase``; of a part of a study, in the study's folder with the part's name behind."""
+    """``OUT/models/finetune-scope-top@chase``; of a part of a study, in the study's folder with the
+    part's name behind."""
     root = shared_folder(out)
     return root / "models" / (model_name(line) if root == out else f"{model_name(line)}.{out.name}")
 
@@ -75,7 +79,9 @@ def facts(world: World, row: Row, out: Path) -> dict[str, Any]:
         "channels": cohort.prepared.image(cohort.cases[0])[0].shape[0],
         "target": row.target,
         "training_images": training_images(world, row),
-        "start": study.start if study.start == "scratch" else json.loads((out / "start.json").read_text(encoding="utf-8")),
+        "start": study.start
+        if study.start == "scratch"
+        else json.loads((out / "start.json").read_text(encoding="utf-8")),
     }
 
 
@@ -93,16 +99,20 @@ def _scores(study: Study, run: Chosen) -> dict[str, Any]:
 
 
 def _verdict(now: Standing, line: Line) -> dict[str, Any]:
-    """What the study says of the model: the sentence of its target, and what the verdict says of its row."""
+    """What the study says of the model: the sentence of its target, and what the verdict says of
+    its row."""
     verdict = now.verdicts.get(line.target)
     if verdict is None:
         return {"verdict": {"sentence": unfinished(now.done, now.total)}}
     told = {"sentence": verdict.sentence, "action": verdict.action, "this_row": line.verdict}
-    return {"verdict": {**told, "marks": list(verdict.marks.get(line.title, ())), "rules_version": verdict.rules_version}}
+    return {
+        "verdict": {**told, "marks": list(verdict.marks.get(line.title, ())), "rules_version": verdict.rules_version}
+    }
 
 
 def training_images(world: World, row: Row) -> list[str]:
-    """Hashes of every image file that the row's recipe could see, without names: a later judge refuses them as test images."""
+    """Hashes of every image file that the row's recipe could see, without names: a later judge
+    refuses them as test images."""
     seen = scenario_of(world, row).narrowed(total_needs(row.recipe))
     cohorts = (*seen.source, *seen.target, *seen.pool, *seen.stream)
     return sorted({file_hash(path) for cohort in cohorts for case in cohort.cases for path in case.image})
@@ -119,6 +129,7 @@ def refuse_training_images(card: Mapping[str, Any], cases: Iterable[Case], folde
     known = [case.name for case in cases if any(file_hash(path) in trained for path in case.image)]
     if known:
         raise ModelError(
-            f"{folder}: was trained on {len(known)} of these images, '{known[0]}' for example; a score on them says nothing: "
+            f"{folder}: was trained on {len(known)} of these images, '{known[0]}' for example; a score on them says "
+            "nothing: "
             "take them out of the manifest"
         )

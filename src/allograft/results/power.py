@@ -1,4 +1,5 @@
-"""How many subjects a difference needs, and how small a difference so many subjects can show; never power at the observed effect."""
+"""How many subjects a difference needs, and how small a difference so many subjects can show; never
+power at the observed effect."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ MOST = 100_000
 
 
 def power(effect: float | Floats, subjects: int | Floats, level: float = 0.05) -> Floats:
-    """Power of the two-sided paired t-test at ``level``, for a mean difference of ``effect`` standard deviations of the differences.
+    """Power of the two-sided paired t-test at ``level``, for a mean difference of ``effect``
+    standard deviations of the differences.
 
     >>> round(float(power(0.5, 34)), 3)  # Cohen (1988): 34 pairs for 80 %
     0.808
@@ -22,12 +24,14 @@ def power(effect: float | Floats, subjects: int | Floats, level: float = 0.05) -
 
     n = np.asarray(subjects, np.float64)
     reach, shift = stdtrit(n - 1, 1 - level / 2), np.abs(effect) * np.sqrt(n)
-    wrong_sign = np.nan_to_num(nctdtr(n - 1, shift, -reach))  # SciPy has no number where it is below 1e-12
+    # SciPy has no number where it is below 1e-12
+    wrong_sign = np.nan_to_num(nctdtr(n - 1, shift, -reach))
     return np.asarray(1 - nctdtr(n - 1, shift, reach) + wrong_sign, np.float64)
 
 
 def subjects_needed(margin: float, sd: float, level: float = 0.05, wanted: float = 0.8) -> int | None:
-    """Subjects with which a paired t-test at ``level`` finds a mean difference of ``margin`` with the power ``wanted``.
+    """Subjects with which a paired t-test at ``level`` finds a mean difference of ``margin`` with
+    the power ``wanted``.
 
     Args:
         margin: the difference that matters, named beforehand.
@@ -54,7 +58,8 @@ def subjects_needed(margin: float, sd: float, level: float = 0.05, wanted: float
 
 
 def smallest_difference(sd: float, subjects: int, level: float = 0.05, wanted: float = 0.8) -> float:
-    """The smallest mean difference that a paired t-test on so many subjects finds with the power ``wanted``.
+    """The smallest mean difference that a paired t-test on so many subjects finds with the power
+    ``wanted``.
 
     >>> round(smallest_difference(1.0, 34), 3)
     0.495

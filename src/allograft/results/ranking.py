@@ -1,4 +1,5 @@
-"""The areas under the ROC curve that a classification's records hold, with what each subject adds to their error."""
+"""The areas under the ROC curve that a classification's records hold, with what each subject adds
+to their error."""
 
 from __future__ import annotations
 

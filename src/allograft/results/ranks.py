@@ -19,11 +19,12 @@ CHUNK = 4_000_000
 
 
 def signed_rank_p(differences: ArrayLike, alternative: Alternative = "two-sided") -> Floats:
-    """P of the signed-rank test (Wilcoxon 1945) of each sample; zeros are dropped, and what is equal to 1e-12 is tied.
+    """P of the signed-rank test (Wilcoxon 1945) of each sample; zeros are dropped, and what is
+    equal to 1e-12 is tied.
 
-    Exact for up to 50 differences other than zero: the distribution of the sum of the (mid-)ranks over
-    all 2^n signs, counted rather than listed. Beyond, the normal approximation with its correction for
-    ties.
+    Exact for up to 50 differences other than zero: the distribution of the sum of the (mid-)ranks
+    over all 2^n signs, counted rather than listed. Beyond, the normal approximation with its
+    correction for ties.
 
     Args:
         differences: (D, N).
@@ -67,7 +68,8 @@ def _counted(ranks: Floats, plus: Floats) -> tuple[Floats, Floats]:
 
 
 def _approximated(ranks: Floats, plus: Floats, kept: np.ndarray) -> tuple[Floats, Floats]:
-    """The same by the normal distribution with the variance of the ranks as they are, sum of rank^2 / 4, which holds ties."""
+    """The same by the normal distribution with the variance of the ranks as they are, sum of rank^2
+    / 4, which holds ties."""
     from scipy.special import ndtr
 
     z = (plus - kept * (kept + 1) / 4) / np.sqrt((ranks**2).sum(1) / 4) if len(ranks) else plus

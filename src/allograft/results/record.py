@@ -1,4 +1,5 @@
-"""Records: one JSON file a unit, stage and test set, written whole or not at all; the only thing tables are made of."""
+"""Records: one JSON file a unit, stage and test set, written whole or not at all; the only thing
+tables are made of."""
 
 from __future__ import annotations
 
@@ -31,9 +32,11 @@ class Record:
         recipe: ``{"name": ..., "parameters": {...}}``, every field of it.
         stage, ordinal: which moment of the run.
         seen: sites learned from so far.
-        source, target, stream: the sites the unit saw up to this stage; target None when it saw none.
-        site, part, fold: the site judged, its validation, test or unlabelled training cases, and the fold of its subjects; part
-            "weights" of a stage that nothing can judge, since it leaves weights only.
+        source, target, stream: the sites the unit saw up to this stage; target None when it saw
+            none.
+        site, part, fold: the site judged, its validation, test or unlabelled training cases, and
+            the fold of its subjects; part "weights" of a stage that nothing can judge, since it
+            leaves weights only.
         labelled_subjects: subjects of target and stream whose labels the unit saw.
         facts: numbers that belong to the stage: models in a pool, the loss of a pretext.
         status, error: "done", or "failed" and why; then nothing else is known.
@@ -117,7 +120,9 @@ def read_record(path: Path) -> Record:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["schema"] not in (1, SCHEMA):
-            raise OutputError(f"{path}: schema {tree['schema']}, expected 1 to {SCHEMA}; use the version of Allograft that wrote it")
+            raise OutputError(
+                f"{path}: schema {tree['schema']}, expected 1 to {SCHEMA}; use the version of Allograft that wrote it"
+            )
         checksum = tree.pop("checksum", None)  # records of earlier versions have none
         if checksum is not None and checksum != content_hash(tree):
             raise ValueError("its content does not match its checksum")
@@ -127,11 +132,14 @@ def read_record(path: Path) -> Record:
         tuples["stream"] = tuple(tree.get("stream", ()))
         return Record(**{**tree, **tuples, "schema": SCHEMA})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OutputError(f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew") from error
+        raise OutputError(
+            f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew"
+        ) from error
 
 
 def read_all(out: Path, *, skip_damaged: bool = False) -> dict[str, Record]:
-    """Every record of an output folder by name; in the middle of a study a damaged one is skipped, since it is judged anew."""
+    """Every record of an output folder by name; in the middle of a study a damaged one is skipped,
+    since it is judged anew."""
     records = {}
     for path in sorted((out / "records").glob("*.json")):
         try:
@@ -143,7 +151,8 @@ def read_all(out: Path, *, skip_damaged: bool = False) -> dict[str, Record]:
 
 
 def read_records(out: Path | str) -> pd.DataFrame:
-    """Every record as a row of a table; metrics become columns ``metrics/dice``, costs ``cost/train_seconds``.
+    """Every record as a row of a table; metrics become columns ``metrics/dice``, costs
+    ``cost/train_seconds``.
 
     Raises:
         OutputError: no records, or a damaged one.

@@ -31,36 +31,50 @@ def subject_ids(line: Line, site: str) -> set[str]:
 
 def labelled_subjects(line: Line, target: str) -> float:
     """Target subjects whose labels a row saw, mean over its runs."""
-    counts = [len({s for record in run.tests[target] for s in record.labelled_subjects}) for run in line.runs if run.tests.get(target)]
+    counts = [
+        len({s for record in run.tests[target] for s in record.labelled_subjects})
+        for run in line.runs
+        if run.tests.get(target)
+    ]
     return fmean(counts) if counts else 0.0
 
 
 def seed_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, float]:
-    """Seed -> a metric (the headline by default) at a site, pooled over its subjects; undefined seeds are left out."""
-    pooled = {seed: plan.task.aggregate(cases).get(metric or plan.headline) for seed, cases in seed_cases(line, site).items() if cases}
+    """Seed -> a metric (the headline by default) at a site, pooled over its subjects; undefined
+    seeds are left out."""
+    pooled = {
+        seed: plan.task.aggregate(cases).get(metric or plan.headline)
+        for seed, cases in seed_cases(line, site).items()
+        if cases
+    }
     return {seed: float(value) for seed, value in pooled.items() if value is not None}
 
 
 def subject_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[str, float]:
-    """Subject -> a metric (the headline by default) at a site: mean over its cases, then over seeds. {} where no single case has it."""
+    """Subject -> a metric (the headline by default) at a site: mean over its cases, then over
+    seeds. {} where no single case has it."""
     scores = scores_by_seed(plan, line, site, metric)
     subjects = sorted(set().union(*scores.values()))
     return {subject: fmean(one[subject] for one in scores.values() if subject in one) for subject in subjects}
 
 
 def score_interval(plan: Plan, line: Line, site: str) -> Interval | None:
-    """The 95 % interval over subjects of a row's score at a site; None for fewer than two subjects."""
+    """The 95 % interval over subjects of a row's score at a site; None for fewer than two
+    subjects."""
     return _own(plan, line, site, plan.headline) or pooled_intervals(plan, line, site).get(plan.headline)
 
 
 def intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
-    """Metric -> its 95 % interval over subjects, of each that a row has at a site; without those that have none.
+    """Metric -> its 95 % interval over subjects, of each that a row has at a site; without those
+    that have none.
 
-    A score of single cases in [0, 1] has ``score_limits``, another ``t_limits``; an area under the ROC
-    curve ``area_limits``; whatever else only a whole test set has, a bootstrap over subjects.
+    A score of single cases in [0, 1] has ``score_limits``, another ``t_limits``; an area under the
+    ROC curve ``area_limits``; whatever else only a whole test set has, a bootstrap over subjects.
     """
     own = {name: _own(plan, line, site, name) for name in line.metrics.get(site, ())}
-    lacking = [name for name, interval in own.items() if interval is None and not subject_scores(plan, line, site, name)]
+    lacking = [
+        name for name, interval in own.items() if interval is None and not subject_scores(plan, line, site, name)
+    ]
     pooled = pooled_intervals(plan, line, site) if lacking else {}
     found = {name: interval or pooled.get(name) for name, interval in own.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
@@ -80,7 +94,8 @@ def _own(plan: Plan, line: Line, site: str, metric: str) -> Interval | None:
 
 
 def line_area(plan: Plan, line: Line, site: str, metric: str = "") -> Area | None:
-    """A row's area under the ROC curve at a site, mean over the seeds in which it is defined; None for other metrics."""
+    """A row's area under the ROC curve at a site, mean over the seeds in which it is defined; None
+    for other metrics."""
     found = seed_areas(plan, line, site, metric)
     return mean_area(list(found.values())) if found else None
 
@@ -97,7 +112,8 @@ def pooled_intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
 
 
 def drawn(plan: Plan, a: Sequence[Cases], b: Sequence[Cases] | None = None) -> dict[str, Interval]:
-    """``bootstrap_pooled``, once for the same cases: the report is written anew after each unit, and most lines are what they were."""
+    """``bootstrap_pooled``, once for the same cases: the report is written anew after each unit,
+    and most lines are what they were."""
     asked = content_hash(repr(plan.task), a, b)
     if asked not in _ANSWERED:
         _ANSWERED[asked] = bootstrap_pooled(a, b, plan.task.aggregate)

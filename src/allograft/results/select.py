@@ -1,4 +1,5 @@
-"""From records to a table: which stage, settings and seed stand for a run, never by a test score; which row to use is the verdict's."""
+"""From records to a table: which stage, settings and seed stand for a run, never by a test score;
+which row to use is the verdict's."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from allograft.results.record import Record
 from allograft.study.plan import Plan, Row
 
 NOT_YET = "not run yet"
-"""What stands in the place of an error where a run has neither finished nor failed: another shard may be at it."""
+"""What stands in the place of an error where a run has neither finished nor failed: another shard
+may be at it."""
 
 RULES = {
     "last": "the last stage of each run; the first seed",
     "source-val": "the best score on the source's validation subjects",
     "entropy": "the lowest mean entropy of predictions on training images of the target, labels unseen",
-    "infomax": "the highest information: entropy of the mean prediction less mean entropy, on training images of the target, labels unseen",
+    "infomax": "the highest information: entropy of the mean prediction less mean entropy, on training images of the "
+    "target, labels unseen",
     "snd": "the highest soft neighbourhood density of predictions on training images of the target, labels unseen",
     "oracle": "the best test score: optimistic, chosen after the fact",
 }
@@ -28,7 +31,8 @@ RULES = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """One run (recipe, target, seed) as the rule sees it: the chosen stage and its records, folds together.
+    """One run (recipe, target, seed) as the rule sees it: the chosen stage and its records, folds
+    together.
 
     Args:
         stage: its name; "" when the run failed.
@@ -59,7 +63,8 @@ class Line:
         runs: one a seed, failed ones included.
         scores: site -> pooled headline score of each finished seed.
         metrics: site -> metric -> its values over the finished seeds.
-        verdict: what the verdict says of it: keep, change, tied, loses, forgets; see ``evidence.marked``.
+        verdict: what the verdict says of it: keep, change, tied, loses, forgets; see
+            ``evidence.marked``.
     """
 
     title: str
@@ -72,7 +77,8 @@ class Line:
 
     @property
     def chosen(self) -> bool:
-        """Whether it is the row that the verdict names: the one to change to, or doing nothing where the model is kept."""
+        """Whether it is the row that the verdict names: the one to change to, or doing nothing
+        where the model is kept."""
         return self.verdict.startswith(("change", "keep"))
 
     @property
@@ -81,17 +87,20 @@ class Line:
         return sum(not run.error for run in self.runs)
 
     def score(self, site: str) -> float | None:
-        """Mean headline score over seeds; None when nothing was measured, or where it is undefined."""
+        """Mean headline score over seeds; None when nothing was measured, or where it is
+        undefined."""
         values = self.scores.get(site, ())
         return mean(values) if values else None
 
     def is_measured(self, site: str) -> bool:
-        """Whether any test case of a site has a measure, be the headline defined there or not (AUROC of one class is not)."""
+        """Whether any test case of a site has a measure, be the headline defined there or not
+        (AUROC of one class is not)."""
         return any(record.measured for run in self.runs for record in run.tests.get(site, ()))
 
     @property
     def leaves_weights_only(self) -> bool:
-        """Whether its recipe leaves weights for other recipes to build on, and nothing that could be judged."""
+        """Whether its recipe leaves weights for other recipes to build on, and nothing that could
+        be judged."""
         return self.done > 0 and not any(run.tests for run in self.runs)
 
     def spread(self, site: str) -> float | None:
@@ -106,10 +115,13 @@ class Line:
         return (min(measured)[1], min(measured)[0]) if measured else None
 
     def cost(self, key: str) -> float | None:
-        """Mean over the finished seeds of a cost of the unit itself; the seconds of a grid are those of all its settings."""
+        """Mean over the finished seeds of a cost of the unit itself; the seconds of a grid are
+        those of all its settings."""
         values = [run_cost for run in self.runs if not run.error and (run_cost := _cost(run, key)) is not None]
         if key.endswith("seconds") and values:
-            return mean(values) + sum(_cost(other, key) or 0.0 for run in self.runs for other in run.passed_over) / len(values)
+            return mean(values) + sum(_cost(other, key) or 0.0 for run in self.runs for other in run.passed_over) / len(
+                values
+            )
         return mean(values) if values else None
 
     def predict_seconds(self, site: str) -> float | None:
@@ -121,7 +133,8 @@ class Line:
 
     @property
     def best_run(self) -> Chosen | None:
-        """The run that stands for the line: the highest by source validation or a label-free rule, else the first that finished."""
+        """The run that stands for the line: the highest by source validation or a label-free rule,
+        else the first that finished."""
         return next((run for run in self.runs if not run.error), None)
 
 
@@ -133,7 +146,9 @@ def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
     """
     made = []
     for (recipe_title, target), rows in plan.lines().items():
-        runs = tuple(_tuned(plan, [row for row in rows if row.seed == seed], records, rule) for seed in range(plan.seeds))
+        runs = tuple(
+            _tuned(plan, [row for row in rows if row.seed == seed], records, rule) for seed in range(plan.seeds)
+        )
         if rule not in ("last", "oracle"):
             runs = tuple(sorted(runs, key=lambda run: -_low(run.rank)))
         metrics = _pooled(plan, runs)
@@ -143,7 +158,8 @@ def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
 
 
 def _tuned(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
-    """The run of a seed; of a grid, the one with the settings that the rule ranks highest. A failed setting is no choice, but shown."""
+    """The run of a seed; of a grid, the one with the settings that the rule ranks highest. A failed
+    setting is no choice, but shown."""
     settings: dict[str, list[Row]] = {}
     for row in rows:
         settings.setdefault(title(row.recipe), []).append(row)
@@ -156,12 +172,17 @@ def _tuned(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str
 
 
 def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
-    """The stage of a run that the rule picks; folds must agree, so the choice is made on their mean."""
+    """The stage of a run that the rule picks; folds must agree, so the choice is made on their
+    mean."""
     units = {row.unit for row in rows}
     failed = [record for record in records.values() if record.unit in units and record.status == "failed"]
     if failed:
         return Chosen(rows[0], "", {}, None, failed[0].error)
-    own = [record for record in records.values() if record.unit in units and record.seed == rows[0].seed and record.status == "done"]
+    own = [
+        record
+        for record in records.values()
+        if record.unit in units and record.seed == rows[0].seed and record.status == "done"
+    ]
     stages = [stage for _, stage in sorted({(record.ordinal, record.stage) for record in own})]
     if not stages:
         return Chosen(rows[0], "", {}, None, NOT_YET)
@@ -174,14 +195,18 @@ def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: st
         if record.stage == stage and record.part == "test":
             tests[record.site] = (*tests.get(record.site, ()), record)
     asked = rows[0].question
-    if asked.sites != (asked.name,):  # one question about several sites: the subjects of all of them
+    # one question about several sites: the subjects of all of them
+    if asked.sites != (asked.name,):
         tests[asked.name] = tuple(record for site in asked.sites for record in tests.get(site, ()))
     validation = tuple(record for record in own if record.stage == stage and record.part == "val")
     return Chosen(rows[0], stage, tests, _mean_score(plan, validation), "", ranks.get(stage), validation)
 
 
-def _ranks(plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record], rule: str) -> dict[str, float | None]:
-    """Stage -> what the rule ranks it by, higher is better; empty for a rule that looks at nothing."""
+def _ranks(
+    plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record], rule: str
+) -> dict[str, float | None]:
+    """Stage -> what the rule ranks it by, higher is better; empty for a rule that looks at
+    nothing."""
     by_stage: dict[str, list[Record]] = {}
     for record in own:
         by_stage.setdefault(record.stage, []).append(record)
@@ -199,7 +224,8 @@ def _ranks(plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record
 
 
 def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozenset[str], rule: str) -> float | None:
-    """A label-free score at the row's target, mean over folds; of subjects whose label no row saw, where there are any."""
+    """A label-free score at the row's target, mean over folds; of subjects whose label no row saw,
+    where there are any."""
     scores = []
     for record in records:
         if record.part == "train-unlabelled" and record.site == row.target:
@@ -210,13 +236,19 @@ def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozense
 
 
 def _shown(plan: Plan, row: Row, records: Mapping[str, Record]) -> frozenset[str]:
-    """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is sure of what it has learned by heart."""
-    units = {one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not is_bound(one.recipe)}
-    return frozenset(subject for record in records.values() if record.unit in units for subject in record.labelled_subjects)
+    """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is
+    sure of what it has learned by heart."""
+    units = {
+        one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not is_bound(one.recipe)
+    }
+    return frozenset(
+        subject for record in records.values() if record.unit in units for subject in record.labelled_subjects
+    )
 
 
 def is_bound(recipe: Any) -> bool:
-    """Whether a recipe uses labels beyond the budget: an upper bound, which is shown and never chosen."""
+    """Whether a recipe uses labels beyond the budget: an upper bound, which is shown and never
+    chosen."""
     return total_needs(recipe).all_target_labels
 
 
@@ -251,13 +283,16 @@ def _cost(run: Chosen, key: str) -> float | None:
 
 
 def as_recorded(plan: Plan, records: Iterable[Record]) -> Plan:
-    """The plan, with the unit of an earlier version's run of the same recipe, seed and fold where this version's has no record."""
+    """The plan, with the unit of an earlier version's run of the same recipe, seed and fold where
+    this version's has no record."""
     tests = [record for record in records if record.part == "test"]
     own = {record.unit for record in tests}
 
     def fits(record: Record, row: Row) -> bool:
         asked = record.site in row.question.sites and record.fold == row.fold and record.seed == row.seed
-        told = not record.target or record.status == "failed" or row.target in (record.target, *record.target.split("+"))
+        told = (
+            not record.target or record.status == "failed" or row.target in (record.target, *record.target.split("+"))
+        )
         return asked and told and record.recipe.get("title") == title(row.recipe)
 
     rows = []

@@ -1,4 +1,5 @@
-"""A verdict in words: one sentence for the terminal, the card, the report and the page over pairs, and how it was decided."""
+"""A verdict in words: one sentence for the terminal, the card, the report and the page over pairs,
+and how it was decided."""
 
 from __future__ import annotations
 
@@ -14,20 +15,25 @@ from allograft.study.spec import Study
 
 
 def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], base: Line | None, target: str) -> str:
-    """Score, gain, labelled patients, minutes, worst site and what is forgotten at home, in one sentence."""
+    """Score, gain, labelled patients, minutes, worst site and what is forgotten at home, in one
+    sentence."""
     if base is None or verdict.action == "not-measured":
         return f"Nothing can be said of {target}: {verdict.reason}."
     row = next((line for line in here if line.title == verdict.looked_at), None)
     if verdict.action == "change" and row is not None:
         return (
-            f"Change to {row.title}: {_score(plan, row, target, verdict.optimism)}, {_gain(plan, verdict)}, {_cost(row, target)}; "
+            f"Change to {row.title}: {_score(plan, row, target, verdict.optimism)}, {_gain(plan, verdict)}, "
+            f"{_cost(row, target)}; "
             f"{_worst(row)}, {_home(study, plan, row, here, target)}."
         )
     told = f"Keep your model: {_score(plan, base, target)}, {_worst(base)}; {_why(plan, verdict)}"
     if row is None:
         return told + "."
     what = "the row named beforehand is" if row.title == plan.primary else "the highest is"
-    return f"{told}; {what} {row.title}, {_gain(plan, verdict)}, {_cost(row, target)}, {_home(study, plan, row, here, target)}."
+    return (
+        f"{told}; {what} {row.title}, {_gain(plan, verdict)}, {_cost(row, target)}, "
+        f"{_home(study, plan, row, here, target)}."
+    )
 
 
 def unfinished(done: int, total: int) -> str:
@@ -88,12 +94,20 @@ def _worst(line: Line) -> str:
 
 def _home(study: Study, plan: Plan, row: Line, here: Sequence[Line], target: str) -> str:
     """What the row loses at the source it forgets most of."""
-    losses = {site: compare(here, plan, target, site=site).get(row.title) for site in dict.fromkeys(study.source) if site != target}
+    losses = {
+        site: compare(here, plan, target, site=site).get(row.title)
+        for site in dict.fromkeys(study.source)
+        if site != target
+    }
     known = [(one.difference, site) for site, one in losses.items() if one is not None]
     if not known:
         return "what is forgotten at home was not measured"
     change, site = min(known)
-    return f"forgetting {-change:.3f} at home ({site})" if change < -5e-4 else f"forgetting nothing at home ({site} {change:+.3f})"
+    return (
+        f"forgetting {-change:.3f} at home ({site})"
+        if change < -5e-4
+        else f"forgetting nothing at home ({site} {change:+.3f})"
+    )
 
 
 def decided(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], target: str) -> tuple[str, ...]:
@@ -125,7 +139,8 @@ def _competitors(study: Study, here: Sequence[Line]) -> str:
 def _test(plan: Plan, verdict: Verdict) -> str:
     named = f"'{plan.primary}' was named beforehand and is tested alone, with K = 1. " if plan.primary else ""
     return (
-        f"{named}A row gains if its paired t interval at the level 1 - {ALPHA:g} / K lies above 0 and its p (exact signed-rank "
+        f"{named}A row gains if its paired t interval at the level 1 - {ALPHA:g} / K lies above 0 and its p (exact "
+        "signed-rank "
         f"test, or DeLong's of an area under the curve) is at most {ALPHA:g} after Holm over the K rows. "
         f"For {verdict.looked_at} K is {verdict.rows}: a level of {1 - ALPHA / verdict.rows:.2%}."
     )
@@ -150,8 +165,10 @@ def _optimism(plan: Plan, verdict: Verdict) -> str:
         return "The row was named beforehand, so its score is not too high by choice."
     size = verdict.optimism or 0.0
     return (
-        f"These rules were repeated on {DRAWS} resamples of the subjects and their choice scored on the subjects left out "
-        f"(Tsamardinos 2018): the score is {f'too high by {size:.3f}' if size >= 5e-4 else 'not too high'} for having been chosen."
+        f"These rules were repeated on {DRAWS} resamples of the subjects and their choice scored on the subjects left "
+        "out "
+        f"(Tsamardinos 2018): the score is {f'too high by {size:.3f}' if size >= 5e-4 else 'not too high'} for having "
+        "been chosen."
     )
 
 
@@ -161,7 +178,8 @@ def _reach(plan: Plan, verdict: Verdict) -> str:
     needed = "more than 100,000 subjects" if reach.needed is None else _counted(reach.needed, "subject")
     return (
         f"The gains of {verdict.looked_at} vary between subjects with a standard deviation of {reach.sd:.3f} "
-        f"({reach.sd_low:.3f} to {reach.sd_high:.3f}): a gain of {plan.statistics.margin:g} would be shown with 80 % power by "
+        f"({reach.sd_low:.3f} to {reach.sd_high:.3f}): a gain of {plan.statistics.margin:g} would be shown with 80 % "
+        "power by "
         f"{needed}, and {_counted(reach.subjects, 'subject')} show one of {reach.smallest:.3f}."
     )
 

@@ -31,7 +31,9 @@ class Standing:
     total: int = 0
 
 
-def standing_of(study: Study, plan: Plan, records: Mapping[str, Record], units: Path, waiting: Collection[str] = ()) -> Standing:
+def standing_of(
+    study: Study, plan: Plan, records: Mapping[str, Record], units: Path, waiting: Collection[str] = ()
+) -> Standing:
     """The table, with its verdicts if every row has been run and judged, or has failed.
 
     Args:

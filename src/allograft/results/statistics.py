@@ -1,7 +1,8 @@
-"""Statistics of a study: subjects are the unit. Pairs of rows, exact signed-rank tests, effect sizes, and a bootstrap of pooled metrics.
+"""Statistics of a study: subjects are the unit. Pairs of rows, exact signed-rank tests, effect
+sizes, and a bootstrap of pooled metrics.
 
-Two images of a patient are one subject, and five seeds on eight patients are eight subjects: what varies between seeds is the
-training, and it is shown beside, as a standard deviation.
+Two images of a patient are one subject, and five seeds on eight patients are eight subjects: what
+varies between seeds is the training, and it is shown beside, as a standard deviation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Interval = tuple[float, float]
 
 
 def per_subject(cases: Cases, metric: str) -> dict[str, float]:
-    """Subject -> mean of a metric over its cases, sorted; undefined (None) cases are left out, and subjects that have no other.
+    """Subject -> mean of a metric over its cases, sorted; undefined (None) cases are left out, and
+    subjects that have no other.
 
     >>> per_subject([{"subject": "b", "dice": 0.5}, {"subject": "a", "dice": 0.25},
     ...     {"subject": "a", "dice": 0.75}], "dice")
@@ -43,8 +45,11 @@ def per_subject(cases: Cases, metric: str) -> dict[str, float]:
     return {subject: fmean(values[subject]) for subject in sorted(values)}
 
 
-def paired(a: Mapping[int, Mapping[str, float]], b: Mapping[int, Mapping[str, float]]) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Two rows' scores of the subjects that both have, mean over the seeds in which both have the subject.
+def paired(
+    a: Mapping[int, Mapping[str, float]], b: Mapping[int, Mapping[str, float]]
+) -> tuple[tuple[str, ...], Floats, Floats]:
+    """Two rows' scores of the subjects that both have, mean over the seeds in which both have the
+    subject.
 
     Args:
         a, b: seed -> subject -> score.
@@ -60,7 +65,9 @@ def paired(a: Mapping[int, Mapping[str, float]], b: Mapping[int, Mapping[str, fl
         for subject in a[seed].keys() & b[seed].keys():
             both.setdefault(subject, []).append((a[seed][subject], b[seed][subject]))
     subjects = tuple(sorted(both))
-    means = np.array([[fmean(column) for column in zip(*both[subject], strict=True)] for subject in subjects]).reshape(-1, 2)
+    means = np.array([[fmean(column) for column in zip(*both[subject], strict=True)] for subject in subjects]).reshape(
+        -1, 2
+    )
     return subjects, means[:, 0], means[:, 1]
 
 
@@ -73,17 +80,20 @@ def bootstrap_pooled(
     draws: int = POOLED_DRAWS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile intervals of metrics that only a whole test set has (AUROC), or of their differences between two rows.
+    """Percentile intervals of metrics that only a whole test set has (AUROC), or of their
+    differences between two rows.
 
-    Subjects are drawn, with all their cases and the same ones for all seeds and both rows; the metrics are pooled anew for each seed, and
-    their mean over seeds taken. A subject drawn twice counts as two. Draws where one is undefined (AUROC of one class) are left out.
+    Subjects are drawn, with all their cases and the same ones for all seeds and both rows; the
+    metrics are pooled anew for each seed, and their mean over seeds taken. A subject drawn twice
+    counts as two. Draws where one is undefined (AUROC of one class) are left out.
 
     Args:
         a, b: the cases of each seed, of one row and of the one it is compared to.
         aggregate: as ``task.aggregate``; called ``draws`` times for each seed and row.
 
     Returns:
-        Metric -> low and high, without those of which half of the draws are undefined; {} for fewer than two subjects.
+        Metric -> low and high, without those of which half of the draws are undefined; {} for fewer
+        than two subjects.
     """
     every = [*a, *(b or ())]
     subjects = _in_all(every)
@@ -117,7 +127,8 @@ def _by_subject(cases: Cases) -> dict[str, Cases]:
 
 
 def _copies(group: Mapping[str, Cases], picked: Mapping[str, int]) -> list[Mapping[str, Any]]:
-    """The cases of the drawn subjects; a second copy of a subject is another subject, or a mean over subjects would fold it into one."""
+    """The cases of the drawn subjects; a second copy of a subject is another subject, or a mean
+    over subjects would fold it into one."""
     return [
         {**case, "subject": f"{subject}\0{copy}"}
         for subject, times in sorted(picked.items())
@@ -127,7 +138,8 @@ def _copies(group: Mapping[str, Cases], picked: Mapping[str, int]) -> list[Mappi
 
 
 def wilcoxon(differences: ArrayLike, alternative: Alternative = "two-sided") -> float | None:
-    """P of the signed-rank test of one sample, see ``signed_rank_p``; None when no difference is other than zero.
+    """P of the signed-rank test of one sample, see ``signed_rank_p``; None when no difference is
+    other than zero.
 
     >>> wilcoxon([0.1, 0.2, 0.3, 0.4]), wilcoxon([0.1, 0.1, 0.1]), wilcoxon([0.0])
     (0.125, 0.25, None)
@@ -137,7 +149,8 @@ def wilcoxon(differences: ArrayLike, alternative: Alternative = "two-sided") -> 
 
 
 def smallest_p(subjects: int, alternative: Alternative = "two-sided") -> float:
-    """The smallest p that an exact signed-rank test on so many subjects can give: all differences of one sign.
+    """The smallest p that an exact signed-rank test on so many subjects can give: all differences
+    of one sign.
 
     >>> smallest_p(4), smallest_p(4, "greater")
     (0.125, 0.0625)
@@ -174,16 +187,19 @@ def holm(p: ArrayLike) -> Floats:
 def effect_size(differences: ArrayLike) -> tuple[float | None, float | None]:
     """Cohen's d_z and the matched-pairs rank-biserial correlation.
 
-    d_z = mean / standard deviation (n - 1) of the differences (Lakens 2013, equation 6); None when they do not vary.
-    The correlation is the rank sum of the gains less that of the losses, over both, from -1 to 1 (Kerby 2014); zeros are dropped,
-    None when no difference is other than zero.
+    d_z = mean / standard deviation (n - 1) of the differences (Lakens 2013, equation 6); None when
+    they do not vary. The correlation is the rank sum of the gains less that of the losses, over
+    both, from -1 to 1 (Kerby 2014); zeros are dropped, None when no difference is other than zero.
 
     >>> effect_size([1.0, 2.0, -3.0, 4.0])  # 1 / 2.944, (1 + 2 + 4 - 3) / 10
     (0.339..., 0.4)
     """
     from scipy.stats import rankdata
 
-    every, values = np.sort(np.asarray(differences, np.float64)), _nonzero(differences)  # sorted: their order is not even a rounding
+    every, values = (
+        np.sort(np.asarray(differences, np.float64)),
+        _nonzero(differences),
+    )  # sorted: their order is not even a rounding
     spread = float(every.std(ddof=1)) if len(every) > 1 else 0.0
     ranks = rankdata(np.abs(values))
     d_z = float(every.mean()) / spread if spread > 1e-12 else None

@@ -22,7 +22,12 @@ COVERAGE = "95 % of a score: t on the logit of the mean; with many exact zeros n
 """What a reader of intervals must know, in the terminal and on the page."""
 WIDTH = 160
 """Columns of text where no terminal says otherwise."""
-LAYOUT: dict[str, Any] = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+LAYOUT: dict[str, Any] = {
+    "title_justify": "left",
+    "caption_justify": "left",
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1, 0, 0),
+}
 
 
 def subjects_at(line: Line, site: str) -> int:
@@ -31,7 +36,8 @@ def subjects_at(line: Line, site: str) -> int:
 
 
 def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width: int = WIDTH) -> Table:
-    """One target's lines, in the order of the study. Other sites' scores stand in it as far as ``width`` allows, the source's first."""
+    """One target's lines, in the order of the study. Other sites' scores stand in it as far as
+    ``width`` allows, the source's first."""
     others = [*study.source, *(site for site in study.target if site != target)]
     here = [line for line in lines if line.target == target]
     compared = compare(lines, plan, target)
@@ -47,7 +53,8 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
 
 
 def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> Table | None:
-    """Means over all pairs of source and target, of one table or several; None for fewer than two measured pairs."""
+    """Means over all pairs of source and target, of one table or several; None for fewer than two
+    measured pairs."""
     rows = over_pairs(tables, plan)
     if not rows or rows[0].pairs < 2:
         return None
@@ -85,7 +92,9 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
     return made
 
 
-def _cells(line: Line, others: Sequence[str], interval: Interval | None, found: Comparison | None, notes: Mapping[str, str]) -> list[str]:
+def _cells(
+    line: Line, others: Sequence[str], interval: Interval | None, found: Comparison | None, notes: Mapping[str, str]
+) -> list[str]:
     cells = [_signs(line) + line.title, _score(line, line.target), _interval(interval)]
     if found is None:
         cells += ["", "", ""]
@@ -107,20 +116,28 @@ def _signs(line: Line) -> str:
 
 def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
     """Note -> its sign."""
-    return {note: f"({number})" for number, note in enumerate(dict.fromkeys(one.note for one in compared.values() if one.note), 1)}
+    return {
+        note: f"({number})"
+        for number, note in enumerate(dict.fromkeys(one.note for one in compared.values() if one.note), 1)
+    }
 
 
 def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str]) -> str:
     """What the signs and columns mean."""
-    lines = ["* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."]
+    lines = [
+        "* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."
+    ]
     lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
     if compared:
         told, nothing = study.statistics, "supervised" if study.source else "start"
         exact = any(one.rank_biserial is not None for one in compared.values())
-        lines.append(f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}")
+        lines.append(
+            f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}"
+        )
         lines.append(
             f"vs. {nothing}: paired difference, 95 % by Student's t. "
-            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {told.alternative}, {told.adjustment.capitalize()} over rows."
+            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {told.alternative}, {told.adjustment.capitalize()} over "
+            "rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     if hidden:
@@ -165,7 +182,9 @@ def short_count(number: float | None) -> str:
     """
     if number is None or number < 1000:
         return "" if number is None else f"{number:.0f}"
-    unit, letter = next((unit, letter) for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= 0.9995 * unit)
+    unit, letter = next(
+        (unit, letter) for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= 0.9995 * unit
+    )
     value = number / unit
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{letter}"
 

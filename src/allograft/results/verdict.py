@@ -1,4 +1,5 @@
-"""The rules by which a study says whether to change the model, and to which row. Nothing but numbers goes in.
+"""The rules by which a study says whether to change the model, and to which row. Nothing but
+numbers goes in.
 
 ``selection`` has chosen stages, settings and seeds before; a row is chosen here alone.
 """
@@ -29,12 +30,13 @@ Action = Literal["keep", "change", "not-measured"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one target's rows that compete: no upper bound, and no row that was never judged.
+    """What is known of one target's rows that compete: no upper bound, and no row that was never
+    judged.
 
     Args:
         titles: (K,) in the order of the study.
-        values: (N, 1 + K) one value per subject, do-nothing's first; of a pooled metric influence values,
-            whose mean is the metric. A row's are do-nothing's and its paired gain.
+        values: (N, 1 + K) one value per subject, do-nothing's first; of a pooled metric influence
+            values, whose mean is the metric. A row's are do-nothing's and its paired gain.
         labels, seconds: (K,) labelled target subjects and training time of each row.
         exact: whether values are scores of single subjects, which have a signed-rank test.
         dof: (K,) degrees of freedom of each gain; None = N - 1.
@@ -51,7 +53,8 @@ class Evidence:
 
     @property
     def cheapness(self) -> NDArray[np.intp]:
-        """(K,) place of each row by labels, then by training time, then by the order of the study; 0 is the cheapest."""
+        """(K,) place of each row by labels, then by training time, then by the order of the study;
+        0 is the cheapest."""
         order = sorted(range(len(self.titles)), key=lambda k: (self.labels[k], self.seconds[k], k))
         return np.argsort(np.array(order, np.intp))
 
@@ -85,12 +88,12 @@ def choose(evidence: Evidence, samples: Floats, alternative: Alternative = "two-
     """The whole rule, on D samples of subjects at once: (D, N, 1 + K).
 
     1. A row gains if its paired t interval at the level 1 - .05 / K lies above 0 **and** its exact
-       signed-rank test (DeLong's of an area) is significant after Holm over the K rows. The row named
-       beforehand is tested alone at .05, outside the K.
-    2. Of the rows that gain the best is the one with the highest mean, and those are tied with it whose
-       paired t interval to it at 1 - .05 / (rows - 1) reaches 0.
-    3. Of the tied rows the cheapest in labels is taken, then in training time. The row named beforehand
-       is taken before all others, if it gains.
+       signed-rank test (DeLong's of an area) is significant after Holm over the K rows. The row
+       named beforehand is tested alone at .05, outside the K.
+    2. Of the rows that gain the best is the one with the highest mean, and those are tied with it
+       whose paired t interval to it at 1 - .05 / (rows - 1) reaches 0.
+    3. Of the tied rows the cheapest in labels is taken, then in training time. The row named
+       beforehand is taken before all others, if it gains.
     """
     gains = samples[..., 1:] - samples[..., :1]
     low, high, p = (np.zeros((len(samples), gains.shape[-1])) for _ in range(3))
@@ -105,7 +108,9 @@ def choose(evidence: Evidence, samples: Floats, alternative: Alternative = "two-
     return Choice(low, high, p, gained, tied, np.where(gained.any(1), row, KEPT))
 
 
-def _tested(evidence: Evidence, gains: Floats, family: Sequence[int], alternative: Alternative) -> tuple[Floats, Floats, Floats]:
+def _tested(
+    evidence: Evidence, gains: Floats, family: Sequence[int], alternative: Alternative
+) -> tuple[Floats, Floats, Floats]:
     """Limits and adjusted p of the rows that share a level: (D, N, F) -> three of (D, F)."""
     each = np.moveaxis(gains, 1, -1)  # (D, F, N)
     dof = None if evidence.dof is None else evidence.dof[list(family)]
@@ -124,7 +129,9 @@ def _t_p(each: Floats, dof: Floats | None, alternative: Alternative) -> Floats:
     error = standard_error(each)
     t = np.divide(each.mean(-1), error, out=np.zeros_like(error), where=error > 0)
     tail = stdtr(each.shape[-1] - 1 if dof is None else dof, -t)
-    return np.asarray({"greater": tail, "less": 1 - tail, "two-sided": 2 * np.minimum(tail, 1 - tail)}[alternative], np.float64)
+    return np.asarray(
+        {"greater": tail, "less": 1 - tail, "two-sided": 2 * np.minimum(tail, 1 - tail)}[alternative], np.float64
+    )
 
 
 def _told_apart(evidence: Evidence, rows: Floats, gained: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -136,15 +143,18 @@ def _told_apart(evidence: Evidence, rows: Floats, gained: NDArray[np.bool_]) -> 
 
 
 def optimism(evidence: Evidence, alternative: Alternative = "two-sided", draws: int = DRAWS) -> float:
-    """How much the score of what is chosen promises too much, because it was chosen among rows by these very subjects.
+    """How much the score of what is chosen promises too much, because it was chosen among rows by
+    these very subjects.
 
-    Bootstrap bias correction over subjects (Tsamardinos, Greasidou & Borboudakis 2018, algorithm 4) of
-    the whole rule, "keep" included: the rule is repeated on each resample, what it chooses is scored on
-    the subjects left out, and the mean of these scores is taken from the score of the choice. Resamples
-    that leave nobody out are skipped. 0 for a row that was named beforehand and is taken.
+    Bootstrap bias correction over subjects (Tsamardinos, Greasidou & Borboudakis 2018, algorithm 4)
+    of the whole rule, "keep" included: the rule is repeated on each resample, what it chooses is
+    scored on the subjects left out, and the mean of these scores is taken from the score of the
+    choice. Resamples that leave nobody out are skipped. 0 for a row that was named beforehand and
+    is taken.
 
     Returns:
-        In units of the headline; below 0 by chance, or where resamples choose worse than all subjects do.
+        In units of the headline; below 0 by chance, or where resamples choose worse than all
+        subjects do.
     """
     made = int(choose(evidence, evidence.values[None], alternative).row[0])
     if made == evidence.primary:
@@ -165,9 +175,11 @@ class Reach:
     """What a test set can show of one row.
 
     Args:
-        sd, sd_low, sd_high: standard deviation of its paired differences over subjects, with its 95 % limits.
+        sd, sd_low, sd_high: standard deviation of its paired differences over subjects, with its 95
+            % limits.
         subjects: how many were tested.
-        needed: subjects with whom ``margin`` would be shown with 80 % power; None beyond a hundred thousand.
+        needed: subjects with whom ``margin`` would be shown with 80 % power; None beyond a hundred
+            thousand.
         smallest: the smallest difference that these subjects show with 80 % power.
     """
 
@@ -183,7 +195,8 @@ def reach_of(sd: float, subjects: int, rows: int, statistics: Statistics, *, exa
     """What a test set can show of a row, at its level: .05 over the ``rows`` that share it."""
     needed = subjects_needed(statistics.margin, sd, ALPHA / rows)
     if exact and needed is not None:
-        while smallest_p(needed, statistics.alternative) * rows > ALPHA:  # nor can the exact test show it before
+        # nor can the exact test show it before
+        while smallest_p(needed, statistics.alternative) * rows > ALPHA:
             needed += 1
     return Reach(sd, *sd_limits(sd, subjects), subjects, needed, smallest_difference(sd, subjects, ALPHA / rows))
 
@@ -199,7 +212,8 @@ class Verdict:
         tied: rows that gain and cannot be told from the best of them, the best first.
         label_free: of the rows that gain the best that needs no target label, "" for none.
         optimism: of the score of the choice, see ``optimism``.
-        looked_at: the row that the sentence speaks of: the one chosen, or the one with the highest gain.
+        looked_at: the row that the sentence speaks of: the one chosen, or the one with the highest
+            gain.
         rows: how many rows share the level.
         gain, low, high, p: of ``looked_at`` over do-nothing, with joint limits and the adjusted p.
         reach: what the test set can show of ``looked_at``.
@@ -228,7 +242,8 @@ class Verdict:
 
 
 def decide(evidence: Evidence, statistics: Statistics) -> dict[str, Any]:
-    """The rules on the subjects as they are: the fields of a ``Verdict`` but its words and marks."""
+    """The rules on the subjects as they are: the fields of a ``Verdict`` but its words and
+    marks."""
     found = choose(evidence, evidence.values[None], statistics.alternative)
     gains = evidence.values[:, 1:].mean(0) - evidence.values[:, 0].mean()
     row = int(found.row[0])

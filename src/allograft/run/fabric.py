@@ -1,4 +1,5 @@
-"""The Fabric that a study runs on: where it is placed, in which precision, on how many processes."""
+"""The Fabric that a study runs on: where it is placed, in which precision, on how many
+processes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Weights are float32 in all of them; Fabric's others would need networks that it wraps."""
 
 
-def local_fabric(devices: int = 1, precision: str = "32-true", strategy: str = "auto", accelerator: str = "auto") -> Fabric:
+def local_fabric(
+    devices: int = 1, precision: str = "32-true", strategy: str = "auto", accelerator: str = "auto"
+) -> Fabric:
     """A launched Fabric.
 
     Args:
@@ -32,16 +35,21 @@ def local_fabric(devices: int = 1, precision: str = "32-true", strategy: str = "
     if precision not in PRECISIONS:
         raise SpecError(f"precision: found '{precision}', expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     place = find_device(accelerator)
-    if precision == "16-mixed" and place.type == "cpu":  # Fabric would take bf16-mixed, with a warning
+    # Fabric would take bf16-mixed, with a warning
+    if precision == "16-mixed" and place.type == "cpu":
         raise SpecError("precision: 16-mixed needs a GPU, and this runs on the processor; choose bf16-mixed or 32-true")
     if place.index is not None and devices != 1:
-        raise SpecError(f"device: '{accelerator}' is one device, and devices is {devices}; choose device {place.type}, or devices 1")
+        raise SpecError(
+            f"device: '{accelerator}' is one device, and devices is {devices}; choose device {place.type}, or devices 1"
+        )
     try:
         numbered = devices if place.index is None else [place.index]
         fabric = Fabric(accelerator=place.type, devices=numbered, precision=precision, strategy=strategy)  # type: ignore[arg-type]
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         asked = f"devices {devices}, strategy {strategy}, on {place.type}"
-        raise SpecError(f"{asked}: cannot be used here ({str(error).strip().splitlines()[0]}); choose devices 1, strategy auto") from error
+        raise SpecError(
+            f"{asked}: cannot be used here ({str(error).strip().splitlines()[0]}); choose devices 1, strategy auto"
+        ) from error
     fabric.launch()
     return fabric
 

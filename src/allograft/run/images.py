@@ -12,7 +12,8 @@ def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> Non
     """Read and prepare every image, region and mask.
 
     Raises:
-        ImageError: a file that cannot be read, or an image that no network takes together with the first.
+        ImageError: a file that cannot be read, or an image that no network takes together with the
+            first.
     """
     count = sum(len(cohort.cases) for cohort in cohorts)
     say(f"preparing {count} images")
@@ -25,11 +26,15 @@ def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> Non
             if "mask" in case.labels and prepared.coding.mask:
                 empty += not prepared.mask(case).any()
     if empty:
-        say(f"warning: {empty} of {count} images have no foreground; they count as empty, see 'undefined' in the records")
+        say(
+            f"warning: {empty} of {count} images have no foreground; they count as empty, see 'undefined' in the "
+            "records"
+        )
 
 
 def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence[int]) -> None:
-    """Raise for an image of other channels, or other dimensions, than the first: no network takes both."""
+    """Raise for an image of other channels, or other dimensions, than the first: no network takes
+    both."""
     if (shape[0], len(shape)) != (others[0], len(others)):
         told = f"'{case.name}' of site '{case.site}' has {shape[0]} channels and {len(shape) - 1} dimensions"
         expected = f"{others[0]} and {len(others) - 1} like '{first.name}' of site '{first.site}'"
@@ -37,7 +42,8 @@ def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence
 
 
 def _network_shape(cohort: Cohort, case: Case) -> tuple[int, ...]:
-    """(C, *spatial) of an image as the network gets it, slices with their neighbours as channels."""
+    """(C, *spatial) of an image as the network gets it, slices with their neighbours as
+    channels."""
     shape = cohort.prepared.image(case)[0].shape
     if cohort.slices is None:
         return tuple(shape)

@@ -1,4 +1,5 @@
-"""The judge: it alone holds the named test sets, and is called at each yield, because the network moves on."""
+"""The judge: it alone holds the named test sets, and is called at each yield, because the network
+moves on."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Judge:
     fabric: Fabric
 
     def __call__(self, stage: Stage, ordinal: int, seed: int) -> None:
-        """Judge one stage on every test set that has no fresh record of it; one that leaves weights only has a record that says so."""
+        """Judge one stage on every test set that has no fresh record of it; one that leaves weights
+        only has a record that says so."""
         if stage.predictor is None:
             return self._base(stage, ordinal, seed, "", "weights").write(self.folder)
         for test in self.tests:
@@ -109,17 +111,22 @@ class Judge:
         """Every case's metrics; global generators are as they were before."""
 
         def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, object]:
-            labelled = self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
+            labelled = (
+                self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
+            )
             return {**self._label_free(prediction), **case_facts(prediction), **labelled}
 
         return self._each(stage, test, told)
 
     def watch(self, stage: Stage, images: TestSet) -> list[dict[str, object]]:
         """What rules without labels know of every unlabelled training image."""
-        return self._each(stage, images, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name))
+        return self._each(
+            stage, images, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name)
+        )
 
     def _each(self, stage: Stage, test: TestSet, told: Facts) -> list[dict[str, object]]:
-        cohort = replace(test.cohort, sites=stage.sites)  # a predictor that knows sites numbers them as its unit did
+        # a predictor that knows sites numbers them as its unit did
+        cohort = replace(test.cohort, sites=stage.sites)
         hidden = cohort.unlabelled()
         cases = []
         with Seeds(0, (stage.unit, stage.name)).everything("judge"):
@@ -136,7 +143,8 @@ class Judge:
         return {"entropy": mean_entropy(prediction[self.task.key], several=self.task.coding.several)}
 
     def _pooled(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """The task's metrics of the labelled cases; label-free scores of all, under names of their own."""
+        """The task's metrics of the labelled cases; label-free scores of all, under names of their
+        own."""
         labelled = measured(cases)
         free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
         told = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
@@ -144,7 +152,8 @@ class Judge:
 
 
 def _data(test: TestSet) -> str:
-    """Fingerprint of the cases alone: another site in the study leaves the records of this one as they are."""
+    """Fingerprint of the cases alone: another site in the study leaves the records of this one as
+    they are."""
     return content_hash(replace(test.cohort, sites=()).fingerprint())
 
 
@@ -159,7 +168,9 @@ def environment(fabric: Fabric) -> dict[str, object]:
     }
 
 
-def failed_record(unit: str, recipe: Recipe, seed: int, target: str, fold: int, error: Exception, fabric: Fabric) -> Record:
+def failed_record(
+    unit: str, recipe: Recipe, seed: int, target: str, fold: int, error: Exception, fabric: Fabric
+) -> Record:
     """The record of a unit that went wrong: shown, never averaged away."""
     name = next(iter(plain(recipe)))
     told = str(error) if isinstance(error, (AllograftError, DamagedFile)) else f"{type(error).__name__}: {error}"

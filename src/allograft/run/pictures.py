@@ -1,4 +1,5 @@
-"""The pictures of a report: what the chosen models find on test images, beside the truth, and where they disagree without one."""
+"""The pictures of a report: what the chosen models find on test images, beside the truth, and where
+they disagree without one."""
 
 from __future__ import annotations
 
@@ -79,10 +80,14 @@ class Models:
         return read_image(self.world.named(name).cases[0].image, nan=0.0).array
 
 
-def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None) -> dict[PictureKey, list[Picture]]:
-    """Worst, median and best test case of every finished line at its target, where masks are sought.
+def pictures_of(
+    out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None
+) -> dict[PictureKey, list[Picture]]:
+    """Worst, median and best test case of every finished line at its target, where masks are
+    sought.
 
-    Where the target has no labels: the cases the model is surest and least sure of, without a truth, and where the lines disagree most.
+    Where the target has no labels: the cases the model is surest and least sure of, without a
+    truth, and where the lines disagree most.
 
     Args:
         template: the user's own network, if any.
@@ -91,7 +96,9 @@ def pictures_of(out: Path, world: World, table: Sequence[Line], template: nn.Mod
         return {}
     models, known = Models(out, world, table, template), ordinals(table)
     drawn = {(line.title, line.target): _pictures(models, line, known) for line in table}
-    drawn |= {(DISAGREEMENT, question.name): _disputed(models, question.name, known) for question in world.study.questions}
+    drawn |= {
+        (DISAGREEMENT, question.name): _disputed(models, question.name, known) for question in world.study.questions
+    }
     return {key: every for key, every in drawn.items() if every}
 
 
@@ -110,7 +117,10 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
         return []
     model = models.load(folder)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
-    return [_overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
+    return [
+        _overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}")
+        for word, name in chosen
+    ]
 
 
 def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:
@@ -149,11 +159,18 @@ def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Pictur
         counts = votes([models.find(model, name) for model in loaded])
         score = mean_disagreement(counts)
         if len(top) < DISPUTED or score > top[0][0]:  # the pictures of all others need not be kept
-            top = heapq.nlargest(DISPUTED, [*top, (score, name, dissent(counts))], key=lambda one: (one[0], one[1]))[::-1]
+            top = heapq.nlargest(DISPUTED, [*top, (score, name, dissent(counts))], key=lambda one: (one[0], one[1]))[
+                ::-1
+            ]
     among = f" of {len(asked)} looked at" if len(asked) < len(subjects) else ""
     titles = (f"most disputed{among}", *(f"number {rank}" for rank in range(2, DISPUTED + 1)))
-    ranked = [(f"{subjects[name]}, differ at {score:.0%}", name, share) for score, name, share in reversed(top) if score > 0]
-    return [_heat(models, name, share, title, caption) for title, (caption, name, share) in zip(titles, ranked, strict=False)]
+    ranked = [
+        (f"{subjects[name]}, differ at {score:.0%}", name, share) for score, name, share in reversed(top) if score > 0
+    ]
+    return [
+        _heat(models, name, share, title, caption)
+        for title, (caption, name, share) in zip(titles, ranked, strict=False)
+    ]
 
 
 def _heat(models: Models, name: str, share: NDArray[np.float64], title: str, caption: str) -> Picture:

@@ -1,4 +1,5 @@
-"""What a study would do, before it does it: its units, what they share, what is done, how long the rest takes and whether it fits."""
+"""What a study would do, before it does it: its units, what they share, what is done, how long the
+rest takes and whether it fits."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class UnitPreview:
         title: its recipe.
         rows: the rows of the table that it answers or that are built on it.
         state: done, running, to do, or why it cannot be tried.
-        steps, seconds: of its training and judging, by a few steps tried; None when it is done or cannot be tried.
+        steps, seconds: of its training and judging, by a few steps tried; None when it is done or
+            cannot be tried.
     """
 
     unit: str
@@ -64,10 +66,12 @@ class Preview:
 
 
 def preview(session: Session) -> Preview:
-    """Prepare a study, forecast its memory, try three steps of each unit that is to do, and keep nothing of it.
+    """Prepare a study, forecast its memory, try three steps of each unit that is to do, and keep
+    nothing of it.
 
     Raises:
-        SpecError: a training step would not fit into the memory that is free; names the setting that would.
+        SpecError: a training step would not fit into the memory that is free; names the setting
+            that would.
     """
     world = session.prepare()
     plan = session.plan(world)
@@ -86,7 +90,9 @@ def preview(session: Session) -> Preview:
     return Preview(tuple(_units(session, plan, meters, judging, reasons, built_on)), memory, free)
 
 
-def _tried(session: Session, world: World, row: Row, meters: dict[str, Meter], judging: dict[tuple[str, str], float]) -> Iterator[str]:
+def _tried(
+    session: Session, world: World, row: Row, meters: dict[str, Meter], judging: dict[tuple[str, str], float]
+) -> Iterator[str]:
     """Rehearse a row; yields the units it consists of."""
     mine: dict[str, Meter] = {}
     context = replace(session.context(row.seed), folder=None, rehearsal=mine, progress=False)
@@ -125,10 +131,18 @@ def _units(
         rows = [row for row in plan.rows if row.unit == unit]
         like = first[title(node.recipe), asked.target]  # the same recipe's first seed
         store = Store(session.units / unit)
-        state = "done" if store.carry_file.exists() else "running" if held_elsewhere(store.lock_file) else reasons.get(like, "to do")
+        state = (
+            "done"
+            if store.carry_file.exists()
+            else "running"
+            if held_elsewhere(store.lock_file)
+            else reasons.get(like, "to do")
+        )
         meter = meters.get(like) if state == "to do" else None
         shared = len(built_on.get(like, rows))
-        seconds = meter.planned_seconds + sum(each for (key, _), each in judging.items() if key == like) if meter else None
+        seconds = (
+            meter.planned_seconds + sum(each for (key, _), each in judging.items() if key == like) if meter else None
+        )
         yield UnitPreview(unit, title(node.recipe), shared, state, meter.planned_steps if meter else None, seconds)
 
 
@@ -142,16 +156,23 @@ def check_memory(session: Session, world: World) -> tuple[int, int]:
     needed = fixed + batch * each
     if needed > free:
         fits = max(0, int((free - fixed) // max(each, 1)))
-        mend = f"set budget.batch_size to at most {fits}" if fits else "set a smaller patch or preprocessing.size, or a smaller network"
-        raise SpecError(f"budget.batch_size: a step of {batch} would take about {_gib(needed)}, {_gib(free)} are free; {mend}")
+        mend = (
+            f"set budget.batch_size to at most {fits}"
+            if fits
+            else "set a smaller patch or preprocessing.size, or a smaller network"
+        )
+        raise SpecError(
+            f"budget.batch_size: a step of {batch} would take about {_gib(needed)}, {_gib(free)} are free; {mend}"
+        )
     return needed, free
 
 
 def forecast(network: AnyNetwork, shape: Sequence[int]) -> tuple[int, int]:
-    """Bytes of a training step, without computing it: those that do not grow with the batch, and those of one image more.
+    """Bytes of a training step, without computing it: those that do not grow with the batch, and
+    those of one image more.
 
-    Parameters, gradients and two moments; and all that is saved for backward, once more for what backward makes of it. Measured on
-    tensors without content, so nothing is allocated.
+    Parameters, gradients and two moments; and all that is saved for backward, once more for what
+    backward makes of it. Measured on tensors without content, so nothing is allocated.
 
     Args:
         shape: of a batch (B, C, *spatial); B does not count.
@@ -194,14 +215,26 @@ def _gib(size: float) -> str:
 def preview_table(made: Preview) -> Table:
     """One line a unit, and the sums below."""
     todo = [unit for unit in made.units if unit.state == "to do"]
-    table = Table(title=f"{len(made.units)} units, {len(todo)} to do", title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"{len(made.units)} units, {len(todo)} to do",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for name in ("unit", "recipe"):
         table.add_column(name)
     for name in ("rows built on it", "state", "steps", "time"):
         table.add_column(name, justify="right")
     for unit in made.units:
         steps = "" if unit.steps is None else f"{unit.steps}"
-        table.add_row(unit.unit[:8], unit.title, f"{unit.rows}", unit.state, steps, "" if unit.seconds is None else duration(unit.seconds))
+        table.add_row(
+            unit.unit[:8],
+            unit.title,
+            f"{unit.rows}",
+            unit.state,
+            steps,
+            "" if unit.seconds is None else duration(unit.seconds),
+        )
     table.caption = (
         f"about {duration(made.seconds)} to go in one process, by three steps of each recipe tried now\n"
         f"a training step takes about {_gib(made.memory)} of the {_gib(made.free)} that are free"

@@ -102,7 +102,9 @@ class Session:
             anew = self._anew()
             report = load_weights(network, self.study.start_path, anew_in(network, anew))
             self.say(f"start: {report}")
-            refuse_untrained(anew, trained=bool(world.study.source or world.study.stream) or self.study.target_labels != "none")
+            refuse_untrained(
+                anew, trained=bool(world.study.source or world.study.stream) or self.study.target_labels != "none"
+            )
             tree.write_json(self.out / "start.json", plain(report))
         if self._starts_from_folder():
             tested = [case for fold in range(world.folds) for test in world.tests(fold) for case in test.cohort.cases]
@@ -111,7 +113,8 @@ class Session:
         context, network = self.context(0), self.start(world, 0)
         for row in (row for row in bare_rows(world) if row.seed == 0):
             check_recipe(row.recipe, scenario_of(world, row), network, context)
-        optimizer = context.optimizer(network.parameters())  # a wrong argument is refused before anything is kept
+        # a wrong argument is refused before anything is kept
+        optimizer = context.optimizer(network.parameters())
         make_schedule(self.study.settings.schedule, optimizer, 1)
         if self.fabric.is_global_zero:
             self._keep(world)
@@ -123,18 +126,22 @@ class Session:
         tree.write_json(self.out / "study.json", self.study.spelt_out())
 
     def _try(self, world: World) -> None:
-        """One sample through the network, so that sizes that do not fit are refused before anything is trained."""
+        """One sample through the network, so that sizes that do not fit are refused before anything
+        is trained."""
         network = self.start(world, 0)
         try:
             sample = Sample("none", self.study.patch)(world.cohorts[0].case(0), Seeds(0).rng("try"))
         except (RuntimeError, ValueError) as error:
-            raise SpecError(f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis") from error
+            raise SpecError(
+                f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis"
+            ) from error
         try:
             with evaluation_mode(network):
                 network(sample.image)
         except (RuntimeError, ValueError) as error:
             raise SpecError(
-                f"network: cannot take a training sample of shape {tuple(sample.image.shape)} ({str(error).splitlines()[0]}); "
+                f"network: cannot take a training sample of shape {tuple(sample.image.shape)} "
+                f"({str(error).splitlines()[0]}); "
                 f"set patch or preprocessing.size to multiples of {network.multiple}, and spatial_dims to the images'"
             ) from error
 
@@ -145,7 +152,9 @@ class Session:
         for row in bare_rows(world):
             context = self.context(row.seed)
             keyed.append(replace(row, nodes=tuple(nodes_of(world, row, networks[row.seed], context))))
-        plan = Plan(tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics, self.study.primary_title)
+        plan = Plan(
+            tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics, self.study.primary_title
+        )
         self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
         return plan
 
@@ -199,7 +208,11 @@ class Session:
         todo = [row for row in plan.rows if row.unit in wanted]
         total = len(todo)
         while todo:
-            free = [n for n, row in enumerate(todo) if not any(held_elsewhere(self._store(node.key).lock_file) for node in row.nodes)]
+            free = [
+                n
+                for n, row in enumerate(todo)
+                if not any(held_elsewhere(self._store(node.key).lock_file) for node in row.nodes)
+            ]
             turn = self.fabric.broadcast(free[0] if free else None)
             if turn is None:
                 time.sleep(1.0)
@@ -210,7 +223,9 @@ class Session:
             except LeaseLost:
                 if self.fabric.world_size > 1:
                     raise  # the others of this group wait for this one's part of a step
-                self.say(f"[{place}] another process took this unit over while this one stood still; its result will be used")
+                self.say(
+                    f"[{place}] another process took this unit over while this one stood still; its result will be used"
+                )
                 todo.append(row)
             if report and todo and self.fabric.is_global_zero:
                 self.report(world, plan, pictures=False, waiting=[row.unit for row in todo])
@@ -222,7 +237,10 @@ class Session:
         """Run and judge one row, unless all of it is there already; a failure becomes a record."""
         context = self.context(row.seed)
         judge = Judge(
-            (*world.tests(row.fold), *world.unlabelled_training(row.fold)), self.study.made_task, self.out / "records", self.fabric
+            (*world.tests(row.fold), *world.unlabelled_training(row.fold)),
+            self.study.made_task,
+            self.out / "records",
+            self.fabric,
         )
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
@@ -231,7 +249,10 @@ class Session:
         if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
             store.tidy()
             return
-        self.say(f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}" + (f", fold {row.fold}" if world.folds > 1 else ""))
+        self.say(
+            f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}"
+            + (f", fold {row.fold}" if world.folds > 1 else "")
+        )
         ordinals: dict[str, int] = {}
         try:
             for stage in context.run(row.recipe, scenario_of(world, row), self.start(world, row.seed)):
@@ -239,10 +260,13 @@ class Session:
                 if self.fabric.is_global_zero:
                     judge(stage, ordinal, row.seed)
                 self.fabric.barrier()
-        except (OutputError, LeaseLost):  # no fault of the recipe's; a full disk the next unit would meet too
+        # no fault of the recipe's; a full disk the next unit would meet too
+        except (OutputError, LeaseLost):
             raise
         except Exception as error:  # a unit that fails is shown; the rest goes on
-            failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(self.out / "records")
+            failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(
+                self.out / "records"
+            )
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
             _keep_traceback(self.units / row.unit, error)
 
@@ -257,7 +281,9 @@ class Session:
             self.report(world, plan, pictures=pictures, now=now)
         return Result(self.out, world.study, plan, now.lines, models, now)
 
-    def report(self, world: World, plan: Plan, *, pictures: bool, waiting: Collection[str] = (), now: Standing | None = None) -> None:
+    def report(
+        self, world: World, plan: Plan, *, pictures: bool, waiting: Collection[str] = (), now: Standing | None = None
+    ) -> None:
         """Write ``report.html`` from the records that are there.
 
         Args:
@@ -275,7 +301,9 @@ class Session:
         template, device = self.context(0).template, self.fabric.device
         drawn = pictures_of(self.out, world, table, template) if pictures else {}
         figures = {
-            (line.title, line.target): self._store(run.row.unit).figures(images=pictures) for line in table if (run := line.best_run)
+            (line.title, line.target): self._store(run.row.unit).figures(images=pictures)
+            for line in table
+            if (run := line.best_run)
         }
         extras = sections_of(self.out, world, plan, records, table, template, device=device) if now is not None else {}
         write_annotate(self.out, table)

@@ -1,4 +1,5 @@
-"""A model folder as the start of a study: that model's network with the study's outputs, and which of its heads begin anew."""
+"""A model folder as the start of a study: that model's network with the study's outputs, and which
+of its heads begin anew."""
 
 from __future__ import annotations
 
@@ -16,17 +17,20 @@ from allograft.table import find
 from allograft.tasks import Task
 
 Classes = tuple[str, tuple[str, ...]]
-"""How an output is read ("one of", "several of", "channels"), and its classes in the order of the head's channels."""
+"""How an output is read ("one of", "several of", "channels"), and its classes in the order of the
+head's channels."""
 
 
 def network_of(folder: Path, task: Task) -> tuple[Spec, dict[str, str]]:
-    """The spec of a folder's network for a task, and the outputs whose heads do not fit it, each with the reason.
+    """The spec of a folder's network for a task, and the outputs whose heads do not fit it, each
+    with the reason.
 
-    A head is kept where the model's card names the same classes in the same order, whatever their mask values. Of a model of the very
-    same classes the spec is as the folder has it.
+    A head is kept where the model's card names the same classes in the same order, whatever their
+    mask values. Of a model of the very same classes the spec is as the folder has it.
 
     Raises:
-        ModelError: as ``load_predictor``; a card whose task is none; the user's own module, which no spec gives other outputs.
+        ModelError: as ``load_predictor``; a card whose task is none; the user's own module, which
+            no spec gives other outputs.
     """
     spec, ours = starting_network(folder), classes_of(task)
     ((_, arguments),) = spec["build"].items()
@@ -52,23 +56,30 @@ def classes_of(task: Task) -> dict[str, Classes]:
 
 
 def anew_in(network: nn.Module, anew: Mapping[str, str]) -> dict[str, str]:
-    """Tensor -> why it begins anew: the heads' of these outputs; of a network without parts, those whose shape goes with the output's."""
+    """Tensor -> why it begins anew: the heads' of these outputs; of a network without parts, those
+    whose shape goes with the output's."""
     own = network.state_dict()
     if not anew or not isinstance(spec := getattr(network, "spec", None), Mapping):
         return {}
     if hasattr(network, "heads"):
         return {name: why for name in own for key, why in anew.items() if name.startswith(f"heads.{key}.")}
     ((library, arguments),) = spec["build"].items()
-    wider = build({**spec, "build": {library: {**arguments, "out_channels": arguments["out_channels"] + 1}}}).state_dict()
+    wider = build(
+        {**spec, "build": {library: {**arguments, "out_channels": arguments["out_channels"] + 1}}}
+    ).state_dict()
     (why,) = anew.values()
     return {name: why for name, value in own.items() if wider[name].shape != value.shape}
 
 
 def refuse_untrained(anew: Mapping[str, str], *, trained: bool) -> None:
-    """Raise ``SpecError`` where a head begins anew and the study has no label, of source or target, to train it on."""
+    """Raise ``SpecError`` where a head begins anew and the study has no label, of source or target,
+    to train it on."""
     if anew and not trained:
         told = "; ".join(anew.values())
-        raise SpecError(f"start: {told}, and no label in this study trains it; name source sites, set target_labels, or keep the classes")
+        raise SpecError(
+            f"start: {told}, and no label in this study trains it; name source sites, set target_labels, or keep the "
+            "classes"
+        )
 
 
 def _classes_in(folder: Path) -> dict[str, Classes]:
@@ -83,7 +94,9 @@ def _classes_in(folder: Path) -> dict[str, Classes]:
 
 
 def _why(key: str, theirs: Classes | None, ours: Classes) -> str:
-    trained = "it has no such head, or its card names no classes" if theirs is None else f"it was trained for {_told(theirs)}"
+    trained = (
+        "it has no such head, or its card names no classes" if theirs is None else f"it was trained for {_told(theirs)}"
+    )
     return f"the head '{key}' of the model starts at random: {trained}, the study asks for {_told(ours)}"
 
 
@@ -99,6 +112,9 @@ def _with_outputs(spec: Spec, outputs: Mapping[str, int], folder: Path) -> Spec:
     if not name.startswith("monai."):
         return {**spec, "build": {name: {**arguments, "outputs": dict(outputs)}}}
     if len(outputs) > 1:
-        raise ModelError(f"{folder}: network '{name}' gives one output, the study asks for {', '.join(outputs)}; start from another model")
+        raise ModelError(
+            f"{folder}: network '{name}' gives one output, the study asks for {', '.join(outputs)}; start from "
+            "another model"
+        )
     ((key, channels),) = outputs.items()
     return {**spec, "build": {name: {**arguments, "out_channels": channels, "key": key}}}

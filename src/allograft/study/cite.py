@@ -36,7 +36,13 @@ def bibtex(paper: Paper) -> str:
     }
     """
     kind, where = ("inproceedings", "booktitle") if paper.venue else ("software", "")
-    rows = {"author": paper.authors, "title": paper.title, where: paper.venue, "year": str(paper.year), "doi": paper.doi}
+    rows = {
+        "author": paper.authors,
+        "title": paper.title,
+        where: paper.venue,
+        "year": str(paper.year),
+        "doi": paper.doi,
+    }
     body = [f"  {key} = {{{value if key == 'doi' else _escaped(value)}}}," for key, value in rows.items() if value]
     return "\n".join([f"@{kind}{{{paper.key},", *body, "}"])
 

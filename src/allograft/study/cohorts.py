@@ -1,4 +1,5 @@
-"""The cohorts of a study: read, each with its own labels and preprocessing, filtered to the sites that the study names."""
+"""The cohorts of a study: read, each with its own labels and preprocessing, filtered to the sites
+that the study names."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def read_cohorts(study: Study, cache: Path) -> tuple[Study, tuple[Cohort, ...]]:
 
     Raises:
         ManifestError: a site that no case has, with the nearest name.
-        SpecError: classes or channels that no network could share, a stage of the stream that lies in two cohorts.
+        SpecError: classes or channels that no network could share, a stage of the stream that lies
+            in two cohorts.
     """
     specs = study.cohorts or {"": CohortSpec(study.cohort, slices=study.slices)}
     cohorts = {name: _read(study, name, spec, cache) for name, spec in specs.items()}
@@ -55,7 +57,9 @@ def _read(study: Study, name: str, spec: CohortSpec, cache: Path) -> Cohort:
         preprocessing = validated(Preprocessing, {**plain(preprocessing), **spec.preprocessing}, where)
     task = study.made_task
     coding, words = _coding(task.coding, spec.classes, name)
-    cohort = Cohort.read(study.find_manifest(spec.manifest), coding, preprocessing=preprocessing, cache=cache, slices=spec.slices)
+    cohort = Cohort.read(
+        study.find_manifest(spec.manifest), coding, preprocessing=preprocessing, cache=cache, slices=spec.slices
+    )
     cases = tuple(_renamed(case, name, words) for case in cohort.cases)
     return replace(cohort, cases=cases, sites=tuple(f"{name}/{site}" for site in cohort.sites)) if name else cohort
 
@@ -66,8 +70,11 @@ def _with_attributes(cohort: Cohort, attributes: Mapping[str, tuple[str, ...]]) 
     return replace(cohort, prepared=replace(cohort.prepared, coding=coding))
 
 
-def _coding(task: Coding, classes: Mapping[str, tuple[int | str, ...]] | None, name: str) -> tuple[Coding, dict[str, str]]:
-    """What this cohort's labels mean to the task: mask values of each class, and its words for a label."""
+def _coding(
+    task: Coding, classes: Mapping[str, tuple[int | str, ...]] | None, name: str
+) -> tuple[Coding, dict[str, str]]:
+    """What this cohort's labels mean to the task: mask values of each class, and its words for a
+    label."""
     if classes is None:
         return task, {}
     known = (*task.mask, *task.label)
@@ -81,7 +88,8 @@ def _coding(task: Coding, classes: Mapping[str, tuple[int | str, ...]] | None, n
     texts = [value for one in task.mask for value in classes.get(one, ()) if not isinstance(value, int)]
     if texts:
         raise SpecError(
-            f"cohorts.{name}.classes: found '{texts[0]}'; expected the mask's values, for example {{{next(iter(values))}: [255]}}"
+            f"cohorts.{name}.classes: found '{texts[0]}'; expected the mask's values, for example "
+            f"{{{next(iter(values))}: [255]}}"
         )
     return replace(task, mask=values), words
 
@@ -90,18 +98,23 @@ def _renamed(case: Case, name: str, words: Mapping[str, str]) -> Case:
     labels = {key: words.get(str(value), value) if key == "label" else value for key, value in case.labels.items()}
     if not name:
         return case
-    return replace(case, name=f"{name}/{case.name}", subject=f"{name}/{case.subject}", site=f"{name}/{case.site}", labels=labels)
+    return replace(
+        case, name=f"{name}/{case.name}", subject=f"{name}/{case.subject}", site=f"{name}/{case.site}", labels=labels
+    )
 
 
 def _expanded(sites: Sequence[str], cohorts: Mapping[str, Cohort]) -> tuple[str, ...]:
     """A cohort's name stands for all its sites."""
-    return tuple(dict.fromkeys(site for one in sites for site in (cohorts[one].sites if one and one in cohorts else (one,))))
+    return tuple(
+        dict.fromkeys(site for one in sites for site in (cohorts[one].sites if one and one in cohorts else (one,)))
+    )
 
 
 def _graded(cohort: Cohort, gradual: Gradual) -> Cohort:
     """The cases of the gradual sites, each at the stage that its subject was drawn for.
 
-    Stage k of N holds each site's subjects by their share there: of two sites, N - k parts of the first and k - 1 of the last.
+    Stage k of N holds each site's subjects by their share there: of two sites, N - k parts of the
+    first and k - 1 of the last.
     """
     subjects = {site: sorted({case.subject for case in cohort.cases if case.site == site}) for site in gradual.sites}
     if not any(subjects.values()):
@@ -110,13 +123,18 @@ def _graded(cohort: Cohort, gradual: Gradual) -> Cohort:
     for number, (site, names) in enumerate(subjects.items()):
         order = sorted(names, key=Seeds(0, ("gradual", site)).number)
         middle = number * (gradual.stages - 1) / (len(subjects) - 1)
-        weights = [max(0.0, 1 - abs(stage - middle) * (len(subjects) - 1) / (gradual.stages - 1)) for stage in range(gradual.stages)]
+        weights = [
+            max(0.0, 1 - abs(stage - middle) * (len(subjects) - 1) / (gradual.stages - 1))
+            for stage in range(gradual.stages)
+        ]
         edges = [round(len(order) * sum(weights[: stage + 1]) / sum(weights)) for stage in range(gradual.stages)]
         for stage, (start, stop) in enumerate(zip([0, *edges], edges, strict=False)):
             stage_of |= dict.fromkeys(order[start:stop], gradual.names[stage])
     if empty := [name for name in gradual.names if sum(one == name for one in stage_of.values()) < 2]:
         raise SplitError(f"stream.gradual: stage '{empty[0]}' has fewer than two subjects; ask for fewer stages")
-    cases = tuple(replace(case, site=stage_of[case.subject]) if case.site in gradual.sites else case for case in cohort.cases)
+    cases = tuple(
+        replace(case, site=stage_of[case.subject]) if case.site in gradual.sites else case for case in cohort.cases
+    )
     return replace(cohort, cases=cases, sites=(*cohort.sites, *gradual.names))
 
 

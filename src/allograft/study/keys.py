@@ -1,4 +1,5 @@
-"""The keys of a study that have keys of their own, as frozen dataclasses: strict, closed, and kind about slips."""
+"""The keys of a study that have keys of their own, as frozen dataclasses: strict, closed, and kind
+about slips."""
 
 from __future__ import annotations
 
@@ -25,9 +26,13 @@ class TargetLabels:
     def __post_init__(self) -> None:
         given = [name for name in ("subjects", "cases", "slices", "fraction") if getattr(self, name) is not None]
         if len(given) != 1 or not self.amounts or min(self.amounts) <= 0:
-            raise SpecError("target_labels: expected none, all, or one of subjects, cases, slices, fraction with a positive number")
+            raise SpecError(
+                "target_labels: expected none, all, or one of subjects, cases, slices, fraction with a positive number"
+            )
         if list(self.amounts) != sorted(set(self.amounts)):
-            raise SpecError(f"target_labels.{given[0]}: found {list(self.amounts)}; expected a number, or several that rise")
+            raise SpecError(
+                f"target_labels.{given[0]}: found {list(self.amounts)}; expected a number, or several that rise"
+            )
 
     @property
     def unit(self) -> str:
@@ -43,11 +48,13 @@ class TargetLabels:
 
 @dataclass(frozen=True)
 class CohortSpec:
-    """One of several cohorts of a study: its table, what its labels are called in it, and how its images are prepared.
+    """One of several cohorts of a study: its table, what its labels are called in it, and how its
+    images are prepared.
 
     Args:
         manifest: as ``cohort`` names one.
-        classes: class of the task -> the values of this cohort's masks, or its words for the label; by default those of the task.
+        classes: class of the task -> the values of this cohort's masks, or its words for the label;
+            by default those of the task.
         slices: how its volumes are cut, for a 2-D network.
         preprocessing: keys that differ from the study's.
     """
@@ -60,7 +67,8 @@ class CohortSpec:
 
 @dataclass(frozen=True)
 class Gradual:
-    """A stream whose mix of sites moves in equal steps from the first of ``sites`` to the last; no subject comes twice.
+    """A stream whose mix of sites moves in equal steps from the first of ``sites`` to the last; no
+    subject comes twice.
 
     Each stage is a site of its own, ``SITE to SITE, K of N``, with test subjects of its own mix.
     """
@@ -70,7 +78,9 @@ class Gradual:
 
     def __post_init__(self) -> None:
         if len(self.sites) < 2 or self.stages < 2:
-            raise SpecError(f"stream.gradual: found {len(self.sites)} sites and {self.stages} stages; expected at least two of each")
+            raise SpecError(
+                f"stream.gradual: found {len(self.sites)} sites and {self.stages} stages; expected at least two of each"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +89,9 @@ class Gradual:
         >>> Gradual(("a", "b"), 2).names
         ('a to b, 1 of 2', 'a to b, 2 of 2')
         """
-        return tuple(f"{self.sites[0]} to {self.sites[-1]}, {stage} of {self.stages}" for stage in range(1, self.stages + 1))
+        return tuple(
+            f"{self.sites[0]} to {self.sites[-1]}, {stage} of {self.stages}" for stage in range(1, self.stages + 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +140,10 @@ class Statistics:
 
     Args:
         alternative: ``greater`` tests only whether a row is better, as some papers do.
-        adjustment: of the p values of the tables, for the number of rows; the verdict always uses Holm.
-        margin: the gain that would matter, in units of the headline: how many subjects would show it is reported.
+        adjustment: of the p values of the tables, for the number of rows; the verdict always uses
+            Holm.
+        margin: the gain that would matter, in units of the headline: how many subjects would show
+            it is reported.
         tolerance: how much a row may lose at the target or forget at home before it is marked.
     """
 
@@ -140,6 +154,12 @@ class Statistics:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.margin) and self.margin > 0):
-            raise SpecError(f"statistics.margin: found {self.margin}, expected the gain that would matter, above 0, for example 0.02")
+            raise SpecError(
+                f"statistics.margin: found {self.margin}, expected the gain that would matter, above 0, for example "
+                "0.02"
+            )
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise SpecError(f"statistics.tolerance: found {self.tolerance}, expected a loss that may be borne, 0 or more, for example 0.02")
+            raise SpecError(
+                f"statistics.tolerance: found {self.tolerance}, expected a loss that may be borne, 0 or more, for "
+                "example 0.02"
+            )

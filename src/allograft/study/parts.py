@@ -1,7 +1,9 @@
-"""The parts of a study: one of each source-target pair, of each named setting, of each number of target labels.
+"""The parts of a study: one of each source-target pair, of each named setting, of each number of
+target labels.
 
-Each part is a study of its own in ``OUT/parts/NAME``, with its own table, report and records; they share ``OUT/units``, so what two parts
-have in common is trained once, and ``OUT/cache``. A site's test subjects are the same in all of them.
+Each part is a study of its own in ``OUT/parts/NAME``, with its own table, report and records; they
+share ``OUT/units``, so what two parts have in common is trained once, and ``OUT/cache``. A site's
+test subjects are the same in all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from allograft.study.reading import make_study
 from allograft.study.spec import Study
 
 PARTS, PAIRS = "parts", "pairs"
-"""Folder of the studies that a study of several parts consists of; and as earlier versions called it."""
+"""Folder of the studies that a study of several parts consists of; and as earlier versions called
+it."""
 
 
 def parts_of(study: Study) -> dict[str, Study]:
@@ -49,7 +52,9 @@ def _settings(study: Study) -> dict[str, Study]:
     for name, override in study.each.items():
         if wrong := next((key for key in ("each", "cohort", "cohorts") if key in override), None):
             raise SpecError(f"each.{name}: overrides '{wrong}', which all parts share; write a study of its own")
-        merged = _merged({key: value for key, value in tree.plain(study).items() if key not in ("file", "each")}, override)
+        merged = _merged(
+            {key: value for key, value in tree.plain(study).items() if key not in ("file", "each")}, override
+        )
         try:
             made[name] = replace(make_study(merged), file=study.file)
         except SpecError as error:
@@ -72,10 +77,20 @@ def _pairs(study: Study) -> dict[str, Study]:
     if study.pairs == "listed":
         return {"": study}
     if study.pairs == "all":
-        sides = {f"from {source}": ((source,), tuple(site for site in study.target if site != source)) for source in study.source}
+        sides = {
+            f"from {source}": ((source,), tuple(site for site in study.target if site != source))
+            for source in study.source
+        }
     else:
-        sides = {f"to {target}": (tuple(site for site in study.source if site != target), (target,)) for target in study.target}
-    return {name: replace(study, pairs="listed", source=here, target=there) for name, (here, there) in sides.items() if here and there}
+        sides = {
+            f"to {target}": (tuple(site for site in study.source if site != target), (target,))
+            for target in study.target
+        }
+    return {
+        name: replace(study, pairs="listed", source=here, target=there)
+        for name, (here, there) in sides.items()
+        if here and there
+    }
 
 
 def _budgets(study: Study) -> dict[str, Study]:
@@ -87,7 +102,8 @@ def _budgets(study: Study) -> dict[str, Study]:
 
 
 def part_folder(out: Path, name: str) -> Path:
-    """``OUT/parts/from-a``, safe as a folder name; two parts never share one. A folder of an earlier version keeps its place."""
+    """``OUT/parts/from-a``, safe as a folder name; two parts never share one. A folder of an
+    earlier version keeps its place."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
     safe = safe if safe == name.replace(", ", "-").replace(" ", "-", 1) else f"{safe}.{tree.content_hash(name)[:6]}"
     return out / (PAIRS if (out / PAIRS).is_dir() else PARTS) / safe

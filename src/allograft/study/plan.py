@@ -44,7 +44,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows with their units, in the order in which they run. ``primary``: the title of the row named beforehand, "" = none."""
+    """Rows with their units, in the order in which they run. ``primary``: the title of the row
+    named beforehand, "" = none."""
 
     rows: tuple[Row, ...]
     seeds: int
@@ -59,7 +60,8 @@ class Plan:
 
     @cached_property
     def nodes(self) -> dict[str, tuple[Node, Row]]:
-        """Key -> each distinct unit, and a row that is built on it; what others are built on comes first."""
+        """Key -> each distinct unit, and a row that is built on it; what others are built on comes
+        first."""
         found: dict[str, tuple[Node, Row]] = {}
         for row in self.rows:
             for node in row.nodes:
@@ -80,7 +82,8 @@ class Plan:
 
 
 def bare_rows(world: World) -> list[Row]:
-    """Rows without units: seed by seed, and within a seed recipe by recipe, so that what is shared runs first."""
+    """Rows without units: seed by seed, and within a seed recipe by recipe, so that what is shared
+    runs first."""
     study = world.study
     return [
         Row(recipe, question, seed, fold, line=title(line) if isinstance(line, Grid) else "")

@@ -24,7 +24,9 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """
     path = Path(path)
     if not path.is_file():
-        raise SpecError(f"{path}: no such study file; expected YAML with the keys cohort, task, source, target, recipes")
+        raise SpecError(
+            f"{path}: no such study file; expected YAML with the keys cohort, task, source, target, recipes"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,18 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
-from allograft.recipe import AnyRow, Grid, Needs, Recipe, candidates, every_recipe, is_recipe, parse_recipe, title, total_needs
+from allograft.recipe import (
+    AnyRow,
+    Grid,
+    Needs,
+    Recipe,
+    candidates,
+    every_recipe,
+    is_recipe,
+    parse_recipe,
+    title,
+    total_needs,
+)
 from allograft.strict import validated
 from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics, TargetLabels, Test
 from allograft.study.where import Where, check_once
@@ -23,15 +34,18 @@ from allograft.tree import plain
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One question: which recipe carries a model from ``source`` to each ``target`` best, judged over ``seeds``.
+    """One question: which recipe carries a model from ``source`` to each ``target`` best, judged
+    over ``seeds``.
 
-    Fields are the keys of the YAML file; see the README for an example and DESIGN for the contract. Of a site on both sides ``target``
-    names the part, ``isic (tone 3, 4)``; see ``Where``.
+    Fields are the keys of the YAML file; see the README for an example and DESIGN for the contract.
+    Of a site on both sides ``target`` names the part, ``isic (tone 3, 4)``; see ``Where``.
 
-    ``pairs: all`` asks it for every source site alone and every target, ``leave-one-site-out`` for every target from all other source
-    sites; without ``target`` these are the source sites themselves. See ``run_pairs``.
+    ``pairs: all`` asks it for every source site alone and every target, ``leave-one-site-out`` for
+    every target from all other source sites; without ``target`` these are the source sites
+    themselves. See ``run_pairs``.
 
-    ``primary`` names one of the rows beforehand: it is tested alone, and no other row's luck counts against it; see ``results.verdict``.
+    ``primary`` names one of the rows beforehand: it is tested alone, and no other row's luck counts
+    against it; see ``results.verdict``.
     """
 
     cohort: str = ""
@@ -69,12 +83,18 @@ class Study:
     def __post_init__(self) -> None:
         for name in ("task", "network", "optimizer", "schedule"):
             if not isinstance(getattr(self, name), str) and len(getattr(self, name)) != 1:
-                raise SpecError(f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}")
+                raise SpecError(
+                    f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}"
+                )
         if bool(self.cohort) == bool(self.cohorts):
-            raise SpecError(f"cohort: found {'both' if self.cohort else 'neither'} of cohort and cohorts; expected exactly one of them")
+            raise SpecError(
+                f"cohort: found {'both' if self.cohort else 'neither'} of cohort and cohorts; expected exactly one of "
+                "them"
+            )
         if self.cohorts and self.slices is not None:
             raise SpecError(
-                "slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {manifest: FILE, slices: {axis: 2}}}"
+                "slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {manifest: "
+                "FILE, slices: {axis: 2}}}"
             )
         if wrong := next((name for name in self.cohorts if "/" in name or not name), None):
             raise SpecError(f"cohorts: '{wrong}' cannot be a name, since sites are NAME/SITE; leave out the slash")
@@ -89,28 +109,43 @@ class Study:
         if self.clip is not None and not self.clip > 0:
             raise SpecError(f"clip: found {self.clip}, expected the largest gradient norm, above 0")
         if self.patch is not None and (min(self.patch, default=0) < 1 or math.prod(self.patch) > 2**30):
-            raise SpecError(f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image")
+            raise SpecError(
+                f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image"
+            )
         if self.pairs == "listed":
             object.__setattr__(self, "target", self.where.parted(self.source, self.target))
         else:
             self._check_pairs()
         if self.within and self.target_labels != "none":
             raise SpecError(
-                f"target_labels: '{self.within[0]}' is source and target, all its training labels are the source's; leave them out"
+                f"target_labels: '{self.within[0]}' is source and target, all its training labels are the source's; "
+                "leave them out"
             )
         if self.within and self.test.folds > 1:
-            raise SpecError(f"test.folds: rotate target subjects, and '{self.within[0]}' is a source too; leave folds out")
-        if not self.source and self.start == "scratch" and (needy := next(filter(_adapts, self.rows), None)) is not None:
             raise SpecError(
-                f"source: is empty and start is scratch, so '{title(needy)}' has nothing to adapt; name a model: start: FOLDER, or a source"
+                f"test.folds: rotate target subjects, and '{self.within[0]}' is a source too; leave folds out"
+            )
+        if (
+            not self.source
+            and self.start == "scratch"
+            and (needy := next(filter(_adapts, self.rows), None)) is not None
+        ):
+            raise SpecError(
+                f"source: is empty and start is scratch, so '{title(needy)}' has nothing to adapt; name a model: "
+                "start: FOLDER, or a source"
             )
         if not self.source and self.selection == "source-val":
             raise SpecError("selection: source-val needs a source site; choose last")
         grid = next((row for row in self.recipes if isinstance(row, Grid)), None)
         if grid is not None and self.selection == "last":
-            raise SpecError(f"selection: last picks none of the settings of '{grid}'; choose source-val, a label-free rule, or one setting")
+            raise SpecError(
+                f"selection: last picks none of the settings of '{grid}'; choose source-val, a label-free rule, or "
+                "one setting"
+            )
         if grid is not None and not self.source:
-            raise SpecError(f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting")
+            raise SpecError(
+                f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting"
+            )
         find("optimizer", next(iter(self.optimizer)))
         self._check_primary()
 
@@ -119,9 +154,13 @@ class Study:
         if name and name in rows[:1]:
             raise SpecError(f"primary: '{name}' is what every row is compared with; name a row that may be better")
         if name and name not in rows:
-            raise SpecError(f"primary: found '{name}', expected a row of the table: {', '.join(rows)}; list it under recipes too")
+            raise SpecError(
+                f"primary: found '{name}', expected a row of the table: {', '.join(rows)}; list it under recipes too"
+            )
         if self.primary is not None and total_needs(candidates(self.primary)[0]).all_target_labels:
-            raise SpecError(f"primary: '{name}' uses all target labels, as an upper bound; name a row within the budget")
+            raise SpecError(
+                f"primary: '{name}' uses all target labels, as an upper bound; name a row within the budget"
+            )
 
     @property
     def primary_title(self) -> str:
@@ -148,7 +187,8 @@ class Study:
 
     @property
     def is_parted(self) -> bool:
-        """Whether the study consists of several: pairs, named settings, or several numbers of target labels."""
+        """Whether the study consists of several: pairs, named settings, or several numbers of
+        target labels."""
         several = isinstance(self.target_labels, TargetLabels) and len(self.target_labels.amounts) > 1
         return self.pairs != "listed" or bool(self.each) or several
 
@@ -175,9 +215,14 @@ class Study:
         check_once(self.source, self.target)
         if not any(source != target for source in self.source for target in self.target):
             named = ", ".join(self.source) or "no source"
-            raise SpecError(f"pairs: {self.pairs} finds no pair in {named}; name at least two sites, for example source: [a, b, c]")
+            raise SpecError(
+                f"pairs: {self.pairs} finds no pair in {named}; name at least two sites, for example source: [a, b, c]"
+            )
         if self.where != Where():
-            raise SpecError(f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site stands on both; leave one out")
+            raise SpecError(
+                f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site stands on both; leave "
+                "one out"
+            )
 
     @property
     def made_task(self) -> Task:
@@ -190,7 +235,9 @@ class Study:
     def settings(self) -> Settings:
         """What training is told."""
         optimizer = {name: arguments or {} for name, arguments in self.optimizer.items()}
-        schedule = {self.schedule: {}} if isinstance(self.schedule, str) else {n: a or {} for n, a in self.schedule.items()}
+        schedule = (
+            {self.schedule: {}} if isinstance(self.schedule, str) else {n: a or {} for n, a in self.schedule.items()}
+        )
         return Settings(self.budget, optimizer, self.augmentation, self.patch, self.clip, schedule)
 
     @property
@@ -199,42 +246,59 @@ class Study:
         return self.find_manifest(self.cohort)
 
     def find_manifest(self, named: str) -> Path:
-        """A manifest: beside the study file, in the current folder, or below the folder that ``ALLOGRAFT_DATA`` names."""
+        """A manifest: beside the study file, in the current folder, or below the folder that
+        ``ALLOGRAFT_DATA`` names."""
         folders = [self.file.parent] if self.file is not None else []
         folders += [Path(), Path(os.environ.get("ALLOGRAFT_DATA", "data"))]
         found = next((folder / named for folder in folders if os.path.isfile(folder / named)), None)
         if found is None:
             looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders))
-            raise SpecError(f"cohort: no manifest '{named}' in {looked}; correct the path, or set ALLOGRAFT_DATA to the data's folder")
+            raise SpecError(
+                f"cohort: no manifest '{named}' in {looked}; correct the path, or set ALLOGRAFT_DATA to the data's "
+                "folder"
+            )
         return found
 
     @property
     def start_path(self) -> Path:
-        """Where ``start`` lies: in the current folder, or beside the study file; a name as it is."""
+        """Where ``start`` lies: in the current folder, or beside the study file; a name as it
+        is."""
         path = Path(self.start)
         if self.start.startswith(("timm:", "hf:")):
             return path
         beside = self.file.parent / path if self.file is not None else path
-        return path if path.is_absolute() or os.path.exists(path) else beside  # a name too long is no error here
+        # a name too long is no error here
+        return path if path.is_absolute() or os.path.exists(path) else beside
 
     def spelt_out(self) -> dict[str, Any]:
         """As ``study.json`` keeps it: JSON values, its paths whole."""
         path = self.start_path
         start = str(path.resolve()) if self.start != "scratch" and os.path.exists(path) else self.start
-        cohorts = {name: replace(one, manifest=str(self.find_manifest(one.manifest).resolve())) for name, one in self.cohorts.items()}
+        cohorts = {
+            name: replace(one, manifest=str(self.find_manifest(one.manifest).resolve()))
+            for name, one in self.cohorts.items()
+        }
         cohort = str(self.manifest.resolve()) if self.cohort else ""
-        return {**plain(self), "cohort": cohort, "cohorts": {name: plain(one) for name, one in cohorts.items()}, "start": start}
+        return {
+            **plain(self),
+            "cohort": cohort,
+            "cohorts": {name: plain(one) for name, one in cohorts.items()},
+            "start": start,
+        }
 
     @property
     def rows(self) -> tuple[Recipe | Grid, ...]:
         """The recipes of the table: those every study has, then the listed ones, each once.
 
-        Do-nothing and its strongly augmented twin (itself, where the study's augmentation is strong) are always there; target-only and
-        source + target where target labels exist. Without a source, do-nothing is the start itself, and what other
-        recipes would train on the source first is replaced by it. With ``baselines: false`` only do-nothing is there unasked.
+        Do-nothing and its strongly augmented twin (itself, where the study's augmentation is
+        strong) are always there; target-only and source + target where target labels exist. Without
+        a source, do-nothing is the start itself, and what other recipes would train on the source
+        first is replaced by it. With ``baselines: false`` only do-nothing is there unasked.
         """
         labelled = self.target_labels != "none"
-        nothing: list[str | dict[str, object]] = ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
+        nothing: list[str | dict[str, object]] = (
+            ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
+        )
         more: list[str | dict[str, object]] = []
         more += [{"supervised": {"augmentation": "strong"}}] if self.source and self.augmentation != "strong" else []
         more += ["target_supervised"] if labelled else []
@@ -255,7 +319,8 @@ class Study:
 
 
 def source_free(recipe: Recipe) -> Recipe:
-    """The recipe with ``supervised`` in its fields replaced by what that begins with, at first ``start``, the model given."""
+    """The recipe with ``supervised`` in its fields replaced by what that begins with, at first
+    ``start``, the model given."""
     inner = {
         f.name: _beginning(value) if title(value).startswith("supervised") else source_free(value)
         for f in fields(recipe)
@@ -269,5 +334,6 @@ def _beginning(supervised: Any) -> Recipe:
 
 
 def _adapts(row: Recipe | Grid) -> bool:
-    """Whether a row goes on from a model that must be there already, and so from more than a pool or labels."""
+    """Whether a row goes on from a model that must be there already, and so from more than a pool
+    or labels."""
     return any(title(one) == "start" for recipe in candidates(row) for one in every_recipe(recipe))

@@ -1,4 +1,5 @@
-"""The filter ``where``: which cases stand on each side of a study, also where both sides are parts of one site."""
+"""The filter ``where``: which cases stand on each side of a study, also where both sides are parts
+of one site."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ LONGEST = 80
 
 @dataclass(frozen=True)
 class Where:
-    """Column -> the value that a side's cases must have, or several of which one: ``{tone: [1, 2]}``.
+    """Column -> the value that a side's cases must have, or several of which one:
+    ``{tone: [1, 2]}``.
 
-    A site may be named on both sides where some column has values on both, none of them the same: no case is then in both parts. The
-    target's part is a site of its own, named after its values.
+    A site may be named on both sides where some column has values on both, none of them the same:
+    no case is then in both parts. The target's part is a site of its own, named after its values.
     """
 
     source: dict[str, Values] = field(default_factory=dict)
@@ -31,7 +33,11 @@ class Where:
         >>> Where({"tone": (1, 2), "sex": "f"}, {"tone": (3, 4), "sex": ("f", "m")}).parting
         ('tone',)
         """
-        both = {key: (set(_texts(self.source[key])), set(_texts(self.target[key]))) for key in self.source if key in self.target}
+        both = {
+            key: (set(_texts(self.source[key])), set(_texts(self.target[key])))
+            for key in self.source
+            if key in self.target
+        }
         return tuple(key for key, (here, there) in both.items() if here and there and not here & there)
 
     def part_of(self, site: str) -> str:
@@ -59,7 +65,9 @@ class Where:
         if shared and not self.parting:
             mend = "name it on one side, or give a column values on both sides, none of them the same"
             example = "where: {source: {tone: [1, 2]}, target: {tone: [3, 4]}}"
-            raise SpecError(f"target: site '{shared[0]}' is a source too, and no column of where: parts it; {mend}: {example}")
+            raise SpecError(
+                f"target: site '{shared[0]}' is a source too, and no column of where: parts it; {mend}: {example}"
+            )
         named = tuple(self.part_of(site) if site in source else site for site in target)
         check_once(source, named)
         return named
@@ -76,9 +84,11 @@ def check_once(source: Sequence[str], target: Sequence[str]) -> None:
 def take_sides(
     cohorts: tuple[Cohort, ...], source: Sequence[str], target: Sequence[str], where: Where, pool: Sequence[str] = ()
 ) -> tuple[Cohort, ...]:
-    """The cases of each side's sites that its filter keeps; a target's part of a source site is its own site.
+    """The cases of each side's sites that its filter keeps; a target's part of a source site is its
+    own site.
 
-    A site in the pool alone has no filter. Cohorts of which no case is kept are left out; the others number the sites alike.
+    A site in the pool alone has no filter. Cohorts of which no case is kept are left out; the
+    others number the sites alike.
 
     Raises:
         SpecError: a column that no case has, or a side without a case.
@@ -104,12 +114,19 @@ def take_sides(
         check_sites(side, [*known, *parts.values()], present, what)
     for site, part in parts.items():
         cases = [case for cohort in kept for case in cohort.cases]
-        _check_apart([case for case in cases if case.site == site], [case for case in cases if case.site == part], where)
+        _check_apart(
+            [case for case in cases if case.site == site], [case for case in cases if case.site == part], where
+        )
     return tuple(cohort for cohort in kept if cohort.cases)
 
 
 def _sided(
-    case: Case, source: Sequence[str], target: Sequence[str], where: Where, parts: Mapping[str, str], pool: Sequence[str]
+    case: Case,
+    source: Sequence[str],
+    target: Sequence[str],
+    where: Where,
+    parts: Mapping[str, str],
+    pool: Sequence[str],
 ) -> Case | None:
     """The case as the study has it, or None where no side keeps it."""
     if case.site in source and _fits(case, where.source):
@@ -122,7 +139,8 @@ def _sided(
 
 
 def check_sites(wanted: Sequence[str], known: Sequence[str], present: Collection[str], what: str) -> None:
-    """Raise ``ManifestError`` with the nearest name for a site that no case has, ``SpecError`` when no case is left at it."""
+    """Raise ``ManifestError`` with the nearest name for a site that no case has, ``SpecError`` when
+    no case is left at it."""
     for name in wanted:
         if name not in known:
             raise ManifestError(f"{what}: {nearest(name, known, 'site')}")
@@ -133,18 +151,24 @@ def check_sites(wanted: Sequence[str], known: Sequence[str], present: Collection
 def _check_apart(source: Sequence[Case], target: Sequence[Case], where: Where) -> None:
     """Refuse subjects in both parts.
 
-    To leave such subjects out would change who is trained on and tested, by a rule that nobody chose; with labels made image by image it
-    could be most of a cohort.
+    To leave such subjects out would change who is trained on and tested, by a rule that nobody
+    chose; with labels made image by image it could be most of a cohort.
     """
     here, there = ({case.subject: case for case in reversed(cases)} for cases in (source, target))
     both = sorted(here.keys() & there.keys())
     if both:
         one, other = here[both[0]], there[both[0]]
-        more = f" ({len(both) - 1} more {'subject has' if len(both) == 2 else 'subjects have'} too)" if len(both) > 1 else ""
+        more = (
+            f" ({len(both) - 1} more {'subject has' if len(both) == 2 else 'subjects have'} too)"
+            if len(both) > 1
+            else ""
+        )
         column = where.parting[0]
         raise LeakageError(
-            f"where: subject '{both[0]}' of site '{one.site}' has cases on both sides, '{one.name}' in the source and '{other.name}' in "
-            f"the target{more}; a patient never crosses: give all cases of a subject one value of '{column}', or leave its rows out of "
+            f"where: subject '{both[0]}' of site '{one.site}' has cases on both sides, '{one.name}' in the source and "
+            f"'{other.name}' in "
+            f"the target{more}; a patient never crosses: give all cases of a subject one value of '{column}', or "
+            "leave its rows out of "
             "the manifest"
         )
 

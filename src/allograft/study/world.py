@@ -1,4 +1,5 @@
-"""The world of a study: all its cases and where each subject stands; scenarios and test sets are cut from it."""
+"""The world of a study: all its cases and where each subject stands; scenarios and test sets are
+cut from it."""
 
 from __future__ import annotations
 
@@ -36,19 +37,22 @@ class TestSet:
 
     @property
     def is_unlabelled_training(self) -> bool:
-        """Whether these are training images of a target: judged without labels, for rules that need none."""
+        """Whether these are training images of a target: judged without labels, for rules that need
+        none."""
         return self.part == "train-unlabelled"
 
 
 @dataclass(frozen=True)
 class World:
-    """All cases of a study and where each subject stands. Scenarios are cut from it; test sets never enter them.
+    """All cases of a study and where each subject stands. Scenarios are cut from it; test sets
+    never enter them.
 
     Args:
         study: its sides name sites, no cohort.
         cohorts: each with its own labels and preprocessing; they number all sites alike.
         assignments: subject -> train, val, test, or its fold.
-        listed: the cases as the manifests name them, before subjects of near-duplicates are grouped.
+        listed: the cases as the manifests name them, before subjects of near-duplicates are
+            grouped.
     """
 
     study: Study
@@ -58,7 +62,8 @@ class World:
 
     @staticmethod
     def read(study: Study, out: Path) -> World:
-        """Read the manifests, apply the filters, and place every subject (as ``OUT/splits.csv`` has it, new subjects beside them)."""
+        """Read the manifests, apply the filters, and place every subject (as ``OUT/splits.csv`` has
+        it, new subjects beside them)."""
         if study.is_parted:
             raise SpecError("this study is made of parts; run it with 'allograft study', or run_study in Python")
         study, cohorts = read_cohorts(study, shared_folder(out) / "cache")
@@ -69,18 +74,23 @@ class World:
         return world
 
     def check(self) -> None:
-        """Raise for a source without training cases, a pool without images or a label budget that the target cannot meet."""
+        """Raise for a source without training cases, a pool without images or a label budget that
+        the target cannot meet."""
         key = self.study.made_task.key
         for site in self.study.source:
             if not self.part(site, "train", 0).labelled(key).cases:
                 raise SplitError(f"source '{site}': no training case has a '{key}'; label some, or name another source")
         for site in self.study.pool:
             if not self.part(site, "train", 0).cases:
-                raise SplitError(f"pool '{site}': no image is left for pre-training; its subjects are all tested: name another site")
+                raise SplitError(
+                    f"pool '{site}': no image is left for pre-training; its subjects are all tested: name another site"
+                )
         for phase in self.study.phases:
             for site in phase:
                 if not self.part(site, "train", 0).labelled(key).cases:
-                    raise SplitError(f"stream: site '{site}' has no training case with a '{key}'; label some, or name another site")
+                    raise SplitError(
+                        f"stream: site '{site}' has no training case with a '{key}'; label some, or name another site"
+                    )
         for question in self.study.questions:
             for fold in range(self.folds):
                 self.scenario(question, 0, fold)
@@ -102,7 +112,9 @@ class World:
 
     def cohort_of(self, site: str) -> Cohort:
         """The cohort that holds a site."""
-        return next((cohort for cohort in self.cohorts if any(case.site == site for case in cohort.cases)), self.cohorts[0])
+        return next(
+            (cohort for cohort in self.cohorts if any(case.site == site for case in cohort.cases)), self.cohorts[0]
+        )
 
     def named(self, case: str) -> Cohort:
         """One case, by its name."""
@@ -111,10 +123,13 @@ class World:
 
     def part(self, site: str, split: str, fold: int) -> Cohort:
         """The cases of a site that train, validate or test in a fold."""
-        return self.cohort_of(site).where(lambda case: case.site == site and self.assignments[case.subject].in_fold(fold) == split)
+        return self.cohort_of(site).where(
+            lambda case: case.site == site and self.assignments[case.subject].in_fold(fold) == split
+        )
 
     def scenario(self, question: Question, seed: int, fold: int, needs: Needs | None = None) -> Scenario:
-        """What recipes may see: labelled source training cases, and of the target the labelled budget and the unlabelled rest.
+        """What recipes may see: labelled source training cases, and of the target the labelled
+        budget and the unlabelled rest.
 
         Args:
             needs: of the recipe, which may ask for more than that; see ``Needs``.
@@ -123,7 +138,9 @@ class World:
         source = tuple(self.part(site, "train", fold).labelled(key) for site in self.study.source)
         targets = self.study.target if needs.every_target else question.sites
         asked = () if self.study.stream else tuple(site for site in targets if site not in self.study.source)
-        seen = [cohort for site in asked for cohort in self._target(site, seed, fold, all_labels=needs.all_target_labels)]
+        seen = [
+            cohort for site in asked for cohort in self._target(site, seed, fold, all_labels=needs.all_target_labels)
+        ]
         pool = tuple(self.part(site, "train", fold) for site in self.study.pool)
         stream = tuple(self._phase(phase, fold) for phase in self.study.phases)
         return Scenario(source, tuple(seen), pool, stream, sites=self.sites)
@@ -153,12 +170,16 @@ class World:
             count = int(amount) if wanted.subjects is not None else max(1, round(amount * total))
             if count > total:
                 raise SplitError(
-                    f"target_labels: asks for {count} subjects, site '{target}' has {total} labelled training subjects; "
+                    f"target_labels: asks for {count} subjects, site '{target}' has {total} labelled training "
+                    "subjects; "
                     "ask for fewer, or lower test: {fraction: ...}"
                 )
             return cohort.of(budget_order(cohort.subjects, seeds)[:count])
         if wanted.slices is not None and cohort.slices is None:
-            raise SpecError("target_labels: counts slices, but the study has none; set slices: {axis: 2}, or count cases or subjects")
+            raise SpecError(
+                "target_labels: counts slices, but the study has none; set slices: {axis: 2}, or count cases or "
+                "subjects"
+            )
         count = int(wanted.amounts[0])
         if wanted.cases is not None:
             order = budget_order([case.name for case in cohort.cases], seeds)[:count]
@@ -167,11 +188,15 @@ class World:
 
     def _enough(self, cohort: Cohort, count: int, target: str) -> Cohort:
         if len(cohort) < count and (cohort.slices is None or cohort.chosen is not None):
-            raise SplitError(f"target_labels: asks for {count}, site '{target}' has {len(cohort)} labelled training cases; ask for fewer")
+            raise SplitError(
+                f"target_labels: asks for {count}, site '{target}' has {len(cohort)} labelled training cases; ask for "
+                "fewer"
+            )
         return cohort
 
     def tests(self, fold: int) -> list[TestSet]:
-        """Every site's test cases, labelled or not, and the source sites' labelled validation cases."""
+        """Every site's test cases, labelled or not, and the source sites' labelled validation
+        cases."""
         key = self.study.made_task.key
         every = [TestSet(site, "val", 0, self.part(site, "val", fold).labelled(key)) for site in self.study.source]
         for site in dict.fromkeys((*self.study.source, *self.study.target)):
@@ -180,10 +205,12 @@ class World:
         return [test for test in every if test.cohort.cases]
 
     def unlabelled_training(self, fold: int) -> list[TestSet]:
-        """At most ``WATCHED`` training images of each target, without labels, in an order that other images do not change.
+        """At most ``WATCHED`` training images of each target, without labels, in an order that
+        other images do not change.
 
-        For selection rules without labels, which may look at training images and never at test cases. Subjects whose labels a recipe of
-        the study may use are among them; which they are differs between seeds, so it is the rule that leaves them out.
+        For selection rules without labels, which may look at training images and never at test
+        cases. Subjects whose labels a recipe of the study may use are among them; which they are
+        differs between seeds, so it is the rule that leaves them out.
         """
         if self.study.made_task.key not in KEYS or self.study.stream:
             return []
@@ -199,8 +226,8 @@ class World:
 def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tuple[Cohort, ...], dict[str, Assignment]]:
     """Every subject's assignment, once the leakage gate has let the cohorts through.
 
-    With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps a row of its own in ``splits.csv``.
-    Subjects of sites that are in the pool alone train.
+    With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps
+    a row of its own in ``splits.csv``. Subjects of sites that are in the pool alone train.
     """
     known = read_splits(out / "splits.csv")
     before = tuple(case for cohort in cohorts for case in cohort.cases)
@@ -214,7 +241,9 @@ def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tup
     for case in cases:
         assignments.setdefault(case.subject, Assignment(case.split or "train"))
     assignments |= {old.subject: assignments[new.subject] for old, new in zip(before, cases, strict=True)}
-    warned = check_leakage(sides_of(cases, assignments), findings, near_duplicates=study.near_duplicates, allow=study.allow_duplicates)
+    warned = check_leakage(
+        sides_of(cases, assignments), findings, near_duplicates=study.near_duplicates, allow=study.allow_duplicates
+    )
     if warned:
         contact_sheet(warned, cases, out / "similar.png")
     return _with_cases(cohorts, cases), assignments

@@ -1,4 +1,5 @@
-"""Classification: one class an image, softmax and cross-entropy, judged by the whole test set at once."""
+"""Classification: one class an image, softmax and cross-entropy, judged by the whole test set at
+once."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights,
 
 
 def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy of the cases that are labelled: (B, K) and (B,) int64, -100 = not labelled, -> (); 0 when none is.
+    """Mean cross-entropy of the cases that are labelled: (B, K) and (B,) int64, -100 = not
+    labelled, -> (); 0 when none is.
 
     >>> label_cross_entropy(torch.tensor([[50.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100])).item()
     0.0
@@ -30,10 +32,12 @@ def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Classification:
-    """One class an image: softmax over ``classes``, which are the values of the manifest's column ``label``.
+    """One class an image: softmax over ``classes``, which are the values of the manifest's column
+    ``label``.
 
-    Metrics are pooled over the cases of a test set, not averaged over its subjects: a ranking is no property of a single subject. A
-    bootstrap of them resamples subjects, with all cases of each. With two classes the second is the finding: name the healthy one first.
+    Metrics are pooled over the cases of a test set, not averaged over its subjects: a ranking is no
+    property of a single subject. A bootstrap of them resamples subjects, with all cases of each.
+    With two classes the second is the finding: name the healthy one first.
 
     Args:
         classes: names, in the order of the network's output.
@@ -77,7 +81,8 @@ class Classification:
         return self.loss(network(batch.image), batch)
 
     def probabilities(self, prediction: Outputs) -> Tensor:
-        """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its slices."""
+        """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its
+        slices."""
         return prediction["label"].double().softmax(1).mean(0).cpu()
 
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
@@ -86,7 +91,8 @@ class Classification:
         return Answer({"label": self.classes[found.index(max(found))], **dict(zip(self.classes, found, strict=True))})
 
     def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
-        """``label``, an index into ``classes``, and ``probabilities``: all that pooled metrics are made of."""
+        """``label``, an index into ``classes``, and ``probabilities``: all that pooled metrics are
+        made of."""
         case = cohort.cases[which]
         label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
         return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
@@ -96,15 +102,23 @@ class Classification:
         if not cases:
             return {}
         probabilities = torch.tensor([case["probabilities"] for case in cases], dtype=torch.float64)
-        return defined(classification_metrics(probabilities, torch.tensor([case["label"] for case in cases]), self.classes))
+        return defined(
+            classification_metrics(probabilities, torch.tensor([case["label"] for case in cases]), self.classes)
+        )
 
 
 def check_classes(classes: Sequence[str], task: str, least: int) -> None:
-    """Raise ``SpecError`` for too few names, or one that stands twice or cannot be a column or a part of ``a|b``."""
+    """Raise ``SpecError`` for too few names, or one that stands twice or cannot be a column or a
+    part of ``a|b``."""
     if len(classes) < least:
-        raise SpecError(f"task: {task}: classes has {len(classes)} names; expected at least {least}, for example [normal, pneumonia]")
+        raise SpecError(
+            f"task: {task}: classes has {len(classes)} names; expected at least {least}, for example [normal, "
+            "pneumonia]"
+        )
     if len(set(classes)) < len(classes):
         raise SpecError(f"task: {task}: a class stands twice in {', '.join(classes)}; remove one")
-    wrong = [name for name in classes if "|" in name or not name.strip() or name in ("label", "image", "unit", "warnings")]
+    wrong = [
+        name for name in classes if "|" in name or not name.strip() or name in ("label", "image", "unit", "warnings")
+    ]
     if wrong:
         raise SpecError(f"task: {task}: '{wrong[0]}' cannot be a class name; rename it in the manifest and here")

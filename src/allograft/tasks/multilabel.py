@@ -19,7 +19,8 @@ from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights,
 
 
 def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean over the answers that are known of the binary cross-entropy: (B, K) and (B, K), nan = not known, -> (); 0 when none is.
+    """Mean over the answers that are known of the binary cross-entropy: (B, K) and (B, K), nan =
+    not known, -> (); 0 when none is.
 
     >>> round(binary_cross_entropy(torch.tensor([[50.0, 0.0]]), torch.tensor([[1.0, float("nan")]])).item(), 6)
     0.0
@@ -31,10 +32,12 @@ def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Multilabel:
-    """Any number of ``classes`` an image, written ``a|b`` in the manifest's column ``label``: a sigmoid each.
+    """Any number of ``classes`` an image, written ``a|b`` in the manifest's column ``label``: a
+    sigmoid each.
 
-    Metrics are pooled over the cases of a test set, as in ``classification``. A case with none of the classes cannot be told from an
-    unlabelled one, so give it a class of its own, ``no-finding`` for example.
+    Metrics are pooled over the cases of a test set, as in ``classification``. A case with none of
+    the classes cannot be told from an unlabelled one, so give it a class of its own, ``no-finding``
+    for example.
 
     Args:
         classes: names, in the order of the network's output.
@@ -78,7 +81,8 @@ class Multilabel:
         return self.loss(network(batch.image), batch)
 
     def probabilities(self, prediction: Outputs) -> Tensor:
-        """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its slices."""
+        """Class probabilities (K,) of one case, float64; of a volume in slices the mean over its
+        slices."""
         return prediction["label"].double().sigmoid().mean(0).cpu()
 
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:

@@ -22,13 +22,15 @@ LABEL = ("label", "probabilities")
 class Multitask:
     """Masks and one class an image together, from one encoder.
 
-    The cases of the study are those with a mask; among them a case without a class trains the mask alone, and is judged by it alone.
+    The cases of the study are those with a mask; among them a case without a class trains the mask
+    alone, and is judged by it alone.
 
     Args:
         segmentation: the arguments of the task ``segmentation``.
         classification: those of ``classification``.
         weight: of the classification's loss; the segmentation's is 1.
-        weights: factors on the terms ``dice``, ``cross_entropy`` and ``label_cross_entropy``, on top of ``weight`` and of the tasks' own.
+        weights: factors on the terms ``dice``, ``cross_entropy`` and ``label_cross_entropy``, on
+            top of ``weight`` and of the tasks' own.
     """
 
     key: ClassVar[str] = "mask"
@@ -46,7 +48,9 @@ class Multitask:
         check_weights(self.weights, self.terms, "multitask")
         both = set(self.segmentation.names) & set(self.classification.names)
         if both:
-            raise SpecError(f"task: multitask: '{sorted(both)[0]}' is a class of both tasks; rename one, results are told by name")
+            raise SpecError(
+                f"task: multitask: '{sorted(both)[0]}' is a class of both tasks; rename one, results are told by name"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,11 +68,16 @@ class Multitask:
         return {**self.segmentation.outputs, **self.classification.outputs}
 
     def loss(self, output: Outputs, batch: Batch, *, dice: PerImage = dice_loss) -> Mapping[str, Tensor]:
-        """The terms of both; ``label_cross_entropy`` is the classification's, ``dice`` as for ``Segmentation``."""
+        """The terms of both; ``label_cross_entropy`` is the classification's, ``dice`` as for
+        ``Segmentation``."""
         terms = dict(self.segmentation.loss(output, batch, dice=dice))
-        unlabelled = batch.site.new_full((len(batch),), -100)  # where no case of this batch has a class, another process's may
+        unlabelled = batch.site.new_full(
+            (len(batch),), -100
+        )  # where no case of this batch has a class, another process's may
         labels = {"label": unlabelled, **batch.labels}
-        terms["label_cross_entropy"] = self.weight * self.classification.loss(output, replace(batch, labels=labels))["cross_entropy"]
+        terms["label_cross_entropy"] = (
+            self.weight * self.classification.loss(output, replace(batch, labels=labels))["cross_entropy"]
+        )
         return weighted(terms, self.weights)
 
     def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:

@@ -1,4 +1,5 @@
-"""Segmentation: Dice and cross-entropy, judged by overlap and surface distance on the image's own grid."""
+"""Segmentation: Dice and cross-entropy, judged by overlap and surface distance on the image's own
+grid."""
 
 from __future__ import annotations
 
@@ -19,11 +20,13 @@ from allograft.nn.processes import count_over_processes
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
 PerImage = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Logits (B, K, *spatial), mask (B, *spatial) int64 and the pixels that count (B, *spatial) bool -> (B,)."""
+"""Logits (B, K, *spatial), mask (B, *spatial) int64 and the pixels that count (B, *spatial) bool ->
+(B,)."""
 
 
 def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - soft Dice of each image, mean over the foreground classes (Milletari et al. 2016, with plain sums below the line).
+    """1 - soft Dice of each image, mean over the foreground classes (Milletari et al. 2016, with
+    plain sums below the line).
 
     Args:
         logits: (B, K, *spatial).
@@ -50,10 +53,12 @@ def dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5
 
 
 def squared_dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - 2 sum y p / sum (y^2 + p^2) of each image, mean over all classes, the background included.
+    """1 - 2 sum y p / sum (y^2 + p^2) of each image, mean over all classes, the background
+    included.
 
-    The Dice loss of CateNorm (Xiao et al. 2022, section 3), whose labels y in L^D make the background
-    one of L. Its released code takes a batch as one image where there are several classes.
+    The Dice loss of CateNorm (Xiao et al. 2022, section 3), whose labels y in L^D make the
+    background one of L. Its released code takes a batch as one image where there are several
+    classes.
 
     Args:
         logits: (B, K, *spatial).
@@ -78,7 +83,8 @@ def squared_dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: floa
 
 
 def cross_entropy(logits: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
-    """Cross-entropy of each image, mean over the pixels that count: (B, K, *spatial), (B, *spatial), (B, *spatial) -> (B,)."""
+    """Cross-entropy of each image, mean over the pixels that count: (B, K, *spatial), (B,
+    *spatial), (B, *spatial) -> (B,)."""
     each = F.cross_entropy(logits, mask.where(counts, -100), ignore_index=-100, reduction="none").flatten(1)
     return each.sum(1) / counts.flatten(1).sum(1).clamp_min(1)
 
@@ -88,8 +94,10 @@ class Segmentation:
     """Pixel-wise classes: softmax over background and ``classes``.
 
     Args:
-        classes: names, the i-th standing for mask value i + 1; or name -> mask values. With a single class 255 is that class too.
-        weights: factors on the loss's terms ``dice`` and ``cross_entropy``; 1 where not named, 0 leaves a term out.
+        classes: names, the i-th standing for mask value i + 1; or name -> mask values. With a
+            single class 255 is that class too.
+        weights: factors on the loss's terms ``dice`` and ``cross_entropy``; 1 where not named, 0
+            leaves a term out.
     """
 
     key: ClassVar[str] = "mask"
@@ -122,7 +130,8 @@ class Segmentation:
         return {"mask": len(self.classes) + 1}
 
     def loss(self, output: Outputs, batch: Batch, *, dice: PerImage = dice_loss) -> Mapping[str, Tensor]:
-        """Dice + cross-entropy, mean over the images that are labelled at all, so that processes may share a batch.
+        """Dice + cross-entropy, mean over the images that are labelled at all, so that processes
+        may share a batch.
 
         Args:
             output, batch: logits (B, K, *spatial) under "mask", and the truth.
@@ -153,28 +162,34 @@ class Segmentation:
         return from_grid(cohort.restack(prediction["mask"].float().softmax(1).cpu()), geometry)
 
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
-        """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a photograph."""
+        """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a
+        photograph."""
         voxel, unit = cohort.prepared.grid(cohort.cases[which]).voxel
         probabilities = self.probabilities(prediction, cohort, which)
         mask = probabilities.argmax(0)
-        volumes: dict[str, float | str] = {name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)}
+        volumes: dict[str, float | str] = {
+            name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)
+        }
         warnings = tuple(f"no {name} found" for name, volume in volumes.items() if volume == 0)
         return Answer(volumes, mask, dict(zip(self.names, probabilities[1:], strict=True)), warnings, unit=unit)
 
     def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
-        """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the region, each also by class."""
+        """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the
+        region, each also by class."""
         reference = cohort.reference(which)
         found = self.probabilities(prediction, cohort, which).argmax(0)
         measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
         return defined(measured)
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
-        """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
+        """Means over subjects of each subject's mean; undefined cases are left out and counted in
+        ``undefined/METRIC``."""
         return mean_over_subjects(cases)
 
 
 def mean_over_subjects(cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
-    """Each metric's mean over subjects of the mean over the subject's cases. Undefined (None) cases are left out and counted.
+    """Each metric's mean over subjects of the mean over the subject's cases. Undefined (None) cases
+    are left out and counted.
 
     >>> mean_over_subjects([{"case": "a", "subject": "1", "dice": 0.5}, {"case": "b", "subject": "1", "dice": None}])
     {'dice': 0.5, 'undefined/dice': 1}

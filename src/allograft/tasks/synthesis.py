@@ -21,11 +21,13 @@ from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights,
 
 
 def absolute_error(made: Tensor, paired: Tensor, region: Tensor | None = None) -> Tensor:
-    """Mean absolute error over the pixels that count of each image, mean over the images that have any; 0 when none has.
+    """Mean absolute error over the pixels that count of each image, mean over the images that have
+    any; 0 when none has.
 
     Args:
         made: (B, C, *spatial).
-        paired: the same shape; nan = not known: an image without a pair, or pixels that an augmentation moved in from outside.
+        paired: the same shape; nan = not known: an image without a pair, or pixels that an
+            augmentation moved in from outside.
         region: (B, 1, *spatial) bool, or None.
 
     Returns:
@@ -45,19 +47,22 @@ def absolute_error(made: Tensor, paired: Tensor, region: Tensor | None = None) -
 
 @dataclass(frozen=True)
 class Synthesis:
-    """The image of the manifest's column ``paired`` from the one of ``image``; both lie on one grid.
+    """The image of the manifest's column ``paired`` from the one of ``image``; both lie on one
+    grid.
 
-    The network sees the paired image as shares of a range, so that 0 and 1 are its ends: it is not scaled as the study scales its images
-    (``preprocessing: intensity``), because a made image has no mean and deviation to be brought back by, and SSIM needs a range. All
-    else is alike: orientation, spacing, size, cropping, rotation; an augmentation's changes of intensity touch the image alone.
-    What is made is cut to the range and brought back to the image's own grid, where it is judged. Volumes are written in the unit of the
-    range, photographs as shares of it.
+    The network sees the paired image as shares of a range, so that 0 and 1 are its ends: it is not
+    scaled as the study scales its images (``preprocessing: intensity``), because a made image has
+    no mean and deviation to be brought back by, and SSIM needs a range. All else is alike:
+    orientation, spacing, size, cropping, rotation; an augmentation's changes of intensity touch the
+    image alone. What is made is cut to the range and brought back to the image's own grid, where it
+    is judged. Volumes are written in the unit of the range, photographs as shares of it.
 
     Args:
         channels: of the paired image.
-        range: the values of the paired image that become 0 and 1, ``[-1000, 2000]`` HU say; the absolute error is in their unit. None =
-            the smallest and largest value of each channel of each paired image, for images without a unit such as MRI; the absolute
-            error is a share of that range.
+        range: the values of the paired image that become 0 and 1, ``[-1000, 2000]`` HU say; the
+            absolute error is in their unit. None = the smallest and largest value of each channel
+            of each paired image, for images without a unit such as MRI; the absolute error is a
+            share of that range.
         weights: a factor on the loss's one term, ``absolute_error``.
     """
 
@@ -73,7 +78,10 @@ class Synthesis:
         if self.channels < 1:
             raise SpecError(f"task: synthesis: channels is {self.channels}; expected at least 1")
         if self.range is not None and not (self.range[0] < self.range[1] and all(map(math.isfinite, self.range))):
-            raise SpecError(f"task: synthesis: range is {list(self.range)}; expected [low, high], two finite numbers with low below high")
+            raise SpecError(
+                f"task: synthesis: range is {list(self.range)}; expected [low, high], two finite numbers with low "
+                "below high"
+            )
         check_weights(self.weights, self.terms, "synthesis")
 
     @property
@@ -87,7 +95,8 @@ class Synthesis:
         return {"paired": self.channels}
 
     def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
-        """Absolute error (L1), mean over the images that have a pair, so that processes may share a batch."""
+        """Absolute error (L1), mean over the images that have a pair, so that processes may share a
+        batch."""
         paired = batch.labels["paired"]
         assert isinstance(paired, Tensor)
         return weighted({"absolute_error": absolute_error(output["paired"], paired, batch.region)}, self.weights)
@@ -97,9 +106,12 @@ class Synthesis:
         return self.loss(network(batch.image), batch)
 
     def made(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
-        """The made image (C, *shape) on the image's own grid, shares of the range from 0 to 1; 0 where the study's grid does not reach."""
+        """The made image (C, *shape) on the image's own grid, shares of the range from 0 to 1; 0
+        where the study's grid does not reach."""
         _, geometry = cohort.prepared.image(cohort.cases[which])
-        channels = cohort.restack(prediction["paired"].float().cpu()).split(1)  # one by one: several would be taken for classes
+        channels = cohort.restack(prediction["paired"].float().cpu()).split(
+            1
+        )  # one by one: several would be taken for classes
         return torch.cat([from_grid(channel, geometry) for channel in channels]).clamp(0, 1)
 
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
@@ -117,5 +129,6 @@ class Synthesis:
         return defined({"ssim": structural_similarity(made, truth.image, region=truth.region), "mae": mae})
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
-        """Means over subjects of each subject's mean; undefined cases are left out and counted in ``undefined/METRIC``."""
+        """Means over subjects of each subject's mean; undefined cases are left out and counted in
+        ``undefined/METRIC``."""
         return mean_over_subjects(cases)

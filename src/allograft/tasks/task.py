@@ -14,7 +14,8 @@ from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError, nearest
 
 Outputs = Mapping[str, Tensor]
-"""What a network gives, keyed like labels: logits "mask" (B, K, *spatial) and "label" (B, K), "paired" (B, C, *spatial)."""
+"""What a network gives, keyed like labels: logits "mask" (B, K, *spatial) and "label" (B, K),
+"paired" (B, C, *spatial)."""
 Forward = Callable[[Tensor], Outputs]
 """Images (B, C, *spatial) -> outputs: a network."""
 Value = float | str | list[float] | None
@@ -23,15 +24,18 @@ Value = float | str | list[float] | None
 
 @dataclass(frozen=True)
 class Answer:
-    """What a prediction says of one image: numbers for a table, and pictures on the image's own grid.
+    """What a prediction says of one image: numbers for a table, and pictures on the image's own
+    grid.
 
     Args:
         values: name -> number or word, a column each: volumes in ``unit``, class probabilities.
         mask: (*shape) int64 class indices, or None.
-        maps: name -> (*shape) float: a class's probability in every pixel, or an image that was made, as shares of ``span``.
+        maps: name -> (*shape) float: a class's probability in every pixel, or an image that was
+            made, as shares of ``span``.
         warnings: what a reader of the result should know.
         span: what 0 and 1 of the maps stand for, in the unit of the image.
-        unit: of the volumes: mm3, mm2 of a plane whose thickness is not known, pixels of a photograph; None without a mask.
+        unit: of the volumes: mm3, mm2 of a plane whose thickness is not known, pixels of a
+            photograph; None without a mask.
     """
 
     values: Mapping[str, float | str]
@@ -54,7 +58,8 @@ class Task(Protocol):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Factors on terms of the loss, a field of every task; a term that is not named has 1, and one of 0 is left out."""
+        """Factors on terms of the loss, a field of every task; a term that is not named has 1, and
+        one of 0 is left out."""
 
     @property
     def coding(self) -> Coding:
@@ -65,19 +70,23 @@ class Task(Protocol):
         """Network output -> channels."""
 
     def loss(self, output: Outputs, batch: Batch) -> Mapping[str, Tensor]:
-        """Named terms of the supervised loss of a network's output; cases with ignore values do not count."""
+        """Named terms of the supervised loss of a network's output; cases with ignore values do not
+        count."""
 
     def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """The supervised loss as an ``Objective``."""
 
     def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
-        """What the prediction of ``cohort.whole(which)`` says of the image; no label is looked at."""
+        """What the prediction of ``cohort.whole(which)`` says of the image; no label is looked
+        at."""
 
     def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
-        """Everything a record says of one case; ``prediction`` is that of ``cohort.whole(which)``."""
+        """Everything a record says of one case; ``prediction`` is that of
+        ``cohort.whole(which)``."""
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
-        """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws subjects, with all their cases."""
+        """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws
+        subjects, with all their cases."""
 
 
 def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -88,18 +97,25 @@ def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[
     {'dice': tensor(1.5000)}
     """
     factors = {name: weights.get(name, 1.0) for name in terms}
-    return {name: value if factors[name] == 1 else factors[name] * value for name, value in terms.items() if factors[name] != 0}
+    return {
+        name: value if factors[name] == 1 else factors[name] * value
+        for name, value in terms.items()
+        if factors[name] != 0
+    }
 
 
 def check_weights(weights: Mapping[str, float], terms: Sequence[str], task: str) -> None:
-    """Raise ``SpecError`` for a factor of an unknown term, one that is negative or not finite, or when no term is left."""
+    """Raise ``SpecError`` for a factor of an unknown term, one that is negative or not finite, or
+    when no term is left."""
     for name, factor in weights.items():
         if name not in terms:
             raise SpecError(f"task: {task}: weights: {nearest(name, terms, 'term of the loss')}")
         if not 0 <= factor < math.inf:
             raise SpecError(f"task: {task}: weights: {name} is {factor}; expected 0 (left out) or more, and finite")
     if all(weights.get(name, 1.0) == 0 for name in terms):
-        raise SpecError(f"task: {task}: weights: every term is 0, so nothing would be learned; give {' or '.join(terms)} more")
+        raise SpecError(
+            f"task: {task}: weights: every term is 0, so nothing would be learned; give {' or '.join(terms)} more"
+        )
 
 
 def defined(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -1,4 +1,5 @@
-"""Random changes of an image and its label maps: drawn in one place, applied by a pure function, in 2-D and 3-D."""
+"""Random changes of an image and its label maps: drawn in one place, applied by a pure function, in
+2-D and 3-D."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from allograft.errors import SpecError, nearest
 
 
 class Range(NamedTuple):
-    """With this probability a value is drawn uniformly from [low, high]; otherwise nothing is changed."""
+    """With this probability a value is drawn uniformly from [low, high]; otherwise nothing is
+    changed."""
 
     probability: float
     low: float
@@ -46,8 +48,9 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "flip": Range(0.5, 1, 1),  # for each axis
     },
 }
-"""What each strength draws. "strong" follows nnU-Net (Isensee et al. 2021, supplement), with rotation and scaling more often;
-scale is drawn uniformly in its logarithm, so that growing is as likely as shrinking."""
+"""What each strength draws. "strong" follows nnU-Net (Isensee et al. 2021, supplement), with
+rotation and scaling more often; scale is drawn uniformly in its logarithm, so that growing is as
+likely as shrinking."""
 
 _ORDER = ("scale", "noise_sd", "blur_sigma", "brightness", "contrast", "gamma", "zoom")
 _PLANES = {2: ((0, 1),), 3: ((1, 2), (0, 2), (0, 1))}
@@ -58,11 +61,13 @@ class Draw:
     """The parameters of one augmentation; the defaults change nothing.
 
     Args:
-        angles: degrees. 2-D: one angle, turning like ``torch.rot90``. 3-D: one for each of the axes 0, 1, 2, applied in that
-            order, each turning the plane of the two other axes like ``torch.rot90`` with those dims. () = no rotation.
+        angles: degrees. 2-D: one angle, turning like ``torch.rot90``. 3-D: one for each of the axes
+            0, 1, 2, applied in that order, each turning the plane of the two other axes like
+            ``torch.rot90`` with those dims. () = no rotation.
         log_scale: natural logarithm of the magnification; positive = things look larger.
         flips: one bool for each spatial axis, True = mirrored. () = no mirroring.
-        noise_sd: standard deviation of Gaussian noise, in units of the channel's standard deviation.
+        noise_sd: standard deviation of Gaussian noise, in units of the channel's standard
+            deviation.
         blur_sigma: standard deviation of a Gaussian blur in voxels.
         brightness: added, in units of the channel's standard deviation.
         contrast: factor on the deviation from the channel's mean.
@@ -91,7 +96,8 @@ def draw(strength: str, dims: int, rng: torch.Generator) -> Draw:
     Args:
         strength: "none", "light" or "strong".
         dims: number of spatial dimensions, 2 or 3.
-        rng: a generator on the CPU; it advances by the same amount whatever the strength and the outcome.
+        rng: a generator on the CPU; it advances by the same amount whatever the strength and the
+            outcome.
 
     Raises:
         SpecError: unknown strength, or dims other than 2 and 3.
@@ -105,7 +111,8 @@ def draw(strength: str, dims: int, rng: torch.Generator) -> Draw:
     if dims not in _PLANES:
         raise SpecError(f"augmentation works on 2 or 3 spatial dimensions, got {dims}")
     ranges, off = RANGES[strength], Range(0, 0, 0)
-    # One gate for all angles, one for each of the others and for each flip; every number is drawn whether it is used or not.
+    # One gate for all angles, one for each of the others and for each flip; every number is drawn
+    # whether it is used or not.
     gates, values = torch.rand(2, len(_ORDER) + 6, generator=rng, dtype=torch.float64).tolist()
     if strength == "none":
         return Draw()
@@ -132,26 +139,32 @@ def apply(
     centre: tuple[float, ...] | None = None,
     spacing: Sequence[float] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Turn, scale, mirror and crop image and label maps together in one resampling, then change the image's intensities.
+    """Turn, scale, mirror and crop image and label maps together in one resampling, then change the
+    image's intensities.
 
-    Resampling is bilinear for the image and for floating-point labels, nearest for the others, whose values are therefore never
-    invented. Without rotation and scaling the crop copies voxels and nothing is interpolated.
-    Outside the input, label maps say "not labelled": -100 for integers, nan for floating point, False for booleans; the image
-    repeats its border when resampled and is 0 when only cropped. Intensities change after the crop, and their
-    units are the crop's own mean, deviation and range for each channel.
+    Resampling is bilinear for the image and for floating-point labels, nearest for the others,
+    whose values are therefore never invented. Without rotation and scaling the crop copies voxels
+    and nothing is interpolated. Outside the input, label maps say "not labelled": -100 for
+    integers, nan for floating point, False for booleans; the image repeats its border when
+    resampled and is 0 when only cropped. Intensities change after the crop, and their units are the
+    crop's own mean, deviation and range for each channel.
 
     Args:
         image: (C, *spatial) float, spatial in 2-D or 3-D.
-        labels: name -> (K, *spatial), integer, boolean or floating point; labels that are no maps stay with the caller.
+        labels: name -> (K, *spatial), integer, boolean or floating point; labels that are no maps
+            stay with the caller.
         draw: the parameters.
         rng: for the noise field; used only when ``draw.noise_sd`` is not 0.
         size: spatial size of the result; None = the input's.
-        centre: where the crop's centre lies in the input, in voxels (0 = centre of the first voxel); the crop starts at the
-            nearest whole voxel, of two equally near ones at the first. None = the input's centre.
-        spacing: voxel size per axis, in any unit; with it a rotation of anisotropic voxels is rigid. None = cubes.
+        centre: where the crop's centre lies in the input, in voxels (0 = centre of the first
+            voxel); the crop starts at the nearest whole voxel, of two equally near ones at the
+            first. None = the input's centre.
+        spacing: voxel size per axis, in any unit; with it a rotation of anisotropic voxels is
+            rigid. None = cubes.
 
     Returns:
-        (C, *size) of the image's dtype, and the labels (K, *size) of their own dtypes. The inputs are left as they are.
+        (C, *size) of the image's dtype, and the labels (K, *size) of their own dtypes. The inputs
+        are left as they are.
 
     Raises:
         SpecError: shapes, size, centre, spacing or the draw do not fit the image.
@@ -177,8 +190,11 @@ def apply(
     return _change_intensity(image, draw, rng), moved
 
 
-def _affine(draw: Draw, shape: Sequence[int], size: Sequence[int], start: Sequence[int], spacing: Sequence[float] | None) -> Tensor:
-    """``theta`` of ``affine_grid``: from places in the crop to places in the input, both in [-1, 1] with x first."""
+def _affine(
+    draw: Draw, shape: Sequence[int], size: Sequence[int], start: Sequence[int], spacing: Sequence[float] | None
+) -> Tensor:
+    """``theta`` of ``affine_grid``: from places in the crop to places in the input, both in [-1, 1]
+    with x first."""
     dims = len(shape)
     voxel = torch.tensor(spacing or [1.0] * dims, dtype=torch.float64)
     turn = torch.eye(dims, dtype=torch.float64)
@@ -187,7 +203,8 @@ def _affine(draw: Draw, shape: Sequence[int], size: Sequence[int], start: Sequen
         plane = torch.eye(dims, dtype=torch.float64)
         plane[first, first] = plane[second, second] = cosine
         plane[first, second], plane[second, first] = sine, -sine
-        turn = turn @ plane  # output to input: the first rotation of the image is the last one of the places
+        # output to input: the first rotation of the image is the last one of the places
+        turn = turn @ plane
     signs = torch.tensor([-1.0 if flipped else 1.0 for flipped in draw.flips] or [1.0] * dims, dtype=torch.float64)
     # mm of the crop -> mm of the input, mirrored first because mirroring comes last for the image
     matrix = turn / voxel[:, None] * (voxel * signs)[None, :] * math.exp(-draw.log_scale)
@@ -197,7 +214,9 @@ def _affine(draw: Draw, shape: Sequence[int], size: Sequence[int], start: Sequen
     return torch.cat([linear.flip(0, 1), shift.flip(0)[:, None]], dim=1)
 
 
-def _resample(image: Tensor, labels: Mapping[str, Tensor], theta: Tensor, size: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+def _resample(
+    image: Tensor, labels: Mapping[str, Tensor], theta: Tensor, size: tuple[int, ...]
+) -> tuple[Tensor, dict[str, Tensor]]:
     grid = F.affine_grid(theta[None].to(image), [1, 1, *size], align_corners=False)
     flat, outside = _nearest_voxels(grid[0], image.shape[1:])
     moved = {}
@@ -211,7 +230,8 @@ def _resample(image: Tensor, labels: Mapping[str, Tensor], theta: Tensor, size: 
 
 
 def _nearest_voxels(grid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The flat index of the voxel nearest to each place of the grid, (prod(size),), and where that lies outside, (*size) bool."""
+    """The flat index of the voxel nearest to each place of the grid, (prod(size),), and where that
+    lies outside, (*size) bool."""
     flat = torch.zeros(grid.shape[:-1], dtype=torch.int64, device=grid.device)
     outside = torch.zeros(grid.shape[:-1], dtype=torch.bool, device=grid.device)
     for axis, count in enumerate(shape):
@@ -280,14 +300,21 @@ def _see_coarsely(image: Tensor, zoom: float) -> Tensor:
 def _check(image: Tensor, labels: Mapping[str, Tensor], draw: Draw, **axes: Sequence[float] | None) -> None:
     dims = image.ndim - 1
     if dims not in _PLANES or not image.is_floating_point():
-        raise SpecError(f"image is {image.dtype} of shape {tuple(image.shape)}, expected (C, H, W) or (C, D, H, W) floating point")
+        raise SpecError(
+            f"image is {image.dtype} of shape {tuple(image.shape)}, expected (C, H, W) or (C, D, H, W) floating point"
+        )
     for name, label in labels.items():
         if label.ndim != image.ndim or label.shape[1:] != image.shape[1:]:
-            raise SpecError(f"label '{name}' has shape {tuple(label.shape)}, but image {tuple(image.shape)}; spatial sizes must agree")
+            raise SpecError(
+                f"label '{name}' has shape {tuple(label.shape)}, but image {tuple(image.shape)}; spatial sizes must "
+                "agree"
+            )
     axes |= {"angles": draw.angles or None, "flips": draw.flips or None}
     for name, values in axes.items():
         count = len(_PLANES[dims]) if name == "angles" else dims
         if values is not None and len(values) != count:
-            raise SpecError(f"{name} is {tuple(values)}, expected {count} of them for an image of {dims} spatial dimensions")
+            raise SpecError(
+                f"{name} is {tuple(values)}, expected {count} of them for an image of {dims} spatial dimensions"
+            )
         if values is not None and name in ("size", "spacing") and min(values) <= 0:
             raise SpecError(f"{name} is {tuple(values)}, expected positive numbers")

@@ -1,4 +1,5 @@
-"""Fourier domain adaptation: the style of one image (low-frequency amplitude) on the content of another (phase)."""
+"""Fourier domain adaptation: the style of one image (low-frequency amplitude) on the content of
+another (phase)."""
 
 from __future__ import annotations
 
@@ -15,34 +16,43 @@ from allograft.errors import SpecError
 
 Window = Literal["circle", "square"]
 SMALL_BLOCK = 0.07
-"""Columns, as a fraction of the width, up to which a block of frequencies is summed along the height without a Fourier transform."""
+"""Columns, as a fraction of the width, up to which a block of frequencies is summed along the
+height without a Fourier transform."""
 
 
-def swap_amplitude(target: Tensor, style: Tensor, beta: float, *, window: Window = "circle", rescale: bool = False) -> Tensor:
+def swap_amplitude(
+    target: Tensor, style: Tensor, beta: float, *, window: Window = "circle", rescale: bool = False
+) -> Tensor:
     """Replace the low-frequency amplitude of ``target`` by that of ``style``; the phase stays.
 
-    ``F^-1(M * |F(style)| + (1 - M) * |F(target)|, phase of F(target))`` of Zakazov et al. 2022, "Feather-Light Fourier Domain
-    Adaptation in Magnetic Resonance Imaging", section 3, where M selects the low frequencies. A frequency at which the target
-    has no amplitude has phase 0. Image planes are independent: every channel is swapped with its own counterpart.
+    ``F^-1(M * |F(style)| + (1 - M) * |F(target)|, phase of F(target))`` of Zakazov et al. 2022,
+    "Feather-Light Fourier Domain Adaptation in Magnetic Resonance Imaging", section 3, where M
+    selects the low frequencies. A frequency at which the target has no amplitude has phase 0. Image
+    planes are independent: every channel is swapped with its own counterpart.
 
-    Where we differ: the paper does not say what becomes of the complex result. We return its real part (the imaginary one is 0
-    up to rounding); the released code returns ``abs(.) / max``, which folds negative values and drops the intensity scale:
-    ``rescale=True``.
+    Where we differ: the paper does not say what becomes of the complex result. We return its real
+    part (the imaginary one is 0 up to rounding); the released code returns ``abs(.) / max``, which
+    folds negative values and drops the intensity scale: ``rescale=True``.
 
     Args:
-        target: (..., H, W) float, the image whose content is kept. float16 is computed in float32 and returned as float16.
-        style: (..., H, W) float, leading dimensions broadcast against the target's; (7, 1, H, W) donors give 7 versions.
+        target: (..., H, W) float, the image whose content is kept. float16 is computed in float32
+            and returned as float16.
+        style: (..., H, W) float, leading dimensions broadcast against the target's; (7, 1, H, W)
+            donors give 7 versions.
         beta: size of the window as a fraction of the short side, 0 to 0.5.
-        window: "circle": frequencies whose distance to (H//2, W//2) in the shifted spectrum is strictly less than
-            ``beta * min(H, W)``, so that 0 selects nothing and returns the target bit by bit. "square": half-width
-            ``floor(beta * min(H, W))``, inclusive, as in the original method of Yang and Soatto 2020; 0 still swaps the mean.
-        rescale: take the absolute value and divide each (H, W) plane by its maximum; a plane of zeros stays so.
+        window: "circle": frequencies whose distance to (H//2, W//2) in the shifted spectrum is
+            strictly less than ``beta * min(H, W)``, so that 0 selects nothing and returns the
+            target bit by bit. "square": half-width ``floor(beta * min(H, W))``, inclusive, as in
+            the original method of Yang and Soatto 2020; 0 still swaps the mean.
+        rescale: take the absolute value and divide each (H, W) plane by its maximum; a plane of
+            zeros stays so.
 
     Returns:
         (..., H, W) of the target's dtype, a new tensor.
 
     Raises:
-        SpecError: heights or widths differ, a tensor is not real floating point, beta is outside [0, 0.5], or the window is unknown.
+        SpecError: heights or widths differ, a tensor is not real floating point, beta is outside
+            [0, 0.5], or the window is unknown.
 
     Example:
         >>> target, style = torch.rand(2, 1, 8, 8), 3.0 * torch.ones(8, 8)
@@ -61,15 +71,17 @@ def swap_amplitude(target: Tensor, style: Tensor, beta: float, *, window: Window
 
 
 def low_amplitude(style: Tensor, beta: float) -> Tensor:
-    """The low-frequency amplitudes of ``style``, all that ``swap_amplitude`` with a circle ever reads of it.
+    """The low-frequency amplitudes of ``style``, all that ``swap_amplitude`` with a circle ever
+    reads of it.
 
     Args:
         style: (..., H, W) float.
         beta: radius of the disc as a fraction of the short side, 0 to 0.5.
 
     Returns:
-        (..., 2 r + 1, r + 1) float with r the largest whole frequency inside the disc: rows are the frequencies -r to r, columns 0 to r;
-        corners outside the disc are 0. (..., 1, 0) when the disc is empty.
+        (..., 2 r + 1, r + 1) float with r the largest whole frequency inside the disc: rows are the
+        frequencies -r to r, columns 0 to r; corners outside the disc are 0. (..., 1, 0) when the
+        disc is empty.
 
     Example:
         >>> low_amplitude(torch.ones(1, 8, 8), 0.2)[0].round()
@@ -86,7 +98,8 @@ def low_amplitude(style: Tensor, beta: float) -> Tensor:
 
 
 def cut_low_amplitude(amplitude: Tensor, size: tuple[int, int], beta: float) -> Tensor:
-    """``low_amplitude`` of the same images for a smaller disc: (..., 2 R + 1, R + 1) -> (..., 2 r + 1, r + 1).
+    """``low_amplitude`` of the same images for a smaller disc: (..., 2 R + 1, R + 1) -> (..., 2 r +
+    1, r + 1).
 
     Args:
         amplitude: of a disc at least as large.
@@ -100,20 +113,24 @@ def cut_low_amplitude(amplitude: Tensor, size: tuple[int, int], beta: float) -> 
     margin = (amplitude.shape[-2] - len(rows)) // 2
     if margin < 0 or columns > amplitude.shape[-1]:
         raise SpecError(
-            f"beta {beta} needs {len(rows)} x {columns} frequencies, {tuple(amplitude.shape[-2:])} were kept; keep a larger disc"
+            f"beta {beta} needs {len(rows)} x {columns} frequencies, {tuple(amplitude.shape[-2:])} were kept; keep a "
+            "larger disc"
         )
     return amplitude[..., margin : margin + len(rows), :columns] * _disc(*size, beta).to(amplitude.device)
 
 
 def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor:
-    """``swap_amplitude(target, style, beta)`` with ``amplitude = low_amplitude(style, beta)`` in place of the style.
+    """``swap_amplitude(target, style, beta)`` with ``amplitude = low_amplitude(style, beta)`` in
+    place of the style.
 
-    Only a low block of the spectrum differs, so the image of that difference is added to the target: one transform forward, and for
-    each donor two small products, or a transform of that block alone, instead of a whole one back.
+    Only a low block of the spectrum differs, so the image of that difference is added to the
+    target: one transform forward, and for each donor two small products, or a transform of that
+    block alone, instead of a whole one back.
 
     Args:
         target: (..., H, W) float.
-        amplitude: (..., 2 r + 1, r + 1), leading dimensions broadcast against the target's: seven donors in one call.
+        amplitude: (..., 2 r + 1, r + 1), leading dimensions broadcast against the target's: seven
+            donors in one call.
         beta: radius of the disc as a fraction of the short side, 0 to 0.5.
 
     Returns:
@@ -136,7 +153,8 @@ def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor
 
 
 def swap_kept_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor:
-    """``swap_amplitude(target, style, beta)`` to the bit, for a beta above 0; ``amplitude = low_amplitude(style, beta)`` is of the style.
+    """``swap_amplitude(target, style, beta)`` to the bit, for a beta above 0;
+    ``amplitude = low_amplitude(style, beta)`` is of the style.
 
     ``swap_low_amplitude`` is quicker, and differs by rounding. Arguments and errors are the same.
     """
@@ -154,24 +172,28 @@ def _kept_block(target: Tensor, amplitude: Tensor, beta: float) -> tuple[list[in
     rows, columns = _block(height, width, beta)
     if amplitude.shape[-2:] != (len(rows), columns):
         raise SpecError(
-            f"the target's disc has {len(rows)} x {columns} frequencies, the amplitudes have {tuple(amplitude.shape[-2:])}; "
+            f"the target's disc has {len(rows)} x {columns} frequencies, the amplitudes have "
+            f"{tuple(amplitude.shape[-2:])}; "
             "take them from images of the target's size and with the same beta"
         )
     return rows, columns
 
 
 def _low_block(image: Tensor, rows: int, columns: int) -> Tensor:
-    """The frequencies -r to r by 0 to c - 1 of (..., H, W): (..., 2 r + 1, c). Only the kept columns are transformed along the height."""
+    """The frequencies -r to r by 0 to c - 1 of (..., H, W): (..., 2 r + 1, c). Only the kept
+    columns are transformed along the height."""
     spectrum = torch.fft.fft(torch.fft.rfft(image)[..., :columns], dim=-2)
     r = rows // 2
     return torch.cat([spectrum[..., image.shape[-2] - r :, :], spectrum[..., : r + 1, :]], dim=-2)
 
 
 def _image_of(block: Tensor, height: int, width: int) -> Tensor:
-    """The real image (..., H, W) whose low frequencies are ``block`` (..., 2 r + 1, c), and whose others are 0.
+    """The real image (..., H, W) whose low frequencies are ``block`` (..., 2 r + 1, c), and whose
+    others are 0.
 
-    Along the height by a product with a matrix of waves where the block is small, else by a transform of its own columns; along the width
-    by a product, which costs less than a transform of mostly zeros and needs no room for them.
+    Along the height by a product with a matrix of waves where the block is small, else by a
+    transform of its own columns; along the width by a product, which costs less than a transform of
+    mostly zeros and needs no room for them.
     """
     rows, columns = block.shape[-2:]
     down, across = _waves(height, width, rows, columns)
@@ -181,17 +203,20 @@ def _image_of(block: Tensor, height: int, width: int) -> Tensor:
         spectrum[..., : r + 1, :] = block[..., r:, :]
         spectrum[..., height - r :, :] = block[..., :r, :]
         lines = torch.fft.ifft(spectrum, dim=-2)
-        del spectrum  # three such tensors at once are more than the allocator keeps for the next call
+        # three such tensors at once are more than the allocator keeps for the next call
+        del spectrum
         lines = lines.contiguous()
     else:
         lines = down.to(block) @ block
-    parts = torch.view_as_real(lines).flatten(-2)  # (..., H, 2 c): real and imaginary part of each column in turn
+    # (..., H, 2 c): real and imaginary part of each column in turn
+    parts = torch.view_as_real(lines).flatten(-2)
     return parts @ across.to(parts)
 
 
 @lru_cache(maxsize=16)
 def _waves(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """exp(2 pi i u r / H) / H as (H, 2 r + 1); cosine and negative sine over W of each v in turn as (2 c, W), twice where v is -v too."""
+    """exp(2 pi i u r / H) / H as (H, 2 r + 1); cosine and negative sine over W of each v in turn as
+    (2 c, W), twice where v is -v too."""
     u, v = torch.arange(-(rows // 2), rows // 2 + 1, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
     angle = 2 * math.pi * torch.outer(torch.arange(height, dtype=torch.float64), u) / height
     turn = 2 * math.pi * torch.outer(v, torch.arange(width, dtype=torch.float64)) / width
@@ -214,9 +239,11 @@ def _block(height: int, width: int, beta: float) -> tuple[list[int], int]:
 
 
 def crop_or_pad(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring the last two dimensions to ``size`` about the centre, by cutting or by adding zeros: for donors of another size.
+    """Bring the last two dimensions to ``size`` about the centre, by cutting or by adding zeros:
+    for donors of another size.
 
-    Padding and then cropping back returns the image; a cut of an odd number of pixels takes the extra one from the end.
+    Padding and then cropping back returns the image; a cut of an odd number of pixels takes the
+    extra one from the end.
 
     Args:
         image: (..., H, W).
@@ -252,13 +279,16 @@ def _swap(target: Tensor, style: Tensor, beta: float, window: Window) -> Tensor:
 
 
 def _mixed(target: Tensor, amplitude: Tensor, beta: float, window: Window) -> Tensor:
-    """The target with the low frequencies of an amplitude of the half spectrum, (..., H, W // 2 + 1)."""
+    """The target with the low frequencies of an amplitude of the half spectrum, (..., H, W // 2 +
+    1)."""
     spectrum = torch.fft.rfft2(target.to(torch.promote_types(target.dtype, torch.float32)))
-    # sgn is F / |F| without dividing by a tiny |F|; it is 0 where F is 0, where the formula's phase 0 wants 1.
+    # sgn is F / |F| without dividing by a tiny |F|; it is 0 where F is 0, where the formula's phase
+    # 0 wants 1.
     phase = torch.where(spectrum == 0, torch.ones_like(spectrum), torch.sgn(spectrum))
     height, width = target.shape[-2:]
     low = _low_frequencies(height, width, beta, window).to(target.device)
-    # The window is symmetric about the mean frequency, so the half spectrum says it all and the result is real.
+    # The window is symmetric about the mean frequency, so the half spectrum says it all and the
+    # result is real.
     mixed: Tensor = torch.fft.irfft2(torch.where(low, phase * amplitude, spectrum), s=(height, width))
     return mixed
 
@@ -277,7 +307,9 @@ def _check(target: Tensor, style: Tensor, beta: float, window: str) -> tuple[int
     """The shape of the result, when the arguments are right."""
     for name, image in (("target", target), ("style", style)):
         if not image.is_floating_point() or image.ndim < 2:
-            raise SpecError(f"{name} is {image.dtype} of shape {tuple(image.shape)}, expected (..., H, W) real floating point")
+            raise SpecError(
+                f"{name} is {image.dtype} of shape {tuple(image.shape)}, expected (..., H, W) real floating point"
+            )
     if target.shape[-2:] != style.shape[-2:]:
         shapes = f"target has (H, W) {tuple(target.shape[-2:])}, style {tuple(style.shape[-2:])}"
         raise SpecError(f"{shapes}; bring the style to the target's size with crop_or_pad")
@@ -288,5 +320,7 @@ def _check(target: Tensor, style: Tensor, beta: float, window: str) -> tuple[int
     try:
         return np.broadcast_shapes(target.shape, style.shape)
     except ValueError as error:
-        message = f"style of shape {tuple(style.shape)} does not broadcast against target of shape {tuple(target.shape)}"
+        message = (
+            f"style of shape {tuple(style.shape)} does not broadcast against target of shape {tuple(target.shape)}"
+        )
         raise SpecError(f"{message}; expected equal leading dimensions, or 1") from error

@@ -15,12 +15,14 @@ from allograft.transforms.augmentation import Draw, apply, draw
 
 @dataclass(frozen=True)
 class Sample:
-    """A random crop of ``patch`` (the whole image when None), augmented; a case smaller than the patch is padded.
+    """A random crop of ``patch`` (the whole image when None), augmented; a case smaller than the
+    patch is padded.
 
     Args:
         strength: none, light or strong.
         patch: size of the crop, one number a spatial axis.
-        intensity: False moves pixels only, by the same draws: no noise, blur, brightness, contrast, gamma or zoom.
+        intensity: False moves pixels only, by the same draws: no noise, blur, brightness, contrast,
+            gamma or zoom.
         centre: of the crop, in voxels; None = drawn.
     """
 
@@ -90,7 +92,8 @@ def tiles(size: Sequence[int], patch: Sequence[int]) -> list[tuple[float, ...]]:
 
 
 def _centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> tuple[float, ...] | None:
-    """Where the crop's centre lies: uniform over the places at which the crop is inside; the middle along an axis it does not fit."""
+    """Where the crop's centre lies: uniform over the places at which the crop is inside; the middle
+    along an axis it does not fit."""
     place = torch.rand(len(size), generator=rng, dtype=torch.float64).tolist()
     if patch is None:
         return None

@@ -1,4 +1,5 @@
-"""Skin tone of a photograph of a lesion: individual typology angle of the lightest border patch, as a Fitzpatrick type."""
+"""Skin tone of a photograph of a lesion: individual typology angle of the lightest border patch, as
+a Fitzpatrick type."""
 
 from __future__ import annotations
 
@@ -20,13 +21,14 @@ SIZE, SIDE = 256, 20
 """Pixels a side of the image that the patches lie on, and of a patch."""
 
 PATCHES = ((230, 115), (5, 115), (115, 5), (115, 230), (216, 216), (216, 20), (20, 20), (20, 216))
-"""Upper-left (row, column) of each patch: the middles of the edges (bottom, top, left, right), then the corners (bottom right, bottom
-left, top left, top right)."""
+"""Upper-left (row, column) of each patch: the middles of the edges (bottom, top, left, right), then
+the corners (bottom right, bottom left, top left, top right)."""
 
 THRESHOLDS = {"default": (55.0, 41.0, 28.0, 19.0, 10.0), "kinyanjui": (55.0, 41.0, 28.0, 19.0, 10.0)}
-"""Degrees between the types 1|2 to 5|6. "default": eq. 2 of the paper. "kinyanjui": those of Kinyanjui et al. (2019, table 1), whose eight
-categories part at 55, 48, 41, 34.5, 28, 19 and 10. Joining their two light and their two intermediate ones leaves eq. 2, so both names mean
-the same, as in the code of Groh et al. (2021) and of the paper, which calls them Kinyanjui's."""
+"""Degrees between the types 1|2 to 5|6. "default": eq. 2 of the paper. "kinyanjui": those of
+Kinyanjui et al. (2019, table 1), whose eight categories part at 55, 48, 41, 34.5, 28, 19 and 10.
+Joining their two light and their two intermediate ones leaves eq. 2, so both names mean the same,
+as in the code of Groh et al. (2021) and of the paper, which calls them Kinyanjui's."""
 
 GREY = 0.01
 """Below this b counts as 0: the conversion gives a grey pixel up to 0.005."""
@@ -37,7 +39,8 @@ class SkinTone:
     """What an image says about the skin.
 
     Args:
-        angle: individual typology angle in degrees, -90 to 90; larger is lighter. nan where no pixel was looked at.
+        angle: individual typology angle in degrees, -90 to 90; larger is lighter. nan where no
+            pixel was looked at.
         type: Fitzpatrick type 1 (lightest) to 6, or None = unknown.
         patch: index into ``PATCHES``; None when all skin pixels were used.
         note: why the type is unknown; "" otherwise.
@@ -50,10 +53,12 @@ class SkinTone:
 
 
 def typology_angle(lightness: Any, b: Any) -> Any:
-    """Individual typology angle ``ITA = arctan((L - 50) / b) * 180 / pi`` (Bevan and Atapour-Abarghouei 2022, eq. 1).
+    """Individual typology angle ``ITA = arctan((L - 50) / b) * 180 / pi`` (Bevan and
+    Atapour-Abarghouei 2022, eq. 1).
 
-    The plain arctangent, as the paper and its code have it: a bluish colour (b < 0) has its sign turned, and b = 0 gives +-90, whatever
-    the colour is. ``estimate_skin_tone`` calls such patches unknown.
+    The plain arctangent, as the paper and its code have it: a bluish colour (b < 0) has its sign
+    turned, and b = 0 gives +-90, whatever the colour is. ``estimate_skin_tone`` calls such patches
+    unknown.
 
     Args:
         lightness: L of CIELAB, 0 to 100; a number, array or tensor of any shape.
@@ -69,7 +74,9 @@ def typology_angle(lightness: Any, b: Any) -> Any:
     if isinstance(lightness, Tensor) or isinstance(b, Tensor):
         above, below = torch.broadcast_tensors(torch.as_tensor(lightness) - 50, torch.as_tensor(b))
         below = below.to(torch.promote_types(below.dtype, torch.float32))
-        ratio = torch.where(above == 0, torch.zeros_like(below), above / torch.where(below == 0, below.abs(), below))  # -0 is 0
+        ratio = torch.where(
+            above == 0, torch.zeros_like(below), above / torch.where(below == 0, below.abs(), below)
+        )  # -0 is 0
         return torch.rad2deg(torch.atan(ratio))
     rise, run = np.asarray(lightness, dtype=np.float64) - 50, np.asarray(b, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -78,7 +85,8 @@ def typology_angle(lightness: Any, b: Any) -> Any:
 
 
 def fitzpatrick_type(angle: Any, thresholds: Sequence[float] = THRESHOLDS["default"]) -> Any:
-    """Fitzpatrick type 1 to 6 of an angle in degrees (eq. 2): 1 above 55, 2 above 41, 3 above 28, 4 above 19, 5 above 10, else 6.
+    """Fitzpatrick type 1 to 6 of an angle in degrees (eq. 2): 1 above 55, 2 above 41, 3 above 28, 4
+    above 19, 5 above 10, else 6.
 
     Args:
         angle: a number, array or tensor.
@@ -103,10 +111,12 @@ def fitzpatrick_type(angle: Any, thresholds: Sequence[float] = THRESHOLDS["defau
 
 
 def remove_hair(rgb: Any, *, size: int = 17, threshold: int = 10, radius: float = 1) -> Any:
-    """Paint over dark hairs: black-hat of the grey image above a threshold, in-painted by Telea's method.
+    """Paint over dark hairs: black-hat of the grey image above a threshold, in-painted by Telea's
+    method.
 
-    The paper names black-hat morphology only; the structuring element (a cross of 17 pixels), the threshold (more than 10 of 255) and
-    the in-painting radius (1 pixel) are those of its released code.
+    The paper names black-hat morphology only; the structuring element (a cross of 17 pixels), the
+    threshold (more than 10 of 255) and the in-painting radius (1 pixel) are those of its released
+    code.
 
     Args:
         rgb: (H, W, 3) uint8, an array or a tensor.
@@ -129,27 +139,35 @@ def remove_hair(rgb: Any, *, size: int = 17, threshold: int = 10, radius: float 
     import cv2
 
     image = _array(rgb)
-    painted = np.asarray(cv2.inpaint(image, _hair(image, size, threshold).astype(np.uint8) * 255, radius, cv2.INPAINT_TELEA))
+    painted = np.asarray(
+        cv2.inpaint(image, _hair(image, size, threshold).astype(np.uint8) * 255, radius, cv2.INPAINT_TELEA)
+    )
     return torch.from_numpy(painted) if isinstance(rgb, Tensor) else painted
 
 
-def estimate_skin_tone(rgb: Any, *, strict: bool = True, thresholds: str | Sequence[float] = "default", skin: Skin = "patches") -> SkinTone:
-    """Estimate the skin tone of a photograph of a lesion (Bevan and Atapour-Abarghouei 2022, section 4.2).
+def estimate_skin_tone(
+    rgb: Any, *, strict: bool = True, thresholds: str | Sequence[float] = "default", skin: Skin = "patches"
+) -> SkinTone:
+    """Estimate the skin tone of a photograph of a lesion (Bevan and Atapour-Abarghouei 2022,
+    section 4.2).
 
-    Hair is painted over, each of eight patches of 20 x 20 pixels at the border of the 256 x 256 image has the angle of its mean L and
-    mean b, and the lightest patch (largest angle) is taken for healthy skin: lesions, hair and shadow are darker.
+    Hair is painted over, each of eight patches of 20 x 20 pixels at the border of the 256 x 256
+    image has the angle of its mean L and mean b, and the lightest patch (largest angle) is taken
+    for healthy skin: lesions, hair and shadow are darker.
 
-    Where we differ: an image of another size is brought to 256 x 256 first (the released code calls it class -1), and ``strict`` answers
-    unknown where the lightest patch has b <= 0 (grey or bluish: no skin), where fewer than half of its pixels are valid (not painted
-    over, not black, not burnt out), and where the image is smaller than a patch. The angle is the same either way.
+    Where we differ: an image of another size is brought to 256 x 256 first (the released code calls
+    it class -1), and ``strict`` answers unknown where the lightest patch has b <= 0 (grey or
+    bluish: no skin), where fewer than half of its pixels are valid (not painted over, not black,
+    not burnt out), and where the image is smaller than a patch. The angle is the same either way.
 
     Args:
         rgb: (H, W, 3) uint8, an array or a tensor.
         strict: False always gives a type, as the released code does.
         thresholds: "default", "kinyanjui" (see ``THRESHOLDS``), or five angles in degrees.
-        skin: "patches"; "ycbcr" takes the mean over all pixels of skin colour, 77 <= Cb <= 127 and 133 <= Cr <= 173 (Chai and Ngan
-            1999), and is unknown where they are fewer than half a patch. The mask that the paper compares with, by Groh et al. (2021), is
-            stricter: limits on RGB, Y > 80, Cb > 85, Cr > 135 and five lines in the plane of Cb and Cr.
+        skin: "patches"; "ycbcr" takes the mean over all pixels of skin colour, 77 <= Cb <= 127 and
+            133 <= Cr <= 173 (Chai and Ngan 1999), and is unknown where they are fewer than half a
+            patch. The mask that the paper compares with, by Groh et al. (2021), is stricter: limits
+            on RGB, Y > 80, Cb > 85, Cr > 135 and five lines in the plane of Cb and Cr.
 
     Raises:
         SpecError: not (H, W, 3) uint8 (a grey image, say), or an unknown argument.
@@ -181,10 +199,12 @@ def estimate_skin_tone(rgb: Any, *, strict: bool = True, thresholds: str | Seque
 
 
 def calibrate_thresholds(angles: Sequence[float], types: Sequence[int]) -> tuple[float, ...]:
-    """The five thresholds whose types differ least from human ones, by the sum of absolute differences.
+    """The five thresholds whose types differ least from human ones, by the sum of absolute
+    differences.
 
-    Exact, by dynamic programming over the angles in order; a threshold lies midway between the angles that it parts, and falls on its
-    neighbour where no image has the type between. As Groh et al. found, such thresholds suit their own data set only.
+    Exact, by dynamic programming over the angles in order; a threshold lies midway between the
+    angles that it parts, and falls on its neighbour where no image has the type between. As Groh et
+    al. found, such thresholds suit their own data set only.
 
     Args:
         angles: N angles in degrees.
@@ -198,7 +218,9 @@ def calibrate_thresholds(angles: Sequence[float], types: Sequence[int]) -> tuple
         (40.0, 5.0, 5.0, 5.0, 5.0)
     """
     if not len(angles) or len(angles) != len(types) or not set(types) <= set(range(1, 7)):
-        raise SpecError(f"{len(angles)} angles and {len(types)} types; expected as many of both, at least one, types 1 to 6")
+        raise SpecError(
+            f"{len(angles)} angles and {len(types)} types; expected as many of both, at least one, types 1 to 6"
+        )
     levels = np.unique(np.asarray(angles, dtype=np.float64))[::-1]  # equal angles cannot be parted
     cost = np.zeros((len(levels), 6))
     for angle, human in zip(angles, types, strict=True):
@@ -218,7 +240,10 @@ def calibrate_thresholds(angles: Sequence[float], types: Sequence[int]) -> tuple
 def _array(rgb: Any) -> NDArray[np.uint8]:
     image = rgb.cpu().numpy() if isinstance(rgb, Tensor) else np.asarray(rgb)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise SpecError(f"image is {image.dtype} of shape {image.shape}; expected colours, (H, W, 3) uint8; a grey image has no skin tone")
+        raise SpecError(
+            f"image is {image.dtype} of shape {image.shape}; expected colours, (H, W, 3) uint8; a grey image has no "
+            "skin tone"
+        )
     return np.ascontiguousarray(image)
 
 
@@ -238,8 +263,11 @@ def _hair(image: NDArray[np.uint8], size: int = 17, threshold: int = 10) -> NDAr
     return np.asarray(cv2.morphologyEx(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.MORPH_BLACKHAT, cross) > threshold)
 
 
-def _of_skin_pixels(clean: NDArray[np.uint8], lab: NDArray[np.float64], valid: NDArray[np.bool_], small: bool) -> tuple[float, str]:
-    """Angle of the mean over the pixels of skin colour (all pixels, where there is none), and what casts doubt on it."""
+def _of_skin_pixels(
+    clean: NDArray[np.uint8], lab: NDArray[np.float64], valid: NDArray[np.bool_], small: bool
+) -> tuple[float, str]:
+    """Angle of the mean over the pixels of skin colour (all pixels, where there is none), and what
+    casts doubt on it."""
     import cv2
 
     colours = cv2.cvtColor(clean, cv2.COLOR_RGB2YCrCb)

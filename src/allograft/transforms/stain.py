@@ -14,20 +14,24 @@ from allograft.errors import SpecError, nearest
 Preset = Literal["light", "strong"]
 
 PRESETS = {"light": 0.05, "strong": 0.2}
-"""Largest absolute factor and bias. From memory of Tellez et al. 2019 and NOT verified; stainlib calls 0.1 light and 1.0 strong."""
+"""Largest absolute factor and bias. From memory of Tellez et al. 2019 and NOT verified; stainlib
+calls 0.1 light and 1.0 strong."""
 
 RGB_FROM_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Optical density of haematoxylin, eosin and DAB in red, green, blue (Ruifrok and Johnston 2001), as scikit-image has them."""
+"""Optical density of haematoxylin, eosin and DAB in red, green, blue (Ruifrok and Johnston 2001),
+as scikit-image has them."""
 
 DARKEST = 1e-6
-"""Transmittance below which a pixel counts as black; a stain of 1 lets this share of the light through where its density is 1."""
+"""Transmittance below which a pixel counts as black; a stain of 1 lets this share of the light
+through where its density is 1."""
 
 
 def hed_from_rgb(image: Tensor) -> Tensor:
-    """Amounts of stain: ``log(max(rgb, 1e-6)) / log(1e-6) @ RGB_FROM_HED^-1``, (..., 3) in [0, 1] -> (..., 3).
+    """Amounts of stain: ``log(max(rgb, 1e-6)) / log(1e-6) @ RGB_FROM_HED^-1``, (..., 3) in [0, 1]
+    -> (..., 3).
 
-    Amounts may be negative, where a colour is no mixture of the three; scikit-image sets them to 0 from version 0.19 on, and its scale
-    was another one up to 0.17.
+    Amounts may be negative, where a colour is no mixture of the three; scikit-image sets them to 0
+    from version 0.19 on, and its scale was another one up to 0.17.
 
     Example:
         >>> hed_from_rgb(torch.ones(3)).abs().tolist()
@@ -38,7 +42,8 @@ def hed_from_rgb(image: Tensor) -> Tensor:
 
 
 def rgb_from_hed(stain: Tensor) -> Tensor:
-    """Back to colours, ``exp(log(1e-6) * stain @ RGB_FROM_HED)`` clipped to [0, 1]: (..., 3) -> (..., 3).
+    """Back to colours, ``exp(log(1e-6) * stain @ RGB_FROM_HED)`` clipped to [0, 1]: (..., 3) ->
+    (..., 3).
 
     Example:
         >>> rgb_from_hed(torch.zeros(3)).tolist()
@@ -49,17 +54,21 @@ def rgb_from_hed(stain: Tensor) -> Tensor:
 
 
 def jitter_hed(image: Tensor, scale: Tensor, bias: Tensor, *, clip_stains: bool = False) -> Tensor:
-    """Change the amount of each stain, ``stain' = stain * (1 + scale) + bias``, and go back to colours clipped to [0, 1].
+    """Change the amount of each stain, ``stain' = stain * (1 + scale) + bias``, and go back to
+    colours clipped to [0, 1].
 
-    Without jitter the image comes back, but for colours below 1e-6. The amounts are those of scikit-image 0.19 and later, so a bias of
-    0.05 is a factor of ``1e-6 ** (0.05 * 0.65) = 0.64`` on red for haematoxylin; a bias found with an older version means another shift.
+    Without jitter the image comes back, but for colours below 1e-6. The amounts are those of
+    scikit-image 0.19 and later, so a bias of 0.05 is a factor of ``1e-6 ** (0.05 * 0.65) = 0.64``
+    on red for haematoxylin; a bias found with an older version means another shift.
 
-    Where we differ: stains below 0 are kept, so that colours which are no mixture of the stains are left alone too.
-    ``clip_stains=True`` sets them to 0 before the jitter, which is ``skimage.color.hed2rgb`` of ``rgb2hed`` with the jitter between.
+    Where we differ: stains below 0 are kept, so that colours which are no mixture of the stains are
+    left alone too. ``clip_stains=True`` sets them to 0 before the jitter, which is
+    ``skimage.color.hed2rgb`` of ``rgb2hed`` with the jitter between.
 
     Args:
         image: (..., 3) RGB in [0, 1]; half precision is computed in float32.
-        scale, bias: (3,) for haematoxylin, eosin, DAB, or any shape that broadcasts, (B, 1, 1, 3) for one draw an image.
+        scale, bias: (3,) for haematoxylin, eosin, DAB, or any shape that broadcasts, (B, 1, 1, 3)
+            for one draw an image.
 
     Returns:
         (..., 3) of the image's dtype, a new tensor.
@@ -74,7 +83,10 @@ def jitter_hed(image: Tensor, scale: Tensor, bias: Tensor, *, clip_stains: bool 
         True
     """
     if not image.is_floating_point() or image.ndim == 0 or image.shape[-1] != 3:
-        raise SpecError(f"image is {image.dtype} of shape {tuple(image.shape)}; expected RGB floats in [0, 1], channels last: (..., 3)")
+        raise SpecError(
+            f"image is {image.dtype} of shape {tuple(image.shape)}; expected RGB floats in [0, 1], channels last: "
+            "(..., 3)"
+        )
     precise = image.to(torch.promote_types(image.dtype, torch.float32))
     stain = hed_from_rgb(precise)
     if clip_stains:
@@ -87,7 +99,8 @@ class StainJitter:
     """A factor and a bias for each image and stain, both uniform in [-strength, strength].
 
     Args:
-        preset: "light" 0.05, "strong" 0.2; see ``PRESETS`` for how little these numbers are verified.
+        preset: "light" 0.05, "strong" 0.2; see ``PRESETS`` for how little these numbers are
+            verified.
 
     Example:
         >>> jitter = StainJitter("strong")
@@ -108,7 +121,8 @@ class StainJitter:
         return scale, bias
 
     def apply(self, image: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        """Jitter a batch at once: (B, 3, H, W) in [0, 1], draws (B, 3) -> (B, 3, H, W), a new tensor."""
+        """Jitter a batch at once: (B, 3, H, W) in [0, 1], draws (B, 3) -> (B, 3, H, W), a new
+        tensor."""
         if image.ndim != 4 or image.shape[1] != 3 or not len(image) == len(scale) == len(bias):
             found = f"image {tuple(image.shape)}, draws {tuple(scale.shape)} and {tuple(bias.shape)}"
             raise SpecError(f"{found}; expected (B, 3, H, W) and one draw (B, 3) an image")

@@ -1,4 +1,5 @@
-"""Which two stains an image was coloured with, and the same tissue in the stains of another: Macenko and Vahadane normalisation."""
+"""Which two stains an image was coloured with, and the same tissue in the stains of another:
+Macenko and Vahadane normalisation."""
 
 from __future__ import annotations
 
@@ -18,12 +19,15 @@ FAINTEST = 1 / 255
 """Transmittance below which a channel counts as black."""
 
 TISSUE = 0.15
-"""Optical density (base 10, as Macenko et al. give it) that a pixel must exceed to count as stained: the length of its three densities.
+"""Optical density (base 10, as Macenko et al. give it) that a pixel must exceed to count as
+stained: the length of its three densities.
 
-Common code asks it of each channel, which drops eosin that lets red pass, and then finds two kinds of haematoxylin."""
+Common code asks it of each channel, which drops eosin that lets red pass, and then finds two kinds
+of haematoxylin."""
 
 ROBUST = 1.0
-"""Percentile of the angles on either side at which Macenko et al. take the stains; 100 minus it is the largest amount of a stain."""
+"""Percentile of the angles on either side at which Macenko et al. take the stains; 100 minus it is
+the largest amount of a stain."""
 
 SPARSITY = 0.1
 """Weight of the amounts' 1-norm in Vahadane et al. (lambda), for optical densities in base e."""
@@ -46,10 +50,12 @@ def stained(density: Tensor) -> Tensor:
 
 
 def macenko_stains(density: Tensor) -> Tensor:
-    """The extreme directions in the plane through the origin that fits best (Macenko et al. 2009, section 2).
+    """The extreme directions in the plane through the origin that fits best (Macenko et al. 2009,
+    section 2).
 
-    Stained pixels are projected onto the plane of their two largest singular vectors; the 1st and 99th percentile of their angles there
-    are the stains. Where we differ from common code: that subtracts the mean first, and its plane need not hold the pixels.
+    Stained pixels are projected onto the plane of their two largest singular vectors; the 1st and
+    99th percentile of their angles there are the stains. Where we differ from common code: that
+    subtracts the mean first, and its plane need not hold the pixels.
 
     Args:
         density: (N, 3) of stained pixels.
@@ -59,7 +65,9 @@ def macenko_stains(density: Tensor) -> Tensor:
     """
     _, vectors = torch.linalg.eigh(density.T @ density)
     plane = vectors[:, 1:].flip(1)  # (3, 2): the largest first
-    plane = plane * torch.where(plane.sum(0) < 0, -1.0, 1.0)  # an eigenvector has no sign; densities lie where it is positive
+    plane = plane * torch.where(
+        plane.sum(0) < 0, -1.0, 1.0
+    )  # an eigenvector has no sign; densities lie where it is positive
     projected = density @ plane
     angles = torch.atan2(projected[:, 1], projected[:, 0])
     ends = torch.from_numpy(np.percentile(angles.numpy(), (ROBUST, 100 - ROBUST)))
@@ -67,10 +75,12 @@ def macenko_stains(density: Tensor) -> Tensor:
 
 
 def vahadane_stains(density: Tensor) -> Tensor:
-    """Two non-negative atoms of which every pixel is a sparse non-negative mixture (Vahadane et al. 2016, eq. 4).
+    """Two non-negative atoms of which every pixel is a sparse non-negative mixture (Vahadane et al.
+    2016, eq. 4).
 
-    Minimises ``1/2 ||V - W H||^2 + lambda ||H||_1`` with W, H >= 0 and columns of W of length 1, by scikit-learn's dictionary
-    learning in mini-batches, from the usual haematoxylin and eosin, so that the same pixels give the same stains.
+    Minimises ``1/2 ||V - W H||^2 + lambda ||H||_1`` with W, H >= 0 and columns of W of length 1, by
+    scikit-learn's dictionary learning in mini-batches, from the usual haematoxylin and eosin, so
+    that the same pixels give the same stains.
 
     Args:
         density: (N, 3) of stained pixels.
@@ -96,13 +106,15 @@ def vahadane_stains(density: Tensor) -> Tensor:
     )
     few = density[:: max(1, -(-len(density) // PIXELS))]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of the codes of single mini-batches, by 1e-7
+        # of the codes of single mini-batches, by 1e-7
+        warnings.simplefilter("ignore", ConvergenceWarning)
         atoms = learner.fit(few.numpy()).components_
     return _ordered(torch.from_numpy(atoms).to(density))
 
 
 def stain_amounts(density: Tensor, stains: Tensor, sparsity: float = 0.0) -> Tensor:
-    """Non-negative amounts h that minimise ``1/2 |v - h S|^2 + sparsity (h1 + h2)`` for each pixel, in closed form for two stains.
+    """Non-negative amounts h that minimise ``1/2 |v - h S|^2 + sparsity (h1 + h2)`` for each pixel,
+    in closed form for two stains.
 
     Args:
         density: (N, 3).
@@ -114,7 +126,9 @@ def stain_amounts(density: Tensor, stains: Tensor, sparsity: float = 0.0) -> Ten
     toward = density @ stains.T - sparsity  # (N, 2); what either stain alone would take
     both = torch.linalg.solve(stains @ stains.T, toward.T).T
     alone = toward.clamp_min(0)
-    one = alone * (alone == alone.max(1, keepdim=True).values)  # rows of length 1: the larger inner product leaves the smaller rest
+    one = alone * (
+        alone == alone.max(1, keepdim=True).values
+    )  # rows of length 1: the larger inner product leaves the smaller rest
     return torch.where((both >= 0).all(1, keepdim=True), both, one)
 
 
@@ -123,7 +137,8 @@ class Stains:
     """An image's stains.
 
     Args:
-        vectors: (2, 3) optical density (base e) of one unit of haematoxylin and of eosin, rows of length 1.
+        vectors: (2, 3) optical density (base e) of one unit of haematoxylin and of eosin, rows of
+            length 1.
         most: (2,) the 99th percentile of either amount.
     """
 
@@ -132,7 +147,8 @@ class Stains:
 
 
 def find_stains(image: Tensor, method: Separation) -> Stains | None:
-    """The stains of (3, H, W) in [0, 1]; None where fewer than 1 % of the pixels, or fewer than 16, are stained, or stains do not differ.
+    """The stains of (3, H, W) in [0, 1]; None where fewer than 1 % of the pixels, or fewer than 16,
+    are stained, or stains do not differ.
 
     Raises:
         SpecError: an unknown method.
@@ -153,8 +169,9 @@ def find_stains(image: Tensor, method: Separation) -> Stains | None:
 def restain(image: Tensor, own: Stains | None, reference: Stains, method: Separation) -> Tensor:
     """The same tissue in the stains of a reference: (3, H, W) in [0, 1] -> the same shape and type.
 
-    ``exp(-(h * most_reference / most_own) @ S_reference)``, clipped to [0, 1] (Vahadane et al. 2016, eq. 7 and 8; so does Macenko's code).
-    An image without stains of its own (None) comes back unchanged.
+    ``exp(-(h * most_reference / most_own) @ S_reference)``, clipped to [0, 1] (Vahadane et al.
+    2016, eq. 7 and 8; so does Macenko's code). An image without stains of its own (None) comes back
+    unchanged.
     """
     if own is None:
         return image
@@ -167,7 +184,8 @@ def _amounts(density: Tensor, vectors: Tensor, method: Separation) -> Tensor:
 
 
 def _ordered(vectors: Tensor) -> Tensor:
-    """Rows of length 1 without negative densities, the one that absorbs the larger share of red first."""
+    """Rows of length 1 without negative densities, the one that absorbs the larger share of red
+    first."""
     vectors = vectors.clamp_min(0)
     vectors = vectors / vectors.norm(dim=1, keepdim=True)
     return vectors.flip(0) if vectors[1, 0] > vectors[0, 0] else vectors

@@ -63,7 +63,9 @@ def test_other_axes_score_as_the_same_place(scans: Path) -> None:
 def test_a_mask_one_voxel_away_in_the_file_scores_less(scans: Path) -> None:
     volume(scans / "p" / "c1.nii.gz", np.roll(MASK, 1, 0))
     # 36 voxels each, 24 shared
-    assert evaluate(scans / "p", scans / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == pytest.approx(48 / 72)
+    assert evaluate(scans / "p", scans / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == pytest.approx(
+        48 / 72
+    )
 
 
 @pytest.mark.parametrize("what", ["far", "size", "shape", "bare"])
@@ -76,7 +78,12 @@ def test_other_places_are_refused(scans: Path, what: str) -> None:
         np.save(scans / "p" / "c1.npy", MASK)
     else:
         volume(path, MASK[:, :, :8] if what == "shape" else MASK, {"far": far, "size": np.eye(4)}.get(what, AFFINE))
-    words = {"far": r"866\.0 mm", "size": "1 x 1 x 1 mm, expected 1 x 1 x 3 mm", "shape": "shape", "bare": "no voxel size and place"}
+    words = {
+        "far": r"866\.0 mm",
+        "size": "1 x 1 x 1 mm, expected 1 x 1 x 3 mm",
+        "shape": "shape",
+        "bare": "no voxel size and place",
+    }
     with pytest.raises(ImageError, match=words[what]):
         evaluate(scans / "p", scans / "data" / "manifest.csv", task=TASK)
 
@@ -86,7 +93,8 @@ def test_predictions_are_found_by_their_path(pictures: Path) -> None:
         drawn(pictures / "p" / site / "1.png", shift)
     drawn(pictures / "p" / "a" / "2_mask.png")
     metrics = evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK).metrics
-    assert (metrics["a"]["dice"], metrics["b"]["dice"]) == (1.0, pytest.approx(0.6))  # 15 of 25 shared
+    # 15 of 25 shared
+    assert (metrics["a"]["dice"], metrics["b"]["dice"]) == (1.0, pytest.approx(0.6))
 
 
 def test_a_bare_name_is_enough_where_it_is_one_of_a_kind(pictures: Path) -> None:

@@ -66,7 +66,8 @@ def test_one_slice_of_a_volume_has_a_volume_and_its_own_shape(tmp_path: Path, ax
     volume = np.expand_dims(PLANE, axis)
     turn = np.array([[0.8, -0.6, 0, 1], [0.6, 0.8, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
     nibabel.save(nibabel.Nifti1Image(volume, turn @ np.diag([*sides, 1])), tmp_path / "a.nii.gz")
-    assert predicted(tmp_path / "a.nii.gz", tmp_path / "out") == (12.5, "mm3", volume.shape)  # 10 * 0.5 * 0.5 * 5
+    # 10 * 0.5 * 0.5 * 5
+    assert predicted(tmp_path / "a.nii.gz", tmp_path / "out") == (12.5, "mm3", volume.shape)
 
 
 def test_a_file_of_two_axes_has_an_area(tmp_path: Path) -> None:
@@ -103,7 +104,11 @@ def test_a_photograph_has_pixels(tmp_path: Path) -> None:
 def test_a_volume_is_counted_by_the_determinant(tmp_path: Path) -> None:
     turn = np.array([[0.8, -0.6, 0, 1], [0.6, 0.8, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
     nibabel.save(nibabel.Nifti1Image(np.stack([PLANE] * 3, -1), turn @ np.diag([0.7, 0.7, 3, 1])), tmp_path / "a.nii")
-    assert predicted(tmp_path / "a.nii", tmp_path / "out") == (pytest.approx(44.1), "mm3", (4, 6, 3))  # 30 * 0.7 * 0.7 * 3
+    assert predicted(tmp_path / "a.nii", tmp_path / "out") == (
+        pytest.approx(44.1),
+        "mm3",
+        (4, 6, 3),
+    )  # 30 * 0.7 * 0.7 * 3
 
 
 @pytest.mark.parametrize("units", ["mm", "micron", "meter"])

@@ -61,7 +61,11 @@ def test_agreement_with_people_and_thresholds_fitted_to_them(folder: Path, tmp_p
     out = tmp_path / "tones.csv"
     done = label_skin_tones([folder], out, human=human)
     assert done.within_one == pytest.approx(2 / 3)
-    assert (done.judged, done.named, len(done.tones)) == (3, 4, 5)  # grey has a human type, and no tone to compare it with
+    assert (done.judged, done.named, len(done.tones)) == (
+        3,
+        4,
+        5,
+    )  # grey has a human type, and no tone to compare it with
     fitted = label_skin_tones([folder], out, human=human, thresholds="calibrate")
     assert fitted.within_one == 1
     assert [rows(out)[name]["type"] for name in ("fair", "tan", "dark")] == ["1", "1", "5"]
@@ -103,16 +107,23 @@ def test_human_types_are_read_as_pandas_writes_them(folder: Path, tmp_path: Path
     assert (done.within_one, done.judged, done.named) == (1.0, 1, 1)
 
 
-def test_the_command_says_on_how_many_images_people_agree(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_on_how_many_images_people_agree(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     human = tmp_path / "human.csv"
     human.write_text("image,type\nfair.png,1\ngrey.png,2\n")
     skin_tone([folder], tmp_path / "tones.csv", human=human)
-    assert "within one type of the human labels: 100.0% of 1 of 5 images, 1 of unknown tone left out" in capsys.readouterr().out
+    assert (
+        "within one type of the human labels: 100.0% of 1 of 5 images, 1 of unknown tone left out"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("word", ["9", "0", "-1", "2.5", "inf", "light"])
 def test_a_type_that_is_none_is_refused(word: str, folder: Path, tmp_path: Path) -> None:
     human = tmp_path / "human.csv"
     human.write_text(f"image,type\nfair.png,1\ntan.png,{word}\n")
-    with pytest.raises(ManifestError, match=rf"human.csv: row 3 \(tan.png\): type is '{word}'; expected a Fitzpatrick type from 1 to 6"):
+    with pytest.raises(
+        ManifestError, match=rf"human.csv: row 3 \(tan.png\): type is '{word}'; expected a Fitzpatrick type from 1 to 6"
+    ):
         label_skin_tones([folder], tmp_path / "tones.csv", human=human)

@@ -27,7 +27,9 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray = TURN) -> Path:
 
 def world(array: np.ndarray, affine: np.ndarray) -> dict[tuple[float, ...], int]:
     """Place in mm -> number, voxel by voxel."""
-    return {tuple(np.round(affine[:3, :3] @ at + affine[:3, 3], 3)): int(array[tuple(at)]) for at in np.argwhere(array >= 0)}
+    return {
+        tuple(np.round(affine[:3, :3] @ at + affine[:3, 3], 3)): int(array[tuple(at)]) for at in np.argwhere(array >= 0)
+    }
 
 
 @pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
@@ -58,7 +60,9 @@ def test_another_place_is_refused_with_its_distance(tmp_path: Path, name: str) -
     moved = TURN.copy()
     moved[:3, 3] += step
     with pytest.raises(ImageError, match=words) as caught:
-        aligned(read_mask(save(tmp_path / "m.nii", NUMBERS, moved)), Picture(NUMBERS[None], TURN).grid, "m.nii", "image.nii")
+        aligned(
+            read_mask(save(tmp_path / "m.nii", NUMBERS, moved)), Picture(NUMBERS[None], TURN).grid, "m.nii", "image.nii"
+        )
     assert "m.nii" in str(caught.value)
     assert "image.nii" in str(caught.value)
 
@@ -75,12 +79,19 @@ def test_another_place_is_refused_with_its_distance(tmp_path: Path, name: str) -
 )
 def test_other_grids_are_refused(tmp_path: Path, affine: np.ndarray, array: np.ndarray, words: str) -> None:
     with pytest.raises(ImageError, match=words):
-        aligned(read_mask(save(tmp_path / "m.nii", array, affine)), Picture(NUMBERS[None], TURN).grid, "m.nii", "image.nii")
+        aligned(
+            read_mask(save(tmp_path / "m.nii", array, affine)), Picture(NUMBERS[None], TURN).grid, "m.nii", "image.nii"
+        )
 
 
 def test_the_roundings_of_a_header_pass(tmp_path: Path) -> None:
     rounded = np.round(TURN, 3)
-    assert aligned(read_mask(save(tmp_path / "m.nii", NUMBERS, rounded)), Picture(NUMBERS[None], TURN).grid, "m", "i").spatial == SHAPE
+    assert (
+        aligned(
+            read_mask(save(tmp_path / "m.nii", NUMBERS, rounded)), Picture(NUMBERS[None], TURN).grid, "m", "i"
+        ).spatial
+        == SHAPE
+    )
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -137,7 +148,9 @@ def test_mask_region_and_pair_of_a_study_are_turned_and_checked(tmp_path: Path) 
     flipped, moved = NUMBERS[::-1], TURN.copy()
     moved[:3, 3] += moved[:3, 0] * 3
     moved[:3, 0] *= -1
-    found = cohort(tmp_path, image=(NUMBERS, TURN), mask=(mask[::-1], moved), region=(mask[::-1], moved), paired=(flipped, moved))
+    found = cohort(
+        tmp_path, image=(NUMBERS, TURN), mask=(mask[::-1], moved), region=(mask[::-1], moved), paired=(flipped, moved)
+    )
     np.testing.assert_array_equal(found.case(0).labels["mask"][0, 0], mask)
     np.testing.assert_array_equal(found.case(0).region[0, 0], mask == 1)
     np.testing.assert_array_equal(found.reference(0).mask, mask)

@@ -30,7 +30,9 @@ def test_one_class_may_be_stored_as_255() -> None:
         index([0, 255], a=(1,), b=(2,))
 
 
-@pytest.mark.parametrize(("values", "told"), [([0, 3, 5], r"mask value 3 .*\(2 such values\).*1 = a, 2 = b"), ([-1, 1], "mask value -1")])
+@pytest.mark.parametrize(
+    ("values", "told"), [([0, 3, 5], r"mask value 3 .*\(2 such values\).*1 = a, 2 = b"), ([-1, 1], "mask value -1")]
+)
 def test_an_unknown_value_names_the_file_and_the_mend(values: list[int], told: str) -> None:
     with pytest.raises(ImageError, match=told) as error:
         index(values, a=(1,), b=(2,))

@@ -36,9 +36,17 @@ def test_views(manifest: Path) -> None:
 def test_a_case_holds_image_and_mask(manifest: Path) -> None:
     cohort = read(manifest)
     case = cohort.case(1)
-    assert (tuple(case.image.shape), case.image.dtype, tuple(case.labels["mask"].shape)) == ((1, 1, 12, 10), torch.float32, (1, 1, 12, 10))
-    assert torch.equal(case.image[0, 0], torch.from_numpy(np.asarray(Image.open(manifest.parent / "a1.png"), np.float32)))
-    assert torch.equal(case.labels["mask"][0, 0], torch.tensor(np.array(Image.open(manifest.parent / "a1-mask.png"))).long())
+    assert (tuple(case.image.shape), case.image.dtype, tuple(case.labels["mask"].shape)) == (
+        (1, 1, 12, 10),
+        torch.float32,
+        (1, 1, 12, 10),
+    )
+    assert torch.equal(
+        case.image[0, 0], torch.from_numpy(np.asarray(Image.open(manifest.parent / "a1.png"), np.float32))
+    )
+    assert torch.equal(
+        case.labels["mask"][0, 0], torch.tensor(np.array(Image.open(manifest.parent / "a1-mask.png"))).long()
+    )
     assert case.cases == ("a1.png",)
 
 
@@ -85,10 +93,14 @@ def test_fingerprints_are_per_case(manifest: Path) -> None:
         lambda cohort: replace(
             cohort, prepared=replace(cohort.prepared, preprocessing=replace(cohort.prepared.preprocessing, size=(4, 4)))
         ),
-        lambda cohort: replace(cohort, prepared=replace(cohort.prepared, coding=replace(cohort.prepared.coding, mask={"vessel": (2,)}))),
+        lambda cohort: replace(
+            cohort, prepared=replace(cohort.prepared, coding=replace(cohort.prepared.coding, mask={"vessel": (2,)}))
+        ),
         lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], subject="x"), *cohort.cases[1:])),
         lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], attributes={"age": "3"}), *cohort.cases[1:])),
-        lambda cohort: replace(cohort, cases=(replace(cohort.cases[0], region=cohort.cases[0].labels["mask"]), *cohort.cases[1:])),
+        lambda cohort: replace(
+            cohort, cases=(replace(cohort.cases[0], region=cohort.cases[0].labels["mask"]), *cohort.cases[1:])
+        ),
     ],
 )
 def test_whatever_a_view_shows_is_in_its_fingerprint(change: Any, manifest: Path) -> None:
@@ -99,12 +111,21 @@ def test_whatever_a_view_shows_is_in_its_fingerprint(change: Any, manifest: Path
 def test_region_and_attributes(manifest: Path) -> None:
     folder = manifest.parent
     rows = [
-        {"image": f"b{n}.png", "subject": f"b{n}", "site": "b", "region": f"b{n}-mask.png" if n else "", "sex": sex, "age": age}
+        {
+            "image": f"b{n}.png",
+            "subject": f"b{n}",
+            "site": "b",
+            "region": f"b{n}-mask.png" if n else "",
+            "sex": sex,
+            "age": age,
+        }
         for n, (sex, age) in enumerate((("m", "30"), ("f", "31.5"), ("", "")))
     ]
     cohort = read(write_rows(folder / "other.csv", rows))
     assert cohort.case(0).region is None
-    assert torch.equal(cohort.case(1).region[0, 0], torch.from_numpy(np.asarray(Image.open(folder / "b1-mask.png")) > 0))
+    assert torch.equal(
+        cohort.case(1).region[0, 0], torch.from_numpy(np.asarray(Image.open(folder / "b1-mask.png")) > 0)
+    )
     assert [cohort.case(i).attributes["sex"].item() for i in range(3)] == [1, 0, -100]
     assert [cohort.case(i).attributes["age"].item() for i in range(2)] == [30, 31.5]
     assert cohort.case(2).attributes["age"].isnan()
@@ -233,7 +254,9 @@ def test_writing_into_a_case_does_not_change_what_is_kept(manifest: Path, tmp_pa
 def test_a_mask_of_another_size_names_both(column: str, manifest: Path) -> None:
     Image.fromarray(np.ones((12, 11), np.uint8)).save(manifest.parent / "wide.png")
     row = {"image": "a0.png", "subject": "a0", "site": "a", column: "wide.png"}
-    with pytest.raises(ImageError, match=r"wide\.png: has shape \(12, 11\), expected \(12, 10\), that of its image 'a0\.png'"):
+    with pytest.raises(
+        ImageError, match=r"wide\.png: has shape \(12, 11\), expected \(12, 10\), that of its image 'a0\.png'"
+    ):
         read(write_rows(manifest.parent / "other.csv", [row])).case(0)
 
 
@@ -242,7 +265,9 @@ def test_a_mask_of_another_size_names_both(column: str, manifest: Path) -> None:
 def test_the_extent_says_what_is_padding(size: tuple[int, int, int], axis: int | None, tmp_path: Path) -> None:
     preprocessing = Preprocessing(size=size, spacing=(1, 2, 3), intensity="none")
     manifest = write_volumes(tmp_path, [(6, 5, 4)])
-    cohort = Cohort.read(manifest, VESSEL.coding, preprocessing=preprocessing, slices=None if axis is None else Slices(axis))
+    cohort = Cohort.read(
+        manifest, VESSEL.coding, preprocessing=preprocessing, slices=None if axis is None else Slices(axis)
+    )
     whole, place = cohort.whole(0), cohort.prepared.image(cohort.cases[0])[1]
     assert (whole.extent is None) is (size == (6, 5, 4))
     expected = torch.from_numpy(to_grid(np.ones((1, 6, 5, 4), np.uint8), place, nearest=True)).bool()

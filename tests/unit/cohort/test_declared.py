@@ -1,4 +1,5 @@
-"""What a library hands over is what the header declares: samples, bits, alpha, palette, steps, checksums, turns."""
+"""What a library hands over is what the header declares: samples, bits, alpha, palette, steps,
+checksums, turns."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def test_packed_bits_keep_their_numbers_in_masks(tmp_path: Path, bits: int) -> N
 def test_compressed_tiff_of_four_samples(tmp_path: Path, compression: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 250, (32, 32, 4), np.uint8)
     options = {"compressionargs": {"level": 0, "reversible": True}} if compression == "jpeg2000" else {}
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"], compression=compression, **options)
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"], compression=compression, **options
+    )
     np.testing.assert_array_equal(read_image([tmp_path / "a.tif"]).array, pixels.transpose(2, 0, 1))
 
 
@@ -66,9 +69,13 @@ def rgba(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def keep(path: Path, pixels: np.ndarray) -> Path:
     if path.suffix == ".tif":
-        tifffile.imwrite(path, pixels, photometric="rgb" if pixels.shape[-1] > 2 else "minisblack", extrasamples=["unassalpha"])
+        tifffile.imwrite(
+            path, pixels, photometric="rgb" if pixels.shape[-1] > 2 else "minisblack", extrasamples=["unassalpha"]
+        )
     else:
-        Image.fromarray(pixels).save(path, lossless=True) if path.suffix == ".webp" else Image.fromarray(pixels).save(path)
+        Image.fromarray(pixels).save(path, lossless=True) if path.suffix == ".webp" else Image.fromarray(pixels).save(
+            path
+        )
     return path
 
 
@@ -77,7 +84,8 @@ FULL, NOTHING = np.full_like(DRAWN, 255), np.zeros_like(DRAWN)
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize(
-    ("colour", "alpha"), [(NOTHING, DRAWN), (FULL, DRAWN), (FULL, DRAWN // 2), (DRAWN, NOTHING), (DRAWN, DRAWN[:, ::-1])]
+    ("colour", "alpha"),
+    [(NOTHING, DRAWN), (FULL, DRAWN), (FULL, DRAWN // 2), (DRAWN, NOTHING), (DRAWN, DRAWN[:, ::-1])],
 )
 def test_a_mask_drawn_in_alpha_is_refused(tmp_path: Path, suffix: str, colour: np.ndarray, alpha: np.ndarray) -> None:
     with pytest.raises(ImageError, match="alpha channel"):
@@ -107,7 +115,9 @@ def test_the_fourth_sample_of_a_bmp(tmp_path: Path, rest: np.ndarray) -> None:
     Image.fromarray(rgba(DRAWN, FULL)).save(tmp_path / "a.bmp")
     raw = bytearray((tmp_path / "a.bmp").read_bytes())
     start = int.from_bytes(raw[10:14], "little")
-    plain = raw[:14] + (40).to_bytes(4, "little") + raw[18:30] + bytes(4) + raw[34:54]  # BI_RGB: the fourth byte is not declared
+    plain = (
+        raw[:14] + (40).to_bytes(4, "little") + raw[18:30] + bytes(4) + raw[34:54]
+    )  # BI_RGB: the fourth byte is not declared
     plain[10:14] = (54).to_bytes(4, "little")
     pixels = np.frombuffer(bytes(raw[start:]), np.uint8).reshape(6, 7, 4).copy()
     pixels[..., 3] = rest[::-1]
@@ -129,7 +139,8 @@ def test_a_palette_with_transparency(tmp_path: Path) -> None:
     image = Image.frombytes("P", (7, 6), (DRAWN // 255).tobytes())
     image.putpalette([0, 0, 0, 0, 0, 0])
     image.save(tmp_path / "a.png", transparency=b"\x00\xff")
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.png").array[0], DRAWN // 255)  # its indices say it all
+    # its indices say it all
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png").array[0], DRAWN // 255)
     with pytest.raises(ImageError, match="alpha channel"):
         read_image([tmp_path / "a.png"])
 

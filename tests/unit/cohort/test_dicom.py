@@ -24,7 +24,9 @@ ROWS, COLUMNS = 4, 6
 OBLIQUE = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)  # a coronal plane, turned about the long axis
 
 
-def dicom(path: Path, pixels: np.ndarray, *, kind: str = "MONOCHROME2", syntax: str = ExplicitVRLittleEndian, **tags: object) -> Path:
+def dicom(
+    path: Path, pixels: np.ndarray, *, kind: str = "MONOCHROME2", syntax: str = ExplicitVRLittleEndian, **tags: object
+) -> Path:
     """A DICOM file with a patient's name in it; ``tags`` are set last, None removes one."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
@@ -32,7 +34,11 @@ def dicom(path: Path, pixels: np.ndarray, *, kind: str = "MONOCHROME2", syntax: 
     meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate, dataset.InstitutionName = SECRETS
-    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID = SecondaryCaptureImageStorage, generate_uid(), SERIES
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID = (
+        SecondaryCaptureImageStorage,
+        generate_uid(),
+        SERIES,
+    )
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (1 if pixels.ndim == 2 else 3), kind
     if pixels.ndim == 3:
@@ -52,17 +58,25 @@ def dicom(path: Path, pixels: np.ndarray, *, kind: str = "MONOCHROME2", syntax: 
     return path
 
 
-def place(height: float, directions: tuple[float, ...] = (1, 0, 0, 0, 1, 0), origin: tuple[float, ...] = (-10, 20, 5)) -> dict[str, object]:
+def place(
+    height: float, directions: tuple[float, ...] = (1, 0, 0, 0, 1, 0), origin: tuple[float, ...] = (-10, 20, 5)
+) -> dict[str, object]:
     across, down = np.reshape(directions, (2, 3))
     position = np.array(origin, float) + height * np.cross(across, down)
-    return {"ImageOrientationPatient": list(directions), "ImagePositionPatient": list(position), "PixelSpacing": [0.5, 0.75]}
+    return {
+        "ImageOrientationPatient": list(directions),
+        "ImagePositionPatient": list(position),
+        "PixelSpacing": [0.5, 0.75],
+    }
 
 
 def values(index: int) -> np.ndarray:
     return (np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) + 100 * index).astype(np.int16)
 
 
-def series(folder: Path, heights: tuple[float, ...] = (0, 2.5, 5), directions: tuple[float, ...] = (1, 0, 0, 0, 1, 0)) -> Path:
+def series(
+    folder: Path, heights: tuple[float, ...] = (0, 2.5, 5), directions: tuple[float, ...] = (1, 0, 0, 0, 1, 0)
+) -> Path:
     """Slices whose names stand in the opposite order of their places."""
     folder.mkdir()
     for index, height in enumerate(heights):
@@ -153,7 +167,17 @@ def test_rescaling(tmp_path: Path) -> None:
     assert half.dtype == np.float32
     np.testing.assert_array_equal(half[0], stored / 2 - 1)
     both = read_image(
-        [dicom(tmp_path / "c.dcm", stored, kind="MONOCHROME1", BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=3)]
+        [
+            dicom(
+                tmp_path / "c.dcm",
+                stored,
+                kind="MONOCHROME1",
+                BitsStored=12,
+                HighBit=11,
+                RescaleSlope=2,
+                RescaleIntercept=3,
+            )
+        ]
     )
     np.testing.assert_array_equal(both.array[0], (4095 - stored.astype(int)) * 2 + 3)
     assert "slope 0" in refusal(dicom(tmp_path / "d.dcm", stored, RescaleSlope=0, RescaleIntercept=0))
@@ -180,7 +204,8 @@ def test_colour_is_rgb(tmp_path: Path) -> None:
     picture = read_image([dicom(tmp_path / "rgb.dcm", red, kind="RGB", **place(0))])
     assert picture.affine is None
     np.testing.assert_array_equal(picture.array, red.transpose(2, 0, 1))
-    ybr = np.broadcast_to(np.array([76, 85, 255], np.uint8), (3, 5, 3))  # ITU-R BT.601, full range, of pure red
+    # ITU-R BT.601, full range, of pure red
+    ybr = np.broadcast_to(np.array([76, 85, 255], np.uint8), (3, 5, 3))
     converted = read_image([dicom(tmp_path / "ybr.dcm", np.ascontiguousarray(ybr), kind="YBR_FULL")]).array
     assert np.abs(converted.astype(int) - red.transpose(2, 0, 1)).max() <= 2
 
@@ -219,7 +244,8 @@ def test_nothing_of_the_header_is_kept(tmp_path: Path) -> None:
 
 def test_a_header_that_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
     path = dicom(tmp_path / "a.dcm", values(0), RescaleSlope=2, RescaleIntercept=0)
-    path.write_bytes(path.read_bytes().replace(b"DS\x04\x002.0 ", b"DS\x04\x00xyxy"))  # a slope that is no number
+    # a slope that is no number
+    path.write_bytes(path.read_bytes().replace(b"DS\x04\x002.0 ", b"DS\x04\x00xyxy"))
     message = refusal(path)
     assert "xy" not in message.replace(str(path), "")
     assert "export it again" in message
@@ -287,13 +313,22 @@ def test_frames_objects_kinds_and_codecs(tmp_path: Path) -> None:
     compressed = refusal(dicom(tmp_path / "jpegls.dcm", np.zeros((4, 4), np.uint8), syntax=JPEGLSLossless))
     assert "JPEG-LS" in compressed
     assert "gdcmconv" in compressed
-    assert "gdcmconv" in refusal(dicom(tmp_path / "jpeg.dcm", np.zeros((4, 4), np.uint8), syntax="1.2.840.10008.1.2.4.50"))
-    assert "gdcmconv" in refusal(dicom(tmp_path / "video.dcm", np.zeros((4, 4), np.uint8), syntax="1.2.840.10008.1.2.4.100"))
+    assert "gdcmconv" in refusal(
+        dicom(tmp_path / "jpeg.dcm", np.zeros((4, 4), np.uint8), syntax="1.2.840.10008.1.2.4.50")
+    )
+    assert "gdcmconv" in refusal(
+        dicom(tmp_path / "video.dcm", np.zeros((4, 4), np.uint8), syntax="1.2.840.10008.1.2.4.100")
+    )
 
 
 def test_damaged_files(tmp_path: Path) -> None:
     whole = dicom(tmp_path / "whole.dcm", values(0)).read_bytes()
-    for name, content in (("short.dcm", whole[:-20]), ("head.dcm", whole[:200]), ("text.dcm", b"no DICOM at all"), ("none.dcm", b"")):
+    for name, content in (
+        ("short.dcm", whole[:-20]),
+        ("head.dcm", whole[:200]),
+        ("text.dcm", b"no DICOM at all"),
+        ("none.dcm", b""),
+    ):
         (tmp_path / name).write_bytes(content)
         assert "export it again" in refusal(tmp_path / name)
     assert "unit vectors" in refusal(dicom(tmp_path / "a.dcm", values(0), **place(0, (1, 0, 0, 1, 0, 0))))
@@ -303,7 +338,12 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------- arrays
 def test_arrays_have_their_channels_first(tmp_path: Path) -> None:
-    for shape, wanted in (((4, 5), (1, 4, 5)), ((3, 4, 5), (3, 4, 5)), ((1, 4, 5, 6), (1, 4, 5, 6)), ((2, 4, 5, 6), (2, 4, 5, 6))):
+    for shape, wanted in (
+        ((4, 5), (1, 4, 5)),
+        ((3, 4, 5), (3, 4, 5)),
+        ((1, 4, 5, 6), (1, 4, 5, 6)),
+        ((2, 4, 5, 6), (2, 4, 5, 6)),
+    ):
         array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
         np.save(tmp_path / "a.npy", array)
         np.savez_compressed(tmp_path / "a.npz", anything=array)
@@ -347,6 +387,10 @@ def test_array_refusals(tmp_path: Path) -> None:
     for name, content in (("cut.npz", b"PK\x03\x04 and no more"), ("text.npy", b"hello"), ("none.npz", b"")):
         (tmp_path / name).write_bytes(content)
         assert "export it again" in refusal(tmp_path / name)
-    huge = b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1, 99999999, 99999999), }".ljust(117) + b"\n"
+    huge = (
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1, 99999999, 99999999), }".ljust(117)
+        + b"\n"
+    )
     (tmp_path / "huge.npy").write_bytes(huge)
     assert "export it again" in refusal(tmp_path / "huge.npy")

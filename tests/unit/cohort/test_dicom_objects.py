@@ -1,4 +1,5 @@
-"""DICOM objects whose meaning is elsewhere than in the plain tags: frames, segmentations, kinds, bits and codecs."""
+"""DICOM objects whose meaning is elsewhere than in the plain tags: frames, segmentations, kinds,
+bits and codecs."""
 
 from __future__ import annotations
 
@@ -42,8 +43,11 @@ def item(**elements: object) -> list[Dataset]:
     return [made]
 
 
-def enhanced(path: Path, frames: int, kind: str = EnhancedCTImageStorage, *, own_scale: bool = False, **tags: object) -> Path:
-    """Frames in the opposite order of their places; pixels ``values(frame)``, 2 x - 1000, 0.5 x 0.75 x 2.5 mm, oblique."""
+def enhanced(
+    path: Path, frames: int, kind: str = EnhancedCTImageStorage, *, own_scale: bool = False, **tags: object
+) -> Path:
+    """Frames in the opposite order of their places; pixels ``values(frame)``, 2 x - 1000, 0.5 x
+    0.75 x 2.5 mm, oblique."""
     shared = {
         "PixelMeasuresSequence": item(PixelSpacing=[0.5, 0.75], SliceThickness=2.5),
         "PlaneOrientationSequence": item(ImageOrientationPatient=list(OBLIQUE)),
@@ -105,7 +109,9 @@ def test_frames_that_are_no_volume_are_refused(tmp_path: Path, which: str) -> No
     frames = dataset.PerFrameFunctionalGroupsSequence
     positions = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames]
     if which == "missing":
-        frames[0].PlanePositionSequence[0].ImagePositionPatient = [2 * a - b for a, b in zip(positions[0], positions[1], strict=True)]
+        frames[0].PlanePositionSequence[0].ImagePositionPatient = [
+            2 * a - b for a, b in zip(positions[0], positions[1], strict=True)
+        ]
     elif which == "doubled":
         frames[0].PlanePositionSequence[0].ImagePositionPatient = positions[1]
     elif which == "lost":
@@ -179,9 +185,17 @@ def test_signed_pixels_of_twelve_bits(tmp_path: Path) -> None:
 GREY = np.random.default_rng(0).integers(0, 4096, (16, 24)).astype(np.uint16)
 CODECS = {
     "JPEG-LS": (JPEGLSLossless, lambda pixels: imagecodecs.jpegls_encode(pixels), GREY),
-    "JPEG-LS, signed": (JPEGLSLossless, lambda pixels: imagecodecs.jpegls_encode(pixels.view(np.uint16)), GREY.view(np.int16) - 2048),
+    "JPEG-LS, signed": (
+        JPEGLSLossless,
+        lambda pixels: imagecodecs.jpegls_encode(pixels.view(np.uint16)),
+        GREY.view(np.int16) - 2048,
+    ),
     "JPEG lossless": (JPEGLosslessSV1, lambda pixels: imagecodecs.ljpeg_encode(pixels, bitspersample=16), GREY),
-    "JPEG 2000": (JPEG2000Lossless, lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k"), GREY),
+    "JPEG 2000": (
+        JPEG2000Lossless,
+        lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k"),
+        GREY,
+    ),
     "JPEG 2000, signed": (
         JPEG2000Lossless,
         lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="j2k"),
@@ -233,9 +247,21 @@ def scan(tmp_path: Path) -> tuple[Path, list[Dataset]]:
     folder = tmp_path / "ct"
     folder.mkdir()
     for index in range(6):
-        tags = {"StudyInstanceUID": study, "FrameOfReferenceUID": frame, "SOPClassUID": CTImageStorage, "Modality": "CT"}
+        tags = {
+            "StudyInstanceUID": study,
+            "FrameOfReferenceUID": frame,
+            "SOPClassUID": CTImageStorage,
+            "Modality": "CT",
+        }
         names = ("PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
-        dicom(folder / f"{index}.dcm", values(index), **place(2.5 * index), **tags, **dict.fromkeys(names, ""), SliceThickness=2.5)
+        dicom(
+            folder / f"{index}.dcm",
+            values(index),
+            **place(2.5 * index),
+            **tags,
+            **dict.fromkeys(names, ""),
+            SliceThickness=2.5,
+        )
     return folder, [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
 
 
@@ -275,7 +301,9 @@ def segmentation(path: Path, slices: list[Dataset], drawn: np.ndarray, kind: str
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
 @pytest.mark.parametrize("slices", [[0], [5], [2, 3], [1, 4], [0, 1, 2, 3, 4, 5]])
-def test_a_segmentation_is_a_mask_on_its_image(tmp_path: Path, scan: tuple[Path, list[Dataset]], kind: str, slices: list[int]) -> None:
+def test_a_segmentation_is_a_mask_on_its_image(
+    tmp_path: Path, scan: tuple[Path, list[Dataset]], kind: str, slices: list[int]
+) -> None:
     folder, datasets = scan
     drawn = np.zeros((6, 4, 6), np.uint8)
     for index in slices:
@@ -304,7 +332,9 @@ def test_a_segmentation_of_one_slice_lies_on_that_slice(tmp_path: Path, scan: tu
         aligned(read_mask(path), read_image([folder / "2.dcm"]).grid, "seg", "2.dcm")
 
 
-def test_segmentations_that_are_no_mask_of_the_image_are_refused(tmp_path: Path, scan: tuple[Path, list[Dataset]]) -> None:
+def test_segmentations_that_are_no_mask_of_the_image_are_refused(
+    tmp_path: Path, scan: tuple[Path, list[Dataset]]
+) -> None:
     _, datasets = scan
     shares = np.zeros((6, 4, 6, 2), np.float32)
     shares[2, 1] = 1

@@ -1,4 +1,5 @@
-"""The doctor: each illness that is planted in a cohort is found, and a healthy one is called well."""
+"""The doctor: each illness that is planted in a cohort is found, and a healthy one is called
+well."""
 
 from __future__ import annotations
 
@@ -65,13 +66,22 @@ def test_a_healthy_cohort_is_well(tmp_path: Path) -> None:
     assert (found.worst, found.findings, found.cases, found.subjects) == ("well", (), 24, 24)
     (site,) = found.sites
     assert (site.test_subjects, site.smallest_p) == (7, 2**-6)
-    assert (site.sizes, site.channels, site.depths, site.codes) == ({"48 x 48": 24}, {"1": 24}, {"uint8": 24}, {"0": 24, "1": 24})
+    assert (site.sizes, site.channels, site.depths, site.codes) == (
+        {"48 x 48": 24},
+        {"1": 24},
+        {"uint8": 24},
+        {"0": 24, "1": 24},
+    )
     assert "no findings" in to_text(found)
 
 
 def test_files_that_cannot_be_read_are_collected(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"image": picture(i), "mask": binary(i)} for i in range(3)]
-    rows += [{"image": b"x", "mask": binary(0)}, {"image": picture(7), "mask": b""}, {"image": picture(8), "boxes": b"[1"}]
+    rows += [
+        {"image": b"x", "mask": binary(0)},
+        {"image": picture(7), "mask": b""},
+        {"image": picture(8), "boxes": b"[1"},
+    ]
     found = examine(cohort(tmp_path, rows))
     assert found.findings[0].severity == "stop"
     assert topics(found)["unreadable"].startswith("stop: 3 cases cannot be read")
@@ -86,7 +96,10 @@ def test_masks_regions_pairs_and_boxes_off_their_image(tmp_path: Path) -> None:
         {"image": picture(0), "mask": binary(0)[1:]},
         {"image": picture(1), "region": binary(1)[:, 1:]},
         {"image": picture(2), "paired": picture(2)[:9]},
-        {"image": picture(3), "boxes": {"boxes": [[0, 0, 49, 5], [3, 3, 3, 9], [0, 0, 48, 48]], "labels": ["n", "n", "m"]}},
+        {
+            "image": picture(3),
+            "boxes": {"boxes": [[0, 0, 49, 5], [3, 3, 3, 9], [0, 0, 48, 48]], "labels": ["n", "n", "m"]},
+        },
         {"image": (image, np.eye(4)), "mask": (mask, flipped)},
         {"image": (image + 1, np.eye(4)), "mask": (mask, np.eye(4))},
     ]
@@ -121,7 +134,9 @@ def test_codes_without_a_class_are_found_with_the_coding(tmp_path: Path) -> None
 
 
 def test_masks_of_0_and_255_and_mixed_ones_are_named(tmp_path: Path) -> None:
-    rows = [{"image": picture(i), "mask": binary(i) * np.uint8(255 if i % 2 else 1), "site": "ab"[i % 2]} for i in range(8)]
+    rows = [
+        {"image": picture(i), "mask": binary(i) * np.uint8(255 if i % 2 else 1), "site": "ab"[i % 2]} for i in range(8)
+    ]
     found = examine(cohort(tmp_path, rows))
     assert topics(found)["mask codes"].startswith("note: masks of site 'b' hold 0 and 255")
     assert "one-site class" not in topics(found)  # 255 and 1 are one class
@@ -160,10 +175,16 @@ def test_grids_that_differ_and_whether_the_preprocessing_mends_them(tmp_path: Pa
 
 
 def test_channels_and_bit_depths_that_differ(tmp_path: Path) -> None:
-    rows = [{"image": picture(0)}, {"image": np.stack([picture(i) for i in (1, 2, 3)], -1)}, {"image": picture(4).astype(np.uint16) * 257}]
+    rows = [
+        {"image": picture(0)},
+        {"image": np.stack([picture(i) for i in (1, 2, 3)], -1)},
+        {"image": picture(4).astype(np.uint16) * 257},
+    ]
     found = topics(examine(cohort(tmp_path, rows)))
     assert found["channels"].startswith("stop")
-    assert found["bit depth"] == "note: pixels are stored as uint8 (2), uint16 (1); intensity scaling must make them one"
+    assert (
+        found["bit depth"] == "note: pixels are stored as uint8 (2), uint16 (1); intensity scaling must make them one"
+    )
 
 
 def gap(diagnosis: Diagnosis, measure: str) -> Distance:
@@ -174,13 +195,20 @@ def test_a_scale_that_zscore_removes_and_a_shift_that_it_does_not(tmp_path: Path
     def image(i: int) -> np.ndarray:
         return picture(i).astype(np.uint16)
 
-    scaled = examine(cohort(tmp_path, [{"image": image(i) * (1 if i % 2 else 250), "site": "ab"[i % 2]} for i in range(24)]))
-    assert re.match(r"note: .* 2\.\d, about 2, orders of magnitude apart .*zscore.*removes it", topics(scaled)["intensity scale"])
+    scaled = examine(
+        cohort(tmp_path, [{"image": image(i) * (1 if i % 2 else 250), "site": "ab"[i % 2]} for i in range(24)])
+    )
+    assert re.match(
+        r"note: .* 2\.\d, about 2, orders of magnitude apart .*zscore.*removes it", topics(scaled)["intensity scale"]
+    )
     assert "style" in topics(scaled)  # as stored
     assert not any("for the recipes" in finding.text for finding in scaled.findings)
     left = examine(tmp_path / "manifest.csv", preprocessing=Preprocessing(intensity="none"))
     assert topics(left)["intensity scale"].startswith("warning")
-    gamma = [{"image": np.asarray(255 * (picture(i) / 255) ** (1 + 2 * (i % 2)), np.uint8), "site": "ab"[i % 2]} for i in range(24)]
+    gamma = [
+        {"image": np.asarray(255 * (picture(i) / 255) ** (1 + 2 * (i % 2)), np.uint8), "site": "ab"[i % 2]}
+        for i in range(24)
+    ]
     shifted = examine(cohort(tmp_path, gamma))
     assert any(finding.text.startswith("intensity of 'a' and 'b' differs after") for finding in shifted.findings)
     same = examine(cohort(tmp_path, [{"image": picture(i), "site": "ab"[i % 2]} for i in range(24)]))
@@ -205,7 +233,11 @@ def test_turned_volumes_are_a_content_shift_until_they_are_oriented(tmp_path: Pa
 
 
 def test_copies_and_leaks_of_the_split_column(tmp_path: Path) -> None:
-    rows = [{"image": picture(0), "split": "train"}, {"image": picture(0), "split": "test"}, {"image": picture(1), "split": "train"}]
+    rows = [
+        {"image": picture(0), "split": "train"},
+        {"image": picture(0), "split": "test"},
+        {"image": picture(1), "split": "train"},
+    ]
     found = topics(examine(cohort(tmp_path, rows)))
     assert found["leak"].startswith("stop: 1 pair of cases stands on two sides of the manifest's split column; ")
     assert found["duplicates"].startswith("warning: 1 group of images with the same pixels under different subjects")
@@ -242,7 +274,8 @@ def test_the_system_is_described() -> None:
 
 # ---------------------------------------------------------- real cohorts
 def some(data_root: Path, name: str, folder: Path, every: int) -> Path:
-    """A manifest of every n-th case, with copies of its files: a manifest's paths may not leave its folder."""
+    """A manifest of every n-th case, with copies of its files: a manifest's paths may not leave its
+    folder."""
     with open(data_root / name / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))[::every]
     for path in (row[key] for row in rows for key in ("image", "mask", "region") if row.get(key)):
@@ -260,7 +293,9 @@ def test_the_one_site_class_of_chest_xray(data_root: Path, tmp_path: Path) -> No
 
 def test_the_four_orders_of_magnitude_of_hippocampus(data_root: Path, tmp_path: Path) -> None:
     found = examine(some(data_root, "hippocampus", tmp_path, 4))
-    assert re.search(r"about 4, orders of magnitude apart.*zscore, image by image, removes it", topics(found)["intensity scale"])
+    assert re.search(
+        r"about 4, orders of magnitude apart.*zscore, image by image, removes it", topics(found)["intensity scale"]
+    )
     for distance in found.distances:
         if distance.measure == "intensity":
             assert distance.before is not None

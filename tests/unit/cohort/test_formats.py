@@ -101,7 +101,9 @@ def test_half_a_file_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 # ---------------------------------------------------------- NRRD by itself
-@pytest.mark.parametrize(("space", "signs"), [("left-posterior-superior", (-1, -1, 1)), ("RAS", (1, 1, 1)), ("LAS", (-1, 1, 1))])
+@pytest.mark.parametrize(
+    ("space", "signs"), [("left-posterior-superior", (-1, -1, 1)), ("RAS", (1, 1, 1)), ("LAS", (-1, 1, 1))]
+)
 def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, ...]) -> None:
     turn = np.diag([*signs, 1]) @ TURN
     header = {"space": space, "space directions": turn[:3, :3].T, "space origin": turn[:3, 3], "kinds": ["domain"] * 3}
@@ -135,7 +137,12 @@ def test_a_segmentation_of_slicer_is_filled_up(tmp_path: Path) -> None:
     whole[0], whole[:, :, 0], whole[:, :, -1] = 0, 0, 0
     part, place = whole[1:, :, 1:-1], TURN.copy()
     place[:3, 3] += TURN[:3, :3] @ (1, 0, 1)
-    header = {"space": "RAS", "space directions": place[:3, :3].T, "space origin": place[:3, 3], "Segmentation_MasterRepresentation": "x"}
+    header = {
+        "space": "RAS",
+        "space directions": place[:3, :3].T,
+        "space origin": place[:3, 3],
+        "Segmentation_MasterRepresentation": "x",
+    }
     nrrd.write(str(tmp_path / "a.seg.nrrd"), part, header)
     found = aligned(read_mask(tmp_path / "a.seg.nrrd"), Grid(whole.shape, TURN), "a.seg.nrrd", "image")
     np.testing.assert_array_equal(found.array[0], whole)
@@ -172,7 +179,9 @@ def test_pixels_beside_a_header_are_part_of_its_hash(tmp_path: Path, suffix: str
         read_image([path])
 
 
-@pytest.mark.parametrize("name", ["../secret.raw", "/etc/passwd", "LIST", "slice%03d.raw 1 9 1", "sub/a.raw", "..\\a.raw"])
+@pytest.mark.parametrize(
+    "name", ["../secret.raw", "/etc/passwd", "LIST", "slice%03d.raw 1 9 1", "sub/a.raw", "..\\a.raw"]
+)
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
 def test_pixels_elsewhere_are_refused(tmp_path: Path, suffix: str, name: str) -> None:
     path = with_itk(tmp_path / f"a{suffix}", useCompression=False)
@@ -199,7 +208,9 @@ def test_freesurfer(tmp_path: Path, suffix: str) -> None:
             read_image([tmp_path / "b.mgz"])
 
 
-@pytest.mark.parametrize("name", ["tiny.mnc", "minc1_1_scale.mnc", "phantom_EPI_asc_CLEAR_2_1.PAR", "phantom_varscale.PAR"])
+@pytest.mark.parametrize(
+    "name", ["tiny.mnc", "minc1_1_scale.mnc", "phantom_EPI_asc_CLEAR_2_1.PAR", "phantom_varscale.PAR"]
+)
 def test_files_of_nibabel(name: str) -> None:
     if not (OF_NIBABEL / name).exists():
         pytest.skip("nibabel was installed without its files for tests")

@@ -1,4 +1,5 @@
-"""The leakage gate: copies are found whatever holds them, patients that look alike are not, and nothing is left across sides."""
+"""The leakage gate: copies are found whatever holds them, patients that look alike are not, and
+nothing is left across sides."""
 
 from __future__ import annotations
 
@@ -31,19 +32,24 @@ def blobs(seed: int, size: int = 96) -> np.ndarray:
     return np.asarray((image - image.min()) / np.ptp(image) * 255, np.uint8)
 
 
-def keep(folder: Path, images: dict[str, np.ndarray], subjects: Sequence[str] = (), splits: Sequence[str] = ()) -> tuple[Case, ...]:
+def keep(
+    folder: Path, images: dict[str, np.ndarray], subjects: Sequence[str] = (), splits: Sequence[str] = ()
+) -> tuple[Case, ...]:
     for name, array in images.items():
         Image.fromarray(array).save(folder / name)
     rows = enumerate(images)
     return tuple(
-        Case(name, subjects[i] if subjects else str(i), "a", (folder / name,), split=splits[i] if splits else None) for i, name in rows
+        Case(name, subjects[i] if subjects else str(i), "a", (folder / name,), split=splits[i] if splits else None)
+        for i, name in rows
     )
 
 
 # ---------------------------------------------------------- finding
 def test_a_copy_is_found_whatever_file_holds_it(tmp_path: Path) -> None:
     image = blobs(0)
-    cases = keep(tmp_path, {"a.png": image, "b.tif": image, "c.bmp": np.repeat(image[..., None], 3, 2), "d.png": blobs(1)})
+    cases = keep(
+        tmp_path, {"a.png": image, "b.tif": image, "c.bmp": np.repeat(image[..., None], 3, 2), "d.png": blobs(1)}
+    )
     Image.fromarray(image).save(tmp_path / "a.png", compress_level=0)
     found = find_duplicates(cases)
     assert found.copies == (("a.png", "b.tif", "c.bmp"),)
@@ -98,7 +104,9 @@ def test_volumes_are_compared_by_their_voxels_alone(tmp_path: Path) -> None:
 
 def test_the_type_that_holds_whole_numbers_does_not_matter() -> None:
     array = blobs(0)[None]
-    hashes = {fingerprint(Picture(array.astype(kind), None)).pixels for kind in (np.uint8, np.uint16, np.int32, np.float32)}
+    hashes = {
+        fingerprint(Picture(array.astype(kind), None)).pixels for kind in (np.uint8, np.uint16, np.int32, np.float32)
+    }
     assert len(hashes) == 1
     assert fingerprint(Picture(array + np.float32(0.5), None)).pixels not in hashes
     assert fingerprint(Picture(array.reshape(1, 48, 192), None)).pixels not in hashes
@@ -115,7 +123,11 @@ def test_every_pair_within_the_distance_is_proposed_and_no_other() -> None:
 
 def test_correlation_is_numpys_at_the_best_shift() -> None:
     first, second = (standardised(blobs(seed, 64).astype(np.float32)) for seed in (1, 2))
-    slow = max(np.corrcoef(first[r : r + 58, c : c + 58].ravel(), second[3:61, 3:61].ravel())[0, 1] for r in range(7) for c in range(7))
+    slow = max(
+        np.corrcoef(first[r : r + 58, c : c + 58].ravel(), second[3:61, 3:61].ravel())[0, 1]
+        for r in range(7)
+        for c in range(7)
+    )
     assert correlate(first[None], second[None])[0] == pytest.approx(slow, abs=1e-4)
     assert perceptual_hash(first[None])[0] != perceptual_hash(second[None])[0]
 
@@ -134,7 +146,8 @@ def test_findings_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.Monkey
     (kept, *_) = (tmp_path / "cache").iterdir()
     for file in (tmp_path / "cache").iterdir():
         file.write_text('{"near": 3}')
-    assert find_duplicates(cases, cache=tmp_path / "cache").copies == ()  # a damaged file is made again
+    # a damaged file is made again
+    assert find_duplicates(cases, cache=tmp_path / "cache").copies == ()
     assert kept.exists()
 
 
@@ -166,7 +179,9 @@ def test_every_kind_of_leak_stops_with_its_pair_and_the_mend() -> None:
         check_leakage({"a": "train", "e": "test"}, FOUND)
     with pytest.raises(LeakageError, match=r"'a' and 'b' \(same pixels\): pool and test.*near_duplicates: group"):
         check_leakage({"a": "pool", "b": "test"}, FOUND)
-    with pytest.raises(LeakageError, match=r"2 pairs.*'a' and 'c' \(correlation 0\.995\): fold 0 and fold 1"):  # through its copy b
+    with pytest.raises(
+        LeakageError, match=r"2 pairs.*'a' and 'c' \(correlation 0\.995\): fold 0 and fold 1"
+    ):  # through its copy b
         check_leakage({"a": "fold 0", "b": "fold 0", "c": "fold 1"}, FOUND)
     assert LeakageError.exit_code == 2
 
@@ -291,6 +306,11 @@ def test_the_eight_leaks_of_pneumonia_mnist(data_root: Path, tmp_path: Path) -> 
     sides = {case.name: str(case.split) for case in cases}
     with pytest.raises(LeakageError) as error:
         check_leakage(sides, found)
-    leaks = {name for group in found.copies for name in group if len({sides[other] for other in group}) > 1 and sides[name] == "val"}
+    leaks = {
+        name
+        for group in found.copies
+        for name in group
+        if len({sides[other] for other in group}) > 1 and sides[name] == "val"
+    }
     assert len(leaks) == 8
     assert "same pixels" in str(error.value)

@@ -47,7 +47,9 @@ def pasted(line: str, folder: Path) -> Any:
         ),
     ],
 )
-def test_the_printed_line_of_labels_is_a_task_of_a_study(tmp_path: Path, labels: Any, mask: dict[str, tuple[int, ...]]) -> None:
+def test_the_printed_line_of_labels_is_a_task_of_a_study(
+    tmp_path: Path, labels: Any, mask: dict[str, tuple[int, ...]]
+) -> None:
     line, *more = mask_notes(labels, tmp_path)
     assert pasted(line, tmp_path).coding.mask == mask
     assert [one.partition(":")[0] for one in more] == (["regions overlap"] if "whole" in labels else [])
@@ -63,7 +65,8 @@ def test_a_value_to_ignore_is_no_class_and_named(tmp_path: Path) -> None:
     assert ignored.startswith("mask value 5 means ignore")
 
 
-LEFT = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100)  # the head of what macOS writes beside a file
+# the head of what macOS writes beside a file
+LEFT = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100)
 
 
 def volume(path: Path, value: int = 1) -> Path:
@@ -121,7 +124,9 @@ def test_one_image_stored_twice_is_one_row(tmp_path: Path) -> None:
     volume(tmp_path / "f" / "p1.nii", 2)
     with pytest.raises(ManifestError, match=r"p1\.nii: differs from p1\.nii\.gz"):
         import_folder(tmp_path, tmp_path / "4.csv", image="f/{subject}.nii*", site="A")
-    assert subjects(import_folder(tmp_path, tmp_path / "5.csv", image="f/{subject}.nii", site="A")) == ["p1"]  # the one that was asked for
+    assert subjects(import_folder(tmp_path, tmp_path / "5.csv", image="f/{subject}.nii", site="A")) == [
+        "p1"
+    ]  # the one that was asked for
 
 
 def test_bids_entities_become_columns(tmp_path: Path) -> None:
@@ -137,11 +142,20 @@ def test_bids_entities_become_columns(tmp_path: Path) -> None:
 
 
 def test_files_of_another_suffix_are_counted(tmp_path: Path) -> None:
-    for name in ("imagesTr/c1_0000.xyz", "imagesTr/c2_0000.xyz", "imagesTr/c3_0000.nii.gz", "sub-01/anat/sub-01_T1w.xyz", "x/a.xyz"):
+    for name in (
+        "imagesTr/c1_0000.xyz",
+        "imagesTr/c2_0000.xyz",
+        "imagesTr/c3_0000.nii.gz",
+        "sub-01/anat/sub-01_T1w.xyz",
+        "x/a.xyz",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         volume(tmp_path / name) if name.endswith(".gz") else (tmp_path / name).write_text("?")
     made = import_nnunet(tmp_path, tmp_path, site="A", one_image_per_subject=True)
-    assert made.unmatched == ("imagesTr: 2 files of .xyz, which is not read as an image", "c3: no mask; imported without")
+    assert made.unmatched == (
+        "imagesTr: 2 files of .xyz, which is not read as an image",
+        "c3: no mask; imported without",
+    )
     (tmp_path / "imagesTr" / "c3_0000.nii.gz").unlink()
     with pytest.raises(ManifestError, match=r"imagesTr: 2 files of \.xyz"):
         import_nnunet(tmp_path, tmp_path / "b.csv", site="A", one_image_per_subject=True)
@@ -149,7 +163,9 @@ def test_files_of_another_suffix_are_counted(tmp_path: Path) -> None:
         import_bids(tmp_path, tmp_path / "b.csv", site="A")
     (tmp_path / "a.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     with pytest.raises(ManifestError, match=r"1 file of \.xyz"):
-        import_coco(tmp_path / "a.json", tmp_path / "b.csv", images=tmp_path / "x", site="A", one_image_per_subject=True)
+        import_coco(
+            tmp_path / "a.json", tmp_path / "b.csv", images=tmp_path / "x", site="A", one_image_per_subject=True
+        )
     with pytest.raises(ManifestError, match=r"1 file of \.xyz"):
         import_voc(tmp_path, tmp_path / "b.csv", images=tmp_path / "x", site="A", one_image_per_subject=True)
 
@@ -168,7 +184,10 @@ def test_a_file_that_is_there_under_another_suffix_is_named(tmp_path: Path) -> N
 
 
 def coco(folder: Path, name: str, *boxes: object) -> Path:
-    notes = [{"id": i, "image_id": 1, "category_id": 3} | ({} if box is None else {"bbox": box}) for i, box in enumerate(boxes)]
+    notes = [
+        {"id": i, "image_id": 1, "category_id": 3} | ({} if box is None else {"bbox": box})
+        for i, box in enumerate(boxes)
+    ]
     held = {"images": [{"id": 1, "file_name": name, "width": 30, "height": 20}], "annotations": notes}
     (folder / "coco.json").write_text(json.dumps(held | {"categories": [{"id": 3, "name": "cell"}]}))
     return folder / "coco.json"
@@ -189,7 +208,9 @@ def test_an_absolute_path_never_enters_a_subject(tmp_path: Path) -> None:
     photograph(tmp_path / "x" / "p1" / "a.png")
     src = coco(tmp_path, str(tmp_path / "x" / "p1" / "a.png"), [1, 2, 10, 5])
     assert subjects(import_coco(src, tmp_path, images=tmp_path / "x", site="A", one_image_per_subject=True)) == ["p1/a"]
-    assert subjects(import_coco(src, tmp_path / "b.csv", images=tmp_path / "x", site="A", subject="{subject}/*")) == ["p1"]
+    assert subjects(import_coco(src, tmp_path / "b.csv", images=tmp_path / "x", site="A", subject="{subject}/*")) == [
+        "p1"
+    ]
     (tmp_path / "t.csv").write_text(f"path\n{tmp_path / 'x' / 'p1' / 'a.png'}\n")
     made = import_table(tmp_path / "t.csv", tmp_path / "d.csv", image="path", site_name="A", one_image_per_subject=True)
     assert subjects(made) == ["x/p1/a"]
@@ -217,7 +238,9 @@ def test_lists_of_images_as_monai_writes_them_are_channels(tmp_path: Path) -> No
     for name in ("p1_t1", "p1_t2", "p1_seg", "p2_t1", "p3_t1", "p3_t2"):
         volume(tmp_path / f"{name}.nii.gz")
     training = [{"image": [f"p{i}_t1.nii.gz", f"p{i}_t2.nii.gz"], "label": f"p{i}_seg.nii.gz"} for i in (1, 2)]
-    (tmp_path / "dataset.json").write_text(json.dumps({"training": training, "test": [{"image": ["p3_t1.nii.gz", "p3_t2.nii.gz"]}]}))
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"training": training, "test": [{"image": ["p3_t1.nii.gz", "p3_t2.nii.gz"]}]})
+    )
     made = import_msd(tmp_path, tmp_path, site="A", subject="{subject}_*", unlabelled=True)
     assert [(case.name, case.subject) for case in read_manifest(made.manifest)] == [
         ("p1_t1.nii.gz;p1_t2.nii.gz", "p1"),
@@ -253,7 +276,12 @@ def test_words_taken_as_missing_are_named_and_counted(labels: Path) -> None:
 
 def test_a_named_class_and_a_list_of_words_override_them(labels: Path) -> None:
     made = import_table(labels, labels.parent / "1.csv", classes={"none": "no finding"}, **COLUMNS)
-    assert [case.labels.get("label") for case in read_manifest(made.manifest)] == ["no finding", "mild", "no finding", None]
+    assert [case.labels.get("label") for case in read_manifest(made.manifest)] == [
+        "no finding",
+        "mild",
+        "no finding",
+        None,
+    ]
     assert "dx 'NA' 1 time" in str(made)
     made = import_table(labels, labels.parent / "2.csv", missing=[""], **COLUMNS)
     assert [case.labels.get("label") for case in read_manifest(made.manifest)] == ["none", "mild", "none", "NA"]
@@ -267,7 +295,9 @@ def test_a_named_class_and_a_list_of_words_override_them(labels: Path) -> None:
 def test_a_site_or_subject_taken_as_missing_says_how_to_keep_it(labels: Path, column: str, word: str) -> None:
     text = labels.read_text().replace("b.png,p2,A", "b.png,p2,NA" if column == "site" else "b.png,None,A")
     labels.write_text(text)
-    with pytest.raises(ManifestError, match=f"'{word}' in the column of the {column} was taken as missing.*--missing ''"):
+    with pytest.raises(
+        ManifestError, match=f"'{word}' in the column of the {column} was taken as missing.*--missing ''"
+    ):
         import_table(labels, labels.parent, **COLUMNS)
     cases = read_manifest(import_table(labels, labels.parent, missing=[""], **COLUMNS).manifest)
     assert getattr(cases[1], column) == word
@@ -276,5 +306,10 @@ def test_a_site_or_subject_taken_as_missing_says_how_to_keep_it(labels: Path, co
 def test_a_word_for_no_value_in_a_path_is_left_as_it_is(tmp_path: Path) -> None:
     photograph(tmp_path / "NA.png"), photograph(tmp_path / "b.png")
     (tmp_path / "t.csv").write_text("id,site\nNA,A\nb,A\n")
-    made = import_table(tmp_path / "t.csv", tmp_path, image="{id}.png", site="site", one_image_per_subject=True, attributes=["id"])
-    assert [(case.name, case.attributes) for case in read_manifest(made.manifest)] == [("NA.png", {}), ("b.png", {"id": "b"})]
+    made = import_table(
+        tmp_path / "t.csv", tmp_path, image="{id}.png", site="site", one_image_per_subject=True, attributes=["id"]
+    )
+    assert [(case.name, case.attributes) for case in read_manifest(made.manifest)] == [
+        ("NA.png", {}),
+        ("b.png", {"id": "b"}),
+    ]

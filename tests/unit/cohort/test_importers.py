@@ -1,4 +1,5 @@
-"""From other people's layouts to a manifest that reads back, and everything that is refused on the way."""
+"""From other people's layouts to a manifest that reads back, and everything that is refused on the
+way."""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ def hospital(tmp_path: Path) -> Path:
 def test_a_folder_by_patterns(hospital: Path) -> None:
     made = import_folder(hospital, hospital, image="A/{subject}_0000.*", mask="A/labels/{subject}.nii.gz", site="A")
     cases = readable(made)
-    assert [(case.name, case.subject, case.site) for case in cases] == [(f"A/p{i}_0000.nii.gz", f"p{i}", "A") for i in (1, 2, 3)]
+    assert [(case.name, case.subject, case.site) for case in cases] == [
+        (f"A/p{i}_0000.nii.gz", f"p{i}", "A") for i in (1, 2, 3)
+    ]
     assert [bool(case.labels) for case in cases] == [True, True, False]
     assert sorted(made.unmatched) == [
         "A/labels/p9.nii.gz: no image",
@@ -96,7 +99,9 @@ def test_channels_are_patterns_in_order_and_all_must_be_there(hospital: Path) ->
     made = import_folder(hospital, hospital, image=["A/{subject}_0001.nii.gz", "A/{subject}_0000.nii.gz"], site="A")
     assert [case.name for case in readable(made)] == [f"A/p{i}_0001.nii.gz;A/p{i}_0000.nii.gz" for i in (1, 3)]
     assert made.unmatched == ("A/p2_0000.nii.gz: no image",)
-    made = import_folder(hospital, hospital / "b.csv", image=["A/{subject}_0000.nii.gz", "A/{subject}_0001.nii.gz"], site="A")
+    made = import_folder(
+        hospital, hospital / "b.csv", image=["A/{subject}_0000.nii.gz", "A/{subject}_0001.nii.gz"], site="A"
+    )
     assert made.unmatched == ("A/p2_0000.nii.gz: no 'A/{subject}_0001.nii.gz', left out",)
 
 
@@ -122,9 +127,15 @@ def test_append_joins_sites_and_keeps_what_was_there(tmp_path: Path) -> None:
         import_folder(tmp_path, tmp_path, image="B/{subject}.png", site="B", append=True)
     shared = import_folder(tmp_path, tmp_path / "same.csv", image="{site}/{subject}.png", shared_subjects=True)
     assert [case.subject for case in readable(shared)] == ["1", "1", "2"]
-    made = import_folder(tmp_path, tmp_path, image="B/{subject}.png", site="B", append=True, subject_prefix="B-", split="test")
+    made = import_folder(
+        tmp_path, tmp_path, image="B/{subject}.png", site="B", append=True, subject_prefix="B-", split="test"
+    )
     cases = readable(made)
-    assert (made.rows, [case.subject for case in cases], [case.split for case in cases]) == (2, ["1", "B-1", "B-2"], [None, "test", "test"])
+    assert (made.rows, [case.subject for case in cases], [case.split for case in cases]) == (
+        2,
+        ["1", "B-1", "B-2"],
+        [None, "test", "test"],
+    )
     assert cases[0].attributes == {"age": "40"}
     before = made.manifest.read_bytes()
     with pytest.raises(ManifestError, match="stands in an earlier row too"):
@@ -183,7 +194,8 @@ def test_fields_side_by_side_need_a_width_or_a_pattern(tmp_path: Path) -> None:
     ):
         made = import_folder(tmp_path, tmp_path / f"{place}.csv", image=image, site="A")
         assert [(case.subject, case.attributes["eye"]) for case in readable(made)] == expected
-    assert Pattern("{site:.+}/{subject:2}.png").match("a/b/01.png") is None  # no piece crosses a folder
+    # no piece crosses a folder
+    assert Pattern("{site:.+}/{subject:2}.png").match("a/b/01.png") is None
     assert Pattern("{subject:2}/{subject}{eye}.png").match("01/01L.png") == {"subject": "01", "eye": "L"}
 
 
@@ -219,7 +231,8 @@ def test_a_name_that_a_manifest_cannot_hold_is_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    "name", ["a,b", 'a"b', "=1+1", "Zoë", "<script>alert(1)</script>".replace("/", "_"), "{subject}", "a b", "-rf", "$(ls)"]
+    "name",
+    ["a,b", 'a"b', "=1+1", "Zoë", "<script>alert(1)</script>".replace("/", "_"), "{subject}", "a b", "-rf", "$(ls)"],
 )
 def test_odd_names_come_back_as_they_were(tmp_path: Path, name: str) -> None:
     photograph(tmp_path / "x" / f"{name}.png"), photograph(tmp_path / "m" / f"{name}.png")
@@ -262,7 +275,8 @@ def test_the_printed_list_is_short_and_the_examples_spread(tmp_path: Path) -> No
 def test_what_was_written_goes_when_the_manifest_is_refused(tmp_path: Path) -> None:
     photograph(tmp_path / "a.png"), photograph(tmp_path / "b.png")
     rows = [
-        {"image": [tmp_path / f"{one}.png"], "subject": "1", "site": "A", "split": split} for one, split in (("a", "train"), ("b", "test"))
+        {"image": [tmp_path / f"{one}.png"], "subject": "1", "site": "A", "split": split}
+        for one, split in (("a", "train"), ("b", "test"))
     ]
     with pytest.raises(ManifestError, match="two sides"):
         write_manifest(tmp_path, rows, files=[(tmp_path / "boxes" / "a.json", b"{}")])
@@ -277,7 +291,10 @@ def test_what_was_written_goes_when_the_manifest_is_refused(tmp_path: Path) -> N
 # ---------------------------------------------------------- medmnist
 def medmnist(path: Path, **arrays: np.ndarray) -> Path:
     rng = np.random.default_rng(0)
-    held = {"train_images": rng.integers(0, 256, (5, 8, 8), np.uint8), "train_labels": np.array([[0], [1], [1], [0], [1]], np.uint8)}
+    held = {
+        "train_images": rng.integers(0, 256, (5, 8, 8), np.uint8),
+        "train_labels": np.array([[0], [1], [1], [0], [1]], np.uint8),
+    }
     held |= {"test_images": rng.integers(0, 256, (2, 8, 8), np.uint8), "test_labels": np.array([[1], [0]], np.uint8)}
     np.savez(path, **(held | arrays))
     return path
@@ -309,7 +326,9 @@ def test_medmnist_without_test_images_names_the_part_to_be_tested(tmp_path: Path
     with pytest.raises(ManifestError, match="--test valid"):
         import_medmnist(src, tmp_path / "other", site="A", one_image_per_subject=True, test="valid")
     with pytest.raises(ManifestError, match="holds train, test"):
-        import_medmnist(medmnist(tmp_path / "b.npz"), tmp_path / "other", site="A", one_image_per_subject=True, test="train")
+        import_medmnist(
+            medmnist(tmp_path / "b.npz"), tmp_path / "other", site="A", one_image_per_subject=True, test="train"
+        )
 
 
 def test_medmnist_colour_volumes_and_several_labels(tmp_path: Path) -> None:
@@ -353,7 +372,9 @@ def test_the_real_pneumonia_mnist(tmp_path: Path, data_root: Path) -> None:
     assert everything["train_images"] == 4708
     np.savez(tmp_path / "first.npz", **first)
     names = {"0": "normal", "1": "pneumonia"}
-    made = import_medmnist(tmp_path / "first.npz", tmp_path / "out", site="guangzhou", classes=names, one_image_per_subject=True)
+    made = import_medmnist(
+        tmp_path / "first.npz", tmp_path / "out", site="guangzhou", classes=names, one_image_per_subject=True
+    )
     cases = readable(made)
     assert len(cases) == 100
     assert {case.labels["label"] for case in cases} == {"normal", "pneumonia"}
@@ -391,7 +412,14 @@ def test_msd(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "held",
-    [[], {"training": 5}, {"training": [3]}, {"training": [{"image": "", "label": ""}]}, {"training": [], "labels": {"a": {}}}, "no JSON"],
+    [
+        [],
+        {"training": 5},
+        {"training": [3]},
+        {"training": [{"image": "", "label": ""}]},
+        {"training": [], "labels": {"a": {}}},
+        "no JSON",
+    ],
 )
 def test_msd_refusals(tmp_path: Path, held: object) -> None:
     (tmp_path / "dataset.json").write_text(held if isinstance(held, str) else json.dumps(held))
@@ -413,7 +441,13 @@ def test_a_hostile_path_in_a_json_does_not_leave_the_folder(tmp_path: Path) -> N
 
 
 def test_nnunet(tmp_path: Path) -> None:
-    for name in ("imagesTr/p1_a_0000", "imagesTr/p1_a_0001", "imagesTr/p2_a_0000", "imagesTs/p3_a_0000", "imagesTs/p3_a_0001"):
+    for name in (
+        "imagesTr/p1_a_0000",
+        "imagesTr/p1_a_0001",
+        "imagesTr/p2_a_0000",
+        "imagesTs/p3_a_0000",
+        "imagesTs/p3_a_0001",
+    ):
         volume(tmp_path / f"{name}.nii.gz")
     for name in ("labelsTr/p1_a", "labelsTr/p2_a", "labelsTr/p7_a"):
         volume(tmp_path / f"{name}.nii.gz")
@@ -437,7 +471,11 @@ def test_nnunet(tmp_path: Path) -> None:
 
 
 def test_bids(tmp_path: Path) -> None:
-    for name in ("sub-01/anat/sub-01_T1w", "sub-02/ses-a/anat/sub-02_ses-a_T1w", "sub-02/ses-b/anat/sub-02_ses-b_run-1_T1w"):
+    for name in (
+        "sub-01/anat/sub-01_T1w",
+        "sub-02/ses-a/anat/sub-02_ses-a_T1w",
+        "sub-02/ses-b/anat/sub-02_ses-b_run-1_T1w",
+    ):
         volume(tmp_path / f"{name}.nii.gz")
     volume(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
     volume(tmp_path / "sub-01" / "anat" / "sub-09_T1w.nii.gz")
@@ -452,7 +490,12 @@ def test_bids(tmp_path: Path) -> None:
     ]
     assert len(made.unmatched) == 4
     (tmp_path / "participants.tsv").write_text("participant_id\tcentre\nsub-01\tnorth\nsub-02\tsouth\n")
-    made = import_bids(tmp_path, tmp_path / "b.csv", site_column="centre", mask="derivatives/manual/sub-{subject}_ses-{session}_*.nii.gz")
+    made = import_bids(
+        tmp_path,
+        tmp_path / "b.csv",
+        site_column="centre",
+        mask="derivatives/manual/sub-{subject}_ses-{session}_*.nii.gz",
+    )
     assert [case.site for case in readable(made)] == ["north", "south", "south"]
     made = import_bids(tmp_path, tmp_path / "c.csv", suffix=["T1w", "T2w"], site="A")
     assert [case.name for case in readable(made)] == ["sub-01/anat/sub-01_T1w.nii.gz;sub-01/anat/sub-01_T2w.nii.gz"]
@@ -471,11 +514,17 @@ def test_bids(tmp_path: Path) -> None:
 # ---------------------------------------------------------- boxes
 def coco(folder: Path, annotations: list[dict[str, Any]], files: tuple[str, ...] = ("a.png", "deep/b.png")) -> Path:
     images = [{"id": i, "file_name": name, "width": 30, "height": 20} for i, name in enumerate(files)]
-    return write_json(folder / "coco.json", {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "rbc"}]})
+    return write_json(
+        folder / "coco.json", {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "rbc"}]}
+    )
 
 
 def test_coco(tmp_path: Path) -> None:
-    photograph(tmp_path / "x" / "a.png"), photograph(tmp_path / "x" / "deep" / "b.png"), photograph(tmp_path / "x" / "stray.png")
+    (
+        photograph(tmp_path / "x" / "a.png"),
+        photograph(tmp_path / "x" / "deep" / "b.png"),
+        photograph(tmp_path / "x" / "stray.png"),
+    )
     notes = [
         {"id": 1, "image_id": 0, "category_id": 3, "bbox": [1, 2, 10, 5.5]},
         {"id": 2, "image_id": 0, "category_id": 3, "bbox": [25, 0, 9, 9]},
@@ -588,13 +637,22 @@ def table(path: Path, *rows: tuple[str, ...], mark: str = ",") -> Path:
 def test_table(tmp_path: Path, mark: str) -> None:
     photograph(tmp_path / "x" / "1.png"), photograph(tmp_path / "x" / "2.png"), photograph(tmp_path / "m" / "1.png")
     head = ("id", "patient_id", "hospital", "dx", "age", "name")
-    rows = [("1", "p1", "north", "0", "40", "Doe"), ("2", "p2", "south", "NA", "", "Roe"), ("3", "p3", "south", "1", "9", "Poe")]
+    rows = [
+        ("1", "p1", "north", "0", "40", "Doe"),
+        ("2", "p2", "south", "NA", "", "Roe"),
+        ("3", "p3", "south", "1", "9", "Poe"),
+    ]
     src = table(tmp_path / "labels.csv", head, *rows, mark=mark)
     columns: dict[str, Any] = {"subject": "patient_id", "site": "hospital", "label": "dx", "attributes": ["age"]}
     made = import_table(src, tmp_path, image="x/{id}.png", mask="m/{id}.png", classes={"0": "normal"}, **columns)
     one, two = readable(made)
     assert one == Case(
-        "x/1.png", "p1", "north", (tmp_path / "x/1.png",), {"mask": tmp_path / "m/1.png", "label": "normal"}, attributes={"age": "40"}
+        "x/1.png",
+        "p1",
+        "north",
+        (tmp_path / "x/1.png",),
+        {"mask": tmp_path / "m/1.png", "label": "normal"},
+        attributes={"age": "40"},
     )
     assert (two.labels, two.attributes) == ({}, {})
     assert made.unmatched == ("row 3: no mask m/2.png; imported without", "row 4: no image x/3.png")
@@ -604,7 +662,9 @@ def test_table(tmp_path: Path, mark: str) -> None:
 def test_table_by_columns_of_paths(tmp_path: Path) -> None:
     photograph(tmp_path / "a.png"), photograph(tmp_path / "b.png")
     src = table(tmp_path / "t.csv", ("path", "second", "part"), ("a.png", "b.png", "val"))
-    made = import_table(src, tmp_path, image=["path", "second"], site_name="A", split_column="part", one_image_per_subject=True)
+    made = import_table(
+        src, tmp_path, image=["path", "second"], site_name="A", split_column="part", one_image_per_subject=True
+    )
     (case,) = readable(made)
     assert (case.name, case.subject, case.site, case.split) == ("a.png;b.png", "a", "A", "val")
     for match, more in (
@@ -615,7 +675,9 @@ def test_table_by_columns_of_paths(tmp_path: Path) -> None:
         ("unknown column 'x.__class__'", {"image": "{x.__class__}.png"}),
     ):
         with pytest.raises(ManifestError, match=match):
-            import_table(src, tmp_path / "b.csv", **({"image": "path", "site_name": "A", "one_image_per_subject": True} | more))
+            import_table(
+                src, tmp_path / "b.csv", **({"image": "path", "site_name": "A", "one_image_per_subject": True} | more)
+            )
     (tmp_path / "empty.csv").write_text("path\n")
     with pytest.raises(ManifestError, match="no rows"):
         import_table(tmp_path / "empty.csv", tmp_path, image="path", site_name="A", one_image_per_subject=True)
@@ -629,9 +691,17 @@ def test_table_by_columns_of_paths(tmp_path: Path) -> None:
 
 def test_real_cases_are_referenced_where_they_lie_or_refused(tmp_path: Path, data_root: Path) -> None:
     with pytest.raises(ManifestError, match="files are not copied"):
-        import_folder(data_root / "hippocampus", tmp_path, image="images/{subject}.nii.gz", mask="masks/{subject}.nii.gz", site="A")
+        import_folder(
+            data_root / "hippocampus",
+            tmp_path,
+            image="images/{subject}.nii.gz",
+            mask="masks/{subject}.nii.gz",
+            site="A",
+        )
     with pytest.raises(ManifestError, match="files are not copied"):
-        import_table(data_root / "skin" / "manifest.csv", tmp_path, image="image", subject="subject", site="site", label="label")
+        import_table(
+            data_root / "skin" / "manifest.csv", tmp_path, image="image", subject="subject", site="site", label="label"
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,7 +49,9 @@ def test_one_annotation_of_coco_is_lost_and_not_all(tmp_path: Path, note: dict[s
     assert boxes(readable(made)[0])["boxes"] == [[1, 2, 11, 7]]
 
 
-@pytest.mark.parametrize("before", ["/home/jane.doe/data/", "C:\\Users\\jane.doe\\", "\\\\server\\jane.doe\\", "{here}/"])
+@pytest.mark.parametrize(
+    "before", ["/home/jane.doe/data/", "C:\\Users\\jane.doe\\", "\\\\server\\jane.doe\\", "{here}/"]
+)
 def test_the_path_of_another_machine_never_enters_a_subject(tmp_path: Path, before: str) -> None:
     photograph(tmp_path / "x" / "a.png")
     src = coco(tmp_path, [], (before.format(here=tmp_path / "x") + "a.png",))

@@ -19,7 +19,14 @@ from allograft.cohort.readers.listing import images_below
 def write_series(folder: Path, uid: str, count: int = 3, name: str = "IM{:04d}", **tags: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        dicom(folder / name.format(index), values(index), SOPClassUID=MRImageStorage, SeriesInstanceUID=uid, **place(2.5 * index), **tags)
+        dicom(
+            folder / name.format(index),
+            values(index),
+            SOPClassUID=MRImageStorage,
+            SeriesInstanceUID=uid,
+            **place(2.5 * index),
+            **tags,
+        )
 
 
 @pytest.mark.parametrize("ending", ["", ".dcm", ".DCM", ".ima", ".12"])
@@ -65,12 +72,26 @@ def test_radiographs_of_one_series_are_two_images(tmp_path: Path) -> None:
 def test_a_model_of_planes_sees_every_slice(tmp_path: Path) -> None:
     write_series(tmp_path / "p1", "1.2.1", name="A{}")
     write_series(tmp_path / "p2", "1.2.2", name="B{}.dcm")
-    assert [name for name, _ in images_below(tmp_path, planes=True)] == ["p1/A0", "p1/A1", "p1/A2", "p2/B0.dcm", "p2/B1.dcm", "p2/B2.dcm"]
+    assert [name for name, _ in images_below(tmp_path, planes=True)] == [
+        "p1/A0",
+        "p1/A1",
+        "p1/A2",
+        "p2/B0.dcm",
+        "p2/B1.dcm",
+        "p2/B2.dcm",
+    ]
 
 
 def test_other_files_beside_a_series(tmp_path: Path) -> None:
     write_series(tmp_path / "p1", "1.2.1")
-    dicom(tmp_path / "p1" / "plan", values(0), SOPClassUID=RTStructureSetStorage, PixelData=None, Rows=None, SeriesInstanceUID=OTHER)
+    dicom(
+        tmp_path / "p1" / "plan",
+        values(0),
+        SOPClassUID=RTStructureSetStorage,
+        PixelData=None,
+        Rows=None,
+        SeriesInstanceUID=OTHER,
+    )
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "p1" / "key.png")
     for name in (".hidden.png", "DICOMDIR", "notes.txt", "p1/scan.hdr", "p1/scan.img", "slide.svs"):
         (tmp_path / name).write_bytes(b"no")

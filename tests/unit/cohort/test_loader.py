@@ -128,8 +128,12 @@ def test_seeds_change_order_and_draws(sites: tuple[Cohort, Cohort]) -> None:
     assert told(islice(other(0), 2)) != told(islice(loader(sites)(0), 2))
 
 
-@pytest.mark.parametrize(("batch_size", "steps", "epoch"), [(4, None, 2), (8, None, 1), (3, None, 3), (100, None, 1), (4, 7, 7)])
-def test_an_epoch_is_a_number_of_steps(batch_size: int, steps: int | None, epoch: int, sites: tuple[Cohort, Cohort]) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "epoch"), [(4, None, 2), (8, None, 1), (3, None, 3), (100, None, 1), (4, 7, 7)]
+)
+def test_an_epoch_is_a_number_of_steps(
+    batch_size: int, steps: int | None, epoch: int, sites: tuple[Cohort, Cohort]
+) -> None:
     budget = Budget(batch_size=batch_size, steps_per_epoch=steps)
     assert a_context(budget=budget).loader(sites, "x").epoch == epoch
 

@@ -29,7 +29,10 @@ def cases(folder: Path, text: str, encoding: str = "utf-8") -> tuple[Case, ...]:
 
 
 def test_a_row_becomes_a_case(folder: Path) -> None:
-    one, two = cases(folder, "image,mask,label,region,subject,site,split,age\na.png; b.png,m.png,x|y,r.png,1,A,train,30\nb.png,,,,2,A,,\n")
+    one, two = cases(
+        folder,
+        "image,mask,label,region,subject,site,split,age\na.png; b.png,m.png,x|y,r.png,1,A,train,30\nb.png,,,,2,A,,\n",
+    )
     assert one == Case(
         "a.png; b.png",
         "1",
@@ -54,9 +57,14 @@ def test_csv_and_parquet_and_a_byte_order_mark_read_alike(folder: Path) -> None:
 
 
 def test_whole_numbers_in_parquet_stay_whole(folder: Path) -> None:
-    frame = pd.DataFrame({"image": ["a.png", "b.png"], "subject": [1, 2], "site": ["A", "A"], "age": pd.array([30, None], dtype="Int64")})
+    frame = pd.DataFrame(
+        {"image": ["a.png", "b.png"], "subject": [1, 2], "site": ["A", "A"], "age": pd.array([30, None], dtype="Int64")}
+    )
     frame.to_parquet(folder / "m.parquet")
-    assert [(case.subject, case.attributes) for case in read_manifest(folder / "m.parquet")] == [("1", {"age": "30"}), ("2", {})]
+    assert [(case.subject, case.attributes) for case in read_manifest(folder / "m.parquet")] == [
+        ("1", {"age": "30"}),
+        ("2", {}),
+    ]
 
 
 @pytest.mark.parametrize(

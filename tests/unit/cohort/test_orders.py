@@ -60,7 +60,10 @@ def test_an_episode_is_one_of_those_given_drawn_by_weight() -> None:
 
 def test_classes_take_turns_whatever_their_number(cohort: Cohort) -> None:
     named = replace(
-        cohort, cases=tuple(replace(case, labels={"label": "rare" if case.subject == "a0" else "common"}) for case in cohort.cases)
+        cohort,
+        cases=tuple(
+            replace(case, labels={"label": "rare" if case.subject == "a0" else "common"}) for case in cohort.cases
+        ),
     )
     halves = [named.site("a"), named.site("b")]
     groups = by_class(halves)

@@ -91,7 +91,9 @@ def test_nearest_takes_the_pixel_under_the_centre(before, after):
     place = geometry(photograph(line), Preprocessing(size=(after, 2)), "a.png")
     wanted = [int((i + 0.5) * before / after + 1e-9) for i in range(after)]
     assert to_grid(line, place, nearest=True)[0, :, 0].tolist() == wanted
-    exact = torch.nn.functional.interpolate(torch.from_numpy(line[:, None].astype(np.float32)), size=(after, 2), mode="nearest-exact")
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(line[:, None].astype(np.float32)), size=(after, 2), mode="nearest-exact"
+    )
     assert exact[0, 0, :, 0].tolist() == wanted
 
 
@@ -103,9 +105,11 @@ def test_enlarging_is_linear_between_pixel_centres():
 
 @pytest.mark.parametrize("shape", [(64, 60), (24, 26, 20)])
 def test_ramps_keep_their_place_both_ways(shape):
-    """Away from the borders a ramp is the same ramp on every grid, to 0.06 of a pixel; another convention slips by 0.2 and more.
+    """Away from the borders a ramp is the same ramp on every grid, to 0.06 of a pixel; another
+    convention slips by 0.2 and more.
 
-    Not exactly: the weights of an anti-aliasing triangle at broken ratios are not symmetric about the centre.
+    Not exactly: the weights of an anti-aliasing triangle at broken ratios are not symmetric about
+    the centre.
     """
     for axis, length in enumerate(shape):
         ramp = np.broadcast_to(((np.arange(length) + 0.5) / length).reshape(-1, *(1,) * (len(shape) - axis - 1)), shape)
@@ -138,7 +142,8 @@ def oriented(array, affine, code):
 
 
 @pytest.mark.parametrize(
-    "preprocessing", [Preprocessing(), Preprocessing("LPS", (1.2, 1.0, 1.7), (12, 10, 6)), Preprocessing(size=(9, 13, 7))]
+    "preprocessing",
+    [Preprocessing(), Preprocessing("LPS", (1.2, 1.0, 1.7), (12, 10, 6)), Preprocessing(size=(9, 13, 7))],
 )
 def test_all_48_orientations_give_the_same_grid_and_return(preprocessing):
     random = np.random.default_rng(0)
@@ -175,7 +180,9 @@ def test_orientation_none_keeps_the_stored_axes():
 
 def test_a_plane_of_a_volume_is_turned_within_itself():
     array = np.arange(12.0).reshape(1, 3, 4)
-    affine = np.array([[0, -2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1]])  # rows to posterior, columns to left
+    affine = np.array(
+        [[0, -2.0, 0, 0], [-3.0, 0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1]]
+    )  # rows to posterior, columns to left
     place = geometry(Picture(array, affine), Preprocessing(), "a")
     assert place.axes == (1, 0)
     assert place.flips == (0, 1)
@@ -193,7 +200,9 @@ def test_spacing_sets_the_length_and_tells_the_truth():
     assert place.start == (0, 0, 0)
     np.testing.assert_allclose(np.multiply(place.spacing, place.size), np.multiply(place.stored_spacing, place.shape))
     single = Picture(picture.array, picture.affine.astype(np.float32).astype(np.float64))
-    assert geometry(single, Preprocessing(spacing=(0.8, 1.0, 1.0)), "a").resampled[0] == 13  # 12.5 goes up, float32 or not
+    assert (
+        geometry(single, Preprocessing(spacing=(0.8, 1.0, 1.0)), "a").resampled[0] == 13
+    )  # 12.5 goes up, float32 or not
 
 
 def test_cut_and_pad_around_the_centre():
@@ -238,7 +247,11 @@ def test_geometry_and_settings_survive_json():
 @pytest.mark.parametrize(
     ("preprocessing", "error", "words"),
     [
-        (Preprocessing(spacing=(1.0, 1.0)), ImageError, "eye.png.*remove spacing, or store the image with its voxel size"),
+        (
+            Preprocessing(spacing=(1.0, 1.0)),
+            ImageError,
+            "eye.png.*remove spacing, or store the image with its voxel size",
+        ),
         (Preprocessing(size=(4, 4, 4)), SpecError, "eye.png.*3 numbers, the image 2 axes; give one"),
         (Preprocessing(spacing=(1.0,)), SpecError, "1 numbers"),
         (Preprocessing(size=(0, 4)), SpecError, "whole numbers above 0"),

@@ -76,7 +76,8 @@ def test_a_jpeg_named_png_is_read_by_its_content(tmp_path):
 
 
 def upright(orientation, pixels):
-    """What a viewer shows, told by the EXIF standard: where row 0 and column 0 of the stored pixels belong."""
+    """What a viewer shows, told by the EXIF standard: where row 0 and column 0 of the stored pixels
+    belong."""
     turns = {
         1: lambda a: a,
         2: np.fliplr,
@@ -130,7 +131,9 @@ def test_sixteen_bits_stay_sixteen(tmp_path):
         assert picture.array.dtype == np.uint16
         assert picture.array.dtype.isnative
         np.testing.assert_array_equal(picture.array[0], deep)
-    np.testing.assert_array_equal(read_image([tmp_path / "colour.tif"]).array, COLOUR.transpose(2, 0, 1).astype(np.uint16) * 257 + 1)
+    np.testing.assert_array_equal(
+        read_image([tmp_path / "colour.tif"]).array, COLOUR.transpose(2, 0, 1).astype(np.uint16) * 257 + 1
+    )
 
 
 def test_colour_png_of_sixteen_bits_is_refused_rather_than_cut(tmp_path):
@@ -216,7 +219,8 @@ def test_nifti_slope_is_applied(tmp_path):
     image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), AFFINE)
     image.header.set_slope_inter(0.5, -3)
     nibabel.save(image, tmp_path / "a.nii")
-    # nibabel keeps the given slope only when it writes integers with it; read what it says is there.
+    # nibabel keeps the given slope only when it writes integers with it; read what it says is
+    # there.
     wanted = nibabel.load(tmp_path / "a.nii").get_fdata()
     raw = (tmp_path / "a.nii").read_bytes()
     scaled = raw[:112] + struct.pack("<ff", 0.5, -3.0) + raw[120:]
@@ -230,7 +234,9 @@ def test_nifti_slope_is_applied(tmp_path):
 def test_nifti_channels_and_dropped_axes(tmp_path):
     array = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
     np.testing.assert_array_equal(read_image([nifti(tmp_path / "c.nii", array)]).array, array.transpose(3, 0, 1, 2))
-    np.testing.assert_array_equal(read_image([nifti(tmp_path / "t.nii", array[..., None, :])]).array, array.transpose(3, 0, 1, 2))
+    np.testing.assert_array_equal(
+        read_image([nifti(tmp_path / "t.nii", array[..., None, :])]).array, array.transpose(3, 0, 1, 2)
+    )
     for axis in range(3):
         flat = read_image([nifti(tmp_path / f"{axis}.nii", array.take([0], axis))])
         kept = [each for each in range(3) if each != axis]
@@ -252,7 +258,8 @@ def test_nifti_refusals(tmp_path):
     volume = np.zeros((2, 3, 4), np.float32)
     assert "complex64" in refusal(nifti(tmp_path / "complex.nii", volume.astype(np.complex64)))
     whole = nifti(tmp_path / "whole.nii", volume).read_bytes()
-    for row in ([np.nan, 0, 2, -7], [0, 0, 0, 0]):  # srow_x of the header, which nibabel will not write
+    # srow_x of the header, which nibabel will not write
+    for row in ([np.nan, 0, 2, -7], [0, 0, 0, 0]):
         (tmp_path / "affine.nii").write_bytes(whole[:280] + struct.pack("<4f", *row) + whole[296:])
         assert "voxel size" in refusal(tmp_path / "affine.nii")
     volume[0, 0, :3] = np.nan, np.inf, -np.inf

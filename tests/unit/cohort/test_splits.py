@@ -28,7 +28,8 @@ def counts(places: dict[str, Assignment], prefix: str) -> dict[str, int]:
 
 def test_shares_are_of_subjects_and_targets_do_not_validate() -> None:
     places = draw_splits([*site("a", 20), *site("b", 10)], ["a"], test=0.3, val=0.25)
-    assert counts(places, "a") == {"test": 6, "val": 4, "train": 10}  # a quarter of the 14 left: 3.5, to even
+    # a quarter of the 14 left: 3.5, to even
+    assert counts(places, "a") == {"test": 6, "val": 4, "train": 10}
     assert counts(places, "b") == {"test": 3, "train": 7}
 
 

@@ -1,4 +1,5 @@
-"""What a recipe hands on beside its network: a critic that is kept, killed, resumed and loaded is the one that was trained."""
+"""What a recipe hands on beside its network: a critic that is kept, killed, resumed and loaded is
+the one that was trained."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ from allograft.tree import digest
 
 def critic_of(channels: int, width: int) -> nn.Sequential:
     """A critic with running statistics, which are kept too."""
-    return nn.Sequential(nn.Conv2d(channels, width, 4, 2, 1), nn.BatchNorm2d(width), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 4, 2, 1))
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 4, 2, 1), nn.BatchNorm2d(width), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 4, 2, 1)
+    )
 
 
 @dataclass
@@ -42,11 +45,16 @@ class Contest:
     optimizers: list[torch.optim.Optimizer]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        made, masks = self.network(batch.image)["mask"].softmax(1), F.one_hot(batch.labels["mask"][:, 0].clamp_min(0), 2).movedim(-1, 1)  # type: ignore[call-overload,index,union-attr]
+        made, masks = (
+            self.network(batch.image)["mask"].softmax(1),
+            F.one_hot(batch.labels["mask"][:, 0].clamp_min(0), 2).movedim(-1, 1),
+        )  # type: ignore[call-overload,index,union-attr]
         terms = {"fool": F.softplus(-self.critic(made)).mean(), "told": 0.0}
         for name, optimizer in zip(terms, self.optimizers, strict=True):
             if name == "told":
-                terms[name] = F.softplus(self.critic(made.detach())).mean() + F.softplus(-self.critic(masks.float())).mean()
+                terms[name] = (
+                    F.softplus(self.critic(made.detach())).mean() + F.softplus(-self.critic(masks.float())).mean()
+                )
             for each in self.optimizers:
                 each.zero_grad()
             terms[name].backward()  # type: ignore[union-attr]
@@ -60,7 +68,8 @@ def contest(network: Any, critic: nn.Module) -> Contest:
 
 @dataclass(frozen=True)
 class Contested:
-    """Trains a critic beside the network, and hands both on, with a teacher that is a network too."""
+    """Trains a critic beside the network, and hands both on, with a teacher that is a network
+    too."""
 
     paper: ClassVar[None] = None
     needs: ClassVar[Needs] = Needs(source_images=True)
@@ -115,7 +124,9 @@ def ended(recipe: Any, scenario: Scenario, folder: Path | None = None) -> dict[s
     return outcome(finished(a_context(folder).run(recipe, scenario, a_network()))[1])
 
 
-def test_a_critic_and_a_teacher_are_loaded_as_they_were(scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_critic_and_a_teacher_are_loaded_as_they_were(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, carry = finished(a_context(tmp_path).run(Contested(), scenario, a_network()))
     assert outcome(carry)["teacher"] == digest(a_network()) != outcome(carry)["network"]
     monkeypatch.setattr(Contest, "__call__", lambda *_: pytest.fail("trained again"))
@@ -135,8 +146,11 @@ def test_going_on_from_a_loaded_critic_is_going_on_from_the_live_one(scenario: S
 
 
 @pytest.mark.parametrize("write", [2, 4, 5, 9, 14, 16, 21])
-def test_killed_and_resumed_is_undisturbed(write: int, scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process ends right after the n-th of 22 files; checkpoints come at every step, and the 14th ends the first unit."""
+def test_killed_and_resumed_is_undisturbed(
+    write: int, scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends right after the n-th of 22 files; checkpoints come at every step, and the
+    14th ends the first unit."""
     undisturbed, count, real = ended(GoingOn(), scenario), 0, tree.write_bytes
     monkeypatch.setattr(Journal, "due", lambda self: self.writes)
 
@@ -166,7 +180,9 @@ def test_a_part_of_the_users_own_module_is_loaded_with_it(tmp_path: Path) -> Non
 
 
 def test_a_part_that_could_not_be_loaded_is_refused_at_once() -> None:
-    with pytest.raises(AllograftError, match=r"Carry.parts: 'critic' is a Sequential without a spec.*rebuildable\(FUNCTION"):
+    with pytest.raises(
+        AllograftError, match=r"Carry.parts: 'critic' is a Sequential without a spec.*rebuildable\(FUNCTION"
+    ):
         Carry(a_network(), parts={"critic": critic_of(2, 4)})
 
 

@@ -84,7 +84,9 @@ def cut(manifest: Path, *, target: str = "b", labelled: int = 2, sites: tuple[st
 
 def a_network(seed: int = 0) -> Any:
     with Seeds(seed).everything():
-        return build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}})
+        return build(
+            {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
+        )
 
 
 def finished(running: Generator[Stage, None, Carry]) -> tuple[list[Stage], Carry]:
@@ -115,7 +117,9 @@ def test_narrowed_to_nothing_more_than_needed(manifest: Path) -> None:
 
 
 def test_what_needs_no_label_is_the_same_whatever_is_labelled(manifest: Path) -> None:
-    budgets = [cut(manifest, labelled=count).narrowed(Needs(source_images=True, target_images=True)) for count in (0, 1, 3)]
+    budgets = [
+        cut(manifest, labelled=count).narrowed(Needs(source_images=True, target_images=True)) for count in (0, 1, 3)
+    ]
     assert [len(budget.target) for budget in budgets] == [1, 1, 1]
     assert budgets[0].fingerprint() == budgets[1].fingerprint() == budgets[2].fingerprint()
     whole = cut(manifest, labelled=1)
@@ -161,7 +165,9 @@ def test_a_recipe_without_a_task_is_told_so_where_it_asks_for_one() -> None:
     assert context.supervised_task is context.task
     bare = replace(context, task=None)
     for asks in (lambda: bare.supervised_task, lambda: bare.gradient_step(a_network())):
-        with pytest.raises(AllograftError, match="needs only images for pre-training, so it is given no task; use a loss of its own"):
+        with pytest.raises(
+            AllograftError, match="needs only images for pre-training, so it is given no task; use a loss of its own"
+        ):
             asks()
     assert bare.gradient_step(a_network(), lambda network, batch: {}).clip == context.settings.clip
 
@@ -170,7 +176,9 @@ def test_what_does_not_change_a_key(manifest: Path, tmp_path: Path) -> None:
     network = a_network()
     key = {recipe: a_context().unit(recipe, cut(manifest), network) for recipe in (Supervised(), Finetune(), Joint())}
     for recipe, expected in key.items():
-        assert a_context().unit(recipe, cut(manifest, sites=("a", "b")), network) == expected  # a site less in the study
+        assert (
+            a_context().unit(recipe, cut(manifest, sites=("a", "b")), network) == expected
+        )  # a site less in the study
         assert a_context(tmp_path, seconds=3.0).unit(recipe, cut(manifest), network) == expected
         assert replace(a_context(), workers=2).unit(recipe, cut(manifest), network) == expected
     assert a_context().unit(Supervised(), cut(manifest, labelled=1), network) == key[Supervised()]
@@ -182,7 +190,10 @@ def test_a_hidden_mask_may_change(tmp_path: Path) -> None:
     def keys() -> list[str]:
         scenario = cut(manifest, sites=("a", "b"))
         images = Twice()  # needs nothing of its own, so source images only
-        return [a_context().unit(recipe, scenario, network) for recipe in (Supervised(), Finetune(), TargetSupervised(), images)]
+        return [
+            a_context().unit(recipe, scenario, network)
+            for recipe in (Supervised(), Finetune(), TargetSupervised(), images)
+        ]
 
     before = keys()
     Image.new("L", (16, 16), 1).save(tmp_path / "b2-mask.png")  # outside the budget of two
@@ -193,12 +204,17 @@ def test_a_hidden_mask_may_change(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------- running
-def test_run_keeps_the_callers_network_and_loads_the_second_time(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_keeps_the_callers_network_and_loads_the_second_time(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = a_network()
     before = digest(network)
     stages, carry = finished(a_context(tmp_path).run(Finetune(), cut(manifest), network))
     assert digest(network) == before != digest(carry.network)
-    assert [(stage.name, type(stage.recipe).__name__) for stage in stages] == [("trained", "Supervised"), ("tuned", "Finetune")]
+    assert [(stage.name, type(stage.recipe).__name__) for stage in stages] == [
+        ("trained", "Supervised"),
+        ("tuned", "Finetune"),
+    ]
     assert stages[0].unit != stages[1].unit
     assert [stage.sites for stage in stages] == [("a",), ("a", "b")]
     monkeypatch.setattr("allograft.step.GradientStep.__call__", lambda *_: pytest.fail("trained again"))
@@ -279,7 +295,9 @@ def test_needs_that_are_not_met(recipe: Any, lacking: dict[str, tuple[Cohort, ..
 
 
 def test_the_target_that_lacks_them_is_named(manifest: Path) -> None:
-    with pytest.raises(NeedsError, match=r"'adabn' needs target images, and target 'b' has none outside its test cases; .*lower test: "):
+    with pytest.raises(
+        NeedsError, match=r"'adabn' needs target images, and target 'b' has none outside its test cases; .*lower test: "
+    ):
         check_needs(AdaBn(), replace(cut(manifest), target=()), "b")
 
 

@@ -1,4 +1,5 @@
-"""Locks: one holder at a time; the dead are taken over, the living are not; who was taken over writes and releases nothing."""
+"""Locks: one holder at a time; the dead are taken over, the living are not; who was taken over
+writes and releases nothing."""
 
 from __future__ import annotations
 
@@ -94,8 +95,11 @@ class Clock:
 
 
 @pytest.mark.parametrize("process", [1, DEAD], ids=["a number that lives here", "a number that is dead here"])
-def test_another_machine_is_respected_while_its_heart_beats(process: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process number says nothing here: only a heartbeat that is not seen to move for the time of a lease does."""
+def test_another_machine_is_respected_while_its_heart_beats(
+    process: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process number says nothing here: only a heartbeat that is not seen to move for the time
+    of a lease does."""
     path, clock, beats = held_by(tmp_path / "lock", host="another", process=process), Clock(), 50
     monkeypatch.setattr(time, "monotonic", clock)
     assert held_elsewhere(path)
@@ -191,7 +195,8 @@ except LeaseLost:
 
 
 def test_a_stalled_owner_that_wakes_up_finds_its_lease_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real process, stopped for longer than the lease, while this one takes the lock over and works on."""
+    """A real process, stopped for longer than the lease, while this one takes the lock over and
+    works on."""
     monkeypatch.setattr(lock, "LEASE", 1.0)
     monkeypatch.setattr(lock, "BEAT", 0.1)
     source = str(Path(allograft.__file__).parents[1])

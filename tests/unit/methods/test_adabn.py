@@ -40,7 +40,9 @@ def test_all_images_together_whatever_the_batches() -> None:
 
 def test_a_layer_sees_what_the_layers_before_make_of_their_own_batch() -> None:
     torch.manual_seed(0)
-    network = Wrapped(nn.Sequential(*(layer for c in (1, 3) for layer in (nn.Conv2d(c, 3, 3), nn.BatchNorm2d(3), nn.ReLU()))), "mask")
+    network = Wrapped(
+        nn.Sequential(*(layer for c in (1, 3) for layer in (nn.Conv2d(c, 3, 3), nn.BatchNorm2d(3), nn.ReLU()))), "mask"
+    )
     trained = copy.deepcopy(network).train()
     for index in (1, 4):
         trained.module[index].momentum = 1.0
@@ -69,13 +71,20 @@ def test_scale_and_shift_and_all_else_stay() -> None:
     network = _network()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     adapt_statistics(network, [torch.rand(2, 1, 8, 8)])
-    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key]) and "tracked" not in key}
+    changed = {
+        key
+        for key, value in network.state_dict().items()
+        if not torch.equal(value, before[key]) and "tracked" not in key
+    }
     assert changed == {"module.1.running_mean", "module.1.running_var"}
 
 
 def test_without_batch_normalisation_or_images_it_says_so(tmp_path: Path) -> None:
     session = session_of(
-        write_cohort(tmp_path / "cohort"), tmp_path / "out", request("adabn"), network={"unet": {"channels": [4, 8], "num_res_units": 1}}
+        write_cohort(tmp_path / "cohort"),
+        tmp_path / "out",
+        request("adabn"),
+        network={"unet": {"channels": [4, 8], "num_res_units": 1}},
     )
     with pytest.raises(SpecError, match="norm: batch"):
         session.prepare()

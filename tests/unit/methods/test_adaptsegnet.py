@@ -1,4 +1,5 @@
-"""AdaptSegNet: the discriminator's layers, where the inner segmentation comes from, a run, and what is refused."""
+"""AdaptSegNet: the discriminator's layers, where the inner segmentation comes from, a run, and what
+is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize(
-    ("size", "left"), [((64, 96), (2, 3)), ((32, 32), (1, 1)), ((16, 40), (1, 1)), ((1, 1), (1, 1)), ((32, 32, 64), (1, 1, 2))]
+    ("size", "left"),
+    [((64, 96), (2, 3)), ((32, 32), (1, 1)), ((16, 40), (1, 1)), ((1, 1), (1, 1)), ((32, 32, 64), (1, 1, 2))],
 )
 def test_every_size_leaves_something(size: tuple[int, ...], left: tuple[int, ...]) -> None:
     judge = Discriminator(3, len(size))
@@ -115,6 +117,8 @@ def test_the_optimizers_are_the_papers(tmp_path: Path) -> None:
 def test_a_run_with_a_batch_of_one_and_the_studys_schedule(levels: int, tmp_path: Path) -> None:
     budget = {"steps": 1, "adapt_steps": 2, "batch_size": 1}
     recipe = {"adaptsegnet": {"levels": levels, "first": "start"}}
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe, budget=budget, schedule={"poly": {}})
+    session = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe, budget=budget, schedule={"poly": {}}
+    )
     _, _, records = run(session)
     assert all(record.status == "done" for record in records.values())

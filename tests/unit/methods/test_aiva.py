@@ -1,4 +1,5 @@
-"""AIVA: what is clustered and when, what the report is given, and inputs that are too few, too many or wrong."""
+"""AIVA: what is clustered and when, what the report is given, and inputs that are too few, too many
+or wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +27,17 @@ from allograft.methods.aiva import PAIRS, Aiva, match_clusters, nearest, show_ex
 from allograft.methods.start import Start
 from allograft.networks import Wrapped, build
 from allograft.parts import clustering
-from allograft.parts.clustering import Clusters, DomainItem, DomainItems, cluster, embed, features_of, name_of, nearest_mean, positions
+from allograft.parts.clustering import (
+    Clusters,
+    DomainItem,
+    DomainItems,
+    cluster,
+    embed,
+    features_of,
+    name_of,
+    nearest_mean,
+    positions,
+)
 from allograft.parts.paired_batches import PairedBatches, halves, last_feature
 from allograft.parts.thumbnails import subject_of, thumbnail
 from allograft.recipe import Scenario
@@ -35,7 +46,8 @@ from allograft.tree import digest
 
 CONTRACT = {
     "options": {"clusters": 1, "rounds": 3, "weight": 0.5, "variant": "released"},
-    "processes": {"first": "start", "rounds": 1},  # t-SNE makes much of the rounding of what was trained before
+    # t-SNE makes much of the rounding of what was trained before
+    "processes": {"first": "start", "rounds": 1},
 }
 
 
@@ -48,7 +60,9 @@ def _scenario(folder: Path, source: int = 5, target: int = 4) -> Scenario:
     return Scenario((cohort.site("a"),), (cohort.site("b").unlabelled(),), sites=("a", "b"))
 
 
-@pytest.mark.parametrize(("source", "target", "wanted", "k"), [(5, 4, 12, 4), (1, 1, 12, 1), (6, 1, 3, 1), (9, 8, 3, 3), (2, 9, 1, 1)])
+@pytest.mark.parametrize(
+    ("source", "target", "wanted", "k"), [(5, 4, 12, 4), (1, 1, 12, 1), (6, 1, 3, 1), (9, 8, 3, 3), (2, 9, 1, 1)]
+)
 def test_too_few_images_make_fewer_clusters(source: int, target: int, wanted: int, k: int) -> None:
     found = cluster(_features(source), _features(target, seed=1), wanted, seed=0)
     assert found.points.shape == (source + target, 2)
@@ -67,7 +81,9 @@ def test_images_that_are_all_the_same_are_one_cluster() -> None:
 
 def test_a_round_may_start_from_the_last_one_and_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(clustering, "embed", lambda values, seed, start: seen.append(start) or embed(values, seed, start))
+    monkeypatch.setattr(
+        clustering, "embed", lambda values, seed, start: seen.append(start) or embed(values, seed, start)
+    )
     source, target = _features(20), _features(15, seed=1)
     before = source.clone()
     first = cluster(source, target, 3, seed=5)
@@ -79,9 +95,13 @@ def test_a_round_may_start_from_the_last_one_and_is_the_same_each_time(monkeypat
     assert np.array_equal(seen[2], first.points.numpy())
 
 
-def test_the_released_variant_sees_the_position_and_starts_from_the_sources_centres(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_released_variant_sees_the_position_and_starts_from_the_sources_centres(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shapes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(clustering, "embed", lambda values, seed, start: shapes.append(values.shape) or embed(values, seed, start))
+    monkeypatch.setattr(
+        clustering, "embed", lambda values, seed, start: shapes.append(values.shape) or embed(values, seed, start)
+    )
     position = torch.linspace(0, 0.9, 50)
     starts: list[Any] = []
     real = sklearn.cluster.KMeans
@@ -103,7 +123,9 @@ def test_where_a_slice_stands(tmp_path: Path) -> None:
     assert positions([DomainItem(whole, 1)]).tolist() == [0.0]
 
 
-@pytest.mark.parametrize(("source", "target", "most", "kept"), [(5, 4, 9, (5, 4)), (5, 4, 6, (3, 3)), (2, 7, 6, (2, 4)), (7, 2, 6, (4, 2))])
+@pytest.mark.parametrize(
+    ("source", "target", "most", "kept"), [(5, 4, 9, (5, 4)), (5, 4, 6, (3, 3)), (2, 7, 6, (2, 4)), (7, 2, 6, (4, 2))]
+)
 def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tuple[int, int], tmp_path: Path) -> None:
     scenario = _scenario(tmp_path, source, target)
     sides = DomainItems.from_scenario(scenario, a_context(), most)
@@ -127,7 +149,9 @@ def test_the_rest_in_batches_is_the_rest_at_once() -> None:
     assert all(torch.equal(getattr(whole, name), getattr(parts, name)) for name in vars(whole))
 
 
-def test_no_more_features_than_the_samples_and_two_batches_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_features_than_the_samples_and_two_batches_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}}
     scenario, alive, most = _scenario(tmp_path, 3, 25), weakref.WeakSet[torch.Tensor](), [0, 0]
 
@@ -168,7 +192,9 @@ def test_on_crops_the_points_are_those_that_cover_an_image_and_batches_are_made_
     assert (len(sides.source), len(sides.target), sides.of_source, sides.total) == (20, 12, 20, 32)
     assert [item.image for item in sides.target] == [(scenario.target[0], i // 4) for i in range(12)]
     torch.manual_seed(0)
-    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": "batch"}}}).eval()
+    network = build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": "batch"}}}
+    ).eval()
     found = torch.cat(list(features_of(network, sides.target, context)))
     image = scenario.target[0].case(1).image
     whole = image.unfold(2, 8, 8).unfold(3, 8, 8).movedim((2, 3), (0, 1)).flatten(0, 2)
@@ -191,7 +217,9 @@ def test_an_epoch_is_a_pass_over_the_crops_of_the_source(
     sizes: list[tuple[int, ...]] = []
     seen: set[int] = set()
     real = aiva.alignment_loss
-    monkeypatch.setattr(aiva, "cluster", lambda a, b, k, **more: sizes.append((len(a), len(b))) or cluster(a, b, k, **more))
+    monkeypatch.setattr(
+        aiva, "cluster", lambda a, b, k, **more: sizes.append((len(a), len(b))) or cluster(a, b, k, **more)
+    )
     monkeypatch.setattr(aiva, "alignment_loss", lambda f, c, *more: seen.update(c.tolist()) or real(f, c, *more))
     context = a_context(tmp_path / "units", patch=(8, 8), budget=Budget(steps=1, batch_size=2, **budget))  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -228,7 +256,9 @@ def test_rounds() -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_clusters_once_a_round_and_shows_both_ends(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lasts: list[Any] = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -257,7 +287,8 @@ def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path:
         for x, y, group, colour in zip(images.x, images.y, images.group, images.colour, strict=True):
             if group == name:
                 near = min(
-                    (i for i in range(4) if centres.group[i] == name), key=lambda i: (centres.x[i] - x) ** 2 + (centres.y[i] - y) ** 2
+                    (i for i in range(4) if centres.group[i] == name),
+                    key=lambda i: (centres.x[i] - x) ** 2 + (centres.y[i] - y) ** 2,
                 )
                 assert centres.colour[near] == colour
     loss: Any = figures["loss-adapt"]
@@ -266,22 +297,36 @@ def test_a_run_clusters_once_a_round_and_shows_both_ends(variant: str, tmp_path:
     for figure in shown:
         assert isinstance(figure, Images)
         pair = int(figure.title.split(":")[0].removeprefix("cluster "))
-        inside = [sum(dot == (side, pair) for dot in zip(images.group, images.colour, strict=True)) for side in ("source", "target")]
-        assert list(figure.names) == [f"{side}, {count} in the cluster" for side, count in zip(("source", "target"), inside, strict=True)]
+        inside = [
+            sum(dot == (side, pair) for dot in zip(images.group, images.colour, strict=True))
+            for side in ("source", "target")
+        ]
+        assert list(figure.names) == [
+            f"{side}, {count} in the cluster" for side, count in zip(("source", "target"), inside, strict=True)
+        ]
         assert list(map(len, figure.rows)) == inside
     training = {subject for subject, one in world.assignments.items() if one.split == "train"}
     assert {subject for figure in shown for row in figure.subjects for subject in row} <= training  # type: ignore[union-attr]
 
 
 def test_the_middle_comes_first_and_every_subject_before_a_second_of_any(tmp_path: Path) -> None:
-    cohort = read(write_photographs(tmp_path, {"a": 3}, per_subject=3))  # 0 to 2 are of the first subject
+    # 0 to 2 are of the first subject
+    cohort = read(write_photographs(tmp_path, {"a": 3}, per_subject=3))
     x, inside = torch.tensor([0.0, 1.0, 5.0, -2.0, -4.0, 90.0]), torch.tensor([True] * 5 + [False])
     images = [(cohort, index) for index in (0, 1, 2, 4, 7, 3)]
     points = torch.stack([x, torch.zeros(6)], dim=1)
-    assert [index for _, index in nearest(images, points, inside)] == [0, 4, 7, 1]  # the middle is 0; number 2 is one too many
+    assert [index for _, index in nearest(images, points, inside)] == [
+        0,
+        4,
+        7,
+        1,
+    ]  # the middle is 0; number 2 is one too many
     assert [index for _, index in nearest(images, points, ~inside)] == [3]
     crops = [(cohort, index) for index in (0, 0, 2, 0, 2, 3)]
-    assert [index for _, index in nearest(crops, points, inside)] == [0, 2]  # an image comes once, however many crops are inside
+    assert [index for _, index in nearest(crops, points, inside)] == [
+        0,
+        2,
+    ]  # an image comes once, however many crops are inside
 
 
 def test_the_largest_pairs_are_shown_with_the_images_of_either_side(tmp_path: Path) -> None:
@@ -291,7 +336,9 @@ def test_the_largest_pairs_are_shown_with_the_images_of_either_side(tmp_path: Pa
     own = torch.arange(5).repeat_interleave(torch.tensor(sizes))
     target = torch.tensor([0, 0, 1, 2, 3, 4, 4])  # of the pairs 2, 2, 0, 1, 4, 3, 3
     points = torch.randn(18, 2, generator=torch.Generator().manual_seed(0))
-    show_examples(Clusters(points, own, target, torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, 8), match), items, context)
+    show_examples(
+        Clusters(points, own, target, torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, 8), match), items, context
+    )
     shown: list[Any] = [context.meter.figures[f"matched-{rank}"] for rank in range(1, PAIRS + 1)]
     assert len(context.meter.figures) == PAIRS
     assert [figure.title.split(":")[0] for figure in shown] == ["cluster 4", "cluster 1", "cluster 2", "cluster 3"]
@@ -317,7 +364,9 @@ def _ran(folder: Path, scenario: Scenario) -> tuple[Path, Any]:
             return folder / context.unit(recipe, scenario, network), stop.value
 
 
-def test_what_is_shown_changes_nothing_and_is_the_same_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_changes_nothing_and_is_the_same_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scenario = _scenario(tmp_path / "cohort")
     whole, carry = _ran(tmp_path / "whole", scenario)
     told = (whole / "figures.json").read_bytes()
@@ -372,7 +421,9 @@ def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, mo
 
 def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = DomainItems.from_scenario
-    monkeypatch.setattr(DomainItems, "from_scenario", staticmethod(lambda scenario, context: real(scenario, context, 3)))
+    monkeypatch.setattr(
+        DomainItems, "from_scenario", staticmethod(lambda scenario, context: real(scenario, context, 3))
+    )
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}})
     _, row, records = run(session)
     assert all(record.status == "done" for record in records.values())
@@ -384,7 +435,9 @@ def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_batch_of_one(tmp_path: Path) -> None:
     budget = {"steps": 1, "adapt_steps": 2, "batch_size": 1}
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}}, budget=budget)
+    session = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", {"aiva": {"rounds": 1, "first": "start"}}, budget=budget
+    )
     _, _, records = run(session)
     assert all(record.status == "done" for record in records.values())
 

@@ -1,4 +1,5 @@
-"""Too little of a target: each method of gradient transfer, SpotTUNet and AdaBN says what is missing, or has a defined result."""
+"""Too little of a target: each method of gradient transfer, SpotTUNet and AdaBN says what is
+missing, or has a defined result."""
 
 from __future__ import annotations
 
@@ -31,12 +32,29 @@ def sites(tmp_path: Path) -> Sites:
     return of
 
 
-def ran(method: str, source: tuple[Cohort, ...], target: tuple[Cohort, ...], *, batch_size: int = 2, levels: int = 2, **more: Any) -> Any:
-    """The last stage of a method on a U-Net with batch normalisation; 16 px images leave 1 px at the bottom of five levels."""
-    arguments = {"in_channels": 1, "outputs": dict(VESSEL.outputs), "channels": [4] * levels, "num_res_units": 1, "norm": "batch"}
+def ran(
+    method: str,
+    source: tuple[Cohort, ...],
+    target: tuple[Cohort, ...],
+    *,
+    batch_size: int = 2,
+    levels: int = 2,
+    **more: Any,
+) -> Any:
+    """The last stage of a method on a U-Net with batch normalisation; 16 px images leave 1 px at
+    the bottom of five levels."""
+    arguments = {
+        "in_channels": 1,
+        "outputs": dict(VESSEL.outputs),
+        "channels": [4] * levels,
+        "num_res_units": 1,
+        "norm": "batch",
+    }
     torch.manual_seed(0)
     context = a_context(budget=Budget(steps=2, adapt_steps=4, batch_size=batch_size), **more)
-    *_, last = context.run(parse_recipe(method), Scenario(source, target, sites=("a", "b")), build({"build": {"unet": arguments}}))
+    *_, last = context.run(
+        parse_recipe(method), Scenario(source, target, sites=("a", "b")), build({"build": {"unet": arguments}})
+    )
     return last
 
 

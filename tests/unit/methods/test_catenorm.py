@@ -1,4 +1,5 @@
-"""CateNorm: the surgery, the two steps of an iteration, the two passes of a prediction, and the alignment of intensities."""
+"""CateNorm: the surgery, the two steps of an iteration, the two passes of a prediction, and the
+alignment of intensities."""
 
 from __future__ import annotations
 
@@ -27,7 +28,15 @@ from allograft.tasks.segmentation import Segmentation, squared_dice_loss
 
 CONTRACT = {
     "arguments": {"warmup": 0.34},
-    "options": {"blocks": 1, "position": 1, "shared": False, "warmup": 0.67, "dice_weight": 0.1, "clip_value": 1e-4, "dice": "plain"},
+    "options": {
+        "blocks": 1,
+        "position": 1,
+        "shared": False,
+        "warmup": 0.67,
+        "dice_weight": 0.1,
+        "clip_value": 1e-4,
+        "dice": "plain",
+    },
     "marks": (2,),  # the first checkpoint falls into the warm-up, which has no second pass
 }
 
@@ -36,7 +45,19 @@ TWO = Segmentation(("one", "two"))
 
 def a_network(norm: str = "batch", classes: int = 3, **arguments: Any) -> Any:
     torch.manual_seed(0)
-    return build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": classes}, "channels": [4, 8, 8], "norm": norm, **arguments}}})
+    return build(
+        {
+            "build": {
+                "unet": {
+                    "in_channels": 1,
+                    "outputs": {"mask": classes},
+                    "channels": [4, 8, 8],
+                    "norm": norm,
+                    **arguments,
+                }
+            }
+        }
+    )
 
 
 def changed(blocks: int = 4, classes: int = 3, norm: str = "batch") -> Any:
@@ -46,7 +67,9 @@ def changed(blocks: int = 4, classes: int = 3, norm: str = "batch") -> Any:
 def a_batch(classes: int = 3) -> Batch:
     rng = torch.Generator().manual_seed(1)
     image = torch.randn(3, 1, 16, 16, generator=rng)
-    return Batch(image, torch.zeros(3), ("a", "b", "c"), {"mask": torch.randint(classes, (3, 1, 16, 16), generator=rng)})
+    return Batch(
+        image, torch.zeros(3), ("a", "b", "c"), {"mask": torch.randint(classes, (3, 1, 16, 16), generator=rng)}
+    )
 
 
 def branches(network: Any) -> dict[str, TwoBranchNorm2d]:
@@ -58,7 +81,9 @@ def branches(network: Any) -> dict[str, TwoBranchNorm2d]:
 def test_the_general_branch_is_the_network_as_it_was(training: bool) -> None:
     image, plain = a_batch().image, a_network().train(training)
     for module in plain.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as after some training: the branch takes weights and statistics over
+        if isinstance(
+            module, torch.nn.BatchNorm2d
+        ):  # as after some training: the branch takes weights and statistics over
             for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
                 tensor.add_(torch.rand(len(tensor)))  # type: ignore[union-attr,arg-type]
     twin = copy.deepcopy(plain)
@@ -136,7 +161,9 @@ def test_the_class_map_goes_even_when_a_pass_fails() -> None:
         (TWO, 0.2, {"dice": 0.2, "cross_entropy": 0.8}),
     ],
 )
-def test_the_weights_of_dice_and_cross_entropy(task: Segmentation, weight: float | None, expected: dict[str, float]) -> None:
+def test_the_weights_of_dice_and_cross_entropy(
+    task: Segmentation, weight: float | None, expected: dict[str, float]
+) -> None:
     classes = len(task.names) + 1
     batch, network = a_batch(classes), a_network(classes=classes)
     plain, found = task.objective(network, batch), MaskLoss(task, weight, "plain")(network, batch)
@@ -147,7 +174,8 @@ def test_the_weights_of_dice_and_cross_entropy(task: Segmentation, weight: float
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_its_dice_is_the_papers(classes: int) -> None:
-    """Against loops in float64 written from section 3; a region and pixels without a label do not count, nor an image without any."""
+    """Against loops in float64 written from section 3; a region and pixels without a label do not
+    count, nor an image without any."""
     rng = torch.Generator().manual_seed(classes)
     logits = 2 * torch.randn(3, classes, 5, 6, generator=rng)
     mask = torch.randint(-1, classes, (3, 1, 5, 6), generator=rng)
@@ -179,7 +207,8 @@ def test_of_two_tasks_the_dice_of_the_masks_is_the_papers() -> None:
 
 
 def test_the_background_is_missed_where_the_class_is_found_in_vain() -> None:
-    """Of an image without the class the task's Dice asks nothing; the paper's, which has the background too, asks for the background."""
+    """Of an image without the class the task's Dice asks nothing; the paper's, which has the
+    background too, asks for the background."""
     empty = Batch(torch.zeros(1, 1, 4, 4), torch.zeros(1), ("a",), {"mask": torch.zeros(1, 1, 4, 4, dtype=torch.int64)})
     logits = {"mask": torch.stack([torch.zeros(4, 4), torch.linspace(-1, 2, 16).view(4, 4)])[None].requires_grad_()}
     slopes = {}
@@ -201,7 +230,9 @@ def test_another_tasks_dice_is_plain_or_refused() -> None:
 
 def a_step(network: Any, lr: float = 0.5, **changes: Any) -> TwoPassStep:
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
-    return TwoPassStep(network, MaskLoss(TWO), optimizer, local_fabric(accelerator="cpu"), changes.pop("clip_value", 0.1), **changes)
+    return TwoPassStep(
+        network, MaskLoss(TWO), optimizer, local_fabric(accelerator="cpu"), changes.pop("clip_value", 0.1), **changes
+    )
 
 
 def by_hand(network: Any, batch: Batch, lr: float, clip: float) -> None:
@@ -283,7 +314,9 @@ def a_domain(seed: int, cases: int, shift: float) -> list[tuple[Tensor, Tensor]]
     made = []
     for number in range(cases):
         mask = torch.randint(3, (9, 7 + number), generator=rng)
-        made.append((shift + (1 + mask + number) * torch.randn(mask.shape, generator=rng, dtype=torch.float64) + 5 * mask, mask))
+        made.append(
+            (shift + (1 + mask + number) * torch.randn(mask.shape, generator=rng, dtype=torch.float64) + 5 * mask, mask)
+        )
     return made
 
 
@@ -307,7 +340,9 @@ def test_alignment_is_that_of_a_loop_over_the_equations() -> None:
 def test_a_domain_aligned_with_itself_is_itself() -> None:
     source = a_domain(0, 4, 3.0)
     before = [image.clone() for image, _ in source]
-    for aligned, image, old in zip(align_intensities(source, source), [image for image, _ in source], before, strict=True):
+    for aligned, image, old in zip(
+        align_intensities(source, source), [image for image, _ in source], before, strict=True
+    ):
         torch.testing.assert_close(aligned, image)
         assert torch.equal(image, old)
 
@@ -326,7 +361,8 @@ def test_a_class_that_a_case_lacks_does_not_count_there() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_deviations_equal_but_for_rounding_standardise_to_zero(dtype: torch.dtype, scale: float) -> None:
-    """x, x + 1 and x + 2 have one deviation: aligned, each has the mean of the target's, as a single case would."""
+    """x, x + 1 and x + 2 have one deviation: aligned, each has the mean of the target's, as a
+    single case would."""
     rng = torch.Generator().manual_seed(3)
     x, mask = scale * torch.rand(40, 40, generator=rng, dtype=torch.float64), torch.zeros(40, 40, dtype=torch.int64)
     target = [(width * torch.randn(40, 40, generator=rng, dtype=torch.float64), mask) for width in (1.0, 4.0, 9.0)]

@@ -49,7 +49,8 @@ def test_on_deeplab_the_stem_is_block_1_and_the_stages_follow() -> None:
 
 
 def test_on_deeplab_a_silent_branch_is_batch_normalisation() -> None:
-    """gamma = beta = 0 and statistics of its own: the second pass is the first one's without its scale and shift."""
+    """gamma = beta = 0 and statistics of its own: the second pass is the first one's without its
+    scale and shift."""
     network, plain = deeplab(1).train(), deeplab().train()
     for name, module in branches(network).items():
         for part in (module.categorical.gamma, module.categorical.beta):

@@ -1,4 +1,5 @@
-"""Gamma and beta over an image: the numbers of the second pass, cut as the image was padded, and which image shows them."""
+"""Gamma and beta over an image: the numbers of the second pass, cut as the image was padded, and
+which image shows them."""
 
 from __future__ import annotations
 
@@ -36,13 +37,29 @@ from allograft.tree import digest
 def _predictor(*, shared: bool = True) -> TwoPass:
     torch.manual_seed(0)
     plain = build(
-        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 3}, "channels": [4, 8, 8], "num_res_units": 1, "norm": "batch"}}}
+        {
+            "build": {
+                "unet": {
+                    "in_channels": 1,
+                    "outputs": {"mask": 3},
+                    "channels": [4, 8, 8],
+                    "num_res_units": 1,
+                    "norm": "batch",
+                }
+            }
+        }
     )
-    return TwoPass(operate(plain, "catenorm", classes=3, blocks=2)) if shared else TwoPass(operate(plain, "catenorm", classes=3), _plain())
+    return (
+        TwoPass(operate(plain, "catenorm", classes=3, blocks=2))
+        if shared
+        else TwoPass(operate(plain, "catenorm", classes=3), _plain())
+    )
 
 
 def _plain() -> Network:
-    made: Network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 3}, "channels": [4, 8], "norm": "batch"}}})
+    made: Network = build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 3}, "channels": [4, 8], "norm": "batch"}}}
+    )
     return made
 
 
@@ -97,7 +114,9 @@ def test_what_is_where(tmp_path: Path) -> None:
     expected = [[thumbnail((cohort, 0))], [np.array([0, 128, 252], np.uint8)[guide.argmax(0).numpy()]]]
     for name, row, maps in zip(figure.names, expected, (gamma, beta), strict=True):
         low, high = window_of(maps[order].numpy())
-        assert [float(one.replace("−", "-")) for one in re.findall(r"(−?[\d.]+)", name)] == pytest.approx([low, high], abs=0.005)
+        assert [float(one.replace("−", "-")) for one in re.findall(r"(−?[\d.]+)", name)] == pytest.approx(
+            [low, high], abs=0.005
+        )
         row += [grey_of(maps[channel].numpy(), (low, high)) for channel in order]
     assert [name.split(",")[0] for name in figure.names] == ["gamma", "beta"]
     for drawn, wanted in zip(figure.rows, expected, strict=True):
@@ -125,8 +144,13 @@ def _ran(folder: Path, scenario: Scenario, recipe: CateNorm) -> tuple[Path, Any]
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_what_is_shown_changes_nothing_and_is_the_same_after_a_kill(shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cohort, recipe = read(write_photographs(tmp_path / "cohort", {"a": 3, "b": 2})), CateNorm(warmup=0.34, shared=shared)
+def test_what_is_shown_changes_nothing_and_is_the_same_after_a_kill(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort, recipe = (
+        read(write_photographs(tmp_path / "cohort", {"a": 3, "b": 2})),
+        CateNorm(warmup=0.34, shared=shared),
+    )
     scenario = Scenario((cohort.site("a"),), (cohort.site("b").unlabelled(),), sites=("a", "b"))
     whole, carry = _ran(tmp_path / "whole", scenario, recipe)
     told, figures = (whole / "figures.json").read_bytes(), Store(whole).figures()

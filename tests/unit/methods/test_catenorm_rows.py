@@ -1,4 +1,5 @@
-"""CateNorm's table rows: W-Net, the position of a block, several source sites, and what a report shows."""
+"""CateNorm's table rows: W-Net, the position of a block, several source sites, and what a report
+shows."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ ROOT = Path(__file__).parents[3]
 
 def a_step(network: Any, **changes: Any) -> TwoPassStep:
     parameters = [*network.parameters(), *(changes["first"].parameters() if "first" in changes else ())]
-    return TwoPassStep(network, MaskLoss(TWO), torch.optim.Adam(parameters, lr=1e-2), local_fabric(accelerator="cpu"), 0.1, **changes)
+    return TwoPassStep(
+        network, MaskLoss(TWO), torch.optim.Adam(parameters, lr=1e-2), local_fabric(accelerator="cpu"), 0.1, **changes
+    )
 
 
 # ---------------------------------------------------------- W-Net
@@ -100,7 +103,9 @@ def test_w_net_begins_as_a_copy_after_the_warm_up(two_sites: Scenario) -> None:
     weights = dict(second.named_parameters())
     for name, p in first.named_parameters():
         renamed = next(
-            key for key in (name, *(name.replace(f".{last}", f".general.{last}") for last in ("weight", "bias"))) if key in weights
+            key
+            for key in (name, *(name.replace(f".{last}", f".general.{last}") for last in ("weight", "bias")))
+            if key in weights
         )
         assert torch.equal(weights[renamed], p), name
     assert [stage.name for stage in stages] == ["first-pass", "second-pass"]
@@ -108,7 +113,9 @@ def test_w_net_begins_as_a_copy_after_the_warm_up(two_sites: Scenario) -> None:
     assert not torch.equal(next(apart.parts["first"].parameters()), next(apart.network.parameters()))
 
 
-def test_w_net_killed_and_resumed_is_undisturbed(two_sites: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_w_net_killed_and_resumed_is_undisturbed(
+    two_sites: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = CateNorm(shared=False, warmup=0.34)
     _, whole, _ = ran(recipe, two_sites, tmp_path / "whole")
     monkeypatch.setattr(Journal, "due", lambda self: True)
@@ -126,12 +133,15 @@ def test_w_net_killed_and_resumed_is_undisturbed(two_sites: Scenario, tmp_path: 
     _, again, _ = ran(recipe, two_sites, tmp_path / "killed")
     assert len(calls) == 3  # the iteration before the kill is not repeated
     for one, other in ((whole.network, again.network), (whole.parts["first"], again.parts["first"])):
-        assert all(torch.equal(p, q) for p, q in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(p, q) for p, q in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        )
 
 
 # ---------------------------------------------------------- position
 @pytest.mark.parametrize(
-    ("position", "where"), [(1, "encoder.levels.0."), (3, "encoder.levels.2."), (4, "decoder.ups.0."), (5, "heads.mask.block.")]
+    ("position", "where"),
+    [(1, "encoder.levels.0."), (3, "encoder.levels.2."), (4, "decoder.ups.0."), (5, "heads.mask.block.")],
 )
 def test_a_single_block_at_each_position(position: int, where: str) -> None:
     network = operate(a_network(), "catenorm", classes=3, position=position)
@@ -195,7 +205,12 @@ def brain_session(folder: Path, source: list[str], **changes: Any) -> Session:
 
 @pytest.mark.parametrize("source", [["a"], ["a", "b"]], ids=["single", "multi"])
 def test_every_row_runs_in_the_single_and_the_multi_domain_setting(source: list[str], tmp_path: Path) -> None:
-    rows = [{"catenorm": {"warmup": 0.34, "blocks": 1}}, {"catenorm": {"warmup": 0.34, "shared": False}}, "dsbn", "msnet"]
+    rows = [
+        {"catenorm": {"warmup": 0.34, "blocks": 1}},
+        {"catenorm": {"warmup": 0.34, "shared": False}},
+        "dsbn",
+        "msnet",
+    ]
     session = brain_session(tmp_path, source, recipes=rows)
     world = session.prepare()
     for row in session.plan(world).rows:
@@ -212,7 +227,8 @@ def test_every_row_runs_in_the_single_and_the_multi_domain_setting(source: list[
         assert all(record.source == tuple(source) for record in own)
         assert all(record.metrics["dice"] is not None and "asd" in record.metrics for record in own)
     shared, apart = (
-        {r.cost["trainable_parameters"] for r in records if r.recipe["parameters"].get("shared") is one} for one in (True, False)
+        {r.cost["trainable_parameters"] for r in records if r.recipe["parameters"].get("shared") is one}
+        for one in (True, False)
     )
     assert max(apart) > 1.9 * max(shared)
     assert "asd" in METRICS
@@ -256,7 +272,9 @@ def test_the_vessels_example_is_planned(tmp_path: Path) -> None:
     assert any(not recipe.shared for recipe in ours)
     assert len(plan.rows) >= len(study.recipes)
     for norm in ("instance", "group"):
-        study, plan = planned("catenorm_vessels", cohort, tmp_path / norm, *small, f"network.unet.norm={norm}", "recipes=[]")
+        study, plan = planned(
+            "catenorm_vessels", cohort, tmp_path / norm, *small, f"network.unet.norm={norm}", "recipes=[]"
+        )
         assert [type(row.recipe).__name__ for row in plan.rows].count("Supervised") >= 1
 
 
@@ -268,5 +286,7 @@ def test_the_slices_example_is_planned(tmp_path: Path) -> None:
     assert study.source == ("intensity-mid", "intensity-high")
     assert study.slices.neighbours == 1
     assert len(plan.rows) >= len(study.recipes)
-    fewer, _ = planned("catenorm_slices", cohort, tmp_path / "fewer", "task={segmentation: {classes: {hippocampus: [1, 2]}}}")
+    fewer, _ = planned(
+        "catenorm_slices", cohort, tmp_path / "fewer", "task={segmentation: {classes: {hippocampus: [1, 2]}}}"
+    )
     assert fewer.made_task.outputs == {"mask": 2}

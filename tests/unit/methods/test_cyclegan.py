@@ -1,4 +1,5 @@
-"""CycleGAN: its losses and updates by hand, what a batch holds, and that it can learn a change of contrast."""
+"""CycleGAN: its losses and updates by hand, what a batch holds, and that it can learn a change of
+contrast."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ from allograft.study.plan import scenario_of
 
 CONTRACT = {
     "options": {"size": "paper", "cycle": 0.5},
-    "under": {"size": {"study": {"budget": {"steps": 1, "adapt_steps": 1, "batch_size": 1}}}},  # to be quick
+    # to be quick
+    "under": {"size": {"study": {"budget": {"steps": 1, "adapt_steps": 1, "batch_size": 1}}}},
     "own_settings": ("augmentation", "patch", "clip", "optimizer", "schedule"),
     "own_optimizers": True,
 }
@@ -55,7 +57,9 @@ class Scale(nn.Module):
 
 def _step(cycle: float = 10.0, lr: float = 0.01) -> CycleGanStep:
     f, g, ds, dt = (Scale(a) for a in (0.7, 1.2, 0.4, -0.3))
-    of_generators, of_critics = (torch.optim.SGD([*a.parameters(), *b.parameters()], lr=lr) for a, b in ((f, g), (ds, dt)))
+    of_generators, of_critics = (
+        torch.optim.SGD([*a.parameters(), *b.parameters()], lr=lr) for a, b in ((f, g), (ds, dt))
+    )
     schedules = [Planned(LambdaLR(each, lambda number: 0.5**number)) for each in (of_generators, of_critics)]
     return CycleGanStep(f, g, ds, dt, of_generators, of_critics, schedules, a_context().fabric, cycle)
 
@@ -85,10 +89,16 @@ def test_terms_and_updates_are_the_papers() -> None:
     of_f, of_g = torch.autograd.grad(sum(fool.values()) + cycle, [f, g])
     of_ds, of_dt = torch.autograd.grad(sum(critics.values()), [ds, dt])
     for module, start, gradient in zip(
-        (step.to_source, step.to_target, step.source_critic, step.target_critic), (f, g, ds, dt), (of_f, of_g, of_ds, of_dt), strict=True
+        (step.to_source, step.to_target, step.source_critic, step.target_critic),
+        (f, g, ds, dt),
+        (of_f, of_g, of_ds, of_dt),
+        strict=True,
     ):
         torch.testing.assert_close(module.a.detach(), (start - 0.01 * gradient).detach())
-    assert [group["lr"] for o in (step.generator_optimizer, step.critic_optimizer) for group in o.param_groups] == [0.005, 0.005]
+    assert [group["lr"] for o in (step.generator_optimizer, step.critic_optimizer) for group in o.param_groups] == [
+        0.005,
+        0.005,
+    ]
 
 
 def test_without_cycle_weight_only_the_critics_are_fooled() -> None:
@@ -134,7 +144,9 @@ def test_volumes_and_tiny_images_are_refused(tmp_path: Path) -> None:
 
 def _network() -> Any:
     torch.manual_seed(0)
-    return build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}})
+    return build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
+    )
 
 
 def test_the_segmentation_network_stays_and_the_translator_is_saved(tmp_path: Path) -> None:
@@ -156,13 +168,23 @@ def test_both_generators_and_critics_learn_at_the_papers_rate() -> None:
     step = CycleGan().step(1, 2, 10, a_context())
     rates = []
     image = torch.rand(4, 1, 24, 24)
-    before = [p.clone() for part in (step.to_source, step.to_target, step.source_critic, step.target_critic) for p in part.parameters()]
+    before = [
+        p.clone()
+        for part in (step.to_source, step.to_target, step.source_critic, step.target_critic)
+        for p in part.parameters()
+    ]
     for _ in range(10):
-        rates.append([group["lr"] for o in (step.generator_optimizer, step.critic_optimizer) for group in o.param_groups])
+        rates.append(
+            [group["lr"] for o in (step.generator_optimizer, step.critic_optimizer) for group in o.param_groups]
+        )
         step(Batch(image, torch.zeros(4), tuple("abcd")))
     assert [round(rate[0] / 2e-4, 6) for rate in rates] == [1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
     assert all(rate[0] == rate[1] for rate in rates)
-    after = [p for part in (step.to_source, step.to_target, step.source_critic, step.target_critic) for p in part.parameters()]
+    after = [
+        p
+        for part in (step.to_source, step.to_target, step.source_critic, step.target_critic)
+        for p in part.parameters()
+    ]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.ndim > 1]
     assert all(moved)
     assert step.generator_optimizer.param_groups[0]["betas"] == (0.5, 0.999)
@@ -195,7 +217,9 @@ def test_what_is_predicted_is_the_target_as_the_source(tmp_path: Path, monkeypat
         return made[-1]
 
     monkeypatch.setattr(CycleGan, "step", watched)
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"cyclegan": {"cycle": 3.0, "first": "start"}})
+    session = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", {"cyclegan": {"cycle": 3.0, "first": "start"}}
+    )
     world = session.prepare()
     row = row_of(session, world)
     *_, stage = session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))

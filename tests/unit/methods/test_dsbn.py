@@ -1,4 +1,5 @@
-"""Domain-specific batch normalisation: each site by its own statistics, other sites by the mean of all."""
+"""Domain-specific batch normalisation: each site by its own statistics, other sites by the mean of
+all."""
 
 from __future__ import annotations
 
@@ -31,12 +32,15 @@ SITE = torch.tensor([1, 0, 1, 0, 0])
 
 def a_network(norm: str = "batch", **arguments: Any) -> Any:
     torch.manual_seed(0)
-    return build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": norm, **arguments}}})
+    return build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "norm": norm, **arguments}}}
+    )
 
 
 def changed(sites: int = 2) -> Any:
     network = operate(a_network(), "dsbn", sites=[f"s{number}" for number in range(sites)])
-    for number, (_, layer) in enumerate(layers(network)):  # sites that differ, as after some training
+    # sites that differ, as after some training
+    for number, (_, layer) in enumerate(layers(network)):
         for which, branch in enumerate(layer.branches):
             branch.running_mean.add_(0.1 * which + 0.01 * number)
             branch.weight.data.mul_(1 + 0.5 * which)
@@ -90,7 +94,10 @@ def test_the_layer_wants_to_know_the_domains() -> None:
 
 def test_one_pixel_of_one_image_has_no_spread() -> None:
     layer = DomainBatchNorm(nn.BatchNorm2d(2), 2)
-    with at_domains(layer, torch.tensor([0, 0, 1])), pytest.raises(SpecError, match=r"1 image of 1x1 pixels.*batch_size"):
+    with (
+        at_domains(layer, torch.tensor([0, 0, 1])),
+        pytest.raises(SpecError, match=r"1 image of 1x1 pixels.*batch_size"),
+    ):
         layer(torch.randn(3, 2, 1, 1))
     with at_domains(layer.eval(), torch.tensor([0, 0, 1])):
         assert layer(torch.randn(3, 2, 1, 1)).isfinite().all()
@@ -98,7 +105,8 @@ def test_one_pixel_of_one_image_has_no_spread() -> None:
 
 # ---------------------------------------------------------- the network
 def test_another_contrast_at_a_site_of_its_own_is_undone() -> None:
-    """Images whose intensities are scaled and shifted at site 1 leave the first normalisation as those of site 0 do."""
+    """Images whose intensities are scaled and shifted at site 1 leave the first normalisation as
+    those of site 0 do."""
     network = operate(a_network(), "dsbn", sites=["a", "b"]).train()
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -183,10 +191,13 @@ def test_the_saved_predictor_knows_the_sites(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------- the study
 def test_a_kept_model_knows_its_sites_wherever_it_is_used(tmp_path: Path) -> None:
-    """The report's pictures and features, and ``evaluate`` on a manifest that numbers sites otherwise, all see what the judge saw."""
+    """The report's pictures and features, and ``evaluate`` on a manifest that numbers sites
+    otherwise, all see what the judge saw."""
     manifest = write_brain(tmp_path / "c", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)
     norm = {"network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}}
-    session = session_of(manifest, tmp_path / "out", "dsbn", source=["c", "a"], target=["b"], target_labels="none", **norm)
+    session = session_of(
+        manifest, tmp_path / "out", "dsbn", source=["c", "a"], target=["b"], target_labels="none", **norm
+    )
     world = session.prepare()
     plan = session.plan(world)
     session.run_all(world, plan, (1, 1), report=False)
@@ -194,7 +205,11 @@ def test_a_kept_model_knows_its_sites_wherever_it_is_used(tmp_path: Path) -> Non
     assert "What the features see" in (tmp_path / "out/report.html").read_text()
     tested = {case.name for site in ("a", "b", "c") for case in world.part(site, "test", 0).cases}
     header, *rows = manifest.read_text().splitlines()
-    (manifest.parent / "tested.csv").write_text("\n".join([header, *(row for row in rows if row.split(",")[0] in tested)]) + "\n")
+    (manifest.parent / "tested.csv").write_text(
+        "\n".join([header, *(row for row in rows if row.split(",")[0] in tested)]) + "\n"
+    )
     found = evaluate(result.models["dsbn", "b"], manifest.parent / "tested.csv")
     line = next(line for line in result.lines if line.title == "dsbn")
-    assert {site: found.metrics[site]["dice"] for site in ("a", "b", "c")} == {site: line.score(site) for site in ("a", "b", "c")}
+    assert {site: found.metrics[site]["dice"] for site in ("a", "b", "c")} == {
+        site: line.score(site) for site in ("a", "b", "c")
+    }

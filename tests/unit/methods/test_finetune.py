@@ -86,13 +86,23 @@ def test_views_that_change_are_refused_before_anything_is_trained(scenario: Scen
             "augmentation is 'light'; set augmentation: none",
         ),
         (context.settings, Finetune("top", "strong", True), "augmentation is 'strong'; set augmentation: none"),
-        (replace(context.settings, patch=(8, 8)), Finetune("top", cache_features=True), r"patch: \[8, 8\] .*; set patch: null"),
+        (
+            replace(context.settings, patch=(8, 8)),
+            Finetune("top", cache_features=True),
+            r"patch: \[8, 8\] .*; set patch: null",
+        ),
     ):
         with pytest.raises(SpecError, match=message):
-            next(recipe.run(scenario, None, replace(context, settings=settings)))  # without a network: nothing is run
-    light, cropped = replace(context.settings, augmentation="light"), replace(context.settings, augmentation="strong", patch=(8, 8))
+            # without a network: nothing is run
+            next(recipe.run(scenario, None, replace(context, settings=settings)))
+    light, cropped = (
+        replace(context.settings, augmentation="light"),
+        replace(context.settings, augmentation="strong", patch=(8, 8)),
+    )
     network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
-    Finetune("top", "none", True).check(scenario, network, replace(context, settings=light))  # the row's own augmentation counts
+    Finetune("top", "none", True).check(
+        scenario, network, replace(context, settings=light)
+    )  # the row's own augmentation counts
     Finetune("top").check(scenario, network, replace(context, settings=cropped))
 
 

@@ -46,7 +46,9 @@ UNET = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels":
 def _cohort(folder: Path, size: int | None = 16, sites: Any = None) -> Cohort:
     cohort = read(write_photographs(folder, sites or {"a": 4, "b": 4}))
     return (
-        replace(cohort, prepared=replace(cohort.prepared, preprocessing=Preprocessing(size=(size, size), intensity="none")))
+        replace(
+            cohort, prepared=replace(cohort.prepared, preprocessing=Preprocessing(size=(size, size), intensity="none"))
+        )
         if size
         else cohort
     )
@@ -75,7 +77,9 @@ def test_labels_are_needed_only_to_choose_beta() -> None:
 
 
 def test_an_averaged_beta_needs_a_first_that_no_target_has_changed() -> None:
-    with pytest.raises(SpecError, match=r"one model for all targets, and first, 'finetune', is adapted to one; choose per-pair"):
+    with pytest.raises(
+        SpecError, match=r"one model for all targets, and first, 'finetune', is adapted to one; choose per-pair"
+    ):
         parse_recipe({"fourier": {"beta": "averaged", "first": "finetune"}})
     parse_recipe({"fourier": {"beta": "per-pair", "first": "finetune"}})
 
@@ -83,7 +87,8 @@ def test_an_averaged_beta_needs_a_first_that_no_target_has_changed() -> None:
 def test_a_disc_that_holds_the_mean_alone_is_told(tmp_path: Path) -> None:
     scenario = _scenario(_cohort(tmp_path), "b")
     with pytest.warns(
-        UserWarning, match=r"beta 0.01 is a radius of 0.16 pixels of images of 16, so the mean alone.*above 0.062 swaps more"
+        UserWarning,
+        match=r"beta 0.01 is a radius of 0.16 pixels of images of 16, so the mean alone.*above 0.062 swaps more",
     ):
         _adapted(Fourier(), scenario)
     with warnings.catch_warnings():
@@ -139,7 +144,12 @@ def test_maps_and_whole_donors_are_said_to_be_images(size: int | None, search: A
 
 def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
     manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
-    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none", "source": ["a"]}
+    tree: dict[str, Any] = {
+        "slices": {"axis": 2},
+        "preprocessing": {"size": [32, 32, 5]},
+        "target_labels": "none",
+        "source": ["a"],
+    }
     session = session_of(manifest, tmp_path / "out", {"fourier": {"beta": 0.1, "donors": 2, "first": "start"}}, **tree)
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
@@ -155,16 +165,26 @@ def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
     assert donors.place[chosen].tolist() == [[place] * min(2, scans) for place in range(5)]
 
 
-def test_a_kept_model_is_judged_scan_by_scan_as_the_live_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_model_is_judged_scan_by_scan_as_the_live_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=4, size=32)
-    tree: dict[str, Any] = {"slices": {"axis": 2}, "preprocessing": {"size": [32, 32, 5]}, "target_labels": "none", "source": ["a"]}
+    tree: dict[str, Any] = {
+        "slices": {"axis": 2},
+        "preprocessing": {"size": [32, 32, 5]},
+        "target_labels": "none",
+        "source": ["a"],
+    }
     recipe = {"fourier": {"beta": 0.3, "donors": 1, "search": "3d", "first": "start"}}
-    monkeypatch.setattr("allograft.predictor.whole.CHUNK", 2)  # slices at a time, if they may be parted
+    # slices at a time, if they may be parted
+    monkeypatch.setattr("allograft.predictor.whole.CHUNK", 2)
     *_, records = run(session_of(manifest, tmp_path / "out", recipe, **tree))
     for file in (tmp_path / "out" / "records").iterdir():
         file.unlink()
     loads: list[Any] = []
-    monkeypatch.setattr("allograft.context.store.load_predictor", lambda *a, **k: loads.append(a) or load_predictor(*a, **k))
+    monkeypatch.setattr(
+        "allograft.context.store.load_predictor", lambda *a, **k: loads.append(a) or load_predictor(*a, **k)
+    )
     *_, again = run(session_of(manifest, tmp_path / "out", recipe, **tree))
     assert again
     assert told(again) == told({key: records[key] for key in again})
@@ -226,7 +246,9 @@ def _planted(monkeypatch: pytest.MonkeyPatch, best: dict[str, int]) -> list[tupl
 
 
 @pytest.mark.filterwarnings("ignore:fourier:UserWarning")
-def test_per_pair_takes_the_best_beta_of_the_labelled_cases_and_shows_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_per_pair_takes_the_best_beta_of_the_labelled_cases_and_shows_the_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cohort = _cohort(tmp_path / "cohort")
     labelled, rest = cohort.of(["b0", "b1"]), cohort.of(["b2", "b3"]).unlabelled()
     scenario = Scenario((cohort.site("a"),), (labelled, rest), sites=cohort.sites)
@@ -263,7 +285,11 @@ def test_the_curve_is_the_tasks_score_of_each_beta(tmp_path: Path, monkeypatch: 
     for beta in figure.x:
         fixed, _ = _adapted(Fourier(beta=beta, donors=2), scenario)
         cases = [
-            {"case": case.name, "subject": case.subject, **context.task.measure(fixed(cohort.site("b").case(n)), cohort.site("b"), n)}
+            {
+                "case": case.name,
+                "subject": case.subject,
+                **context.task.measure(fixed(cohort.site("b").case(n)), cohort.site("b"), n),
+            }
             for n, case in enumerate(cohort.site("b").cases)
         ]
         expected.append(context.task.aggregate(cases)["dice"])
@@ -296,7 +322,9 @@ def test_a_budget_of_slices_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_ablation_is_planned(tmp_path: Path) -> None:
-    write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "c": "medium", "d": "none"}, subjects=5, size=32)
+    write_brain(
+        tmp_path / "cohort", sites={"a": "none", "b": "severe", "c": "medium", "d": "none"}, subjects=5, size=32
+    )
     small = ("preprocessing.size=[32, 32]", "patch=[32, 32]", "seeds=1", "target=[b]", "network.unet.channels=[4, 8]")
     study = read_study(ROOT / "examples/fourier_ablation.yaml", (f"cohort={tmp_path / 'cohort/manifest.csv'}", *small))
     session = Session(study, tmp_path / "out", None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
@@ -308,7 +336,9 @@ def test_the_ablation_is_planned(tmp_path: Path) -> None:
 
 
 def test_test_cases_and_further_labels_are_not_seen(tmp_path: Path) -> None:
-    session = session_of(write_cohort(tmp_path / "c"), tmp_path / "out", {"fourier": {"beta": "per-pair"}}, target_labels={"subjects": 1})
+    session = session_of(
+        write_cohort(tmp_path / "c"), tmp_path / "out", {"fourier": {"beta": "per-pair"}}, target_labels={"subjects": 1}
+    )
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
     seen = scenario_of(world, row).narrowed(total_needs(row.recipe))
@@ -319,7 +349,8 @@ def test_test_cases_and_further_labels_are_not_seen(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:fourier:UserWarning")
 def test_one_run_with_an_averaged_beta_answers_every_target(tmp_path: Path) -> None:
-    """It sees the labelled cases of both and is trained once; a beta per pair is one run a target."""
+    """It sees the labelled cases of both and is trained once; a beta per pair is one run a
+    target."""
     manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "c": "medium"}, subjects=4, size=32)
     more: dict[str, Any] = {
         "source": ["a"],

@@ -24,7 +24,11 @@ from allograft.recipe import Scenario
 
 CONTRACT = {"trains": False}
 
-UNET = {"build": {"unet": {"spatial_dims": 3, "in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}}}
+UNET = {
+    "build": {
+        "unet": {"spatial_dims": 3, "in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 1}
+    }
+}
 
 PADDED = Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3))
 

@@ -1,4 +1,5 @@
-"""Joint training: every site has the same share of a batch, and of the target only the budget is seen."""
+"""Joint training: every site has the same share of a batch, and of the target only the budget is
+seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""L2-SP: the pull is towards the source's weights, as they were before the tuning. Its terms: see ``identities/test_adapters.py``."""
+"""L2-SP: the pull is towards the source's weights, as they were before the tuning. Its terms: see
+``identities/test_adapters.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""LoRA as a row: what is frozen rests, alpha scales, and no adapter is kept. Its layers: see ``identities/test_adapters.py``."""
+"""LoRA as a row: what is frozen rests, alpha scales, and no adapter is kept. Its layers: see
+``identities/test_adapters.py``."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def test_what_is_frozen_rests_and_no_adapter_is_kept(tmp_path: Path) -> None:
     assert statistics
     assert all(torch.equal(after[key], before[key]) for key in statistics)
     kernels = [key for key in before if key.startswith("encoder.") and before[key].ndim == 4]
-    assert any(not torch.equal(after[key], before[key]) for key in kernels)  # the adapters are folded into them
+    # the adapters are folded into them
+    assert any(not torch.equal(after[key], before[key]) for key in kernels)
 
 
 def test_a_higher_rank_moves_more_parameters(tmp_path: Path) -> None:

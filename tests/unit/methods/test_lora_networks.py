@@ -1,4 +1,5 @@
-"""LoRA in a study: every network of the table, slices and volumes, and a fold before anything is trained."""
+"""LoRA in a study: every network of the table, slices and volumes, and a fold before anything is
+trained."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def study(key: str, folder: Path) -> Any:
         folder / "out",
         {"lora": {"rank": 2}},
         network={tiny.name: tiny.arguments},
-        task={"segmentation": {"classes": ["tissue"]}} if segmenting else {"classification": {"classes": ["x", "y", "z"]}},
+        task={"segmentation": {"classes": ["tissue"]}}
+        if segmenting
+        else {"classification": {"classes": ["x", "y", "z"]}},
         budget={"steps": 1, "adapt_steps": 1, "batch_size": 2},
     )
 

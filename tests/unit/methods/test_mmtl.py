@@ -37,7 +37,12 @@ def test_the_papers_example() -> None:
 
 def test_sites_take_turns() -> None:
     assert dealt(0, [3], 0) == (0,)
-    assert sum((torch.tensor(dealt(2, [5, 5, 0, 5], turn)) for turn in range(3)), torch.zeros(4)).tolist() == [2, 2, 0, 2]
+    assert sum((torch.tensor(dealt(2, [5, 5, 0, 5], turn)) for turn in range(3)), torch.zeros(4)).tolist() == [
+        2,
+        2,
+        0,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("schedule", ["paper", "released"])
@@ -62,7 +67,11 @@ def test_a_batch_holds_what_the_schedule_says(schedule: str, tmp_path: Path, mon
     monkeypatch.setattr(Loader, "__call__", watched)
     step = "allograft.step.GradientStep.__call__"
     monkeypatch.setattr(step, _watching(rates))
-    (stage,) = [s for s in session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)) if s.name == "mixed"]
+    (stage,) = [
+        s
+        for s in session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))
+        if s.name == "mixed"
+    ]
     assert stage.predictor is not None
     expected = [Mmtl(epochs=6, schedule=schedule).count(step // 2, 4) for step in range(12)]  # type: ignore[arg-type]
     assert seen == [(4 - count, count) for count in expected]
@@ -81,7 +90,9 @@ def _watching(rates: list[float]):  # type: ignore[no-untyped-def]
     return watched
 
 
-@pytest.mark.parametrize(("budget", "recipe"), [({"batch_size": 1}, {}), ({"adapt_steps": 1}, {}), ({"adapt_epochs": 5}, {"epochs": 1})])
+@pytest.mark.parametrize(
+    ("budget", "recipe"), [({"batch_size": 1}, {}), ({"adapt_steps": 1}, {}), ({"adapt_epochs": 5}, {"epochs": 1})]
+)
 def test_a_budget_that_never_shows_the_target_is_refused(budget: dict[str, int], recipe: dict[str, int]) -> None:
     with pytest.raises(SpecError, match=r"mmtl: epoch .*holds no target case.*raise batch_size"):
         Mmtl(**recipe).check(Scenario(), None, a_context(budget=Budget(**budget)))
@@ -90,8 +101,13 @@ def test_a_budget_that_never_shows_the_target_is_refused(budget: dict[str, int],
 
 
 def test_the_studys_schedule_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = {"budget": {"steps": 1, "adapt_steps": 4, "batch_size": 4}, "schedule": {"step": {"at": [0.5], "factor": 0.5}}}
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"mmtl": {"epochs": 4, "first": "start"}}, **more)
+    more = {
+        "budget": {"steps": 1, "adapt_steps": 4, "batch_size": 4},
+        "schedule": {"step": {"at": [0.5], "factor": 0.5}},
+    }
+    session = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", {"mmtl": {"epochs": 4, "first": "start"}}, **more
+    )
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
     rates: list[float] = []

@@ -1,4 +1,5 @@
-"""MMTL for classification on chest phantoms: a body trained for other classes, a new head at random, and what the contract asks."""
+"""MMTL for classification on chest phantoms: a body trained for other classes, a new head at
+random, and what the contract asks."""
 
 from __future__ import annotations
 

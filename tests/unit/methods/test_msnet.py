@@ -41,7 +41,10 @@ def a_step(transfer: float = 0.5, begin: int = 0) -> MsNetStep:
     branches = Branches(network).train()
     for number, p in enumerate(branches.parameters()):  # decoders that differ
         p.data.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
-    optimizers = [torch.optim.SGD(part, lr=LR) for part in ([*network.encoder.parameters(), *branches.parameters()], network.parameters())]
+    optimizers = [
+        torch.optim.SGD(part, lr=LR)
+        for part in ([*network.encoder.parameters(), *branches.parameters()], network.parameters())
+    ]
     return MsNetStep(network, branches, *optimizers, VESSEL, local_fabric(accelerator="cpu"), transfer, begin)  # type: ignore[arg-type]
 
 
@@ -100,7 +103,10 @@ def test_in_the_warm_up_the_shared_decoder_waits_and_afterwards_the_others_do_no
     step, batch = a_step(begin=1), a_batch()
     before = copy.deepcopy(step.network)
     assert set(step(batch)) == {"auxiliary/dice", "auxiliary/cross_entropy"}
-    still = {name: torch.equal(p, q) for (name, p), q in zip(step.network.named_parameters(), before.parameters(), strict=True)}
+    still = {
+        name: torch.equal(p, q)
+        for (name, p), q in zip(step.network.named_parameters(), before.parameters(), strict=True)
+    }
     assert all(still[name] for name in still if not name.startswith("encoder."))
     assert not all(still[name] for name in still if name.startswith("encoder."))
     assert "transfer/dice" in step(batch)

@@ -22,7 +22,8 @@ from allograft.step import named_state
 CONTRACT = {
     "options": {"start_step": 1, "momentum": 0.5, "betas": (0.5, 0.9)},
     "under": {"momentum": {"study": {"optimizer": {"sgd": {"lr": 0.01, "momentum": 0.9}}}}},
-    "processes_study": {"optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}}},  # without momentum SGD has no history
+    # without momentum SGD has no history
+    "processes_study": {"optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}}},
 }
 
 G = torch.tensor([[0.5, -1.0], [0.2, 0.4], [-0.3, 0.1], [0.7, 0.2], [-0.6, 0.9]], dtype=torch.float64)
@@ -170,9 +171,14 @@ def test_a_start_has_no_optimizer_so_it_is_refused_before_anything_is_trained(re
     manifest, weights = write_cohort(tmp_path / "cohort"), tmp_path / "model.safetensors"
     other = session_of(manifest, tmp_path / "other", "finetune")
     save_file(other.start(other.prepare(), 0).state_dict(), weights)
-    source_free = {"source": [], "start": str(weights)} if recipe == "octl" else {}  # 'start' stands for 'supervised' there
+    source_free = (
+        {"source": [], "start": str(weights)} if recipe == "octl" else {}
+    )  # 'start' stands for 'supervised' there
     session = session_of(manifest, tmp_path / "out", recipe, **source_free)
-    with pytest.raises(NeedsError, match=r"'start' leaves none; .*name the source, source: \[SITE\], and first: supervised, or drop octl"):
+    with pytest.raises(
+        NeedsError,
+        match=r"'start' leaves none; .*name the source, source: \[SITE\], and first: supervised, or drop octl",
+    ):
         session.prepare()
     assert not (tmp_path / "out" / "study.json").exists()
 
@@ -187,7 +193,11 @@ def test_a_first_that_left_no_history_is_an_error(tmp_path: Path) -> None:
 def test_a_first_that_left_no_optimizer_is_an_error(tmp_path: Path) -> None:
     recipe = {"octl": {"first": {"fourier": {"beta": 0.1, "donors": 2}}}}
     _, _, records = run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe))
-    assert ["choose another first, e.g. supervised" in record.error for record in records.values() if record.status == "failed"] == [True]
+    assert [
+        "choose another first, e.g. supervised" in record.error
+        for record in records.values()
+        if record.status == "failed"
+    ] == [True]
 
 
 def test_it_tunes_with_the_papers_decay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

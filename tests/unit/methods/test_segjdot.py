@@ -46,7 +46,9 @@ def test_other_networks_and_tasks_are_refused() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_run_moves_features_and_labels_with_their_own_weights(batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_moves_features_and_labels_with_their_own_weights(
+    batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ot")
     weights: list[tuple[float, float]] = []
     real = TransportObjective.__call__
@@ -68,8 +70,14 @@ def test_a_run_moves_features_and_labels_with_their_own_weights(batch_size: int,
 def test_labels_outside_the_region_do_not_count() -> None:
     pytest.importorskip("ot")
     torch.manual_seed(0)
-    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1}}})
-    image, mask, region = torch.rand(4, 1, 16, 16), torch.randint(0, 2, (4, 1, 16, 16)), torch.ones(4, 1, 16, 16, dtype=torch.bool)
+    network = build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1}}}
+    )
+    image, mask, region = (
+        torch.rand(4, 1, 16, 16),
+        torch.randint(0, 2, (4, 1, 16, 16)),
+        torch.ones(4, 1, 16, 16, dtype=torch.bool),
+    )
     region[..., :6] = False
 
     def terms(labels: torch.Tensor) -> list[float]:

@@ -42,7 +42,8 @@ CONTRACT = {
         "optimizer": {"sgd": {"lr": 0.1}},
         "slices": 1,
     },
-    "processes": {"policy_rate": 1.0},  # a policy that moves ten times as fast makes much of rounding
+    # a policy that moves ten times as fast makes much of rounding
+    "processes": {"policy_rate": 1.0},
 }
 
 
@@ -61,7 +62,9 @@ def _fixed(network: Any, gates: Tensor) -> None:
 def test_fresh_copies_change_nothing_whatever_the_policy() -> None:
     network = _spotted().eval()
     plain = build({"build": network.spec["build"]})
-    plain.load_state_dict({key: value for key, value in network.state_dict().items() if not key.startswith(("frozen", "policy"))})
+    plain.load_state_dict(
+        {key: value for key, value in network.state_dict().items() if not key.startswith(("frozen", "policy"))}
+    )
     image = torch.rand(3, 1, 16, 16)
     torch.testing.assert_close(network(image)["mask"], plain.eval()(image)["mask"])
     assert network(image)["policy"].shape == (3, 4)  # three levels, one up
@@ -96,7 +99,9 @@ def test_the_frozen_copy_stays_as_it_is_and_in_evaluation_mode() -> None:
     assert network.policy.last.weight.grad is not None
     after = network.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before if key.startswith("frozen."))
-    assert any(not torch.equal(after[key], before[key]) for key in before if key.startswith("encoder.") and "running" in key)
+    assert any(
+        not torch.equal(after[key], before[key]) for key in before if key.startswith("encoder.") and "running" in key
+    )
 
 
 def test_forward_is_hard_and_backward_is_the_softmax() -> None:
@@ -173,7 +178,9 @@ def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path, monkey
     real = spottunet.PolicyStep.__call__
 
     def watched(self: Any, batch: Batch) -> Any:
-        rates.append((type(self.inner.optimizer).__name__, [group["lr"] for group in self.inner.optimizer.param_groups]))
+        rates.append(
+            (type(self.inner.optimizer).__name__, [group["lr"] for group in self.inner.optimizer.param_groups])
+        )
         moved.append(sum(p.numel() for group in self.inner.optimizer.param_groups for p in group["params"]))
         return real(self, batch)
 
@@ -183,11 +190,15 @@ def test_a_run_tunes_blocks_and_policy_at_their_own_rates(tmp_path: Path, monkey
         request = {"spottunet": {"penalty": 0.01, "optimizer": optimizer, "first": "start"}}
         _, row, records = run(session_of(manifest, tmp_path / "out", request, optimizer={"sgd": {"lr": 0.01}}))
         assert all(record.status == "done" for record in records.values())
-        assert {record.cost["trainable_parameters"] for record in records.values() if record.stage == "tuned"} == {moved[-1]}
+        assert {record.cost["trainable_parameters"] for record in records.values() if record.stage == "tuned"} == {
+            moved[-1]
+        }
         shown = Store(tmp_path / "out" / "units" / row.unit).figures()["policy"]
         assert isinstance(shown, Heatmap)
         assert shown.rows == ("level 1", "level 2")
-        assert all(value in (0.0, 0.5, 1.0) for line in shown.values for value in line if value is not None)  # of two labelled images
+        assert all(
+            value in (0.0, 0.5, 1.0) for line in shown.values for value in line if value is not None
+        )  # of two labelled images
     assert rates[0] == ("SGD", pytest.approx([0.01, 0.1]))
     assert rates[-1] == ("AvaGrad", pytest.approx([0.5, 5.0]))
 
@@ -215,7 +226,8 @@ def test_the_heat_map_counts_the_images_for_which_a_block_is_tuned(tmp_path: Pat
     assert share.tolist() == pytest.approx([2 / 5, 1.0, *[0.0] * 4])
     assert network.training
     figure = policy_figure(network, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 0.125]))
-    # the bottom has no up; the first up takes the skip of level 3, the second that of level 2; the last stands in the head
+    # the bottom has no up; the first up takes the skip of level 3, the second that of level 2; the
+    # last stands in the head
     assert figure.rows == ("level 1", "level 2", "level 3", "level 4")
     assert figure.columns == ("encoder", "decoder")
     assert figure.values == ((0.0, None), (0.25, 0.125), (0.5, 1.0), (0.75, None))

@@ -24,7 +24,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], int, set[str]]] = {
     "resnet": ({"small_stem": True}, 5, set()),
     "densenet121": ({}, 5, set()),
     "vit": ({"image_size": 32, "patch_size": 8, "embed_dim": 12, "depth": 3}, 3, {"body.cls_token", "body.pos_embed"}),
-    "swin": ({"image_size": 32, "patch_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, 2, set()),
+    "swin": (
+        {"image_size": 32, "patch_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+        2,
+        set(),
+    ),
 }
 
 
@@ -41,10 +45,15 @@ def test_one_is_frozen_and_zero_is_tuned_image_by_image(name: str) -> None:
     image = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         before = plain(image)["label"]
-        network: Any = operate(plain, "spottunet", policy="small", in_channels=1, spatial_dims=2, temperature=0.1).eval()
+        network: Any = operate(
+            plain, "spottunet", policy="small", in_channels=1, spatial_dims=2, temperature=0.1
+        ).eval()
         found = blocks(network)
         inside = {id(p) for block in found for p in block.parameters()}
-        assert (len(found), {key for key, p in network.encoder.named_parameters() if id(p) not in inside}) == (gates, outside)
+        assert (len(found), {key for key, p in network.encoder.named_parameters() if id(p) not in inside}) == (
+            gates,
+            outside,
+        )
         torch.testing.assert_close(network(image)["label"], before)
         assert torch.equal(rebuilt(network.spec, network.state_dict()).eval()(image)["label"], network(image)["label"])
         for block in found:
@@ -72,7 +81,9 @@ def test_a_level_of_a_backbone_is_its_stem_with_the_first_feature_and_what_leads
 def test_what_cannot_be_gated_is_refused_by_name() -> None:
     network = Wrapped(nn.Conv2d(1, 2, 1), "label")
     network.spec = {"build": {"monai.DenseNet121": {}}, "surgery": []}
-    with pytest.raises(SpecError, match=r"network 'monai\.DenseNet121' is not made of levels.*for labels the unet, resnet"):
+    with pytest.raises(
+        SpecError, match=r"network 'monai\.DenseNet121' is not made of levels.*for labels the unet, resnet"
+    ):
         operate(network, "spottunet", policy="small", in_channels=1, spatial_dims=2, temperature=0.1)
 
 
@@ -80,7 +91,11 @@ def test_what_cannot_be_gated_is_refused_by_name() -> None:
 def test_a_row_is_tuned_and_shows_its_encoder(name: str, levels: int, tmp_path: Path) -> None:
     manifest = write_chest(tmp_path / "cohort", sites={"a": "none", "b": "severe"}, subjects=8, size=32)
     arguments = {"unet": {"channels": [4, 8], "num_res_units": 1}, "resnet": {"small_stem": True}}[name]
-    changes = {"task": {"classification": {"classes": list(CLASSES)}}, "network": {name: arguments}, "preprocessing": {"intensity": "unit"}}
+    changes = {
+        "task": {"classification": {"classes": list(CLASSES)}},
+        "network": {name: arguments},
+        "preprocessing": {"intensity": "unit"},
+    }
     _, row, records = run(session_of(manifest, tmp_path / "out", "spottunet", source=["a"], **changes))
     assert {record.status for record in records.values()} == {"done"}, [record.error for record in records.values()]
     shown = Store(tmp_path / "out" / "units" / row.unit).figures()["policy"]

@@ -1,4 +1,5 @@
-"""Stain-AgLr and stain normalisation as recipes: batches, schedules, figures, restarts, and what they refuse."""
+"""Stain-AgLr and stain normalisation as recipes: batches, schedules, figures, restarts, and what
+they refuse."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ CONTRACT = {
         "preprocessing": {"intensity": "unit"},
     },
     "options": {"regeneration": 1.0, "consistency": 1.0, "jitter": "strong", "balanced": True, "patience": 0},
-    "under": {"patience": {"study": {"budget": {"steps": 24, "batch_size": 2}, "optimizer": {"sgd": {"lr": 0.5}}}}},  # a loss that rises
+    "under": {
+        "patience": {"study": {"budget": {"steps": 24, "batch_size": 2}, "optimizer": {"sgd": {"lr": 0.5}}}}
+    },  # a loss that rises
 }
 
 TASK = Classification(CLASSES)
@@ -60,12 +63,20 @@ def cohort(manifest: Path) -> Cohort:
 
 def a_network(**arguments: Any) -> Any:
     torch.manual_seed(3)
-    return build({"build": {"stain_cnn": {"in_channels": 3, "outputs": {"label": 2}, "channels": [4, 8], "hidden": 8, **arguments}}})
+    return build(
+        {
+            "build": {
+                "stain_cnn": {"in_channels": 3, "outputs": {"label": 2}, "channels": [4, 8], "hidden": 8, **arguments}
+            }
+        }
+    )
 
 
 def finished(cohorts: tuple[Cohort, ...], recipe: Any, context: Context | None = None, network: Any = None) -> Any:
     context = replace(context or a_context(), task=TASK)
-    run: Generator[Any, None, Any] = recipe.run(Scenario(source=cohorts, sites=("a", "b")), network or a_network(), context)
+    run: Generator[Any, None, Any] = recipe.run(
+        Scenario(source=cohorts, sites=("a", "b")), network or a_network(), context
+    )
     stage = next(run)
     with pytest.raises(StopIteration):
         next(run)
@@ -106,13 +117,19 @@ def test_balanced_batches(cohort: Cohort) -> None:
     seen: list[Any] = []
     real = GradientStep.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GradientStep, "__call__", lambda self, batch: (seen.append(batch.labels["label"].tolist()), real(self, batch))[1])
+        patch.setattr(
+            GradientStep,
+            "__call__",
+            lambda self, batch: (seen.append(batch.labels["label"].tolist()), real(self, batch))[1],
+        )
         finished(sites, StainAgLr(balanced=True), a_context(budget=Budget(steps=2, batch_size=4)))
     assert [labels.count(1) for labels in seen] == [2, 2]
 
 
 # ---------------------------------------------------------- schedule, figures
-def rates_of(cohort: Cohort, recipe: StainAgLr, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[list[float], Context]:
+def rates_of(
+    cohort: Cohort, recipe: StainAgLr, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> tuple[list[float], Context]:
     rates: list[float] = []
 
     def flat(self: GradientStep, batch: Any) -> dict[str, torch.Tensor]:
@@ -128,7 +145,8 @@ def rates_of(cohort: Cohort, recipe: StainAgLr, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_papers_schedule_stops_at_1e_5(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 1e-2, times 0.1 when more than 2 epochs bring nothing; epochs are 4 steps of 4 cases. 1 + 3 epochs, then 3 and 3."""
+    """From 1e-2, times 0.1 when more than 2 epochs bring nothing; epochs are 4 steps of 4 cases. 1
+    + 3 epochs, then 3 and 3."""
     settings = {"budget": Budget(steps=1000, batch_size=4), "optimizer": {"adam": {"lr": 1e-2}}}
     rates, context = rates_of(cohort, StainAgLr(patience=2), monkeypatch, **settings)
     assert rates == pytest.approx([1e-2] * 16 + [1e-3] * 12 + [1e-4] * 12)
@@ -208,7 +226,9 @@ def test_what_makes_no_sense_is_refused(cohort: Cohort, manifest: Path) -> None:
         draw_reference({"a": torch.zeros(0, 3)}, torch.Generator())
 
 
-@pytest.mark.parametrize(("array", "said"), [(np.full((16, 16), 90, np.uint8), r"shape \(1, 16, 16\)"), (None, "values 0 to 600")])
+@pytest.mark.parametrize(
+    ("array", "said"), [(np.full((16, 16), 90, np.uint8), r"shape \(1, 16, 16\)"), (None, "values 0 to 600")]
+)
 def test_images_without_colours_are_refused(array: Any, said: str, tmp_path: Path) -> None:
     if array is None:
         np.savez(tmp_path / "x.npz", image=np.array([0, 600], np.uint16).repeat(384).reshape(3, 16, 16))

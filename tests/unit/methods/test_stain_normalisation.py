@@ -1,4 +1,5 @@
-"""Stain normalisation as a row. The stains themselves: see ``references/test_stain_separation.py``."""
+"""Stain normalisation as a row. The stains themselves: see
+``references/test_stain_separation.py``."""
 
 from __future__ import annotations
 

@@ -19,4 +19,6 @@ def test_what_is_kept_is_the_start(tmp_path: Path) -> None:
     assert found is not None
     assert digest(found[0].network) == digest(session.start(world, 0))
     own = [record for record in records.values() if record.unit == row.unit]
-    assert {(record.source, record.target, record.labelled_subjects) for record in own} == {((), None, ())}  # it saw no case
+    assert {(record.source, record.target, record.labelled_subjects) for record in own} == {
+        ((), None, ())
+    }  # it saw no case

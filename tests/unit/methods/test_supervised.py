@@ -15,7 +15,9 @@ from allograft.step import GradientStep
 CONTRACT = {"options": {"augmentation": "none", "optimizer": {"sgd": {"lr": 0.1}}, "epochs": 2, "show_updates": True}}
 
 
-def test_a_row_may_have_its_own_optimizer_and_length_and_the_schedule_spans_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_may_have_its_own_optimizer_and_length_and_the_schedule_spans_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, float]] = []
     real = GradientStep.__call__
 
@@ -26,7 +28,15 @@ def test_a_row_may_have_its_own_optimizer_and_length_and_the_schedule_spans_it(t
     monkeypatch.setattr(GradientStep, "__call__", watched)
     request = {"supervised": {"epochs": 2, "optimizer": {"sgd": {"lr": 0.5}}}}
     budget = {"epochs": 5, "steps_per_epoch": 2, "adapt_steps": 1, "batch_size": 2}
-    run(session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", request, budget=budget, schedule={"poly": {"power": 1.0}}))
+    run(
+        session_of(
+            write_cohort(tmp_path / "cohort"),
+            tmp_path / "out",
+            request,
+            budget=budget,
+            schedule={"poly": {"power": 1.0}},
+        )
+    )
     assert [name for name, _ in seen] == ["SGD"] * 4
     assert [rate for _, rate in seen] == pytest.approx([0.5, 0.375, 0.25, 0.125])
 
@@ -53,6 +63,9 @@ def test_the_title_names_it() -> None:
 
 
 def test_the_title_does_not_depend_on_the_order_of_arguments() -> None:
-    first, second = ({"lr": 10.0, "eps": 0.1}, {"eps": 0.1, "lr": 10.0})  # a kept study has them in order, a file as it likes
+    first, second = (
+        {"lr": 10.0, "eps": 0.1},
+        {"eps": 0.1, "lr": 10.0},
+    )  # a kept study has them in order, a file as it likes
     titles = {title(parse_recipe({"supervised": {"optimizer": {"avagrad": each}}})) for each in (first, second)}
     assert titles == {"supervised optimizer=(avagrad(eps=0.1, lr=10.0))"}

@@ -1,4 +1,5 @@
-"""Unlearning: its losses, each method's steps against a loop written from the equations, and strength 0 = plain training."""
+"""Unlearning: its losses, each method's steps against a loop written from the equations, and
+strength 0 = plain training."""
 
 from __future__ import annotations
 
@@ -147,12 +148,16 @@ def tiny_step(recipe: Unlearning, **changes: Any) -> UnlearningStep:
 
 
 def tiny_batch() -> Batch:
-    image, label = torch.randn(8, 6, generator=rng(1), dtype=torch.float64), torch.randn(8, generator=rng(2), dtype=torch.float64)
+    image, label = (
+        torch.randn(8, 6, generator=rng(1), dtype=torch.float64),
+        torch.randn(8, generator=rng(2), dtype=torch.float64),
+    )
     return Batch(image, torch.zeros(8), ("",) * 8, {"label": label}, {"tone": torch.tensor([0, 1, 2, 0, 0, 1, 2, 0])})
 
 
 def by_hand(recipe: Unlearning, batch: Batch, steps: int) -> list[Tensor]:
-    """Plain gradient descent on the paper's losses, term by term, with no optimizer and no reversal layer."""
+    """Plain gradient descent on the paper's losses, term by term, with no optimizer and no reversal
+    layer."""
     step = tiny_step(recipe)
     p = [q.detach().clone() for q in (*step.network.parameters(), *step.heads.parameters())]
     weight = torch.tensor([1 / 4, 1 / 2, 1 / 2], dtype=torch.float64)
@@ -187,13 +192,16 @@ def test_each_method_is_descent_on_the_papers_losses(method: Any) -> None:
     step = tiny_step(recipe)
     for _ in range(3):
         step(batch)
-    for found, expected in zip((*step.network.parameters(), *step.heads.parameters()), by_hand(recipe, batch, 3), strict=True):
+    for found, expected in zip(
+        (*step.network.parameters(), *step.heads.parameters()), by_hand(recipe, batch, 3), strict=True
+    ):
         torch.testing.assert_close(found.detach(), expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_several_attributes_have_a_head_each_and_their_losses_are_added(method: Any) -> None:
-    """Two attributes, of three values and of two, against one step of descent on the sums of their losses."""
+    """Two attributes, of three values and of two, against one step of descent on the sums of their
+    losses."""
     recipe, batch = Unlearning(method=method, attributes=("tone", "scanner")), tiny_batch()
     batch.attributes["scanner"] = torch.tensor([1, 0, 0, -100, 1, 0, 1, 0])  # type: ignore[index]
     step = tiny_step(recipe)
@@ -259,7 +267,9 @@ def test_a_two_layer_head_and_a_batch_of_one() -> None:
     step = tiny_step(Unlearning(method="clgr", attributes=("tone",), hidden=7))
     assert [type(layer).__name__ for layer in step.heads[0].layers] == ["Linear", "ReLU", "Linear"]
     batch = tiny_batch()
-    one = Batch(batch.image[:1], batch.site[:1], ("",), {"label": batch.labels["label"][:1]}, {"tone": torch.tensor([-100])})  # type: ignore[index]
+    one = Batch(
+        batch.image[:1], batch.site[:1], ("",), {"label": batch.labels["label"][:1]}, {"tone": torch.tensor([-100])}
+    )  # type: ignore[index]
     terms = step(one)
     assert float(terms["secondary/tone"]) == 0
     assert all(value.isfinite() for value in terms.values())
@@ -315,8 +325,11 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["adam", "cosine, clipped", "plateau"])
-def test_strength_zero_is_plain_training_bit_for_bit(method: Any, variant: Any, settings: dict[str, Any], cohort: Cohort) -> None:
-    """In a study too, where each recipe draws for itself; with dropout and running statistics, which a second pass would disturb."""
+def test_strength_zero_is_plain_training_bit_for_bit(
+    method: Any, variant: Any, settings: dict[str, Any], cohort: Cohort
+) -> None:
+    """In a study too, where each recipe draws for itself; with dropout and running statistics,
+    which a second pass would disturb."""
     network = {"norm": "batch", "dropout": 0.3}
     plain = finished(a_context(**settings).run(Supervised(), scenario(cohort), a_network(**network))).network
     recipe = Unlearning(method, ("site", "tone", "scanner"), strength=0, variant=variant)
@@ -329,8 +342,12 @@ def test_strength_zero_is_plain_training_bit_for_bit(method: Any, variant: Any, 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_every_method_moves_the_encoder_elsewhere(method: Any, variant: Any, cohort: Cohort) -> None:
     plain = finished(Supervised().run(scenario(cohort), a_network(), a_context())).network
-    found = finished(Unlearning(method, ("scanner",), variant=variant).run(scenario(cohort), a_network(), a_context())).network
-    assert any(not torch.equal(p, q) for p, q in zip(plain.encoder.parameters(), found.encoder.parameters(), strict=True))
+    found = finished(
+        Unlearning(method, ("scanner",), variant=variant).run(scenario(cohort), a_network(), a_context())
+    ).network
+    assert any(
+        not torch.equal(p, q) for p, q in zip(plain.encoder.parameters(), found.encoder.parameters(), strict=True)
+    )
 
 
 def a_step(cohort: Cohort, recipe: Unlearning, **settings: Any) -> UnlearningStep:
@@ -376,7 +393,9 @@ def test_the_papers_settings_are_the_defaults(method: Any, cohort: Cohort) -> No
 
 
 def test_the_studys_schedule_is_the_networks_alone(cohort: Cohort) -> None:
-    step = a_step(cohort, Unlearning("clgr", ("scanner",)), schedule={"step": {"at": [0.5]}}, optimizer={"sgd": {"lr": 0.1}})
+    step = a_step(
+        cohort, Unlearning("clgr", ("scanner",)), schedule={"step": {"at": [0.5]}}, optimizer={"sgd": {"lr": 0.1}}
+    )
     rates = []
     for batch, _ in zip(a_context().loader((cohort,), "source")(0), range(3), strict=False):
         step(batch)
@@ -393,11 +412,14 @@ def test_batches_of_one_with_and_without_a_value_are_defined(method: Any, cohort
     assert all(p.isfinite().all() for p in found.parameters())
 
 
-@pytest.mark.parametrize(("words", "codes"), [(["1", "2", "nan", "NaN", ""], 2), (["light", "dark", "unknown", "nan", ""], 2)])
+@pytest.mark.parametrize(
+    ("words", "codes"), [(["1", "2", "nan", "NaN", ""], 2), (["light", "dark", "unknown", "nan", ""], 2)]
+)
 def test_nan_unknown_and_empty_cells_are_missing(words: list[str], codes: int, tmp_path: Path) -> None:
     lines = write_photographs(tmp_path, {"a": 5}).read_text().splitlines()
     rows = [
-        dict(zip(lines[0].split(","), line.split(","), strict=True)) | {"tone": word} for line, word in zip(lines[1:], words, strict=True)
+        dict(zip(lines[0].split(","), line.split(","), strict=True)) | {"tone": word}
+        for line, word in zip(lines[1:], words, strict=True)
     ]
     toned = read(write_rows(tmp_path / "toned.csv", rows))
     group = groups_of((toned,), "tone")
@@ -412,13 +434,18 @@ def test_nan_unknown_and_empty_cells_are_missing(words: list[str], codes: int, t
 def test_a_measurement_is_no_group(cohort: Cohort) -> None:
     case = cohort.cases[0]
     cases = tuple(replace(case, attributes={**case.attributes, "tone": str(number)}) for number in range(51))
-    with pytest.raises(SpecError, match=r"51 value\(s\).*expected 2 to 50, .*; a measurement is no group: write ranges"):
+    with pytest.raises(
+        SpecError, match=r"51 value\(s\).*expected 2 to 50, .*; a measurement is no group: write ranges"
+    ):
         groups_of((replace(cohort, cases=cases),), "tone")
 
 
 @pytest.mark.parametrize(("values", "refused"), [(14, True), (8, True), (7, False), (2, False)])
-def test_a_column_with_a_value_of_its_own_for_nearly_every_case_is_a_measurement(values: int, refused: bool, cohort: Cohort) -> None:
-    """A typology angle, say: few cases have no 51 values, and each angle would be a class of its own."""
+def test_a_column_with_a_value_of_its_own_for_nearly_every_case_is_a_measurement(
+    values: int, refused: bool, cohort: Cohort
+) -> None:
+    """A typology angle, say: few cases have no 51 values, and each angle would be a class of its
+    own."""
     case = cohort.cases[0]
     given = [replace(case, attributes={**case.attributes, "tone": str(number % values)}) for number in range(14)]
     found = replace(cohort, cases=(*given, replace(case, attributes={**case.attributes, "tone": "unknown"})))
@@ -436,7 +463,8 @@ def test_sites_of_one_case_each_are_groups(tmp_path: Path) -> None:
 
 def test_values_are_counted_and_found_again_in_batches(cohort: Cohort) -> None:
     tone, scanner, site = (groups_of((cohort,), name) for name in ("tone", "scanner", "site"))
-    assert (tone.codes, tone.counts) == ((1.0, 2.0), (3, 2))  # a number keeps its value; two cases have none
+    # a number keeps its value; two cases have none
+    assert (tone.codes, tone.counts) == ((1.0, 2.0), (3, 2))
     assert (scanner.codes, scanner.counts) == ((0, 1), (3, 4))  # new, old
     assert (site.codes, site.counts) == ((0, 1), (4, 3))
     batch = Batch(

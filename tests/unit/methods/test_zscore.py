@@ -82,8 +82,13 @@ def test_the_sources_padding_counts_in_no_mean(slices: Slices | None, tmp_path: 
 def test_a_study_that_standardises_padded_volumes_leaves_them_as_they_are(tmp_path: Path) -> None:
     cohort = read(write_volumes(tmp_path, [(6, 5, 4), (5, 6, 4)]))
     cohort = replace(
-        cohort, prepared=replace(cohort.prepared, preprocessing=Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3), intensity="zscore"))
+        cohort,
+        prepared=replace(
+            cohort.prepared, preprocessing=Preprocessing(size=(9, 8, 7), spacing=(1, 2, 3), intensity="zscore")
+        ),
     )
-    predictor = ZScorePredictor(lambda batch: {"mask": batch.image}, *(one.float() for one in source_statistics((cohort,))))
+    predictor = ZScorePredictor(
+        lambda batch: {"mask": batch.image}, *(one.float() for one in source_statistics((cohort,)))
+    )
     for which in range(2):
         torch.testing.assert_close(predictor(cohort.whole(which))["mask"], cohort.whole(which).image, rtol=0, atol=1e-5)

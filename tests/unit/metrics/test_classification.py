@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allograft.errors import SpecError
-from allograft.metrics.classification import METRICS, auroc, average_precision, classification_metrics, expected_calibration_error
+from allograft.metrics.classification import (
+    METRICS,
+    auroc,
+    average_precision,
+    classification_metrics,
+    expected_calibration_error,
+)
 from allograft.metrics.classification import multilabel_metrics as several
 
 
@@ -46,7 +52,9 @@ def test_a_ranking_is_blind_to_monotone_changes_and_turns_with_its_sign(cases: l
 def test_calibration_bins_are_closed_at_their_upper_edge() -> None:
     sure = torch.tensor([1.0, 1.0, 0.0])
     assert expected_calibration_error(sure, torch.tensor([True, True, False])) == 0
-    assert expected_calibration_error(torch.tensor([0.5, 0.52]), torch.tensor([True, False]), bins=2) == pytest.approx((0.5 + 0.52) / 2)
+    assert expected_calibration_error(torch.tensor([0.5, 0.52]), torch.tensor([True, False]), bins=2) == pytest.approx(
+        (0.5 + 0.52) / 2
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allograft.metrics.label_free import PIXELS, class_probabilities, information, pixel_density, soft_neighbourhood_density
+from allograft.metrics.label_free import (
+    PIXELS,
+    class_probabilities,
+    information,
+    pixel_density,
+    soft_neighbourhood_density,
+)
 
 
 def clusters(sizes: list[int], classes: int) -> torch.Tensor:
@@ -17,13 +23,15 @@ def clusters(sizes: list[int], classes: int) -> torch.Tensor:
 
 
 def test_density_counts_the_neighbours() -> None:
-    """A point with m equal neighbours and all others at a right angle has log m, but for exp(-1 / 0.05)."""
+    """A point with m equal neighbours and all others at a right angle has log m, but for exp(-1 /
+    0.05)."""
     expected = (6 * math.log(5) + 3 * math.log(2)) / 9
     assert soft_neighbourhood_density(clusters([6, 3], 2)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_density_cannot_tell_a_collapse_from_one_class() -> None:
-    """Why it stands beside information: predictions that are all alike, or all equally far apart, are as dense as can be."""
+    """Why it stands beside information: predictions that are all alike, or all equally far apart,
+    are as dense as can be."""
     assert soft_neighbourhood_density(clusters([30], 3)) == pytest.approx(math.log(29))
     assert soft_neighbourhood_density(clusters([1] * 30, 30)) == pytest.approx(math.log(29))
     assert soft_neighbourhood_density(clusters([10, 10, 10], 3)) == pytest.approx(math.log(9), abs=1e-6)

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from allograft.errors import SpecError
-from allograft.metrics.segmentation import average_surface_distance, case_metrics, dice, hausdorff95, iou, surface_distances
+from allograft.metrics.segmentation import (
+    average_surface_distance,
+    case_metrics,
+    dice,
+    hausdorff95,
+    iou,
+    surface_distances,
+)
 
 
 def _box(shape, *ranges):
@@ -42,8 +49,12 @@ def test_directed_distances_keep_their_order_and_use_each_axis_spacing():
     there, back = surface_distances(single, line, (5.0, 0.5))
     assert there.tolist() == [1.0]
     assert back.tolist() == [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
-    assert hausdorff95(single, line, (5.0, 0.5)) == pytest.approx(3.5 + 0.7 * 0.5), "the larger direction, position .95 * 6 = 5.7"
-    assert average_surface_distance(single, line, (5.0, 0.5)) == pytest.approx((1.0 + 17.5) / 8), "pooled, not averaged per direction"
+    assert hausdorff95(single, line, (5.0, 0.5)) == pytest.approx(3.5 + 0.7 * 0.5), (
+        "the larger direction, position .95 * 6 = 5.7"
+    )
+    assert average_surface_distance(single, line, (5.0, 0.5)) == pytest.approx((1.0 + 17.5) / 8), (
+        "pooled, not averaged per direction"
+    )
     column = hausdorff95(_box((9, 1), (0, 1)), _box((9, 1), (2, 3)), (5.0, 0.5))
     assert column == 10.0
 

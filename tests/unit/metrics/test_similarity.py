@@ -34,7 +34,9 @@ def test_equal_images_score_one_and_the_order_of_a_pair_does_not_matter() -> Non
 
 def test_a_batch_is_a_loop_of_pairs() -> None:
     x, y = _images(6).split(3)
-    torch.testing.assert_close(srsim(x, y), torch.cat([srsim(a, b) for a, b in zip(x.split(1), y.split(1), strict=True)]))
+    torch.testing.assert_close(
+        srsim(x, y), torch.cat([srsim(a, b) for a, b in zip(x.split(1), y.split(1), strict=True)])
+    )
 
 
 def test_gradients_flow() -> None:

@@ -35,7 +35,12 @@ def _monai(prediction: Tensor, target: Tensor, spacing: tuple[float, ...], toler
     return float(metric(prediction[None, None], target[None, None], spacing=list(spacing))[0, 0])
 
 
-CASES = [((14, 16, 15), (1.0, 1.0, 1.0)), ((14, 16, 9), (0.7, 0.7, 3.0)), ((24, 30), (1.0, 1.0)), ((24, 30), (0.4, 1.3))]
+CASES = [
+    ((14, 16, 15), (1.0, 1.0, 1.0)),
+    ((14, 16, 9), (0.7, 0.7, 3.0)),
+    ((24, 30), (1.0, 1.0)),
+    ((24, 30), (0.4, 1.3)),
+]
 
 
 @pytest.mark.parametrize("border", [False, True])
@@ -52,7 +57,9 @@ def test_equals_monai(shape: tuple[int, ...], spacing: tuple[float, ...], tolera
 
 @given(st.integers(0, 2**27 - 1), st.integers(0, 2**27 - 1), st.sampled_from([0.0, 1.0, 1.5, 2.0]))
 def test_equals_monai_on_every_kind_of_corner(first: int, second: int, tolerance: float) -> None:
-    prediction, target = (torch.tensor([bits >> i & 1 for i in range(27)]).bool().reshape(3, 3, 3) for bits in (first, second))
+    prediction, target = (
+        torch.tensor([bits >> i & 1 for i in range(27)]).bool().reshape(3, 3, 3) for bits in (first, second)
+    )
     if not (prediction.any() and target.any()):
         return
     for spacing in ((1.0, 1.0, 1.0), (0.5, 1.0, 2.0)):
@@ -102,7 +109,9 @@ def test_offsets_and_tree_agree(tolerance: float, monkeypatch: pytest.MonkeyPatc
 def test_a_distance_equal_to_the_tolerance_counts_whatever_the_rounding() -> None:
     target = torch.zeros(3, 20, dtype=torch.bool)
     target[:, :8] = True
-    assert surface_dice(target.roll(3, 1), target, (0.1, 0.1), 0.3) == pytest.approx(_monai(target.roll(3, 1), target, (0.1, 0.1), 0.3))
+    assert surface_dice(target.roll(3, 1), target, (0.1, 0.1), 0.3) == pytest.approx(
+        _monai(target.roll(3, 1), target, (0.1, 0.1), 0.3)
+    )
 
 
 def test_empty_masks() -> None:

@@ -1,4 +1,5 @@
-"""Which outputs of the frozen part are kept, that they cost what they promise, and what is refused."""
+"""Which outputs of the frozen part are kept, that they cost what they promise, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -63,11 +64,17 @@ def test_what_nothing_tuned_reads_is_not_kept() -> None:
     network = network_of("resnet", "label", small_stem=True)
     with trainable(network, "top"):
         kept = FrozenOutputs(1)
-        with kept.replayed(network, a_batch(0, 1, size=8)):  # one pixel at the end: a case alone has no statistics to train with
+        with kept.replayed(
+            network, a_batch(0, 1, size=8)
+        ):  # one pixel at the end: a case alone has no statistics to train with
             pass
     sizes = {call: tensor.shape for call, tensor in kept.like.items() if not tensor.is_meta}  # type: ignore[union-attr]
     names = sorted(name for name, _ in sizes)
-    assert len(names) == 2  # the last block's second convolution, for its tuned normalisation, and the shortcut around it
+    assert (
+        len(names) == 2
+        # the last block's second convolution, for its tuned normalisation, and the shortcut around
+        # it
+    )
     assert "encoder.body.layer4.1.conv2" in names
     assert not any(tensor.is_meta for call, tensor in kept.kept["case 0"].items() if call in sizes)
 
@@ -96,7 +103,9 @@ def test_a_file_holds_what_memory_does_not(tmp_path: Path) -> None:
     a_case = sum(t.numel() * 4 for t in kept[0].kept["case 0"]["encoder", 0] if not t.is_meta)
     assert kept[1].file.seek(0, 2) >= 2 * a_case
     assert list((tmp_path / "unit").iterdir()) == []  # without a name: gone with the process
-    assert said[0] == f"keeping features of 2 cases, {a_case / 2**20:.1f} MiB each, {2 * a_case / 2**20:.0f} MiB in memory"
+    assert (
+        said[0] == f"keeping features of 2 cases, {a_case / 2**20:.1f} MiB each, {2 * a_case / 2**20:.0f} MiB in memory"
+    )
     assert said[1].endswith(f"in a file in {tmp_path / 'unit'}")
     del kept
     gc.collect()
@@ -161,7 +170,9 @@ def test_a_frozen_part_that_is_no_function_of_the_case_is_refused(middle: nn.Mod
         p.requires_grad_(False)
     with (
         pytest.raises(
-            SpecError, match=rf"no function of the case alone.*\({named}\); set the network's dropout .* to 0, or cache_features: fal"
+            SpecError,
+            match=rf"no function of the case alone.*\({named}\); set the network's dropout .* to 0, or "
+            rf"cache_features: fal",
         ),
         FrozenOutputs(2).replayed(network, a_batch(0, 1)),
     ):
@@ -169,7 +180,9 @@ def test_a_frozen_part_that_is_no_function_of_the_case_is_refused(middle: nn.Mod
 
 
 def test_swins_drop_path_is_named() -> None:
-    network = network_of("swin", "label", image_size=32, embed_dim=24, depths=[1, 1, 2], num_heads=[1, 2, 3], window_size=4, patch_size=2)
+    network = network_of(
+        "swin", "label", image_size=32, embed_dim=24, depths=[1, 1, 2], num_heads=[1, 2, 3], window_size=4, patch_size=2
+    )
     blocks = network.encoder.body.layers[2].blocks
     network.requires_grad_(False)
     blocks[1].mlp.requires_grad_(True)

@@ -33,12 +33,16 @@ def test_a_model_folder(tmp_path: Path) -> None:
     trained, fresh = build(UNET), build(UNET)
     save_predictor(Direct(trained), tmp_path, {})
     report = load_weights(fresh, tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), fresh.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), fresh.state_dict().values(), strict=True)
+    )
     assert (len(report.matched), report.skipped, report.missing) == (len(fresh.state_dict()), (), ())
 
 
 def test_a_file_that_fits_in_part(tmp_path: Path) -> None:
-    save_file({"0.weight": torch.ones(2, 2), "1.weight": torch.ones(3, 3), "x": torch.ones(1)}, tmp_path / "w.safetensors")
+    save_file(
+        {"0.weight": torch.ones(2, 2), "1.weight": torch.ones(3, 3), "x": torch.ones(1)}, tmp_path / "w.safetensors"
+    )
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False))
     report = load_weights(network, tmp_path / "w.safetensors")
     assert (network[0].weight == 1).all()
@@ -74,14 +78,27 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "_orig_mod.", "module._orig_mod.", "model._orig_mod.", "net.model.", "_orig_mod.module.", "unet.", "student.unet."],
+    [
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "model._orig_mod.",
+        "net.model.",
+        "_orig_mod.module.",
+        "unet.",
+        "student.unet.",
+    ],
 )
 def test_prefixes_of_wrappers_are_removed_in_any_number(tmp_path: Path, prefix: str) -> None:
     trained, fresh = build(UNET), build(UNET)
     state = {prefix + key: value for key, value in trained.state_dict().items()}
     torch.save({"state_dict": state | {"loss.weight": torch.ones(3)}}, tmp_path / "w.pt")
     report = load_weights(fresh, tmp_path / "w.pt")
-    assert (len(report.matched), report.skipped, report.missing) == (len(state), ("loss.weight: no such tensor here",), ())
+    assert (len(report.matched), report.skipped, report.missing) == (
+        len(state),
+        ("loss.weight: no such tensor here",),
+        (),
+    )
     assert all(torch.equal(value, fresh.state_dict()[key.removeprefix(prefix)]) for key, value in state.items())
 
 
@@ -95,13 +112,17 @@ def test_parts_that_were_compiled_alone_fit(tmp_path: Path) -> None:
 def test_a_file_of_another_network_is_refused_with_both_names_or_both_shapes(tmp_path: Path) -> None:
     torch.save({"layer1.conv.weight": torch.ones(2, 2)}, tmp_path / "names.pt")
     torch.save({"module.weight": torch.ones(3, 3), "module.bias": torch.ones(3)}, tmp_path / "shapes.pt")
-    with pytest.raises(ModelError, match=r"by name; the file begins with 'layer1\.conv\.weight', the network with 'weight'"):
+    with pytest.raises(
+        ModelError, match=r"by name; the file begins with 'layer1\.conv\.weight', the network with 'weight'"
+    ):
         load_weights(nn.Linear(2, 2), tmp_path / "names.pt")
     with pytest.raises(ModelError, match=r"shapes do not: 'weight' has shape \(3, 3\), here \(2, 2\)"):
         load_weights(nn.Linear(2, 2), tmp_path / "shapes.pt")
 
 
-@pytest.mark.parametrize("value", [np.float64(0.5), np.int64(3), np.bool_(True), np.float32(1), np.str_("a"), np.arange(3.0)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [np.float64(0.5), np.int64(3), np.bool_(True), np.float32(1), np.str_("a"), np.arange(3.0)], ids=repr
+)
 def test_numpy_values_beside_the_tensors_are_named_and_not_read(tmp_path: Path, value: Any) -> None:
     kept = {"network_weights": nn.Linear(2, 2).state_dict(), "epoch": 3, "best": value, "log": {"dice": [value, value]}}
     torch.save(kept, tmp_path / "w.pt")
@@ -113,7 +134,9 @@ def test_numpy_values_beside_the_tensors_are_named_and_not_read(tmp_path: Path, 
 
 
 def test_checkpoints_of_an_older_numpy_are_read(tmp_path: Path) -> None:
-    torch.save({"weight": torch.ones(2, 2), "best": np.float64(0.5)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"weight": torch.ones(2, 2), "best": np.float64(0.5)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False
+    )
     old = (tmp_path / "w.pt").read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     (tmp_path / "w.pt").write_bytes(old)
     assert load_weights(nn.Linear(2, 2), tmp_path / "w.pt").unread == ("best",)
@@ -187,7 +210,8 @@ def test_position_tables_are_resampled(tmp_path: Path) -> None:
     torch.save(trained.state_dict(), tmp_path / "vit.pt")
     report = load_weights(fresh, tmp_path / "vit.pt")
     assert report.reshaped == ("encoder.body.pos_embed: table resampled",)
-    assert torch.equal(fresh.encoder.body.pos_embed[:, 0], trained.encoder.body.pos_embed[:, 0])  # the class token
+    # the class token
+    assert torch.equal(fresh.encoder.body.pos_embed[:, 0], trained.encoder.body.pos_embed[:, 0])
     swin: dict[str, Any] = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1], "num_heads": [2]}
     trained, fresh = (network("swin", {"label": 2}, window_size=size, **swin) for size in (4, 8))
     torch.save(trained.state_dict(), tmp_path / "swin.pt")
@@ -198,7 +222,9 @@ def test_position_tables_are_resampled(tmp_path: Path) -> None:
 def test_2d_weights_in_a_3d_network(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"channels": [4, 8, 8]}
     flat = build({"build": {"dynunet": {"in_channels": 1, "outputs": {"mask": 2}, **arguments}}}).eval()
-    deep = build({"build": {"dynunet": {"in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 3, **arguments}}}).eval()
+    deep = build(
+        {"build": {"dynunet": {"in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 3, **arguments}}}
+    ).eval()
     torch.save(flat.state_dict(), tmp_path / "flat.pt")
     report = load_weights(deep, tmp_path / "flat.pt")
     assert (report.skipped, report.missing) == ((), ())
@@ -237,7 +263,8 @@ def test_only_convolutions_on_the_image_change_channels(tmp_path: Path) -> None:
 
 def test_a_table_without_a_grid_is_left() -> None:
     assert resampled(torch.zeros(1, 7, 4), torch.zeros(1, 17, 4), 2) is None
-    assert resampled(torch.zeros(1, 16, 4), torch.zeros(1, 17, 4), 2) is None  # no class token to take
+    # no class token to take
+    assert resampled(torch.zeros(1, 16, 4), torch.zeros(1, 17, 4), 2) is None
     smooth = torch.arange(27.0)[:, None].expand(-1, 2)
     assert resampled(smooth, torch.zeros(125, 2), 3).shape == (125, 2)  # type: ignore[union-attr]
 
@@ -253,13 +280,18 @@ def test_timm_weights_on_an_offline_machine(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ModelError) as error:
         load_weights(ours, "timm:resnet18.a1_in1k")
     place = os.path.join("weights", "resnet18.a1_in1k.safetensors")
-    assert f"'model.safetensors' of the Hugging Face repository 'timm/resnet18.a1_in1k', and put it here: {place}" in str(error.value)
+    assert (
+        f"'model.safetensors' of the Hugging Face repository 'timm/resnet18.a1_in1k', and put it here: {place}"
+        in str(error.value)
+    )
 
     state = timm.create_model("resnet18").state_dict()
     (tmp_path / "weights").mkdir()
     save_file(state, tmp_path / place)
     assert str(load_weights(ours, "timm:resnet18.a1_in1k")) == "119 tensors matched, 1 reshaped, 2 skipped, 2 missing"
-    assert load_weights(ours, tmp_path / "timm:resnet18").reshaped  # as a study beside its file names it; the default tag
+    assert load_weights(
+        ours, tmp_path / "timm:resnet18"
+    ).reshaped  # as a study beside its file names it; the default tag
     with pytest.raises(ModelError, match="unknown set of timm weights 'resnet81"):
         load_weights(ours, "timm:resnet81")
 

@@ -1,4 +1,5 @@
-"""Every network of the table: what it gives, that it is built again from its spec, and that every scope trains."""
+"""Every network of the table: what it gives, that it is built again from its spec, and that every
+scope trains."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def test_outputs_features_and_levels(key: str) -> None:
     with torch.no_grad():
         outputs, features = network(image), network.encoder(image)
     expected = {"mask": (2, 2, *tiny.size), "label": (2, 3)}
-    assert {name: tuple(value.shape) for name, value in outputs.items()} == {name: expected[name] for name in tiny.outputs}
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
+        name: expected[name] for name in tiny.outputs
+    }
     assert tuple(feature.shape[1] for feature in features) == tiny.channels
     assert len(network.levels()) == len(features)
     assert all(size % network.multiple == 0 for size in tiny.size)
@@ -61,7 +64,11 @@ def test_every_scope_trains(key: str, scope: Any) -> None:
     assert moved <= set(tuned)
     assert len(moved) > 0.3 * len(tuned)  # a bias before a normalisation has no gradient
     assert 0 < len(tuned) <= len(before)
-    assert scope != "decoder" or set(tiny.outputs) == {"mask", "label"} or {name.split(".")[0] for name in tuned} == {"heads"}
+    assert (
+        scope != "decoder"
+        or set(tiny.outputs) == {"mask", "label"}
+        or {name.split(".")[0] for name in tuned} == {"heads"}
+    )
     assert scope != "first" or all(name.startswith("encoder.") for name in tuned)
 
 
@@ -86,23 +93,31 @@ def test_frozen_stages_of_swin_unetr_are_fused_and_give_the_same(key: str, monke
     network, image = copy.deepcopy(made(key)), images(key)
     fused, gradients = [], {}
     attention = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), attention(*a, **k))[1])
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), attention(*a, **k))[1]
+    )
     for scope in ("full", "top"):
         with trainable(network, scope) as parameters:  # type: ignore[arg-type]
             uneven(network(image)["mask"]).backward()
             gradients[scope] = {
-                n: p.grad.clone() for n, p in network.named_parameters() if any(p is q for q in parameters) and p.grad is not None
+                n: p.grad.clone()
+                for n, p in network.named_parameters()
+                if any(p is q for q in parameters) and p.grad is not None
             }
             network.zero_grad(set_to_none=True)
         assert len(fused) == (0 if scope == "full" else sum(TINY[key].arguments["depths"]))
     for name, gradient in gradients["top"].items():
-        torch.testing.assert_close(gradient, gradients["full"][name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+        torch.testing.assert_close(
+            gradient, gradients["full"][name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max())
+        )
 
 
 def test_the_skip_blocks_of_swin_unetr_belong_to_its_encoder() -> None:
     network = made("swin_unetr-3d")
     ours = {theirs.split(".")[0]: name.split(".")[0] for theirs, name in network.aliases.items()}
-    assert {ours[name] for name in ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10")} == {"encoder"}
+    assert {ours[name] for name in ("swinViT", "encoder1", "encoder2", "encoder3", "encoder4", "encoder10")} == {
+        "encoder"
+    }
     assert {ours[f"decoder{number}"] for number in range(1, 6)} == {"decoder"}
     decoder = sum(p.numel() for _, p in scope_parameters(network, "decoder"))
     assert decoder < 0.5 * sum(p.numel() for p in network.parameters())
@@ -117,7 +132,10 @@ def rearrange(x: Tensor, pattern: str) -> Tensor:
 @pytest.mark.parametrize(
     ("key", "whole"),
     [
-        ("swin_unetr", lambda: nets.SwinUNETR(1, 2, spatial_dims=2, feature_size=12, depths=(2, 1, 1, 1), window_size=3)),
+        (
+            "swin_unetr",
+            lambda: nets.SwinUNETR(1, 2, spatial_dims=2, feature_size=12, depths=(2, 1, 1, 1), window_size=3),
+        ),
         ("swin_unetr-3d", lambda: nets.SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), window_size=2)),
         ("dynunet", lambda: nets.DynUNet(2, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[4, 8, 8])),
         ("segresnet", lambda: nets.SegResNet(2, 8, 1, 2, blocks_down=(1, 1), blocks_up=(1,))),
@@ -140,7 +158,10 @@ def test_the_3d_classifiers_are_monais() -> None:
     ):
         network, ours = made(key).eval(), made(key).state_dict()
         head = {"weight": ours["heads.label.linear.weight"], "bias": ours["heads.label.linear.bias"]}
-        state = {name: ours[network.aliases[name]] if name in network.aliases else head[name.split(".")[-1]] for name in whole.state_dict()}
+        state = {
+            name: ours[network.aliases[name]] if name in network.aliases else head[name.split(".")[-1]]
+            for name in whole.state_dict()
+        }
         whole.load_state_dict(state)
         with torch.no_grad():
             torch.testing.assert_close(network(images(key))["label"], whole.eval()(images(key)), rtol=1e-4, atol=1e-4)
@@ -171,7 +192,10 @@ def test_a_multitask_trains_mask_and_label_by_one_encoder() -> None:
         ({"timm": {"name": "resnet18", "pretrained": True}}, "start: timm:resnet18"),
         ({"timm": {"name": "resnet18", "widht": 2}}, "timm model 'resnet18': .*widht"),
         ({"deeplabv3plus": {"outputs": {"mask": 2}, "output_stride": 4}}, "output_stride is 4; expected 16 or 8"),
-        ({"unet": {"outputs": {"mask": 2, "paired": 1}, "channels": [4, 8]}}, "gives one of 'mask' or 'paired' and 'label'"),
+        (
+            {"unet": {"outputs": {"mask": 2, "paired": 1}, "channels": [4, 8]}},
+            "gives one of 'mask' or 'paired' and 'label'",
+        ),
     ],
 )
 def test_what_is_refused(spec: Any, told: str) -> None:

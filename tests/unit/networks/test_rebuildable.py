@@ -1,4 +1,5 @@
-"""A module that is no network of the table is made again from a place, JSON arguments and weights, and from nothing else."""
+"""A module that is no network of the table is made again from a place, JSON arguments and weights,
+and from nothing else."""
 
 from __future__ import annotations
 
@@ -88,7 +89,9 @@ def test_a_plugins_own_module_and_what_it_was_given() -> None:
 
 
 def test_a_package_without_a_method_is_not_called() -> None:
-    with pytest.raises(SpecError, match=f"{__name__}:Scaled: makes no module that may be kept.*at the top of a module of allograft"):
+    with pytest.raises(
+        SpecError, match=f"{__name__}:Scaled: makes no module that may be kept.*at the top of a module of allograft"
+    ):
         rebuildable(Scaled, sizes=[1])
 
 
@@ -126,7 +129,9 @@ def test_no_other_place_is_called(place: str) -> None:
 
 @pytest.mark.usefixtures("plugin")
 def test_what_is_refused_before_it_is_made() -> None:
-    with pytest.raises(SpecError, match=r"Scaled: sizes: expected a JSON value, found \(2, 3\); hand over numbers, texts, lists"):
+    with pytest.raises(
+        SpecError, match=r"Scaled: sizes: expected a JSON value, found \(2, 3\); hand over numbers, texts, lists"
+    ):
         rebuildable(Scaled, sizes=(2, 3))
     with pytest.raises(SpecError, match="slope: expected a JSON value, found tensor"):
         rebuildable(Scaled, sizes=[2], slope=torch.tensor(1.0))

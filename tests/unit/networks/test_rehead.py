@@ -1,4 +1,5 @@
-"""Other heads on the same body, and weights that move part by part: what is kept is kept bit for bit."""
+"""Other heads on the same body, and weights that move part by part: what is kept is kept bit for
+bit."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def decoded(net: Network, image: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("key", TINY)
 def test_without_heads_there_is_an_encoder_and_a_decoder_where_the_builder_has_one(key: str) -> None:
     bare, image = tiny(key, {}), images(key, 1)
-    assert [name for name, _ in bare.parts() if name != "heads"] == (["encoder", "decoder"] if "mask" in TINY[key].outputs else ["encoder"])
+    assert [name for name, _ in bare.parts() if name != "heads"] == (
+        ["encoder", "decoder"] if "mask" in TINY[key].outputs else ["encoder"]
+    )
     assert (len(bare.heads), bare(image)) == (0, {})
     assert bare.multiple == made(key).multiple
     assert names_in(bare, "encoder") == names_in(made(key), "encoder")
@@ -88,7 +91,9 @@ def test_a_classifier_takes_the_encoder_of_a_network_that_has_a_decoder() -> Non
 
 
 def test_a_monai_class_cannot_be_without_a_head() -> None:
-    with pytest.raises(SpecError, match="gives one output, the task asks for a network without heads; choose a network of our table"):
+    with pytest.raises(
+        SpecError, match="gives one output, the task asks for a network without heads; choose a network of our table"
+    ):
         spec_of({"monai.UNet": {}}, 1, {})
 
 
@@ -127,7 +132,8 @@ def test_other_outputs_keep_the_body_and_draw_every_head(key: str) -> None:
 
 @pytest.mark.parametrize("key", TINY)
 def test_a_head_is_replaced_whole(key: str) -> None:
-    """Tensors of an old head whose shape goes with no output, a slope or a hidden layer, do not stay behind."""
+    """Tensors of an old head whose shape goes with no output, a slope or a hidden layer, do not
+    stay behind."""
     given = copy.deepcopy(made(key))
     for tensor in given.heads.state_dict(keep_vars=True).values():
         tensor.data.fill_(7)
@@ -137,7 +143,8 @@ def test_a_head_is_replaced_whole(key: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key in TINY if "mask" in TINY[key].outputs])
 def test_a_pretext_and_back(key: str) -> None:
-    """Heads come and go; encoder and decoder stay, and a head that is asked for again is drawn again."""
+    """Heads come and go; encoder and decoder stay, and a head that is asked for again is drawn
+    again."""
     given = made(key)
     restoring, _ = reheaded(given, {"paired": 1})
     back, report = reheaded(restoring, TINY[key].outputs)
@@ -166,11 +173,13 @@ def test_the_report_says_that_the_last_block_of_the_unet_goes_with_the_head() ->
     given = network("unet", {"mask": 2}, **UNET)
     again, report = reheaded(given, {"mask": 3})
     assert report.anew == (
-        "head 'mask' starts at random: the network's has 2 channels, asked for are 3, and the last up-sampling block is part of it",
+        "head 'mask' starts at random: the network's has 2 channels, asked for are 3, and the last up-sampling block "
+        "is part of it",
     )
     assert str(report).endswith(report.anew[0])
     convolutions = [name for name in report.missing if name.endswith("conv.weight")]
-    assert len(convolutions) == 2  # from below and the skip to the output's channels, and its residual unit
+    # from below and the skip to the output's channels, and its residual unit
+    assert len(convolutions) == 2
     assert set(report.missing) == names_in(again, "heads.mask.block")
     _, of_segresnet = reheaded(made("segresnet"), {"mask": 3})
     assert of_segresnet.anew == ("head 'mask' starts at random: the network's has 2 channels, asked for are 3",)
@@ -283,13 +292,22 @@ def refused(state: dict[str, Tensor], target: nn.Module, told: str, **options: A
 def test_what_does_not_fit_is_refused_by_name_and_nothing_is_loaded() -> None:
     target = copy.deepcopy(made("unet"))
     wide = network("unet", {"mask": 2}, channels=[4, 8, 16]).state_dict()
-    refused(wide, target, r"encoder.levels.2.\S+ \(shape \(16, 8, 3, 3\), here \(8, 8, 3, 3\)\).* and \d+ more; transfer from a network")
+    refused(
+        wide,
+        target,
+        r"encoder.levels.2.\S+ \(shape \(16, 8, 3, 3\), here \(8, 8, 3, 3\)\).* and \d+ more; transfer from a network",
+    )
     bare = network("resnet", {"label": 3}).state_dict()
     refused(bare, target, r"encoder.levels.0.\S+ \(not among the weights\)")
     encoder = {name: value for name, value in made("unet").state_dict().items() if name.startswith("encoder.")}
     refused(encoder, target, r"transfer: encoder, decoder: .*decoder.ups.0.\S+ \(not among the weights\)")
     assert transfer(encoder, target, parts=["encoder"]).skipped == ()
-    refused(wide, target, r"transfer: heads.label: .*heads.label.linear.weight \(not among the weights\)", parts=["heads.label"])
+    refused(
+        wide,
+        target,
+        r"transfer: heads.label: .*heads.label.linear.weight \(not among the weights\)",
+        parts=["heads.label"],
+    )
     refused({}, target, "not among the weights")
 
 

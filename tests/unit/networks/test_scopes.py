@@ -29,9 +29,12 @@ def test_scopes_of_the_unet(dims: int) -> None:
     names = {scope: [name for name, _ in scope_parameters(network, scope)] for scope in SCOPES}  # type: ignore[arg-type]
     assert size(network, "full") == count_parameters(network)
     assert names["decoder"] == [name for name in names["full"] if not name.startswith("encoder.")]
-    assert names["first"] == [name for name in names["full"] if name.startswith(("encoder.levels.0.", "encoder.levels.1."))]
+    assert names["first"] == [
+        name for name in names["full"] if name.startswith(("encoder.levels.0.", "encoder.levels.1."))
+    ]
     assert set(names["first"]).isdisjoint(names["decoder"])
-    assert names["top"] == names["full"][-len(names["top"]) :]  # a suffix of whole tensors, in order
+    # a suffix of whole tensors, in order
+    assert names["top"] == names["full"][-len(names["top"]) :]
     assert any(name.startswith("heads.") for name in names["top"])
     total, top = size(network, "full"), size(network, "top")
     following = dict(scope_parameters(network, "full"))[names["full"][-len(names["top"]) - 1]].numel()
@@ -47,7 +50,9 @@ def test_top_holds_the_head_in_any_case() -> None:
 
 
 def test_first_is_refused_where_the_encoder_has_no_levels() -> None:
-    with pytest.raises(SpecError, match="scope 'first': the network's encoder is not made of levels; use full, decoder or top"):
+    with pytest.raises(
+        SpecError, match="scope 'first': the network's encoder is not made of levels; use full, decoder or top"
+    ):
         scope_parameters(Network(nn.Conv2d(1, 1, 1), None, {"label": nn.Conv2d(1, 2, 3)}), "first")
 
 
@@ -66,7 +71,8 @@ def test_an_unknown_scope() -> None:
 
 
 def saved_bytes(network: Network, scope: Any) -> int:
-    """What autograd keeps for backward in one forward pass, each storage once; parameters are there anyway."""
+    """What autograd keeps for backward in one forward pass, each storage once; parameters are there
+    anyway."""
     own = {p.data_ptr() for p in network.parameters()}
     kept: dict[int, int] = {}
 

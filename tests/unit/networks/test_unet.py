@@ -20,9 +20,15 @@ UNET = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels":
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("more", [{}, {"num_res_units": 0}, {"norm": "batch"}, {"channels": (4, 8), "strides": (1,)}])
 def test_same_draws_same_function_as_monai(dims: int, more: dict[str, Any]) -> None:
-    arguments = {"channels": (4, 5, 6, 8), "num_res_units": 2, **more}  # four levels: two inner skips, whose order matters
+    arguments = {
+        "channels": (4, 5, 6, 8),
+        "num_res_units": 2,
+        **more,
+    }  # four levels: two inner skips, whose order matters
     with Seeds(0).everything():
-        network = build({"build": {"unet": {"in_channels": 2, "outputs": {"mask": 3}, "spatial_dims": dims, **arguments}}}).eval()
+        network = build(
+            {"build": {"unet": {"in_channels": 2, "outputs": {"mask": 3}, "spatial_dims": dims, **arguments}}}
+        ).eval()
     arguments.setdefault("strides", (2,) * (len(arguments["channels"]) - 1))
     if "norm" not in arguments:
         arguments["norm"] = "instance"
@@ -63,8 +69,14 @@ def test_weights_are_drawn_from_the_global_generators() -> None:
     ("spec", "told"),
     [
         ({"build": {"unnet": {}}}, "unknown network 'unnet'; did you mean 'unet'"),
-        ({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channel": [4, 8]}}}, "network: unet: .*'channel'"),
-        ({"build": {"monai.SwinUNETTR": {"key": "mask"}}}, "unknown MONAI network 'SwinUNETTR'; did you mean 'SwinUNETR'"),
+        (
+            {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channel": [4, 8]}}},
+            "network: unet: .*'channel'",
+        ),
+        (
+            {"build": {"monai.SwinUNETTR": {"key": "mask"}}},
+            "unknown MONAI network 'SwinUNETTR'; did you mean 'SwinUNETR'",
+        ),
         ({"build": {"monai.UNet": {"key": "mask", "in_channels": 1}}}, "network: monai.UNet: .*missing"),
         ({**UNET, "surgery": [{"no-such": {}}]}, "unknown surgery 'no-such'"),
     ],
@@ -87,7 +99,10 @@ def test_monai_by_name() -> None:
 
 
 def test_spec_of_adds_channels_and_outputs() -> None:
-    assert spec_of({"unet": None}, 3, {"mask": 2}) == {"build": {"unet": {"in_channels": 3, "outputs": {"mask": 2}}}, "surgery": []}
+    assert spec_of({"unet": None}, 3, {"mask": 2}) == {
+        "build": {"unet": {"in_channels": 3, "outputs": {"mask": 2}}},
+        "surgery": [],
+    }
 
 
 def test_a_users_own_module() -> None:
@@ -98,7 +113,9 @@ def test_a_users_own_module() -> None:
     assert torch.equal(network(image)["mask"], module(image))
     next(network.parameters()).data.zero_()
     assert next(module.parameters()).abs().sum() > 0  # a copy
-    with pytest.raises(ModelError, match=r"user's own network torch:Conv2d; hand it over: load\(folder, network=MODULE\)"):
+    with pytest.raises(
+        ModelError, match=r"user's own network torch:Conv2d; hand it over: load\(folder, network=MODULE\)"
+    ):
         build(spec)
 
 
@@ -130,7 +147,9 @@ def test_group_normalisation_is_monais_where_its_groups_divide_every_layer(dims:
 
 def test_group_normalisation_divides_what_it_can_and_does_not_see_the_batch() -> None:
     network = build({"build": {"unet": _group(2, {"mask": 3}, (6, 16))}})
-    groups = {module.num_channels: module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
+    groups = {
+        module.num_channels: module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)
+    }
     assert groups == {6: 2, 16: 8, 3: 1}
     assert not any("BatchNorm" in type(module).__name__ for module in network.modules())
     image = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,5 @@
-"""Every network of the table, small enough to train in a moment, in 2-D and 3-D, and images to go with each."""
+"""Every network of the table, small enough to train in a moment, in 2-D and 3-D, and images to go
+with each."""
 
 from __future__ import annotations
 
@@ -32,10 +33,18 @@ TINY = {
     "unet": Tiny("unet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
     "unet-3d": Tiny("unet", {"spatial_dims": 3, "channels": [4, 8, 8]}, BOTH, (8, 8, 8), (4, 8, 8)),
     "dynunet": Tiny("dynunet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
-    "dynunet-3d": Tiny("dynunet", {"spatial_dims": 3, "channels": [4, 8, 8], "residual": True}, BOTH, (8, 8, 8), (4, 8, 8)),
-    "segresnet": Tiny("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (16, 16), (8, 16)),
+    "dynunet-3d": Tiny(
+        "dynunet", {"spatial_dims": 3, "channels": [4, 8, 8], "residual": True}, BOTH, (8, 8, 8), (4, 8, 8)
+    ),
+    "segresnet": Tiny(
+        "segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (16, 16), (8, 16)
+    ),
     "segresnet-3d": Tiny(
-        "segresnet", {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}, BOTH, (8,) * 3, (8, 16)
+        "segresnet",
+        {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
+        BOTH,
+        (8,) * 3,
+        (8, 16),
     ),
     "swin_unetr": Tiny(
         "swin_unetr",
@@ -45,14 +54,26 @@ TINY = {
         (12, 12, 24, 48, 96, 192),
     ),
     "swin_unetr-3d": Tiny(
-        "swin_unetr", {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2}, BOTH, (64, 32, 32), (12, 12, 24, 48, 96, 192)
+        "swin_unetr",
+        {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 2},
+        BOTH,
+        (64, 32, 32),
+        (12, 12, 24, 48, 96, 192),
     ),
-    "deeplabv3plus": Tiny("deeplabv3plus", {"encoder": "resnet18", "channels": 8}, BOTH, (32, 32), (64, 64, 128, 256, 512)),
+    "deeplabv3plus": Tiny(
+        "deeplabv3plus", {"encoder": "resnet18", "channels": 8}, BOTH, (32, 32), (64, 64, 128, 256, 512)
+    ),
     "resnet": Tiny("resnet", {"small_stem": True}, {"label": 3}, (12, 12), (64, 64, 128, 256, 512)),
     "resnet-3d": Tiny("resnet", {"spatial_dims": 3}, {"label": 3}, (12, 12, 12), (64, 64, 128, 256, 512)),
     "densenet121": Tiny("densenet121", {}, {"label": 3}, (32, 32), (64, 256, 512, 1024, 1024)),
     "densenet121-3d": Tiny("densenet121", {"spatial_dims": 3}, {"label": 3}, (32, 32, 32), (64, 256, 512, 1024, 1024)),
-    "vit": Tiny("vit", {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 3, "num_heads": 2}, {"label": 3}, (14, 18), (8, 8, 8)),
+    "vit": Tiny(
+        "vit",
+        {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 3, "num_heads": 2},
+        {"label": 3},
+        (14, 18),
+        (8, 8, 8),
+    ),
     "swin": Tiny(
         "swin",
         {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},

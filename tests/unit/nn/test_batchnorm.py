@@ -1,4 +1,5 @@
-"""Batch normalisation and losses of a batch that two processes share, against those of the undivided batch."""
+"""Batch normalisation and losses of a batch that two processes share, against those of the
+undivided batch."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 
 def prepared(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """A layer with parameters of its own, its input (8, 3, *spatial) far from zero, and the gradient of its output."""
+    """A layer with parameters of its own, its input (8, 3, *spatial) far from zero, and the
+    gradient of its output."""
     layer, spatial = copy.deepcopy(LAYERS[name][0]), LAYERS[name][1]
     for number, parameter in enumerate(layer.parameters()):
         parameter.data.copy_(1 + 0.3 * drawn(number, 3))
@@ -71,7 +73,8 @@ def own_part(values: Tensor, rank: int) -> Tensor:
 
 # ---------------------------------------------------------- losses
 def labelled_batch() -> Batch:
-    """Eight images, of which the second process has one with a mask, a class and a pair; the first has four."""
+    """Eight images, of which the second process has one with a mask, a class and a pair; the first
+    has four."""
     known = torch.tensor([True, True, False, True, True, False, True, False])
     mask = torch.randint(0, 3, (8, 1, 4, 4), generator=torch.Generator().manual_seed(0))
     mask[~known] = -100
@@ -125,7 +128,8 @@ def predictions() -> dict[str, Tensor]:
 
 # ---------------------------------------------------------- twenty steps
 class Smooth(nn.Module):
-    """Two convolutions with batch normalisation. Smooth: at a kink, rounding decides which way a gradient goes."""
+    """Two convolutions with batch normalisation. Smooth: at a kink, rounding decides which way a
+    gradient goes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +210,9 @@ def work(rank: int, folder: str) -> None:
 def rows_of(batch: Batch, rows: list[int]) -> Batch:
     labels = {key: value[rows] for key, value in batch.labels.items() if isinstance(value, Tensor)}
     assert batch.region is not None
-    return Batch(batch.image[rows], batch.site[rows], tuple(batch.cases[row] for row in rows), labels, region=batch.region[rows])
+    return Batch(
+        batch.image[rows], batch.site[rows], tuple(batch.cases[row] for row in rows), labels, region=batch.region[rows]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +224,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def joined(two: list[dict[str, Any]], name: str) -> Iterator[tuple[str, Tensor]]:
-    """Outputs and gradients of images side by side; gradients of parameters as ``GradientStep`` would add them; one's buffers."""
+    """Outputs and gradients of images side by side; gradients of parameters as ``GradientStep``
+    would add them; one's buffers."""
     a, b = (found[name] for found in two)
     for key in a:
         if key in ("output", "gradient"):
@@ -238,7 +245,9 @@ def test_two_processes_normalise_as_one_does(name: str, two: list[dict[str, Any]
     together = dict(joined(two, name))
     assert set(together) == set(alone)
     for key, value in together.items():
-        torch.testing.assert_close(value.double(), alone[key].double(), rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            value.double(), alone[key].double(), rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 def test_a_mean_far_from_zero_leaves_the_variance(two: list[dict[str, Any]]) -> None:
@@ -283,12 +292,19 @@ def test_buffers_are_averaged(two: list[dict[str, Any]]) -> None:
     assert [found["buffers"].tolist() for found in two] == [[1.5, 2.5]] * 2
 
 
-@pytest.mark.parametrize("rows", [("some", [0, 1, 2, 3, 4, 5, 6, 7]), ("none", [0, 1, 3, 2, 5, 7])], ids=["some", "none"])
+@pytest.mark.parametrize(
+    "rows", [("some", [0, 1, 2, 3, 4, 5, 6, 7]), ("none", [0, 1, 3, 2, 5, 7])], ids=["some", "none"]
+)
 @pytest.mark.parametrize("name", TASKS)
-def test_losses_are_divided_by_what_all_processes_know(name: str, rows: tuple[str, list[int]], two: list[dict[str, Any]]) -> None:
-    """The mean of the processes' gradients is that of the undivided batch, though one knows more labels, or the other none."""
+def test_losses_are_divided_by_what_all_processes_know(
+    name: str, rows: tuple[str, list[int]], two: list[dict[str, Any]]
+) -> None:
+    """The mean of the processes' gradients is that of the undivided batch, though one knows more
+    labels, or the other none."""
     which, order = rows
-    whole = loss_gradient(name, rows_of(labelled_batch(), order), {key: value[order] for key, value in predictions().items()})
+    whole = loss_gradient(
+        name, rows_of(labelled_batch(), order), {key: value[order] for key, value in predictions().items()}
+    )
     a, b = (found[f"{name}, {which}"] for found in two)
     assert set(a) == set(whole)
     for key, value in whole.items():

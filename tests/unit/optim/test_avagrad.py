@@ -1,4 +1,5 @@
-"""AvaGrad: the paper's equations in a slow loop, what must be equal, and what must survive a checkpoint."""
+"""AvaGrad: the paper's equations in a slow loop, what must be equal, and what must survive a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def _gradients(steps: int, seed: int = 1) -> list[list[Tensor]]:
     return [[0.3 * torch.randn(shape, generator=rng, dtype=torch.float64) for shape in SHAPES] for _ in range(steps)]
 
 
-def _run(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients: list[list[Tensor]]) -> list[Tensor]:
+def _run(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients: list[list[Tensor]]
+) -> list[Tensor]:
     for each in gradients:
         for p, gradient in zip(parameters, each, strict=True):
             p.grad = gradient.to(p.dtype)
@@ -36,7 +39,12 @@ def _run(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gradi
 
 
 def _slow(
-    gradients: list[list[Tensor]], lr: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool
+    gradients: list[list[Tensor]],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
 ) -> list[float]:
     """Section 2.3 of the paper, one number at a time; all parameters are one long vector."""
     w = [float(x) for p in _parameters() for x in p.detach().flatten()]
@@ -57,8 +65,12 @@ def _slow(
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("weight_decay", "decoupled"), [(0.0, False), (0.02, False), (0.02, True)])
-@pytest.mark.parametrize(("lr", "betas", "eps"), [(10.0, (0.9, 0.999), 0.1), (0.05, (0.8, 0.9), 1e-6), (1.0, (0.0, 0.5), 5.0)])
-def test_slow_reference(lr: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool, groups: int) -> None:
+@pytest.mark.parametrize(
+    ("lr", "betas", "eps"), [(10.0, (0.9, 0.999), 0.1), (0.05, (0.8, 0.9), 1e-6), (1.0, (0.0, 0.5), 5.0)]
+)
+def test_slow_reference(
+    lr: float, betas: tuple[float, float], eps: float, weight_decay: float, decoupled: bool, groups: int
+) -> None:
     parameters, gradients = _parameters(), _gradients(9)
     told: list[Any] = parameters if groups == 1 else [{"params": parameters[:1]}, {"params": parameters[1:]}]
     optimizer = AvaGrad(told, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decoupled=decoupled)
@@ -76,7 +88,9 @@ def test_the_first_step_is_sgd_and_a_huge_eps_stays_sgd() -> None:
         torch.testing.assert_close(a, b)
     ours, sgd = _parameters(), _parameters()
     _run(AvaGrad(ours, lr=0.3, eps=1e9), ours, gradients)
-    _run(torch.optim.SGD(sgd, lr=0.3, momentum=0.9, dampening=0.0), sgd, [[0.1 * g for g in each] for each in gradients])
+    _run(
+        torch.optim.SGD(sgd, lr=0.3, momentum=0.9, dampening=0.0), sgd, [[0.1 * g for g in each] for each in gradients]
+    )
     for a, b in zip(ours, sgd, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
 
@@ -117,7 +131,8 @@ def test_where_a_gpu_goes_is_the_same_way(variant: Any, decoupled: bool, monkeyp
 
 
 class _Traffic(TorchDispatchMode):
-    """Counts the values that operations on lists of tensors read and write on a device without memory, and the operations."""
+    """Counts the values that operations on lists of tensors read and write on a device without
+    memory, and the operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +149,8 @@ class _Traffic(TorchDispatchMode):
 
 
 def test_a_step_on_a_gpu_moves_a_fifth_more_than_adams_at_most_and_waits_for_nothing() -> None:
-    """A meta tensor has no number to wait for: asking for one raises. Adam's is the traffic of a step bound by memory."""
+    """A meta tensor has no number to wait for: asking for one raises. Adam's is the traffic of a
+    step bound by memory."""
 
     def traffic(kind: Any, **settings: Any) -> _Traffic:
         parameters = [nn.Parameter(torch.empty(64, 64, device="meta")) for _ in range(60)]

@@ -27,11 +27,15 @@ def test_a_slice_looks_as_it_does_in_its_volume(tmp_path: Path) -> None:
     for axis in range(3):
         for neighbours in (0, 1):
             items = _items(read(manifest, slices=Slices(axis, neighbours)))
-            upright = [grey_of(plane(np.moveaxis(volume, 1 + axis, -1), n), window_of(volume)) for n in range(len(items))]
+            upright = [
+                grey_of(plane(np.moveaxis(volume, 1 + axis, -1), n), window_of(volume)) for n in range(len(items))
+            ]
             assert len(items) == volume.shape[1 + axis]
             assert all(np.array_equal(thumbnail(item), expected) for item, expected in zip(items, upright, strict=True))
     assert thumbnail((whole, 0)).shape == (4, 5)
-    assert np.array_equal(thumbnail((whole, 0)), thumbnail(_items(read(manifest, slices=Slices(2)))[1]))  # the middle one
+    assert np.array_equal(
+        thumbnail((whole, 0)), thumbnail(_items(read(manifest, slices=Slices(2)))[1])
+    )  # the middle one
 
 
 def test_an_empty_slice_is_as_dark_as_in_its_volume() -> None:
@@ -39,7 +43,9 @@ def test_an_empty_slice_is_as_dark_as_in_its_volume() -> None:
 
     class PreparedImages:
         def image(self, case: Any) -> tuple[NDArray[np.float32], None]:
-            return np.concatenate([rng.uniform(0, 0.01, (1, 8, 8, 1)), rng.uniform(0, 1, (1, 8, 8, 3))], -1).astype(np.float32), None
+            return np.concatenate([rng.uniform(0, 0.01, (1, 8, 8, 1)), rng.uniform(0, 1, (1, 8, 8, 3))], -1).astype(
+                np.float32
+            ), None
 
     class Sliced:
         slices, prepared, cases, items = Slices(2), PreparedImages(), ("x",), ((0, 0),)

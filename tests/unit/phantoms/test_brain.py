@@ -1,4 +1,5 @@
-"""The brain phantom: the physics by hand, the shift in appearance alone, and the same bytes each time."""
+"""The brain phantom: the physics by hand, the shift in appearance alone, and the same bytes each
+time."""
 
 from __future__ import annotations
 
@@ -18,13 +19,20 @@ from allograft.phantoms import brain
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def test_spin_echo_by_hand() -> None:
-    assert brain.spin_echo(0.8, 1000.0, 50.0, 1000.0, 50.0) == pytest.approx(0.8 * (1 - math.exp(-1)) * math.exp(-1), rel=1e-12)
-    assert brain.spin_echo(1.0, math.log(2) ** -1, 1.0, 1.0, 0.0) == pytest.approx(0.5, rel=1e-12)  # TR = T1 ln 2: half recovered
-    assert brain.spin_echo(0.7, 600.0, 75.0, 1e9, 0.0) == pytest.approx(0.7, rel=1e-12)  # proton density alone
+    assert brain.spin_echo(0.8, 1000.0, 50.0, 1000.0, 50.0) == pytest.approx(
+        0.8 * (1 - math.exp(-1)) * math.exp(-1), rel=1e-12
+    )
+    assert brain.spin_echo(1.0, math.log(2) ** -1, 1.0, 1.0, 0.0) == pytest.approx(
+        0.5, rel=1e-12
+    )  # TR = T1 ln 2: half recovered
+    # proton density alone
+    assert brain.spin_echo(0.7, 600.0, 75.0, 1e9, 0.0) == pytest.approx(0.7, rel=1e-12)
 
 
 def test_longer_t1_is_darker_and_longer_t2_brighter() -> None:
@@ -36,7 +44,10 @@ def test_longer_t1_is_darker_and_longer_t2_brighter() -> None:
 @pytest.mark.parametrize("shift", brain.SHIFTS)
 def test_tissues_keep_their_order(shift: str) -> None:
     scanner = brain.SHIFTS[shift]
-    signal = {tissue: brain.spin_echo(*at[scanner.field_strength], scanner.tr, scanner.te) for tissue, at in brain.TISSUES.items()}
+    signal = {
+        tissue: brain.spin_echo(*at[scanner.field_strength], scanner.tr, scanner.te)
+        for tissue, at in brain.TISSUES.items()
+    }
     order = [brain.SKULL, brain.CSF, brain.GREY_MATTER, brain.WHITE_MATTER, brain.SCALP]
     assert sorted(signal, key=lambda tissue: signal[tissue]) == order
     assert signal[brain.WHITE_MATTER] / signal[brain.GREY_MATTER] > 1.05
@@ -83,7 +94,9 @@ def test_written_cohort_2d(tmp_path: Path) -> None:
     manifest = brain.write_brain(tmp_path / "one", sites=sites, subjects=2, size=48, seed=5)
     again = brain.write_brain(tmp_path / "two", sites=sites, subjects=2, size=48, seed=5)
     assert _bytes(manifest.parent) == _bytes(again.parent)
-    assert _bytes(brain.write_brain(tmp_path / "three", sites=sites, subjects=2, size=48, seed=6).parent) != _bytes(again.parent)
+    assert _bytes(brain.write_brain(tmp_path / "three", sites=sites, subjects=2, size=48, seed=6).parent) != _bytes(
+        again.parent
+    )
     lines = manifest.read_text().splitlines()
     assert lines[0] == "image,mask,subject,site"
     assert lines[-1] == "images/b-001.png,masks/b-001.png,b-001,b"
@@ -96,7 +109,9 @@ def test_written_cohort_2d(tmp_path: Path) -> None:
 
 
 def test_written_cohort_3d(tmp_path: Path) -> None:
-    one, two = (brain.write_brain(tmp_path / name, dims=3, sites={"a": "none"}, subjects=1, size=32) for name in ("one", "two"))
+    one, two = (
+        brain.write_brain(tmp_path / name, dims=3, sites={"a": "none"}, subjects=1, size=32) for name in ("one", "two")
+    )
     assert _bytes(one.parent) == _bytes(two.parent)
     image, mask = (nibabel.load(one.parent / folder / "a-000.nii.gz") for folder in ("images", "masks"))
     assert image.shape == mask.shape == (32, 32, 32)
@@ -108,7 +123,9 @@ def test_written_cohort_3d(tmp_path: Path) -> None:
 
 def test_a_subject_depends_on_nothing_but_seed_site_and_number(tmp_path: Path) -> None:
     small = _bytes(brain.write_brain(tmp_path / "small", sites={"b": "none"}, subjects=1, size=32).parent)
-    large = _bytes(brain.write_brain(tmp_path / "large", sites={"a": "none", "b": "severe"}, subjects=2, size=32).parent)
+    large = _bytes(
+        brain.write_brain(tmp_path / "large", sites={"a": "none", "b": "severe"}, subjects=2, size=32).parent
+    )
     assert small["masks/b-000.png"] == large["masks/b-000.png"]  # the shift is in appearance alone
     assert small["images/b-000.png"] != large["images/b-000.png"]
 
@@ -118,7 +135,10 @@ def test_a_site_without_shift_looks_like_the_source(tmp_path: Path) -> None:
 
     def variation(site: str) -> list[float]:
         """Coefficient of variation in the white matter: noise, blur and bias."""
-        pairs = ((manifest.parent / folder / f"{site}-{number:03d}.png" for folder in ("images", "masks")) for number in range(40))
+        pairs = (
+            (manifest.parent / folder / f"{site}-{number:03d}.png" for folder in ("images", "masks"))
+            for number in range(40)
+        )
         images = (np.asarray(Image.open(image))[np.asarray(Image.open(mask)) == 1] for image, mask in pairs)
         return [float(white.std() / white.mean()) for white in images]
 
@@ -144,7 +164,9 @@ def test_bad_arguments(tmp_path: Path, arguments: dict[str, object], message: st
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [{"field_strength": 7.0}, {"tr": 0}, {"te": -1}, {"noise": math.nan}, {"scale": math.inf}])
+@pytest.mark.parametrize(
+    "arguments", [{"field_strength": 7.0}, {"tr": 0}, {"te": -1}, {"noise": math.nan}, {"scale": math.inf}]
+)
 def test_bad_scanner(arguments: dict[str, float]) -> None:
     with pytest.raises(SpecError, match=next(iter(arguments))):
         brain.Scanner(**arguments)

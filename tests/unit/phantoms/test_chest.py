@@ -1,4 +1,5 @@
-"""The chest phantom: opacities decide the label, the shift is in appearance alone, and the same bytes each time."""
+"""The chest phantom: opacities decide the label, the shift is in appearance alone, and the same
+bytes each time."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from allograft.phantoms.parts import draws
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def drawn(number: int, *, pneumonia: bool, size: int = 64) -> chest.Chest:
@@ -37,7 +40,13 @@ def test_written_cohort(tmp_path: Path) -> None:
     with open(one, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["no-finding", "pneumonia", "no-finding"] * 2
-    assert rows[-1] == {"image": "images/b-002.png", "mask": "masks/b-002.png", "label": "no-finding", "subject": "b-002", "site": "b"}
+    assert rows[-1] == {
+        "image": "images/b-002.png",
+        "mask": "masks/b-002.png",
+        "label": "no-finding",
+        "subject": "b-002",
+        "site": "b",
+    }
     for row in rows:
         image, mask = (np.asarray(Image.open(one.parent / row[key])) for key in ("image", "mask"))
         assert (image.dtype, image.shape, mask.shape) == (np.uint8, (48, 48), (48, 48))
@@ -49,7 +58,9 @@ def test_written_cohort(tmp_path: Path) -> None:
 
 def test_a_subject_depends_on_nothing_but_seed_site_and_number(tmp_path: Path) -> None:
     small = written(chest.write_chest(tmp_path / "small", sites={"b": "none"}, subjects=2, size=32).parent)
-    large = written(chest.write_chest(tmp_path / "large", sites={"a": "none", "b": "severe"}, subjects=3, size=32).parent)
+    large = written(
+        chest.write_chest(tmp_path / "large", sites={"a": "none", "b": "severe"}, subjects=3, size=32).parent
+    )
     assert small["masks/b-001.png"] == large["masks/b-001.png"]
     assert small["images/b-001.png"] != large["images/b-001.png"]
 
@@ -59,7 +70,8 @@ def test_opacities_alone_decide_the_label(size: int) -> None:
     for number in range(25):
         sick, well = drawn(number, pneumonia=True, size=size), drawn(number, pneumonia=False, size=size)
         assert (sick.label, well.label) == ("pneumonia", "no-finding")
-        np.testing.assert_allclose(sick.density - sick.opacity, well.density, atol=1e-12)  # else the same chest
+        # else the same chest
+        np.testing.assert_allclose(sick.density - sick.opacity, well.density, atol=1e-12)
         found = sick.mask == chest.OPACITY
         assert found.sum() >= 3
         assert (sick.opacity[found] >= chest.FAINTEST / 2).all()
@@ -115,10 +127,14 @@ def test_shifts_are_ordered_and_the_control_has_none(tmp_path: Path) -> None:
             apart.append(np.abs(a.astype(float) - b).mean())
         distance[shift] = np.mean(apart)
     assert distance["none"] == 0 < distance["subtle"] < 0.6 * distance["severe"]
-    manifest = chest.write_chest(tmp_path, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=32)
+    manifest = chest.write_chest(
+        tmp_path, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=32
+    )
 
     def brightness(site: str) -> list[float]:
-        images = (np.asarray(Image.open(manifest.parent / f"images/{site}-{number:03d}.png"), float) for number in range(16))
+        images = (
+            np.asarray(Image.open(manifest.parent / f"images/{site}-{number:03d}.png"), float) for number in range(16)
+        )
         return [float(np.median(image)) for image in images]
 
     source = brightness("a")

@@ -1,4 +1,5 @@
-"""The fundus phantom: vessels that are vessels, the shift in appearance alone, and the same bytes each time."""
+"""The fundus phantom: vessels that are vessels, the shift in appearance alone, and the same bytes
+each time."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from allograft.phantoms.parts import draws
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def eyes(count: int, size: int = 64) -> list[fundus.Eye]:
@@ -50,7 +53,9 @@ def test_written_cohort(tmp_path: Path) -> None:
 
 def test_a_subject_depends_on_nothing_but_seed_site_and_number(tmp_path: Path) -> None:
     small = written(fundus.write_fundus(tmp_path / "small", sites={"b": "none"}, subjects=1, size=32).parent)
-    large = written(fundus.write_fundus(tmp_path / "large", sites={"a": "none", "b": "severe"}, subjects=2, size=32).parent)
+    large = written(
+        fundus.write_fundus(tmp_path / "large", sites={"a": "none", "b": "severe"}, subjects=2, size=32).parent
+    )
     assert small["masks/b-000.png"] == large["masks/b-000.png"]  # the shift is in appearance alone
     assert small["images/b-000.png"] != large["images/b-000.png"]
 
@@ -60,7 +65,9 @@ def test_a_straight_vessel_covers_what_it_should() -> None:
     np.testing.assert_allclose(cover[:, 20], cover[:, 5], atol=0.02)
     apart = np.abs(np.arange(40) - 19.5)  # the centre line lies between the rows 19 and 20
     np.testing.assert_allclose(cover[:, 20], (0.2 * 20 - apart + 0.5).clip(0, 1), atol=0.02)
-    thin = fundus.draw_vessels(np.array([[[0.025, x, 0.001], [0.025, x + 0.035, 0.001]] for x in np.arange(-2, 2, 0.035)]), 40)
+    thin = fundus.draw_vessels(
+        np.array([[[0.025, x, 0.001], [0.025, x + 0.035, 0.001]] for x in np.arange(-2, 2, 0.035)]), 40
+    )
     assert ((thin >= 0.5).sum(0) == 1).all()  # never thinner than a pixel
 
 
@@ -82,7 +89,9 @@ def test_eyes_have_vessels_out_of_the_disc_and_none_in_the_macula() -> None:
         assert 0.06 < share < 0.4
         assert (eye.mask & (eye.disc > 0.5)).any()
         pieces, _ = ndimage.label(eye.mask, np.ones((3, 3)))
-        assert np.bincount(pieces[pieces > 0]).max() > 0.97 * eye.mask.sum()  # one tree; specks where the rim cuts a branch
+        assert (
+            np.bincount(pieces[pieces > 0]).max() > 0.97 * eye.mask.sum()
+        )  # one tree; specks where the rim cuts a branch
         sides = [eye.disc[:, :32].sum(), eye.disc[:, 32:].sum()]
         assert min(sides) == 0
         assert max(sides) > 10
@@ -93,25 +102,36 @@ def test_masks_match_the_image() -> None:
     clean = replace(fundus.SHIFTS["none"], noise=0.0, blur=0.0)
     for number, eye in enumerate(eyes(5)):
         image = fundus.photograph(eye, clean, draws(1, str(number))).astype(float)[..., 1]
-        bare = fundus.photograph(replace(eye, artery=0 * eye.artery, vein=0 * eye.vein), clean, draws(1, str(number))).astype(float)[..., 1]
+        bare = fundus.photograph(
+            replace(eye, artery=0 * eye.artery, vein=0 * eye.vein), clean, draws(1, str(number))
+        ).astype(float)[..., 1]
         darker = (bare - image) / bare.clip(1)
         assert (darker[eye.mask == 1] > 0.15).all()
         untouched = eye.view & (eye.artery == 0) & (eye.vein == 0)
         assert (darker[untouched] == 0).all()
     thick = eyes(1, 128)[0]
-    assert abs(thick.mask[thick.view].mean() - eyes(1, 64)[0].mask[eyes(1, 64)[0].view].mean()) < 0.12  # the same eye at any size
+    assert (
+        abs(thick.mask[thick.view].mean() - eyes(1, 64)[0].mask[eyes(1, 64)[0].view].mean()) < 0.12
+    )  # the same eye at any size
 
 
 def test_shifts_are_ordered_and_the_control_has_none(tmp_path: Path) -> None:
     distance = {}
     for shift, camera in fundus.SHIFTS.items():
-        pairs = [(fundus.photograph(eye, fundus.SHIFTS["none"], draws(2)), fundus.photograph(eye, camera, draws(2))) for eye in eyes(6)]
+        pairs = [
+            (fundus.photograph(eye, fundus.SHIFTS["none"], draws(2)), fundus.photograph(eye, camera, draws(2)))
+            for eye in eyes(6)
+        ]
         distance[shift] = np.mean([np.abs(a.astype(float) - b).mean() for a, b in pairs])
     assert distance["none"] == 0 < distance["subtle"] < 0.6 * distance["severe"]
-    manifest = fundus.write_fundus(tmp_path, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=32)
+    manifest = fundus.write_fundus(
+        tmp_path, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=32
+    )
 
     def colours(site: str) -> list[float]:
-        images = (np.asarray(Image.open(manifest.parent / f"images/{site}-{number:03d}.png"), float) for number in range(16))
+        images = (
+            np.asarray(Image.open(manifest.parent / f"images/{site}-{number:03d}.png"), float) for number in range(16)
+        )
         return [float(image[..., 1].sum() / image[..., 0].sum()) for image in images]
 
     source = colours("a")
@@ -157,4 +177,7 @@ def test_phantoms_need_no_torch() -> None:
         "        write(Path(folder) / write.__name__, subjects=1, size=32, sites={'a': 'none'})\n"
         "print(sorted({'torch', 'monai', 'pandas', 'nibabel'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,5 @@
-"""The histology phantom: its physics by hand, a class that no colour tells, a shift in colour alone, and the same bytes each time."""
+"""The histology phantom: its physics by hand, a class that no colour tells, a shift in colour
+alone, and the same bytes each time."""
 
 from __future__ import annotations
 
@@ -29,14 +30,16 @@ def test_beer_and_lambert_by_hand() -> None:
 def test_twice_the_stain_squares_the_light() -> None:
     amounts = tissue(rng(), 32, "small")
     once, twice = (
-        stain(amounts, Laboratory(spread=0, noise=0, lamp=(1, 1, 1), haematoxylin_amount=n, eosin_amount=n), rng()) for n in (1, 2)
+        stain(amounts, Laboratory(spread=0, noise=0, lamp=(1, 1, 1), haematoxylin_amount=n, eosin_amount=n), rng())
+        for n in (1, 2)
     )
     np.testing.assert_allclose(twice, once**2)
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_haematoxylin_is_the_bluer_stain_everywhere(shift: str) -> None:
-    """It absorbs red before blue, eosin blue before red: what a nucleus is can be told at every laboratory."""
+    """It absorbs red before blue, eosin blue before red: what a nucleus is can be told at every
+    laboratory."""
     first, second = SHIFTS[shift].stains
     np.testing.assert_allclose(np.linalg.norm([first, second], axis=1), 1)
     assert first[0] > first[2] + 0.1
@@ -44,7 +47,9 @@ def test_haematoxylin_is_the_bluer_stain_everywhere(shift: str) -> None:
 
 
 def test_no_mean_amount_tells_the_class() -> None:
-    means = {kind: np.array([tissue(rng(seed), 64, kind).mean((0, 1)) for seed in range(30)]) for kind in histology.CLASSES}
+    means = {
+        kind: np.array([tissue(rng(seed), 64, kind).mean((0, 1)) for seed in range(30)]) for kind in histology.CLASSES
+    }
     for stain_ in range(2):
         small, large = means["small"][:, stain_], means["large"][:, stain_]
         assert abs(small.mean() - large.mean()) < 0.75 * small.std()
@@ -65,9 +70,12 @@ def test_sites_differ_in_colour_alone(tmp_path: Path) -> None:
     other = write_histology(tmp_path / "b", sites={"x": "severe"}, subjects=4, size=32)
     assert manifest.read_text() == other.read_text()
     for number in range(4):
-        first, second = (np.asarray(Image.open(one.parent / f"images/x-{number:03d}.png"), float) for one in (manifest, other))
+        first, second = (
+            np.asarray(Image.open(one.parent / f"images/x-{number:03d}.png"), float) for one in (manifest, other)
+        )
         assert np.abs(first - second).mean() > 15
-        assert np.corrcoef(first[..., 1].ravel(), second[..., 1].ravel())[0, 1] > 0.8  # the same tissue in green
+        # the same tissue in green
+        assert np.corrcoef(first[..., 1].ravel(), second[..., 1].ravel())[0, 1] > 0.8
 
 
 def test_the_same_bytes_and_subjects_that_do_not_move(tmp_path: Path) -> None:

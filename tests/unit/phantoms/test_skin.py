@@ -1,4 +1,5 @@
-"""The skin phantom: tones that our estimate reads back, outlines that decide the label, confounding of the asked strength."""
+"""The skin phantom: tones that our estimate reads back, outlines that decide the label, confounding
+of the asked strength."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from allograft.transforms.skin_tone import estimate_skin_tone, fitzpatrick_type,
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def rows_of(manifest: Path) -> list[dict[str, str]]:
@@ -50,7 +53,11 @@ def test_written_cohort(tmp_path: Path) -> None:
         assert fitzpatrick_type(float(row["ita"])) == int(row["tone"])
     facts = json.loads((one.parent / "shift.json").read_text())
     assert (facts["phantom"], facts["dims"], facts["size"], facts["subjects"], facts["seed"]) == ("skin", 2, 48, 4, 5)
-    assert (facts["sites"]["b"]["shift"], facts["sites"]["b"]["confounding"], facts["sites"]["b"]["blur"]) == ("severe", 0.0, 0.8)
+    assert (facts["sites"]["b"]["shift"], facts["sites"]["b"]["confounding"], facts["sites"]["b"]["blur"]) == (
+        "severe",
+        0.0,
+        0.8,
+    )
 
 
 def test_a_subject_depends_on_nothing_but_seed_site_and_number(tmp_path: Path) -> None:
@@ -106,13 +113,18 @@ def raggedness(mask: np.ndarray) -> float:
 
 
 def test_outline_and_nothing_else_tells_the_label() -> None:
-    pairs = [[drawn(number, 128, tone=number % 6 + 1, melanoma=melanoma) for number in range(30)] for melanoma in (False, True)]
+    pairs = [
+        [drawn(number, 128, tone=number % 6 + 1, melanoma=melanoma) for number in range(30)]
+        for melanoma in (False, True)
+    ]
     for naevus, melanoma in zip(*pairs, strict=True):
         assert (naevus.label, melanoma.label) == ("naevus", "melanoma")
         assert naevus.angle == melanoma.angle
     for measure in (asymmetry, raggedness):
         benign, malignant = ([measure(one.mask) for one in group] for group in pairs)
-        assert stats.mannwhitneyu(malignant, benign, alternative="greater").statistic / 900 > 0.9  # the area under the ROC curve
+        assert (
+            stats.mannwhitneyu(malignant, benign, alternative="greater").statistic / 900 > 0.9
+        )  # the area under the ROC curve
     areas, depths = ([[measured(one) for one in group] for group in pairs] for measured in (area, depth))
     assert stats.ks_2samp(*areas).pvalue > 0.05
     assert stats.ks_2samp(*depths).pvalue > 0.05
@@ -169,14 +181,21 @@ def test_shifts_are_ordered_and_the_control_has_none(tmp_path: Path) -> None:
     distance = {}
     for shift, camera in skin.SHIFTS.items():
         lesions = [drawn(number, tone=number % 6 + 1) for number in range(6)]
-        pairs = [(skin.photograph(one, skin.SHIFTS["none"], draws(2)), skin.photograph(one, camera, draws(2))) for one in lesions]
+        pairs = [
+            (skin.photograph(one, skin.SHIFTS["none"], draws(2)), skin.photograph(one, camera, draws(2)))
+            for one in lesions
+        ]
         distance[shift] = np.mean([np.abs(a.astype(float) - b).mean() for a, b in pairs])
     assert distance["none"] == 0 < distance["subtle"] < 0.6 * distance["severe"]
-    manifest = skin.write_skin(tmp_path, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=32, hairy=0)
+    manifest = skin.write_skin(
+        tmp_path, sites={"a": "none", "b": "severe", "c": "subtle", "d": "none"}, subjects=16, size=32, hairy=0
+    )
 
     def grain(site: str) -> list[float]:
         """How far neighbouring pixels are apart."""
-        images = (np.asarray(Image.open(manifest.parent / f"images/{site}-{number:03d}.png"), float) for number in range(16))
+        images = (
+            np.asarray(Image.open(manifest.parent / f"images/{site}-{number:03d}.png"), float) for number in range(16)
+        )
         return [float(np.abs(np.diff(image[..., 0])).mean()) for image in images]
 
     source = grain("a")

@@ -31,7 +31,9 @@ def test_padded_at_the_far_end_by_the_border_and_cropped_back(size: tuple[int, .
     found = padded(network, image)
     assert torch.equal(found["mask"], image)
     assert found["label"].shape == (2, 1)
-    assert all(given % 4 == 0 and 0 <= given - wanted < 4 for given, wanted in zip(network.image.shape[2:], size, strict=True))
+    assert all(
+        given % 4 == 0 and 0 <= given - wanted < 4 for given, wanted in zip(network.image.shape[2:], size, strict=True)
+    )
     for axis, wanted in enumerate(size, 2):
         beyond = network.image.narrow(axis, wanted - 1, network.image.shape[axis] - wanted + 1)
         assert torch.equal(beyond, beyond.narrow(axis, 0, 1).expand_as(beyond))
@@ -68,7 +70,8 @@ def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("a/b.nii.gz", "a/b"), ("B.PNG", "B"), ("a.b.tiff", "a.b"), ("x.nii.gz;y.nii.gz", "x"), ("raw", "raw")]
+    ("name", "expected"),
+    [("a/b.nii.gz", "a/b"), ("B.PNG", "B"), ("a.b.tiff", "a.b"), ("x.nii.gz;y.nii.gz", "x"), ("raw", "raw")],
 )
 def test_stem(name: str, expected: str) -> None:
     assert stem(name) == expected

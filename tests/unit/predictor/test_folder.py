@@ -80,8 +80,14 @@ def test_a_pickle_is_never_opened(name: str, folder: Path) -> None:
         (lambda card: card["predictor"]["fields"].update(extra=1), "card and weights do not fit"),
         (lambda card: card["predictor"]["fields"].pop("network"), "card and weights do not fit"),
         (lambda card: card["predictor"]["fields"]["network"].update(at="elsewhere"), "card and weights do not fit"),
-        (lambda card: card["predictor"]["fields"]["network"]["network"]["build"]["unet"].update(channels=[2, 5]), "do not fit"),
-        (lambda card: card["predictor"]["fields"]["network"].update(network=[]), "expected a tensor, network or predictor"),
+        (
+            lambda card: card["predictor"]["fields"]["network"]["network"]["build"]["unet"].update(channels=[2, 5]),
+            "do not fit",
+        ),
+        (
+            lambda card: card["predictor"]["fields"]["network"].update(network=[]),
+            "expected a tensor, network or predictor",
+        ),
     ],
 )
 def test_a_card_that_is_wrong(change: Any, told: str, folder: Path) -> None:

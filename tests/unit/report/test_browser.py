@@ -1,4 +1,5 @@
-"""The report in a real browser, from ``file://``: nothing is refused by its own policy, headings sort, the slider moves, names fit."""
+"""The report in a real browser, from ``file://``: nothing is refused by its own policy, headings
+sort, the slider moves, names fit."""
 
 from __future__ import annotations
 
@@ -23,9 +24,24 @@ from allograft.figure import Heatmap, Images, Lines, Points
 from allograft.report import Picture, Shows, Slice, draw_overlay, write_report
 from allograft.results.standing import Standing
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-FLAGS += ("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe")
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+)
+FLAGS += (
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 SECONDS = 60.0
 
 pytestmark = [
@@ -36,7 +52,8 @@ pytestmark = [
 
 @dataclass
 class Browser:
-    """Chromium over its debugging pipe: commands are JSON objects that end with a zero byte, and so are what it answers."""
+    """Chromium over its debugging pipe: commands are JSON objects that end with a zero byte, and so
+    are what it answers."""
 
     process: subprocess.Popen[bytes]
     send: int
@@ -50,7 +67,8 @@ class Browser:
     def start(folder: Path) -> Browser:
         theirs_in, send = os.pipe()
         receive, theirs_out = os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]  # out of the way of 3 and 4
+        # out of the way of 3 and 4
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]
         command = f'exec "$0" "$@" 3<&{ends[0]} 4>&{ends[1]}'
         words = ["bash", "-c", command, CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank"]
         quiet = subprocess.DEVNULL
@@ -67,7 +85,9 @@ class Browser:
     def __call__(self, method: str, **arguments: Any) -> dict[str, Any]:
         """What the browser answers to one command."""
         self.number += 1
-        message = {"id": self.number, "method": method, "params": arguments} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": self.number, "method": method, "params": arguments} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.send, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -90,7 +110,10 @@ class Browser:
     def open(self, path: Path, width: int = 1280, *, scripts: bool = True, dark: bool = False) -> None:
         """Load a file and wait for it."""
         self("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.events.clear()
         self("Page.navigate", url=path.resolve().as_uri())
@@ -139,7 +162,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heat = Heatmap("similarity", ("a", "b"), ("x", "y"), ((0.0, 0.5), (None, 1.0)))
     dots = Points("features", (0.0, 1.0, 2.0), (0.0, 1.0, 0.5), ("source", "target", "target"), (0, 1, 1), "class")
     grey = (np.eye(40) * 252).astype(np.uint8)
-    words = {"names": ["source, 12 in the cluster"] * 2, "captions": [["a caption far too long for it"] * 4, ["channel 4"]]}
+    words = {
+        "names": ["source, 12 in the cluster"] * 2,
+        "captions": [["a caption far too long for it"] * 4, ["channel 4"]],
+    }
     tiles = Images.from_arrays("examples", [[grey] * 4, [grey]], **words, note="Nearest first.")
     figures = {(table[0].title, "chase"): {"loss": curves, "heat": heat, "points": dots, "tiles": tiles}}
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -153,7 +179,11 @@ def test_nothing_is_refused_and_nothing_is_asked_of_the_network(browser: Browser
     browser.open(report)
     browser.ask("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert browser.complaints == []
-    asked = [event["params"]["request"]["url"] for event in browser.events if event.get("method") == "Network.requestWillBeSent"]
+    asked = [
+        event["params"]["request"]["url"]
+        for event in browser.events
+        if event.get("method") == "Network.requestWillBeSent"
+    ]
     assert [url for url in asked if not url.startswith("data:")] == [report.resolve().as_uri()]
     assert browser.ask("Array.from(document.images).every(image => image.complete && image.naturalWidth > 0)")
 
@@ -168,7 +198,10 @@ def test_a_script_that_is_not_ours_does_not_run(browser: Browser, report: Path, 
 
 def test_headings_sort(browser: Browser, report: Path) -> None:
     browser.open(report)
-    names = "Array.from(document.querySelector('table.sortable').tBodies[0].rows).map(row => row.cells[0].firstChild.textContent)"
+    names = (
+        "Array.from(document.querySelector('table.sortable').tBodies[0].rows).map(row => "
+        "row.cells[0].firstChild.textContent)"
+    )
     click = "document.querySelector('table.sortable').querySelectorAll('thead button')[{}].click()"
     state = "document.querySelector('table.sortable').querySelectorAll('thead th')[1].getAttribute('aria-sort')"
     first = browser.ask(names)
@@ -185,7 +218,10 @@ def test_headings_sort(browser: Browser, report: Path) -> None:
 
 def test_the_slider_moves_through_the_slices(browser: Browser, report: Path) -> None:
     browser.open(report)
-    shown = "Array.from(document.querySelectorAll('[data-slices] img')).filter(image => !image.hidden).map(image => image.dataset.place)"
+    shown = (
+        "Array.from(document.querySelectorAll('[data-slices] img')).filter(image => !image.hidden).map(image => "
+        "image.dataset.place)"
+    )
     told = "document.querySelector('[data-slices] output').textContent"
     assert browser.ask(shown) == ["slice 3 of 9"]
     assert browser.ask("getComputedStyle(document.querySelector('[data-slices] label')).display") == "flex"
@@ -195,7 +231,9 @@ def test_the_slider_moves_through_the_slices(browser: Browser, report: Path) -> 
     assert browser.ask(shown) == ["slice 4 of 9"]
     assert browser.ask(told) == "slice 4 of 9"
     assert browser.ask("document.querySelector('[data-slices] input').getAttribute('aria-valuetext')") == "slice 4 of 9"
-    visible = "Array.from(document.querySelectorAll('[data-slices] img')).filter(image => image.offsetHeight > 0).length"
+    visible = (
+        "Array.from(document.querySelectorAll('[data-slices] img')).filter(image => image.offsetHeight > 0).length"
+    )
     assert browser.ask(visible) == 1
 
 
@@ -208,7 +246,9 @@ def test_without_scripts_the_central_slice_shows_and_no_dead_slider(browser: Bro
 
 @pytest.mark.parametrize("width", [420, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_is_no_wider_than_the_screen_and_words_can_be_read(browser: Browser, report: Path, width: int, dark: bool) -> None:
+def test_the_page_is_no_wider_than_the_screen_and_words_can_be_read(
+    browser: Browser, report: Path, width: int, dark: bool
+) -> None:
     browser.open(report, width, dark=dark)
     browser.ask("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert browser.ask("document.documentElement.scrollWidth") <= width

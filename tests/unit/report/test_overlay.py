@@ -1,4 +1,5 @@
-"""Overlays: what agrees, what is missed and what is too much can be told apart, thin or thick, in any range of numbers."""
+"""Overlays: what agrees, what is missed and what is too much can be told apart, thin or thick, in
+any range of numbers."""
 
 from __future__ import annotations
 
@@ -107,9 +108,12 @@ def test_same_bytes_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "truth", "found"), [((4, 5), (5, 4), (4, 5)), ((4, 5), None, (5, 4)), ((4, 5, 2), None, (4, 5)), ((4,), None, (4,))]
+    ("image", "truth", "found"),
+    [((4, 5), (5, 4), (4, 5)), ((4, 5), None, (5, 4)), ((4, 5, 2), None, (4, 5)), ((4,), None, (4,))],
 )
-def test_shapes_that_do_not_fit_are_named(image: tuple[int, ...], truth: tuple[int, ...] | None, found: tuple[int, ...]) -> None:
+def test_shapes_that_do_not_fit_are_named(
+    image: tuple[int, ...], truth: tuple[int, ...] | None, found: tuple[int, ...]
+) -> None:
     with pytest.raises(SpecError, match="overlay: image"):
         draw_overlay(np.zeros(image), None if truth is None else np.zeros(truth), np.zeros(found))
 
@@ -137,7 +141,8 @@ def test_slices_go_through_all_that_is_marked_and_the_best_come_first() -> None:
     mask[:, :, 33] = 1
     order = slices_through(mask, 9)
     assert order[0] == 33 == slice_of(mask, mask)
-    assert sorted(order) == [10, 15, 20, 25, 30, 33, 40, 45, 50]  # the place of 35 is taken by the fullest
+    # the place of 35 is taken by the fullest
+    assert sorted(order) == [10, 15, 20, 25, 30, 33, 40, 45, 50]
     assert order[1] == 10  # the farthest from it
     assert slices_through(mask, 1) == [33]
     assert slices_through(np.zeros((4, 4, 7), dtype=int), 9) == [3]
@@ -184,7 +189,8 @@ def test_heat_glows_where_recipes_disagree_and_nowhere_else() -> None:
     hot, warm = pixels[50, 50], pixels[110, 50]
     assert hot.sum() > warm.sum() > pixels[200, 50].sum()
     assert warm[0] > warm[2] + 40
-    assert (_pixels(draw_dissent(np.zeros((256, 256)), share * 2))[50] == pixels[50]).all()  # the scale ends at a half
+    # the scale ends at a half
+    assert (_pixels(draw_dissent(np.zeros((256, 256)), share * 2))[50] == pixels[50]).all()
     assert draw_dissent(np.eye(256), share) == draw_dissent(np.eye(256), share)
     with pytest.raises(SpecError, match="disagreement"):
         draw_dissent(np.zeros((4, 5)), np.zeros((5, 4)))

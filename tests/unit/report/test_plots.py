@@ -1,4 +1,5 @@
-"""The plots of a report: outlines that invent nothing, curves with gaps, colours that mean what the scale says."""
+"""The plots of a report: outlines that invent nothing, curves with gaps, colours that mean what the
+scale says."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def test_density_is_that_of_scipy_with_silvermans_bandwidth() -> None:
     kde = gaussian_kde(values, bw_method=0.9 * spread * 40**-0.2 / values.std(ddof=1))
     expected = kde(found[0])
     np.testing.assert_allclose(found[1], expected / expected.max(), rtol=1e-9)
-    assert (found[0][0], found[0][-1]) == (values.min(), values.max())  # nothing beyond the subjects
+    # nothing beyond the subjects
+    assert (found[0][0], found[0][-1]) == (values.min(), values.max())
 
 
 @pytest.mark.parametrize(
@@ -70,16 +72,24 @@ def test_an_outline_lies_around_its_row_and_between_its_dots() -> None:
     middle = float(re.findall(r'class="base"[^>]*y1="([\d.]+)"', svg)[0])
     assert min(x for x, _ in corners) == min(places)
     assert max(x for x, _ in corners) == max(places)
-    assert sum(y - middle for _, y in corners) == pytest.approx(0, abs=1e-6)  # as much above as below
+    # as much above as below
+    assert sum(y - middle for _, y in corners) == pytest.approx(0, abs=1e-6)
     assert max(abs(y - middle) for _, y in corners) == pytest.approx(19, abs=0.06)
 
 
 def test_curves_have_gaps_and_their_places() -> None:
     drawn = _draw(
-        Lines("loss", (0.0, 1.0, 2.0, 4.0), {"dice": (0.0, None, 1.0, 0.5), "total": (1.0, math.nan, math.inf, 0.0)}, "step", "loss")
+        Lines(
+            "loss",
+            (0.0, 1.0, 2.0, 4.0),
+            {"dice": (0.0, None, 1.0, 0.5), "total": (1.0, math.nan, math.inf, 0.0)},
+            "step",
+            "loss",
+        )
     )
     first, second = re.findall(r'<path class="curve c(\d)" d="([^"]+)"', drawn.picture)
-    assert first == ("0", "M58 238M253 24L448 131")  # 0 at the bottom left, 1 at the top, x = 2 half way to 4
+    # 0 at the bottom left, 1 at the top, x = 2 half way to 4
+    assert first == ("0", "M58 238M253 24L448 131")
     assert second == ("1", "M58 24L448 238".replace("L", "M"))
     assert [re.sub("<[^>]+>", "", one) for one in drawn.legend] == ["dice", "total"]
     assert "dice: 0.5 at the end" in drawn.picture
@@ -90,7 +100,9 @@ def test_one_curve_needs_no_legend_and_long_ones_no_dots() -> None:
     short = _draw(Lines("loss", (1.0, 2.0), {"dice": (1.0, 0.5)}, "step", "loss"))
     assert not short.legend
     assert short.picture.count("<circle") == 2
-    long = _draw(Lines("loss", tuple(map(float, range(200))), {"dice": tuple(1 / (n + 1) for n in range(200))}, "step", "loss"))
+    long = _draw(
+        Lines("loss", tuple(map(float, range(200))), {"dice": tuple(1 / (n + 1) for n in range(200))}, "step", "loss")
+    )
     assert long.picture.count("<circle") == 0
     assert long.picture.count("L") == 199
 
@@ -111,7 +123,11 @@ def test_a_heatmap_shows_each_number_where_it_stands() -> None:
     (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y, *_ in cells]
     assert x0 < x1 == x2
     assert y0 == y1 < y2
-    assert re.findall(r'class="in"[^>]*fill="([^"]+)">([^<]+)', drawn.picture) == [("#fff", "0"), ("#000", "0.5"), ("#000", "1")]
+    assert re.findall(r'class="in"[^>]*fill="([^"]+)">([^<]+)', drawn.picture) == [
+        ("#fff", "0"),
+        ("#000", "0.5"),
+        ("#000", "1"),
+    ]
     assert "linear-gradient" in drawn.legend[0]
 
 
@@ -124,7 +140,13 @@ def test_a_heatmaps_scale_can_be_given_and_values_beyond_it_are_at_its_ends() ->
 def test_many_cells_have_no_numbers_and_very_many_are_one_picture() -> None:
     def heat(size: int) -> str:
         names = tuple(f"row {n}" for n in range(size))
-        return str(_draw(Heatmap("similarity", names, names, tuple(tuple(float(n * m) for m in range(size)) for n in range(size)))).picture)
+        return str(
+            _draw(
+                Heatmap(
+                    "similarity", names, names, tuple(tuple(float(n * m) for m in range(size)) for n in range(size))
+                )
+            ).picture
+        )
 
     assert heat(20).count("<rect") == 400
     assert 'class="in"' not in heat(20)
@@ -136,7 +158,11 @@ def test_points_have_symbols_by_group_and_colours_by_class_or_scale() -> None:
     places = {"x": (0.0, 1.0, 2.0), "y": (0.0, 1.0, 0.0), "group": ("source", "target", "source")}
     groups, classes, scale = (
         _draw(Points("features", **places, **more))  # type: ignore[arg-type]
-        for more in ({}, {"colour": (3, 9, 3), "colour_axis": "class"}, {"colour": (0.0, 1.0, 0.5), "colour_axis": "score"})
+        for more in (
+            {},
+            {"colour": (3, 9, 3), "colour_axis": "class"},
+            {"colour": (0.0, 1.0, 0.5), "colour_axis": "score"},
+        )
     )
     shape = r'<path class="point ([^"]*)"( style="fill:[^"]+")? transform="[^"]+" d="([^"]+)">'
     first, second, third = re.findall(shape, groups.picture)
@@ -144,8 +170,15 @@ def test_points_have_symbols_by_group_and_colours_by_class_or_scale() -> None:
     assert first[2] != second[2]
     assert (first[0], second[0]) == ("c0", "c1")
     assert [kind for kind, *_ in re.findall(shape, classes.picture)] == ["c3", "c1 hollow", "c3"]
-    assert [re.sub("<[^>]+>", "", one) for one in classes.legend] == ["sourcesource", "targettarget", "class 3", "class 9"]
-    assert [fill for _, fill, _ in re.findall(shape, scale.picture)] == [f' style="fill:{colour_at(each)}"' for each in (0, 1, 0.5)]
+    assert [re.sub("<[^>]+>", "", one) for one in classes.legend] == [
+        "sourcesource",
+        "targettarget",
+        "class 3",
+        "class 9",
+    ]
+    assert [fill for _, fill, _ in re.findall(shape, scale.picture)] == [
+        f' style="fill:{colour_at(each)}"' for each in (0, 1, 0.5)
+    ]
     assert "source, score 0.5" in scale.picture
     assert scale.legend[-1].endswith("score")
 
@@ -160,7 +193,9 @@ def test_every_class_has_a_look_of_its_own_and_its_legend_shows_it(count: int) -
     assert len(set(source)) == count
     assert target == source[::-1]  # what is matched looks the same
     assert len({shape for _, shape in looks}) == 2  # the shape says the side, and nothing else
-    assert [re.findall(r'<rect class="point ([^"]*)"', str(one)) for one in drawn.legend[2:]] == [[kind] for kind in source]
+    assert [re.findall(r'<rect class="point ([^"]*)"', str(one)) for one in drawn.legend[2:]] == [
+        [kind] for kind in source
+    ]
 
 
 def test_of_very_many_points_some_are_drawn_and_the_page_says_so() -> None:
@@ -255,7 +290,11 @@ def test_a_row_of_any_length_has_room(count: int) -> None:
 def test_a_subject_is_an_ordinal_or_nothing() -> None:
     figure = Images("i", (("aa", "bb", "cc"),), captions=(("image", "", "classes"),), subjects=(("4", "jane", ""),))
     words = r'<text class="tick"[^>]*>([^<]*)</text>'
-    assert re.findall(words, draw_figure(figure, _plain, {"4": "S001", "jane": "S002"}).picture) == ["image, S001", "S002", "classes"]
+    assert re.findall(words, draw_figure(figure, _plain, {"4": "S001", "jane": "S002"}).picture) == [
+        "image, S001",
+        "S002",
+        "classes",
+    ]
     assert re.findall(words, _draw(figure).picture) == ["image", "classes"]
     assert "jane" not in _draw(figure).picture
 

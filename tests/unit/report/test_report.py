@@ -55,7 +55,12 @@ def a_study(**changes: Any) -> Study:
 
 def a_plan(study: Study) -> Plan:
     recipes = [parse_recipe(recipe) for recipe in RECIPES]
-    rows = [a_row(r, site, s, 0, f"{title(r)}.{site}.{s}") for s in range(study.seeds) for r in recipes for site in study.target]
+    rows = [
+        a_row(r, site, s, 0, f"{title(r)}.{site}.{s}")
+        for s in range(study.seeds)
+        for r in recipes
+        for site in study.target
+    ]
     return Plan(tuple(rows), study.seeds, study.made_task)
 
 
@@ -63,9 +68,16 @@ def _cases(site: str, level: float, rng: np.random.Generator, subjects: int) -> 
     cases = []
     for number in range(subjects):
         dice = float(np.clip(level + 0.05 * (number - subjects / 2) + rng.normal(0, 0.02), 0, 1))
-        scores = {"dice": dice, "iou": dice / (2 - dice), "hd95": 40 * (1 - dice), "asd": None if number == 0 else 8 * (1 - dice)}
+        scores = {
+            "dice": dice,
+            "iou": dice / (2 - dice),
+            "hd95": 40 * (1 - dice),
+            "asd": None if number == 0 else 8 * (1 - dice),
+        }
         for eye in "LR":
-            cases.append({"case": f"scans/jane-doe-{number}{eye}.png", "subject": f"{site}-jane-doe-{number}", **scores})
+            cases.append(
+                {"case": f"scans/jane-doe-{number}{eye}.png", "subject": f"{site}-jane-doe-{number}", **scores}
+            )
     return tuple(cases)
 
 
@@ -73,7 +85,12 @@ def a_record(plan: Plan, row: Row, site: str, part: str, level: float, subjects:
     rng = np.random.default_rng([row.seed, len(site), round(level * 100)])
     cases = _cases(site, level, rng, subjects)
     recipe = {"name": title(row.recipe).split()[0], "parameters": {}}
-    cost = {"train_seconds": 100 * level**3, "peak_memory_mb": 900.0, "trainable_parameters": 120_000, "predict_seconds": 1.0}
+    cost = {
+        "train_seconds": 100 * level**3,
+        "peak_memory_mb": 900.0,
+        "trainable_parameters": 120_000,
+        "predict_seconds": 1.0,
+    }
     versions = {"allograft": "0.1", "torch": "2.9", "device": "cpu"}
     return Record(
         row.unit,
@@ -95,7 +112,19 @@ def some_records(plan: Plan, study: Study, subjects: int = 5, error: str = "") -
     for row in plan.rows:
         level = LEVEL[title(row.recipe)]
         if error and row.seed == 1 and title(row.recipe).startswith("finetune") and row.target == "chase":
-            records.append(Record(row.unit, {"name": "finetune"}, row.seed, "failed", 0, row.target, "test", status="failed", error=error))
+            records.append(
+                Record(
+                    row.unit,
+                    {"name": "finetune"},
+                    row.seed,
+                    "failed",
+                    0,
+                    row.target,
+                    "test",
+                    status="failed",
+                    error=error,
+                )
+            )
             continue
         records += [a_record(plan, row, site, "test", level, subjects) for site in study.target]
         records += [a_record(plan, row, "drive", part, 0.8 - level / 10, 3) for part in ("val", "test")]
@@ -112,16 +141,22 @@ def standing(study: Study, plan: Plan, table: Sequence[Line], done: int = 18, to
     return Standing(tuple(marked(table, verdicts)), verdicts, done, total)
 
 
-def written(folder: Path, study: Study, plan: Plan, table: Sequence[Line], pictures: Any = None, done: int = 18, total: int = 18) -> str:
+def written(
+    folder: Path, study: Study, plan: Plan, table: Sequence[Line], pictures: Any = None, done: int = 18, total: int = 18
+) -> str:
     path = folder / "report.html"
-    write_report(path, study=study, plan=plan, standing=standing(study, plan, table, done, total), shows=Shows(pictures or {}))
+    write_report(
+        path, study=study, plan=plan, standing=standing(study, plan, table, done, total), shows=Shows(pictures or {})
+    )
     return path.read_text(encoding="utf-8")
 
 
 def test_it_stands_alone_and_names_nobody(tmp_path: Path) -> None:
     study = a_study()
     plan, table = a_table(study)
-    html = written(tmp_path, study, plan, table, {("supervised", "chase"): [Picture("worst", "scans/jane-doe-0L.png", b"png")]})
+    html = written(
+        tmp_path, study, plan, table, {("supervised", "chase"): [Picture("worst", "scans/jane-doe-0L.png", b"png")]}
+    )
     assert "http:" not in html
     assert "https:" not in html
     assert not re.search(r"<script[^>]*src|<link|@import|url\(", html)
@@ -151,7 +186,12 @@ def test_it_answers_the_question(tmp_path: Path) -> None:
     verdict = standing(study, plan, table).verdicts["chase"]
     assert verdict.row == "finetune scope=top"
     head, rest = verdict.sentence.split(": ", 1)
-    assert f"<strong>{head}:</strong> {rest}".replace("<", "&lt;").replace("&lt;strong>", "<strong>").replace("&lt;/", "</") in html
+    assert (
+        f"<strong>{head}:</strong> {rest}".replace("<", "&lt;")
+        .replace("&lt;strong>", "<strong>")
+        .replace("&lt;/", "</")
+        in html
+    )
     assert "units" not in html.split("<dl")[0]
 
 
@@ -184,11 +224,15 @@ def test_an_unfinished_study_says_so(tmp_path: Path) -> None:
 
 def test_a_failed_run_is_shown_with_its_reason_and_no_name(tmp_path: Path) -> None:
     study = a_study()
-    plan, table = a_table(study, error="chase-jane-doe-3 <b>broke /data/jane/scan.nii.gz: loss is nan after 12 steps\nTraceback: jane")
+    plan, table = a_table(
+        study, error="chase-jane-doe-3 <b>broke /data/jane/scan.nii.gz: loss is nan after 12 steps\nTraceback: jane"
+    )
     html = written(tmp_path, study, plan, table)
     assert "2 of 3" in html
     assert "1 failed" in html
-    assert re.search(r"finetune scope=top</strong> at chase, seed 1: S\d{3} &lt;b&gt;broke \[file\] loss is nan after 12 steps", html)
+    assert re.search(
+        r"finetune scope=top</strong> at chase, seed 1: S\d{3} &lt;b&gt;broke \[file\] loss is nan after 12 steps", html
+    )
     assert "jane" not in html
 
 
@@ -231,7 +275,9 @@ def test_oracle_is_marked(tmp_path: Path) -> None:
     plan, table = a_table(study)
     html = written(tmp_path, study, plan, table)
     assert "It sees the test scores themselves" in html
-    assert html.count("the test scores chose the stages, settings and seeds") == 4  # of two targets, and how it was decided
+    assert (
+        html.count("the test scores chose the stages, settings and seeds") == 4
+    )  # of two targets, and how it was decided
 
 
 def test_it_stays_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,13 +285,17 @@ def test_it_stays_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     plan, table = a_table(study)
     bare = len(written(tmp_path, study, plan, table).encode())
     monkeypatch.setattr(page, "LIMIT", bare + 20_000 + 4 * 60_000)
-    every = {(line.title, line.target): [Picture(word, "", word.encode() * 6_000) for word in ("worst", "best!")] for line in table}
+    every = {
+        (line.title, line.target): [Picture(word, "", word.encode() * 6_000) for word in ("worst", "best!")]
+        for line in table
+    }
     html = written(tmp_path, study, plan, table, every)
     assert len(html.encode()) < page.LIMIT
     kept = html.count("data:image/png")
     assert kept == 5
     assert "7 pictures left out to keep this file under 10 MB" in html
-    assert html.count("<strong>worst</strong>") == 5  # the first of each line before the second of any
+    # the first of each line before the second of any
+    assert html.count("<strong>worst</strong>") == 5
 
 
 def test_same_bytes_for_the_same_study(tmp_path: Path) -> None:
@@ -270,7 +320,9 @@ def test_scores_are_means_over_cases_then_seeds_and_gains_are_paired() -> None:
     assert gain(plan, tuned, base, "chase") == pytest.approx(sum(ours[s] - theirs[s] for s in (0, 2)) / 2)
     assert gain(plan, base, base, "chase") is None
     subject = "chase-jane-doe-2"
-    values = [c["dice"] for run in tuned.runs for r in run.tests.get("chase", ()) for c in r.cases if c["subject"] == subject]
+    values = [
+        c["dice"] for run in tuned.runs for r in run.tests.get("chase", ()) for c in r.cases if c["subject"] == subject
+    ]
     assert subject_scores(plan, tuned, "chase")[subject] == pytest.approx(sum(values) / len(values))
 
 
@@ -324,9 +376,14 @@ def test_a_volume_comes_with_a_slider_and_shows_its_central_slice_without_one(tm
 def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) -> None:
     study = a_study()
     plan, table = a_table(study)
-    curve = Lines("loss of chase-jane-doe-1", (1.0, 2.0), {"dice/vessel": (1.0, 0.5), "total": (2.0, 1.0)}, "step", "loss")
+    curve = Lines(
+        "loss of chase-jane-doe-1", (1.0, 2.0), {"dice/vessel": (1.0, 0.5), "total": (2.0, 1.0)}, "step", "loss"
+    )
     extra = Extra(
-        "Fairness", (Sheet("by age", ("group", "dice"), (("chase-jane-doe-2 <i>", "0.5"),), ("A note.",)),), (curve,), ("The end.",)
+        "Fairness",
+        (Sheet("by age", ("group", "dice"), (("chase-jane-doe-2 <i>", "0.5"),), ("A note.",)),),
+        (curve,),
+        ("The end.",),
     )
     shows = Shows(figures={("supervised", "chase"): {"loss": curve}}, extras={"stare": [extra]})
     write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
@@ -346,7 +403,9 @@ def test_subjects_of_training_images_are_numbered_after_those_that_were_tested(t
     study = a_study()
     plan, table = a_table(study)
     names = ("drive-jane-doe-9", "drive-jane-doe-8", "chase-jane-doe-0")
-    tiles = Images("of drive-jane-doe-9", (("aa", "bb", "cc"),), captions=(("by drive-jane-doe-8", "", ""),), subjects=(names,))
+    tiles = Images(
+        "of drive-jane-doe-9", (("aa", "bb", "cc"),), captions=(("by drive-jane-doe-8", "", ""),), subjects=(names,)
+    )
     shows = Shows(figures={("supervised", "chase"): {"tiles": tiles}})
     write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
     html = (tmp_path / "report.html").read_text()
@@ -392,7 +451,9 @@ def test_whom_to_annotate_is_drawn_without_scores_and_named_in_the_file_alone(tm
     assert path is not None
     rows = list(csv.DictReader(path.open()))
     assert len(rows) == 10  # two cases each
-    assert {(row["ordinal"], row["subject"]) for row in rows} == {(ordinals(table)[one.subject], one.subject) for one in wanted}
+    assert {(row["ordinal"], row["subject"]) for row in rows} == {
+        (ordinals(table)[one.subject], one.subject) for one in wanted
+    }
     assert [row["order"] for row in rows[:3]] == ["1", "1", "2"]
     html = written(tmp_path, study, plan, table)
     assert re.findall(r"<li>(S\d{3})</li>", html) == [one.ordinal for one in wanted]
@@ -405,7 +466,8 @@ def test_whom_to_annotate_is_drawn_without_scores_and_named_in_the_file_alone(tm
 
 @pytest.fixture(scope="module")
 def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, int]]]:
-    """A small study on volumes, "b" without masks, and (done, total) of each time its report was written."""
+    """A small study on volumes, "b" without masks, and (done, total) of each time its report was
+    written."""
     folder = tmp_path_factory.mktemp("study")
     manifest = write_brain(folder / "cohort", sites={"a": "none", "b": "severe"}, subjects=4, size=32, dims=3)
     with open(manifest, newline="") as file:

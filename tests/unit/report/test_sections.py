@@ -1,4 +1,5 @@
-"""The further sections of a tiny study: every finished line shows its features, all but two of them in a fold."""
+"""The further sections of a tiny study: every finished line shows its features, all but two of them
+in a fold."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from allograft.studies import run_study
 
 def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = ["finetune", {"fourier": {"beta": 0.1, "donors": 2}}]
-    study = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "finetune", recipes=recipes, target=["b"]).study
+    study = session_of(
+        write_cohort(tmp_path / "cohort"), tmp_path / "out", "finetune", recipes=recipes, target=["b"]
+    ).study
     sizes: dict[str, int] = {}
     real = embedding.embedding
 
@@ -49,5 +52,7 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
     assert {sizes[f"{title} at b"] for title in others} == {embedding.FURTHER}
     assert {sizes[f"{title} at b"] for title in first} == {embedding.MOST}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    (fold,) = re.findall(r"<details>\s*<summary>The features of the other recipes</summary>.*?</details>", page, re.DOTALL)
+    (fold,) = re.findall(
+        r"<details>\s*<summary>The features of the other recipes</summary>.*?</details>", page, re.DOTALL
+    )
     assert all(f"features of {title} at b" in fold for title in others)

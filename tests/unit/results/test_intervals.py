@@ -52,7 +52,10 @@ def test_limits_by_hand_and_against_scipy() -> None:
     assert t_limits(values, 0.99) == (pytest.approx(expected.low), pytest.approx(expected.high))
     centre, error = values.mean(), stats.sem(values)
     half = stats.t.ppf(0.975, 8) * error / (centre * (1 - centre))
-    assert score_limits(values) == (pytest.approx(expit(logit(centre) - half)), pytest.approx(expit(logit(centre) + half)))
+    assert score_limits(values) == (
+        pytest.approx(expit(logit(centre) - half)),
+        pytest.approx(expit(logit(centre) + half)),
+    )
 
 
 def test_limits_of_many_are_those_of_each() -> None:

@@ -12,7 +12,9 @@ from allograft.results.models import export_models
 from allograft.results.standing import Standing
 
 
-def test_processes_that_share_a_folder_hand_over_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_share_a_folder_hand_over_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock, waited = tmp_path / "models.lock", []
     with locked(lock):
         text = lock.read_text()

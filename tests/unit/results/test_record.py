@@ -48,13 +48,28 @@ def test_the_schema_is_designs(tmp_path: Path) -> None:
     assert SCHEMA == 2
     assert set(json.loads(next(tmp_path.iterdir()).read_text())) == {
         *("schema", "unit", "recipe", "seed", "stage", "ordinal", "seen", "source", "target", "site", "part", "fold"),
-        *("labelled_subjects", "status", "error", "metrics", "cases", "cost", "data", "environment", "checksum", "stream", "facts"),
+        *(
+            "labelled_subjects",
+            "status",
+            "error",
+            "metrics",
+            "cases",
+            "cost",
+            "data",
+            "environment",
+            "checksum",
+            "stream",
+            "facts",
+        ),
     }
 
 
 def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
     """It called unlabelled training images of a target "val"."""
-    for name, part, cases in (("old", "val", ({"case": "x", "subject": "1", "entropy": 0.5},)), ("source", "val", RECORD.cases)):
+    for name, part, cases in (
+        ("old", "val", ({"case": "x", "subject": "1", "entropy": 0.5},)),
+        ("source", "val", RECORD.cases),
+    ):
         tree = {**asdict(RECORD), "unit": name, "schema": 1, "part": part, "cases": cases}
         (tmp_path / f"{name}.json").write_text(json.dumps({**tree, "checksum": content_hash(tree)}))
     assert read_record(tmp_path / "old.json").part == "train-unlabelled"
@@ -100,7 +115,9 @@ def test_a_table_of_records(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no records"):
         read_records(tmp_path)
     RECORD.write(tmp_path / "records")
-    replace(RECORD, unit="u2", stage="failed", status="failed", error="why", metrics={}, cases=(), cost={}).write(tmp_path / "records")
+    replace(RECORD, unit="u2", stage="failed", status="failed", error="why", metrics={}, cases=(), cost={}).write(
+        tmp_path / "records"
+    )
     frame = read_records(tmp_path).set_index("unit")
     assert frame.loc["u1", "metrics/dice"] == 0.5
     assert frame.loc["u1", "cost/train_seconds"] == 1.5
@@ -110,6 +127,9 @@ def test_a_table_of_records(tmp_path: Path) -> None:
 
 
 def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
-    """After a change: a migration, a note, and this file anew from ``TypeAdapter(Record).json_schema()``."""
-    kept = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "record.schema.json").read_text(encoding="utf-8"))
+    """After a change: a migration, a note, and this file anew from
+    ``TypeAdapter(Record).json_schema()``."""
+    kept = json.loads(
+        (Path(__file__).parents[3] / "docs" / "reference" / "record.schema.json").read_text(encoding="utf-8")
+    )
     assert kept == TypeAdapter(Record).json_schema()

@@ -39,11 +39,15 @@ def a_study(seeds: int = 2, **more: Any) -> Study:
 
 def a_plan(study: Study, folds: int = 1) -> Plan:
     recipes = [parse_recipe(recipe) for recipe in RECIPES]
-    rows = [a_row(r, "b", s, f, f"{title(r)}.{s}.{f}") for s in range(study.seeds) for r in recipes for f in range(folds)]
+    rows = [
+        a_row(r, "b", s, f, f"{title(r)}.{s}.{f}") for s in range(study.seeds) for r in recipes for f in range(folds)
+    ]
     return Plan(tuple(rows), study.seeds, study.made_task)
 
 
-def a_record(row: Row, score: float | None, *, site: str = "b", part: str = "test", stage: str = "end", ordinal: int = 0) -> Record:
+def a_record(
+    row: Row, score: float | None, *, site: str = "b", part: str = "test", stage: str = "end", ordinal: int = 0
+) -> Record:
     cases = tuple({"case": f"{n}", "subject": f"{site}{row.fold}{n}", "dice": score, "iou": score} for n in range(2))
     metrics = {"dice": score, "iou": score}
     cost = {"train_seconds": 2.0 + row.seed, "peak_memory_mb": 100.0, "trainable_parameters": 12345}
@@ -150,7 +154,10 @@ def test_folds_are_pooled_by_subject() -> None:
 def failing(plan: Plan, records: dict[str, Record], name: str, seeds: tuple[int, ...]) -> dict[str, Record]:
     gone = {row.unit for row in plan.rows if title(row.recipe) == name and row.seed in seeds}
     rows = [row for row in plan.rows if row.unit in gone]
-    failed = [Record(row.unit, {}, row.seed, "failed", 0, "b", "test", target="b", status="failed", error="it broke") for row in rows]
+    failed = [
+        Record(row.unit, {}, row.seed, "failed", 0, "b", "test", target="b", status="failed", error="it broke")
+        for row in rows
+    ]
     return {key: record for key, record in records.items() if record.unit not in gone} | kept(*failed)
 
 
@@ -207,7 +214,9 @@ def test_the_table_shows_gain_failures_and_cost() -> None:
 
 def test_the_oracle_is_marked() -> None:
     study = a_study(selection="oracle")
-    assert "optimistic, chosen after the fact" in " ".join(shown(study, a_plan(study), world(a_plan(study), TEST, VAL)).split())
+    assert "optimistic, chosen after the fact" in " ".join(
+        shown(study, a_plan(study), world(a_plan(study), TEST, VAL)).split()
+    )
 
 
 @pytest.mark.parametrize(("subjects", "p"), [(0, 1.0), (1, 1.0), (2, 0.5), (6, 0.03125)])

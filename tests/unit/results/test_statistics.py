@@ -53,29 +53,52 @@ def a_study(**changes: Any) -> Study:
 
 
 def a_table(study: Study, scores: Scores, failed: Sequence[tuple[str, str, int]] = ()) -> tuple[Plan, list[Line]]:
-    """(title, target, seed) -> subject -> dice of each case, as a table; judged at the target alone."""
+    """(title, target, seed) -> subject -> dice of each case, as a table; judged at the target
+    alone."""
     made = [parse_recipe(recipe) for recipe in RECIPES]
-    rows = [a_row(r, site, s, 0, f"{title(r)}.{site}.{s}") for s in range(study.seeds) for r in made for site in study.target]
+    rows = [
+        a_row(r, site, s, 0, f"{title(r)}.{site}.{s}")
+        for s in range(study.seeds)
+        for r in made
+        for site in study.target
+    ]
     plan = Plan(tuple(rows), study.seeds, study.made_task)
     records = []
     for row in rows:
         key = (title(row.recipe), row.target, row.seed)
         if key in failed:
-            records.append(Record(row.unit, {"name": "x"}, row.seed, "failed", 0, row.target, "test", status="failed", error="broke"))
+            records.append(
+                Record(
+                    row.unit, {"name": "x"}, row.seed, "failed", 0, row.target, "test", status="failed", error="broke"
+                )
+            )
         elif key in scores:
-            cases = tuple({"case": f"{s}{n}", "subject": s, "dice": v} for s, values in scores[key].items() for n, v in enumerate(values))
-            cost = {"train_seconds": 2.5, "predict_seconds": 1.5, "peak_memory_mb": 900.0, "trainable_parameters": 120_000}
-            records.append(Record(row.unit, {"name": "x"}, row.seed, "tuned", 0, row.target, "test", cases=cases, cost=cost))
+            cases = tuple(
+                {"case": f"{s}{n}", "subject": s, "dice": v}
+                for s, values in scores[key].items()
+                for n, v in enumerate(values)
+            )
+            cost = {
+                "train_seconds": 2.5,
+                "predict_seconds": 1.5,
+                "peak_memory_mb": 900.0,
+                "trainable_parameters": 120_000,
+            }
+            records.append(
+                Record(row.unit, {"name": "x"}, row.seed, "tuned", 0, row.target, "test", cases=cases, cost=cost)
+            )
     return plan, lines(plan, {record.name: record for record in records}, "last")
 
 
 def with_gains(gains: Mapping[str, Sequence[float]], study: Study, cases: int = 1) -> Scores:
-    """Every seed alike: subject i has 0.3 + i / 100 with do-nothing, and a recipe's i-th gain more with it."""
+    """Every seed alike: subject i has 0.3 + i / 100 with do-nothing, and a recipe's i-th gain more
+    with it."""
     count = len(next(iter(gains.values())))
     every = {**gains, "supervised": [0.0] * count}
     return {
         (name, site, seed): {
-            f"p{n:02d}": [0.3 + n / 100 + more + (-1) ** c * 0.01 * (cases > 1) for c in range(cases)] for n, more in enumerate(row)
+            f"p{n:02d}": [0.3 + n / 100 + more + (-1) ** c * 0.01 * (cases > 1) for c in range(cases)]
+            for n, more in enumerate(row)
         }
         for name, row in every.items()
         for site in study.target
@@ -96,7 +119,8 @@ def test_all_of_one_sign_give_the_smallest_p(count: int, p: float) -> None:
 
 
 def test_signed_ranks_by_hand() -> None:
-    # ranks 1, 2, 3 with signs +, -, +: the sum of the positive is 4; sums of 4 or more: {1,3}, {2,3}, {1,2,3}, 3 of 8
+    # ranks 1, 2, 3 with signs +, -, +: the sum of the positive is 4; sums of 4 or more: {1,3},
+    # {2,3}, {1,2,3}, 3 of 8
     assert wilcoxon([0.1, -0.2, 0.3], "greater") == 3 / 8
     assert wilcoxon([0.1, -0.2, 0.3], "less") == 6 / 8
     assert wilcoxon([0.1, -0.2, 0.3]) == 6 / 8
@@ -114,12 +138,17 @@ def test_zeros_are_dropped_and_noise_makes_no_difference() -> None:
 
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
-@pytest.mark.parametrize("differences", [[1, 1, -1, 2, 2, -3], [1, -1, 1, -1], [2, 2, 2, 2, 2], [1, 2, 2, -4, 5, 5, 5, -8, 9, 10]])
+@pytest.mark.parametrize(
+    "differences", [[1, 1, -1, 2, 2, -3], [1, -1, 1, -1], [2, 2, 2, 2, 2], [1, 2, 2, -4, 5, 5, 5, -8, 9, 10]]
+)
 def test_ties_are_counted_over_every_sign(differences: list[int], alternative: Any) -> None:
     size = [abs(value) for value in differences]
     ranks = [sum(s < one for s in size) + (size.count(one) + 1) / 2 for one in size]
     found = sum(rank for rank, value in zip(ranks, differences, strict=True) if value > 0)
-    sums = [sum(rank for rank, plus in zip(ranks, signs, strict=True) if plus) for signs in itertools.product((0, 1), repeat=len(ranks))]
+    sums = [
+        sum(rank for rank, plus in zip(ranks, signs, strict=True) if plus)
+        for signs in itertools.product((0, 1), repeat=len(ranks))
+    ]
     greater, less = (sum(test) / len(sums) for test in ([s >= found for s in sums], [s <= found for s in sums]))
     expected = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}[alternative]
     assert wilcoxon(differences, alternative) == pytest.approx(expected, abs=1e-15)
@@ -179,8 +208,11 @@ def test_a_pooled_mean_has_the_interval_of_the_mean() -> None:
     cases = [{"case": f"{n}{eye}", "subject": f"p{n}", "dice": float(v)} for n, v in enumerate(values) for eye in "LR"]
     found = bootstrap_pooled([cases], None, mean_over_subjects, draws=2000)["dice"]
     drawn = values[np.random.default_rng(0).integers(15, size=(9999, 15))].mean(1)
-    assert found == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.05)  # a subject drawn twice counts twice
-    twice, once = (bootstrap_pooled(each, None, mean_over_subjects, draws=200)["dice"] for each in ([cases, cases], [cases]))
+    # a subject drawn twice counts twice
+    assert found == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.05)
+    twice, once = (
+        bootstrap_pooled(each, None, mean_over_subjects, draws=200)["dice"] for each in ([cases, cases], [cases])
+    )
     assert twice == pytest.approx(once)
 
 
@@ -199,7 +231,10 @@ def test_a_pooled_difference_is_paired() -> None:
 def test_a_comparison_by_hand() -> None:
     study = a_study()
     plan, table = a_table(
-        study, with_gains({TITLES[1]: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06], TITLES[2]: [-0.1, 0.1, 0.2, 0.3, 0.4, 0.5]}, study)
+        study,
+        with_gains(
+            {TITLES[1]: [0.01, 0.02, 0.03, 0.04, 0.05, 0.06], TITLES[2]: [-0.1, 0.1, 0.2, 0.3, 0.4, 0.5]}, study
+        ),
     )
     found = compare(table, plan, "chase")
     assert list(found) == list(TITLES[1:])
@@ -207,7 +242,8 @@ def test_a_comparison_by_hand() -> None:
     assert (fourier.subjects, fourier.difference) == (6, pytest.approx(0.035))
     assert fourier.low is not None
     assert fourier.high is not None
-    half = 2.570582 * math.sqrt(0.00175 / 5 / 6)  # t with 5 degrees of freedom; squares about the mean sum to 0.00175
+    # t with 5 degrees of freedom; squares about the mean sum to 0.00175
+    half = 2.570582 * math.sqrt(0.00175 / 5 / 6)
     assert (fourier.low, fourier.high) == pytest.approx((0.035 - half, 0.035 + half), abs=1e-7)
     assert (fourier.sd, fourier.dof) == (pytest.approx(math.sqrt(0.00175 / 5)), 5)
     assert fourier.p == 0.03125
@@ -246,7 +282,9 @@ def test_only_what_both_rows_finished_is_compared() -> None:
     study = a_study(target=["chase"])
     scores = dict(with_gains({TITLES[1]: [0.1] * 6}, study))
     scores[TITLES[1], "chase", 1] = {"p00": [0.9], "stranger": [0.9]}
-    plan, table = a_table(study, scores, failed=[("supervised", "chase", 1), (TITLES[2], "chase", 0), (TITLES[2], "chase", 1)])
+    plan, table = a_table(
+        study, scores, failed=[("supervised", "chase", 1), (TITLES[2], "chase", 0), (TITLES[2], "chase", 1)]
+    )
     found = compare(table, plan, "chase")
     assert list(found) == [TITLES[1]]
     assert found[TITLES[1]].subjects == 6
@@ -254,7 +292,11 @@ def test_only_what_both_rows_finished_is_compared() -> None:
 
 
 def _described(table: Sequence[Line], plan: Plan) -> list[Any]:
-    return [compare(table, plan, "chase"), [score_interval(plan, line, "chase") for line in table], over_pairs([table], plan)]
+    return [
+        compare(table, plan, "chase"),
+        [score_interval(plan, line, "chase") for line in table],
+        over_pairs([table], plan),
+    ]
 
 
 def test_two_images_of_a_subject_do_not_double_n() -> None:
@@ -272,7 +314,10 @@ def test_the_order_and_the_names_of_subjects_change_nothing() -> None:
     study = a_study()
     gains = {name: list(np.random.default_rng(n).normal(0.03, 0.05, 7)) for n, name in enumerate(TITLES[1:])}
     scores = with_gains(gains, study)
-    shuffled = {key: {f"q{(3 * n) % 7}": values for n, values in reversed(list(enumerate(row.values())))} for key, row in scores.items()}
+    shuffled = {
+        key: {f"q{(3 * n) % 7}": values for n, values in reversed(list(enumerate(row.values())))}
+        for key, row in scores.items()
+    }
     one, other = (a_table(study, every) for every in (scores, shuffled))
     assert _described(one[1], one[0])[:2] == _described(other[1], other[0])[:2]
 
@@ -286,7 +331,8 @@ def test_undefined_subjects_leave_the_pairs() -> None:
     found = compare(table, plan, "chase")[TITLES[1]]
     assert found.subjects == 5
     assert found.note == "cannot be significant with 5 subjects"
-    assert found.difference == pytest.approx(0.1)  # and not the difference of the two scores, of other subjects
+    # and not the difference of the two scores, of other subjects
+    assert found.difference == pytest.approx(0.1)
     assert "p05" not in subject_scores(plan, table[1], "chase")
 
 
@@ -314,7 +360,9 @@ def test_a_pooled_headline_has_an_interval_and_no_p(monkeypatch: pytest.MonkeyPa
         runs = []
         for run in line.runs:
             drawn = scores[which][run.row.seed]
-            cases = tuple({"subject": f"p{n}", "label": n % 2, "chance": float(s) + (n % 2) * which} for n, s in enumerate(drawn))
+            cases = tuple(
+                {"subject": f"p{n}", "label": n % 2, "chance": float(s) + (n % 2) * which} for n, s in enumerate(drawn)
+            )
             runs.append(replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=cases),)}))
         return replace(line, runs=tuple(runs))
 
@@ -340,7 +388,9 @@ def test_a_pooled_headline_has_an_interval_and_no_p(monkeypatch: pytest.MonkeyPa
 def test_means_over_pairs_by_hand() -> None:
     study = a_study(seeds=3)
     values = {"chase": (0.5, 0.6, 0.9), "stare": (0.7, 0.6, 0.1)}
-    scores: dict[Any, Any] = {("supervised", site, seed): {"p": [v]} for site, row in values.items() for seed, v in enumerate(row)}
+    scores: dict[Any, Any] = {
+        ("supervised", site, seed): {"p": [v]} for site, row in values.items() for seed, v in enumerate(row)
+    }
     scores |= {(TITLES[1], "chase", seed): {"p": [0.5]} for seed in range(3)}
     plan, table = a_table(study, scores, failed=[("supervised", "stare", 1)])
     first, second, third = over_pairs([table], plan)
@@ -375,7 +425,9 @@ def printed(study: Study, plan: Plan, table: Sequence[Line], width: int = 160) -
 
 def test_the_text_table_fits_and_says_it_all() -> None:
     study = a_study()
-    plan, table = a_table(study, with_gains({TITLES[1]: [0.01, 0.02, 0.03, 0.044], TITLES[2]: [0.4, 0.3, 0.2, 0.1]}, study))
+    plan, table = a_table(
+        study, with_gains({TITLES[1]: [0.01, 0.02, 0.03, 0.044], TITLES[2]: [0.4, 0.3, 0.2, 0.1]}, study)
+    )
     text = printed(study, plan, table)
     assert max(map(len, text.splitlines())) <= 160
     (row,) = (line for line in text.split("drive -> stare")[0].splitlines() if "fourier" in line)
@@ -399,7 +451,10 @@ def test_a_study_without_target_labels_prints_no_statistics() -> None:
 def test_cells_of_the_report() -> None:
     study = a_study(target=["chase"])
     plan, table = a_table(
-        study, with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)], TITLES[2]: [-0.1 - n / 100 for n in range(8)]}, study)
+        study,
+        with_gains(
+            {TITLES[1]: [0.1 + n / 100 for n in range(8)], TITLES[2]: [-0.1 - n / 100 for n in range(8)]}, study
+        ),
     )
     made = decision_table(study, plan, table, "chase")
     names = [column.name for column in made.columns]
@@ -415,12 +470,14 @@ def test_cells_of_the_report() -> None:
     assert cells[1]["95 % interval"].text == f"{interval[0]:.3f} to {interval[1]:.3f}"
     few_plan, few = a_table(study, with_gains({TITLES[1]: [0.1] * 4}, study))
     made = decision_table(study, few_plan, few, "chase")
-    assert made.note == "cannot be significant with 4 subjects"  # of every row, so it stands once, below the table
+    # of every row, so it stands once, below the table
+    assert made.note == "cannot be significant with 4 subjects"
     assert made.rows[1][1][4].small == ""
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (999, "999"), (1000, "1.00k"), (9_996, "10.0k"), (99_960, "100k"), (999_900, "1.00M")]
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00k"), (9_996, "10.0k"), (99_960, "100k"), (999_900, "1.00M")],
 )
 def test_counts_are_short(number: float, text: str) -> None:
     assert short_count(number) == text
@@ -433,19 +490,31 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_results_are_one_row_a_line_and_site(tmp_path: Path) -> None:
     study = a_study(target=["chase", '=stare, "b"'])
-    plan, table = a_table(study, with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)]}, study), failed=[(TITLES[2], "chase", 0)])
+    plan, table = a_table(
+        study, with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)]}, study), failed=[(TITLES[2], "chase", 0)]
+    )
     rows = read(write_results(tmp_path, plan, table))
     assert tuple(rows[0]) == COLUMNS
-    assert [(row["recipe"], row["site"]) for row in rows] == [(line.title, line.target.replace("=", "'=")) for line in table]
+    assert [(row["recipe"], row["site"]) for row in rows] == [
+        (line.title, line.target.replace("=", "'=")) for line in table
+    ]
     row = next(row for row in rows if row["recipe"] == TITLES[1] and row["site"] == "chase")
     line = next(line for line in table if line.title == TITLES[1] and line.target == "chase")
     found: Comparison = compare(table, plan, "chase")[TITLES[1]]
     assert float(row["mean"]) == line.score("chase")
     assert (row["seeds_done"], row["seeds"], row["subjects"], row["paired_subjects"]) == ("2", "2", "8", "8")
     assert (float(row["low"]), float(row["high"])) == score_interval(plan, line, "chase")
-    assert [float(row[key]) for key in ("difference", "difference_low", "difference_high")] == [found.difference, found.low, found.high]
+    assert [float(row[key]) for key in ("difference", "difference_low", "difference_high")] == [
+        found.difference,
+        found.low,
+        found.high,
+    ]
     assert (float(row["p"]), float(row["p_adjusted"])) == (found.p, found.adjusted) == (2**-7, 2**-7)
-    assert (row["train_seconds"], row["trainable_parameters"], float(row["predict_seconds_per_100"])) == ("2.5", "120000", 18.75)
+    assert (row["train_seconds"], row["trainable_parameters"], float(row["predict_seconds_per_100"])) == (
+        "2.5",
+        "120000",
+        18.75,
+    )
     failed = next(row for row in rows if row["recipe"] == TITLES[2] and row["site"] == "chase")
     assert (failed["seeds_done"], failed["mean"], failed["difference"], failed["subjects"]) == ("0", "", "", "0")
     first = (tmp_path / "results.csv").read_bytes()
@@ -459,15 +528,21 @@ class DiceAndAuc:
     headline = "dice"
 
     def aggregate(self, cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        return {**mean_over_subjects(cases), **Auc().aggregate(cases), "ece": None, "undefined/ece": 1.0} if cases else {}
+        return (
+            {**mean_over_subjects(cases), **Auc().aggregate(cases), "ece": None, "undefined/ece": 1.0} if cases else {}
+        )
 
 
 def test_every_metric_has_a_row_and_an_interval(tmp_path: Path) -> None:
-    plan, table = a_table(a_study(target=["chase"]), with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)]}, a_study(target=["chase"])))
+    plan, table = a_table(
+        a_study(target=["chase"]), with_gains({TITLES[1]: [0.1 + n / 100 for n in range(8)]}, a_study(target=["chase"]))
+    )
     plan = replace(plan, task=DiceAndAuc())
     record = table[1].runs[0].tests["chase"][0]
     judged = tuple({**case, "label": n % 2, "chance": (7 * n) % 8} for n, case in enumerate(record.cases))
-    runs = tuple(replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=judged),)}) for run in table[1].runs)
+    runs = tuple(
+        replace(run, tests={"chase": (replace(run.tests["chase"][0], cases=judged),)}) for run in table[1].runs
+    )
     pooled = {name: (value,) * 2 for name, value in plan.task.aggregate(judged).items() if value is not None}
     line = replace(table[1], runs=runs, metrics={"chase": pooled})
     rows = {row["metric"]: row for row in read(write_metrics(tmp_path, plan, [line]))}
@@ -488,7 +563,12 @@ def test_other_sites_have_rows_of_their_own(tmp_path: Path) -> None:
         for run in line.runs:
             records = run.tests.get("chase", ())
             moved = tuple(
-                replace(r, site="drive", cost={"predict_seconds": 4.0}, cases=tuple({**c, "dice": c["dice"] + shift} for c in r.cases))
+                replace(
+                    r,
+                    site="drive",
+                    cost={"predict_seconds": 4.0},
+                    cases=tuple({**c, "dice": c["dice"] + shift} for c in r.cases),
+                )
                 for r in records
             )
             runs.append(replace(run, tests={**run.tests, "drive": moved} if records else {}))
@@ -510,7 +590,9 @@ NUMBERS = ("areas", "claims", "intervals", "power", "ranks", "statistics")
 def test_the_numbers_need_neither_torch_nor_the_rest_of_us(name: str) -> None:
     source = Path(statistics.__file__).with_name(f"{name}.py")
     tree = ast.parse(source.read_text(encoding="utf-8"))
-    hints = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) for inner in ast.walk(node)}  # under TYPE_CHECKING
+    hints = {
+        id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) for inner in ast.walk(node)
+    }  # under TYPE_CHECKING
     nodes = [node for node in ast.walk(tree) if id(node) not in hints]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}

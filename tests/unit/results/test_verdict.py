@@ -60,7 +60,9 @@ def noise(row: str, size: float = 0.01, subjects: int = SUBJECTS) -> NDArray[np.
     return drawn - drawn.mean()
 
 
-def scored(gains: Mapping[str, float], level: float = 0.5, spread: float = 0.01, subjects: int = SUBJECTS) -> dict[str, Any]:
+def scored(
+    gains: Mapping[str, float], level: float = 0.5, spread: float = 0.01, subjects: int = SUBJECTS
+) -> dict[str, Any]:
     """Row -> a score for each subject: do-nothing's, more by the gain on average."""
     nothing = level + noise("nothing", 0.05, subjects)
     return {"supervised": nothing} | {row: nothing + gain + noise(row, spread, subjects) for row, gain in gains.items()}
@@ -75,7 +77,8 @@ def planted(
     seconds: Mapping[str, float] = SECONDS,
     failed: Sequence[str] = (),
 ) -> tuple[Plan, list[Line]]:
-    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at the source."""
+    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at the
+    source."""
     made = {row: parse_recipe(RECIPES[row]) for row in RECIPES if row in scores or row in failed}
     rows = [a_row(recipe, "b", seed, 0, f"{row}.{seed}") for seed in range(study.seeds) for row, recipe in made.items()]
     plan = Plan(tuple(rows), study.seeds, study.made_task, study.statistics, study.primary_title)
@@ -83,15 +86,32 @@ def planted(
     for row in rows:
         name = title(row.recipe)
         if name in failed:
-            records.append(Record(row.unit, {}, row.seed, "failed", 0, "b", "test", target="b", status="failed", error="broke"))
+            records.append(
+                Record(row.unit, {}, row.seed, "failed", 0, "b", "test", target="b", status="failed", error="broke")
+            )
             continue
         own = tuple(f"t{n}" for n in range(labels[name]))
         cost = {"train_seconds": seconds[name], "peak_memory_mb": 1.0, "trainable_parameters": 1}
         wobble = 0.001 * (-1) ** row.seed
         for site, values in (("b", scores[name]), ("home", 0.8 + (home or {}).get(name, 0.0) + noise("home", 0.02))):
-            cases = tuple({"case": f"{site}{n}", "subject": f"{site}{n:02d}", "dice": float(v) + wobble} for n, v in enumerate(values))
+            cases = tuple(
+                {"case": f"{site}{n}", "subject": f"{site}{n:02d}", "dice": float(v) + wobble}
+                for n, v in enumerate(values)
+            )
             records.append(
-                Record(row.unit, {}, row.seed, "end", 0, site, "test", target="b", labelled_subjects=own, cases=cases, cost=cost)
+                Record(
+                    row.unit,
+                    {},
+                    row.seed,
+                    "end",
+                    0,
+                    site,
+                    "test",
+                    target="b",
+                    labelled_subjects=own,
+                    cases=cases,
+                    cost=cost,
+                )
             )
     return plan, lines(plan, {record.name: record for record in records}, study.selection)
 
@@ -151,12 +171,14 @@ def test_too_few_subjects_come_with_the_number_that_the_margin_would_need() -> N
     assert wide.reach is not None
     assert wide.reach.needed is not None
     assert wide.reach.needed < found.reach.needed
-    assert wide.reason == "too few subjects to show one"  # the exact test cannot be significant with four
+    # the exact test cannot be significant with four
+    assert wide.reason == "too few subjects to show one"
     assert verdict(a_study(), {"supervised": [0.5], TOP: [0.9]}).reason == "too few subjects to show one"
 
 
 def test_the_interval_and_the_exact_test_must_both_show_the_gain() -> None:
-    """Subjects that all gain: with six the interval says yes, and no p can after Holm over three rows; with seven both do."""
+    """Subjects that all gain: with six the interval says yes, and no p can after Holm over three
+    rows; with seven both do."""
     scores = scored({FREE: 0.1, TOP: 0.1, FULL: 0.1}, subjects=7)
     seven = verdict(a_study(), scores)
     assert (seven.action, seven.p) == ("change", pytest.approx(3 * 2**-6))
@@ -166,7 +188,9 @@ def test_the_interval_and_the_exact_test_must_both_show_the_gain() -> None:
     assert six.p == pytest.approx(3 * 2**-5)
     assert six.action == "keep"
     outlier = scored({TOP: 0.05})
-    outlier[TOP] = outlier["supervised"] + np.array([0.01] * 11 + [0.4])  # all gain, by ranks beyond doubt, and one carries the mean
+    outlier[TOP] = outlier["supervised"] + np.array(
+        [0.01] * 11 + [0.4]
+    )  # all gain, by ranks beyond doubt, and one carries the mean
     found = verdict(a_study(), outlier)
     assert found.p is not None
     assert found.p < 0.001
@@ -184,7 +208,9 @@ def test_limits_are_joint_over_the_rows_that_share_a_level() -> None:
         assert (found.low, found.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
         assert f"({expected.low:+.3f} to {expected.high:+.3f}, p" in found.sentence
     onesided = verdict(a_study(statistics={"alternative": "greater"}), scores)
-    assert onesided.low == pytest.approx(stats.ttest_1samp(gains, 0, alternative="greater").confidence_interval(1 - 0.05 / 3).low)
+    assert onesided.low == pytest.approx(
+        stats.ttest_1samp(gains, 0, alternative="greater").confidence_interval(1 - 0.05 / 3).low
+    )
 
 
 def test_a_gain_that_one_row_alone_would_show_is_not_shown_among_many() -> None:
@@ -244,7 +270,9 @@ def test_where_nothing_was_measured_nothing_is_said() -> None:
     assert (found.action, found.reason) == ("not-measured", "no test subject has labels")
     assert found.sentence == "Nothing can be said of b: no test subject has labels."
     assert verdict(study, {"supervised": [0.5] * 5}).reason == "no other row was measured"
-    assert verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "doing nothing has no score to compare with"
+    assert (
+        verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "doing nothing has no score to compare with"
+    )
 
 
 # ---- the row named beforehand
@@ -259,7 +287,8 @@ def test_the_row_named_beforehand_is_tested_alone() -> None:
     assert found.optimism == 0.0
     plan, table = planted(study, scores)
     compared = compare(table, plan, "b")
-    assert (compared[TOP].adjusted, compared[FULL].adjusted) == (2**-5, 2 * 2**-5)  # two others share their level
+    # two others share their level
+    assert (compared[TOP].adjusted, compared[FULL].adjusted) == (2**-5, 2 * 2**-5)
     assert "p 0.031, named beforehand" in found.sentence
 
 
@@ -269,7 +298,8 @@ def test_the_row_named_beforehand_is_taken_before_others_and_others_where_it_doe
     assert (found.row, found.tied, found.label_free) == (TOP, (FREE,), FREE)
     found = verdict(study, scored({FREE: 0.0, TOP: 0.0, FULL: 0.2}))
     assert (found.row, found.looked_at, found.rows) == (FULL, FULL, 2)
-    assert found.p == pytest.approx(2 * 2 * 2.0**-SUBJECTS)  # two-sided, of the two that share their level
+    # two-sided, of the two that share their level
+    assert found.p == pytest.approx(2 * 2 * 2.0**-SUBJECTS)
     found = verdict(study, scored({FREE: 0.0, TOP: -0.01, FULL: 0.001}))
     assert (found.action, found.looked_at) == ("keep", TOP)
     assert "the row named beforehand is finetune scope=top, -0.010 over your model" in found.sentence
@@ -357,7 +387,9 @@ def test_optimism_by_a_slow_loop() -> None:
 def test_of_500_controls_with_eight_rows_at_most_one_in_twenty_is_told_to_change(subjects: int) -> None:
     rng = np.random.default_rng(subjects)
     nothing = rng.beta(6, 1.2, (500, subjects, 1))
-    rows = nothing + rng.normal(0, 0.02, (500, subjects, 1)) + rng.normal(0, 0.03, (500, subjects, 8))  # what they share, and their own
+    rows = (
+        nothing + rng.normal(0, 0.02, (500, subjects, 1)) + rng.normal(0, 0.03, (500, subjects, 8))
+    )  # what they share, and their own
     made = Evidence(tuple("abcdefgh"), np.concatenate([nothing, rows], 2)[0], (1.0,) * 8, (1.0,) * 8)
     found = choose(made, np.concatenate([nothing, rows], 2))
     changed = float(np.mean(found.row != KEPT))
@@ -391,9 +423,23 @@ def classified(shifts: Mapping[str, float], subjects: int = 40) -> tuple[Study, 
         logit = base + own + shifts[title(row.recipe)] * (np.arange(subjects) % 2)
         p = 1 / (1 + np.exp(-logit))
         cases = tuple(
-            {"case": f"{n}", "subject": f"p{n:02d}", "label": n % 2, "probabilities": [1 - v, v]} for n, v in enumerate(map(float, p))
+            {"case": f"{n}", "subject": f"p{n:02d}", "label": n % 2, "probabilities": [1 - v, v]}
+            for n, v in enumerate(map(float, p))
         )
-        records.append(Record(row.unit, {}, row.seed, "end", 0, "b", "test", target="b", cases=cases, metrics=plan.task.aggregate(cases)))
+        records.append(
+            Record(
+                row.unit,
+                {},
+                row.seed,
+                "end",
+                0,
+                "b",
+                "test",
+                target="b",
+                cases=cases,
+                metrics=plan.task.aggregate(cases),
+            )
+        )
     return study, plan, lines(plan, {record.name: record for record in records}, "last")
 
 
@@ -426,7 +472,9 @@ def test_any_other_pooled_headline_is_judged_by_the_jackknife() -> None:
     table = [replace(line, scores=each) for line, each in zip(table, scores, strict=True)]
     evidence = evidence_of(plan, table[1:], table[0], "b")
     assert evidence is not None
-    assert evidence.values.mean(0) == pytest.approx([line.score("b") for line in table], abs=0.01)  # the jackknife's, less its bias
+    assert evidence.values.mean(0) == pytest.approx(
+        [line.score("b") for line in table], abs=0.01
+    )  # the jackknife's, less its bias
     assert verdicts_of(study, plan, table)["b"].row == TOP
 
 
@@ -438,7 +486,12 @@ def test_the_file_the_table_and_the_lines_say_the_same(tmp_path: Path) -> None:
     plan, table = planted(study, scored({FREE: 0.0, TOP: 0.2, FULL: 0.202}), home={TOP: -0.05})
     found = verdicts_of(study, plan, table)
     made = marked(table, found)
-    assert {line.title: line.verdict for line in made} == {"supervised": "", FREE: "", TOP: "change; forgets", FULL: "tied"}
+    assert {line.title: line.verdict for line in made} == {
+        "supervised": "",
+        FREE: "",
+        TOP: "change; forgets",
+        FULL: "tied",
+    }
     assert [line.title for line in made if line.chosen] == [TOP]
     path = write_verdicts(tmp_path, found)
     assert path is not None
@@ -457,7 +510,8 @@ def test_the_file_the_table_and_the_lines_say_the_same(tmp_path: Path) -> None:
     assert rows[0].split(",")[4] == "verdict"
     assert [row.split(",")[4] for row in rows[1:] if row.startswith(f"{TOP},b,b")] == ["change; forgets"]
     assert [row.split(",")[4] for row in rows[1:] if row.startswith(f"{TOP},b,home")] == [""]
-    assert write_verdicts(tmp_path, {}) is None  # an unfinished study has none, and an older one goes
+    # an unfinished study has none, and an older one goes
+    assert write_verdicts(tmp_path, {}) is None
     assert not path.exists()
     kept = marked(*(lambda made: (made[1], verdicts_of(study, *made)))(planted(study, scored({TOP: 0.0}))))
     assert [line.verdict for line in kept] == ["keep", ""]

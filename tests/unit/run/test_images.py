@@ -1,4 +1,5 @@
-"""Images that a recipe shows: on the page of its row under ordinals, and on no page that is made without images."""
+"""Images that a recipe shows: on the page of its row under ordinals, and on no page that is made
+without images."""
 
 from __future__ import annotations
 
@@ -30,10 +31,17 @@ class Showing:
 
     def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
         """A row per side."""
-        rows = [[(cohort, index) for cohort in side for index in range(2)] for side in (scenario.source, scenario.target)]
-        words = {"names": ["source", "target"], "captions": [[f"of {subject_of(item)}" for item in row] for row in rows]}
+        rows = [
+            [(cohort, index) for cohort in side for index in range(2)] for side in (scenario.source, scenario.target)
+        ]
+        words = {
+            "names": ["source", "target"],
+            "captions": [[f"of {subject_of(item)}" for item in row] for row in rows],
+        }
         subjects = [list(map(subject_of, row)) for row in rows]
-        context.show("toy", Images.from_arrays("toys", [list(map(thumbnail, row)) for row in rows], **words, subjects=subjects))
+        context.show(
+            "toy", Images.from_arrays("toys", [list(map(thumbnail, row)) for row in rows], **words, subjects=subjects)
+        )
         yield Stage("shown", Direct(network))
         return Carry(network)
 
@@ -100,7 +108,9 @@ def test_a_folder_of_an_earlier_version_has_a_page_without_them(made: Path) -> N
     kept = {path: path.read_bytes() for path in made.glob("units/*/figures.json")}
     try:
         for path in kept:
-            write_json(path, {name: to_json(figure) for name, figure in Store(path.parent).figures(images=False).items()})
+            write_json(
+                path, {name: to_json(figure) for name, figure in Store(path.parent).figures(images=False).items()}
+            )
         rebuild(made)
     finally:
         for path, told in kept.items():

@@ -34,7 +34,10 @@ def test_units_steps_and_what_they_share(manifest: Path, tmp_path: Path):
         "joint": 50,
         "finetune scope=top": 7,
     }
-    assert [unit.rows for unit in made.units if unit.title == "supervised"] == [2, 2]  # itself and finetune, in each of two seeds
+    assert [unit.rows for unit in made.units if unit.title == "supervised"] == [
+        2,
+        2,
+    ]  # itself and finetune, in each of two seeds
     assert len(made.units) == 10
     assert all(unit.state == "to do" for unit in made.units)
     assert made.seconds > 0
@@ -62,7 +65,9 @@ def test_what_is_done_is_told_and_not_counted(manifest: Path, tmp_path: Path):
     assert made.units[0].seconds is None
 
 
-def test_a_recipe_that_cannot_be_tried_is_told_and_the_rest_stands(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_recipe_that_cannot_be_tried_is_told_and_the_rest_stands(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def broken(self, scenario, network, context):
         raise ValueError("no such thing")
         yield
@@ -74,7 +79,9 @@ def test_a_recipe_that_cannot_be_tried_is_told_and_the_rest_stands(manifest: Pat
     assert states["supervised"] == "to do"
 
 
-def test_a_step_that_will_not_fit_is_refused_and_the_setting_named(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_that_will_not_fit_is_refused_and_the_setting_named(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     fixed, each = forecast(study(manifest, tmp_path).start(study(manifest, tmp_path).prepare(), 0), (1, 1, 32, 32))
     monkeypatch.setattr(previews, "free_memory", lambda device: fixed + 5 * each)
     with pytest.raises(SpecError, match=r"budget\.batch_size: a step of 6 .* at most 5"):
@@ -86,7 +93,12 @@ def test_a_step_that_will_not_fit_is_refused_and_the_setting_named(manifest: Pat
 
 def test_the_forecast_is_near_what_a_step_keeps():
     """Against a count of the bytes that a real step saves for backward."""
-    network = build({"build": {"unet": {"channels": [8, 16], "in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 2}}, "surgery": []})
+    network = build(
+        {
+            "build": {"unet": {"channels": [8, 16], "in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 2}},
+            "surgery": [],
+        }
+    )
     fixed, each = forecast(network, (1, 1, 64, 64))
     saved: dict[int, torch.Tensor] = {}
 

@@ -1,4 +1,5 @@
-"""What a recipe cannot be used with is refused when the study is prepared, before anything is trained."""
+"""What a recipe cannot be used with is refused when the study is prepared, before anything is
+trained."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("adaptsegnet", CLASSES, "adaptsegnet: looks at segmentations alone"),
         ("segjdot", CLASSES, "segjdot: compares segmentations"),
         ("msnet", CLASSES, "msnet: the task predicts label"),
-        ({"finetune": {"first": "stain_aglr"}}, {}, "stain_aglr: task is segmentation, .*expected task: {classification"),
+        (
+            {"finetune": {"first": "stain_aglr"}},
+            {},
+            "stain_aglr: task is segmentation, .*expected task: {classification",
+        ),
         ("stain_aglr", ZSCORE, "stain_aglr: preprocessing.intensity is 'zscore'.*intensity: unit"),
         ("stain_normalisation", ZSCORE, "stain_normalisation: preprocessing.intensity is 'zscore'"),
         ({"unlearning": {"attributes": ["scaner"]}}, {}, "unlearning.*did you mean 'scanner'"),
@@ -48,7 +53,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"fourier": {"first": "dsbn"}}, GROUP, "dsbn: the network has no plain batch normalisation"),
         ("msnet", GROUP, "dsbn: the network has no plain batch normalisation"),
         ("spottunet", OPAQUE, "spottunet: the encoder of network 'monai.UNet' is not made of levels"),
-        ({"lora": {"rank": 4, "first": {"finetune": {"scope": "decoder"}}}}, OPAQUE, "scope 'decoder': the network is one opaque module"),
+        (
+            {"lora": {"rank": 4, "first": {"finetune": {"scope": "decoder"}}}},
+            OPAQUE,
+            "scope 'decoder': the network is one opaque module",
+        ),
     ],
 )
 def test_refused(recipe: Any, changes: dict[str, Any], told: str, manifest: Path, tmp_path: Path) -> None:
@@ -66,7 +75,11 @@ SWIN = {"swin_unetr": {"spatial_dims": 3, "feature_size": 12, "depths": [1, 1, 1
     [
         ("cyclegan", {"network": BODY}, "cyclegan: translates 2-D images, these are volumes; cut them into slices"),
         ({"finetune": {"first": "cyclegan"}}, {"network": BODY}, "cyclegan: translates 2-D images"),
-        ({"spottunet": {"policy_network": "resnet34"}}, {"network": BODY}, "spottunet: policy_network resnet34 is for 2-D images"),
+        (
+            {"spottunet": {"policy_network": "resnet34"}},
+            {"network": BODY},
+            "spottunet: policy_network resnet34 is for 2-D images",
+        ),
         ("spottunet", {"network": SWIN}, "spottunet: some blocks of network 'swin_unetr' are not called as modules"),
         ({"spottunet": {"slices": 9}}, {"network": BODY}, "spottunet: slices: asks for 9, the label budget has 2"),
     ],
@@ -74,7 +87,9 @@ SWIN = {"swin_unetr": {"spatial_dims": 3, "feature_size": 12, "depths": [1, 1, 1
 def test_refused_of_volumes(recipe: Any, changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     manifest = write_brains(tmp_path / "cohort", (64, 32, 32))
     with pytest.raises(SpecError, match=told):
-        session_of(manifest, tmp_path / "out", recipe, task={"segmentation": {"classes": ["tissue"]}}, **changes).prepare()
+        session_of(
+            manifest, tmp_path / "out", recipe, task={"segmentation": {"classes": ["tissue"]}}, **changes
+        ).prepare()
 
 
 def test_images_too_small_to_translate_are_refused(manifest: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""A model folder of another task as the start: which heads are kept, which begin anew, and what is said of it."""
+"""A model folder of another task as the start: which heads are kept, which begin anew, and what is
+said of it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,14 @@ from allograft.predictor import Direct, save_predictor
 TRAINED = {"segmentation": {"classes": ["white", "grey"]}}
 UNET: dict[str, Any] = {"unet": {"in_channels": 1, "outputs": {"mask": 3}, "channels": [4, 8], "num_res_units": 1}}
 MONAI: dict[str, Any] = {
-    "monai.UNet": {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2], "key": "mask"}
+    "monai.UNet": {
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 3,
+        "channels": [4, 8],
+        "strides": [2],
+        "key": "mask",
+    }
 }
 
 
@@ -55,7 +63,9 @@ def started(manifest: Path, tmp_path: Path, task: dict[str, Any], **changes: Any
         ({"segmentation": {"classes": {"grey": [2], "white": [1]}}}, "the study asks for one of grey, white"),
     ],
 )
-def test_a_head_for_other_classes_starts_at_random(task: dict[str, Any], words: str, manifest: Path, tmp_path: Path) -> None:
+def test_a_head_for_other_classes_starts_at_random(
+    task: dict[str, Any], words: str, manifest: Path, tmp_path: Path
+) -> None:
     trained = model(tmp_path / "model", UNET)
     session, found, told = started(manifest, tmp_path, task)
     assert "the head 'mask' of the model starts at random: it was trained for one of white, grey" in told
@@ -63,16 +73,24 @@ def test_a_head_for_other_classes_starts_at_random(task: dict[str, Any], words: 
     assert all(torch.equal(value, trained[name]) for name, value in found.items() if not name.startswith("heads."))
     heads = {name: value for name, value in found.items() if name.startswith("heads.")}
     assert heads
-    drawn = [name for name, value in heads.items() if value.numel() > 1 and value.std() > 0]  # the others are constants at their start
+    drawn = [
+        name for name, value in heads.items() if value.numel() > 1 and value.std() > 0
+    ]  # the others are constants at their start
     assert drawn
-    assert not any(value.shape == trained[name].shape and torch.equal(value, trained[name]) for name in drawn for value in [heads[name]])
+    assert not any(
+        value.shape == trained[name].shape and torch.equal(value, trained[name])
+        for name in drawn
+        for value in [heads[name]]
+    )
     other = session.start(session.prepare(), 1).state_dict()
     assert not any(torch.equal(other[name], heads[name]) for name in drawn)
     assert len(json.loads((tmp_path / "out" / "start.json").read_text())["missing"]) == len(heads)
 
 
 @pytest.mark.parametrize("network", [UNET, MONAI])
-def test_a_head_for_the_same_classes_is_kept_whatever_their_mask_values(network: dict[str, Any], manifest: Path, tmp_path: Path) -> None:
+def test_a_head_for_the_same_classes_is_kept_whatever_their_mask_values(
+    network: dict[str, Any], manifest: Path, tmp_path: Path
+) -> None:
     trained = model(tmp_path / "model", network)
     _, found, told = started(manifest, tmp_path, {"segmentation": {"classes": {"white": [1], "grey": [2]}}})
     assert told == f"start: {len(trained)} tensors matched, 0 skipped, 0 missing"
@@ -80,10 +98,16 @@ def test_a_head_for_the_same_classes_is_kept_whatever_their_mask_values(network:
 
 
 @pytest.mark.parametrize("classes", [["tissue", "other", "third"], ["ventricle", "tumour"]])
-def test_of_a_network_without_parts_what_goes_with_the_classes_is_drawn(classes: list[str], manifest: Path, tmp_path: Path) -> None:
+def test_of_a_network_without_parts_what_goes_with_the_classes_is_drawn(
+    classes: list[str], manifest: Path, tmp_path: Path
+) -> None:
     trained = model(tmp_path / "model", MONAI)
     _, found, told = started(manifest, tmp_path, {"segmentation": {"classes": classes}})
-    anew = {name for name, value in found.items() if value.shape != trained[name].shape or not torch.equal(value, trained[name])}
+    anew = {
+        name
+        for name, value in found.items()
+        if value.shape != trained[name].shape or not torch.equal(value, trained[name])
+    }
     assert anew
     assert all((len(classes) + 1) in found[name].shape for name in anew)
     assert "starts at random" in told
@@ -101,10 +125,14 @@ def test_a_head_that_nothing_trains_is_refused(manifest: Path, tmp_path: Path) -
     changes: dict[str, Any] = {"source": [], "target_labels": "none", "start": str(tmp_path / "model")}
     session_of(manifest, tmp_path / "out", "start", **changes).prepare()
     with pytest.raises(SpecError, match="no label in this study trains it; name source sites"):
-        session_of(manifest, tmp_path / "out", "start", task={"segmentation": {"classes": {"tissue": [1, 2]}}}, **changes).prepare()
+        session_of(
+            manifest, tmp_path / "out", "start", task={"segmentation": {"classes": {"tissue": [1, 2]}}}, **changes
+        ).prepare()
 
 
-def test_a_card_without_a_task_names_no_classes_and_one_of_an_unknown_task_is_refused(manifest: Path, tmp_path: Path) -> None:
+def test_a_card_without_a_task_names_no_classes_and_one_of_an_unknown_task_is_refused(
+    manifest: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(3)
     save_predictor(Direct(build({"build": UNET})), tmp_path / "model", {})
     assert "it has no such head, or its card names no classes" in started(manifest, tmp_path, TRAINED)[2]
@@ -116,7 +144,10 @@ def test_a_card_without_a_task_names_no_classes_and_one_of_an_unknown_task_is_re
 def test_a_users_own_module_starts_from_the_weights_too_and_stays_as_it_was(manifest: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     module = nn.Conv2d(1, 3, 3, padding=1)
-    before, told = module.weight.detach().clone(), {key: torch.full_like(value, 0.5) for key, value in module.state_dict().items()}
+    before, told = (
+        module.weight.detach().clone(),
+        {key: torch.full_like(value, 0.5) for key, value in module.state_dict().items()},
+    )
     save_file(told, tmp_path / "weights.safetensors")
     session = session_of(manifest, tmp_path / "out", "finetune", start=str(tmp_path / "weights.safetensors"))
     session = replace(session, network=module)

@@ -1,4 +1,5 @@
-"""Classification end to end: a study on tiny images, its records, report and models, and a saved model that predicts."""
+"""Classification end to end: a study on tiny images, its records, report and models, and a saved
+model that predicts."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ CLASSES = ("dark", "bright")
 
 
 def write_blobs(folder: Path, sites: dict[str, float], subjects: int = 8) -> Path:
-    """One image a subject: noise, and in every second one a bright disc; a site adds its own offset. The last site has one class only."""
+    """One image a subject: noise, and in every second one a bright disc; a site adds its own
+    offset. The last site has one class only."""
     folder.mkdir(parents=True)
     rows = []
     for site, offset in sites.items():
@@ -33,7 +35,9 @@ def write_blobs(folder: Path, sites: dict[str, float], subjects: int = 8) -> Pat
             image = rng.normal(60 + offset, 12, (12, 12))
             image[4:9, 4:9] += 70 * bright
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{site}{number}.png")
-            rows.append({"image": f"{site}{number}.png", "label": CLASSES[bright], "subject": f"{site}{number}", "site": site})
+            rows.append(
+                {"image": f"{site}{number}.png", "label": CLASSES[bright], "subject": f"{site}{number}", "site": site}
+            )
     return write_rows(folder / "manifest.csv", rows)
 
 
@@ -90,7 +94,9 @@ def test_the_report_says_undefined(done: tuple[Path, Path, Any]) -> None:
     assert "no test subject has labels" not in page
 
 
-def test_the_table_says_undefined_where_one_class_was_judged(done: tuple[Path, Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_says_undefined_where_one_class_was_judged(
+    done: tuple[Path, Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     print_tables(done[2].study, done[2].plan, done[2].lines)
     told = capsys.readouterr().out
     assert "undefined" in told

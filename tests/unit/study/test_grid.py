@@ -53,7 +53,13 @@ def test_slips_are_named(tree, told):
 
 
 def test_a_rule_that_looks_at_nothing_cannot_pick():
-    tree = {"cohort": "m.csv", "task": {"segmentation": {"classes": ["x"]}}, "source": ["a"], "target": ["b"], "recipes": [GRID]}
+    tree = {
+        "cohort": "m.csv",
+        "task": {"segmentation": {"classes": ["x"]}},
+        "source": ["a"],
+        "target": ["b"],
+        "recipes": [GRID],
+    }
     with pytest.raises(SpecError, match="picks none of the settings"):
         make_study(tree)
     assert isinstance(make_study({**tree, "selection": "source-val"}).recipes[0], Grid)
@@ -61,7 +67,9 @@ def test_a_rule_that_looks_at_nothing_cannot_pick():
 
 def test_the_setting_with_the_highest_validation_score_is_taken(tmp_path: Path):
     manifest = write_cohort(tmp_path / "cohort")
-    session = session_of(manifest, tmp_path / "out", GRID, selection="source-val", budget={"steps": 6, "adapt_steps": 4, "batch_size": 2})
+    session = session_of(
+        manifest, tmp_path / "out", GRID, selection="source-val", budget={"steps": 6, "adapt_steps": 4, "batch_size": 2}
+    )
     made = run_study(session.study, tmp_path / "out", report=False)
     (line,) = (line for line in made.lines if line.title == "finetune scope=top augmentation=none|strong")
     (run,) = line.runs
@@ -73,7 +81,9 @@ def test_the_setting_with_the_highest_validation_score_is_taken(tmp_path: Path):
     records = read_all(tmp_path / "out").values()
     spent = sum(next(r.cost["train_seconds"] for r in records if r.unit == one.row.unit) for one in (run, other))
     assert line.cost("train_seconds") == pytest.approx(spent)
-    assert line.cost("trainable_parameters") == next(r.cost["trainable_parameters"] for r in records if r.unit == run.row.unit)
+    assert line.cost("trainable_parameters") == next(
+        r.cost["trainable_parameters"] for r in records if r.unit == run.row.unit
+    )
 
     again = rebuild(tmp_path / "out", pictures=False)
     assert [line.title for line in again.lines] == [line.title for line in made.lines]

@@ -100,7 +100,8 @@ def test_every_part_is_a_study_of_its_own(ran: PartsResult) -> None:
         assert part.out == part_folder(ran.out, name)
         assert {record.source for record in read_all(part.out).values()} == {part.study.source}
         assert {target for _, target in part.models} == set(part.study.target)
-    assert not [*ran.out.glob("parts/*/cache"), *ran.out.glob("parts/*/units")]  # prepared and trained once
+    # prepared and trained once
+    assert not [*ran.out.glob("parts/*/cache"), *ran.out.glob("parts/*/units")]
     assert (ran.out / "cache").is_dir()
     assert len(list((ran.out / "units").iterdir())) == sum(len(part.plan.units) for part in ran.parts.values())
 
@@ -119,7 +120,9 @@ def test_the_files_over_all_pairs_are_those_of_the_parts(ran: PartsResult) -> No
         expected = []
         for name, part in ran.parts.items():
             with open(part.out / file, newline="") as opened:
-                expected += [{"part": name, "source": "+".join(part.study.source), **row} for row in csv.DictReader(opened)]
+                expected += [
+                    {"part": name, "source": "+".join(part.study.source), **row} for row in csv.DictReader(opened)
+                ]
         assert rows == expected
         assert {(row["source"], row["target"]) for row in rows} == {(s, t) for s in "abc" for t in "abc" if s != t}
 
@@ -140,7 +143,9 @@ def test_the_page_says_all_pairs_and_leads_to_every_report(ran: PartsResult) -> 
 def test_means_over_pairs_are_of_all_parts(ran: PartsResult) -> None:
     page = (ran.out / "report.html").read_text()
     for title in ("supervised", "histogram"):
-        scores = [line.score(line.target) or 0.0 for part in ran.parts.values() for line in part.lines if line.title == title]
+        scores = [
+            line.score(line.target) or 0.0 for part in ran.parts.values() for line in part.lines if line.title == title
+        ]
         assert len(scores) == 6
         row = page[page.index("Every recipe over all pairs") :]
         row = row[row.index(f">{title}<") :]
@@ -185,15 +190,20 @@ def test_a_pair_that_cannot_be_is_refused_before_anything_is_trained(manifest: P
     with pytest.raises(SplitError, match="source 'c': no training case has a 'mask'"):
         run_study({**TREE, "cohort": str(unlabelled)}, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("units"))
-    made = run_study({**TREE, "cohort": str(unlabelled), "source": ["a", "b"], "target": ["a", "b", "c"]}, tmp_path / "out")
+    made = run_study(
+        {**TREE, "cohort": str(unlabelled), "source": ["a", "b"], "target": ["a", "b", "c"]}, tmp_path / "out"
+    )
     page = (made.out / "report.html").read_text()
     pair = page[page.index(">a → c<") :]
-    assert pair[: pair.index("</tr>")].count("not measured") == 1  # nothing invented, nothing chosen
+    # nothing invented, nothing chosen
+    assert pair[: pair.index("</tr>")].count("not measured") == 1
     assert ">1 of 2 pairs<" not in page
     assert not made.failed
 
 
-def test_a_failed_run_is_shown_and_never_averaged_away(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_shown_and_never_averaged_away(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from allograft.methods.histogram import Histogram
 
     run = Histogram.run

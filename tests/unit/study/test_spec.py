@@ -94,12 +94,18 @@ def test_yaml_that_is_refused(text: str, told: str) -> None:
         ({"preprocessing": {"sise": [3]}}, "study.preprocessing.sise: unknown key 'sise'; did you mean 'size'"),
         ({"target_labels": {"subject": 3}}, "target_labels"),
         ({"recipes": ["forier"]}, "unknown recipe 'forier'; did you mean 'fourier'"),
-        ({"recipes": [{"fourier": {"bta": 0.1}}]}, r"^study\.recipes\.0: recipe\.fourier\.bta: unknown key 'bta'; did you mean 'beta'\?$"),
+        (
+            {"recipes": [{"fourier": {"bta": 0.1}}]},
+            r"^study\.recipes\.0: recipe\.fourier\.bta: unknown key 'bta'; did you mean 'beta'\?$",
+        ),
         ({"recipes": [{"fourier": {"beta": 0.9}}]}, "fourier: beta is 0.9; expected a fraction"),
         ({"recipes": [{"fourier": {"beta": "0.1"}}]}, 'recipe.fourier.beta.*valid number, found "0.1"'),
         ({"recipes": [{"finetune": {"scope": "all"}}]}, "recipe.finetune.scope: .*'full'.*found \"all\""),
         ({"recipes": [{"finetune": {"first": "suprvised"}}]}, "unknown recipe 'suprvised'; did you mean 'supervised'"),
-        ({"recipes": [{"finetune": {"first": {"supervised": {"x": 1}}}}]}, "first: recipe.supervised.x: unknown key 'x'"),
+        (
+            {"recipes": [{"finetune": {"first": {"supervised": {"x": 1}}}}]},
+            "first: recipe.supervised.x: unknown key 'x'",
+        ),
         ({"recipes": [{"fourier": {}, "finetune": {}}]}, "a recipe is a name or one"),
         ({"recipes": "fourier"}, 'study.recipes: .*found "fourier"'),
         ({"seeds": "3"}, 'study.seeds: .*found "3"'),
@@ -153,7 +159,8 @@ def test_every_row_once_and_those_that_are_always_there() -> None:
 
     always = ["supervised", "supervised augmentation=strong"]
     assert titles() == always
-    assert titles(augmentation="strong") == ["supervised"]  # do-nothing is its own strongly augmented twin
+    # do-nothing is its own strongly augmented twin
+    assert titles(augmentation="strong") == ["supervised"]
     assert titles(recipes=["fourier", "supervised", {"fourier": {}}, {"supervised": None}]) == [*always, "fourier"]
     with_labels = titles(recipes=[{"finetune": {"scope": "top"}}, "joint"], target_labels={"subjects": 1})
     assert with_labels == [*always, "target_supervised", "joint", "finetune scope=top"]
@@ -186,13 +193,20 @@ def test_classes_as_names_or_values() -> None:
 def test_a_file_with_overrides(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(TEXT)
-    overrides = ["budget.steps=20", "optimizer={sgd: {lr: 1e-2}}", "recipes=[finetune]", "target_labels=all", "budget.batch_size=2"]
+    overrides = [
+        "budget.steps=20",
+        "optimizer={sgd: {lr: 1e-2}}",
+        "recipes=[finetune]",
+        "target_labels=all",
+        "budget.batch_size=2",
+    ]
     study = read_study(path, overrides)
     assert (study.budget.steps, study.budget.batch_size, study.budget.adapt_steps) == (20, 2, 200)
     assert study.optimizer == {"sgd": {"lr": 0.01}}
     assert study.recipes == (Finetune(),)
     assert study.file == path
-    assert read_study(path) == make_study({**PLAIN, "recipes": ["fourier"]})  # where it was read from is not part of it
+    # where it was read from is not part of it
+    assert read_study(path) == make_study({**PLAIN, "recipes": ["fourier"]})
 
 
 @pytest.mark.parametrize(
@@ -211,7 +225,9 @@ def test_overrides_that_are_refused(override: str, told: str, tmp_path: Path) ->
         read_study(tmp_path / "study.yaml", [override])
 
 
-@pytest.mark.parametrize(("data", "told"), [(b"", "found NoneType"), (b"- a", "found list"), (b"\xff\xfe\x00", "cannot be read|not plain")])
+@pytest.mark.parametrize(
+    ("data", "told"), [(b"", "found NoneType"), (b"- a", "found list"), (b"\xff\xfe\x00", "cannot be read|not plain")]
+)
 def test_files_that_are_no_study(data: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_bytes(data)
     with pytest.raises(SpecError, match=told) as error:
@@ -221,7 +237,9 @@ def test_files_that_are_no_study(data: bytes, told: str, tmp_path: Path) -> None
         read_study(tmp_path / "absent.yaml")
 
 
-def test_the_manifest_is_beside_the_study_or_below_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_is_beside_the_study_or_below_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("beside", "data"):
         (tmp_path / name).mkdir()
     (tmp_path / "beside" / "study.yaml").write_text(TEXT)

@@ -26,13 +26,28 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toned")
     lines = write_photographs(folder, {"a": 8, "b": 8}).read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
-    return write_rows(folder / "manifest.csv", [{**row, "tone": str(1 + n % 4), "hair": "ny"[n % 2]} for n, row in enumerate(rows)])
+    return write_rows(
+        folder / "manifest.csv", [{**row, "tone": str(1 + n % 4), "hair": "ny"[n % 2]} for n, row in enumerate(rows)]
+    )
 
 
 def tones(manifest: Path, out: Path, where: dict[str, Any]) -> dict[str, list[str]]:
     """Site -> the tones of its cases."""
-    tree = {"cohort": str(manifest), "task": {"segmentation": {"classes": ["vessel"]}}, "source": ["a"], "target": ["b"]}
-    study = make_study({**tree, "recipes": ["supervised"], "test": {"fraction": 0.4, "val": 0}, "where": where, "near_duplicates": "warn"})
+    tree = {
+        "cohort": str(manifest),
+        "task": {"segmentation": {"classes": ["vessel"]}},
+        "source": ["a"],
+        "target": ["b"],
+    }
+    study = make_study(
+        {
+            **tree,
+            "recipes": ["supervised"],
+            "test": {"fraction": 0.4, "val": 0},
+            "where": where,
+            "near_duplicates": "warn",
+        }
+    )
     cases = list(World.read(study, out).cases())
     return {site: sorted(case.attributes["tone"] for case in cases if case.site == site) for site in "ab"}
 
@@ -75,11 +90,18 @@ def test_the_example_trains_on_light_skin_and_is_judged_on_dark_skin(tmp_path: P
     (part,) = study.target
     source, target = (
         cohorts[0]
-        for cohorts in (world.scenario(Question(part, (part,)), 0, 0).source, world.scenario(Question(part, (part,)), 0, 0).target)
+        for cohorts in (
+            world.scenario(Question(part, (part,)), 0, 0).source,
+            world.scenario(Question(part, (part,)), 0, 0).target,
+        )
     )
     assert {case.attributes["tone"] for case in source.cases} == {"1", "2"}
     assert {case.attributes["tone"] for case in target.cases} <= {"3", "4", "5", "6"}
-    judged = {test.site: {case.attributes["tone"] for case in test.cohort.cases} for test in world.tests(0) if test.part == "test"}
+    judged = {
+        test.site: {case.attributes["tone"] for case in test.cohort.cases}
+        for test in world.tests(0)
+        if test.part == "test"
+    }
     assert judged[part] <= {"3", "4", "5", "6"}
     assert groups_of((source,), "tone").codes == (1.0, 2.0)
 
@@ -90,7 +112,12 @@ PART = "a (tone 3, 4)"
 
 def one_site(manifest: Path, where: dict[str, Any] = PARTED, **more: Any) -> Study:
     """From one group of a site to another."""
-    tree = {"cohort": str(manifest), "task": {"segmentation": {"classes": ["vessel"]}}, "source": ["a"], "target": ["a"]}
+    tree = {
+        "cohort": str(manifest),
+        "task": {"segmentation": {"classes": ["vessel"]}},
+        "source": ["a"],
+        "target": ["a"],
+    }
     return make_study({**tree, "recipes": ["finetune"], "test": {"fraction": 0.4, "val": 0.3}, "where": where, **more})
 
 
@@ -99,7 +126,12 @@ def test_a_site_on_both_sides_is_parted_and_its_part_is_a_site(manifest: Path, t
     assert (study.source, study.target) == (("a",), (PART,))
     world = World.read(study, tmp_path)
     assert world.sites == ("a", PART)
-    assert {(case.site, case.attributes["tone"]) for case in world.cases()} == {("a", "1"), ("a", "2"), (PART, "3"), (PART, "4")}
+    assert {(case.site, case.attributes["tone"]) for case in world.cases()} == {
+        ("a", "1"),
+        ("a", "2"),
+        (PART, "3"),
+        (PART, "4"),
+    }
     assert len({case.name for case in world.cases()}) == len(list(world.cases())) == 8
 
 
@@ -112,7 +144,9 @@ def test_no_group_is_seen_on_the_other_side(manifest: Path, tmp_path: Path) -> N
         assert {case.attributes["tone"] for cohort in seen.target for case in cohort.cases} <= {"3", "4"}
         trained = {case.name for cohort in (*seen.source, *seen.target) for case in cohort.cases}
         assert not trained & {case.name for test in world.tests(0) for case in test.cohort.cases}
-    judged = {(test.site, test.part): {case.attributes["tone"] for case in test.cohort.cases} for test in world.tests(0)}
+    judged = {
+        (test.site, test.part): {case.attributes["tone"] for case in test.cohort.cases} for test in world.tests(0)
+    }
     assert set(judged) == {("a", "val"), ("a", "test"), (PART, "test")}
     assert judged[PART, "test"] <= {"3", "4"}
     assert judged["a", "test"] | judged["a", "val"] <= {"1", "2"}
@@ -122,7 +156,8 @@ def test_a_parted_study_is_the_same_when_it_is_read_again(manifest: Path) -> Non
     study = one_site(manifest)
     assert make_study(plain(study)) == study
     assert one_site(manifest, target=[PART]) == study
-    assert one_site(manifest, target=["a", "b"]).target == (PART, "b")  # another site keeps its name
+    # another site keeps its name
+    assert one_site(manifest, target=["a", "b"]).target == (PART, "b")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +172,10 @@ def test_a_parted_study_is_the_same_when_it_is_read_again(manifest: Path) -> Non
 @pytest.mark.parametrize("name", ["a", "written out"])
 def test_a_site_that_nothing_parts_is_refused(manifest: Path, where: dict[str, Any], name: str) -> None:
     part = one_site(manifest, where, target=["b"]).where.part_of("a")
-    with pytest.raises(SpecError, match=r"^target: site 'a' is a source too, and no column of where: parts it; .*target: \{tone: \[3, 4\]"):
+    with pytest.raises(
+        SpecError,
+        match=r"^target: site 'a' is a source too, and no column of where: parts it; .*target: \{tone: \[3, 4\]",
+    ):
         one_site(manifest, where, target=["a" if name == "a" else part])
 
 
@@ -145,8 +183,12 @@ def test_a_subject_on_both_sides_is_refused_by_name(tmp_path: Path) -> None:
     lines = write_photographs(tmp_path, {"a": 6}, per_subject=2).read_text().splitlines()
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     tone = ["1", "1", "2", "2", "3", "3", "4", "4", "2", "3", "1", "4"]
-    manifest = write_rows(tmp_path / "manifest.csv", [{**row, "tone": value} for row, value in zip(rows, tone, strict=True)])
-    told = r"subject 'a4' of site 'a' .*, 'a4-0.png' in the source and 'a4-1.png' in the target \(1 more subject has too\)"
+    manifest = write_rows(
+        tmp_path / "manifest.csv", [{**row, "tone": value} for row, value in zip(rows, tone, strict=True)]
+    )
+    told = (
+        r"subject 'a4' of site 'a' .*, 'a4-0.png' in the source and 'a4-1.png' in the target \(1 more subject has too\)"
+    )
     with pytest.raises(LeakageError, match=told):
         World.read(one_site(manifest, near_duplicates="warn"), tmp_path / "out")
 

@@ -1,4 +1,5 @@
-"""Several cohorts, pools, streams and one site on both sides: who sees what, and what is refused by name."""
+"""Several cohorts, pools, streams and one site on both sides: who sees what, and what is refused by
+name."""
 
 from __future__ import annotations
 
@@ -63,21 +64,29 @@ def test_names_of_several_cohorts_are_behind_the_cohorts_own(folder: Path, tmp_p
     world = World.read(study_of(folder, **two(folder), source=["one/a"], target=["two"]), tmp_path)
     assert (world.study.source, world.study.target) == (("one/a",), ("two/a", "two/d"))
     assert world.sites == ("one/a", "two/a", "two/d")
-    assert all(case.name.startswith(f"{case.site}"[:4]) and case.subject.startswith(case.site[:4]) for case in world.cases())
+    assert all(
+        case.name.startswith(f"{case.site}"[:4]) and case.subject.startswith(case.site[:4]) for case in world.cases()
+    )
     assert {cohort.sites for cohort in world.cohorts} == {world.sites}
     seen = first_scenario(world, Needs(every_target=True))
     assert {case.site for cohort in (*seen.source, *seen.target) for case in cohort.cases} == set(world.sites)
 
 
 def test_each_cohort_says_what_its_mask_values_mean(folder: Path, tmp_path: Path) -> None:
-    values = {"one": {"classes": {"vessel": [1]}}, "two": {"classes": {"vessel": [255]}, "preprocessing": {"intensity": "unit"}}}
+    values = {
+        "one": {"classes": {"vessel": [1]}},
+        "two": {"classes": {"vessel": [255]}, "preprocessing": {"intensity": "unit"}},
+    }
     world = World.read(study_of(folder, **two(folder, **values), source=["one/a"], target=["two/a"]), tmp_path)
     coded = {cohort.cases[0].site: cohort.prepared for cohort in world.cohorts}
     assert coded["one/a"].coding.mask == {"vessel": (1,)}
     assert coded["two/a"].coding.mask == {"vessel": (255,)}
     assert (coded["one/a"].preprocessing.intensity, coded["two/a"].preprocessing.intensity) == ("zscore", "unit")
     with pytest.raises(SpecError, match=r"cohorts.two.classes: unknown class 'vesel'; did you mean 'vessel'"):
-        World.read(study_of(folder, **two(folder, two={"classes": {"vesel": [1]}}), source=["one/a"], target=["two/a"]), tmp_path)
+        World.read(
+            study_of(folder, **two(folder, two={"classes": {"vesel": [1]}}), source=["one/a"], target=["two/a"]),
+            tmp_path,
+        )
 
 
 def test_one_of_cohort_and_cohorts(folder: Path) -> None:
@@ -96,7 +105,10 @@ def test_channels_are_brought_to_one_number_or_refused(folder: Path, tmp_path: P
     colour = write_photographs(tmp_path / "colour", {"g": 4}, seed=9)
     for path in (tmp_path / "colour").glob("g?.png"):
         Image.open(path).convert("RGB").save(path)
-    cohorts: dict[str, Any] = {"one": {"manifest": str(folder / "one" / "manifest.csv")}, "colour": {"manifest": str(colour)}}
+    cohorts: dict[str, Any] = {
+        "one": {"manifest": str(folder / "one" / "manifest.csv")},
+        "colour": {"manifest": str(colour)},
+    }
     sides = {"cohort": "", "source": ["one/a"], "target": ["colour"]}
     with pytest.raises(ImageError, match=r"image 'colour/.*' of site 'colour/g' has 3 channels"):
         session_of(study_of(folder, **sides, cohorts=cohorts), tmp_path / "out").prepare()
@@ -107,7 +119,9 @@ def test_channels_are_brought_to_one_number_or_refused(folder: Path, tmp_path: P
 
 # ---------------------------------------------------------- pools
 @pytest.mark.parametrize("labelled", [False, True])
-def test_a_pool_holds_training_subjects_and_no_label_that_nobody_asked_for(labelled: bool, folder: Path, tmp_path: Path) -> None:
+def test_a_pool_holds_training_subjects_and_no_label_that_nobody_asked_for(
+    labelled: bool, folder: Path, tmp_path: Path
+) -> None:
     world = World.read(study_of(folder, source=["a"], target=["b"], pool=["a", "b", "c"]), tmp_path)
     pool = first_scenario(world).narrowed(Needs(pool=True, pool_labels=labelled)).pool
     assert {case.site for cohort in pool for case in cohort.cases} == {"a", "b", "c"}
@@ -138,14 +152,18 @@ def test_within_a_site_training_subjects_train_and_test_subjects_are_tested(fold
 
 
 def test_label_efficiency_within_a_site_has_target_only_as_its_reference(folder: Path, tmp_path: Path) -> None:
-    study = study_of(folder, source=[], target=["a"], pool=["a"], target_labels={"fraction": 0.4}, recipes=["target_supervised"])
+    study = study_of(
+        folder, source=[], target=["a"], pool=["a"], target_labels={"fraction": 0.4}, recipes=["target_supervised"]
+    )
     world = World.read(study, tmp_path)
     assert [type(recipe).__name__ for recipe in world.study.rows] == ["TargetSupervised"]
     seen = first_scenario(world)
     pool, labelled = seen.pool[0].subjects, next(cohort for cohort in seen.target if cohort.has_labels).subjects
     assert set(labelled) < set(pool)
     assert not set(pool) & judged_subjects(world)
-    with pytest.raises(SpecError, match="source: is empty and start is scratch, so 'finetune first=start' has nothing to adapt"):
+    with pytest.raises(
+        SpecError, match="source: is empty and start is scratch, so 'finetune first=start' has nothing to adapt"
+    ):
         study_of(folder, source=[], target=["a"], target_labels="all", recipes=["finetune"])
 
 
@@ -210,7 +228,9 @@ def test_each_and_rising_budgets_are_parts(folder: Path) -> None:
 
 
 def test_budgets_that_do_not_rise_are_refused(folder: Path) -> None:
-    with pytest.raises(SpecError, match=r"target_labels.subjects: found \[2, 1\]; expected a number, or several that rise"):
+    with pytest.raises(
+        SpecError, match=r"target_labels.subjects: found \[2, 1\]; expected a number, or several that rise"
+    ):
         study_of(folder, source=["a"], target=["b"], target_labels={"subjects": [2, 1]})
 
 
@@ -234,7 +254,9 @@ def test_a_plan_lists_every_unit_what_others_are_built_on_first(folder: Path, tm
 
 
 def test_a_nodes_key_is_that_of_the_unit_that_runs(folder: Path, tmp_path: Path) -> None:
-    session = session_of(study_of(folder, source=["a"], target=["b"], target_labels={"subjects": 1}, recipes=["finetune"]), tmp_path)
+    session = session_of(
+        study_of(folder, source=["a"], target=["b"], target_labels={"subjects": 1}, recipes=["finetune"]), tmp_path
+    )
     world = session.prepare()
     plan = session.plan(world)
     row = next(row for row in plan.rows if type(row.recipe).__name__ == "Finetune")

@@ -1,4 +1,5 @@
-"""Classification, several labels, and masks and classes together: losses, records, pooled metrics."""
+"""Classification, several labels, and masks and classes together: losses, records, pooled
+metrics."""
 
 from __future__ import annotations
 
@@ -24,17 +25,22 @@ SEVERAL = Multilabel(("effusion", "nodule", "none"))
 
 
 def batch(label: torch.Tensor) -> Batch:
-    return Batch(torch.zeros(len(label), 1, 2, 2), torch.zeros(len(label)), tuple(map(str, range(len(label)))), {"label": label})
+    return Batch(
+        torch.zeros(len(label), 1, 2, 2), torch.zeros(len(label)), tuple(map(str, range(len(label)))), {"label": label}
+    )
 
 
 def cohort(folder: Path, task: Any, *labels: str) -> Cohort:
     write_photographs(folder, {"a": len(labels)})
     rows = [
-        {"image": f"a{i}.png", "mask": f"a{i}-mask.png", "label": text, "subject": f"s{i}", "site": "a"} for i, text in enumerate(labels)
+        {"image": f"a{i}.png", "mask": f"a{i}-mask.png", "label": text, "subject": f"s{i}", "site": "a"}
+        for i, text in enumerate(labels)
     ]
     if task.key == "label":
         rows = [{key: value for key, value in row.items() if key != "mask"} for row in rows]
-    return Cohort.read(write_rows(folder / "labels.csv", rows), task.coding, preprocessing=Preprocessing(intensity="none"))
+    return Cohort.read(
+        write_rows(folder / "labels.csv", rows), task.coding, preprocessing=Preprocessing(intensity="none")
+    )
 
 
 def test_only_labelled_cases_count() -> None:
@@ -67,7 +73,11 @@ def test_a_record_and_an_answer(tmp_path: Path) -> None:
     assert measured["label"] == 1
     assert measured["probabilities"] == pytest.approx(mean.tolist())
     answer = TWO.answer(prediction, cases.unlabelled(), 0)
-    assert answer.values == {"label": "pneumonia", "normal": measured["probabilities"][0], "pneumonia": measured["probabilities"][1]}
+    assert answer.values == {
+        "label": "pneumonia",
+        "normal": measured["probabilities"][0],
+        "pneumonia": measured["probabilities"][1],
+    }
     assert (answer.mask, answer.maps) == (None, {})
 
 
@@ -99,7 +109,9 @@ def test_masks_and_classes(tmp_path: Path) -> None:
     cases = cohort(tmp_path, task, "pneumonia", "")
     assert set(cases.case(0).labels) == {"mask", "label"}
     prediction = {"mask": torch.randn(1, 2, 16, 16), "label": torch.tensor([[0.0, 1.0]])}
-    measured = [task.measure(prediction, cases, which) | {"case": str(which), "subject": str(which)} for which in (0, 1)]
+    measured = [
+        task.measure(prediction, cases, which) | {"case": str(which), "subject": str(which)} for which in (0, 1)
+    ]
     assert (measured[0]["label"], measured[1]["label"]) == (1, None)
     pooled = task.aggregate(measured)
     assert pooled["dice"] == pytest.approx((measured[0]["dice"] + measured[1]["dice"]) / 2)
@@ -111,12 +123,20 @@ def test_masks_and_classes(tmp_path: Path) -> None:
 
 
 def test_from_a_study_file() -> None:
-    tree = {"segmentation": {"classes": ["vessel"]}, "classification": {"classes": ["normal", "pneumonia"]}, "weight": 0.5}
+    tree = {
+        "segmentation": {"classes": ["vessel"]},
+        "classification": {"classes": ["normal", "pneumonia"]},
+        "weight": 0.5,
+    }
     task = validated(Multitask, tree, "task.multitask")
     assert task.outputs == {"mask": 2, "label": 2}
     with pytest.raises(SpecError, match="unknown key 'clases'; did you mean 'classes'"):
         validated(Multitask, {**tree, "segmentation": {"clases": ["vessel"]}}, "task.multitask")
-    for classes, told in ((["a"], "has 1 names"), (["a", "a"], "stands twice"), (["a|b", "c"], "'a|b' cannot be a class name")):
+    for classes, told in (
+        (["a"], "has 1 names"),
+        (["a", "a"], "stands twice"),
+        (["a|b", "c"], "'a|b' cannot be a class name"),
+    ):
         with pytest.raises(SpecError, match=told.replace("|", r"\|")):
             validated(Classification, {"classes": classes}, "task.classification")
     with pytest.raises(SpecError, match="'vessel' is a class of both"):

@@ -28,7 +28,13 @@ def drawn(dims: int = 2, classes: int = 3, cases: int = 2) -> tuple[torch.Tensor
 
 def a_batch(mask: torch.Tensor, region: torch.Tensor | None = None) -> Batch:
     cases = tuple(map(str, range(len(mask))))
-    return Batch(torch.zeros(len(mask), 1, *mask.shape[1:]), torch.zeros(len(mask)), cases, {"mask": mask[:, None]}, region=region)
+    return Batch(
+        torch.zeros(len(mask), 1, *mask.shape[1:]),
+        torch.zeros(len(mask)),
+        cases,
+        {"mask": mask[:, None]},
+        region=region,
+    )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -36,7 +42,13 @@ def a_batch(mask: torch.Tensor, region: torch.Tensor | None = None) -> Batch:
 def test_full_masks_equal_monai_and_torch(dims: int, classes: int) -> None:
     logits, mask = drawn(dims, classes)
     everywhere = torch.ones_like(mask, dtype=torch.bool)
-    options: Any = {"include_background": False, "to_onehot_y": True, "softmax": True, "smooth_nr": 1e-5, "smooth_dr": 1e-5}
+    options: Any = {
+        "include_background": False,
+        "to_onehot_y": True,
+        "softmax": True,
+        "smooth_nr": 1e-5,
+        "smooth_dr": 1e-5,
+    }
     reference = DiceLoss(reduction="none", **options)(logits, mask[:, None]).flatten(1).mean(1)
     torch.testing.assert_close(dice_loss(logits, mask, everywhere), reference)
     expected = torch.stack([F.cross_entropy(logits[i : i + 1], mask[i : i + 1]) for i in range(len(mask))])
@@ -116,7 +128,8 @@ def test_measured_on_the_images_own_grid_inside_the_region(tmp_path: Path) -> No
     cohort = read(write_rows(folder / "m.csv", [row]))
     sized = replace(cohort.prepared, preprocessing=replace(cohort.prepared.preprocessing, size=(12, 8)), memory={})
     cohort = replace(cohort, prepared=sized)
-    wrong = np.zeros((12, 8))  # half the size; foreground everywhere in the left half, outside the region
+    # half the size; foreground everywhere in the left half, outside the region
+    wrong = np.zeros((12, 8))
     wrong[:, :4] = 1
     prediction = {"mask": torch.tensor(np.stack([5 - 10 * wrong, -5 + 10 * wrong]))[None]}
     assert VESSEL.probabilities(prediction, cohort, 0).shape == (2, 24, 16)

@@ -1,4 +1,5 @@
-"""Synthesis: the paired image on the study's grid and hidden with the labels, its loss, its metrics, a study, and a saved model."""
+"""Synthesis: the paired image on the study's grid and hidden with the labels, its loss, its
+metrics, a study, and a saved model."""
 
 from __future__ import annotations
 
@@ -121,14 +122,21 @@ def test_another_grid_and_other_channels_are_refused(manifest: Path) -> None:
     with pytest.raises(ImageError, match="has 1 channels; expected 3, set task: synthesis: channels"):
         read(manifest, Synthesis(channels=3)).case(0)
     Image.fromarray(np.zeros((12, 16), np.uint8)).save(manifest.parent / "a0-pair.png")
-    with pytest.raises(ImageError, match=r"a0-pair.png: has shape \(12, 16\), expected \(16, 12\), that of its image 'a0.png'"):
+    with pytest.raises(
+        ImageError, match=r"a0-pair.png: has shape \(12, 16\), expected \(16, 12\), that of its image 'a0.png'"
+    ):
         read(manifest).case(0)
 
 
 def write_volume(folder: Path, shift: float = 0.0) -> Path:
     rng = np.random.default_rng(0)
-    for name, affine in (("v", np.diag([1, 2, 3, 1])), ("p", np.array([[1, 0, 0, shift], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]))):
-        nibabel.save(nibabel.Nifti1Image(rng.random((12, 13, 14)).astype(np.float32), affine), folder / f"{name}.nii.gz")
+    for name, affine in (
+        ("v", np.diag([1, 2, 3, 1])),
+        ("p", np.array([[1, 0, 0, shift], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])),
+    ):
+        nibabel.save(
+            nibabel.Nifti1Image(rng.random((12, 13, 14)).astype(np.float32), affine), folder / f"{name}.nii.gz"
+        )
     return write_rows(folder / "m.csv", [{"image": "v.nii.gz", "paired": "p.nii.gz", "subject": "s", "site": "a"}])
 
 
@@ -157,7 +165,9 @@ def test_what_is_not_known_has_no_gradient_and_no_say() -> None:
     paired[0, :, 0] = torch.nan
     region = torch.ones(3, 1, 4, 5, dtype=torch.bool)
     region[2, :, :, 0] = False
-    expected = ((made[0, :, 1:] - paired[0, :, 1:]).abs().mean() + (made[2, :, :, 1:] - paired[2, :, :, 1:]).abs().mean()) / 2
+    expected = (
+        (made[0, :, 1:] - paired[0, :, 1:]).abs().mean() + (made[2, :, :, 1:] - paired[2, :, :, 1:]).abs().mean()
+    ) / 2
     loss = absolute_error(made, paired, region)
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -177,7 +187,9 @@ def test_an_unlabelled_case_in_a_batch(manifest: Path) -> None:
     both = collate([cohort.case(0), cohort.unlabelled().case(1)])
     assert both.labels["paired"][1].isnan().all()  # type: ignore[union-attr]
     output = {"paired": torch.zeros(2, 1, 16, 12)}
-    torch.testing.assert_close(Synthesis().loss(output, both), Synthesis().loss({"paired": output["paired"][:1]}, cohort.case(0)))
+    torch.testing.assert_close(
+        Synthesis().loss(output, both), Synthesis().loss({"paired": output["paired"][:1]}, cohort.case(0))
+    )
 
 
 def test_spatial_changes_act_alike_and_intensities_stay() -> None:
@@ -189,7 +201,8 @@ def test_spatial_changes_act_alike_and_intensities_stay() -> None:
         paired = drawn.labels["paired"]
         assert isinstance(paired, torch.Tensor)
         inside = ~paired.isnan()
-        assert paired[inside].min() >= image.min() - 1e-6  # never brightened, blurred beyond its values, or made noisy
+        # never brightened, blurred beyond its values, or made noisy
+        assert paired[inside].min() >= image.min() - 1e-6
         assert paired[inside].max() <= image.max() + 1e-6
         spatial += not torch.equal(paired[inside], image[..., 4:20, 4:20][inside])
         same = torch.allclose(drawn.image[inside], paired[inside], atol=1e-5)
@@ -244,7 +257,9 @@ def test_region(manifest: Path) -> None:
 
 
 def test_pooled_over_subjects() -> None:
-    cases = [{"case": str(i), "subject": "st"[i // 2], "ssim": value, "mae": 1.0} for i, value in enumerate((0.2, 0.4, 0.9))]
+    cases = [
+        {"case": str(i), "subject": "st"[i // 2], "ssim": value, "mae": 1.0} for i, value in enumerate((0.2, 0.4, 0.9))
+    ]
     assert Synthesis().aggregate(cases) == {"ssim": pytest.approx(0.6), "mae": 1.0}
     assert Synthesis().headline == "ssim"
 
@@ -311,7 +326,9 @@ def test_a_made_volume_is_written_in_the_unit_of_its_range_and_a_photograph_as_s
 def test_real_pairs_are_read() -> None:
     if "ALLOGRAFT_DATA" not in os.environ:
         pytest.skip("ALLOGRAFT_DATA names no folder of data")
-    cohort = read(Path(os.environ["ALLOGRAFT_DATA"]) / "paired_brain" / "manifest.csv", preprocessing=Preprocessing(size=(64, 64)))
+    cohort = read(
+        Path(os.environ["ALLOGRAFT_DATA"]) / "paired_brain" / "manifest.csv", preprocessing=Preprocessing(size=(64, 64))
+    )
     assert len(cohort.labelled("paired")) == 144
     case = cohort.case(100)
     paired = case.labels["paired"]
@@ -338,7 +355,10 @@ def task_of(name: str, **more: Any) -> Any:
 def loss_of(name: str, **more: Any) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
     task = task_of(name, **more)
-    output = {key: torch.randn(2, count, *((5, 5) if key != "label" else ()), generator=rng) for key, count in task.outputs.items()}
+    output = {
+        key: torch.randn(2, count, *((5, 5) if key != "label" else ()), generator=rng)
+        for key, count in task.outputs.items()
+    }
     label = torch.tensor([[0.0, 1.0], [1.0, 1.0]]) if name == "multilabel" else torch.tensor([0, 1])
     labels = {"mask": torch.ones(2, 1, 5, 5).long(), "label": label, "paired": torch.rand(2, 1, 5, 5, generator=rng)}
     return dict(task.loss(output, Batch(torch.zeros(2, 1, 5, 5), torch.zeros(2), ("a", "b"), labels)))

@@ -29,7 +29,10 @@ def _blob(spatial, place, width=3.0):
 
 def _centre(weight):
     weight = weight[0].double()
-    return [float((a * weight).sum() / weight.sum()) for a in torch.meshgrid(*[torch.arange(n) for n in weight.shape], indexing="ij")]
+    return [
+        float((a * weight).sum() / weight.sum())
+        for a in torch.meshgrid(*[torch.arange(n) for n in weight.shape], indexing="ij")
+    ]
 
 
 def _same(first, second):
@@ -91,8 +94,11 @@ def test_a_blob_lands_where_it_should(size):
     image = _blob(spatial, place, 2.0)
     labels = {"mask": (image > 0.3).long()}
     centre = None if size is None else (22.5, 23.5)
-    turned, moved = apply(image, labels, Draw(angles=(angle,), log_scale=math.log(scale)), _rng(), size=size, centre=centre)
-    # What lay at an offset (r, c) from the centre is turned like rot90, from the second axis to the first, and enlarged.
+    turned, moved = apply(
+        image, labels, Draw(angles=(angle,), log_scale=math.log(scale)), _rng(), size=size, centre=centre
+    )
+    # What lay at an offset (r, c) from the centre is turned like rot90, from the second axis to the
+    # first, and enlarged.
     row, column = (p - m for p, m in zip(place, centre or (20.0, 24.0), strict=True))
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     offset = (scale * (cosine * row - sine * column), scale * (sine * row + cosine * column))
@@ -111,7 +117,8 @@ def test_image_and_mask_move_together_in_3d():
 
 
 def test_with_spacing_the_rotation_is_rigid():
-    # 3 mm along the first axis and 1 mm along the second: 90 degrees take 2 voxels down to 6 voxels across, each now 3 wide.
+    # 3 mm along the first axis and 1 mm along the second: 90 degrees take 2 voxels down to 6 voxels
+    # across, each now 3 wide.
     mask = torch.zeros(1, 9, 33, dtype=torch.int64)
     mask[0, 6, 16] = 1
     _, moved = apply(mask.float(), {"mask": mask}, Draw(angles=(90.0,)), _rng(), spacing=(3.0, 1.0))
@@ -221,11 +228,15 @@ def test_five_hundred_draws_stay_in_their_ranges(strength, dims):
         if field.name in ("angles", "flips"):
             continue
         chosen = ranges.get("scale" if field.name == "log_scale" else field.name)
-        values = [getattr(each, field.name) for each in draws if getattr(each, field.name) != getattr(defaults, field.name)]
+        values = [
+            getattr(each, field.name) for each in draws if getattr(each, field.name) != getattr(defaults, field.name)
+        ]
         if chosen is None:
             assert not values
             continue
-        low, high = (math.log(chosen.low), math.log(chosen.high)) if field.name == "log_scale" else (chosen.low, chosen.high)
+        low, high = (
+            (math.log(chosen.low), math.log(chosen.high)) if field.name == "log_scale" else (chosen.low, chosen.high)
+        )
         assert low <= min(values) < low + 0.1 * (high - low)
         assert high - 0.1 * (high - low) < max(values) <= high
         assert len(values) / 500 == pytest.approx(chosen.probability, abs=0.08)

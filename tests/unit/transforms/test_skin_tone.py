@@ -77,7 +77,8 @@ def test_the_one_healthy_patch_is_found(which: int) -> None:
 
 
 def test_kinyanjuis_eight_categories_joined_to_six_are_the_papers() -> None:
-    """Table 1 of Kinyanjui et al. (2019): very light, light 2 and 1, intermediate 2 and 1, tanned 2, tanned 1, dark."""
+    """Table 1 of Kinyanjui et al. (2019): very light, light 2 and 1, intermediate 2 and 1, tanned
+    2, tanned 1, dark."""
     upper = {
         "very light": 90,
         "light 2": 55,
@@ -159,7 +160,13 @@ def test_no_answer_when_strict_and_always_one_when_not(image: np.ndarray, why: s
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((256, 256), np.uint8), np.zeros((256, 256, 1), np.uint8), np.zeros((256, 256, 3)), np.zeros((3, 256, 256), np.uint8)]
+    "image",
+    [
+        np.zeros((256, 256), np.uint8),
+        np.zeros((256, 256, 1), np.uint8),
+        np.zeros((256, 256, 3)),
+        np.zeros((3, 256, 256), np.uint8),
+    ],
 )
 def test_what_is_no_colour_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(SpecError, match="uint8"):
@@ -204,7 +211,9 @@ def test_calibration_is_the_best_of_all_thresholds() -> None:
     def error(limits: tuple[float, ...]) -> int:
         return int(np.abs(fitzpatrick_type(angles, limits) - types).sum())
 
-    best = min(error(tuple(sorted(limits, reverse=True))) for limits in itertools.combinations_with_replacement(places, 5))
+    best = min(
+        error(tuple(sorted(limits, reverse=True))) for limits in itertools.combinations_with_replacement(places, 5)
+    )
     assert error(calibrate_thresholds(angles.tolist(), types.tolist())) == best
 
 

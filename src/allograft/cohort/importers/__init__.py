@@ -1,4 +1,5 @@
-"""From other people's layouts to a manifest: one file a format. Files are referenced where they lie, never copied."""
+"""From other people's layouts to a manifest: one file a format. Files are referenced where they
+lie, never copied."""
 
 from allograft.cohort.importers.bids import import_bids
 from allograft.cohort.importers.coco import import_coco

@@ -1,4 +1,5 @@
-"""BIDS: ``sub-01/[ses-1/]anat/sub-01_[ses-1_]..._T1w.nii.gz``, and masks below ``derivatives`` by a pattern."""
+"""BIDS: ``sub-01/[ses-1/]anat/sub-01_[ses-1_]..._T1w.nii.gz``, and masks below ``derivatives`` by a
+pattern."""
 
 from __future__ import annotations
 
@@ -28,11 +29,14 @@ def import_bids(
     site_column: str | None = None,
     **options: Unpack[Options],
 ) -> Imported:
-    """Take every anatomical image with the suffix, one row each; several suffixes are channels of one image.
+    """Take every anatomical image with the suffix, one row each; several suffixes are channels of
+    one image.
 
-    ``mask``: a pattern below ``src`` with ``{subject}``, ``{session}``, any other entity such as ``{run}``, or ``{name}``, the image's
-    name without suffix: ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``, every other entity
-    a column of its own, such as ``run`` and ``echo``. The site is ``site``, or listed in ``site_column`` of ``participants.tsv``.
+    ``mask``: a pattern below ``src`` with ``{subject}``, ``{session}``, any other entity such as
+    ``{run}``, or ``{name}``, the image's name without suffix:
+    ``derivatives/manual/sub-{subject}/anat/{name}_mask.nii.gz``. The session becomes ``timepoint``,
+    every other entity a column of its own, such as ``run`` and ``echo``. The site is ``site``, or
+    listed in ``site_column`` of ``participants.tsv``.
     """
     src = need_folder(src)
     first, *channels = [suffix] if isinstance(suffix, str) else list(suffix)
@@ -52,11 +56,15 @@ def import_bids(
             continue
         where = site if sites is None else sites.get(values["subject"])
         entities = {key: value for key, value in values.items() if key not in ("session", "name", *KNOWN)}
-        rows.append(entities | {"image": files, "subject": values["subject"], "site": where, "timepoint": values.get("session")})
+        rows.append(
+            entities | {"image": files, "subject": values["subject"], "site": where, "timepoint": values.get("session")}
+        )
         if masks is not None:
             rows[-1]["mask"] = masks.find(values, path)
             unmatched += [] if rows[-1]["mask"] else [f"{path.relative_to(src).as_posix()}: no mask"]
-    unmatched += [f"{path.relative_to(src).as_posix()}: a mask without an image" for path in (masks.left if masks else [])]
+    unmatched += [
+        f"{path.relative_to(src).as_posix()}: a mask without an image" for path in (masks.left if masks else [])
+    ]
     return write_manifest(out, rows, unmatched, **options)
 
 
@@ -69,7 +77,9 @@ def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, s
         parts = _FILE.fullmatch(path.name)
         values = dict(pair.split("-") for pair in parts["name"].rstrip("_").split("_")) if parts else {}
         if parts is None or values.pop("sub", None) != path.relative_to(src).parts[0].removeprefix("sub-"):
-            unmatched.append(f"{name}: not named as BIDS asks, sub-LABEL_..._SUFFIX.nii.gz in the folder of its subject")
+            unmatched.append(
+                f"{name}: not named as BIDS asks, sub-LABEL_..._SUFFIX.nii.gz in the folder of its subject"
+            )
             continue
         values |= {"subject": path.relative_to(src).parts[0].removeprefix("sub-"), "name": parts["name"].rstrip("_")}
         session = values.pop("ses", None)
@@ -83,7 +93,9 @@ def _with_suffix(
     if not chosen:
         found = ", ".join(sorted({ending for _, _, ending in images})) or "no anatomical image"
         found = "; ".join([found, *unmatched[:3]])
-        raise ManifestError(f"{src}: no image with the suffix '{suffix}'; found {found}; name one that is there: --suffix T2w")
+        raise ManifestError(
+            f"{src}: no image with the suffix '{suffix}'; found {found}; name one that is there: --suffix T2w"
+        )
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""Boxes files: ``{"boxes": [[x0, y0, x1, y1], ...], "labels": [...]}`` in pixels, end exclusive, one JSON an image."""
+"""Boxes files: ``{"boxes": [[x0, y0, x1, y1], ...], "labels": [...]}`` in pixels, end exclusive,
+one JSON an image."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class BoxFile:
         return None
 
     def file(self, image: Path, out: Path) -> tuple[Path, bytes]:
-        """Where it goes, ``boxes/`` and the image's own path beside the manifest, and what it holds."""
+        """Where it goes, ``boxes/`` and the image's own path beside the manifest, and what it
+        holds."""
         folder = manifest_path(out).parent
         path = folder / "boxes" / f"{relative(image, folder, 'image')}.json"
         return path, (json.dumps({"boxes": self.boxes, "labels": self.labels}) + "\n").encode()

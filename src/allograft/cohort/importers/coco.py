@@ -25,11 +25,13 @@ def import_coco(
     one_image_per_subject: bool = False,
     **options: Unpack[Options],
 ) -> Imported:
-    """Take every image of the JSON that lies in ``images``, with its boxes in ``boxes/`` beside the manifest.
+    """Take every image of the JSON that lies in ``images``, with its boxes in ``boxes/`` beside the
+    manifest.
 
-    x, y, width, height become x, y, x + width, y + height, cut to the image. An image without annotations has an empty list: it was
-    looked at. Crowds, and annotations without a box or with one of no area, are left out and counted. ``subject``: where the patient is in
-    ``file_name`` without suffix, below ``images`` where that is an absolute path.
+    x, y, width, height become x, y, x + width, y + height, cut to the image. An image without
+    annotations has an empty list: it was looked at. Crowds, and annotations without a box or with
+    one of no area, are left out and counted. ``subject``: where the patient is in ``file_name``
+    without suffix, below ``images`` where that is an absolute path.
     """
     src, site, images = Path(src), need_site(site, src), need_folder(images)
     held = read_json(src, dict)
@@ -57,8 +59,11 @@ def import_coco(
     return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
-def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: list[str]) -> tuple[dict[Any, BoxFile], dict[str, int]]:
-    """Boxes by image id, and what was left out how often; ``left`` gets a line for each annotation without a box."""
+def _boxes(
+    held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: list[str]
+) -> tuple[dict[Any, BoxFile], dict[str, int]]:
+    """Boxes by image id, and what was left out how often; ``left`` gets a line for each annotation
+    without a box."""
     categories = {str(one.get("id")): str(one.get("name", "")) for one in _entries(held, "categories", src)}
     found = {one["id"]: BoxFile() for one in listed}
     sizes = {one["id"]: _size(one) for one in listed}
@@ -67,7 +72,8 @@ def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: 
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
         if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
             raise ManifestError(
-                f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; correct or remove it"
+                f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; correct "
+                "or remove it"
             )
         if note.get("iscrowd"):
             left_out["crowds"] += 1
@@ -85,21 +91,30 @@ def _boxes(held: dict[str, Any], listed: list[dict[str, Any]], src: Path, left: 
             left_out["boxes without area"] += 1
             left.append(why.removeprefix(f"{src}, "))
     if left and not any(one.boxes for one in found.values()):
-        raise ManifestError(f"{src}: none of its annotations has a box of any area, for example {left[0]}; export them with boxes")
+        raise ManifestError(
+            f"{src}: none of its annotations has a box of any area, for example {left[0]}; export them with boxes"
+        )
     return found, left_out
 
 
 def _entries(held: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:
     entries = held.get(key)
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-        raise ManifestError(f"{src}: '{key}' is no list of objects; expected a COCO file with images, annotations, categories; correct SRC")
+        raise ManifestError(
+            f"{src}: '{key}' is no list of objects; expected a COCO file with images, annotations, categories; "
+            "correct SRC"
+        )
     return entries
 
 
 def _images(held: dict[str, Any], src: Path) -> list[dict[str, Any]]:
     listed = _entries(held, "images", src)
     for one in listed:
-        if not isinstance(one.get("file_name"), str) or not one["file_name"] or not isinstance(one.get("id"), (int, str)):
+        if (
+            not isinstance(one.get("file_name"), str)
+            or not one["file_name"]
+            or not isinstance(one.get("id"), (int, str))
+        ):
             raise ManifestError(f"{src}: image {str(one)[:80]}; expected an id and a file_name; correct it")
     if twice := [name for name, count in Counter(one["id"] for one in listed).items() if count > 1]:
         raise ManifestError(f"{src}: image id {twice[0]} is listed twice; keep one")

@@ -1,4 +1,5 @@
-"""Which files of a folder are images: no hidden ones, one of each pair ``a.nii`` and ``a.nii.gz``, and the others counted."""
+"""Which files of a folder are images: no hidden ones, one of each pair ``a.nii`` and ``a.nii.gz``,
+and the others counted."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _TEXTS = ("", ".json", ".csv", ".tsv", ".txt", ".xml", ".md", ".yaml", ".yml", "
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file can be read as an image by its name, or is DICOM; folders are taken to be series."""
+    """Whether a file can be read as an image by its name, or is DICOM; folders are taken to be
+    series."""
     return path.is_dir() or (path.name.lower().endswith(SUFFIXES) and not is_second(path)) or is_dicom(path)
 
 
@@ -28,7 +30,8 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 
 
 def images_among(paths: Iterable[Path], folder: Path, unmatched: list[str]) -> list[Path]:
-    """The images among the files of a folder, one of each pair ``a.nii`` and ``a.nii.gz``; the other files are counted by suffix."""
+    """The images among the files of a folder, one of each pair ``a.nii`` and ``a.nii.gz``; the
+    other files are counted by suffix."""
     files = [path for path in visible(paths) if path.is_file()]
     images = [path for path in files if is_image(path)]
     others = (path for path in set(files) - set(images) if path.suffix.lower() not in _TEXTS)
@@ -42,7 +45,9 @@ def counted(files: Iterable[Path]) -> list[str]:
     >>> counted([Path("a.mnc.gz"), Path("b.mnc.gz"), Path("README")])
     ['2 files of .mnc.gz', '1 file of no suffix']
     """
-    endings = Counter("".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix or "no suffix" for path in files)
+    endings = Counter(
+        "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix or "no suffix" for path in files
+    )
     return [f"{number} file{'s' * (number > 1)} of {ending}" for ending, number in sorted(endings.items())]
 
 
@@ -56,7 +61,10 @@ def one_of_twins(images: Sequence[Path], unmatched: list[str], folder: Path | No
     twins = {path for path in images if path.name.endswith(".nii") and path.with_name(f"{path.name}.gz") in packed}
     for path in sorted(twins):
         _check_same(path, path.with_name(f"{path.name}.gz"))
-        unmatched.append(f"{path.relative_to(folder).as_posix() if folder else path.name}: the same image as {path.name}.gz, left out")
+        unmatched.append(
+            f"{path.relative_to(folder).as_posix() if folder else path.name}: the same image as {path.name}.gz, left "
+            "out"
+        )
     return [path for path in images if path not in twins]
 
 
@@ -73,8 +81,14 @@ def other_suffix(path: Path) -> str:
 def _check_same(plain: Path, packed: Path) -> None:
     try:
         with open(plain, "rb") as one, gzip.open(packed) as other:
-            same = all(left == right for left, right in iter(lambda: (one.read(1 << 20), other.read(1 << 20)), (b"", b"")))
+            same = all(
+                left == right for left, right in iter(lambda: (one.read(1 << 20), other.read(1 << 20)), (b"", b""))
+            )
     except (OSError, EOFError, zlib.error) as error:
-        raise ManifestError(f"{packed}: cannot be read ({error}) and compared with {plain.name}; remove one of them") from error
+        raise ManifestError(
+            f"{packed}: cannot be read ({error}) and compared with {plain.name}; remove one of them"
+        ) from error
     if not same:
-        raise ManifestError(f"{plain}: differs from {packed.name}, so which is the image is unknown; remove one of them")
+        raise ManifestError(
+            f"{plain}: differs from {packed.name}, so which is the image is unknown; remove one of them"
+        )

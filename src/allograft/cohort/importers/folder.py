@@ -1,4 +1,5 @@
-"""Files laid out by a pattern: ``A/{subject}_0000.nii.gz`` with masks ``A/labels/{subject}.nii.gz``."""
+"""Files laid out by a pattern: ``A/{subject}_0000.nii.gz`` with masks
+``A/labels/{subject}.nii.gz``."""
 
 from __future__ import annotations
 
@@ -28,10 +29,12 @@ def import_folder(
 ) -> Imported:
     """Take every file below ``src`` that fits ``image``, and what goes with it.
 
-    ``{subject}``, ``{site}``, ``{split}``, ``{label}``, ``{timepoint}`` and any other name in braces but ``{name}`` become columns;
-    ``*`` is anything within a name, ``**`` any folders. Several ``image`` patterns are channels: the first finds the cases, the others
-    are filled with its names, as ``mask``, ``paired`` and ``region`` are. Without ``{subject}`` in the pattern
-    ``one_image_per_subject`` must be true, and the subject is the path. A folder that fits and holds DICOM files is one image, a series.
+    ``{subject}``, ``{site}``, ``{split}``, ``{label}``, ``{timepoint}`` and any other name in
+    braces but ``{name}`` become columns; ``*`` is anything within a name, ``**`` any folders.
+    Several ``image`` patterns are channels: the first finds the cases, the others are filled with
+    its names, as ``mask``, ``paired`` and ``region`` are. Without ``{subject}`` in the pattern
+    ``one_image_per_subject`` must be true, and the subject is the path. A folder that fits and
+    holds DICOM files is one image, a series.
     """
     src = need_folder(src)
     first, *channels = [image] if isinstance(image, str) else list(image)
@@ -40,9 +43,15 @@ def import_folder(
         raise ManifestError(f"site '{site}' and {{site}} in the pattern '{first}'; give one of them")
     fixed = {} if "site" in shape.names else {"site": need_site(site, src)}
     if "subject" not in shape.names:
-        need_subject(src, one_image_per_subject=one_image_per_subject, how="write {subject} in the pattern: --image 'A/{subject}_*.png'")
+        need_subject(
+            src,
+            one_image_per_subject=one_image_per_subject,
+            how="write {subject} in the pattern: --image 'A/{subject}_*.png'",
+        )
     others = [Partners.of(one, src, shape.names) for one in channels]
-    partners = {key: Partners.of(one, src, shape.names) for key, one in _given(mask=mask, paired=paired, region=region).items()}
+    partners = {
+        key: Partners.of(one, src, shape.names) for key, one in _given(mask=mask, paired=paired, region=region).items()
+    }
     unmatched: list[str] = []
     rows: list[Row] = []
     for path, values in _images(shape, src, (*others, *partners.values()), unmatched):
@@ -55,12 +64,16 @@ def import_folder(
         unmatched += [f"{name}: no {key}" for key, one in found.items() if one is None]
         texts = {column: values[column] for column in column_names(shape.names, first)}
         rows.append({"subject": stem(name), "image": files} | texts | fixed | found)
-    unmatched += [f"{path.relative_to(src).as_posix()}: no image" for one in (*others, *partners.values()) for path in one.left]
+    unmatched += [
+        f"{path.relative_to(src).as_posix()}: no image" for one in (*others, *partners.values()) for path in one.left
+    ]
     check_once(Counter(row["subject"] for row in rows) if one_image_per_subject else {}, src)
     return write_manifest(out, rows, unmatched, **options)
 
 
-def _images(shape: Pattern, src: Path, partners: Sequence[Partners], unmatched: list[str]) -> Iterator[tuple[Path, dict[str, str]]]:
+def _images(
+    shape: Pattern, src: Path, partners: Sequence[Partners], unmatched: list[str]
+) -> Iterator[tuple[Path, dict[str, str]]]:
     """What fits the image's pattern and no other, and can be read."""
     taken = {path for one in partners for paths in one.by_key.values() for path in paths}
     every = list(shape.walk(src))

@@ -1,4 +1,5 @@
-"""The line for a study from the labels of a ``dataset.json``: which mask values each class stands for."""
+"""The line for a study from the labels of a ``dataset.json``: which mask values each class stands
+for."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from allograft.errors import ManifestError
 
 
 def mask_notes(labels: object, source: Path) -> list[str]:
-    """The line for a study, from ``{"1": "anterior"}`` or ``{"anterior": 1}``: name -> mask values without the background.
+    """The line for a study, from ``{"1": "anterior"}`` or ``{"anterior": 1}``: name -> mask values
+    without the background.
 
-    Regions that overlap cannot be learnt by a softmax; the line then names the parts that do not, and a sentence says so.
+    Regions that overlap cannot be learnt by a softmax; the line then names the parts that do not,
+    and a sentence says so.
 
     >>> mask_notes({"0": "background", "1": "anterior"}, Path("."))
     ['for the study: task: {segmentation: {classes: {"anterior": [1]}}}']
@@ -35,7 +38,10 @@ def mask_notes(labels: object, source: Path) -> list[str]:
             values.setdefault(" and ".join(names), []).append(number)
     if ignored:
         listed = ", ".join(map(str, ignored))
-        notes.append(f"mask value {listed} means ignore, which has no class here: a study refuses masks that hold it; use a region")
+        notes.append(
+            f"mask value {listed} means ignore, which has no class here: a study refuses masks that hold it; use a "
+            "region"
+        )
     line = f"for the study: task: {{segmentation: {{classes: {json.dumps(values, ensure_ascii=False)}}}}}"
     return [line, *notes] if values else notes
 
@@ -48,7 +54,9 @@ def _values(labels: Mapping[object, object], source: Path) -> dict[str, list[int
         try:
             numbers = [int(str(one)) for one in (number if isinstance(number, list) else [number])]
         except ValueError as error:
-            raise ManifestError(f"{source}: label {name!r} is {number!r}; expected a number; correct dataset.json") from error
+            raise ManifestError(
+                f"{source}: label {name!r} is {number!r}; expected a number; correct dataset.json"
+            ) from error
         if numbers and numbers != [0]:
             found.setdefault(name, []).extend(numbers)
     return found

@@ -29,11 +29,13 @@ def import_medmnist(
     test: str = "test",
     **options: Unpack[Options],
 ) -> Imported:
-    """Write each image as a PNG (a volume as ``.npy``) below OUT/SITE, and a row with its split and label.
+    """Write each image as a PNG (a volume as ``.npy``) below OUT/SITE, and a row with its split and
+    label.
 
-    Labels are numbers unless ``classes`` names them ({"0": "normal"}); several labels (ChestMNIST) become ``a|b``, none of them
-    ``none``. MedMNIST does not say who the patients are, so ``one_image_per_subject`` must be true. ``test`` names the
-    part that is tested: "val" for a file without test images. ``options``: see ``Options``.
+    Labels are numbers unless ``classes`` names them ({"0": "normal"}); several labels (ChestMNIST)
+    become ``a|b``, none of them ``none``. MedMNIST does not say who the patients are, so
+    ``one_image_per_subject`` must be true. ``test`` names the part that is tested: "val" for a file
+    without test images. ``options``: see ``Options``.
     """
     site = need_site(site, src)
     if not one_image_per_subject:
@@ -43,8 +45,12 @@ def import_medmnist(
         raise ManifestError(f"{src}: says itself which image is for training and which for testing; leave split out")
     arrays = _arrays(Path(src))
     if test != "test" and (test not in arrays or "test" in arrays):
-        raise ManifestError(f"{src}: holds {', '.join(arrays)}; --test {test} is for a file that holds {test} and no test; leave it out")
-    names = class_names({label for _, labels in arrays.values() for row in _numbers(labels) for label in row}, classes, src)
+        raise ManifestError(
+            f"{src}: holds {', '.join(arrays)}; --test {test} is for a file that holds {test} and no test; leave it out"
+        )
+    names = class_names(
+        {label for _, labels in arrays.values() for row in _numbers(labels) for label in row}, classes, src
+    )
     folder = manifest_path(out).parent / _slug(site)
     rows: list[Row] = []
     for split, (images, labels) in arrays.items():
@@ -53,7 +59,9 @@ def import_medmnist(
         for i, row in enumerate(_numbers(labels)):
             label = "|".join(names[one] for one in row) if row else _NONE
             path = folder / split / f"{i:06d}{suffix}"
-            rows.append({"image": [path], "label": label, "subject": f"{site}-{split}-{i:06d}", "site": site, "split": part})
+            rows.append(
+                {"image": [path], "label": label, "subject": f"{site}-{split}-{i:06d}", "site": site, "split": part}
+            )
     notes = [f"classes: {', '.join(dict.fromkeys(names.values()))}"]
     return write_manifest(out, rows, files=_files(folder, arrays), notes=notes, **options)
 
@@ -65,19 +73,24 @@ def _arrays(src: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             if isinstance(held, np.ndarray):
                 raise ValueError("one array")
             keys = {split: (f"{split}_images", f"{split}_labels") for split in SPLITS}
-            arrays = {split: (held[a], held[b]) for split, (a, b) in keys.items() if a in held.files and b in held.files}
+            arrays = {
+                split: (held[a], held[b]) for split, (a, b) in keys.items() if a in held.files and b in held.files
+            }
             found = ", ".join(held.files)
     except FileNotFoundError as error:
         raise ManifestError(f"{src}: no such file; expected an .npz of MedMNIST; correct SRC") from error
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, MemoryError) as error:
         raise ImageError(f"{src}: cannot be read as .npz ({error}); download it again") from error
     if not arrays:
-        raise ManifestError(f"{src}: holds {found or 'nothing'}; expected train_images and train_labels, val_ or test_; correct SRC")
+        raise ManifestError(
+            f"{src}: holds {found or 'nothing'}; expected train_images and train_labels, val_ or test_; correct SRC"
+        )
     for split, (images, labels) in arrays.items():
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels) or labels.ndim > 2:
             wanted = "8-bit images (N, H, W), (N, H, W, 3) or (N, D, H, W) and as many labels"
             raise ManifestError(
-                f"{src}: {split} holds {images.dtype} {images.shape} and labels {labels.shape}; expected {wanted}; correct SRC"
+                f"{src}: {split} holds {images.dtype} {images.shape} and labels {labels.shape}; expected {wanted}; "
+                "correct SRC"
             )
     return arrays
 

@@ -1,4 +1,5 @@
-"""Medical Segmentation Decathlon: a folder with ``dataset.json``, ``imagesTr``, ``labelsTr`` and ``imagesTs``."""
+"""Medical Segmentation Decathlon: a folder with ``dataset.json``, ``imagesTr``, ``labelsTr`` and
+``imagesTs``."""
 
 from __future__ import annotations
 
@@ -25,18 +26,27 @@ def import_msd(
     unlabelled: bool = False,
     **options: Unpack[Options],
 ) -> Imported:
-    """Take the training cases with their masks, and with ``unlabelled`` the test cases, which have none.
+    """Take the training cases with their masks, and with ``unlabelled`` the test cases, which have
+    none.
 
-    ``subject``: where the patient stands in a file's name, ``'{subject}_*'``, else ``one_image_per_subject``.
+    ``subject``: where the patient stands in a file's name, ``'{subject}_*'``, else
+    ``one_image_per_subject``.
     """
     src, site = need_folder(src), need_site(site, src)
     described = read_json(src / "dataset.json", dict)
     entries = [(_images(one, src), _text(one, "label", src)) for one in _list(described, "training", src)]
-    tests = [_images(one if isinstance(one, dict) else {"image": one}, src) for one in _list(described, "test", src, optional=True)]
+    tests = [
+        _images(one if isinstance(one, dict) else {"image": one}, src)
+        for one in _list(described, "test", src, optional=True)
+    ]
     if unlabelled:
         entries += [(one, "") for one in tests]
     rows: list[Row] = []
-    unmatched = [] if unlabelled else [f"{one[0]}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
+    unmatched = (
+        []
+        if unlabelled
+        else [f"{one[0]}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
+    )
     for images, mask in entries:
         image, paths = images[0], [src / one for one in images]
         if absent := [one for one in images if not os.path.exists(src / one)]:
@@ -69,12 +79,15 @@ def read_json(path: Path, kind: type) -> Any:
 def _list(described: dict[str, Any], key: str, src: Path, *, optional: bool = False) -> list[Any]:
     held = described.get(key, [] if optional else None)
     if not isinstance(held, list):
-        raise ManifestError(f"{src / 'dataset.json'}: '{key}' is a {type(held).__name__}; expected a list of cases; correct SRC")
+        raise ManifestError(
+            f"{src / 'dataset.json'}: '{key}' is a {type(held).__name__}; expected a list of cases; correct SRC"
+        )
     return held
 
 
 def _images(entry: object, src: Path) -> list[str]:
-    """The files of a case: one, or as MONAI's lists have it one per channel, ``"image": ["a.nii.gz", "b.nii.gz"]``."""
+    """The files of a case: one, or as MONAI's lists have it one per channel,
+    ``"image": ["a.nii.gz", "b.nii.gz"]``."""
     held = entry.get("image") if isinstance(entry, dict) else None
     if isinstance(held, list) and held and all(isinstance(one, str) and one for one in held):
         return held
@@ -83,5 +96,7 @@ def _images(entry: object, src: Path) -> list[str]:
 
 def _text(entry: object, key: str, src: Path) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key]:
-        raise ManifestError(f"{src / 'dataset.json'}: a case {str(entry)[:80]}; expected {{'image': .., 'label': ..}}; correct it")
+        raise ManifestError(
+            f"{src / 'dataset.json'}: a case {str(entry)[:80]}; expected {{'image': .., 'label': ..}}; correct it"
+        )
     return str(entry[key])

@@ -26,15 +26,19 @@ def import_nnunet(
     unlabelled: bool = False,
     **options: Unpack[Options],
 ) -> Imported:
-    """Take the training cases, their channels in order of their numbers, and with ``unlabelled`` those of ``imagesTs``.
+    """Take the training cases, their channels in order of their numbers, and with ``unlabelled``
+    those of ``imagesTs``.
 
-    ``subject``: where the patient stands in a case's name, ``'{subject}_*'``, else ``one_image_per_subject``. A case that lacks a
-    channel is left out and listed. Where ``dataset.json`` lists its files under ``dataset``, these are taken, whatever their names.
+    ``subject``: where the patient stands in a case's name, ``'{subject}_*'``, else
+    ``one_image_per_subject``. A case that lacks a channel is left out and listed. Where
+    ``dataset.json`` lists its files under ``dataset``, these are taken, whatever their names.
     """
     src, site = need_folder(src), need_site(site, src)
     unmatched: list[str] = []
     described = read_json(src / "dataset.json", dict) if (src / "dataset.json").exists() else {}
-    found, masks = _listed(described, src, unmatched) if "dataset" in described else _named(src, unmatched, unlabelled=unlabelled)
+    found, masks = (
+        _listed(described, src, unmatched) if "dataset" in described else _named(src, unmatched, unlabelled=unlabelled)
+    )
     channels = sorted({number for files in found.values() for number in files})
     rows: list[Row] = []
     for (folder, case), files in found.items():
@@ -46,7 +50,9 @@ def import_nnunet(
         if mask is None and folder == "labelsTr":
             unmatched.append(f"{case}: no mask; imported without")
         rows.append({"image": [files[number] for number in channels], "mask": mask, "subject": who, "site": site})
-    unmatched += [f"{folder}/{path.name}: a mask without an image" for (folder, _), path in masks.items() if folder == "labelsTr"]
+    unmatched += [
+        f"{folder}/{path.name}: a mask without an image" for (folder, _), path in masks.items() if folder == "labelsTr"
+    ]
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
     return write_manifest(out, rows, unmatched, notes=mask_notes(described.get("labels"), src), **options)
@@ -62,7 +68,9 @@ def _named(src: Path, unmatched: list[str], *, unlabelled: bool) -> tuple[Found,
     tests = {("labelsTs", case): files for case, files in _cases(src / "imagesTs", unmatched).items()}
     if not found and not tests:
         seen = f"; found {'; '.join(unmatched[:3])}" if unmatched else ""
-        raise ManifestError(f"{src}: no image imagesTr/CASE_0000.*; expected a dataset folder of nnU-Net{seen}; correct SRC")
+        raise ManifestError(
+            f"{src}: no image imagesTr/CASE_0000.*; expected a dataset folder of nnU-Net{seen}; correct SRC"
+        )
     if not unlabelled:
         unmatched += [f"imagesTs/{case}: a test image, left out (--unlabelled takes it)" for _, case in tests]
     folders = {name: _files(src / name, unmatched) for name in ("labelsTr", "labelsTs")}
@@ -71,7 +79,8 @@ def _named(src: Path, unmatched: list[str], *, unlabelled: bool) -> tuple[Found,
 
 
 def _listed(described: dict[str, Any], src: Path, unmatched: list[str]) -> tuple[Found, dict[tuple[str, str], Path]]:
-    """Images and masks by the key ``dataset`` of version 2: ``{CASE: {"images": [...], "label": ...}}``, paths below ``src``."""
+    """Images and masks by the key ``dataset`` of version 2:
+    ``{CASE: {"images": [...], "label": ...}}``, paths below ``src``."""
     held, wanted = described["dataset"], "expected {CASE: {'images': [..], 'label': ..}}; correct it"
     if not isinstance(held, dict):
         raise ManifestError(f"{src / 'dataset.json'}: 'dataset' is a {type(held).__name__}; {wanted}")
@@ -80,7 +89,11 @@ def _listed(described: dict[str, Any], src: Path, unmatched: list[str]) -> tuple
     for case, entry in held.items():
         images = entry.get("images") if isinstance(entry, dict) else None
         mask = entry.get("label") if isinstance(entry, dict) else None
-        if not isinstance(images, list) or not images or not all(isinstance(one, str) and one for one in (*images, mask or "-")):
+        if (
+            not isinstance(images, list)
+            or not images
+            or not all(isinstance(one, str) and one for one in (*images, mask or "-"))
+        ):
             raise ManifestError(f"{src / 'dataset.json'}: case '{case}' is {str(entry)[:80]}; {wanted}")
         if lacking := [one for one in images if not os.path.exists(src / one)]:
             unmatched.append(f"{case}: no image {lacking[0]}, left out")
@@ -103,7 +116,9 @@ def _cases(folder: Path, unmatched: list[str]) -> dict[str, dict[str, Path]]:
         if found is None:
             unmatched.append(f"{folder.name}/{path.name}: no channel number such as _0000 in its name")
         elif found[2] in cases.setdefault(found[1], {}):
-            raise ManifestError(f"{path}: {cases[found[1]][found[2]].name} is the same channel of the same case; remove one")
+            raise ManifestError(
+                f"{path}: {cases[found[1]][found[2]].name} is the same channel of the same case; remove one"
+            )
         else:
             cases[found[1]][found[2]] = path
     return cases

@@ -1,4 +1,5 @@
-"""Path patterns: ``A/{subject}_0000.nii.gz``, with ``*`` for anything within a name and ``**`` for any folders.
+"""Path patterns: ``A/{subject}_0000.nii.gz``, with ``*`` for anything within a name and ``**`` for
+any folders.
 
 ``{subject:2}`` is a piece of two characters, ``{eye:[LR]}`` one that fits a regular expression.
 """
@@ -20,7 +21,8 @@ _TOKEN = re.compile(r"\{([^{}:]*)(:[^{}]*)?\}|\*\*/|\*\*|\*")
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern of paths below a folder; each ``{name}`` is a piece of one file or folder name, the same everywhere.
+    """A pattern of paths below a folder; each ``{name}`` is a piece of one file or folder name, the
+    same everywhere.
 
     A piece is as short as the characters after it allow.
 
@@ -39,7 +41,9 @@ class Pattern:
         if not self.text or self.text.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", self.text):
             raise ManifestError(f"pattern '{self.text}': expected a path below SRC, such as images/{{subject}}.png")
         if wrong := [name for name in self.names if not name.isidentifier()]:
-            raise ManifestError(f"pattern '{self.text}': {{{wrong[0]}}} is no name; expected letters in braces, such as {{subject}}")
+            raise ManifestError(
+                f"pattern '{self.text}': {{{wrong[0]}}} is no name; expected letters in braces, such as {{subject}}"
+            )
         for token in self._tokens:
             if token[2] is not None:
                 self._check_form(token[2][1:])
@@ -49,7 +53,9 @@ class Pattern:
         try:
             named = re.compile(form).groupindex
         except (re.error, OverflowError) as error:
-            raise ManifestError(f"pattern '{self.text}': ':{form}' is no regular expression ({error}); correct it") from error
+            raise ManifestError(
+                f"pattern '{self.text}': ':{form}' is no regular expression ({error}); correct it"
+            ) from error
         if not form or (form.isdigit() and int(form) == 0) or named:
             found = f"':{form}' is no width and no plain regular expression"
             raise ManifestError(f"pattern '{self.text}': {found}; expected such as {{subject:2}} or {{eye:[LR]}}")
@@ -79,7 +85,8 @@ class Pattern:
         return None if found is None or any("/" in value for value in found.groupdict().values()) else found.groupdict()
 
     def walk(self, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Files, and folders that are DICOM series, below ``folder`` that fit, in order of their paths."""
+        """Files, and folders that are DICOM series, below ``folder`` that fit, in order of their
+        paths."""
         fixed = self.text[: next((token.start() for token in self._tokens), None)].rpartition("/")[0]
         start = folder / fixed
         if not start.is_dir():
@@ -127,7 +134,8 @@ def _below(folder: Path, depth: int | None) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Partners:
-    """The files of a pattern, found by what its names stand for; ``left`` are those that nobody asked for."""
+    """The files of a pattern, found by what its names stand for; ``left`` are those that nobody
+    asked for."""
 
     pattern: Pattern
     by_key: dict[tuple[str, ...], list[Path]]
@@ -140,7 +148,8 @@ class Partners:
         if unknown := [name for name in shape.names if name not in known]:
             names = ", ".join(f"{{{name}}}" for name in known) or "no name at all"
             raise ManifestError(
-                f"pattern '{pattern}': {{{unknown[0]}}} is not in the image's pattern, which has {names}; use the same names"
+                f"pattern '{pattern}': {{{unknown[0]}}} is not in the image's pattern, which has {names}; use the "
+                "same names"
             )
         by_key: dict[tuple[str, ...], list[Path]] = {}
         every = dict(shape.walk(folder))
@@ -155,7 +164,9 @@ class Partners:
         found = self.by_key.get(key, [])
         if len(found) > 1:
             names = f"{found[0].name} and {found[1].name}"
-            raise ManifestError(f"{image}: {names} both fit '{self.pattern.text}'; narrow the pattern so that one is left")
+            raise ManifestError(
+                f"{image}: {names} both fit '{self.pattern.text}'; narrow the pattern so that one is left"
+            )
         self.used.add(key)
         return found[0] if found else None
 

@@ -1,4 +1,5 @@
-"""What every importer ends with: rows of absolute paths become a manifest that ``read_manifest`` accepts, or nothing is written."""
+"""What every importer ends with: rows of absolute paths become a manifest that ``read_manifest``
+accepts, or nothing is written."""
 
 from __future__ import annotations
 
@@ -24,9 +25,10 @@ _SHOWN = 20
 class Options(TypedDict, total=False):
     """What all importers take.
 
-    ``append``: add the rows to a manifest that exists. ``split``: train, val or test, for rows whose source names none.
-    ``subject_prefix``: put before each subject, where two hospitals count their patients alike. ``shared_subjects``: a subject at two
-    sites is one patient; without it that is refused.
+    ``append``: add the rows to a manifest that exists. ``split``: train, val or test, for rows
+    whose source names none. ``subject_prefix``: put before each subject, where two hospitals count
+    their patients alike. ``shared_subjects``: a subject at two sites is one patient; without it
+    that is refused.
     """
 
     append: bool
@@ -54,7 +56,11 @@ class Imported:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.manifest}: {self.rows} rows written, for example", *(f"  {one}" for one in self.examples), *self.notes]
+        lines = [
+            f"{self.manifest}: {self.rows} rows written, for example",
+            *(f"  {one}" for one in self.examples),
+            *self.notes,
+        ]
         if self.unmatched:
             lines += [f"{len(self.unmatched)} unmatched:", *(f"  {one}" for one in self.unmatched[:_SHOWN])]
             lines += [f"  and {len(self.unmatched) - _SHOWN} more"] if len(self.unmatched) > _SHOWN else []
@@ -82,7 +88,9 @@ def write_manifest(
     manifest = manifest_path(out)
     if not rows:
         found = "; ".join(unmatched[:5]) or "no image matched"
-        raise ManifestError(_printable(f"{manifest}: nothing to import; {found}. Correct SRC, the pattern or the columns"))
+        raise ManifestError(
+            _printable(f"{manifest}: nothing to import; {found}. Correct SRC, the pattern or the columns")
+        )
     before = manifest.read_bytes() if manifest.exists() else None
     old, new = _old_rows(manifest, options), _new_rows(manifest, rows, options)
     if not options.get("shared_subjects"):
@@ -102,7 +110,8 @@ def write_manifest(
 
 
 def _not_taken(rows: Sequence[Row]) -> list[str]:
-    """Files beside the images that are images by another suffix and in no row: how many in each folder."""
+    """Files beside the images that are images by another suffix and in no row: how many in each
+    folder."""
     cells = [one for row in rows for value in row.values() for one in (value if isinstance(value, list) else [value])]
     taken = {os.path.abspath(one) for one in cells if isinstance(one, Path)}
     images = {one for row in rows for one in row["image"] if isinstance(one, Path) and not one.is_dir()}
@@ -111,7 +120,12 @@ def _not_taken(rows: Sequence[Row]) -> list[str]:
     for folder in sorted({one.parent for one in images}):
         for path in folder.iterdir():
             suffix = suffix_of(path)
-            if suffix and suffix not in suffixes and os.path.abspath(path) not in taken and not path.name.startswith("."):
+            if (
+                suffix
+                and suffix not in suffixes
+                and os.path.abspath(path) not in taken
+                and not path.name.startswith(".")
+            ):
                 left[folder.name, suffix] = left.get((folder.name, suffix), 0) + 1
     return [f"{folder}: {count} files ending in {suffix} not taken" for (folder, suffix), count in sorted(left.items())]
 
@@ -142,13 +156,18 @@ def manifest_path(out: Path) -> Path:
 
 
 def relative(path: Path, folder: Path, what: str = "file") -> str:
-    """The path as a manifest in ``folder`` writes it; refused when it lies outside, through a link too."""
+    """The path as a manifest in ``folder`` writes it; refused when it lies outside, through a link
+    too."""
     if not path.resolve().is_relative_to(folder.resolve()):
         mend = "write the manifest to a folder that holds them all (OUT)"
-        raise ManifestError(_printable(f"{what} {path} lies outside the manifest's folder {folder}, and files are not copied; {mend}"))
+        raise ManifestError(
+            _printable(f"{what} {path} lies outside the manifest's folder {folder}, and files are not copied; {mend}")
+        )
     lexical = Path(os.path.abspath(path))
     base = Path(os.path.abspath(folder))
-    return (lexical.relative_to(base) if lexical.is_relative_to(base) else path.resolve().relative_to(folder.resolve())).as_posix()
+    return (
+        lexical.relative_to(base) if lexical.is_relative_to(base) else path.resolve().relative_to(folder.resolve())
+    ).as_posix()
 
 
 def _cells(row: Row, manifest: Path) -> dict[str, str]:
@@ -156,7 +175,10 @@ def _cells(row: Row, manifest: Path) -> dict[str, str]:
     cells = {}
     for key, value in row.items():
         images = value if isinstance(value, (list, tuple)) else [value]
-        parts = [relative(one, manifest.parent, key) if isinstance(one, Path) else "" if one is None else str(one) for one in images]
+        parts = [
+            relative(one, manifest.parent, key) if isinstance(one, Path) else "" if one is None else str(one)
+            for one in images
+        ]
         for part in parts:
             if not part.isprintable() or part != part.strip() or (key == "image" and ";" in part):
                 found = f"{key} {part!r} has a semicolon, a control character, or a blank at an end"
@@ -182,7 +204,10 @@ def _new_rows(manifest: Path, rows: Sequence[Row], options: Options) -> list[dic
     split, prefix = options.get("split"), options.get("subject_prefix", "")
     if split and split not in SPLITS:
         raise ManifestError(nearest(split, SPLITS, "split"))
-    return [_cells(row | {"split": row.get("split") or split, "subject": prefix + str(row["subject"])}, manifest) for row in rows]
+    return [
+        _cells(row | {"split": row.get("split") or split, "subject": prefix + str(row["subject"])}, manifest)
+        for row in rows
+    ]
 
 
 def _check_sites(rows: Iterable[Mapping[str, str]]) -> None:
@@ -196,7 +221,8 @@ def _check_sites(rows: Iterable[Mapping[str, str]]) -> None:
 
 
 def _write_new(path: Path, content: bytes) -> bool:
-    """Whether the file is new; one that is there with the same bytes, from an import cut short, is kept."""
+    """Whether the file is new; one that is there with the same bytes, from an import cut short, is
+    kept."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as file:
@@ -207,12 +233,16 @@ def _write_new(path: Path, content: bytes) -> bool:
             return False
         raise OutputError(f"{path}: exists with other content; delete it, or choose another OUT") from error
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another OUT") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another OUT"
+        ) from error
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> bytes:
     held = {key for row in rows for key, value in row.items() if value}
-    columns = dict.fromkeys([*(key for key in _FIRST if key in held), *(key for row in rows for key in row if key in held)])
+    columns = dict.fromkeys(
+        [*(key for key in _FIRST if key in held), *(key for row in rows for key in row if key in held)]
+    )
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -222,7 +252,11 @@ def _table(rows: Sequence[Mapping[str, str]]) -> bytes:
 
 def _example(cells: Mapping[str, str]) -> str:
     labels = [f"{key} {cells[key]}" for key in (*LABELS, "region") if cells.get(key)]
-    others = [f"{key} {value}" for key, value in cells.items() if value and (key not in KNOWN or key in ("subject", "site", "split"))]
+    others = [
+        f"{key} {value}"
+        for key, value in cells.items()
+        if value and (key not in KNOWN or key in ("subject", "site", "split"))
+    ]
     return f"{cells['image']} <- {', '.join([*(labels or ['no label']), *others])}"
 
 

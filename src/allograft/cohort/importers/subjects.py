@@ -14,7 +14,8 @@ from allograft.errors import ManifestError, nearest
 
 
 def subject_of(name: str, pattern: str | None, *, one_image_per_subject: bool, source: Path) -> str:
-    """The subject of a file called ``name`` (without suffix): by ``pattern``, or the name itself where that is said.
+    """The subject of a file called ``name`` (without suffix): by ``pattern``, or the name itself
+    where that is said.
 
     >>> subject_of("p07_left", "{subject}_*", one_image_per_subject=False, source=Path("a.json"))
     'p07'
@@ -31,24 +32,34 @@ def subject_of(name: str, pattern: str | None, *, one_image_per_subject: bool, s
     return name
 
 
-def need_subject(source: Path, *, one_image_per_subject: bool, how: str = "say where it is in a name: --subject '{subject}_*'") -> None:
-    """Refuse to take a file's name for a patient unless the user says that each image is of another one; ``how`` else to name it."""
+def need_subject(
+    source: Path, *, one_image_per_subject: bool, how: str = "say where it is in a name: --subject '{subject}_*'"
+) -> None:
+    """Refuse to take a file's name for a patient unless the user says that each image is of another
+    one; ``how`` else to name it."""
     if not one_image_per_subject:
         fix = f"{how}, or, where each image is of another patient, write --one-image-per-subject"
-        raise ManifestError(f"{source}: does not say which patient an image is of, and images of one must not be on two sides; {fix}")
+        raise ManifestError(
+            f"{source}: does not say which patient an image is of, and images of one must not be on two sides; {fix}"
+        )
 
 
 def check_once(subjects: Mapping[str, int], source: Path) -> None:
     """With ``one_image_per_subject`` no subject may have two images."""
     twice = [name for name, count in subjects.items() if count > 1]
     if twice:
-        raise ManifestError(f"{source}: one image per subject was said, but '{twice[0]}' has {subjects[twice[0]]}; leave that option out")
+        raise ManifestError(
+            f"{source}: one image per subject was said, but '{twice[0]}' has {subjects[twice[0]]}; leave that option "
+            "out"
+        )
 
 
 def need_site(site: str | None, source: Path, option: str = "--site A") -> str:
     """The site's name, which every import needs."""
     if not site or not site.strip():
-        raise ManifestError(f"{source}: needs a site, the hospital, scanner or laboratory that the images are from; name it: {option}")
+        raise ManifestError(
+            f"{source}: needs a site, the hospital, scanner or laboratory that the images are from; name it: {option}"
+        )
     return site
 
 
@@ -72,7 +83,8 @@ def stem(name: str) -> str:
 
 
 def below(name: str, folder: Path) -> str:
-    """A path as it lies below ``folder``; of one from elsewhere the last part, so that no folder's name is in a subject.
+    """A path as it lies below ``folder``; of one from elsewhere the last part, so that no folder's
+    name is in a subject.
 
     >>> below("/data/images/p1/a.png", Path("/data/images")), below("/home/me/a.png", Path("/data/images"))
     ('p1/a.png', 'a.png')
@@ -98,7 +110,8 @@ def class_names(found: set[str], classes: Mapping[str, str] | None, source: Path
 
 
 def column_names(names: tuple[str, ...], source: str) -> tuple[str, ...]:
-    """The names of a pattern that become columns: all but ``name``, which only tells files apart."""
+    """The names of a pattern that become columns: all but ``name``, which only tells files
+    apart."""
     reserved = [name for name in names if name in KNOWN and name not in ("subject", "site", "split", "label")]
     if reserved:
         raise ManifestError(f"pattern '{source}': {{{reserved[0]}}} is a column of files; call it {{name}}")

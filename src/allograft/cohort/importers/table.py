@@ -1,4 +1,5 @@
-"""A table of the user's own: any CSV whose columns say where the image is, who it is of, and what it shows."""
+"""A table of the user's own: any CSV whose columns say where the image is, who it is of, and what
+it shows."""
 
 from __future__ import annotations
 
@@ -42,24 +43,35 @@ def import_table(
 ) -> Imported:
     """Take every row of a CSV (comma, semicolon or tab) whose image exists.
 
-    All but ``site_name``, ``attributes`` and ``classes`` are names of columns; those of files may be patterns of columns instead,
-    ``'images/{id}.png'``. Paths are relative to the table. ``site_name``: the one site of a table without such a column. Only the columns
-    named are taken over, ``attributes`` under their own names, because a table may hold what must not travel with the images.
-    ``classes``: label as stored -> class name. Of the columns that are no paths, empty cells and NA, NaN, N/A, none and null in any case
-    are no value; ``missing`` lists other words in their place, as they are written, and words that ``classes`` names are labels. The
-    result says which words were taken as missing, and how often.
+    All but ``site_name``, ``attributes`` and ``classes`` are names of columns; those of files may
+    be patterns of columns instead, ``'images/{id}.png'``. Paths are relative to the table.
+    ``site_name``: the one site of a table without such a column. Only the columns named are taken
+    over, ``attributes`` under their own names, because a table may hold what must not travel with
+    the images. ``classes``: label as stored -> class name. Of the columns that are no paths, empty
+    cells and NA, NaN, N/A, none and null in any case are no value; ``missing`` lists other words in
+    their place, as they are written, and words that ``classes`` names are labels. The result says
+    which words were taken as missing, and how often.
     """
     src = Path(src)
     rows = _read(src)
     images = [image] if isinstance(image, str) else list(image)
     files = {key: one for key, one in (("mask", mask), ("paired", paired), ("region", region), ("boxes", boxes)) if one}
-    texts = {key: one for key, one in (("subject", subject), ("site", site), ("label", label), ("split", split_column)) if one}
+    texts = {
+        key: one
+        for key, one in (("subject", subject), ("site", site), ("label", label), ("split", split_column))
+        if one
+    }
     _check_columns(
-        src, tuple(rows[0]), (*texts.values(), *(name for one in (*images, *files.values()) for name in _names(one))), attributes
+        src,
+        tuple(rows[0]),
+        (*texts.values(), *(name for one in (*images, *files.values()) for name in _names(one))),
+        attributes,
     )
     fixed = {} if site else {"site": need_site(site_name, src, "--site COLUMN, or --site-name A for all rows")}
     if subject is None:
-        need_subject(src, one_image_per_subject=one_image_per_subject, how="name the column of the patient: --subject patient_id")
+        need_subject(
+            src, one_image_per_subject=one_image_per_subject, how="name the column of the patient: --subject patient_id"
+        )
     texts |= {name: name for name in attributes}
     absent = _absent(missing, classes or {})
     names = class_names({row[label] for row in rows if not absent("label", row[label])}, classes, src) if label else {}
@@ -71,7 +83,9 @@ def import_table(
         taken.update((texts[key], word) for key, word in lost.items() if word)
         if word := lost.get("subject") or lost.get("site"):
             found = f"'{word}' in the column of the {'subject' if lost.get('subject') else 'site'} was taken as missing"
-            raise ManifestError(f"{src}: {found}, and every row needs one; keep it with your own list of such words: --missing ''")
+            raise ManifestError(
+                f"{src}: {found}, and every row needs one; keep it with your own list of such words: --missing ''"
+            )
         named = {"label": names.get(row["label"])} if label else {}
         result.append(row | fixed | named | dict.fromkeys(lost, ""))
     if one_image_per_subject:
@@ -94,8 +108,13 @@ def _absent(missing: Sequence[str] | None, classes: Mapping[str, str]) -> Callab
 def _taken_note(taken: Mapping[tuple[str, str], int]) -> list[str]:
     if not taken:
         return []
-    words = ", ".join(f"{column} '{word}' {number} time{'s' * (number > 1)}" for (column, word), number in sorted(taken.items()))
-    return [f"taken as missing: {words}; keep a class with --class WORD=NAME, any word with your own list of such words: --missing ''"]
+    words = ", ".join(
+        f"{column} '{word}' {number} time{'s' * (number > 1)}" for (column, word), number in sorted(taken.items())
+    )
+    return [
+        f"taken as missing: {words}; keep a class with --class WORD=NAME, any word with your own list of such words: "
+        "--missing ''"
+    ]
 
 
 def _found(
@@ -112,7 +131,8 @@ def _found(
         if not all(path and os.path.exists(path) for path in paths):
             absent = next((path for path in paths if path and not os.path.exists(path)), None)
             unmatched.append(
-                f"row {number}: no image {', '.join(_filled(one, row) for one in images)}{other_suffix(absent) if absent else ''}"
+                f"row {number}: no image "
+                f"{', '.join(_filled(one, row) for one in images)}{other_suffix(absent) if absent else ''}"
             )
             continue
         made: Row = {"subject": stem(below(_filled(images[0], row), src.parent)), "image": paths} | {
@@ -131,7 +151,9 @@ def _check_columns(src: Path, columns: Sequence[str], wanted: Sequence[str], att
         if name not in columns:
             raise ManifestError(f"{src}: {nearest(name, columns, 'column')}")
     if reserved := [name for name in attributes if name in KNOWN]:
-        raise ManifestError(f"{src}: attribute '{reserved[0]}' is a column of manifests with a meaning; name it by its own option")
+        raise ManifestError(
+            f"{src}: attribute '{reserved[0]}' is a column of manifests with a meaning; name it by its own option"
+        )
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -140,9 +162,14 @@ def _read(path: Path) -> list[dict[str, str]]:
             head = file.readline()
             mark = "," if "," in head else ";" if ";" in head else "\t" if "\t" in head else ","
             file.seek(0)
-            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file, delimiter=mark)]
+            rows = [
+                {key: (value or "").strip() for key, value in row.items() if key}
+                for row in csv.DictReader(file, delimiter=mark)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read as CSV in UTF-8 ({error}); correct SRC, or save the table again as CSV") from error
+        raise ManifestError(
+            f"{path}: cannot be read as CSV in UTF-8 ({error}); correct SRC, or save the table again as CSV"
+        ) from error
     if not rows:
         raise ManifestError(f"{path}: holds no rows below its header; correct SRC")
     return rows

@@ -26,10 +26,12 @@ def import_voc(
     zero_based: bool = False,
     **options: Unpack[Options],
 ) -> Imported:
-    """Take every XML file of the folder whose image lies in ``images``, by the XML's own name, else by the ``filename`` in it.
+    """Take every XML file of the folder whose image lies in ``images``, by the XML's own name, else
+    by the ``filename`` in it.
 
-    VOC counts pixels from 1 and includes the last: xmin, xmax become xmin - 1, xmax. ``zero_based``: the tool that wrote the files
-    counted from 0 with the end exclusive, numbers stay as they are.
+    VOC counts pixels from 1 and includes the last: xmin, xmax become xmin - 1, xmax.
+    ``zero_based``: the tool that wrote the files counted from 0 with the end exclusive, numbers
+    stay as they are.
     """
     src, site, images = need_folder(src), need_site(site, src), need_folder(images)
     rows, files = [], []
@@ -52,7 +54,9 @@ def import_voc(
         rows.append(Row(image=[found[0]], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
-    unmatched += [f"{path.name}: an image without an XML" for paths in by_stem.values() for path in paths if path not in used]
+    unmatched += [
+        f"{path.name}: an image without an XML" for paths in by_stem.values() for path in paths if path not in used
+    ]
     return write_manifest(out, rows, unmatched, files=files, notes=[f"classes: {', '.join(sorted(labels))}"], **options)
 
 
@@ -64,15 +68,20 @@ def _by_stem(folder: Path, unmatched: list[str]) -> dict[str, list[Path]]:
 
 
 def _parsed(path: Path) -> Any:
-    """The tree of an XML file; one that defines entities of its own is refused, because these can be made to fill the memory."""
+    """The tree of an XML file; one that defines entities of its own is refused, because these can
+    be made to fill the memory."""
     from xml.etree import ElementTree
 
     try:
         if path.stat().st_size > _LARGEST:
             raise ManifestError(f"{path}: {path.stat().st_size} bytes; expected the boxes of one image; correct SRC")
         content = path.read_bytes()
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:  # the last: UTF-16, where the words would hide
-            raise ManifestError(f"{path}: declares a document type or is UTF-16; expected plain XML in UTF-8; export it again")
+        if (
+            b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content
+        ):  # the last: UTF-16, where the words would hide
+            raise ManifestError(
+                f"{path}: declares a document type or is UTF-16; expected plain XML in UTF-8; export it again"
+            )
         return ElementTree.fromstring(content)
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise ManifestError(f"{path}: cannot be read as XML ({error}); export it again") from error

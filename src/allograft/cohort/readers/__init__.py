@@ -1,4 +1,5 @@
-"""Images and masks from files. Every refusal is an ``ImageError`` that says what was found, what was expected, and the fix."""
+"""Images and masks from files. Every refusal is an ``ImageError`` that says what was found, what
+was expected, and the fix."""
 
 from __future__ import annotations
 
@@ -11,7 +12,18 @@ import numpy as np
 from allograft.cohort.alignment import aligned
 from allograft.cohort.picture import Grid, Picture, check_pixels
 from allograft.cohort.readers import arrays, dicom, metaimage, nrrd, photographs, tiff, volumes
-from allograft.cohort.readers.files import ARRAYS, METAIMAGE, NIBABEL, NRRD, PHOTOGRAPHS, SUFFIXES, TIFF, VOLUMES, Series, refusal
+from allograft.cohort.readers.files import (
+    ARRAYS,
+    METAIMAGE,
+    NIBABEL,
+    NRRD,
+    PHOTOGRAPHS,
+    SUFFIXES,
+    TIFF,
+    VOLUMES,
+    Series,
+    refusal,
+)
 from allograft.errors import AllograftError, ImageError
 
 __all__ = ["SUFFIXES", "VOLUMES", "Grid", "Picture", "Series", "check_pixels", "read_image", "read_mask"]
@@ -30,19 +42,21 @@ READERS: Mapping[tuple[str, ...], Reader] = {
 
 
 def read_image(paths: Sequence[Path | Series], *, nan: float | None = None) -> Picture:
-    """Read one image; several files are its channels, in the order given. A folder is a DICOM series, see ``read_dicom``.
+    """Read one image; several files are its channels, in the order given. A folder is a DICOM
+    series, see ``read_dicom``.
 
-    Integers keep the type they are stored in, floating numbers and scaled values become float32. EXIF rotation is
-    applied, a palette becomes RGB, an alpha channel that is the same everywhere is dropped. Volumes lose axes of length
-    one, their fourth axis is channels, their affine is brought to mm and RAS. Channels are brought onto the axes of the
-    first.
+    Integers keep the type they are stored in, floating numbers and scaled values become float32.
+    EXIF rotation is applied, a palette becomes RGB, an alpha channel that is the same everywhere is
+    dropped. Volumes lose axes of length one, their fourth axis is channels, their affine is brought
+    to mm and RAS. Channels are brought onto the axes of the first.
 
     Args:
         nan: the value that NaN pixels get; None = they are refused.
 
     Raises:
-        ImageError: files that are missing, damaged, empty, complex, sheared, of several pages, with NaN or infinite
-            pixels, that hold more than would be read, or that do not lie on each other.
+        ImageError: files that are missing, damaged, empty, complex, sheared, of several pages, with
+            NaN or infinite pixels, that hold more than would be read, or that do not lie on each
+            other.
 
     >>> import tempfile
     >>> from allograft.cohort.writers import write_mask
@@ -56,19 +70,23 @@ def read_image(paths: Sequence[Path | Series], *, nan: float | None = None) -> P
     first, *others = [_read(path, mask=False, nan=nan) for path in paths]
     if not others:
         return first
-    others = [aligned(other, first.grid, str(path), str(paths[0])) for path, other in zip(paths[1:], others, strict=True)]
+    others = [
+        aligned(other, first.grid, str(path), str(paths[0])) for path, other in zip(paths[1:], others, strict=True)
+    ]
     return replace(first, array=np.concatenate([picture.array for picture in (first, *others)]))
 
 
 def read_mask(path: Path | Series) -> Picture:
     """Read one mask: integers, (1, *spatial), values as stored.
 
-    Palette images give their indices, 1-bit images 0 and 1, 2- and 4-bit greys their stored steps. Colour files are
-    accepted when their channels are equal, floating numbers when they are whole (within 0.0001, which a NIfTI slope
-    needs) and become int32. A DICOM segmentation gives its segments' numbers.
+    Palette images give their indices, 1-bit images 0 and 1, 2- and 4-bit greys their stored steps.
+    Colour files are accepted when their channels are equal, floating numbers when they are whole
+    (within 0.0001, which a NIfTI slope needs) and become int32. A DICOM segmentation gives its
+    segments' numbers.
 
     Raises:
-        ImageError: as ``read_image``, and for channels that differ, numbers that are not whole, a mask drawn in alpha.
+        ImageError: as ``read_image``, and for channels that differ, numbers that are not whole, a
+            mask drawn in alpha.
 
     >>> import tempfile
     >>> from allograft.cohort.writers import write_mask
@@ -80,14 +98,19 @@ def read_mask(path: Path | Series) -> Picture:
     picture = _read(path, mask=True)
     array = picture.array
     if len(array) > 1 and (array != array[:1]).any():
-        raise ImageError(f"{path}: a mask of {len(array)} channels that differ; expected one number per pixel; number the colours")
+        raise ImageError(
+            f"{path}: a mask of {len(array)} channels that differ; expected one number per pixel; number the colours"
+        )
     array = array[:1]
     if array.dtype.kind == "f":
         whole = np.rint(array)
-        wrong = int((np.abs(array - whole) > 1e-4).sum())  # a mask stored with a NIfTI slope comes back as 0.99999
+        # a mask stored with a NIfTI slope comes back as 0.99999
+        wrong = int((np.abs(array - whole) > 1e-4).sum())
         if wrong or np.abs(whole).max() >= 2**31:
             found = f"{wrong} of {array.size} mask values not whole, range {array.min():g} to {array.max():g}"
-            raise ImageError(f"{path}: {found}; expected class numbers; threshold it, or resample it with nearest neighbour")
+            raise ImageError(
+                f"{path}: {found}; expected class numbers; threshold it, or resample it with nearest neighbour"
+            )
         array = whole.astype(np.int32)
     return replace(picture, array=np.ascontiguousarray(array))
 
@@ -121,7 +144,9 @@ def _reader(path: Path | Series) -> Reader:
     if not path.is_file():
         if path.is_dir() and any(path.iterdir()):
             return dicom.read_dicom
-        raise ImageError(f"{path}: missing{' (a folder)' if path.is_dir() else ''}; expected an image file; correct the path")
+        raise ImageError(
+            f"{path}: missing{' (a folder)' if path.is_dir() else ''}; expected an image file; correct the path"
+        )
     name = path.name.lower()
     for suffixes, read in READERS.items():
         if name.endswith(suffixes):
@@ -132,12 +157,15 @@ def _reader(path: Path | Series) -> Reader:
 
 
 def _checked(path: Path | Series, picture: Picture, nan: float | None) -> Picture:
-    """Contiguous, in native byte order: booleans as uint8, floating numbers as float32, integers as they are."""
+    """Contiguous, in native byte order: booleans as uint8, floating numbers as float32, integers as
+    they are."""
     array, notes = picture.array, dict(picture.notes)
     if not array.size:
         raise ImageError(f"{path}: an empty image of shape {array.shape}; remove the row, or export the image again")
     if array.dtype.kind not in "buif":
-        raise ImageError(f"{path}: pixels of type {array.dtype}; expected plain numbers; store those, the magnitude of complex ones")
+        raise ImageError(
+            f"{path}: pixels of type {array.dtype}; expected plain numbers; store those, the magnitude of complex ones"
+        )
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)

@@ -1,4 +1,5 @@
-"""NumPy arrays: ``.npy``, and ``.npz`` with one array, or with arrays named ``image`` and ``mask``."""
+"""NumPy arrays: ``.npy``, and ``.npz`` with one array, or with arrays named ``image`` and
+``mask``."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ _MOST_CHANNELS = 4  # a first axis that is longer is as likely rows or slices
 def read_array(path: Path, *, mask: bool) -> Picture:
     """An array with the channels first and no affine.
 
-    Images: (H, W), (C, H, W) or (C, i, j, k), with at most 4 channels. Masks: the same with one channel, or (i, j, k).
-    Three axes of an image could be a volume or rows, columns and colours: what does not start with the channels is refused, never
-    guessed. An ``.npz`` holds one array, or one called ``image`` and one called ``mask``. Nothing is unpickled.
+    Images: (H, W), (C, H, W) or (C, i, j, k), with at most 4 channels. Masks: the same with one
+    channel, or (i, j, k). Three axes of an image could be a volume or rows, columns and colours:
+    what does not start with the channels is refused, never guessed. An ``.npz`` holds one array, or
+    one called ``image`` and one called ``mask``. Nothing is unpickled.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +38,10 @@ def read_array(path: Path, *, mask: bool) -> Picture:
             wanted, fix = "(H, W) or (i, j, k) class numbers", "take the argmax of one-hot channels"
         else:
             wanted = f"(H, W), (C, H, W) or (C, i, j, k) with at most {_MOST_CHANNELS} channels first"
-            fix = "save array[None] for a volume, np.moveaxis(array, -1, 0) for colours last, one file per channel for more"
+            fix = (
+                "save array[None] for a volume, np.moveaxis(array, -1, 0) for colours last, one file per channel for "
+                "more"
+            )
         raise ImageError(f"{path}: an array of shape {shape}; expected {wanted}; {fix}")
     return Picture(array, None)
 
@@ -53,7 +58,9 @@ def _stored(path: Path, key: str) -> np.ndarray:
         name = names[0] if len(names) == 1 else key
         if name not in names:
             found = f"{len(names)} arrays ({', '.join(names[:8])})"
-            raise ImageError(f"{path}: holds {found}; expected one, or one called '{key}'; save each image in a file of its own")
+            raise ImageError(
+                f"{path}: holds {found}; expected one, or one called '{key}'; save each image in a file of its own"
+            )
         with held.zip.open(f"{name}.npy") as member:
             member.read(6)
             _check_header(path, member, held.zip.getinfo(f"{name}.npy").file_size)
@@ -61,15 +68,20 @@ def _stored(path: Path, key: str) -> np.ndarray:
 
 
 def _check_header(path: Path, file: IO[bytes], size: int) -> None:
-    """Refuse an array that is larger than what is stored of it, before it is made. ``file`` is behind the magic string."""
+    """Refuse an array that is larger than what is stored of it, before it is made. ``file`` is
+    behind the magic string."""
     version = tuple(file.read(2))
     if version != (1, 0):  # the length of the header is stored in four bytes
         length = int.from_bytes(file.read(4), "little")
         file.seek(-4, 1)
         if length > size:
-            raise ImageError(f"{path}: its header declares a header of {length} bytes, more than the file holds; save it again")
+            raise ImageError(
+                f"{path}: its header declares a header of {length} bytes, more than the file holds; save it again"
+            )
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     check_pixels(path, shape)
     if math.prod(shape) * dtype.itemsize > size:
-        raise ImageError(f"{path}: its header declares an array {shape} of {dtype}, more than the file holds; save it again")
+        raise ImageError(
+            f"{path}: its header declares an array {shape} of {dtype}, more than the file holds; save it again"
+        )

@@ -31,20 +31,24 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_dicom(path: Path | Series, *, mask: bool = False) -> Picture:
-    """Read one file, the files of a series, or a folder whose DICOM files are the slices of one series.
+    """Read one file, the files of a series, or a folder whose DICOM files are the slices of one
+    series.
 
-    A series, or an object of several frames that each have a place (enhanced CT and MR): (C, columns, rows, slices) as
-    NIfTI converters write it, slices sorted by their position along the normal, affine in RAS. One plane with a
-    position: (C, rows, columns) with its affine. One without (radiograph, ultrasound, dermoscopy), or in colour: a
-    photograph, affine None. MONOCHROME1 is inverted within its stored bits, then the modality's rescaling is applied:
-    int32 if slope and intercept are whole numbers, else float32; unscaled pixels keep their type. A palette becomes
-    RGB, or stays indices with ``mask``. With ``mask`` a segmentation object gives the numbers of its segments.
+    A series, or an object of several frames that each have a place (enhanced CT and MR): (C,
+    columns, rows, slices) as NIfTI converters write it, slices sorted by their position along the
+    normal, affine in RAS. One plane with a position: (C, rows, columns) with its affine. One
+    without (radiograph, ultrasound, dermoscopy), or in colour: a photograph, affine None.
+    MONOCHROME1 is inverted within its stored bits, then the modality's rescaling is applied: int32
+    if slope and intercept are whole numbers, else float32; unscaled pixels keep their type. A
+    palette becomes RGB, or stays indices with ``mask``. With ``mask`` a segmentation object gives
+    the numbers of its segments.
 
     Errors name files and never quote the header.
 
     Raises:
-        ImageError: what is damaged, of a kind that is no picture of tissue, compressed in a way that cannot be decoded,
-            a film, or of several series, and slices that are missing, doubled, tilted or unlike.
+        ImageError: what is damaged, of a kind that is no picture of tissue, compressed in a way
+            that cannot be decoded, a film, or of several series, and slices that are missing,
+            doubled, tilted or unlike.
     """
     if isinstance(path, Path) and not path.is_dir():
         if mask and is_segmentation(path):
@@ -59,7 +63,9 @@ def read_dicom(path: Path | Series, *, mask: bool = False) -> Picture:
 
 
 def _slices(folder: Path) -> list[Path]:
-    found = sorted(one for one in folder.iterdir() if one.is_file() and one.name != "DICOMDIR" and not one.name.startswith("."))
+    found = sorted(
+        one for one in folder.iterdir() if one.is_file() and one.name != "DICOMDIR" and not one.name.startswith(".")
+    )
     files = [one for one in found if one.name.lower().endswith(".dcm") or is_dicom(one)]
     if not files:
         what = f"a folder of {len(found)} files, none of them DICOM"
@@ -107,7 +113,10 @@ def _same_grid(folder: Path | Series, plane: Plane, first: Plane) -> Place:
     if plane.place is None or first.place is None:
         fix = "name the file itself if it is no part of a volume"
         odd = plane.name if plane.place is None else first.name
-        raise ImageError(f"{folder}: {odd}: a slice without position, orientation or pixel spacing; expected all three in a folder; {fix}")
+        raise ImageError(
+            f"{folder}: {odd}: a slice without position, orientation or pixel spacing; expected all three in a "
+            f"folder; {fix}"
+        )
     for what, one, other, tolerance in (
         ("shape", plane.array.shape, first.array.shape, 0.0),
         ("orientation", plane.place.directions.ravel(), first.place.directions.ravel(), 1e-3),
@@ -121,18 +130,25 @@ def _same_grid(folder: Path | Series, plane: Plane, first: Plane) -> Place:
 
 
 def _check_steps(folder: Path | Series, planes: Sequence[Plane], heights: np.ndarray) -> None:
-    """Sorted slices must be equally far apart. Rounded positions pass: no slice may be off the even grid by over a tenth of a step."""
+    """Sorted slices must be equally far apart. Rounded positions pass: no slice may be off the even
+    grid by over a tenth of a step."""
     gaps = np.diff(heights)
     step = float(np.median(gaps))
     closest = int(gaps.argmin())
     if gaps[closest] < 0.1 * step or gaps[closest] < 1e-4:
         names = f"{planes[closest].name} and {planes[closest + 1].name}"
         found = f"{names} lie at one place ({gaps[closest]:.3g} mm apart; the usual step is {step:.3g})"
-        raise ImageError(f"{folder}: {found}; expected one file per slice; remove the copy, or give each time point or echo its own folder")
+        raise ImageError(
+            f"{folder}: {found}; expected one file per slice; remove the copy, or give each time point or echo its "
+            "own folder"
+        )
     off = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
     if off.max() > 0.1 * step:
         worst = int(np.abs(gaps - step).argmax())
         names = f"{planes[worst].name} and {planes[worst + 1].name}"
         what = "a slice is missing" if gaps[worst] > 1.5 * step else "slices are unequally far apart"
         found = f"{gaps[worst]:.4g} mm between {names}, {len(planes)} slices in all"
-        raise ImageError(f"{folder}: {what}: found {found}; expected {step:.4g} mm; copy the whole series, or resample it to equal steps")
+        raise ImageError(
+            f"{folder}: {what}: found {found}; expected {step:.4g} mm; copy the whole series, or resample it to equal "
+            "steps"
+        )

@@ -1,4 +1,5 @@
-"""Decoders of compressed DICOM pixels by imagecodecs, which is installed anyway; a plug-in of pydicom."""
+"""Decoders of compressed DICOM pixels by imagecodecs, which is installed anyway; a plug-in of
+pydicom."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def register() -> None:
 
 
 def decode_frame(source: bytes, runner: Any) -> bytes:
-    """One frame as bytes in native order; called by pydicom, which is told of what the codestream changed."""
+    """One frame as bytes in native order; called by pydicom, which is told of what the codestream
+    changed."""
     import imagecodecs
 
     syntax = runner.transfer_syntax
@@ -42,7 +44,9 @@ def decode_frame(source: bytes, runner: Any) -> bytes:
         if "ICT" in runner.photometric_interpretation or "RCT" in runner.photometric_interpretation:
             runner.set_option("photometric_interpretation", "RGB")
     else:  # colours as they are stored: pydicom converts them
-        spaces: dict[str, Any] = {"colorspace": "YCBCR", "outcolorspace": "YCBCR"} if runner.samples_per_pixel > 1 else {}
+        spaces: dict[str, Any] = (
+            {"colorspace": "YCBCR", "outcolorspace": "YCBCR"} if runner.samples_per_pixel > 1 else {}
+        )
         array = imagecodecs.jpeg_decode(source, **spaces)
     if array.ndim == 3:
         runner.set_option("planar_configuration", 0)

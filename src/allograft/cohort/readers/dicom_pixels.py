@@ -1,4 +1,5 @@
-"""The pixels of a DICOM object as its header declares them: kind, frames, samples, bits, palette and rescaling."""
+"""The pixels of a DICOM object as its header declares them: kind, frames, samples, bits, palette
+and rescaling."""
 
 from __future__ import annotations
 
@@ -15,16 +16,29 @@ from allograft.errors import ImageError
 GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _OVERLAYS = tuple(0x60000102 + 0x20000 * number for number in range(16))
 PIXEL_TAGS = (
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "BitsAllocated"),
+    *(
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "NumberOfFrames",
+        "BitsAllocated",
+    ),
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
-    *(f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Descriptor", "Data")
+    ),
     *_OVERLAYS,
 )
 
 
 def frames_of(path: Path, dataset: Any, groups: Sequence[Any], *, mask: bool) -> list[np.ndarray]:
-    """(C, rows, columns) of each frame: grey rescaled as the frame's own ``groups`` say, colour as RGB."""
+    """(C, rows, columns) of each frame: grey rescaled as the frame's own ``groups`` say, colour as
+    RGB."""
     from pydicom.pixels import apply_color_lut
 
     kind = str(dataset.PhotometricInterpretation)
@@ -35,12 +49,17 @@ def frames_of(path: Path, dataset: Any, groups: Sequence[Any], *, mask: bool) ->
     array = _decoded(path, dataset)
     wanted = (*((len(groups),) if len(groups) > 1 else ()), *shape[1:], *(shape[:1] if shape[0] > 1 else ()))
     if array.shape != wanted:
-        raise ImageError(f"{path}: decoded to {array.shape}, its header declares {wanted}; export it again from where it came")
+        raise ImageError(
+            f"{path}: decoded to {array.shape}, its header declares {wanted}; export it again from where it came"
+        )
     frames = list(array) if len(groups) > 1 else [array]
     if kind == "PALETTE COLOR":
         frames = frames if mask else [apply_color_lut(frame, dataset) for frame in frames]
     elif kind in GREY:
-        frames = [_scaled(path, frame, dataset, group, inverted=kind == "MONOCHROME1") for frame, group in zip(frames, groups, strict=True)]
+        frames = [
+            _scaled(path, frame, dataset, group, inverted=kind == "MONOCHROME1")
+            for frame, group in zip(frames, groups, strict=True)
+        ]
     return [frame[None] if frame.ndim == 2 else np.moveaxis(frame, -1, 0) for frame in frames]
 
 
@@ -57,17 +76,22 @@ def _decoded(path: Path, dataset: Any) -> np.ndarray:
     except NotImplementedError:
         can_decode = False
     if not can_decode:
-        raise ImageError(f"{path}: compressed as {syntax.name}, expected a transfer syntax that can be decoded here; {fix}")
+        raise ImageError(
+            f"{path}: compressed as {syntax.name}, expected a transfer syntax that can be decoded here; {fix}"
+        )
     try:
         array = pixel_array(dataset)
     except RuntimeError:  # every decoder failed
-        raise ImageError(f"{path}: compressed as {syntax.name}, and cannot be decoded; export it again, or {fix}") from None
+        raise ImageError(
+            f"{path}: compressed as {syntax.name}, and cannot be decoded; export it again, or {fix}"
+        ) from None
     _check_bits(path, dataset, array)
     return np.asarray(array)
 
 
 def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
-    """Refuse pixels with more bits than are declared, which pydicom cuts off; an overlay may lie there."""
+    """Refuse pixels with more bits than are declared, which pydicom cuts off; an overlay may lie
+    there."""
     from pydicom.pixels import pixel_array
 
     stored, allocated = int(dataset.get("BitsStored") or 0), int(dataset.get("BitsAllocated") or 0)
@@ -75,7 +99,9 @@ def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
         return
     if int(dataset.get("HighBit", stored - 1)) != stored - 1:
         found = f"{stored} bits stored below bit {int(dataset.HighBit)}"
-        raise ImageError(f"{path}: {found}; expected the highest at {stored - 1}; export it again, dcmconv or gdcmconv do")
+        raise ImageError(
+            f"{path}: {found}; expected the highest at {stored - 1}; export it again, dcmconv or gdcmconv do"
+        )
     signed = bool(dataset.PixelRepresentation)
     low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
     if array.size and not low <= int(array.min()) <= int(array.max()) <= high:
@@ -91,7 +117,8 @@ def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
 
 
 def _scaled(path: Path, array: np.ndarray, dataset: Any, group: Any, *, inverted: bool) -> np.ndarray:
-    """The modality's numbers, Hounsfield units say; ``group`` holds the rescaling of an enhanced object's frame."""
+    """The modality's numbers, Hounsfield units say; ``group`` holds the rescaling of an enhanced
+    object's frame."""
     if inverted and array.dtype.kind == "f":
         array = -array
     elif inverted:  # within the stored bits, so that the slices of a series stay comparable
@@ -103,11 +130,21 @@ def _scaled(path: Path, array: np.ndarray, dataset: Any, group: Any, *, inverted
         return np.asarray(apply_modality_lut(array, dataset))
     source = group.get("PixelValueTransformationSequence", dataset)
     defaults = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
-    slope, intercept = (default if source.get(key) is None else float(source[key].value) for key, default in defaults.items())
+    slope, intercept = (
+        default if source.get(key) is None else float(source[key].value) for key, default in defaults.items()
+    )
     if not (math.isfinite(slope) and math.isfinite(intercept) and slope != 0):
-        raise ImageError(f"{path}: rescale slope {slope:g}, intercept {intercept:g}; expected finite numbers and a slope that is not 0")
+        raise ImageError(
+            f"{path}: rescale slope {slope:g}, intercept {intercept:g}; expected finite numbers and a slope that is "
+            "not 0"
+        )
     if (slope, intercept) == (1.0, 0.0):
         return array
     values = array.astype(np.float64) * slope + intercept
-    whole = array.dtype.kind in "ui" and slope.is_integer() and intercept.is_integer() and np.abs(values).max(initial=0) < 2**31
+    whole = (
+        array.dtype.kind in "ui"
+        and slope.is_integer()
+        and intercept.is_integer()
+        and np.abs(values).max(initial=0) < 2**31
+    )
     return values.astype(np.int32 if whole else np.float32)

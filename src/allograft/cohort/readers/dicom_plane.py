@@ -1,4 +1,5 @@
-"""The planes of one DICOM file, one for each frame, and where they lie in the patient. Of the header nothing else is kept."""
+"""The planes of one DICOM file, one for each frame, and where they lie in the patient. Of the
+header nothing else is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ _GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", 
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _KIND = ("SOPClassUID", "ImageType", "SeriesInstanceUID", 0x00190010, 0x0019100A)
 TAGS: Any = [*PIXEL_TAGS, *_GEOMETRY, *_GROUPS, *_KIND]
-_PARTS = ("PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence", "PixelValueTransformationSequence")
+_PARTS = (
+    "PixelMeasuresSequence",
+    "PlaneOrientationSequence",
+    "PlanePositionSequence",
+    "PixelValueTransformationSequence",
+)
 
 _NO_PICTURES = {
     "RT Dose": "a dose, whose grid scaling turns its integers into gray; use the CT that it was planned on",
@@ -59,7 +65,8 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One frame: its name for errors, (C, rows, columns), and where it lies, or None for a photograph."""
+    """One frame: its name for errors, (C, rows, columns), and where it lies, or None for a
+    photograph."""
 
     name: str
     array: np.ndarray
@@ -71,8 +78,8 @@ def planes_of(path: Path, *, mask: bool) -> list[Plane]:
     """Every frame of a file as a plane.
 
     Raises:
-        ImageError: no picture of tissue, damaged, or several frames without a place for each. Errors never quote the
-            header.
+        ImageError: no picture of tissue, damaged, or several frames without a place for each.
+            Errors never quote the header.
     """
     import pydicom
 
@@ -94,9 +101,12 @@ def planes_of(path: Path, *, mask: bool) -> list[Plane]:
             return [Plane(name, array, place, series) for name, array, place in zip(names, arrays, places, strict=True)]
     except ImageError:
         raise
-    except Exception as error:  # a damaged file may raise anything; its words may quote the header and are left out
+    # a damaged file may raise anything; its words may quote the header and are left out
+    except Exception as error:
         found = f"{path.stat().st_size} bytes ({type(error).__name__})"
-        raise ImageError(f"{path}: found {found}, not a whole DICOM image that can be read; export it again from where it came") from None
+        raise ImageError(
+            f"{path}: found {found}, not a whole DICOM image that can be read; export it again from where it came"
+        ) from None
 
 
 _FILM = "expected the slices of one volume; store each picture alone, with dcmtk's dcm2img --frame for example"
@@ -118,7 +128,9 @@ def check_kind(path: Path, dataset: Any) -> None:
         found = f"a DICOM object without pixels ({name or 'a report or contours'})"
         raise ImageError(f"{path}: {found}; expected an image; remove it, or export it again if it was cut short")
     if name and "Image" not in name:
-        raise ImageError(f"{path}: found a DICOM object of the kind {name}, no picture of tissue; expected an image; remove it")
+        raise ImageError(
+            f"{path}: found a DICOM object of the kind {name}, no picture of tissue; expected an image; remove it"
+        )
     words = dataset.get("ImageType") or ()
     words = [words] if isinstance(words, str) else [str(word) for word in words]
     mosaic = ["MOSAIC"] if "SIEMENS" in str(dataset.get(0x00190010, "")).upper() and 0x0019100A in dataset else []
@@ -129,11 +141,14 @@ def check_kind(path: Path, dataset: Any) -> None:
 
 
 def _groups(path: Path, dataset: Any, count: int) -> list[Mapping[str, Any]]:
-    """Functional groups of each frame: sequence -> its item, the frame's own before those that all share."""
+    """Functional groups of each frame: sequence -> its item, the frame's own before those that all
+    share."""
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
     own = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     if own and len(own) != count:
-        raise ImageError(f"{path}: {count} frames, but functional groups of {len(own)}; export it again from where it came")
+        raise ImageError(
+            f"{path}: {count} frames, but functional groups of {len(own)}; export it again from where it came"
+        )
     if count > 1 and not own:
         raise ImageError(f"{path}: {count} frames without a place for each (a film?); {_FILM}")
     holders = [[*shared, *own[number : number + 1]] for number in range(count)]
@@ -155,8 +170,13 @@ def _place(path: Path, dataset: Any, group: Mapping[str, Any]) -> Place | None:
     directions = orientation.reshape(2, 3)
     if not np.allclose(directions @ directions.T, np.eye(2), atol=1e-2) or (spacing <= 0).any():
         wrong = f"directions {orientation.round(4).tolist()} and pixel spacing {spacing.tolist()}"
-        raise ImageError(f"{path}: {wrong}; expected two unit vectors at a right angle and mm above 0; export it again from where it came")
-    return Place(directions, position, spacing, float(thickness[0]) if thickness is not None and thickness[0] > 0 else None)
+        raise ImageError(
+            f"{path}: {wrong}; expected two unit vectors at a right angle and mm above 0; export it again from where "
+            "it came"
+        )
+    return Place(
+        directions, position, spacing, float(thickness[0]) if thickness is not None and thickness[0] > 0 else None
+    )
 
 
 def _numbers(path: Path, dataset: Any, key: str, count: int) -> np.ndarray | None:

@@ -10,7 +10,8 @@ import numpy as np
 from allograft.cohort.picture import Picture, check_pixels
 from allograft.errors import AllograftError, ImageError, require_extra
 
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # of bits or shares, and of numbers
+# of bits or shares, and of numbers
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
 def is_segmentation(path: Path) -> bool:
@@ -29,10 +30,12 @@ def is_segmentation(path: Path) -> bool:
 def read_segmentation(path: Path) -> Picture:
     """(1, columns, rows, slices): the number of each voxel's segment, 0 = none.
 
-    Sparse: an object holds the slices in which something was drawn, and ``aligned`` fills up the others.
+    Sparse: an object holds the slices in which something was drawn, and ``aligned`` fills up the
+    others.
 
     Raises:
-        ImageError: segments that overlap, shares instead of yes and no, or frames that are no volume.
+        ImageError: segments that overlap, shares instead of yes and no, or frames that are no
+            volume.
         MissingExtraError: highdicom is not installed.
     """
     require_extra("highdicom", "dicom")
@@ -50,7 +53,8 @@ def read_segmentation(path: Path) -> Picture:
             volume = found.get_volume(combine_segments=True)
     except AllograftError:
         raise
-    except Exception as error:  # highdicom's words may quote the header; of overlaps it says what is needed
+    # highdicom's words may quote the header; of overlaps it says what is needed
+    except Exception as error:
         if "overlap" in str(error).lower():
             fix = "a mask has one class per voxel: export the segments to be used alone"
             raise ImageError(f"{path}: a segmentation whose segments overlap; {fix}") from None

@@ -1,4 +1,5 @@
-"""Which files are images: suffixes, files that go together, and what to do with the formats that are not read."""
+"""Which files are images: suffixes, files that go together, and what to do with the formats that
+are not read."""
 
 from __future__ import annotations
 
@@ -20,9 +21,36 @@ SUFFIXES = (*VOLUMES, ".dcm", *PHOTOGRAPHS, *TIFF, *ARRAYS)  # upper case too
 
 _TOOLS = {
     (".jp2", ".j2k", ".jpx"): "convert it to TIFF, with opj_decompress for example",
-    (".dcm.gz", ".img.gz", ".hdr.gz", ".tif.gz", ".nrrd.gz", ".mha.gz", ".gz", ".bz2", ".xz"): "decompress it, with gunzip for example",
-    (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif"): "it is a slide of many sizes; cut tiles from it, with OpenSlide for example",
-    (".czi", ".lif", ".nd2", ".vsi", ".oib", ".oif", ".lsm", ".ims", ".zvi"): "convert it to TIFF, with Bio-Formats' bfconvert for example",
+    (
+        ".dcm.gz",
+        ".img.gz",
+        ".hdr.gz",
+        ".tif.gz",
+        ".nrrd.gz",
+        ".mha.gz",
+        ".gz",
+        ".bz2",
+        ".xz",
+    ): "decompress it, with gunzip for example",
+    (
+        ".svs",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".vms",
+        ".bif",
+    ): "it is a slide of many sizes; cut tiles from it, with OpenSlide for example",
+    (
+        ".czi",
+        ".lif",
+        ".nd2",
+        ".vsi",
+        ".oib",
+        ".oif",
+        ".lsm",
+        ".ims",
+        ".zvi",
+    ): "convert it to TIFF, with Bio-Formats' bfconvert for example",
     (".heic", ".heif", ".avif", ".dng", ".cr2", ".nef"): "convert it to PNG, with ImageMagick for example",
     (".gii",): "it holds surfaces; bring them to voxels, with wb_command -metric-to-volume-mapping for example",
     (".vtk", ".vti", ".gipl", ".ima"): "convert it to NIfTI, with SimpleITK, c3d or dcm2niix for example",
@@ -51,13 +79,16 @@ class Series:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix of an image, read or not; empty for other files, and for one that belongs to another.
+    """The suffix of an image, read or not; empty for other files, and for one that belongs to
+    another.
 
     >>> suffix_of(Path("a.b.NII.gz")), suffix_of(Path("a.jp2")), suffix_of(Path("notes.txt"))
     ('.nii.gz', '.jp2', '')
     """
     name = path.name.lower()
-    return "" if is_second(path) else max((one for one in (*SUFFIXES, *UNREAD) if name.endswith(one)), key=len, default="")
+    return (
+        "" if is_second(path) else max((one for one in (*SUFFIXES, *UNREAD) if name.endswith(one)), key=len, default="")
+    )
 
 
 def refusal(path: Path) -> str:
@@ -74,10 +105,12 @@ def refusal(path: Path) -> str:
 
 
 def companions(path: Path) -> tuple[Path, ...]:
-    """The further files that an image consists of: pixels beside a header, or a header beside pixels.
+    """The further files that an image consists of: pixels beside a header, or a header beside
+    pixels.
 
     Raises:
-        ImageError: a header that names its pixels by a path out of its folder, or as a list of files.
+        ImageError: a header that names its pixels by a path out of its folder, or as a list of
+            files.
     """
     suffix = path.suffix.lower()
     if suffix in PAIRED:
@@ -97,9 +130,11 @@ def _escaped(text: str) -> str:
 
 
 def detached(path: Path) -> Path | None:
-    """The file that holds the pixels of a MetaImage or NRRD header; None when they follow the header."""
+    """The file that holds the pixels of a MetaImage or NRRD header; None when they follow the
+    header."""
     with path.open("rb") as file:
-        head = re.split(rb"\r?\n\r?\n", file.read(2**16), maxsplit=1)[0]  # a NRRD's header ends there
+        # a NRRD's header ends there
+        head = re.split(rb"\r?\n\r?\n", file.read(2**16), maxsplit=1)[0]
     found = re.search(rb"^(?:ElementDataFile\s*[=:]|data ?file:)[ \t]*([^\r\n]*)", head, re.MULTILINE | re.IGNORECASE)
     if found is None and path.suffix.lower() in METAIMAGE:
         raise ImageError(f"{path}: a header that does not say where its pixels are (ElementDataFile); export it again")
@@ -109,12 +144,16 @@ def detached(path: Path) -> Path | None:
     if name.upper() == "LOCAL":
         return None
     if not name or Path(name).name != name or "\\" in name or re.search(r"%|^LIST\b", name):
-        raise ImageError(f"{path}: names its pixels as {name[:80]!r}; expected one file beside it; store image and header in one file")
+        raise ImageError(
+            f"{path}: names its pixels as {name[:80]!r}; expected one file beside it; store image and header in one "
+            "file"
+        )
     return path.with_name(name)
 
 
 def is_second(path: Path) -> bool:
-    """Whether a file belongs to another one that a listing of a folder has already: a ``.hdr`` beside its ``.img``.
+    """Whether a file belongs to another one that a listing of a folder has already: a ``.hdr``
+    beside its ``.img``.
 
     >>> is_second(Path("nowhere/a.hdr"))
     False

@@ -1,4 +1,5 @@
-"""The images below a folder: every file that can be read, and every DICOM series as one, whatever its files are called."""
+"""The images below a folder: every file that can be read, and every DICOM series as one, whatever
+its files are called."""
 
 from __future__ import annotations
 
@@ -11,16 +12,25 @@ from typing import Any
 from allograft.cohort.readers.dicom import is_dicom
 from allograft.cohort.readers.files import SUFFIXES, UNREAD, Series, is_second
 
-_TAGS = ("SOPClassUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "NumberOfFrames", "Rows")
+_TAGS = (
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "NumberOfFrames",
+    "Rows",
+)
 
 
 def images_below(folder: Path, *, planes: bool = False) -> list[tuple[str, Path | Series]]:
     """Name -> image, in order of their names, at any depth.
 
-    DICOM files are grouped by their series, with or without suffix; those without a place in the patient (radiographs,
-    photographs) and those of several frames are images of their own, and objects that are no images (plans, reports) are
-    left out. A series is named after its folder, or after its first file where a folder holds several. Image formats
-    that cannot be read are listed too, so that reading them says what to do.
+    DICOM files are grouped by their series, with or without suffix; those without a place in the
+    patient (radiographs, photographs) and those of several frames are images of their own, and
+    objects that are no images (plans, reports) are left out. A series is named after its folder, or
+    after its first file where a folder holds several. Image formats that cannot be read are listed
+    too, so that reading them says what to do.
 
     Args:
         planes: take every slice of a series as an image of its own.

@@ -20,8 +20,8 @@ def read_metaimage(path: Path, *, mask: bool = False) -> Picture:
     """(C, *spatial) with its affine in mm and RAS; components or a fourth axis are channels.
 
     Raises:
-        ImageError: pixels in several files or out of the header's folder, a header that asks for more than the file
-            holds, a sheared grid.
+        ImageError: pixels in several files or out of the header's folder, a header that asks for
+            more than the file holds, a sheared grid.
         MissingExtraError: SimpleITK is not installed.
     """
     require_extra("SimpleITK", "metaimage")
@@ -34,8 +34,11 @@ def read_metaimage(path: Path, *, mask: bool = False) -> Picture:
     reader.ReadImageInformation()
     size, components = tuple(reader.GetSize()), int(reader.GetNumberOfComponents())
     check_pixels(path, (components, *size))
-    if components * math.prod(size) > pixels.stat().st_size * 1100:  # zlib packs a thousand to one at most
-        raise ImageError(f"{path}: its header asks for an image {size}, the file has {pixels.stat().st_size} bytes; export it again")
+    # zlib packs a thousand to one at most
+    if components * math.prod(size) > pixels.stat().st_size * 1100:
+        raise ImageError(
+            f"{path}: its header asks for an image {size}, the file has {pixels.stat().st_size} bytes; export it again"
+        )
     _check_packed(path, pixels)
     array = sitk.GetArrayFromImage(reader.Execute())  # (..., k, j, i[, components])
     array = np.moveaxis(array, -1, 0) if components > 1 else array[None]
@@ -43,7 +46,9 @@ def read_metaimage(path: Path, *, mask: bool = False) -> Picture:
     affine = _affine(reader, len(size))
     if len(size) == 4:
         if components > 1:
-            raise ImageError(f"{path}: shape {size} of {components} components; expected one axis of channels; split the file")
+            raise ImageError(
+                f"{path}: shape {size} of {components} components; expected one axis of channels; split the file"
+            )
         array = np.moveaxis(array[0], -1, 0)
     spatial = array.shape[1:]
     kept = [axis for axis, length in enumerate(spatial) if length != 1]
@@ -59,7 +64,8 @@ def read_metaimage(path: Path, *, mask: bool = False) -> Picture:
 
 
 def _check_packed(path: Path, pixels: Path) -> None:
-    """Raise ``zlib.error`` for compressed pixels whose checksum is wrong, which ITK does not look at."""
+    """Raise ``zlib.error`` for compressed pixels whose checksum is wrong, which ITK does not look
+    at."""
     with path.open("rb") as file:
         head = file.read(2**16)
     if not re.search(rb"^CompressedData\s*=\s*True", head, re.MULTILINE | re.IGNORECASE):

@@ -1,4 +1,5 @@
-"""Photographs by Pillow: PNG, JPEG, BMP, GIF, PPM and WebP, compared with what their headers declare."""
+"""Photographs by Pillow: PNG, JPEG, BMP, GIF, PPM and WebP, compared with what their headers
+declare."""
 
 from __future__ import annotations
 
@@ -18,16 +19,18 @@ _PLAIN, _ALPHA, _PALETTE = ("1", "L", "RGB", "I", "I;16", "I;16B", "F"), ("LA", 
 
 
 def read_photograph(path: Path, *, mask: bool) -> Picture:
-    """(C, H, W) of what Pillow keeps whole; with ``mask`` a palette's indices and the stored steps of PNG and PGM.
+    """(C, H, W) of what Pillow keeps whole; with ``mask`` a palette's indices and the stored steps
+    of PNG and PGM.
 
     Raises:
-        ImageError: several frames, modes that are neither grey nor RGB, 16-bit colour, an alpha channel that says more
-            than the colours, damage that a PNG's checksums show.
+        ImageError: several frames, modes that are neither grey nor RGB, 16-bit colour, an alpha
+            channel that says more than the colours, damage that a PNG's checksums show.
     """
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=_FORMATS) as stored:
-        frames = 1 if stored.format == "MPO" else getattr(stored, "n_frames", 1)  # a camera's MPO ends with previews
+        # a camera's MPO ends with previews
+        frames = 1 if stored.format == "MPO" else getattr(stored, "n_frames", 1)
         if frames > 1:
             raise ImageError(f"{path}: {frames} frames; expected one; store each alone, or a volume as NIfTI")
         if stored.mode not in (*_PLAIN, *_ALPHA, *_PALETTE):
@@ -59,7 +62,8 @@ def _channels(path: Path, image: Any, *, mask: bool) -> np.ndarray:
 def without_alpha(path: Path, array: np.ndarray, *, mask: bool) -> np.ndarray:
     """(C, H, W) without its last channel, alpha, which must say nothing of its own.
 
-    An alpha of one value is dropped. Of a mask also one that is 0 where the mask is 0 and opaque elsewhere.
+    An alpha of one value is dropped. Of a mask also one that is 0 where the mask is 0 and opaque
+    elsewhere.
 
     Raises:
         ImageError: with what alpha holds.
@@ -73,21 +77,35 @@ def without_alpha(path: Path, array: np.ndarray, *, mask: bool) -> np.ndarray:
         return colours
     if not mask:
         fix = "where it means nothing, flatten the image: PIL.Image.open(...).convert('RGB')"
-        raise ImageError(f"{path}: an alpha channel from {low} to {high}, which would be dropped; expected the same everywhere; {fix}")
+        raise ImageError(
+            f"{path}: an alpha channel from {low} to {high}, which would be dropped; expected the same everywhere; "
+            f"{fix}"
+        )
     if low == 0 and len(np.unique(alpha)) == 2 and ((colours != 0).any(0) == (alpha != 0)).all():
         return colours
-    drawn = " (the colours are the same everywhere: the mask is drawn in alpha)" if (colours == colours[:, :1, :1]).all() else ""
+    drawn = (
+        " (the colours are the same everywhere: the mask is drawn in alpha)"
+        if (colours == colours[:, :1, :1]).all()
+        else ""
+    )
     fix = "store the class numbers as grey, of a mask drawn in alpha: PIL.Image.open(...).getchannel('A')"
-    raise ImageError(f"{path}: a mask with an alpha channel from {low} to {high} that its colours do not follow{drawn}; {fix}")
+    raise ImageError(
+        f"{path}: a mask with an alpha channel from {low} to {high} that its colours do not follow{drawn}; {fix}"
+    )
 
 
 def _scale(path: Path, kind: str) -> float:
-    """By how much Pillow multiplies the stored greys of a PNG of 2 or 4 bits, and of a PGM of another maximum."""
+    """By how much Pillow multiplies the stored greys of a PNG of 2 or 4 bits, and of a PGM of
+    another maximum."""
     with path.open("rb") as file:
         head = file.read(1024)
     if kind == "PNG":
         return {2: 85.0, 4: 17.0}.get(head[24], 1.0) if head[25] == 0 else 1.0
-    found = re.match(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)", head) if kind == "PPM" else None
+    found = (
+        re.match(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)", head)
+        if kind == "PPM"
+        else None
+    )
     top = int(found[1]) if found else 255
     return (255 if top <= 255 else 65535) / top
 
@@ -98,15 +116,20 @@ def _check_bmp(path: Path) -> None:
     rest = np.frombuffer(content[int.from_bytes(content[10:14], "little") :], np.uint8)[3::4]
     if int.from_bytes(content[28:30], "little") == 32 and rest.size and rest.min() != rest.max():
         found = f"a fourth sample from {rest.min()} to {rest.max()}, which would be dropped"
-        raise ImageError(f"{path}: {found}; expected the same everywhere; store it as PNG or TIFF, or flatten it to RGB")
+        raise ImageError(
+            f"{path}: {found}; expected the same everywhere; store it as PNG or TIFF, or flatten it to RGB"
+        )
 
 
 def _check_png(path: Path) -> None:
-    """Refuse what Pillow would cut to 8 bits, and chunks whose checksum is wrong, which it does not look at."""
+    """Refuse what Pillow would cut to 8 bits, and chunks whose checksum is wrong, which it does not
+    look at."""
     content = path.read_bytes()
     depth, colour = content[24:26]
     if depth == 16 and colour != 0:
-        raise ImageError(f"{path}: a PNG of 16 bits per channel in colour or with alpha, which would lose 8 bits; store it as TIFF")
+        raise ImageError(
+            f"{path}: a PNG of 16 bits per channel in colour or with alpha, which would lose 8 bits; store it as TIFF"
+        )
     place, kind = 8, b""
     while kind != b"IEND" and place + 12 <= len(content):
         length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
@@ -114,5 +137,8 @@ def _check_png(path: Path) -> None:
             return  # cut short, which Pillow says
         body, check = content[place + 4 : place + 8 + length], content[place + 8 + length : place + 12 + length]
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS") and zlib.crc32(body) != int.from_bytes(check, "big"):
-            raise ImageError(f"{path}: a damaged PNG, the checksum of its {kind.decode()} is wrong; export it again from where it came")
+            raise ImageError(
+                f"{path}: a damaged PNG, the checksum of its {kind.decode()} is wrong; export it again from where it "
+                "came"
+            )
         place += 12 + length

@@ -16,33 +16,43 @@ _JPEG = (6, 7)
 
 
 def read_tiff(path: Path, *, mask: bool) -> Picture:
-    """(C, H, W): all samples but alpha; a palette as RGB, or its indices with ``mask``; turned as the orientation tag says.
+    """(C, H, W): all samples but alpha; a palette as RGB, or its indices with ``mask``; turned as
+    the orientation tag says.
 
     Greys of less than 8 bits fill 8 bits in images, and are steps in masks.
 
     Raises:
-        ImageError: several pages or planes, colours that are neither grey, RGB, palette nor JPEG's YCbCr, an alpha
-            channel that says more than the colours.
+        ImageError: several pages or planes, colours that are neither grey, RGB, palette nor JPEG's
+            YCbCr, an alpha channel that says more than the colours.
     """
     import tifffile
     from PIL import Image
 
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
-        planes = max([len(file.pages), *(int(np.prod(series.shape)) // max(1, int(np.prod(page.shape))) for series in file.series)])
+        planes = max(
+            [
+                len(file.pages),
+                *(int(np.prod(series.shape)) // max(1, int(np.prod(page.shape))) for series in file.series),
+            ]
+        )
         if planes != 1:
             raise ImageError(f"{path}: {planes} pages; expected one; store each alone, or a volume as NIfTI")
         colour = int(page.photometric)
         kinds = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) + ((_YCBCR,) if int(page.compression) in _JPEG else ())
         if colour not in kinds or sorted(page.axes) not in (["X", "Y"], ["S", "X", "Y"]):
-            raise ImageError(f"{path}: TIFF pixels {page.photometric!r} along {page.axes}; expected grey, RGB or palette; convert it")
+            raise ImageError(
+                f"{path}: TIFF pixels {page.photometric!r} along {page.axes}; expected grey, RGB or palette; convert it"
+            )
         check_pixels(path, page.shape)
         if Image.MAX_IMAGE_PIXELS and page.imagelength * page.imagewidth > 2 * Image.MAX_IMAGE_PIXELS:
             raise ImageError(f"{path}: {page.imagelength} x {page.imagewidth} pixels are too many; cut it into tiles")
         array = page.asarray()
         array = array[None] if page.axes == "YX" else np.moveaxis(array, page.axes.index("S"), 0)
         if len(array) != page.samplesperpixel:
-            raise ImageError(f"{path}: {len(array)} samples read, its tags declare {page.samplesperpixel}; export it again")
+            raise ImageError(
+                f"{path}: {len(array)} samples read, its tags declare {page.samplesperpixel}; export it again"
+            )
         array = _coloured(path, page, array, mask=mask)
         if any(int(kind) in (1, 2) for kind in page.extrasamples):
             array = _opaque(path, page, array, mask=mask)
@@ -60,7 +70,10 @@ def _coloured(path: Path, page: Any, array: np.ndarray, *, mask: bool) -> np.nda
         return np.asarray((table >> 8 if table.max() > 255 else table).astype(np.uint8)[:, array[0]])
     if int(page.photometric) == _WHITE_IS_ZERO:
         if array.dtype.kind not in "bu":
-            raise ImageError(f"{path}: TIFF pixels of type {array.dtype} with white as zero; expected whole numbers from 0; convert it")
+            raise ImageError(
+                f"{path}: TIFF pixels of type {array.dtype} with white as zero; expected whole numbers from 0; "
+                "convert it"
+            )
         array = array ^ array.dtype.type(2**bits - 1)
     if not mask and bits in (2, 4) and array.dtype == np.uint8:
         array = array * np.uint8(255 // (2**bits - 1))

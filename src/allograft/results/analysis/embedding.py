@@ -1,6 +1,8 @@
-"""Where a model puts source, target-training and target-test cases: its bottleneck features on a plane, coloured by loss.
+"""Where a model puts source, target-training and target-test cases: its bottleneck features on a
+plane, coloured by loss.
 
-Made by the judge's side for the report alone: test cases are in it, so nothing of it may choose a model.
+Made by the judge's side for the report alone: test cases are in it, so nothing of it may choose a
+model.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from allograft.study.world import World
 MOST = 300
 """Cases that a figure holds at most; of more an equal share of each group is drawn."""
 FURTHER = 60
-"""The same for the lines that a report folds away: enough to see groups, and the time of a table's many lines stays in bounds."""
+"""The same for the lines that a report folds away: enough to see groups, and the time of a table's
+many lines stays in bounds."""
 COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
-"""Principal components that t-SNE gets at most, its perplexity at most, and the cases below which it has no meaning."""
+"""Principal components that t-SNE gets at most, its perplexity at most, and the cases below which
+it has no meaning."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,16 @@ class Embedding:
 
 
 def embeddings_of(
-    out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None, *, device: Any = "cpu", most: int = MOST
+    out: Path,
+    world: World,
+    table: Sequence[Line],
+    template: nn.Module | None = None,
+    *,
+    device: Any = "cpu",
+    most: int = MOST,
 ) -> dict[tuple[str, str], Embedding]:
-    """(recipe's title, target) -> the embedding of the model that stands for the line, as ``OUT/models`` holds it.
+    """(recipe's title, target) -> the embedding of the model that stands for the line, as
+    ``OUT/models`` holds it.
 
     Lines without a model, or whose network has no encoder of its own, are absent.
 
@@ -64,7 +75,12 @@ def embeddings_of(
     made = {}
     for line in table:
         run, folder = line.best_run, model_folder(out, line)
-        if run is None or line.leaves_weights_only or line.target not in world.sites or not (folder / "card.json").exists():
+        if (
+            run is None
+            or line.leaves_weights_only
+            or line.target not in world.sites
+            or not (folder / "card.json").exists()
+        ):
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
         told: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
@@ -76,26 +92,45 @@ def embeddings_of(
 
 
 def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
-    """The source's training cases, and the target's for training and for testing, with every label the manifest has."""
+    """The source's training cases, and the target's for training and for testing, with every label
+    the manifest has."""
     parts = [world.part(site, "train", fold) for site in world.study.source]
-    source = {} if not parts else {"source": replace(parts[0], cases=tuple(case for part in parts for case in part.cases))}
-    return {**source, "target, training": world.part(target, "train", fold), "target, test": world.part(target, "test", fold)}
+    source = (
+        {} if not parts else {"source": replace(parts[0], cases=tuple(case for part in parts for case in part.cases))}
+    )
+    return {
+        **source,
+        "target, training": world.part(target, "train", fold),
+        "target, test": world.part(target, "test", fold),
+    }
 
 
 def unseen_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
     """The validation and test cases of each source site and of the target, by site and part."""
     parts = {"validation": "val", "test": "test"}
-    return {f"{site}, {name}": world.part(site, part, fold) for site in (*world.study.source, target) for name, part in parts.items()}
+    return {
+        f"{site}, {name}": world.part(site, part, fold)
+        for site in (*world.study.source, target)
+        for name, part in parts.items()
+    }
 
 
 def embedding(
-    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] | None = None, most: int = MOST
+    predictor: Any,
+    task: Any,
+    groups: Mapping[str, Cohort],
+    *,
+    title: str,
+    sites: Sequence[str] | None = None,
+    most: int = MOST,
 ) -> Embedding | None:
-    """Bottleneck features, global-average-pooled, -> principal components -> t-SNE (Goodman et al. 2022, figure 1).
+    """Bottleneck features, global-average-pooled, -> principal components -> t-SNE (Goodman et al.
+    2022, figure 1).
 
-    A point is a case; of a volume in slices the mean over its slices. The colour is its loss: 1 - the headline metric, or -log of the
-    probability of the label where cases have no headline of their own. Where only some cases have a loss there are two figures, one of
-    all cases by group and one of those; where none has, the colour is the mean entropy of the prediction.
+    A point is a case; of a volume in slices the mean over its slices. The colour is its loss: 1 -
+    the headline metric, or -log of the probability of the label where cases have no headline of
+    their own. Where only some cases have a loss there are two figures, one of all cases by group
+    and one of those; where none has, the colour is the mean entropy of the prediction.
 
     Args:
         groups: name -> cases; labels are never shown to the predictor.
@@ -104,7 +139,8 @@ def embedding(
         most: cases in all.
 
     Returns:
-        None when the predictor's network has no encoder, when it is not called, or when there are fewer than two cases.
+        None when the predictor's network has no encoder, when it is not called, or when there are
+        fewer than two cases.
     """
     cloud = _cloud(predictor, groups, sites, most)
     if cloud is None:
@@ -120,14 +156,23 @@ def embedding(
 
 
 def by_class(
-    predictor: Any, task: Any, groups: Mapping[str, Cohort], *, title: str, sites: Sequence[str] | None = None, most: int = MOST
+    predictor: Any,
+    task: Any,
+    groups: Mapping[str, Cohort],
+    *,
+    title: str,
+    sites: Sequence[str] | None = None,
+    most: int = MOST,
 ) -> tuple[Points, ...]:
-    """The features of cases that no training saw, by class and by laboratory (Raipuria et al. 2022, figure 2); arguments as ``embedding``.
+    """The features of cases that no training saw, by class and by laboratory (Raipuria et al. 2022,
+    figure 2); arguments as ``embedding``.
 
     () where no case has one class of its own.
     """
     known = {
-        name: replace(cohort, cases=tuple(case for n, case in enumerate(cohort.cases) if class_of(task, cohort, n) is not None))
+        name: replace(
+            cohort, cases=tuple(case for n, case in enumerate(cohort.cases) if class_of(task, cohort, n) is not None)
+        )
         for name, cohort in groups.items()
     }
     cloud = _cloud(predictor, known, sites, most)
@@ -137,7 +182,16 @@ def by_class(
     x, y = (tuple(round(float(value), 4) for value in side) for side in plane.T)
     classes = tuple(class_of(task, cohort, which) or 0 for _, cohort, which, _ in cloud.points)
     axis = ", ".join(f"{number} = {name}" for number, name in enumerate(task.coding.label))
-    return (Points(f"features of {title}, by class and site", x, y, tuple(name for name, _, _, _ in cloud.points), classes, axis),)
+    return (
+        Points(
+            f"features of {title}, by class and site",
+            x,
+            y,
+            tuple(name for name, _, _, _ in cloud.points),
+            classes,
+            axis,
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -158,7 +212,9 @@ def _cloud(predictor: Any, groups: Mapping[str, Cohort], sites: Sequence[str] | 
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
             for which in range(len(cohort.cases)):
-                feature, prediction = _seen(predictor, encoder, cohort if sites is None else replace(cohort, sites=tuple(sites)), which)
+                feature, prediction = _seen(
+                    predictor, encoder, cohort if sites is None else replace(cohort, sites=tuple(sites)), which
+                )
                 if feature is None:
                     return None
                 rows.append(feature)
@@ -167,7 +223,8 @@ def _cloud(predictor: Any, groups: Mapping[str, Cohort], sites: Sequence[str] | 
 
 
 def encoder_of(thing: Any) -> nn.Module | None:
-    """The encoder of the first network in a predictor, or in one inside it; None for a network that is one opaque module."""
+    """The encoder of the first network in a predictor, or in one inside it; None for a network that
+    is one opaque module."""
     if isinstance(thing, nn.Module):
         encoder = getattr(thing, "encoder", None)
         return encoder if isinstance(encoder, nn.Module) and hasattr(thing, "heads") else None
@@ -177,8 +234,11 @@ def encoder_of(thing: Any) -> nn.Module | None:
     return next((found for one in inner if (found := encoder_of(one)) is not None), None)
 
 
-def _seen(predictor: Any, encoder: nn.Module, cohort: Cohort, which: int) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
-    """A case's feature as the predictor itself makes it, mean over slices and over all its passes (donors), and the prediction."""
+def _seen(
+    predictor: Any, encoder: nn.Module, cohort: Cohort, which: int
+) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
+    """A case's feature as the predictor itself makes it, mean over slices and over all its passes
+    (donors), and the prediction."""
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     with features(encoder) as found:
         prediction = whole_prediction(predictor, cohort.unlabelled().whole(which).to(device))
@@ -187,7 +247,8 @@ def _seen(predictor: Any, encoder: nn.Module, cohort: Cohort, which: int) -> tup
 
 @contextmanager
 def features(encoder: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, whatever the encoder's last feature is, pooled over space, is added to the list: (B, C) float64 on the CPU a pass."""
+    """Inside, whatever the encoder's last feature is, pooled over space, is added to the list: (B,
+    C) float64 on the CPU a pass."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -202,7 +263,8 @@ def features(encoder: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def case_loss(task: Any, prediction: Mapping[str, Tensor], cohort: Cohort, which: int) -> float | None:
-    """1 - headline of a case, or mean -log of the probabilities of its label(s); None without a label, or where it is undefined."""
+    """1 - headline of a case, or mean -log of the probabilities of its label(s); None without a
+    label, or where it is undefined."""
     if task.key not in cohort.cases[which].labels:
         return None
     told = task.measure(prediction, cohort, which)
@@ -217,22 +279,26 @@ def case_loss(task: Any, prediction: Mapping[str, Tensor], cohort: Cohort, which
 
 
 def class_of(task: Any, cohort: Cohort, which: int) -> int | None:
-    """The number of a case's class; None without a label, for several labels a case, and for tasks that are no classification."""
+    """The number of a case's class; None without a label, for several labels a case, and for tasks
+    that are no classification."""
     label = cohort.cases[which].labels.get("label")
     return None if task.key != "label" or task.coding.several or label is None else task.coding.label.index(label)
 
 
 def embedded(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
-    """(N, C) -> (N, 2) and how: at most 50 principal components, then t-SNE of perplexity min(30, (N - 1) / 3), the same each time.
+    """(N, C) -> (N, 2) and how: at most 50 principal components, then t-SNE of perplexity min(30,
+    (N - 1) / 3), the same each time.
 
-    Fewer than eight cases, or cases that are all alike, are shown on their first two components: t-SNE would draw noise.
+    Fewer than eight cases, or cases that are all alike, are shown on their first two components:
+    t-SNE would draw noise.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     spread = np.ptp(rows, axis=0).max(initial=0.0)
-    with threadpool_limits(1), warnings.catch_warnings():  # sums over threads would differ from run to run
+    # sums over threads would differ from run to run
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of components without variance
         count = min(COMPONENTS, *rows.shape)
         parts = PCA(count, svd_solver="full").fit_transform(rows) if spread > 0 else np.zeros((len(rows), 2))
@@ -241,16 +307,22 @@ def embedded(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
             return plane, f"The first two principal components: {len(rows)} cases are too few, or too alike, for t-SNE."
         perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
         plane = TSNE(perplexity=perplexity, init="pca" if count > 1 else "random", random_state=0).fit_transform(parts)
-    how = f"t-SNE of {count} principal components, perplexity {perplexity:.3g}: neighbourhoods mean something, distances and sizes do not."
+    how = (
+        f"t-SNE of {count} principal components, perplexity {perplexity:.3g}: neighbourhoods mean something, "
+        "distances and sizes do not."
+    )
     return plane.astype(np.float64), how
 
 
 def _sampled(groups: Mapping[str, Cohort], most: int) -> tuple[dict[str, Cohort], tuple[str, ...]]:
-    """At most ``most`` cases, an equal share of each group as far as it has them, in an order that does not depend on the others."""
+    """At most ``most`` cases, an equal share of each group as far as it has them, in an order that
+    does not depend on the others."""
     full = {name: cohort for name, cohort in groups.items() if cohort.cases}
     total, left = sum(len(cohort.cases) for cohort in full.values()), most
     kept: dict[str, Cohort] = {}
-    for place, name in enumerate(sorted(full, key=lambda name: len(full[name].cases))):  # small groups first: what they leave is shared
+    for place, name in enumerate(
+        sorted(full, key=lambda name: len(full[name].cases))
+    ):  # small groups first: what they leave is shared
         share = left // (len(full) - place)
         turns = {case.name: Seeds(0, ("embedding",)).number(case.name) for case in full[name].cases}
         cases = tuple(sorted(full[name].cases, key=lambda case: turns[case.name])[:share])
@@ -282,5 +354,8 @@ def _drawn(
         note = f"{len(names) - known} cases have no label or no defined loss; they stand in the first figure only."
         return (points((), "", ""), points(losses, "loss", ", cases with a loss")), (*notes, note)
     if all(value is not None for value in entropies):
-        return (points(entropies, "mean entropy of the prediction", ""),), (*notes, "No case has a label: the colour is entropy, not loss.")
+        return (points(entropies, "mean entropy of the prediction", ""),), (
+            *notes,
+            "No case has a label: the colour is entropy, not loss.",
+        )
     return (points((), "", ""),), notes

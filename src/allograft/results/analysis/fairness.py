@@ -1,4 +1,5 @@
-"""The fairness audit of a task that classifies: how each group of patients fares, the worst off, and the gap between groups."""
+"""The fairness audit of a task that classifies: how each group of patients fares, the worst off,
+and the gap between groups."""
 
 from __future__ import annotations
 
@@ -34,8 +35,10 @@ class Group:
 
     Args:
         name: the value.
-        subjects, cases: how many; a subject whose cases differ in the attribute counts in several groups.
-        scores: metric -> mean over seeds, None = undefined (one class, say); empty for a group that is too small.
+        subjects, cases: how many; a subject whose cases differ in the attribute counts in several
+            groups.
+        scores: metric -> mean over seeds, None = undefined (one class, say); empty for a group that
+            is too small.
         intervals: metric -> 95 % interval over subjects, of AUROC alone.
     """
 
@@ -60,8 +63,10 @@ class Audit:
         attribute: a column of the manifest, or "site".
         headline: the task's metric.
         groups: in the order of their names.
-        missing: test subjects with a case whose value is not stated (an empty cell, nan, unknown); such cases are in no group.
-        threshold: how the operating point was chosen; "" where there is none (more than two classes).
+        missing: test subjects with a case whose value is not stated (an empty cell, nan, unknown);
+            such cases are in no group.
+        threshold: how the operating point was chosen; "" where there is none (more than two
+            classes).
     """
 
     title: str
@@ -79,11 +84,16 @@ class Audit:
         return min(scored, key=lambda group: group.scores[self.headline] or 0.0) if len(scored) > 1 else None
 
     def gap(self, metric: str = "") -> float | None:
-        """Best less worst group, of the headline by default; None where fewer than two groups have a score.
+        """Best less worst group, of the headline by default; None where fewer than two groups have
+        a score.
 
         Of several groups the difference between best and worst is above 0 by chance alone.
         """
-        values = [value for group in self._scored(metric or self.headline) if (value := group.scores[metric or self.headline]) is not None]
+        values = [
+            value
+            for group in self._scored(metric or self.headline)
+            if (value := group.scores[metric or self.headline]) is not None
+        ]
         return max(values) - min(values) if len(values) > 1 else None
 
     def _scored(self, metric: str) -> list[Group]:
@@ -91,7 +101,8 @@ class Audit:
 
 
 def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
-    """The attributes with 2 to 12 values among cases, in the order of the manifest; what stands for no value is none.
+    """The attributes with 2 to 12 values among cases, in the order of the manifest; what stands for
+    no value is none.
 
     >>> from pathlib import Path
     >>> group_columns([Case(n, n, "a", (Path(n),), attributes={"sex": n, "scanner": "one"}) for n in "fm"])
@@ -105,21 +116,25 @@ def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
 
 
 def audits(plan: Plan, line: Line, cases: Iterable[Case]) -> list[Audit]:
-    """A line of a classification's table, group by group: by site over all judged test cases, by each attribute at the target.
+    """A line of a classification's table, group by group: by site over all judged test cases, by
+    each attribute at the target.
 
     Args:
         cases: the study's, for what records do not keep: their attributes.
 
     Returns:
-        One for each attribute with 2 to 12 values among the target's labelled test cases, and one by site where several were judged.
-        Empty for tasks that classify nothing.
+        One for each attribute with 2 to 12 values among the target's labelled test cases, and one
+        by site where several were judged. Empty for tasks that classify nothing.
     """
     task = classification_of(plan.task)
     if task is None:
         return []
     by_name = {case.name: case for case in cases}
     made = []
-    sites = {site: _classified(seed_cases(line, site)) for site in dict.fromkeys(site for run in line.runs for site in run.tests)}
+    sites = {
+        site: _classified(seed_cases(line, site))
+        for site in dict.fromkeys(site for run in line.runs for site in run.tests)
+    }
     judged = {site: by_seed for site, by_seed in sorted(sites.items()) if any(by_seed.values())}
     points = operating_points(task, line)
     if len(judged) > 1:
@@ -131,8 +146,12 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case]) -> list[Audit]:
         value_of = {name: None if is_missing(value) else value for name, value in stated.items()}
         groups: dict[str, dict[int, list[dict[str, Any]]]] = {}
         for value in _sorted({value for value in value_of.values() if value is not None}):
-            groups[value] = {seed: [case for case in each if value_of.get(case["case"]) == value] for seed, each in here.items()}
-        unstated = {str(case["subject"]) for each in here.values() for case in each if value_of.get(case["case"]) is None}
+            groups[value] = {
+                seed: [case for case in each if value_of.get(case["case"]) == value] for seed, each in here.items()
+            }
+        unstated = {
+            str(case["subject"]) for each in here.values() for case in each if value_of.get(case["case"]) is None
+        }
         made.append(_audit(task, line, column, groups, points, missing=len(unstated)))
     return made
 
@@ -190,9 +209,11 @@ class OperatingPoints:
 
 
 def operating_points(task: Any, line: Line) -> OperatingPoints:
-    """For each seed's model the threshold that finds 90 % of the source's validation cases with the finding (the second of two classes).
+    """For each seed's model the threshold that finds 90 % of the source's validation cases with the
+    finding (the second of two classes).
 
-    Without such cases it is 0.5. With more than two classes, or several labels a case, there is no single threshold.
+    Without such cases it is 0.5. With more than two classes, or several labels a case, there is no
+    single threshold.
     """
     if len(task.names) != 2 or task.coding.several:
         return OperatingPoints()
@@ -201,7 +222,10 @@ def operating_points(task: Any, line: Line) -> OperatingPoints:
     if any(value is None for value in chosen.values()):
         told = f"no validation case of the source has {finding}: threshold 0.5"
         return OperatingPoints(dict.fromkeys(chosen, 0.5), told)
-    told = f"of each seed's model the highest threshold that finds at least {SENSITIVITY:.0%} of {finding} on the source's validation cases"
+    told = (
+        f"of each seed's model the highest threshold that finds at least {SENSITIVITY:.0%} of {finding} on the "
+        "source's validation cases"
+    )
     return OperatingPoints({seed: value for seed, value in chosen.items() if value is not None}, told)
 
 
@@ -211,20 +235,25 @@ def _threshold(run: Chosen) -> float | None:
 
 
 def threshold_at(positives: Sequence[float], sensitivity: float = SENSITIVITY) -> float | None:
-    """The highest threshold t for which a share of at least ``sensitivity`` of the positives' scores is >= t; None without positives.
+    """The highest threshold t for which a share of at least ``sensitivity`` of the positives'
+    scores is >= t; None without positives.
 
     >>> threshold_at([0.1, 0.6, 0.7, 0.9], 0.75), threshold_at([])
     (0.6, None)
     """
     if not positives:
         return None
-    found = math.ceil(sensitivity * len(positives) - 1e-9)  # 0.9 * 10 is nine, whatever its rounding
+    # 0.9 * 10 is nine, whatever its rounding
+    found = math.ceil(sensitivity * len(positives) - 1e-9)
     return sorted(positives, reverse=True)[max(found, 1) - 1]
 
 
 def _rates(cases: Cases, threshold: float) -> dict[str, float | None]:
-    """Sensitivity and specificity of calling the finding from ``threshold`` on; None for a class that is absent."""
-    called = {label: [case["probabilities"][1] >= threshold for case in cases if case["label"] == label] for label in (0, 1)}
+    """Sensitivity and specificity of calling the finding from ``threshold`` on; None for a class
+    that is absent."""
+    called = {
+        label: [case["probabilities"][1] >= threshold for case in cases if case["label"] == label] for label in (0, 1)
+    }
     sensitivity = fmean(called[1]) if called[1] else None
     return {"sensitivity": sensitivity, "specificity": 1 - fmean(called[0]) if called[0] else None}
 

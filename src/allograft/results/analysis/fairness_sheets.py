@@ -1,4 +1,5 @@
-"""The fairness audit as tables: every recipe's gaps, and the groups of the row that the verdict names and of do-nothing."""
+"""The fairness audit as tables: every recipe's gaps, and the groups of the row that the verdict
+names and of do-nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Fairness:
 
     Args:
         gaps: a table for each attribute, a row a recipe: worst group, gap, AUROC gap.
-        details: the groups of the row that the verdict names and of do-nothing, a table for each attribute.
+        details: the groups of the row that the verdict names and of do-nothing, a table for each
+            attribute.
     """
 
     gaps: tuple[Sheet, ...]
@@ -28,7 +30,8 @@ class Fairness:
 
 
 def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str) -> Fairness | None:
-    """Every finished row of a target by every attribute of its test cases; None for tasks that are no classification, or without groups."""
+    """Every finished row of a target by every attribute of its test cases; None for tasks that are
+    no classification, or without groups."""
     here = [line for line in lines if line.target == target and line.done]
     cases = tuple(world.cases())
     told = {line.title: audits(plan, line, cases) for line in here}
@@ -47,13 +50,25 @@ def _is_shown(line: Line) -> bool:
 def gap_sheet(found: Sequence[Audit]) -> Sheet:
     """One attribute, a row a recipe."""
     attribute, target, headline = found[0].attribute, found[0].target, found[0].headline
-    columns = ["recipe", "worst group", f"{headline} there", f"{headline} gap", *(["auroc gap"] if headline != "auroc" else [])]
+    columns = [
+        "recipe",
+        "worst group",
+        f"{headline} there",
+        f"{headline} gap",
+        *(["auroc gap"] if headline != "auroc" else []),
+    ]
     rows = []
     for audit in found:
         worst = audit.worst
-        cells = [audit.title, *(("undefined", "undefined") if worst is None else (worst.name, number(worst.scores[headline])))]
+        cells = [
+            audit.title,
+            *(("undefined", "undefined") if worst is None else (worst.name, number(worst.scores[headline]))),
+        ]
         rows.append((*cells, number(audit.gap()), *([number(audit.gap("auroc"))] if headline != "auroc" else [])))
-    notes = ("The gap is the best group less the worst: among several groups it is above 0 by chance alone.", *_small(found[0]))
+    notes = (
+        "The gap is the best group less the worst: among several groups it is above 0 by chance alone.",
+        *_small(found[0]),
+    )
     where = "all judged test subjects" if attribute == SITE else f"test subjects of {target}"
     return Sheet(f"Gaps between groups by {attribute}, {where}", tuple(columns), tuple(rows), notes)
 
@@ -62,10 +77,19 @@ def group_sheet(audit: Audit) -> Sheet:
     """One recipe and attribute, a row a group."""
     metrics = tuple(dict.fromkeys((audit.headline, "auroc")))
     rates = ("sensitivity", "specificity") if audit.threshold else ()
-    columns = (audit.attribute, "subjects", "cases", *(name for metric in metrics for name in (metric, "95 %")), "ece", *rates)
+    columns = (
+        audit.attribute,
+        "subjects",
+        "cases",
+        *(name for metric in metrics for name in (metric, "95 %")),
+        "ece",
+        *rates,
+    )
     rows = tuple(_row(group, metrics, rates) for group in audit.groups)
     worst = audit.worst
-    notes = [f"Worst: {worst.name}." if worst is not None else "Fewer than two groups have a score: no worst group, no gap."]
+    notes = [
+        f"Worst: {worst.name}." if worst is not None else "Fewer than two groups have a score: no worst group, no gap."
+    ]
     notes += [f"Gap in {metric}: {number(audit.gap(metric))}." for metric in metrics if worst is not None]
     notes += _small(audit)
     notes += [f"Operating point, fixed without any test case: {audit.threshold}."] if audit.threshold else []
@@ -76,8 +100,15 @@ def group_sheet(audit: Audit) -> Sheet:
 def _row(group: Group, metrics: Sequence[str], rates: Sequence[str]) -> tuple[str, ...]:
     size = (group.name, str(group.subjects), str(group.cases))
     if group.is_too_small:
-        return (*size, *(word for _ in metrics for word in ("too small", "")), "too small", *("too small" for _ in rates))
-    scored = (word for metric in metrics for word in (number(group.scores[metric]), _between(group.intervals.get(metric))))
+        return (
+            *size,
+            *(word for _ in metrics for word in ("too small", "")),
+            "too small",
+            *("too small" for _ in rates),
+        )
+    scored = (
+        word for metric in metrics for word in (number(group.scores[metric]), _between(group.intervals.get(metric)))
+    )
     return (*size, *scored, number(group.scores["ece"]), *(number(group.scores.get(rate)) for rate in rates))
 
 
@@ -90,5 +121,8 @@ def _small(audit: Audit) -> list[str]:
     if any(group.is_too_small for group in audit.groups):
         notes.append(f"Groups of fewer than {LEAST} subjects are too small to be scored, and have no part in the gap.")
     if audit.missing:
-        notes.append(f"{audit.missing} test subject{'s' if audit.missing > 1 else ''} with no value of {audit.attribute}: in no group.")
+        notes.append(
+            f"{audit.missing} test subject{'s' if audit.missing > 1 else ''} with no value of {audit.attribute}: in "
+            "no group."
+        )
     return notes

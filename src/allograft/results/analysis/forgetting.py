@@ -1,4 +1,5 @@
-"""What adaptation costs at home: the source's test score of every recipe for each number of labelled target subjects."""
+"""What adaptation costs at home: the source's test score of every recipe for each number of
+labelled target subjects."""
 
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ class Forgetting:
         target: its site.
         headline: the metric.
         budgets: numbers of labelled target subjects, ascending; 0 = none were seen.
-        source, at_target: recipe's title -> budget -> seed -> headline, at the source mean over its sites; in the order of the study,
-            recipes of earlier runs after those.
+        source, at_target: recipe's title -> budget -> seed -> headline, at the source mean over its
+            sites; in the order of the study, recipes of earlier runs after those.
         nothing: seed -> headline at the source of the model before any adaptation.
-        unclear: (title, budget) that several runs of other settings in the folder answer, so that none is shown.
+        unclear: (title, budget) that several runs of other settings in the folder answer, so that
+            none is shown.
     """
 
     target: str
@@ -37,11 +39,13 @@ class Forgetting:
 
 
 def forgetting(plan: Plan, records: Iterable[Record], source: Sequence[str], target: str) -> Forgetting | None:
-    """The forgetting table of a target (Goodman et al. 2022, table 3), from all records of a folder.
+    """The forgetting table of a target (Goodman et al. 2022, table 3), from all records of a
+    folder.
 
-    A folder in which a study ran several times, with ``target_labels.subjects`` 1, 2 and 4, holds every budget. Of each run the last
-    stage counts; folds are averaged. Where a folder holds runs of other settings too (more steps, say), a budget's score is that of this
-    study's plan; a budget that several settings of other runs answer is named in ``unclear`` and left out.
+    A folder in which a study ran several times, with ``target_labels.subjects`` 1, 2 and 4, holds
+    every budget. Of each run the last stage counts; folds are averaged. Where a folder holds runs
+    of other settings too (more steps, say), a budget's score is that of this study's plan; a budget
+    that several settings of other runs answer is named in ``unclear`` and left out.
 
     Args:
         plan: of the study as it was asked last.
@@ -54,7 +58,9 @@ def forgetting(plan: Plan, records: Iterable[Record], source: Sequence[str], tar
     kept = [record for record in last if record.target in (None, target) or target in record.target.split("+")]
     runs: dict[tuple[str, int], dict[str, list[Record]]] = {}
     for record in kept:
-        runs.setdefault((str(record.recipe.get("title", "")), len(record.labelled_subjects)), {}).setdefault(record.unit, []).append(record)
+        runs.setdefault((str(record.recipe.get("title", "")), len(record.labelled_subjects)), {}).setdefault(
+            record.unit, []
+        ).append(record)
     at_source: dict[str, dict[int, dict[int, float]]] = {}
     at_target: dict[str, dict[int, dict[int, float]]] = {}
     unclear = []
@@ -69,7 +75,9 @@ def forgetting(plan: Plan, records: Iterable[Record], source: Sequence[str], tar
         return None
     nothing = next((at_source[title].get(0, {}) for title in NOTHING if title in at_source), {})
     numbers = sorted({budget for budgets in at_source.values() for budget in budgets})
-    titles = [title for title in dict.fromkeys((*(title for title, _ in plan.lines()), *at_source)) if title in at_source]
+    titles = [
+        title for title in dict.fromkeys((*(title for title, _ in plan.lines()), *at_source)) if title in at_source
+    ]
     home, away = ({title: found[title] for title in titles} for found in (at_source, at_target))
     return Forgetting(target, plan.headline, tuple(numbers), home, away, nothing, tuple(unclear))
 
@@ -84,7 +92,8 @@ def _last_stages(records: Iterable[Record]) -> list[Record]:
 
 
 def _ours(plan: Plan, units: Mapping[str, Sequence[Record]]) -> list[Record] | None:
-    """The records of the plan's own units; of others only when no two of them answer the same seed and fold."""
+    """The records of the plan's own units; of others only when no two of them answer the same seed
+    and fold."""
     planned = [record for unit in units if unit in plan.units for record in units[unit]]
     if planned:
         return planned
@@ -93,7 +102,8 @@ def _ours(plan: Plan, units: Mapping[str, Sequence[Record]]) -> list[Record] | N
 
 
 def _by_seed(plan: Plan, records: Sequence[Record], sites: Sequence[str]) -> dict[int, float]:
-    """Seed -> headline, mean over folds and then over the sites; seeds that lack a site are left out."""
+    """Seed -> headline, mean over folds and then over the sites; seeds that lack a site are left
+    out."""
     values: dict[int, dict[str, list[float]]] = {}
     for record in records:
         score = record.metrics.get(plan.headline)
@@ -103,16 +113,26 @@ def _by_seed(plan: Plan, records: Sequence[Record], sites: Sequence[str]) -> dic
 
 
 def forgetting_sheets(found: Forgetting) -> tuple[Sheet, Sheet]:
-    """The table at the source and the one at the target: mean ± sd over seeds, and the difference to the model before."""
+    """The table at the source and the one at the target: mean ± sd over seeds, and the difference
+    to the model before."""
     columns = ("recipe", *(f"{budget} labelled" for budget in found.budgets))
-    notes = ["Of each run the last stage, at the test subjects of the source; in brackets the difference to do-nothing, over shared seeds."]
+    notes = [
+        "Of each run the last stage, at the test subjects of the source; in brackets the difference to do-nothing, "
+        "over shared seeds."
+    ]
     if len(found.budgets) < 3:
-        notes.append("More label budgets: run the study again into the same folder with --set target_labels.subjects=1, =2, =4.")
+        notes.append(
+            "More label budgets: run the study again into the same folder with --set target_labels.subjects=1, =2, =4."
+        )
     if found.unclear:
         words = ", ".join(f"{title} ({budget} labelled)" for title, budget in found.unclear)
         notes.append(f"Left out, because the folder holds several runs of other settings: {words}.")
-    home = tuple((title, *(_cell(by.get(n, {}), found.nothing) for n in found.budgets)) for title, by in found.source.items())
-    away = tuple((title, *(spread(list(by.get(n, {}).values())) for n in found.budgets)) for title, by in found.at_target.items())
+    home = tuple(
+        (title, *(_cell(by.get(n, {}), found.nothing) for n in found.budgets)) for title, by in found.source.items()
+    )
+    away = tuple(
+        (title, *(spread(list(by.get(n, {}).values())) for n in found.budgets)) for title, by in found.at_target.items()
+    )
     title = f"{found.headline} by number of labelled subjects of {found.target}"
     return Sheet(f"At the source after adaptation: {title}", columns, home, tuple(notes)), Sheet(
         f"At {found.target}: {title}", columns, away
@@ -125,7 +145,8 @@ def _cell(scores: Mapping[int, float], nothing: Mapping[int, float]) -> str:
 
 
 def forgetting_figure(found: Forgetting) -> Lines:
-    """Source score over the number of labelled target subjects, a curve a recipe; do-nothing is level."""
+    """Source score over the number of labelled target subjects, a curve a recipe; do-nothing is
+    level."""
     level = fmean(found.nothing.values()) if found.nothing else None
     curves: dict[str, tuple[float | None, ...]] = {}
     for title, by in found.source.items():
@@ -133,5 +154,9 @@ def forgetting_figure(found: Forgetting) -> Lines:
         curves[title] = tuple(level for _ in found.budgets) if title in NOTHING else scores
     x = tuple(float(budget) for budget in found.budgets)
     return Lines(
-        f"source score after adaptation to {found.target}", x, curves, "labelled target subjects", f"{found.headline} at the source"
+        f"source score after adaptation to {found.target}",
+        x,
+        curves,
+        "labelled target subjects",
+        f"{found.headline} at the source",
     )

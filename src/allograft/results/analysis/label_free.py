@@ -1,4 +1,5 @@
-"""Label-free scores of a stage, from what it predicts of the target's training images: what a record keeps of each, and how it ranks."""
+"""Label-free scores of a stage, from what it predicts of the target's training images: what a
+record keeps of each, and how it ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +9,13 @@ from typing import Any
 
 import torch
 
-from allograft.metrics.label_free import information, mean_entropy, mean_prediction, pixel_density, soft_neighbourhood_density
+from allograft.metrics.label_free import (
+    information,
+    mean_entropy,
+    mean_prediction,
+    pixel_density,
+    soft_neighbourhood_density,
+)
 from allograft.seeds import Seeds
 
 RULES = ("entropy", "infomax", "snd")
@@ -24,7 +31,8 @@ def watched(prediction: Mapping[str, Any], task: Any, name: str) -> dict[str, An
         name: the case's; of an image's pixels the same ones are drawn for every model.
 
     Returns:
-        ``entropy`` and ``prediction``, (K,) mean class probabilities; of a segmentation also ``snd``, None where it is undefined.
+        ``entropy`` and ``prediction``, (K,) mean class probabilities; of a segmentation also
+        ``snd``, None where it is undefined.
     """
     logits, several = prediction[task.key], task.coding.several
     told: dict[str, Any] = {
@@ -42,8 +50,8 @@ def score(rule: str, cases: Sequence[Mapping[str, Any]], task: Any) -> float | N
 
     - ``entropy``: minus the mean entropy.
     - ``infomax``: entropy of the mean prediction less mean entropy, ``information``.
-    - ``snd``: soft neighbourhood density; of a classification that of all images together, of a segmentation the mean over images of
-      that of 100 of their pixels.
+    - ``snd``: soft neighbourhood density; of a classification that of all images together, of a
+      segmentation the mean over images of that of 100 of their pixels.
 
     Returns:
         None without cases, or where the density is undefined.
@@ -65,7 +73,8 @@ def score(rule: str, cases: Sequence[Mapping[str, Any]], task: Any) -> float | N
 
 
 def pooled(cases: Sequence[Mapping[str, Any]], task: Any) -> dict[str, float | None]:
-    """The metrics of a record: ``label-free/entropy`` (lower is surer), ``label-free/infomax``, ``label-free/snd``."""
+    """The metrics of a record: ``label-free/entropy`` (lower is surer), ``label-free/infomax``,
+    ``label-free/snd``."""
     sure = score("entropy", cases, task)
     return {
         "label-free/entropy": None if sure is None else -sure,

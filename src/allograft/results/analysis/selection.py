@@ -36,10 +36,12 @@ class Distance:
 
 
 def distance_to_oracle(plan: Plan, records: Mapping[str, Record], target: str) -> dict[str, Distance | None]:
-    """Every rule's choice of recipe and stages at a target beside the oracle's; None where a rule has nothing to go by.
+    """Every rule's choice of recipe and stages at a target beside the oracle's; None where a rule
+    has nothing to go by.
 
-    The oracle sees test scores, so no rule may be chosen by this table either: it says how rules did, over many studies, not which one to
-    use in this one. {} without labelled test cases. Upper bounds are no choice.
+    The oracle sees test scores, so no rule may be chosen by this table either: it says how rules
+    did, over many studies, not which one to use in this one. {} without labelled test cases. Upper
+    bounds are no choice.
     """
     best = chosen_row(plan, records, "oracle", target)
     oracle = None if best is None else best.score(target)
@@ -49,14 +51,20 @@ def distance_to_oracle(plan: Plan, records: Mapping[str, Record], target: str) -
 
 
 def chosen_row(plan: Plan, records: Mapping[str, Record], rule: str, target: str) -> Line | None:
-    """The row that a rule ranks highest at a target, upper bounds aside; None for a rule that ranks nothing, as ``last``.
+    """The row that a rule ranks highest at a target, upper bounds aside; None for a rule that ranks
+    nothing, as ``last``.
 
-    A site without labels ranks nothing, but for the rules that need none; those choose nothing where they have seen nothing.
+    A site without labels ranks nothing, but for the rules that need none; those choose nothing
+    where they have seen nothing.
     """
-    here = [line for line in lines(plan, records, rule) if line.target == target and line.done and not is_bound(line.recipe)]
+    here = [
+        line for line in lines(plan, records, rule) if line.target == target and line.done and not is_bound(line.recipe)
+    ]
     if rule not in label_free.RULES:
         here = [line for line in here if line.score(target) is not None]
-    ranked = [(standing, -number, line) for number, line in enumerate(here) if (standing := _standing(line, rule)) is not None]
+    ranked = [
+        (standing, -number, line) for number, line in enumerate(here) if (standing := _standing(line, rule)) is not None
+    ]
     return max(ranked)[2] if ranked else None
 
 
@@ -85,8 +93,10 @@ def distance_sheet(plan: Plan, records: Mapping[str, Record], target: str) -> Sh
         rows.append((rule, *cells))
     notes = (
         *(f"{rule}: {words}." for rule, words in RULES.items()),
-        "The oracle has seen the test scores: what it chose is no guide to new patients, and neither is the rule that came closest to it.",
-        "Rules without labels look at training images of the target whose labels no recipe has seen, where there are such images.",
+        "The oracle has seen the test scores: what it chose is no guide to new patients, and neither is the rule that "
+        "came closest to it.",
+        "Rules without labels look at training images of the target whose labels no recipe has seen, where there are "
+        "such images.",
     )
     columns = ("rule", "chooses", "stage", f"{plan.headline} at {target}", "behind the oracle")
     return Sheet(f"How far each selection rule is from the oracle at {target}", columns, tuple(rows), notes)

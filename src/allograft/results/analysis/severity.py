@@ -1,4 +1,5 @@
-"""How severe a shift is: pairs of sites ranked by what do-nothing loses, and every recipe's score at the top, middle and bottom apart."""
+"""How severe a shift is: pairs of sites ranked by what do-nothing loses, and every recipe's score
+at the top, middle and bottom apart."""
 
 from __future__ import annotations
 
@@ -44,10 +45,12 @@ class Shift:
 
 
 def ranked_shifts(records: Iterable[Record], metric: str) -> tuple[Shift, ...]:
-    """Pairs of source and target by the drop of do-nothing, the largest first (Zakazov et al. 2022, section 4.2).
+    """Pairs of source and target by the drop of do-nothing, the largest first (Zakazov et al. 2022,
+    section 4.2).
 
-    The paper does not say which in-domain score it subtracts from; we take that of the same model on its own source's test cases. Records
-    of several studies may be given together. Equal drops go by name.
+    The paper does not say which in-domain score it subtracts from; we take that of the same model
+    on its own source's test cases. Records of several studies may be given together. Equal drops go
+    by name.
 
     Args:
         records: those of do-nothing are read; failed ones and undefined scores are left out.
@@ -64,26 +67,32 @@ def ranked_shifts(records: Iterable[Record], metric: str) -> tuple[Shift, ...]:
             shifts.append(Shift(source, target, fmean(own), scores[source, target]))
     if not shifts:
         raise SpecError(
-            f"severity: no record of '{NOTHING}' has a '{metric}' at home and at a target; judge it on both, with test: {{...}}"
+            f"severity: no record of '{NOTHING}' has a '{metric}' at home and at a target; judge it on both, with "
+            f"test: {{...}}"
         )
     return tuple(sorted(shifts, key=lambda shift: (-shift.drop, shift.pair)))
 
 
 def by_severity(shifts: Sequence[Shift], count: int = 2) -> dict[str, tuple[Shift, ...]]:
-    """The paper's three clusters: ``count`` pairs from the top, the middle and the bottom of the ranking.
+    """The paper's three clusters: ``count`` pairs from the top, the middle and the bottom of the
+    ranking.
 
     Raises:
         SpecError: fewer than 3 x ``count`` pairs: one would stand in two clusters.
     """
     if count < 1 or len(shifts) < 3 * count:
-        raise SpecError(f"severity: {len(shifts)} pairs for three clusters of {count}; expected at least {3 * count}, or a smaller count")
+        raise SpecError(
+            f"severity: {len(shifts)} pairs for three clusters of {count}; expected at least {3 * count}, or a "
+            "smaller count"
+        )
     middle = (len(shifts) - count) // 2
     parts = (shifts[:count], shifts[middle : middle + count], shifts[-count:])
     return {name: tuple(part) for name, part in zip(SEVERITIES, parts, strict=True)}
 
 
 def severity_table(records: Iterable[Record], metric: str, count: int = 2) -> dict[str, dict[str, float]]:
-    """Severity -> recipe's title -> mean score over the cluster's pairs; a recipe that lacks one of them is left out of the cluster."""
+    """Severity -> recipe's title -> mean score over the cluster's pairs; a recipe that lacks one of
+    them is left out of the cluster."""
     kept = list(records)
     scores = pair_scores(kept, metric)
     clusters = by_severity(ranked_shifts(kept, metric), count)
@@ -98,7 +107,8 @@ def severity_table(records: Iterable[Record], metric: str, count: int = 2) -> di
 
 
 def severity_sheet(records: Iterable[Record], metric: str) -> Sheet | None:
-    """Every recipe's mean over the most severe, the middle and the most subtle pairs, two of each where there are six to rank.
+    """Every recipe's mean over the most severe, the middle and the most subtle pairs, two of each
+    where there are six to rank.
 
     None where there are fewer than three.
     """
@@ -110,23 +120,34 @@ def severity_sheet(records: Iterable[Record], metric: str) -> Sheet | None:
     except SpecError:
         return None
     titles = dict.fromkeys(title for scores in table.values() for title in scores)
-    rows = tuple((title, *(number(table[name][title]) if title in table[name] else "" for name in SEVERITIES)) for title in titles)
+    rows = tuple(
+        (title, *(number(table[name][title]) if title in table[name] else "" for name in SEVERITIES))
+        for title in titles
+    )
     notes = tuple(
-        f"{name}: " + ", ".join(f"{'+'.join(s.source)} to {s.target} (do-nothing loses {s.drop:.3f})" for s in part) + "."
+        f"{name}: "
+        + ", ".join(f"{'+'.join(s.source)} to {s.target} (do-nothing loses {s.drop:.3f})" for s in part)
+        + "."
         for name, part in clusters.items()
     )
     return Sheet(f"{metric} by the severity of the shift", ("recipe", *SEVERITIES), rows, notes)
 
 
 def pair_scores(records: Iterable[Record], metric: str) -> dict[str, Mapping[Pair, float]]:
-    """Recipe's title -> (source sites, judged site) -> score of each run's last stage on test cases, mean over seeds and folds.
+    """Recipe's title -> (source sites, judged site) -> score of each run's last stage on test
+    cases, mean over seeds and folds.
 
     A run adapted to one target and judged at another is no pair of the two.
     """
     last: dict[tuple[str, str, int], Record] = {}
     for record in records:
-        adapted = (record.target or record.site, *(record.target or "").split("+"))  # a site's own name may hold a plus
-        if record.part != "test" or record.status != "done" or not (record.site in adapted or record.site in record.source):
+        # a site's own name may hold a plus
+        adapted = (record.target or record.site, *(record.target or "").split("+"))
+        if (
+            record.part != "test"
+            or record.status != "done"
+            or not (record.site in adapted or record.site in record.source)
+        ):
             continue
         key = (record.unit, record.site, record.fold)
         if key not in last or last[key].ordinal < record.ordinal:

@@ -34,7 +34,8 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """``0.512 ± 0.020``: mean and standard deviation (n - 1); no deviation of a single value, "" for none.
+    """``0.512 ± 0.020``: mean and standard deviation (n - 1); no deviation of a single value, ""
+    for none.
 
     >>> spread([0.5, 0.7]), spread([0.5]), spread([])
     ('0.600 ± 0.141', '0.500', '')

@@ -1,4 +1,5 @@
-"""How much of the site a model's features tell: where site and class go together, a high score may be the site's and not the disease's."""
+"""How much of the site a model's features tell: where site and class go together, a high score may
+be the site's and not the disease's."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Probe:
     """A linear probe of the site.
 
     Args:
-        accuracy: share of the cases whose site is named rightly by a probe that saw no case of their subject.
+        accuracy: share of the cases whose site is named rightly by a probe that saw no case of
+            their subject.
         chance: share of the commonest site: what naming it each time would get.
         recalls: site -> share of its own cases that are named rightly.
         subjects: how many.
@@ -37,10 +39,11 @@ class Probe:
 
 
 def site_probe(rows: ArrayLike, sites: Sequence[str], subjects: Sequence[str], *, folds: int = FOLDS) -> Probe:
-    """Name the site from features by logistic regression, each subject's cases by a probe fitted to other subjects.
+    """Name the site from features by logistic regression, each subject's cases by a probe fitted to
+    other subjects.
 
-    Features are standardised on the cases that the probe is fitted to. Sites are spread evenly over the folds; a site with fewer subjects
-    than folds lowers their number.
+    Features are standardised on the cases that the probe is fitted to. Sites are spread evenly over
+    the folds; a site with fewer subjects than folds lowers their number.
 
     Args:
         rows: (N, C) features.
@@ -49,7 +52,8 @@ def site_probe(rows: ArrayLike, sites: Sequence[str], subjects: Sequence[str], *
         folds: of the cross-validation, at most.
 
     Raises:
-        SpecError: lengths that differ, values that are not finite, one site alone, or a site with a single subject.
+        SpecError: lengths that differ, values that are not finite, one site alone, or a site with a
+            single subject.
 
     Example:
         >>> features = np.repeat(np.eye(2), 4, 0)
@@ -80,25 +84,37 @@ def site_probe(rows: ArrayLike, sites: Sequence[str], subjects: Sequence[str], *
 
 def _check(table: NDArray[np.float64], sites: NDArray[Any], whose: NDArray[Any], site_of: NDArray[Any]) -> None:
     if table.ndim != 2 or not len(table) == len(sites) == len(whose):
-        raise SpecError(f"site probe: features of shape {table.shape}, {len(sites)} sites, {len(whose)} subjects; expected (N, C), N and N")
+        raise SpecError(
+            f"site probe: features of shape {table.shape}, {len(sites)} sites, {len(whose)} subjects; expected (N, "
+            "C), N and N"
+        )
     if not np.isfinite(table).all():
         raise SpecError("site probe: a feature is nan or infinite, so the model is broken; train it again")
     names, counts = np.unique(site_of, return_counts=True)
     if len(names) < 2:
-        raise SpecError(f"site probe: all subjects are of one site ({', '.join(map(str, names))}); expected two sites or more")
+        raise SpecError(
+            f"site probe: all subjects are of one site ({', '.join(map(str, names))}); expected two sites or more"
+        )
     if counts.min() < 2:
-        raise SpecError(f"site probe: site '{names[counts.argmin()]}' has one subject, and each is probed by others; leave the site out")
+        raise SpecError(
+            f"site probe: site '{names[counts.argmin()]}' has one subject, and each is probed by others; leave the "
+            "site out"
+        )
 
 
 def seen(predictor: Any, cohort: Cohort) -> tuple[NDArray[np.float64], list[dict[str, Tensor]]]:
-    """(N, C) features of a predictor's encoder, its last pooled over space, and the N predictions; of a volume the mean over its slices.
+    """(N, C) features of a predictor's encoder, its last pooled over space, and the N predictions;
+    of a volume the mean over its slices.
 
     Raises:
-        SpecError: the predictor's network has no encoder of its own, or the predictor does not call it.
+        SpecError: the predictor's network has no encoder of its own, or the predictor does not call
+            it.
     """
     encoder = encoder_of(predictor)
     if encoder is None:
-        raise SpecError("site probe: the model's network is one opaque module without an encoder; use a network of our table")
+        raise SpecError(
+            "site probe: the model's network is one opaque module without an encoder; use a network of our table"
+        )
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     rows, predictions = [], []
     hidden = replace(cohort.unlabelled(), sites=())

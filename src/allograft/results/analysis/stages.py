@@ -1,4 +1,5 @@
-"""What each stage of a recipe scores: a first and a second pass (Xiao et al. 2022, table 3 b), a model before and after a correction."""
+"""What each stage of a recipe scores: a first and a second pass (Xiao et al. 2022, table 3 b), a
+model before and after a correction."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from allograft.study.plan import Plan
 
 
 def stage_sheet(plan: Plan, records: Iterable[Record], target: str, sites: Sequence[str]) -> Sheet | None:
-    """The headline of every judged stage at every site, mean ± sd over seeds, of recipes with more than one stage.
+    """The headline of every judged stage at every site, mean ± sd over seeds, of recipes with more
+    than one stage.
 
     Args:
         records: of this plan's runs the test records are read; folds are averaged.
@@ -34,7 +36,10 @@ def stage_sheet(plan: Plan, records: Iterable[Record], target: str, sites: Seque
         return None
     columns = ("recipe", "stage", *(f"{plan.headline} at {site}" for site in sites))
     return Sheet(
-        "Each stage of a run", columns, tuple(told), ("Mean ± sd over seeds. The table above shows the stage that the rule picked.",)
+        "Each stage of a run",
+        columns,
+        tuple(told),
+        ("Mean ± sd over seeds. The table above shows the stage that the rule picked.",),
     )
 
 

@@ -1,4 +1,5 @@
-"""A stream of sites: what each stage of training scores on every site, what is forgotten, and what is carried forward."""
+"""A stream of sites: what each stage of training scores on every site, what is forgotten, and what
+is carried forward."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from allograft.study.plan import Plan
 from allograft.tasks import Task
 
 Matrix = tuple[tuple[float | None, ...], ...]
-"""R[i][j]: the score on the sites of stage j after training on stage i; None where it is undefined."""
+"""R[i][j]: the score on the sites of stage j after training on stage i; None where it is
+undefined."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class StreamResult:
 
 
 def backward_transfer(scores: Matrix) -> float | None:
-    """Mean over the earlier stages of R[N][j] - R[j][j]: below 0 is forgetting (Lopez-Paz and Ranzato 2017, eq. 3).
+    """Mean over the earlier stages of R[N][j] - R[j][j]: below 0 is forgetting (Lopez-Paz and
+    Ranzato 2017, eq. 3).
 
     >>> backward_transfer(((0.8, 0.2), (0.5, 0.7)))
     -0.30000000000000004
@@ -43,7 +46,8 @@ def backward_transfer(scores: Matrix) -> float | None:
 
 
 def forward_transfer(scores: Matrix) -> float | None:
-    """Mean of R[i][i] - R[i-1][i]: what training on a stage adds there (as ODEx reports it; the paper has no formula, this is our reading).
+    """Mean of R[i][i] - R[i-1][i]: what training on a stage adds there (as ODEx reports it; the
+    paper has no formula, this is our reading).
 
     >>> forward_transfer(((0.8, 0.25), (0.5, 0.75)))
     0.5
@@ -54,7 +58,8 @@ def forward_transfer(scores: Matrix) -> float | None:
 def zero_shot(scores: Matrix) -> float | None:
     """Mean of R[i-1][i]: the score on a stage before it is trained on.
 
-    Lopez-Paz and Ranzato 2017, eq. 4, call this less the score of an untrained network forward transfer; no study here judges one.
+    Lopez-Paz and Ranzato 2017, eq. 4, call this less the score of an untrained network forward
+    transfer; no study here judges one.
 
     >>> zero_shot(((0.8, 0.25), (0.5, 0.75)))
     0.25
@@ -63,7 +68,8 @@ def zero_shot(scores: Matrix) -> float | None:
 
 
 def stream_results(plan: Plan, records: Iterable[Record], phases: Sequence[Sequence[str]]) -> list[StreamResult]:
-    """Every recipe whose runs were judged after each stage of the stream; other recipes are left out.
+    """Every recipe whose runs were judged after each stage of the stream; other recipes are left
+    out.
 
     The stage of a record is told by the sites that it says were seen.
 
@@ -80,14 +86,17 @@ def stream_results(plan: Plan, records: Iterable[Record], phases: Sequence[Seque
         kept = [(matrix, own) for own in runs if (matrix := score_matrix(plan.task, own, phases)) is not None]
         if kept:
             last = [max(own, key=lambda record: record.ordinal) for _, own in kept]
-            facts = tuple({key: value for key, value in one.facts.items() if isinstance(value, (int, float))} for one in last)
+            facts = tuple(
+                {key: value for key, value in one.facts.items() if isinstance(value, (int, float))} for one in last
+            )
             seconds = tuple(float(one.cost.get("train_seconds", 0.0)) for one in last)
             made.append(StreamResult(title, tuple(matrix for matrix, _ in kept), facts, seconds))
     return made
 
 
 def score_matrix(task: Task, records: Iterable[Record], phases: Sequence[Sequence[str]]) -> Matrix | None:
-    """R of one run, each entry pooled over the subjects of the stage's sites; None where a stage was not judged.
+    """R of one run, each entry pooled over the subjects of the stage's sites; None where a stage
+    was not judged.
 
     Of several records that saw the same stages the last is read.
     """
@@ -98,7 +107,9 @@ def score_matrix(task: Task, records: Iterable[Record], phases: Sequence[Sequenc
             found[stage, record.site] = record
     if any((stage, site) not in found for stage in range(len(phases)) for phase in phases for site in phase):
         return None
-    return tuple(tuple(_pooled(task, [found[stage, site] for site in phase]) for phase in phases) for stage in range(len(phases)))
+    return tuple(
+        tuple(_pooled(task, [found[stage, site] for site in phase]) for phase in phases) for stage in range(len(phases))
+    )
 
 
 def _stage_of(seen: Sequence[str], phases: Sequence[Sequence[str]]) -> int | None:
@@ -113,13 +124,28 @@ def _pooled(task: Task, records: Sequence[Record]) -> float | None:
 
 
 def stream_sheet(plan: Plan, found: Sequence[StreamResult]) -> Sheet:
-    """Transfer backward and forward, the facts of the last stage and the cost, mean ± sd over seeds."""
+    """Transfer backward and forward, the facts of the last stage and the cost, mean ± sd over
+    seeds."""
     names = list(dict.fromkeys(key for one in found for facts in one.facts for key in facts))
-    columns = ("recipe", f"{plan.headline} at the end", "backward transfer", "forward transfer", "zero-shot", *names, "seconds")
+    columns = (
+        "recipe",
+        f"{plan.headline} at the end",
+        "backward transfer",
+        "forward transfer",
+        "zero-shot",
+        *names,
+        "seconds",
+    )
     rows = []
     for one in found:
         ends = [_mean(matrix[-1]) for matrix in one.matrices]
-        scores = (ends, *([measure(matrix) for matrix in one.matrices] for measure in (backward_transfer, forward_transfer, zero_shot)))
+        scores = (
+            ends,
+            *(
+                [measure(matrix) for matrix in one.matrices]
+                for measure in (backward_transfer, forward_transfer, zero_shot)
+            ),
+        )
         shown = (spread([value for value in values if value is not None]) for values in scores)
         facts = (spread([float(facts[name]) for facts in one.facts if name in facts]) for name in names)
         rows.append((one.title, *shown, *facts, spread(list(one.seconds))))
@@ -146,4 +172,8 @@ def _less(a: float | None, b: float | None) -> float | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     """None where one value is undefined: a mean of the others would be of other stages."""
     known = list(values)
-    return None if not known or any(value is None for value in known) else fmean(value for value in known if value is not None)
+    return (
+        None
+        if not known or any(value is None for value in known)
+        else fmean(value for value in known if value is not None)
+    )

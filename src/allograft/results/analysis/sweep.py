@@ -1,4 +1,5 @@
-"""Score against a setting: rows of one recipe that differ in one number alone, as a curve (Goodman et al. 2022, figure 5)."""
+"""Score against a setting: rows of one recipe that differ in one number alone, as a curve (Goodman
+et al. 2022, figure 5)."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ from allograft.study.plan import Plan
 FEWEST = 3
 """Measured settings that make a curve."""
 UNEVEN = 50
-"""Times by which the widest gap between settings exceeds the narrowest where they stand in equal steps: 0.01, 0.1, 1, 10."""
+"""Times by which the widest gap between settings exceeds the narrowest where they stand in equal
+steps: 0.01, 0.1, 1, 10."""
 
 
 def sweeps(plan: Plan, lines: Sequence[Line], target: str) -> tuple[Lines, ...]:
-    """The headline at a target against every setting that three rows or more of the table differ in, and in nothing else.
+    """The headline at a target against every setting that three rows or more of the table differ
+    in, and in nothing else.
 
-    Scores are those of the table, means over the finished seeds, with one standard deviation over seeds; do-nothing is level. A row of a
-    grid has no one setting and is left out.
+    Scores are those of the table, means over the finished seeds, with one standard deviation over
+    seeds; do-nothing is level. A row of a grid has no one setting and is left out.
     """
     groups: dict[tuple[str, str], dict[float, Line]] = {}
     here = [line for line in lines if line.target == target and line.score(target) is not None]

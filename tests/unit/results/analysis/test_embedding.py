@@ -1,4 +1,5 @@
-"""The embedding of cases: features as the predictor makes them, colours that are losses, and nothing a rule may see."""
+"""The embedding of cases: features as the predictor makes them, colours that are losses, and
+nothing a rule may see."""
 
 from __future__ import annotations
 
@@ -19,14 +20,35 @@ from allograft.cohort import Cohort
 from allograft.networks import build
 from allograft.predictor import Direct
 from allograft.results.analysis import embedding as module
-from allograft.results.analysis.embedding import MOST, by_class, case_loss, embedded, embedding, encoder_of, features, groups_of
+from allograft.results.analysis.embedding import (
+    MOST,
+    by_class,
+    case_loss,
+    embedded,
+    embedding,
+    encoder_of,
+    features,
+    groups_of,
+)
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 
-UNET = {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 2, "channels": [4, 8], "num_res_units": 1}}}
+UNET = {
+    "build": {
+        "unet": {"in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": 2, "channels": [4, 8], "num_res_units": 1}
+    }
+}
 VIT = {
     "build": {
-        "vit": {"in_channels": 1, "outputs": {"label": 2}, "image_size": 16, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
+        "vit": {
+            "in_channels": 1,
+            "outputs": {"label": 2},
+            "image_size": 16,
+            "patch_size": 4,
+            "embed_dim": 8,
+            "depth": 2,
+            "num_heads": 2,
+        }
     }
 }
 
@@ -62,12 +84,15 @@ def test_a_point_is_a_case_and_its_colour_the_loss(cohort: Cohort) -> None:
     groups = split(cohort)
     losses = []
     for part in groups.values():
-        order = sorted(range(len(part.cases)), key=lambda n, part=part: module.Seeds(0, ("embedding",)).number(part.cases[n].name))
+        order = sorted(
+            range(len(part.cases)), key=lambda n, part=part: module.Seeds(0, ("embedding",)).number(part.cases[n].name)
+        )
         for which in order:
             prediction = predictor(part.unlabelled().whole(which))
             losses.append(1 - VESSEL.measure(prediction, part, which)["dice"])  # type: ignore[operator]
     assert points.colour == pytest.approx(losses, abs=1e-6)
-    assert embedding(predictor, VESSEL, split(cohort), title="supervised at b") == found  # the same each time
+    # the same each time
+    assert embedding(predictor, VESSEL, split(cohort), title="supervised at b") == found
 
 
 @pytest.mark.parametrize(("spec", "key"), [(UNET, "mask"), (VIT, "label")], ids=["unet", "vit"])
@@ -104,7 +129,9 @@ def test_a_feature_is_the_mean_over_the_predictors_passes(cohort: Cohort) -> Non
     assert encoder is network.encoder
     feature, prediction = module._seen(twice, network.encoder, cohort, 0)
     plain, expected = module._seen(once, network.encoder, cohort, 0)
-    mirrored = module._seen(Twice(lambda batch: once(replace(batch, image=-batch.image))), network.encoder, cohort, 0)[0]
+    mirrored = module._seen(Twice(lambda batch: once(replace(batch, image=-batch.image))), network.encoder, cohort, 0)[
+        0
+    ]
     assert feature == pytest.approx(mirrored)
     assert feature != pytest.approx(plain)
     assert torch.equal(prediction["mask"], expected["mask"])
@@ -150,7 +177,11 @@ def test_a_classification_shows_unseen_cases_by_class_and_site(cohort: Cohort) -
         name: replace(part, cases=tuple(replace(case, labels={"label": case.site}) for case in part.cases))
         for name, part in split(coded).items()
     }
-    groups = {"a, test": parts["source"], "b, validation": parts["target, training"].unlabelled(), "b, test": parts["target, test"]}
+    groups = {
+        "a, test": parts["source"],
+        "b, validation": parts["target, training"].unlabelled(),
+        "b, test": parts["target, test"],
+    }
     (figure,) = by_class(Direct(made(VIT)), task, groups, title="supervised at b")
     assert figure.title == "features of supervised at b, by class and site"
     assert figure.colour == (0,) * 6 + (1,) * 3
@@ -216,12 +247,20 @@ def test_the_global_generators_are_untouched(cohort: Cohort) -> None:
 def test_selection_knows_nothing_of_it() -> None:
     """Test cases are in it: no rule, plan or judge may import it."""
     package = Path(module.__file__).parents[2]
-    rooms = ("results/select.py", "study/plan.py", "run/judge.py", "results/analysis/label_free.py", "results/analysis/selection.py")
+    rooms = (
+        "results/select.py",
+        "study/plan.py",
+        "run/judge.py",
+        "results/analysis/label_free.py",
+        "results/analysis/selection.py",
+    )
     for name in rooms:
         tree = ast.parse((package / name).read_text(encoding="utf-8"))
         imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert "allograft.results.analysis.embedding" not in imported
-        assert not {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names} & {"embedding"}
+        assert not {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+        } & {"embedding"}
 
 
 def test_the_groups_of_a_study(tmp_path: Path) -> None:
@@ -230,6 +269,10 @@ def test_the_groups_of_a_study(tmp_path: Path) -> None:
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "supervised")
     world = session.prepare()
     groups = groups_of(world, "b", 0)
-    assert {case.name for case in groups["target, test"].cases} == {case.name for case in world.part("b", "test", 0).cases}
-    assert {case.name for case in groups["source"].cases} == {case.name for site in "ad" for case in world.part(site, "train", 0).cases}
+    assert {case.name for case in groups["target, test"].cases} == {
+        case.name for case in world.part("b", "test", 0).cases
+    }
+    assert {case.name for case in groups["source"].cases} == {
+        case.name for site in "ad" for case in world.part(site, "train", 0).cases
+    }
     assert {case.site for case in groups["target, training"].cases} == {"b"}

@@ -1,4 +1,5 @@
-"""The fairness audit: groups, gaps, sizes, and an operating point that no test case has a part in."""
+"""The fairness audit: groups, gaps, sizes, and an operating point that no test case has a part
+in."""
 
 from __future__ import annotations
 
@@ -15,7 +16,16 @@ from tests.unit.tiny import a_row
 
 from allograft.cohort import Case
 from allograft.recipe import parse_recipe, title
-from allograft.results.analysis.fairness import LEAST, Audit, Group, _rates, audits, group_columns, operating_points, threshold_at
+from allograft.results.analysis.fairness import (
+    LEAST,
+    Audit,
+    Group,
+    _rates,
+    audits,
+    group_columns,
+    operating_points,
+    threshold_at,
+)
 from allograft.results.analysis.fairness_sheets import fairness, gap_sheet, group_sheet
 from allograft.results.areas import area_limits, mean_area
 from allograft.results.ranking import area_of
@@ -40,7 +50,11 @@ def a_plan(task: Any = TASK, seeds: int = 2) -> Plan:
 def people(tone: str, site: str = "b") -> list[Case]:
     """Two images a subject."""
     names = [f"{site}-{tone}{n}" for n in range(SIZES[tone])]
-    return [Case(f"{name}{eye}.png", name, site, (Path("x"),), attributes={"tone": tone, "id": name}) for name in names for eye in "LR"]
+    return [
+        Case(f"{name}{eye}.png", name, site, (Path("x"),), attributes={"tone": tone, "id": name})
+        for name in names
+        for eye in "LR"
+    ]
 
 
 def scored(cases: list[Case], seed: int, noise: float, classes: int = 2) -> tuple[dict[str, Any], ...]:
@@ -49,7 +63,15 @@ def scored(cases: list[Case], seed: int, noise: float, classes: int = 2) -> tupl
         rng = np.random.default_rng([seed, number, round(noise * 10)])
         label = number // 2 % classes
         logits = rng.normal(0, noise, classes) + 1.5 * (np.arange(classes) == label)
-        made.append({"case": case.name, "subject": case.subject, "label": label, "probabilities": softmax(logits), "entropy": 0.5})
+        made.append(
+            {
+                "case": case.name,
+                "subject": case.subject,
+                "label": label,
+                "probabilities": softmax(logits),
+                "entropy": 0.5,
+            }
+        )
     return tuple(made)
 
 
@@ -66,7 +88,12 @@ def records_of(plan: Plan, *, source: bool = True, classes: int = 2) -> dict[str
     made = []
     for row in plan.rows:
         base = Record(row.unit, {}, row.seed, "end", 0, "b", "test", target="b")
-        made.append(replace(base, cases=tuple(case for tone in SIZES for case in scored(people(tone), row.seed, NOISE[tone], classes))))
+        made.append(
+            replace(
+                base,
+                cases=tuple(case for tone in SIZES for case in scored(people(tone), row.seed, NOISE[tone], classes)),
+            )
+        )
         made.append(replace(base, site="a", cases=scored(SOURCE, row.seed, 0.4, classes)))
         if source:
             made.append(replace(base, site="a", part="val", cases=scored(SOURCE, row.seed + 9, 0.4, classes)))
@@ -101,18 +128,27 @@ def test_groups_are_scored_as_scikit_learn_does() -> None:
         assert groups[tone].scores["auroc"] == pytest.approx(np.mean(areas))
         assert groups[tone].scores["sensitivity"] == pytest.approx(np.mean(found))
         assert groups[tone].scores["specificity"] == pytest.approx(np.mean(spared))
-        pooled = [TASK.aggregate([c for c in run.tests["b"][0].measured if f"-{tone}" in c["case"]])["ece"] for run in line.runs]
+        pooled = [
+            TASK.aggregate([c for c in run.tests["b"][0].measured if f"-{tone}" in c["case"]])["ece"]
+            for run in line.runs
+        ]
         assert groups[tone].scores["ece"] == pytest.approx(np.mean(pooled))
 
 
 def test_worst_group_gap_and_sizes() -> None:
     audit = audit_of(a_plan(), "tone")
     groups = by_name(audit)
-    assert {name: (group.subjects, group.cases) for name, group in groups.items()} == {t: (n, 2 * n) for t, n in SIZES.items()}
+    assert {name: (group.subjects, group.cases) for name, group in groups.items()} == {
+        t: (n, 2 * n) for t, n in SIZES.items()
+    }
     assert groups["olive"].is_too_small
     assert not groups["olive"].scores
     assert audit.worst is groups["dark"]
-    assert audit.gap() == audit.gap("auroc") == pytest.approx(groups["light"].scores["auroc"] - groups["dark"].scores["auroc"])  # type: ignore[operator]
+    assert (
+        audit.gap()
+        == audit.gap("auroc")
+        == pytest.approx(groups["light"].scores["auroc"] - groups["dark"].scores["auroc"])
+    )  # type: ignore[operator]
     assert audit.gap() > 0  # type: ignore[operator]
 
 
@@ -167,7 +203,8 @@ def test_one_class_in_a_group_is_undefined() -> None:
 
 def test_sites_and_columns() -> None:
     found = audits(a_plan(), a_line(a_plan()), [*COHORT, *SOURCE])
-    assert [audit.attribute for audit in found] == ["site", "tone"]  # an id is no group, it has too many values
+    # an id is no group, it has too many values
+    assert [audit.attribute for audit in found] == ["site", "tone"]
     assert {group.name: group.subjects for group in found[0].groups} == {"a": 24, "b": sum(SIZES.values())}
     alone = [case for case in COHORT if case.attributes["tone"] == "light"]
     assert group_columns(alone) == ()  # one value
@@ -196,7 +233,9 @@ def test_the_operating_point_is_fixed_on_source_validation() -> None:
     before = operating_points(plan.task, a_line(plan))
     records = records_of(plan)
     shuffled = {
-        name: replace(r, cases=tuple({**case, "probabilities": [0.5, 0.5]} for case in r.cases)) if r.part == "test" else r
+        name: replace(r, cases=tuple({**case, "probabilities": [0.5, 0.5]} for case in r.cases))
+        if r.part == "test"
+        else r
         for name, r in records.items()
     }
     assert operating_points(plan.task, lines(plan, shuffled, "last")[0]) == before
@@ -239,7 +278,9 @@ def test_a_multitask_is_audited_by_its_classes_and_cases_without_one_have_no_par
     both = Multitask(Segmentation(("lesion",)), TASK)
     plain, plan = a_plan(), a_plan(both)
     records = {
-        name: replace(record, cases=tuple({**case, "dice": 0.5} for case in (*record.cases, {**record.cases[0], "label": None})))
+        name: replace(
+            record, cases=tuple({**case, "dice": 0.5} for case in (*record.cases, {**record.cases[0], "label": None}))
+        )
         for name, record in records_of(plan).items()
     }
     line = lines(plan, records, "last")[0]
@@ -263,13 +304,19 @@ class AWorld:
 def test_the_audit_of_a_target() -> None:
     plan = a_plan()
     records = records_of(plan)
-    table = [replace(line, verdict="change" if line.title == "finetune" else "") for line in lines(plan, records, "last")]
+    table = [
+        replace(line, verdict="change" if line.title == "finetune" else "") for line in lines(plan, records, "last")
+    ]
     made = fairness(plan, table, AWorld(), "b")  # type: ignore[arg-type]
     assert made is not None
-    assert [sheet.title.split(",")[0] for sheet in made.gaps] == ["Gaps between groups by site", "Gaps between groups by tone"]
+    assert [sheet.title.split(",")[0] for sheet in made.gaps] == [
+        "Gaps between groups by site",
+        "Gaps between groups by tone",
+    ]
     assert [row[0] for row in made.gaps[1].rows] == ["supervised", "finetune"]
     assert [row[1] for row in made.gaps[1].rows] == ["dark", "dark"]
-    assert len(made.details) == 4  # do-nothing and the row that the verdict names, by site and by tone
+    # do-nothing and the row that the verdict names, by site and by tone
+    assert len(made.details) == 4
     for sheet in (*made.gaps, *made.details):
         assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     assert fairness(plan, lines(plan, {}, "last"), AWorld(), "b") is None  # type: ignore[arg-type]

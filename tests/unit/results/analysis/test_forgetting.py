@@ -1,4 +1,5 @@
-"""The forgetting table: every label budget that a folder holds, the source's score beside the target's."""
+"""The forgetting table: every label budget that a folder holds, the source's score beside the
+target's."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ HOME = {"supervised": 0.8, "finetune scope=top": 0.7, "finetune": 0.5}
 
 
 def run_of(name: str, budget: int, seed: int, home: float, away: float, **more: Any) -> list[Record]:
-    """One run's test records at the source and at the target; the budget of the plan is two, and 0 for do-nothing."""
+    """One run's test records at the source and at the target; the budget of the plan is two, and 0
+    for do-nothing."""
     planned = budget == (0 if name == "supervised" else 2)
     unit = (
         next(row.unit for row in PLAN.rows if title(row.recipe) == name and row.seed == seed)
@@ -58,7 +60,10 @@ def found(records: list[Record]) -> Forgetting:
 
 
 def test_a_target_whose_name_holds_a_plus_is_found() -> None:
-    records = [replace(one, target=one.target and "b (er ER+)", site="b (er ER+)" if one.site == "b" else "a") for one in a_folder()]
+    records = [
+        replace(one, target=one.target and "b (er ER+)", site="b (er ER+)" if one.site == "b" else "a")
+        for one in a_folder()
+    ]
     made = forgetting(PLAN, records, ("a",), "b (er ER+)")
     assert made is not None
     assert (made.source, made.at_target) == (found(a_folder()).source, found(a_folder()).at_target)
@@ -72,7 +77,8 @@ def test_every_budget_of_the_folder() -> None:
     }
     assert made.at_target["finetune"][4] == {0: pytest.approx(0.8), 1: pytest.approx(0.8)}
     assert made.nothing == {0: 0.8, 1: pytest.approx(0.82)}
-    assert list(made.source) == ["supervised", "finetune scope=top", "finetune"]  # in the order of the study
+    # in the order of the study
+    assert list(made.source) == ["supervised", "finetune scope=top", "finetune"]
     assert made.unclear == ()
 
 
@@ -108,9 +114,12 @@ def test_a_run_that_saw_several_targets_counts_at_each() -> None:
 
 
 def test_what_does_not_count() -> None:
-    """Validation records, failed runs, earlier stages, other targets, and units that saw a site which is no source here."""
+    """Validation records, failed runs, earlier stages, other targets, and units that saw a site
+    which is no source here."""
     bad = {"metrics": {"dice": 0.0}}
-    first = next(record for record in a_folder() if record.recipe["title"] == "finetune" and len(record.labelled_subjects) == 2)
+    first = next(
+        record for record in a_folder() if record.recipe["title"] == "finetune" and len(record.labelled_subjects) == 2
+    )
     strange = [
         replace(first, part="val", **bad),
         replace(first, stage="early", ordinal=0, **bad),
@@ -122,7 +131,8 @@ def test_what_does_not_count() -> None:
 
 
 def test_other_settings_in_the_folder() -> None:
-    """The plan's own runs stand for their budget; of another budget two settings cannot be told apart."""
+    """The plan's own runs stand for their budget; of another budget two settings cannot be told
+    apart."""
     longer = [record for seed in range(2) for record in run_of("finetune", 2, seed, 0.1, 0.1, unit=f"longer.{seed}")]
     assert found([*a_folder(), *longer]) == found(a_folder())
     longer = [record for seed in range(2) for record in run_of("finetune", 4, seed, 0.1, 0.1, unit=f"longer.{seed}")]
@@ -133,7 +143,8 @@ def test_other_settings_in_the_folder() -> None:
 
 
 def test_folds_and_sources_are_averaged() -> None:
-    """Each fold is a unit of its own, judged on the same source subjects and on its own of the target."""
+    """Each fold is a unit of its own, judged on the same source subjects and on its own of the
+    target."""
     records = []
     for fold in range(2):
         at_source, at_target = run_of("finetune", 1, 0, 0.4 + 0.2 * fold, 0.6 + 0.2 * fold, unit=f"f{fold}")

@@ -1,4 +1,5 @@
-"""What a record keeps of the target's training images, how rules rank by it, and what the judge writes."""
+"""What a record keeps of the target's training images, how rules rank by it, and what the judge
+writes."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ MASKS, LABELS = Segmentation(("vessel",)), Classification(("no", "yes"))
 
 
 def of_images(logits: torch.Tensor, task: Any = LABELS) -> list[dict[str, Any]]:
-    return [{"case": str(n), "subject": str(n), **watched({"label": row[None]}, task, str(n))} for n, row in enumerate(logits)]
+    return [
+        {"case": str(n), "subject": str(n), **watched({"label": row[None]}, task, str(n))}
+        for n, row in enumerate(logits)
+    ]
 
 
 def test_a_rule_ranks_the_better_higher() -> None:
@@ -34,7 +38,9 @@ def test_a_rule_ranks_the_better_higher() -> None:
     ranks = {rule: [score(rule, of_images(logits), LABELS) for logits in (sure, unsure, collapsed)] for rule in RULES}
     assert ranks["entropy"][0] > ranks["entropy"][1]  # type: ignore[operator]
     assert ranks["infomax"][0] > ranks["infomax"][1] > ranks["infomax"][2] - 1e-9  # type: ignore[operator]
-    assert ranks["entropy"][2] == pytest.approx(ranks["entropy"][0])  # sure of one class: entropy is fooled, information is not
+    assert ranks["entropy"][2] == pytest.approx(
+        ranks["entropy"][0]
+    )  # sure of one class: entropy is fooled, information is not
     assert ranks["infomax"][2] == pytest.approx(0, abs=1e-9)
     assert ranks["snd"][0] == pytest.approx(math.log(4), abs=1e-3)
 
@@ -54,8 +60,13 @@ def test_scores_of_images(task: Any) -> None:
 
 def test_scores_of_masks() -> None:
     logits = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    cases = [{"case": n, "subject": n, **watched({"mask": image[None]}, MASKS, n)} for n, image in zip("ab", logits, strict=True)]
-    each = [soft_neighbourhood_density(class_probabilities(image.flatten(1).T)) for image in logits]  # 16 pixels: all of them
+    cases = [
+        {"case": n, "subject": n, **watched({"mask": image[None]}, MASKS, n)}
+        for n, image in zip("ab", logits, strict=True)
+    ]
+    each = [
+        soft_neighbourhood_density(class_probabilities(image.flatten(1).T)) for image in logits
+    ]  # 16 pixels: all of them
     assert score("snd", cases, MASKS) == pytest.approx(sum(each) / 2)
     tiny = watched({"mask": logits[:1, :, :1, :2]}, MASKS, "c")
     assert tiny["snd"] is None
@@ -71,18 +82,29 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, R
     session = session_of(write_cohort(folder / "cohort"), folder / "out", {"finetune": {"scope": "full"}})
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
-    judge = Judge((*world.tests(0), *world.unlabelled_training(0)), session.study.made_task, session.out / "records", session.fabric)
-    for ordinal, stage in enumerate(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))):
+    judge = Judge(
+        (*world.tests(0), *world.unlabelled_training(0)),
+        session.study.made_task,
+        session.out / "records",
+        session.fabric,
+    )
+    for ordinal, stage in enumerate(
+        session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))
+    ):
         judge(stage, ordinal, 0)
     return world, read_all(session.out)
 
 
 def test_the_judge_writes_a_pool_beside_the_test_sets(judged: tuple[World, dict[str, Record]]) -> None:
     world, records = judged
-    unlabelled_training = [record for record in records.values() if (record.site, record.part) == ("b", "train-unlabelled")]
+    unlabelled_training = [
+        record for record in records.values() if (record.site, record.part) == ("b", "train-unlabelled")
+    ]
     others = {(record.site, record.part) for record in records.values()} - {("b", "train-unlabelled")}
     assert others == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test")}
-    assert len(unlabelled_training) == len([record for record in records.values() if (record.site, record.part) == ("b", "test")])
+    assert len(unlabelled_training) == len(
+        [record for record in records.values() if (record.site, record.part) == ("b", "test")]
+    )
     train, test = world.part("b", "train", 0), world.part("b", "test", 0)
     for record in unlabelled_training:
         assert {case["case"] for case in record.cases} == {case.name for case in train.cases}
@@ -117,7 +139,12 @@ def test_a_pool_is_small_and_stays_when_images_come(judged: tuple[World, dict[st
 
 
 def test_a_pool_rotates_with_the_folds(judged: tuple[World, dict[str, Record]], tmp_path: Path) -> None:
-    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "supervised", test={"fraction": 0.5, "val": 0.5, "folds": 2})
+    session = session_of(
+        write_cohort(tmp_path / "cohort"),
+        tmp_path / "out",
+        "supervised",
+        test={"fraction": 0.5, "val": 0.5, "folds": 2},
+    )
     world = session.prepare()
     for fold in range(2):
         ((pool,), tests) = world.unlabelled_training(fold), [test for test in world.tests(fold) if test.site == "b"]

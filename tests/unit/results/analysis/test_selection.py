@@ -1,4 +1,5 @@
-"""Rules that need no label: what they choose, what they may not see, and how far each is from the oracle."""
+"""Rules that need no label: what they choose, what they may not see, and how far each is from the
+oracle."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from allograft.study.plan import Plan, Row
 from allograft.study.reading import make_study
 
 
-def a_pool(row: Row, sure: float, *, stage: str = "end", ordinal: int = 0, memorised: float | None = None, subjects: int = 6) -> Record:
-    """Training images of the target: ``sure`` from 0 to 1 is how sure predictions are, half of them of each class.
+def a_pool(
+    row: Row, sure: float, *, stage: str = "end", ordinal: int = 0, memorised: float | None = None, subjects: int = 6
+) -> Record:
+    """Training images of the target: ``sure`` from 0 to 1 is how sure predictions are, half of them
+    of each class.
 
     ``memorised`` is how sure they are for subjects 0 and 1, whose labels the run saw.
     """
@@ -27,7 +31,9 @@ def a_pool(row: Row, sure: float, *, stage: str = "end", ordinal: int = 0, memor
     for n in range(subjects):
         level = sure if memorised is None or n > 1 else memorised
         share = 0.5 + level / 2 if n % 2 else 0.5 - level / 2
-        cases.append({"case": f"t{n}", "subject": f"t{n}", "entropy": 1 - level, "prediction": [share, 1 - share], "snd": level})
+        cases.append(
+            {"case": f"t{n}", "subject": f"t{n}", "entropy": 1 - level, "prediction": [share, 1 - share], "snd": level}
+        )
     seen = () if title(row.recipe) == "supervised" else ("t0", "t1")
     return Record(
         row.unit,
@@ -48,8 +54,11 @@ SURE = dict(zip(TITLES, (0.2, 0.6, 0.4), strict=True))
 
 
 def watched_world(plan: Plan, sure: dict[str, float], **more: Any) -> dict[str, Record]:
-    """``finetune scope=top`` is surest, ``finetune`` is listed last, ``supervised`` is best on the source."""
-    return world(plan, TEST, VAL) | kept(*(a_pool(row, sure[title(row.recipe)] + 0.01 * row.seed, **more) for row in plan.rows))
+    """``finetune scope=top`` is surest, ``finetune`` is listed last, ``supervised`` is best on the
+    source."""
+    return world(plan, TEST, VAL) | kept(
+        *(a_pool(row, sure[title(row.recipe)] + 0.01 * row.seed, **more) for row in plan.rows)
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -89,7 +98,9 @@ def test_source_val_stays_at_the_source() -> None:
     """Even if somebody scored the target's training images."""
     plan = a_plan(a_study())
     records = watched_world(plan, SURE)
-    scored = {name: replace(r, metrics={"dice": 0.99}) if r.part == "train-unlabelled" else r for name, r in records.items()}
+    scored = {
+        name: replace(r, metrics={"dice": 0.99}) if r.part == "train-unlabelled" else r for name, r in records.items()
+    }
     runs = [[run for line in lines(plan, each, "source-val") for run in line.runs] for each in (records, scored)]
     assert [run.val for run in runs[0]] == [run.val for run in runs[1]] == [run.rank for run in runs[1]]
 
@@ -118,7 +129,8 @@ def test_what_was_learned_by_heart_does_not_count(rule: str) -> None:
     assert chosen(plan, records, rule) == ["finetune scope=top"]
     assert made[-1].runs[0].rank == pytest.approx({"entropy": -0.9, "infomax": 0.1, "snd": 0.1}[rule])
     all_seen = records | kept(*(a_pool(row, SURE[title(row.recipe)], subjects=2) for row in plan.rows))
-    assert lines(plan, all_seen, rule)[1].runs[0].rank is not None  # every image is labelled: they are all there is
+    # every image is labelled: they are all there is
+    assert lines(plan, all_seen, rule)[1].runs[0].rank is not None
 
 
 def test_an_upper_bound_is_never_chosen() -> None:
@@ -155,14 +167,20 @@ def test_a_target_without_labels_can_be_chosen_for() -> None:
 
 def test_folds_are_averaged() -> None:
     plan = a_plan(a_study(seeds=1), folds=2)
-    records = kept(*(a_pool(row, 0.2 if row.fold else 0.6) for row in plan.rows), *(a_record(row, 0.5) for row in plan.rows))
+    records = kept(
+        *(a_pool(row, 0.2 if row.fold else 0.6) for row in plan.rows), *(a_record(row, 0.5) for row in plan.rows)
+    )
     assert lines(plan, records, "snd")[1].runs[0].rank == pytest.approx(0.4)
 
 
 def test_the_distance_to_the_oracle() -> None:
     plan = a_plan(a_study(seeds=2))
     found = distance_to_oracle(plan, watched_world(plan, {**SURE, "supervised": 0.9}), "b")
-    told = {rule: (one.title, one.stages, round(one.score, 6), round(one.behind, 6)) for rule, one in found.items() if one is not None}
+    told = {
+        rule: (one.title, one.stages, round(one.score, 6), round(one.behind, 6))
+        for rule, one in found.items()
+        if one is not None
+    }
     assert told["oracle"] == ("finetune scope=top", ("end",), 0.705, 0.0)
     assert found["last"] is None  # a place in a list chooses no row
     assert told["source-val"] == told["snd"] == told["entropy"] == ("supervised", ("end",), 0.405, 0.3)

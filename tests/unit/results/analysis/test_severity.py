@@ -13,7 +13,14 @@ from allograft.results.analysis.severity import by_severity, pair_scores, ranked
 from allograft.results.record import Record
 
 HOME = {"a": 0.9, "b": 0.8}
-AWAY = {("a", "b"): 0.5, ("a", "c"): 0.85, ("a", "d"): 0.3, ("b", "a"): 0.7, ("b", "c"): 0.79, ("b", "d"): 0.6}  # drops .4 .05 .6 .1 .01 .2
+AWAY = {
+    ("a", "b"): 0.5,
+    ("a", "c"): 0.85,
+    ("a", "d"): 0.3,
+    ("b", "a"): 0.7,
+    ("b", "c"): 0.79,
+    ("b", "d"): 0.6,
+}  # drops .4 .05 .6 .1 .01 .2
 
 
 def _record(source: str, site: str, dice: float | None, recipe: str = "supervised", **more: Any) -> Record:
@@ -25,7 +32,13 @@ def _record(source: str, site: str, dice: float | None, recipe: str = "supervise
         "unit": f"{recipe}-{source}-{more.get('seed', 0)}",
         **more,
     }
-    return Record(recipe={"name": recipe.split()[0], "title": recipe}, site=site, source=tuple(source), metrics={"dice": dice}, **told)
+    return Record(
+        recipe={"name": recipe.split()[0], "title": recipe},
+        site=site,
+        source=tuple(source),
+        metrics={"dice": dice},
+        **told,
+    )
 
 
 def _nothing() -> list[Record]:
@@ -35,19 +48,37 @@ def _nothing() -> list[Record]:
 
 def test_pairs_are_ranked_by_what_do_nothing_loses() -> None:
     shifts = ranked_shifts(_nothing(), "dice")
-    assert [shift.pair for shift in shifts] == [(("a",), "d"), (("a",), "b"), (("b",), "d"), (("b",), "a"), (("a",), "c"), (("b",), "c")]
+    assert [shift.pair for shift in shifts] == [
+        (("a",), "d"),
+        (("a",), "b"),
+        (("b",), "d"),
+        (("b",), "a"),
+        (("a",), "c"),
+        (("b",), "c"),
+    ]
     assert [round(shift.drop, 6) for shift in shifts] == [0.6, 0.4, 0.2, 0.1, 0.05, 0.01]
     assert (shifts[0].own, shifts[0].transferred) == (0.9, 0.3)
 
 
 def test_a_target_whose_name_holds_a_plus_is_a_pair() -> None:
-    records = [_record("a", "a", 0.9), _record("a", "b (er ER+)", 0.5, target="b (er ER+)"), _record("a", "c", 0.4, target="b+c")]
+    records = [
+        _record("a", "a", 0.9),
+        _record("a", "b (er ER+)", 0.5, target="b (er ER+)"),
+        _record("a", "c", 0.4, target="b+c"),
+    ]
     assert set(pair_scores(records, "dice")["supervised"]) == {(("a",), "a"), (("a",), "b (er ER+)"), (("a",), "c")}
 
 
 def test_a_gain_is_a_negative_drop_and_equal_drops_go_by_name() -> None:
-    records = [_record("a", "a", 0.5), *(_record("a", site, score) for site, score in (("z", 0.4), ("c", 0.4), ("d", 0.6)))]
-    assert [(shift.target, round(shift.drop, 6)) for shift in ranked_shifts(records, "dice")] == [("c", 0.1), ("z", 0.1), ("d", -0.1)]
+    records = [
+        _record("a", "a", 0.5),
+        *(_record("a", site, score) for site, score in (("z", 0.4), ("c", 0.4), ("d", 0.6))),
+    ]
+    assert [(shift.target, round(shift.drop, 6)) for shift in ranked_shifts(records, "dice")] == [
+        ("c", 0.1),
+        ("z", 0.1),
+        ("d", -0.1),
+    ]
 
 
 def test_seeds_and_folds_are_averaged_and_the_last_stage_counts() -> None:
@@ -89,8 +120,11 @@ def test_clusters_are_top_middle_and_bottom() -> None:
 
 def test_the_table_shows_each_recipe_apart_by_severity() -> None:
     gained = [_record(source, site, score + 0.1, "fourier", target=None) for (source, site), score in AWAY.items()]
-    tuned = [_record(source, site, 0.8, "finetune", target=site, unit=f"t{source}{site}") for source, site in list(AWAY)[:3]]
-    elsewhere = [_record("a", "d", 0.0, "finetune", target="b", unit="tab")]  # tuned for b, judged at d
+    tuned = [
+        _record(source, site, 0.8, "finetune", target=site, unit=f"t{source}{site}") for source, site in list(AWAY)[:3]
+    ]
+    # tuned for b, judged at d
+    elsewhere = [_record("a", "d", 0.0, "finetune", target="b", unit="tab")]
     table = severity_table([*_nothing(), *gained, *tuned, *elsewhere], "dice")
     assert table["severe"] == pytest.approx({"supervised": 0.4, "fourier": 0.5, "finetune": 0.8})
     assert table["medium"] == pytest.approx({"supervised": 0.65, "fourier": 0.75})
@@ -101,7 +135,8 @@ def test_the_sheet_names_the_pairs_of_each_cluster() -> None:
     sheet = severity_sheet([*_nothing(), _record("a", "d", 0.75, "finetune", target="d", unit="tad")], "dice")
     assert sheet is not None
     assert sheet.columns == ("recipe", "severe", "medium", "subtle")
-    assert sheet.rows == (("supervised", "0.400", "0.650", "0.820"),)  # finetune lacks a pair of every cluster
+    # finetune lacks a pair of every cluster
+    assert sheet.rows == (("supervised", "0.400", "0.650", "0.820"),)
     assert sheet.notes[0].startswith("severe: a to d (do-nothing loses ")
     assert severity_sheet(_nothing()[:3], "dice") is None
 

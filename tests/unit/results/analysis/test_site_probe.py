@@ -1,4 +1,5 @@
-"""The linear probe of the site: what it finds, what it must not be helped by, and the script that uses it."""
+"""The linear probe of the site: what it finds, what it must not be helped by, and the script that
+uses it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def test_chance_is_the_share_of_the_commonest_site() -> None:
 
 
 def test_a_subject_is_never_probed_by_its_own_cases() -> None:
-    """Features that tell the subject and nothing of the site: a probe that saw the subject would name each site."""
+    """Features that tell the subject and nothing of the site: a probe that saw the subject would
+    name each site."""
     rng = np.random.default_rng(1)
     people = np.repeat(np.arange(20), 6)
     sites = np.where(people < 10, "a", "b")
@@ -92,7 +94,9 @@ def test_what_cannot_be_probed_is_said(rows: np.ndarray, sites: list[str], peopl
 
 def tiny_model() -> Direct:
     torch.manual_seed(0)
-    return Direct(build({"build": {"stain_cnn": {"in_channels": 1, "outputs": {"label": 2}, "channels": [4, 8], "hidden": 4}}}))
+    return Direct(
+        build({"build": {"stain_cnn": {"in_channels": 1, "outputs": {"label": 2}, "channels": [4, 8], "hidden": 4}}})
+    )
 
 
 def test_features_are_the_encoders_and_labels_are_not_shown(tmp_path: Path) -> None:
@@ -119,8 +123,16 @@ def test_the_script_prints_the_probe_and_the_score_within_each_site(
     manifest = write_photographs(tmp_path / "images", {"a": 4, "b": 3})
     lines = manifest.read_text().splitlines()
     labels = [("ill", "well")[number % 2] if ",a" in line else "ill" for number, line in enumerate(lines[1:])]
-    manifest.write_text("\n".join([lines[0] + ",label", *(f"{line},{label}" for line, label in zip(lines[1:], labels, strict=True)), ""]))
-    card = {"task": {"classification": {"classes": ["well", "ill"]}}, "preprocessing": {"intensity": "unit"}, "channels": 1}
+    manifest.write_text(
+        "\n".join(
+            [lines[0] + ",label", *(f"{line},{label}" for line, label in zip(lines[1:], labels, strict=True)), ""]
+        )
+    )
+    card = {
+        "task": {"classification": {"classes": ["well", "ill"]}},
+        "preprocessing": {"intensity": "unit"},
+        "channels": 1,
+    }
     save_predictor(tiny_model(), tmp_path / "model", card)
     monkeypatch.setattr(sys, "argv", ["chest_site_probe.py", str(tmp_path / "model"), str(manifest)])
     runpy.run_path(str(ROOT / "examples/chest_site_probe.py"), run_name="__main__")

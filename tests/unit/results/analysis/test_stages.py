@@ -13,7 +13,10 @@ def test_recipes_with_several_stages_stand_in_their_order_with_every_site() -> N
     second = [record for seed in range(2) for record in run_of("finetune", 2, seed, 0.5 + 0.02 * seed, 0.7)]
     first = [replace(record, stage="before", ordinal=0, metrics={"dice": 0.25}) for record in second]
     sheet = stage_sheet(
-        PLAN, [*second, *first, *(record for record in a_folder() if record.recipe["title"] != "finetune")], "b", ("b", "a")
+        PLAN,
+        [*second, *first, *(record for record in a_folder() if record.recipe["title"] != "finetune")],
+        "b",
+        ("b", "a"),
     )
     assert sheet is not None
     assert sheet.columns == ("recipe", "stage", "dice at b", "dice at a")

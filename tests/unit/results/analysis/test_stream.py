@@ -35,7 +35,11 @@ def records(unit: str = "u", shift: float = 0.0) -> list[Record]:
         for site, value in scores.items():
             cases = tuple({"case": f"{site}{n}", "subject": f"{site}{n}", "dice": value + shift} for n in range(2))
             facts = {"models": stage + 1, "note": "words"}
-            made.append(Record(unit, {"name": "toy"}, 0, f"s{stage}", stage, site, "test", SEEN[stage], cases=cases, facts=facts))
+            made.append(
+                Record(
+                    unit, {"name": "toy"}, 0, f"s{stage}", stage, site, "test", SEEN[stage], cases=cases, facts=facts
+                )
+            )
     random.Random(0).shuffle(made)
     return made
 

@@ -23,7 +23,9 @@ def a_table(recipes: list[Any], scores: Mapping[str, float | None], seeds: int =
     rows = tuple(a_row(recipe, "b", s, 0, f"{title(recipe)}.{s}", line) for s in range(seeds) for line, recipe in made)
     plan = Plan(rows, seeds, a_study().made_task)
     known = [(row, scores.get(title(row.recipe), 0.5)) for row in plan.rows]
-    return plan, lines(plan, kept(*(a_record(row, None if value is None else value + 0.02 * row.seed) for row, value in known)), "last")
+    return plan, lines(
+        plan, kept(*(a_record(row, None if value is None else value + 0.02 * row.seed) for row, value in known)), "last"
+    )
 
 
 AIVA = {f"aiva clusters={k}": 0.5 + 0.01 * k for k in (3, 6, 9)} | {"aiva": 0.7, "supervised": 0.4}
@@ -34,7 +36,8 @@ def test_rows_that_differ_in_one_number_are_a_curve_in_its_order_with_do_nothing
     plan, table = a_table([*({"aiva": {"clusters": k}} for k in (9, 3, 12, 6)), *others], AIVA)
     (figure,) = sweeps(plan, table, "b")
     assert figure.title == "dice at b of aiva, by clusters"
-    assert (figure.x, figure.x_axis, figure.y_axis) == ((3.0, 6.0, 9.0, 12.0), "clusters", "dice")  # 12 is the default
+    # 12 is the default
+    assert (figure.x, figure.x_axis, figure.y_axis) == ((3.0, 6.0, 9.0, 12.0), "clusters", "dice")
     assert figure.y["aiva"] == pytest.approx((0.54, 0.57, 0.60, 0.71))
     assert figure.y["do nothing"] == pytest.approx((0.41,) * 4)
     assert figure.spread == {"aiva": pytest.approx((0.02 / 2**0.5,) * 4)}
@@ -60,7 +63,8 @@ def test_each_weight_with_the_other_at_0_is_a_curve_of_its_own_in_equal_steps() 
 
 def test_warm_up_and_position_and_what_is_no_number() -> None:
     rows: list[Any] = [{"catenorm": {"blocks": 1, "warmup": share}} for share in (0.0, 0.05, 0.14, 0.5)]
-    rows += [{"catenorm": {"position": place}} for place in (1, 2, 3)] + ["catenorm"]  # its position is None
+    # its position is None
+    rows += [{"catenorm": {"position": place}} for place in (1, 2, 3)] + ["catenorm"]
     rows += [{"finetune": {"scope": scope}} for scope in ("top", "first", "full")]
     warm, place = sweeps(*a_table(rows, {}), "b")
     assert (warm.title, warm.x) == ("dice at b of catenorm blocks=1, by warmup", (0.0, 0.05, 0.14, 0.5))
@@ -80,8 +84,13 @@ def test_settings_of_supervised_stand_beside_do_nothing_and_one_seed_has_no_whis
 def test_whiskers_reach_one_deviation_either_way_and_stay_inside() -> None:
     (figure,) = sweeps(*a_table([{"aiva": {"clusters": k}} for k in (3, 6, 9)], AIVA), "b")
     picture = draw_figure(figure, str).picture
-    bars = [tuple(map(float, found)) for found in re.findall(r'<path class="whisker c0" d="M([\d.]+) ([\d.]+)V([\d.]+)M', picture)]
-    dots = [tuple(map(float, found)) for found in re.findall(r'<circle class="at c0" cx="([\d.]+)" cy="([\d.]+)"', picture)]
+    bars = [
+        tuple(map(float, found))
+        for found in re.findall(r'<path class="whisker c0" d="M([\d.]+) ([\d.]+)V([\d.]+)M', picture)
+    ]
+    dots = [
+        tuple(map(float, found)) for found in re.findall(r'<circle class="at c0" cx="([\d.]+)" cy="([\d.]+)"', picture)
+    ]
     assert len(bars) == len(dots) == 3
     for (x, low, high), (across, up) in zip(bars, dots, strict=True):
         assert x == across
