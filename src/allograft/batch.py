@@ -159,9 +159,9 @@ def collate(items: Sequence[Batch]) -> Batch:
             key: _join([item.labels.get(key) for item in items], items) for key in _keys(item.labels for item in items)
         },
         attributes={
-            key: _join([item.attributes.get(key) for item in items], items)
+            key: _join([item.attributes.get(key) for item in items], items)  # type: ignore[misc]
             for key in _keys(item.attributes for item in items)
-        },  # type: ignore[misc]
+        },
         region=_join_all([item.region for item in items], items),
         spacing=_join_all([item.spacing for item in items], items),
         extent=_join_all([item.extent for item in items], items),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from allograft.batch import Batch
-from allograft.cohort import Cohort, Loader
+from allograft.cohort import Case, Cohort, Loader
 from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
@@ -268,9 +269,7 @@ def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
     """Batches with as many cases of one class as of another; what does not divide evenly goes round
     from step to step."""
     classes = sorted({str(case.labels["label"]) for cohort in cohorts for case in cohort.cases})
-    groups = [
-        [cohort.where(lambda case, name=name: case.labels["label"] == name) for cohort in cohorts] for name in classes
-    ]  # type: ignore[misc]
+    groups = [[cohort.where(partial(_is_of, name)) for cohort in cohorts] for name in classes]
     sizes = [[len(cohort) for cohort in group] for group in groups]
 
     def share(step: int) -> tuple[int, ...]:
@@ -280,6 +279,10 @@ def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
     views = [cohort for group in groups for cohort in group]
     order = Shares(by_cohort(views), context.batch_size, context.loader_seeds("balanced"), share)
     return context.loader(views, "balanced", order=order)
+
+
+def _is_of(name: str, case: Case) -> bool:
+    return case.labels["label"] == name
 
 
 def show_features(network: Network, cohorts: Sequence[Cohort], context: Context, most: int = 300) -> None:
