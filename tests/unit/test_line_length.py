@@ -50,5 +50,6 @@ def test_prose_is_narrow(path: Path) -> None:
 
 def test_a_wide_sentence_is_seen_and_a_wide_example_is_not() -> None:
     wide = "word " * 25
-    source = f'"""{wide}"""\n\n\ndef f():\n    """Do.\n\n    >>> {wide}\n    {wide}\n\n    As here::\n\n        {wide}\n    """\n'
+    lines = (f'"""{wide}"""', "def f():", '    """Do.', "", f"    >>> {wide}", f"    {wide}", "", "    As here::", "")
+    source = "\n".join((*lines, f"        {wide}", '    """'))
     assert [number for number, line in prose(source) if len(line) > PROSE] == [1]
