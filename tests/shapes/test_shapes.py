@@ -25,11 +25,13 @@ from allograft.run.session import Session
 from allograft.tree import digest
 
 TOYS = {
-    name.lower(): f"tests.shapes.toys:{name}" for name in ("Restore", "Grow", "Meta", "SelfLabel", "Index", "Sample")
+    name.lower(): f"tests.shapes.toys:{name}"
+    for name in ("Restore", "Refine", "Grow", "Meta", "SelfLabel", "Index", "Sample")
 }
 STREAM = {"stream": [["a"], ["b"]], "source": [], "target": [], "target_labels": "none"}
 STUDIES: dict[str, dict[str, Any]] = {
     "restore": {"pool": ["a", "b"], "recipes": ["restore", {"supervised": {"first": "restore"}}]},
+    "refine": {"pool": ["a", "b"], "recipes": ["refine"]},
     "grow": {**STREAM, "recipes": ["grow"]},
     **{name: {"recipes": [name]} for name in ("meta", "selflabel", "index", "sample")},
 }

@@ -91,6 +91,25 @@ class Restore:
         return Carry(reheaded(restorer, {})[0], parts={"critic": critic})
 
 
+@dataclass(frozen=True)
+class Refine:
+    """Go on with the restorer and the critic that a pre-training left, in a unit of its own."""
+
+    first: AnyRecipe = field(default_factory=Restore)
+    paper: ClassVar[Paper | None] = None
+    needs: ClassVar[Needs] = Needs(pool=True)
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Run:
+        begun = yield from context.run(self.first, scenario, network)
+        critic = begun.parts["critic"].train()
+        restorer = reheaded(begun.network, {"paired": scenario.pool[0].case(0).image.shape[1]})[0].train()
+        optimizers = context.optimizer(restorer.parameters()), context.optimizer(critic.parameters())
+        step = Restoration(restorer, critic, optimizers, context.fabric)
+        train(step, context.loader(scenario.pool, "pool", transform=Holes()), steps=2, context=context)
+        yield Stage("refined", facts={"critic": float(sum(p.detach().abs().sum() for p in critic.parameters()))})
+        return Carry(reheaded(restorer, {})[0], parts={"critic": critic})
+
+
 # ---------------------------------------------------------- a stream, and models that grow
 @dataclass(frozen=True)
 class Routed:
