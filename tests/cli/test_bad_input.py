@@ -228,7 +228,10 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["target_labels", "5 subjects", "site 'b' has 2", "ask for fewer"],
     ),
     "more folds than subjects": (study("{fraction: 0.5}", "{folds: 9}"), ["site 'b' has 4 subjects", "at least 9"]),
-    "slices of photographs": (study("seeds: 1", "seeds: 1\nslices: {axis: 2}"), ["slices", "2 axes", "remove slices"]),
+    "slices of photographs": (
+        study("seeds: 1", "seeds: 1\nslices: {axis: 2}"),
+        ["slices", "2 axes", "slices from the study"],
+    ),
     "size with too few numbers": (
         study("seeds: 1", "seeds: 1\npreprocessing: {size: [32]}"),
         ["size (32,) has 1 numbers", "2 axes"],
@@ -450,12 +453,13 @@ def test_an_end_in_the_middle_of_predict_leaves_a_row_for_each_mask(
 
     written: list[Path] = []
 
-    def write(one: Any, path: Path, **more: Any) -> None:
+    def write(one: Any, path: Path, **more: Any) -> dict[Path, Path]:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
+        return {}
 
-    monkeypatch.setattr(predictions, "_write", write)
+    monkeypatch.setattr(predictions, "written_hidden", write)
     with pytest.raises(KeyboardInterrupt):
         predictions.write_predictions(model, [sound / "images"], tmp_path / "out")
     with open(tmp_path / "out" / "results.csv", newline="") as file:

@@ -14,7 +14,7 @@ from allograft.apply import load
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
-from allograft.errors import AllograftError, ImageError, UnitsFailed
+from allograft.errors import AllograftError, ImageError, OutputError, UnitsFailed
 from allograft.grey import plane
 from allograft.predictor.whole import stem
 from allograft.report import draw_overlay, slice_of
@@ -142,6 +142,11 @@ def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: 
         Hidden file, with the ending by which its format is chosen -> the name it is to have.
     """
     answer, suffix, made = one.answer, ".png" if one.affine is None else ".nii.gz", dict[Path, Path]()
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent}: cannot be written ({error.strerror}); choose another --out") from error
 
     def beside(ending: str) -> Path:
         hidden = path.with_name(f".unfinished-{path.name}_{ending}")

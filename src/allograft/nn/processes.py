@@ -21,6 +21,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
     undivided batch, however unequal the weights are.
 
     Example:
+        >>> import torch
         >>> mean_over_processes(torch.tensor([2.0, 3.0]))
         tensor([2., 3.])
     """
@@ -36,6 +37,7 @@ def count_over_processes(known: Tensor) -> Tensor:
     bool -> ().
 
     Example:
+        >>> import torch
         >>> count_over_processes(torch.tensor([True, False, True])), count_over_processes(torch.tensor([False]))
         (tensor(2), tensor(1))
     """

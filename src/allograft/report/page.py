@@ -109,7 +109,7 @@ def write_report(
     content |= {"done": standing.done, "total": standing.total, "lost": lost, "coverage": COVERAGE}
     content["targets"] = [
         target_of(study, plan, standing, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed)
-        for site in study.target
+        for site in (question.name for question in study.questions)
     ]
     bare = _render(content, {}, 0, hide)
     kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.unit.cohort.test_dicom import dicom, place
 
 from allograft.apply.model import Model
-from allograft.apply.predictions import _write
+from allograft.apply.predictions import written_hidden
 from allograft.batch import Batch
 from allograft.cohort.picture import Grid
 from allograft.cohort.readers import read_image
@@ -46,7 +46,8 @@ CARD = {
 def predicted(path: Path, out: Path) -> tuple[float, str, tuple[int, ...]]:
     """Volume, its unit, and the shape of the mask's file."""
     (one,) = Model(Bright(), CARD, torch.device("cpu")).predict([path])
-    _write(one, out / "x", overlay=True, probabilities=True)
+    for hidden, named in written_hidden(one, out / "x", overlay=True, probabilities=True).items():
+        hidden.rename(named)
     (file,) = out.glob("x_mask.*")
     stored = nibabel.load(file).get_fdata() if file.suffix == ".gz" else np.asarray(Image.open(file))
     shown = nibabel.load(path).get_fdata() if path.name.endswith(("nii", "nii.gz")) else None

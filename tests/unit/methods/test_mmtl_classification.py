@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.contract.test_recipes import Killed, weights
+from tests.contract.test_kills import Killed
+from tests.contract.undisturbed import weights
 from tests.contract.world import run, session_of, told
 
 from allograft import tree
