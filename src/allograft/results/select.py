@@ -298,6 +298,6 @@ def as_recorded(plan: Plan, records: Iterable[Record]) -> Plan:
     rows = []
     for row in plan.rows:
         earlier = sorted({record.unit for record in tests if fits(record, row)}) if row.unit not in own else ()
-        nodes = (*row.nodes[:-1], replace(row.nodes[-1], key=earlier[0])) if earlier else row.nodes
+        nodes = (replace(row.nodes[-1], key=earlier[0]),) if earlier else row.nodes
         rows.append(replace(row, nodes=nodes))
     return replace(plan, rows=tuple(rows))

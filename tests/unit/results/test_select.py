@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 from tests.unit.tiny import a_row
 
+from allograft.context import Node
 from allograft.recipe import parse_recipe, title
 from allograft.results.analysis.selection import chosen_row
 from allograft.results.record import Record
-from allograft.results.select import lines
+from allograft.results.select import as_recorded, lines
 from allograft.results.table import print_tables, smallest_p
 from allograft.study.plan import Plan, Row
 from allograft.study.reading import make_study
@@ -222,3 +223,20 @@ def test_the_oracle_is_marked() -> None:
 @pytest.mark.parametrize(("subjects", "p"), [(0, 1.0), (1, 1.0), (2, 0.5), (6, 0.03125)])
 def test_smallest_p(subjects: int, p: float) -> None:
     assert smallest_p(subjects) == p
+
+
+def test_units_of_an_earlier_version_stand_for_those_of_this_one() -> None:
+    """Of the same recipe, seed, target and fold; the units that they were built on are not asked for."""
+    plan = a_plan(a_study())
+    inner = Node("inner", plan.rows[0].recipe, plan.rows[0].nodes[0].needs)
+    now = replace(
+        plan, rows=tuple(replace(row, nodes=(inner, replace(row.nodes[0], key=f"new {row.unit}"))) for row in plan.rows)
+    )
+    records = [
+        replace(a_record(row, 0.5), recipe={"name": "x", "title": title(row.recipe)}, target="b") for row in plan.rows
+    ]
+    assert [row.unit for row in as_recorded(now, records).rows] == [row.unit for row in plan.rows]
+    assert as_recorded(now, records).units == plan.units
+    elsewhere = [replace(record, target="c", site="c") for record in records]
+    assert as_recorded(now, elsewhere) == now
+    assert as_recorded(plan, records) == plan
