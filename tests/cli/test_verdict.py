@@ -127,6 +127,7 @@ def test_adapt_keeps_the_old_model_beside_one_that_is_worse(allograft: Command, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_control_of_the_demo_says_keep_your_model(allograft: Command, tmp_path: Path) -> None:
     import allograft as package
 
@@ -136,6 +137,7 @@ def test_the_control_of_the_demo_says_keep_your_model(allograft: Command, tmp_pa
     manifest = tmp_path / "cohort"
     allograft("phantom", "brain", manifest, "--subjects", 20, "--seed", 0)
     answer = allograft("study", demo, "--out", tmp_path / "out", "--set", f"cohort={manifest / 'manifest.csv'}")
+    assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "out" / FILE).read_text())
     assert (found["b"]["action"], found["d"]["action"]) == ("change", "keep")
     assert found["d"]["sentence"].startswith("Keep your model: ")
