@@ -1,4 +1,4 @@
-"""AIVA's clustering: bottleneck features of two items, embedded together, clustered apart and
+"""AIVA's clustering: bottleneck features of two domains, embedded together, clustered apart and
 matched (Goodman et al. 2022)."""
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def cluster(
     position: Tensor | None = None,
     last: Clusters | None = None,
 ) -> Clusters:
-    """PCA and joint t-SNE of both items, k-means on either, and the matching (section 2).
+    """PCA and joint t-SNE of both domains, k-means on either, and the matching (section 2).
 
     Fewer images than clusters on a side reduce k.
 
@@ -112,7 +112,7 @@ def cluster(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     split, features = len(source), torch.cat([source, target]).numpy()
-    few = features[:: -(-len(features) // FITTED)]  # evenly over both items
+    few = features[:: -(-len(features) // FITTED)]  # evenly over both domains
     pca = PCA(min(COMPONENTS, *few.shape), svd_solver="randomized", iterated_power=2, random_state=seed)
     # shares of the variance, which nobody asks for, where images are all the same
     with np.errstate(invalid="ignore"):
