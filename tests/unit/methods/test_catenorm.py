@@ -68,7 +68,7 @@ def a_batch(classes: int = 3) -> Batch:
     rng = torch.Generator().manual_seed(1)
     image = torch.randn(3, 1, 16, 16, generator=rng)
     return Batch(
-        image, torch.zeros(3), ("a", "b", "c"), {"mask": torch.randint(classes, (3, 1, 16, 16), generator=rng)}
+        image, torch.zeros(3).long(), ("a", "b", "c"), {"mask": torch.randint(classes, (3, 1, 16, 16), generator=rng)}
     )
 
 

@@ -31,6 +31,7 @@ def study(key: str, folder: Path) -> Any:
         if segmenting
         else {"classification": {"classes": ["x", "y", "z"]}},
         budget={"steps": 1, "adapt_steps": 1, "batch_size": 2},
+        source=["a"],
     )
 
 

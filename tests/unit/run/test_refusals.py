@@ -88,7 +88,7 @@ def test_refused_of_volumes(recipe: Any, changes: dict[str, Any], told: str, tmp
     manifest = write_brains(tmp_path / "cohort", (64, 32, 32))
     with pytest.raises(SpecError, match=told):
         session_of(
-            manifest, tmp_path / "out", recipe, task={"segmentation": {"classes": ["tissue"]}}, **changes
+            manifest, tmp_path / "out", recipe, task={"segmentation": {"classes": ["tissue"]}}, source=["a"], **changes
         ).prepare()
 
 
