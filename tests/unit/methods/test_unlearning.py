@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contract.world import session_of, write_cohort
+from tests.contract.directly import Left, left_by
+from tests.contract.world import row_of, session_of, write_cohort
 from tests.unit.tiny import VESSEL, a_context, read, write_photographs, write_rows
 from torch import Tensor, nn
 
@@ -38,6 +39,7 @@ from allograft.networks.network import Wrapped
 from allograft.nn.adversarial import weighted_cross_entropy
 from allograft.recipe import Scenario
 from allograft.run.fabric import local_fabric
+from allograft.study.plan import scenario_of
 
 CONTRACT = {
     "arguments": {"attributes": ["scanner"]},
@@ -513,3 +515,20 @@ def test_a_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=told):
             session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": attributes}}, source=["a"]).prepare()
     session_of(manifest, tmp_path / "out", {"unlearning": {"attributes": ["scanner"]}}, source=["a"]).prepare()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_strength_multiplies_reversal_entropy_and_confusion(method: str, tmp_path: Path) -> None:
+    arguments = {"method": method, "attributes": ["scanner"]}
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", {"unlearning": arguments})
+    world = session.prepare()
+    row = row_of(session, world)
+
+    def left(**changes: Any) -> Left:
+        return left_by(replace(row.recipe, **changes), scenario_of(world, row), session, world)
+
+    doubled = {"reversal": 0.2, "entropy": 0.02, "confusion": 0.06}
+    whole = left()
+    assert left(strength=0.5, **doubled) == whole
+    for key in ["reversal"] * (method != "tabe") + ["entropy" if method == "lntl" else "confusion"]:
+        assert left(strength=0.5, **{**doubled, key: doubled[key] / 2}) != whole
