@@ -31,8 +31,10 @@ def main(folder: Path, manifest: Path) -> None:
     found = site_probe(rows, [case.site for case in cohort.cases], [case.subject for case in cohort.cases])
     print(f"site from features of {found.subjects} subjects: accuracy {found.accuracy:.3f}, chance {found.chance:.3f}")
     for site, recall in found.recalls.items():
-        told = [task.measure(predictions[n], cohort, n) for n, case in enumerate(cohort.cases) if case.site == site]
-        area = task.aggregate(told)["auroc"]
+        measured = [
+            task.measure(predictions[n], cohort.whole(n)) for n, case in enumerate(cohort.cases) if case.site == site
+        ]
+        area = task.aggregate(measured)["auroc"]
         print(
             f"  {site}: recognised {recall:.3f}; AUROC within {site}: {'undefined' if area is None else f'{area:.3f}'}"
         )

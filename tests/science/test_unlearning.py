@@ -82,7 +82,7 @@ class Judged:
 
 
 def judged(cohort: Cohort) -> Judged:
-    batches = [cohort.whole(which) for which in range(len(cohort.cases))]
+    batches = [whole.batch for whole in cohort.wholes()]
     labels = torch.cat([torch.as_tensor(one.labels["label"]) for one in batches])
     return Judged(
         torch.cat([one.image for one in batches]),

@@ -17,9 +17,11 @@ from allograft.cohort.readers import SUFFIXES, read_mask
 from allograft.cohort.readers.files import UNREAD, is_second
 from allograft.errors import ManifestError, ModelError
 from allograft.metrics.segmentation import case_metrics
+from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import stem
 from allograft.results.models import refuse_training_images
 from allograft.tasks.segmentation import Segmentation
+from allograft.tasks.task import defined
 from allograft.tree import write_json
 
 
@@ -78,15 +80,13 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
     task = model.task
     cohort = Cohort.read(manifest, task.coding)
     prepared = PreparedImages(model.prepared().preprocessing, replace(cohort.prepared.coding))
-    cohort = replace(cohort, prepared=prepared, slices=model.slices)
+    cohort = replace(cohort, prepared=prepared, slices=model.slices, sites=sites_of(model.card))
     refuse_training_images(model.card, cohort.cases, folder)
     labelled = cohort.labelled(task.key)
-    hidden, scored = labelled.unlabelled(), []
-    for which, case in enumerate(labelled.cases):
-        prediction = model.whole(hidden, which)
-        scored.append(
-            {"case": case.name, "subject": case.subject, "site": case.site, **task.measure(prediction, labelled, which)}
-        )
+    scored = []
+    for whole in labelled.wholes():
+        case, measured = whole.case, task.measure(model.prediction(whole), whole)
+        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
         prepared.memory.clear()  # one image at a time
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 
@@ -100,14 +100,12 @@ def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluat
     labelled = cohort.labelled("mask")
     found_in = _finder(folder, labelled.cases)
     scored = []
-    for which, case in enumerate(labelled.cases):
-        path = found_in(case)
-        reference = labelled.reference(which)
-        found = aligned(read_mask(path), labelled.prepared.grid(case), path, f"its image '{case.name}'")
-        index = torch.from_numpy(task.coding.mask_to_index(found.array[0], str(path)))
-        measured = case_metrics(index, reference.mask, task.names, reference.geometry.stored_spacing, reference.region)
-        told = {key: None if value != value else value for key, value in measured.items()}
-        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **told})
+    for whole in labelled.wholes():
+        case, path = whole.case, found_in(whole.case)
+        stored = aligned(read_mask(path), whole.grid, path, f"its image '{case.name}'")
+        mask = torch.from_numpy(task.coding.mask_to_index(stored.array[0], str(path)))
+        measured = case_metrics(mask, whole.mask, task.names, whole.geometry.stored_spacing, whole.region)
+        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **defined(measured)})
         labelled.prepared.memory.clear()
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 

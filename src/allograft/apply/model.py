@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices
+from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices, Whole
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, Grid, Series
@@ -114,15 +114,14 @@ class Model:
         """Prepares images as the training did; keeps nothing on the disk."""
         return PreparedImages(_preprocessing(self.card), Coding())
 
-    def whole(self, cohort: Cohort, which: int) -> dict[str, Tensor]:
-        """The prediction for a whole case, on the CPU.
+    def prediction(self, whole: Whole) -> dict[str, Tensor]:
+        """The prediction for a complete case, on the CPU.
 
         Raises:
             ModelError: the predictor cannot take the image, or what it gives is no prediction.
         """
-        batch = replace(cohort, sites=sites_of(self.card)).whole(which)
         try:
-            prediction = whole_prediction(self.predictor, batch.to(self.device))
+            prediction = whole_prediction(self.predictor, whole.batch.to(self.device))
             for key, count in self.task.outputs.items():
                 if prediction[key].shape[1] != count:
                     raise ModelError(
@@ -134,10 +133,9 @@ class Model:
             raise
         except Exception as error:  # of a network on a shape that nobody has tried
             what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            found = f"shape {tuple(batch.image.shape[1:])} ({what})"
+            found = f"shape {tuple(whole.batch.image.shape[1:])} ({what})"
             raise ModelError(
-                f"{cohort.cases[which].name}: the model cannot predict an image of {found}; give it what it was "
-                "trained on"
+                f"{whole.case.name}: the model cannot predict an image of {found}; give it what it was trained on"
             ) from error
 
     def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
@@ -147,7 +145,8 @@ class Model:
                 f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the "
                 "image"
             )
-        answer = self.task.answer(self.whole(cohort, which), cohort, which)
+        whole = cohort.whole(which)
+        answer = self.task.answer(self.prediction(whole), whole)
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
         return Predicted(case.name, case.image, grid, answer)

@@ -6,5 +6,6 @@ from allograft.cohort.cohort import Cohort, Slices
 from allograft.cohort.loader import Loader
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.whole import Whole
 
-__all__ = ["Case", "Coding", "Cohort", "Loader", "Preprocessing", "Slices", "read_manifest"]
+__all__ = ["Case", "Coding", "Cohort", "Loader", "Preprocessing", "Slices", "Whole", "read_manifest"]

@@ -3,7 +3,7 @@ are cohorts too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case, read_manifest
-from allograft.cohort.prepared_images import PairedReference, PreparedImages, Reference
+from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.whole import Whole
 from allograft.errors import SpecError
 from allograft.seeds import Seeds
 
@@ -147,12 +148,18 @@ class Cohort:
         which, place = self.items[index]
         return self._batch(self.cases[which], (place,))
 
-    def whole(self, which: int) -> Batch:
-        """One case as the judge sees it: B = 1, or B = depth with ``slices``; with its ``extent``
-        where it was padded."""
-        case = self.cases[which]
+    def wholes(self) -> Iterator[Whole]:
+        """Every complete case, one after another."""
+        return map(self.whole, range(len(self.cases)))
+
+    def whole(self, number: int) -> Whole:
+        """One complete case: its images (B = 1, or B = depth with ``slices``) and, where it shows
+        labels, the truth."""
+        case = self.cases[number]
+        hidden = case.unlabelled()
         places = tuple(range(self._depth(case)))
-        return replace(self._batch(case, places), extent=self._extent(case, places))
+        batch = replace(self._batch(hidden, places), extent=self._extent(case, places))
+        return Whole(case, batch, self.prepared, None if self.slices is None else self.slices.axis)
 
     def _extent(self, case: Case, places: tuple[int, ...]) -> Tensor | None:
         """(B, D) of the true pixels within the grid; None where all are."""
@@ -175,18 +182,6 @@ class Cohort:
                 f"slices: image '{case.name}' has {len(size)} axes, and slices are cut from volumes; {mend}"
             )
         return int(size[self.slices.axis])
-
-    def restack(self, values: Tensor) -> Tensor:
-        """A prediction for ``whole`` (B, K, *spatial) -> (K, *size) on the study's grid."""
-        return values[0] if self.slices is None else values.movedim(0, 1 + self.slices.axis)
-
-    def reference(self, which: int) -> Reference:
-        """The truth about a case on the image's own grid."""
-        return self.prepared.reference(self.cases[which])
-
-    def paired_reference(self, which: int) -> PairedReference:
-        """The paired image of a case on the image's own grid."""
-        return self.prepared.paired_reference(self.cases[which])
 
     def fingerprint(self) -> list[Any]:
         """JSON values that change when anything a recipe could see through this view changes."""

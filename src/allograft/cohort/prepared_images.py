@@ -32,34 +32,6 @@ _READS = 2
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The truth about a case on the image's own grid.
-
-    Args:
-        mask: (*shape) int64 class indices.
-        region: (*shape) bool, or None when every pixel counts.
-        geometry: how the study's grid relates to this one.
-    """
-
-    mask: Tensor
-    region: Tensor | None
-    geometry: Geometry
-
-
-@dataclass(frozen=True)
-class PairedReference:
-    """The paired image of a case on the image's own grid.
-
-    Args:
-        image: (C, *shape) float32 shares of the range, see ``Coding.paired_to_share``.
-        region: (*shape) bool, or None when every pixel counts.
-    """
-
-    image: Tensor
-    region: Tensor | None
-
-
-@dataclass(frozen=True)
 class PreparedImages:
     """Where prepared arrays lie: in ``folder``, or in memory when there is none.
 
@@ -120,7 +92,7 @@ class PreparedImages:
         )
 
         def make() -> dict[str, np.ndarray]:
-            return {"paired": to_grid(self._stored_pair(path, case), self.image(case)[1], nearest=False)}
+            return {"paired": to_grid(self.stored_pair(case).numpy(), self.image(case)[1], nearest=False)}
 
         return self._kept(key, ("paired",), make)["paired"]
 
@@ -137,25 +109,20 @@ class PreparedImages:
 
         return self._kept(key, ("region",), make)["region"].astype(bool)
 
-    def reference(self, case: Case) -> Reference:
-        """The stored mask and region, not resampled."""
-        place = self.image(case)[1]
+    def stored_mask(self, case: Case) -> Tensor:
+        """(*shape) int64 class indices, not resampled. ``KeyError`` when the mask is hidden."""
         path = Path(case.labels["mask"])
-        mask = self.coding.mask_to_index(self._on_grid(path, case).array[0], str(path))
-        return Reference(torch.from_numpy(mask), self._stored_region(case), place)
+        return torch.from_numpy(self.coding.mask_to_index(self._on_grid(path, case).array[0], str(path)))
 
-    def paired_reference(self, case: Case) -> PairedReference:
-        """The stored paired image and region, not resampled. ``KeyError`` when the paired image is
+    def stored_pair(self, case: Case) -> Tensor:
+        """(C, *shape) float32 of the paired image, not resampled. ``KeyError`` when it is
         hidden."""
-        return PairedReference(
-            torch.from_numpy(self._stored_pair(Path(case.labels["paired"]), case)), self._stored_region(case)
-        )
-
-    def _stored_pair(self, path: Path, case: Case) -> np.ndarray:
+        path = Path(case.labels["paired"])
         picture = self._on_grid(path, case, image=True)
-        return self.coding.paired_to_share(picture.array, str(path))
+        return torch.from_numpy(self.coding.paired_to_share(picture.array, str(path)))
 
-    def _stored_region(self, case: Case) -> Tensor | None:
+    def stored_region(self, case: Case) -> Tensor | None:
+        """(*shape) bool, not resampled; None when every pixel counts."""
         if case.region is None:
             return None
         return torch.from_numpy(self._on_grid(case.region, case).array[0] > 0)

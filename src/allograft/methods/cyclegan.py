@@ -125,7 +125,7 @@ def smallest_side(cohorts: Iterable[Cohort]) -> int:
     Raises:
         SpecError: volumes, or images too small to have patches judged.
     """
-    sizes = [tuple(cohort.whole(which).image.shape[2:]) for cohort in cohorts for which in range(len(cohort.cases))]
+    sizes = [tuple(whole.batch.image.shape[2:]) for cohort in cohorts for whole in cohort.wholes()]
     if any(len(size) != 2 for size in sizes):
         raise SpecError("cyclegan: translates 2-D images, these are volumes; cut them into slices: slices: {axis: 2}")
     side = min(map(min, sizes))

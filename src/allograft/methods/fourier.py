@@ -181,7 +181,7 @@ class Fourier:
 
 def short_side(cohorts: Iterable[Cohort]) -> int:
     """Pixels of the shortest side of any image."""
-    return min(min(cohort.whole(which).image.shape[-2:]) for cohort in cohorts for which in range(len(cohort.cases)))
+    return min(min(whole.batch.image.shape[-2:]) for cohort in cohorts for whole in cohort.wholes())
 
 
 def beta_grid(side: int) -> tuple[float, ...]:
@@ -225,15 +225,10 @@ def curve(
     scores = []
     for beta in grid:
         predictor, cases = adapted(beta), []
-        for which, case in enumerate(cohort.cases):
-            prediction = whole_prediction(predictor, context.fabric.to_device(cohort.whole(which)))
-            cases.append(
-                {
-                    "case": case.name,
-                    "subject": case.subject,
-                    **context.supervised_task.measure(prediction, cohort, which),
-                }
-            )
+        for whole in cohort.wholes():
+            prediction = whole_prediction(predictor, context.fabric.to_device(whole.batch))
+            measured = context.supervised_task.measure(prediction, whole)
+            cases.append({"case": whole.case.name, "subject": whole.case.subject, **measured})
         scores.append(context.supervised_task.aggregate(cases).get(context.supervised_task.headline))
     return tuple(scores)
 

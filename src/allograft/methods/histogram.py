@@ -67,7 +67,7 @@ def drawn_scan(source: tuple[Cohort, ...], rng: torch.Generator) -> tuple[Batch,
     into slices."""
     places = [(cohort, which) for cohort in source for which in range(len(cohort.cases))]
     cohort, which = places[int(torch.randint(len(places), (), generator=rng))]
-    return cohort.unlabelled().whole(which), cohort.slices is not None
+    return cohort.whole(which).batch, cohort.slices is not None
 
 
 def distribution(image: Tensor) -> tuple[Tensor, Tensor]:

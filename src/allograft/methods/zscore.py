@@ -53,11 +53,10 @@ def source_statistics(source: Iterable[Cohort]) -> tuple[Tensor, Tensor]:
     """Means over images of each image's mean and standard deviation: (C,) and (C,), float64."""
     each = []
     for cohort in source:
-        hidden = cohort.unlabelled()
-        for batch in map(hidden.whole, range(len(hidden.cases))):
-            inside = batch.inside()
+        for whole in cohort.wholes():
+            inside = whole.batch.inside()
             seen = inside.flatten(1).any(1)  # not the slices that are all padding
-            each.append(statistics(batch.image[seen], inside[seen]))
+            each.append(statistics(whole.batch.image[seen], inside[seen]))
     mean, spread = (torch.cat(values).mean(0) for values in zip(*each, strict=True))
     return mean, spread
 

@@ -188,16 +188,15 @@ def source_scans(source: Sequence[Cohort], method: str) -> Iterator[Tensor]:
     """
     channels = 0
     for cohort in source:
-        hidden = cohort.unlabelled()
-        for which, case in enumerate(hidden.cases):
-            image = hidden.whole(which).image
+        for whole in cohort.wholes():
+            image = whole.batch.image
+            name = whole.case.name
             planes = image[0].transpose(0, 1) if image.ndim == 5 else image
             channels = channels or planes.shape[1]
             if planes.shape[1] != channels:
                 mend = "convert the images, or choose source sites whose images agree"
                 raise SpecError(
-                    f"{method}: source image '{case.name}' has {planes.shape[1]} channels, the first has {channels}; "
-                    f"{mend}"
+                    f"{method}: source image '{name}' has {planes.shape[1]} channels, the first has {channels}; {mend}"
                 )
             yield planes
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from allograft import __version__
-from allograft.cohort import Cohort
+from allograft.cohort import Whole
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor.whole import case_facts, whole_prediction
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-Facts = Callable[[Mapping[str, Any], Cohort, int], dict[str, object]]
-"""A prediction of a whole case, its cohort and its number there -> what a record keeps of it."""
+Facts = Callable[[Mapping[str, Any], Whole], dict[str, object]]
+"""A prediction, and the complete case that it is of -> what a record keeps of it."""
 
 
 @dataclass(frozen=True)
@@ -110,31 +110,25 @@ class Judge:
     def measure(self, stage: Stage, test: TestSet) -> list[dict[str, object]]:
         """Every case's metrics; global generators are as they were before."""
 
-        def told(prediction: Mapping[str, Any], cohort: Cohort, which: int) -> dict[str, object]:
-            labelled = (
-                self.task.measure(prediction, cohort, which) if self.task.key in cohort.cases[which].labels else {}
-            )
+        def facts(prediction: Mapping[str, Any], whole: Whole) -> dict[str, object]:
+            labelled = self.task.measure(prediction, whole) if self.task.key in whole.case.labels else {}
             return {**self._label_free(prediction), **case_facts(prediction), **labelled}
 
-        return self._each(stage, test, told)
+        return self._each(stage, test, facts)
 
     def watch(self, stage: Stage, images: TestSet) -> list[dict[str, object]]:
         """What rules without labels know of every unlabelled training image."""
-        return self._each(
-            stage, images, lambda prediction, cohort, which: watched(prediction, self.task, cohort.cases[which].name)
-        )
+        return self._each(stage, images, lambda prediction, whole: watched(prediction, self.task, whole.case.name))
 
-    def _each(self, stage: Stage, test: TestSet, told: Facts) -> list[dict[str, object]]:
+    def _each(self, stage: Stage, test: TestSet, facts: Facts) -> list[dict[str, object]]:
         # a predictor that knows sites numbers them as its unit did
         cohort = replace(test.cohort, sites=stage.sites)
-        hidden = cohort.unlabelled()
         cases = []
+        assert stage.predictor is not None
         with Seeds(0, (stage.unit, stage.name)).everything("judge"):
-            for which, case in enumerate(cohort.cases):
-                batch = self.fabric.to_device(hidden.whole(which))
-                assert stage.predictor is not None
-                prediction = whole_prediction(stage.predictor, batch)
-                cases.append({"case": case.name, "subject": case.subject, **told(prediction, cohort, which)})
+            for whole in cohort.wholes():
+                prediction = whole_prediction(stage.predictor, self.fabric.to_device(whole.batch))
+                cases.append({"case": whole.case.name, "subject": whole.case.subject, **facts(prediction, whole)})
         return cases
 
     def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:
@@ -147,8 +141,8 @@ class Judge:
         own."""
         labelled = measured(cases)
         free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
-        told = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
-        return {**(self.task.aggregate(labelled) if labelled else {}), **told}
+        label_free = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
+        return {**(self.task.aggregate(labelled) if labelled else {}), **label_free}
 
 
 def _data(test: TestSet) -> str:

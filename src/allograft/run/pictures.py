@@ -64,16 +64,15 @@ class Models:
     def find(self, model: Loaded, name: str) -> Mask:
         """A case's mask on its own grid: (*spatial) class indices."""
         predictor, sites = model
-        cohort = replace(self.world.named(name), sites=sites)
-        prediction = whole_prediction(predictor, cohort.unlabelled().whole(0))
-        mask = self.world.study.made_task.answer(prediction, cohort, 0).mask
+        whole = replace(self.world.named(name), sites=sites).whole(0)
+        mask = self.world.study.made_task.answer(whole_prediction(predictor, whole.batch), whole).mask
         assert mask is not None  # pictures are of segmentations
         return mask.numpy()
 
     def truth(self, name: str) -> Mask | None:
         """A case's true mask, or None."""
         cohort = self.world.named(name)
-        return cohort.reference(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
+        return cohort.whole(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
 
     def image(self, name: str) -> NDArray[np.generic]:
         """(C, *spatial) as stored."""

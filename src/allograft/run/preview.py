@@ -111,7 +111,7 @@ def _judging(stage: Stage, session: Session, world: World, row: Row) -> float:
         return 0.0
     cohort = replace(tests[0].cohort, sites=stage.sites)
     began = time.perf_counter()
-    whole_prediction(stage.predictor, session.fabric.to_device(cohort.unlabelled().whole(0)))
+    whole_prediction(stage.predictor, session.fabric.to_device(cohort.whole(0).batch))
     return time.perf_counter() - began
 
 

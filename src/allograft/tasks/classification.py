@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Coding, Cohort
+from allograft.cohort import Coding, Whole
 from allograft.errors import SpecError
 from allograft.metrics.classification import classification_metrics
 from allograft.nn.processes import count_over_processes
@@ -85,17 +85,19 @@ class Classification:
         slices."""
         return prediction["label"].double().softmax(1).mean(0).cpu()
 
-    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The most probable class, and the probability of each."""
         found = self.probabilities(prediction).tolist()
         return Answer({"label": self.classes[found.index(max(found))], **dict(zip(self.classes, found, strict=True))})
 
-    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
+    def truth(self, whole: Whole) -> int | list[float]:
+        """The index of the class."""
+        return whole.label
+
+    def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """``label``, an index into ``classes``, and ``probabilities``: all that pooled metrics are
         made of."""
-        case = cohort.cases[which]
-        label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
-        return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
+        return {"label": self.truth(whole), "probabilities": self.probabilities(prediction).tolist()}
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """``classification_metrics`` of all cases together."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Coding, Cohort
+from allograft.cohort import Coding, Whole
 from allograft.metrics.classification import multilabel_metrics
 from allograft.nn.processes import count_over_processes
 from allograft.tasks.classification import check_classes
@@ -85,16 +85,18 @@ class Multilabel:
         slices."""
         return prediction["label"].double().sigmoid().mean(0).cpu()
 
-    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The classes with a probability of at least 0.5, and the probability of each."""
         found = dict(zip(self.classes, self.probabilities(prediction).tolist(), strict=True))
         return Answer({"label": "|".join(name for name, value in found.items() if value >= 0.5), **found})
 
-    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
+    def truth(self, whole: Whole) -> int | list[float]:
+        """0.0 or 1.0 for each class."""
+        return whole.label
+
+    def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """``label``, a list of 0.0 and 1.0 in the order of ``classes``, and ``probabilities``."""
-        case = cohort.cases[which]
-        label = cohort.prepared.coding.label_to_index(str(case.labels["label"]), case.name)
-        return {"label": label, "probabilities": self.probabilities(prediction).tolist()}
+        return {"label": self.truth(whole), "probabilities": self.probabilities(prediction).tolist()}
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """``multilabel_metrics`` of all cases together."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Coding, Cohort
+from allograft.cohort import Coding, Whole
 from allograft.errors import SpecError
 from allograft.tasks.classification import Classification
 from allograft.tasks.segmentation import PerImage, Segmentation, dice_loss
@@ -84,20 +84,24 @@ class Multitask:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def probabilities(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
+    def probabilities(self, prediction: Outputs, whole: Whole) -> Tensor:
         """Of the segmentation, (K, *shape) on the image's own grid."""
-        return self.segmentation.probabilities(prediction, cohort, which)
+        return self.segmentation.probabilities(prediction, whole)
 
-    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The mask with its volumes, and the class with its probabilities."""
-        mask, label = (task.answer(prediction, cohort, which) for task in (self.segmentation, self.classification))
+        mask, label = (task.answer(prediction, whole) for task in (self.segmentation, self.classification))
         return Answer({**mask.values, **label.values}, mask.mask, mask.maps, mask.warnings, unit=mask.unit)
 
-    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
+    def truth(self, whole: Whole) -> Tensor:
+        """The stored mask, (*shape) int64 class indices."""
+        return whole.mask
+
+    def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """What both record; ``label`` is None where the case has none."""
-        measured = self.segmentation.measure(prediction, cohort, which)
-        if "label" in cohort.cases[which].labels:
-            return {**measured, **self.classification.measure(prediction, cohort, which)}
+        measured = self.segmentation.measure(prediction, whole)
+        if "label" in whole.case.labels:
+            return {**measured, **self.classification.measure(prediction, whole)}
         return {**measured, "label": None, "probabilities": self.classification.probabilities(prediction).tolist()}
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:

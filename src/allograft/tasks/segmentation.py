@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Coding, Cohort
+from allograft.cohort import Coding, Whole
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import case_metrics
@@ -156,16 +156,15 @@ class Segmentation:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def probabilities(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
+    def probabilities(self, prediction: Outputs, whole: Whole) -> Tensor:
         """Class probabilities (K, *shape) on the image's own grid."""
-        _, geometry = cohort.prepared.image(cohort.cases[which])
-        return from_grid(cohort.restack(prediction["mask"].float().softmax(1).cpu()), geometry)
+        return from_grid(whole.restack(prediction["mask"].float().softmax(1).cpu()), whole.geometry)
 
-    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a
         photograph."""
-        voxel, unit = cohort.prepared.grid(cohort.cases[which]).voxel
-        probabilities = self.probabilities(prediction, cohort, which)
+        voxel, unit = whole.grid.voxel
+        probabilities = self.probabilities(prediction, whole)
         mask = probabilities.argmax(0)
         volumes: dict[str, float | str] = {
             name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)
@@ -173,13 +172,16 @@ class Segmentation:
         warnings = tuple(f"no {name} found" for name, volume in volumes.items() if volume == 0)
         return Answer(volumes, mask, dict(zip(self.names, probabilities[1:], strict=True)), warnings, unit=unit)
 
-    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
+    def truth(self, whole: Whole) -> Tensor:
+        """The stored mask, (*shape) int64 class indices."""
+        return whole.mask
+
+    def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the
         region, each also by class."""
-        reference = cohort.reference(which)
-        found = self.probabilities(prediction, cohort, which).argmax(0)
-        measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
-        return defined(measured)
+        mask = self.probabilities(prediction, whole).argmax(0)
+        spacing = whole.geometry.stored_spacing
+        return defined(case_metrics(mask, self.truth(whole), self.names, spacing, whole.region))
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Coding, Cohort
+from allograft.cohort import Coding, Whole
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.synthesis import mean_absolute_error, structural_similarity
@@ -105,28 +105,30 @@ class Synthesis:
         """``loss`` of the network's output."""
         return self.loss(network(batch.image), batch)
 
-    def made(self, prediction: Outputs, cohort: Cohort, which: int) -> Tensor:
+    def made(self, prediction: Outputs, whole: Whole) -> Tensor:
         """The made image (C, *shape) on the image's own grid, shares of the range from 0 to 1; 0
         where the study's grid does not reach."""
-        _, geometry = cohort.prepared.image(cohort.cases[which])
-        channels = cohort.restack(prediction["paired"].float().cpu()).split(
+        channels = whole.restack(prediction["paired"].float().cpu()).split(
             1
         )  # one by one: several would be taken for classes
-        return torch.cat([from_grid(channel, geometry) for channel in channels]).clamp(0, 1)
+        return torch.cat([from_grid(channel, whole.geometry) for channel in channels]).clamp(0, 1)
 
-    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
+    def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The made image as the map ``paired``, or a map a channel; no numbers."""
-        made = self.made(prediction, cohort, which)
+        made = self.made(prediction, whole)
         names = ["paired"] if len(made) == 1 else [f"paired-{number}" for number, _ in enumerate(made)]
         return Answer({}, maps=dict(zip(names, made, strict=True)), span=self.range or (0.0, 1.0))
 
-    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
+    def truth(self, whole: Whole) -> Tensor:
+        """The stored paired image, (C, *shape) float32 shares of the range."""
+        return whole.paired
+
+    def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """Mean absolute error (``mae``) and ``ssim`` on the image's own grid, inside the region."""
-        truth = cohort.paired_reference(which)
-        made = self.made(prediction, cohort, which)
+        made, truth, region = self.made(prediction, whole), self.truth(whole), whole.region
         unit = 1.0 if self.range is None else self.range[1] - self.range[0]
-        mae = unit * mean_absolute_error(made, truth.image, truth.region)
-        return defined({"ssim": structural_similarity(made, truth.image, region=truth.region), "mae": mae})
+        mae = unit * mean_absolute_error(made, truth, region)
+        return defined({"ssim": structural_similarity(made, truth, region=region), "mae": mae})
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in

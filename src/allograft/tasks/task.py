@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.cohort import Coding, Cohort
+from allograft.cohort import Coding, Whole
 from allograft.errors import SpecError, nearest
 
 Outputs = Mapping[str, Tensor]
@@ -76,13 +76,14 @@ class Task(Protocol):
     def objective(self, network: Forward, batch: Batch) -> Mapping[str, Tensor]:
         """The supervised loss as an ``Objective``."""
 
-    def answer(self, prediction: Outputs, cohort: Cohort, which: int) -> Answer:
-        """What the prediction of ``cohort.whole(which)`` says of the image; no label is looked
-        at."""
+    def answer(self, prediction: Outputs, whole: Whole) -> Answer:
+        """What the prediction of a complete case says of its image; no label is looked at."""
 
-    def measure(self, prediction: Outputs, cohort: Cohort, which: int) -> Mapping[str, Value]:
-        """Everything a record says of one case; ``prediction`` is that of
-        ``cohort.whole(which)``."""
+    def truth(self, whole: Whole) -> Tensor | int | list[float]:
+        """The label of a complete case on the image's own grid; ``KeyError`` where it is hidden."""
+
+    def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
+        """Everything a record says of one case, whose label is shown."""
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Metrics of a test set from its cases. None = undefined. A resampling of a test set draws

@@ -153,7 +153,7 @@ def test_mask_region_and_pair_of_a_study_are_turned_and_checked(tmp_path: Path) 
     )
     np.testing.assert_array_equal(found.case(0).labels["mask"][0, 0], mask)
     np.testing.assert_array_equal(found.case(0).region[0, 0], mask == 1)
-    np.testing.assert_array_equal(found.reference(0).mask, mask)
+    np.testing.assert_array_equal(found.whole(0).mask, mask)
     far = moved.copy()
     far[:3, 3] += 100
     for what in ("mask", "region"):

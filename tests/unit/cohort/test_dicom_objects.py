@@ -318,7 +318,7 @@ def test_a_segmentation_is_a_mask_on_its_image(
     (tmp_path / "manifest.csv").write_text("image,mask,subject,site\nct,seg.dcm,1,a\n")
     coding = Coding(mask={"one": (1,), "two": (2,)})
     cohort = Cohort.read(tmp_path / "manifest.csv", coding, preprocessing=Preprocessing(orientation=None))
-    np.testing.assert_array_equal(cohort.reference(0).mask, wanted)
+    np.testing.assert_array_equal(cohort.whole(0).mask, wanted)
 
 
 def test_a_segmentation_of_one_slice_lies_on_that_slice(tmp_path: Path, scan: tuple[Path, list[Dataset]]) -> None:

@@ -159,7 +159,7 @@ def test_a_study_in_slices_finds_donors_by_place(tmp_path: Path) -> None:
     scans = len(world.part("a", "train", 0).cases)
     assert donors.sliced
     assert donors.place.tolist() == [*range(5)] * scans
-    batch = world.part("b", "test", 0).whole(0)
+    batch = world.part("b", "test", 0).whole(0).batch
     chosen = donors.nearest(batch)
     assert chosen.shape == (5, min(2, scans))
     assert donors.place[chosen].tolist() == [[place] * min(2, scans) for place in range(5)]
@@ -288,7 +288,7 @@ def test_the_curve_is_the_tasks_score_of_each_beta(tmp_path: Path, monkeypatch: 
             {
                 "case": case.name,
                 "subject": case.subject,
-                **context.task.measure(fixed(cohort.site("b").case(n)), cohort.site("b"), n),
+                **context.task.measure(fixed(cohort.site("b").case(n)), cohort.site("b").whole(n)),
             }
             for n, case in enumerate(cohort.site("b").cases)
         ]

@@ -426,7 +426,7 @@ def test_nan_unknown_and_empty_cells_are_missing(words: list[str], codes: int, t
     toned = read(write_rows(tmp_path / "toned.csv", rows))
     group = groups_of((toned,), "tone")
     assert group.counts == (1,) * codes
-    targets = [int(group.target(toned.whole(which))) for which in range(5)]
+    targets = [int(group.target(toned.whole(which).batch)) for which in range(5)]
     assert sorted(targets[:2]) == [0, 1]
     assert targets[2:] == [-100] * 3
     with pytest.raises(SpecError, match=r"'tone' has 0 value\(s\)"):

@@ -90,5 +90,5 @@ def test_a_study_that_standardises_padded_volumes_leaves_them_as_they_are(tmp_pa
     predictor = ZScorePredictor(
         lambda batch: {"mask": batch.image}, *(one.float() for one in source_statistics((cohort,)))
     )
-    for which in range(2):
-        torch.testing.assert_close(predictor(cohort.whole(which))["mask"], cohort.whole(which).image, rtol=0, atol=1e-5)
+    for whole in cohort.wholes():
+        torch.testing.assert_close(predictor(whole.batch)["mask"], whole.batch.image, rtol=0, atol=1e-5)

@@ -68,11 +68,11 @@ def test_a_record_and_an_answer(tmp_path: Path) -> None:
     cases = cohort(tmp_path, TWO, "pneumonia", "normal")
     assert cases.case(0).labels["label"].tolist() == [1]  # type: ignore[union-attr]
     prediction = {"label": torch.tensor([[0.0, 0.0], [0.0, 2.0]])}  # two slices of one volume
-    measured = TWO.measure(prediction, cases, 0)
+    measured = TWO.measure(prediction, cases.whole(0))
     mean = torch.tensor([[0.5, 0.5], torch.tensor([0.0, 2.0]).softmax(0).tolist()]).mean(0)
     assert measured["label"] == 1
     assert measured["probabilities"] == pytest.approx(mean.tolist())
-    answer = TWO.answer(prediction, cases.unlabelled(), 0)
+    answer = TWO.answer(prediction, cases.unlabelled().whole(0))
     assert answer.values == {
         "label": "pneumonia",
         "normal": measured["probabilities"][0],
@@ -85,10 +85,10 @@ def test_several_labels(tmp_path: Path) -> None:
     cases = cohort(tmp_path, SEVERAL, "nodule|effusion", "none")
     assert cases.case(0).labels["label"].tolist() == [[1, 1, 0]]  # type: ignore[union-attr]
     logits = torch.tensor([[2.0, 0.0, -2.0]])
-    measured = SEVERAL.measure({"label": logits}, cases, 0)
+    measured = SEVERAL.measure({"label": logits}, cases.whole(0))
     assert measured == {"label": [1.0, 1.0, 0.0], "probabilities": pytest.approx(logits[0].sigmoid().tolist())}
-    assert SEVERAL.answer({"label": logits}, cases, 0).values["label"] == "effusion|nodule"
-    other = SEVERAL.measure({"label": -logits}, cases, 1)
+    assert SEVERAL.answer({"label": logits}, cases.whole(0)).values["label"] == "effusion|nodule"
+    other = SEVERAL.measure({"label": -logits}, cases.whole(1))
     pooled = SEVERAL.aggregate([measured, other])
     assert pooled["auroc/effusion"] == 1
     assert SEVERAL.aggregate([measured])["auroc"] is None
@@ -110,13 +110,13 @@ def test_masks_and_classes(tmp_path: Path) -> None:
     assert set(cases.case(0).labels) == {"mask", "label"}
     prediction = {"mask": torch.randn(1, 2, 16, 16), "label": torch.tensor([[0.0, 1.0]])}
     measured = [
-        task.measure(prediction, cases, which) | {"case": str(which), "subject": str(which)} for which in (0, 1)
+        task.measure(prediction, cases.whole(which)) | {"case": str(which), "subject": str(which)} for which in (0, 1)
     ]
     assert (measured[0]["label"], measured[1]["label"]) == (1, None)
     pooled = task.aggregate(measured)
     assert pooled["dice"] == pytest.approx((measured[0]["dice"] + measured[1]["dice"]) / 2)
     assert pooled["accuracy"] == 1  # of the one case that has a class
-    answer = task.answer(prediction, cases.unlabelled(), 0)
+    answer = task.answer(prediction, cases.unlabelled().whole(0))
     assert set(answer.values) == {"vessel", "label", "normal", "pneumonia"}
     assert answer.mask is not None
     assert task.coding.label == TWO.classes

@@ -132,12 +132,12 @@ def test_measured_on_the_images_own_grid_inside_the_region(tmp_path: Path) -> No
     wrong = np.zeros((12, 8))
     wrong[:, :4] = 1
     prediction = {"mask": torch.tensor(np.stack([5 - 10 * wrong, -5 + 10 * wrong]))[None]}
-    assert VESSEL.probabilities(prediction, cohort, 0).shape == (2, 24, 16)
-    found = VESSEL.measure(prediction, cohort, 0)
+    assert VESSEL.probabilities(prediction, cohort.whole(0)).shape == (2, 24, 16)
+    found = VESSEL.measure(prediction, cohort.whole(0))
     both = truth[:, :8].sum()
     assert found["dice"] == pytest.approx(2 * both / (24 * 8 + truth.sum()))
     inside = read(write_rows(folder / "r.csv", [{**row, "region": "region.png"}]))
     inside = replace(inside, prepared=replace(sized, memory={}))
-    within = VESSEL.measure(prediction, inside, 0)
+    within = VESSEL.measure(prediction, inside.whole(0))
     assert within["dice"] == 0
     assert within["hd95"] is None

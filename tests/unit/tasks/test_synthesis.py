@@ -103,7 +103,7 @@ def test_hidden_by_unlabelled(manifest: Path) -> None:
     assert "paired" not in repr(hidden.cases)
     assert hidden.case(0).labels == {}
     with pytest.raises(KeyError):
-        hidden.paired_reference(0)
+        _ = hidden.whole(0).paired
 
 
 def test_fingerprints_follow_the_paired_file_and_the_range(manifest: Path) -> None:
@@ -148,12 +148,10 @@ def test_a_volume_elsewhere_in_space_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("slices", [None, Slices(axis=1, neighbours=1)])
 def test_volumes_and_their_slices(tmp_path: Path, slices: Slices | None) -> None:
     cohort = read(write_volume(tmp_path), slices=slices)
-    whole = cohort.whole(0)
     shape = (1, 1, 12, 13, 14) if slices is None else (13, 1, 12, 14)
-    paired = whole.labels["paired"]
-    assert isinstance(paired, torch.Tensor)
+    paired = torch.cat([cohort.case(item).labels["paired"] for item in range(len(cohort))])
     assert tuple(paired.shape) == shape
-    measured = Synthesis().measure({"paired": paired}, cohort, 0)
+    measured = Synthesis().measure({"paired": paired}, cohort.whole(0))
     assert measured == {"ssim": pytest.approx(1, abs=1e-6), "mae": pytest.approx(0, abs=1e-6)}
 
 
@@ -219,17 +217,17 @@ def test_judged_and_answered_on_the_images_own_grid(manifest: Path) -> None:
     task = Synthesis(range=(0, 200))
     cohort = read(manifest, task, Preprocessing(size=(8, 8), intensity="none"))
     prediction = {"paired": torch.linspace(-0.5, 1.5, 64).reshape(1, 1, 8, 8)}
-    made = task.made(prediction, cohort, 0)
+    made = task.made(prediction, cohort.whole(0))
     assert tuple(made.shape) == (1, 16, 12)
     assert (made.min(), made.max()) == (0, 1)
     truth = torch.from_numpy(stored(manifest, "a0-pair.png")) / 200
-    measured = task.measure(prediction, cohort, 0)
+    measured = task.measure(prediction, cohort.whole(0))
     assert measured["mae"] == pytest.approx(200 * (made[0] - truth).abs().mean().item(), abs=1e-4)
     assert measured["ssim"] == pytest.approx(structural_similarity(made, truth[None]), abs=1e-5)
-    answer = task.answer(prediction, cohort.unlabelled(), 0)
+    answer = task.answer(prediction, cohort.unlabelled().whole(0))
     assert (answer.values, answer.mask, list(answer.maps)) == ({}, None, ["paired"])
     torch.testing.assert_close(answer.maps["paired"], made[0])
-    two = Synthesis(channels=2).answer({"paired": torch.rand(1, 2, 8, 8)}, cohort.unlabelled(), 0)
+    two = Synthesis(channels=2).answer({"paired": torch.rand(1, 2, 8, 8)}, cohort.unlabelled().whole(0))
     assert {name: tuple(one.shape) for name, one in two.maps.items()} == {"paired-0": (16, 12), "paired-1": (16, 12)}
 
 
@@ -240,7 +238,7 @@ def test_channels_come_back_alike_beyond_the_grid(manifest: Path) -> None:
     cut = replace(place, start=(4, 2), size=(8, 8))
     cohort.prepared.memory.clear()
     object.__setattr__(cohort.prepared, "image", lambda case: (image, cut))
-    made = Synthesis(channels=2).made({"paired": torch.ones(1, 2, 8, 8)}, cohort, 0)
+    made = Synthesis(channels=2).made({"paired": torch.ones(1, 2, 8, 8)}, cohort.whole(0))
     assert torch.equal(made[0], made[1])
     assert (made[0, 0, 0], made[0, 8, 6]) == (0, 1)
 
@@ -253,7 +251,9 @@ def test_region(manifest: Path) -> None:
     cohort = read(write_rows(manifest.parent / "r.csv", [row]), Synthesis(range=(0, 255)))
     prediction = cohort.case(0).labels["paired"].clone()  # type: ignore[union-attr]
     prediction[..., 8:, :] = 0
-    assert Synthesis(range=(0, 255)).measure({"paired": prediction}, cohort, 0)["mae"] == pytest.approx(0, abs=1e-4)
+    assert Synthesis(range=(0, 255)).measure({"paired": prediction}, cohort.whole(0))["mae"] == pytest.approx(
+        0, abs=1e-4
+    )
 
 
 def test_pooled_over_subjects() -> None:

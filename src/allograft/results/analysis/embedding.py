@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from allograft.cohort import Cohort
+from allograft.batch import Batch
+from allograft.cohort import Case, Cohort, Whole
 from allograft.figure import Points
 from allograft.metrics.label_free import KEYS, mean_entropy
 from allograft.predictor import load_predictor
@@ -142,17 +143,17 @@ def embedding(
         None when the predictor's network has no encoder, when it is not called, or when there are
         fewer than two cases.
     """
-    cloud = _cloud(predictor, groups, sites, most)
+
+    def colours(prediction: Mapping[str, Tensor], whole: Whole) -> tuple[float | None, float | None]:
+        entropy = mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
+        return case_loss(task, prediction, whole), entropy
+
+    cloud = _cloud(predictor, groups, sites, most, colours)
     if cloud is None:
         return None
-    names = [name for name, _, _, _ in cloud.points]
-    losses = [case_loss(task, prediction, cohort, which) for _, cohort, which, prediction in cloud.points]
-    entropies = [
-        mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
-        for _, _, _, prediction in cloud.points
-    ]
+    losses, entropies = ([one[index] for one in cloud.facts] for index in (0, 1))
     plane, how = embedded(cloud.rows)
-    return Embedding(*_drawn(title, plane, names, losses, entropies, (*cloud.notes, how)))
+    return Embedding(*_drawn(title, plane, cloud.groups, losses, entropies, (*cloud.notes, how)))
 
 
 def by_class(
@@ -169,26 +170,20 @@ def by_class(
 
     () where no case has one class of its own.
     """
-    known = {
-        name: replace(
-            cohort, cases=tuple(case for n, case in enumerate(cohort.cases) if class_of(task, cohort, n) is not None)
-        )
-        for name, cohort in groups.items()
-    }
-    cloud = _cloud(predictor, known, sites, most)
+    known = {name: cohort.where(lambda case: class_of(task, case) is not None) for name, cohort in groups.items()}
+    cloud = _cloud(predictor, known, sites, most, lambda _, whole: class_of(task, whole.case) or 0)
     if cloud is None:
         return ()
     plane, _ = embedded(cloud.rows)
     x, y = (tuple(round(float(value), 4) for value in side) for side in plane.T)
-    classes = tuple(class_of(task, cohort, which) or 0 for _, cohort, which, _ in cloud.points)
     axis = ", ".join(f"{number} = {name}" for number, name in enumerate(task.coding.label))
     return (
         Points(
             f"features of {title}, by class and site",
             x,
             y,
-            tuple(name for name, _, _, _ in cloud.points),
-            classes,
+            tuple(cloud.groups),
+            tuple(cloud.facts),
             axis,
         ),
     )
@@ -196,30 +191,37 @@ def by_class(
 
 @dataclass(frozen=True)
 class _Cloud:
-    """Features (N, C) float64, and of each its group, cohort, place in it, and the prediction."""
+    """Features (N, C) float64, and of each its group and what was asked of the prediction."""
 
     rows: NDArray[np.float64]
-    points: list[tuple[str, Cohort, int, dict[str, Tensor]]]
+    groups: list[str]
+    facts: list[Any]
     notes: tuple[str, ...]
 
 
-def _cloud(predictor: Any, groups: Mapping[str, Cohort], sites: Sequence[str] | None, most: int) -> _Cloud | None:
+def _cloud(
+    predictor: Any,
+    groups: Mapping[str, Cohort],
+    sites: Sequence[str] | None,
+    most: int,
+    fact: Callable[[Mapping[str, Tensor], Whole], Any],
+) -> _Cloud | None:
     encoder = encoder_of(predictor)
     chosen, notes = _sampled(groups, most)
     if encoder is None or sum(len(cohort.cases) for cohort in chosen.values()) < 2:
         return None
-    rows, points = [], []
+    rows, names, facts = [], [], []
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
-            for which in range(len(cohort.cases)):
-                feature, prediction = _seen(
-                    predictor, encoder, cohort if sites is None else replace(cohort, sites=tuple(sites)), which
-                )
+            numbered = cohort if sites is None else replace(cohort, sites=tuple(sites))
+            for whole in numbered.wholes():
+                feature, prediction = _seen(predictor, encoder, whole.batch)
                 if feature is None:
                     return None
                 rows.append(feature)
-                points.append((name, cohort, which, prediction))
-    return _Cloud(np.stack(rows), points, notes)
+                names.append(name)
+                facts.append(fact(prediction, whole))
+    return _Cloud(np.stack(rows), names, facts, notes)
 
 
 def encoder_of(thing: Any) -> nn.Module | None:
@@ -234,14 +236,12 @@ def encoder_of(thing: Any) -> nn.Module | None:
     return next((found for one in inner if (found := encoder_of(one)) is not None), None)
 
 
-def _seen(
-    predictor: Any, encoder: nn.Module, cohort: Cohort, which: int
-) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
+def _seen(predictor: Any, encoder: nn.Module, images: Batch) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
     """A case's feature as the predictor itself makes it, mean over slices and over all its passes
     (donors), and the prediction."""
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     with features(encoder) as found:
-        prediction = whole_prediction(predictor, cohort.unlabelled().whole(which).to(device))
+        prediction = whole_prediction(predictor, images.to(device))
     return (torch.cat(found).mean(0).numpy() if found else None), prediction
 
 
@@ -262,26 +262,26 @@ def features(encoder: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def case_loss(task: Any, prediction: Mapping[str, Tensor], cohort: Cohort, which: int) -> float | None:
+def case_loss(task: Any, prediction: Mapping[str, Tensor], whole: Whole) -> float | None:
     """1 - headline of a case, or mean -log of the probabilities of its label(s); None without a
     label, or where it is undefined."""
-    if task.key not in cohort.cases[which].labels:
+    if task.key not in whole.case.labels:
         return None
-    told = task.measure(prediction, cohort, which)
-    if task.headline in told:
-        return None if told[task.headline] is None else 1.0 - float(told[task.headline])
-    if isinstance(told["label"], list):
-        pairs = zip(told["label"], told["probabilities"], strict=True)
+    measured = task.measure(prediction, whole)
+    if task.headline in measured:
+        return None if measured[task.headline] is None else 1.0 - float(measured[task.headline])
+    if isinstance(measured["label"], list):
+        pairs = zip(measured["label"], measured["probabilities"], strict=True)
         right = [p if present > 0.5 else 1 - p for present, p in pairs]
     else:
-        right = [told["probabilities"][told["label"]]]
+        right = [measured["probabilities"][measured["label"]]]
     return -sum(math.log(max(p, 1e-12)) for p in right) / len(right)
 
 
-def class_of(task: Any, cohort: Cohort, which: int) -> int | None:
+def class_of(task: Any, case: Case) -> int | None:
     """The number of a case's class; None without a label, for several labels a case, and for tasks
     that are no classification."""
-    label = cohort.cases[which].labels.get("label")
+    label = case.labels.get("label")
     return None if task.key != "label" or task.coding.several or label is None else task.coding.label.index(label)
 
 

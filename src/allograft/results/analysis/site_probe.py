@@ -117,10 +117,9 @@ def seen(predictor: Any, cohort: Cohort) -> tuple[NDArray[np.float64], list[dict
         )
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     rows, predictions = [], []
-    hidden = replace(cohort.unlabelled(), sites=())
-    for which in range(len(cohort.cases)):
+    for whole in replace(cohort, sites=()).wholes():
         with features(encoder) as found:
-            predictions.append(whole_prediction(predictor, hidden.whole(which).to(device)))
+            predictions.append(whole_prediction(predictor, whole.batch.to(device)))
         if not found:
             raise SpecError("site probe: the model predicts without its encoder; probe the model that it was made from")
         rows.append(torch.cat(found).mean(0).numpy())

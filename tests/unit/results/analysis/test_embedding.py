@@ -88,8 +88,8 @@ def test_a_point_is_a_case_and_its_colour_the_loss(cohort: Cohort) -> None:
             range(len(part.cases)), key=lambda n, part=part: module.Seeds(0, ("embedding",)).number(part.cases[n].name)
         )
         for which in order:
-            prediction = predictor(part.unlabelled().whole(which))
-            losses.append(1 - VESSEL.measure(prediction, part, which)["dice"])  # type: ignore[operator]
+            prediction = predictor(part.whole(which).batch)
+            losses.append(1 - VESSEL.measure(prediction, part.whole(which))["dice"])  # type: ignore[operator]
     assert points.colour == pytest.approx(losses, abs=1e-6)
     # the same each time
     assert embedding(predictor, VESSEL, split(cohort), title="supervised at b") == found
@@ -98,7 +98,7 @@ def test_a_point_is_a_case_and_its_colour_the_loss(cohort: Cohort) -> None:
 @pytest.mark.parametrize(("spec", "key"), [(UNET, "mask"), (VIT, "label")], ids=["unet", "vit"])
 def test_features_are_the_encoders_last_averaged_over_space(cohort: Cohort, spec: dict[str, Any], key: str) -> None:
     network = made(spec)
-    image = cohort.whole(0)
+    image = cohort.whole(0).batch
     with features(network.encoder) as kept:
         Direct(network)(image.unlabelled())
     network.eval()
@@ -125,13 +125,11 @@ class Twice:
 def test_a_feature_is_the_mean_over_the_predictors_passes(cohort: Cohort) -> None:
     network = made(UNET)
     twice, once = Twice(Direct(network)), Direct(network)
-    encoder = encoder_of(twice)
+    encoder, images = encoder_of(twice), cohort.whole(0).batch
     assert encoder is network.encoder
-    feature, prediction = module._seen(twice, network.encoder, cohort, 0)
-    plain, expected = module._seen(once, network.encoder, cohort, 0)
-    mirrored = module._seen(Twice(lambda batch: once(replace(batch, image=-batch.image))), network.encoder, cohort, 0)[
-        0
-    ]
+    feature, prediction = module._seen(twice, network.encoder, images)
+    plain, expected = module._seen(once, network.encoder, images)
+    mirrored = module._seen(Twice(lambda batch: once(replace(batch, image=-batch.image))), network.encoder, images)[0]
     assert feature == pytest.approx(mirrored)
     assert feature != pytest.approx(plain)
     assert torch.equal(prediction["mask"], expected["mask"])
@@ -162,12 +160,12 @@ def test_losses_of_labels(cohort: Cohort) -> None:
     )
     logits = torch.tensor([[0.5, 2.0]])
     expected = -math.log(math.exp(2.0) / (math.exp(0.5) + math.exp(2.0)))
-    assert case_loss(Classification(("a", "b")), {"label": logits}, labelled, 0) == pytest.approx(expected)
+    assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.whole(0)) == pytest.approx(expected)
     several = replace(labelled, prepared=replace(cohort.prepared, coding=Multilabel(("a", "b")).coding))
     first, second = (1 / (1 + math.exp(-value)) for value in (0.5, 2.0))
     expected = -(math.log(1 - first) + math.log(second)) / 2
-    assert case_loss(Multilabel(("a", "b")), {"label": logits}, several, 0) == pytest.approx(expected)
-    assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.unlabelled(), 0) is None
+    assert case_loss(Multilabel(("a", "b")), {"label": logits}, several.whole(0)) == pytest.approx(expected)
+    assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.unlabelled().whole(0)) is None
 
 
 def test_a_classification_shows_unseen_cases_by_class_and_site(cohort: Cohort) -> None:

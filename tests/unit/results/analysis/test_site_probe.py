@@ -105,7 +105,7 @@ def test_features_are_the_encoders_and_labels_are_not_shown(tmp_path: Path) -> N
     rows, predictions = seen(model, cohort)
     model.network.eval()
     with torch.no_grad():
-        image = torch.cat([cohort.whole(which).image for which in range(3)])
+        image = torch.cat([cohort.whole(which).batch.image for which in range(3)])
         expected = model.network.encoder(image)[-1].mean((2, 3))
     torch.testing.assert_close(torch.from_numpy(rows).float(), expected, rtol=1e-5, atol=1e-6)
     assert [sorted(one) for one in predictions] == [["label"]] * 3

@@ -1,0 +1,69 @@
+"""One complete case: what a predictor is given, and the truth on the image's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from allograft.batch import Batch
+from allograft.cohort.manifest import Case
+from allograft.cohort.picture import Grid
+from allograft.cohort.prepared_images import PreparedImages
+from allograft.cohort.preprocessing import Geometry
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A complete case, as the judge and ``predict`` see it.
+
+    Args:
+        case: its row of the manifest.
+        batch: its images on the study's grid: B = 1, or one per slice of a volume; with their
+            ``extent`` where they were padded. It never holds a label.
+        prepared: where the truth is read from.
+        slice_axis: the axis of the study's grid across which slices were cut, or None.
+
+    The truth is read when it is asked for, on the image's own grid; ``KeyError`` where the label is
+    hidden.
+    """
+
+    case: Case
+    batch: Batch
+    prepared: PreparedImages = field(repr=False)
+    slice_axis: int | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the study's grid relates to the image's own."""
+        return self.prepared.image(self.case)[1]
+
+    @property
+    def grid(self) -> Grid:
+        """Where the image's own voxels lie."""
+        return self.prepared.grid(self.case)
+
+    def restack(self, values: Tensor) -> Tensor:
+        """A prediction for ``batch`` (B, K, *spatial) -> (K, *size) on the study's grid."""
+        return values[0] if self.slice_axis is None else values.movedim(0, 1 + self.slice_axis)
+
+    @property
+    def mask(self) -> Tensor:
+        """(*shape) int64 class indices, as stored."""
+        return self.prepared.stored_mask(self.case)
+
+    @property
+    def region(self) -> Tensor | None:
+        """(*shape) bool, the pixels that count; None when all do."""
+        return self.prepared.stored_region(self.case)
+
+    @property
+    def paired(self) -> Tensor:
+        """(C, *shape) float32, the paired image as shares of its range, see
+        ``Coding.paired_to_share``."""
+        return self.prepared.stored_pair(self.case)
+
+    @property
+    def label(self) -> int | list[float]:
+        """The index of the class, or with several labels 0.0 and 1.0 for each class."""
+        return self.prepared.coding.label_to_index(str(self.case.labels["label"]), self.case.name)
