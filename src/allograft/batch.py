@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from allograft.errors import SpecError
@@ -15,10 +16,27 @@ from allograft.errors import SpecError
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes of one image: ``xyxy`` (N, 4) float in pixels, end exclusive; ``label`` (N,) int64."""
+    """Boxes of one image: ``xyxy`` (N, 4) float in pixels, end exclusive; ``label`` (N,) int64, from
+    1; ``score`` (N,) float in [0, 1], of boxes that a network found.
+
+    >>> len(Boxes(torch.zeros(2, 4), torch.ones(2).long())[torch.tensor([True, False])])
+    1
+    """
 
     xyxy: Tensor
     label: Tensor
+    score: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, chosen: Tensor) -> Boxes:
+        """Some of the boxes, by a mask or by indices."""
+        return self.each(lambda tensor: tensor[chosen])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Boxes:
+        """The same boxes with every tensor changed."""
+        return Boxes(change(self.xyxy), change(self.label), None if self.score is None else change(self.score))
 
 
 Labels = Mapping[str, "Tensor | tuple[Boxes | None, ...]"]
@@ -118,7 +136,7 @@ def _each(
             return tensors(value)
         if boxes is not None:
             return boxes(value)
-        return tuple(None if one is None else Boxes(tensors(one.xyxy), tensors(one.label)) for one in value)
+        return tuple(None if image is None else image.each(tensors) for image in value)
 
     def perhaps(value: Tensor | None) -> Tensor | None:
         return None if value is None else tensors(value)
@@ -140,12 +158,18 @@ def collate(items: Sequence[Batch]) -> Batch:
     """Join batches along B. A label that only some of them have gets the ignore value in the
     others.
 
+    Images of several sizes are padded with 0 about their centres where there are boxes, and
+    ``extent`` says what is theirs; everywhere else they are refused.
+
     >>> case = Batch(torch.zeros(1, 1, 2, 2), torch.tensor([0]), ("a",))
     >>> both = collate([replace(case, labels={"label": torch.tensor([3])}), case])
     >>> both.labels["label"].tolist()
     [3, -100]
     """
     sizes = {tuple(item.image.shape[1:]) for item in items}
+    if len(sizes) > 1 and any("boxes" in item.labels for item in items):
+        items = _padded(items)
+        sizes = {tuple(item.image.shape[1:]) for item in items}
     if len(sizes) > 1:
         raise SpecError(
             f"images of {' and '.join(str(size) for size in sorted(sizes))} cannot share a batch (channels, size); "
@@ -167,6 +191,38 @@ def collate(items: Sequence[Batch]) -> Batch:
         extent=_join_all([item.extent for item in items], items),
         subjects=tuple(subject for item in items for subject in item.subjects),
         views={key: torch.cat([item.views[key] for item in items]) for key in items[0].views},
+    )
+
+
+def _padded(items: Sequence[Batch]) -> list[Batch]:
+    """Every image in the middle of the largest height and width; boxes move with it, and pixels of
+    a mask that are padding are not labelled."""
+    height, width = (max(item.image.shape[axis] for item in items) for axis in (-2, -1))
+    return [_in_the_middle(item, (height, width)) for item in items]
+
+
+def _in_the_middle(item: Batch, size: tuple[int, int]) -> Batch:
+    true = item.image.shape[-2:]
+    top, left = ((wanted - given + 1) // 2 for wanted, given in zip(size, true, strict=True))
+    pads = (left, size[1] - true[1] - left, top, size[0] - true[0] - top)
+    shift = torch.tensor([left, top, left, top])
+
+    def padded(value: Tensor) -> Tensor:
+        is_map = value.ndim == 4 and value.shape[-2:] == true
+        return F.pad(value, pads, value=IGNORED.get(value.dtype, 0)) if is_map else value
+
+    def moved(value: Tensor | tuple[Boxes | None, ...]) -> Tensor | tuple[Boxes | None, ...]:
+        if isinstance(value, Tensor):
+            return padded(value)
+        return tuple(None if boxes is None else replace(boxes, xyxy=boxes.xyxy + shift) for boxes in value)
+
+    return replace(
+        item,
+        image=F.pad(item.image, pads),
+        labels={key: moved(value) for key, value in item.labels.items()},
+        region=None if item.region is None else F.pad(item.region, pads),
+        extent=torch.tensor([tuple(true)] * len(item)) if item.extent is None else item.extent,
+        views={key: F.pad(value, pads) for key, value in item.views.items()},
     )
 
 

@@ -26,6 +26,7 @@ class Coding:
         paired: channels of the paired image; 0 when the study has none.
         paired_range: the values of the paired image that become 0 and 1; None = each channel's own
             smallest and largest.
+        boxes: class names of boxes; label i + 1 is the i-th.
 
     Example:
         >>> Coding(mask={"vessel": (1,)}).mask_to_index(np.array([[0, 255]]), "a.png").tolist()
@@ -38,6 +39,7 @@ class Coding:
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     paired: int = 0
     paired_range: tuple[float, float] | None = None
+    boxes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owners: dict[int, str] = {0: "background"}

@@ -4,7 +4,7 @@ are cohorts too."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.prepared_images import PreparedImages
@@ -21,6 +21,7 @@ from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.whole import Whole
 from allograft.errors import SpecError
 from allograft.seeds import Seeds
+from allograft.tree import content_hash
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Cohort:
         prepared: prepares and keeps arrays.
         slices: volumes as slices, or None.
         chosen: (case name, slice) pairs to keep, for a budget counted in slices.
+        given: case name -> boxes on the study's grid, in the place of those of the manifest.
     """
 
     cases: tuple[Case, ...]
@@ -59,6 +61,7 @@ class Cohort:
     prepared: PreparedImages
     slices: Slices | None = None
     chosen: frozenset[tuple[str, int]] | None = None
+    given: Mapping[str, Boxes] = field(default_factory=dict)
 
     @staticmethod
     def read(
@@ -103,7 +106,18 @@ class Cohort:
 
     def unlabelled(self) -> Cohort:
         """The same cases with every label absent."""
-        return replace(self, cases=tuple(case.unlabelled() for case in self.cases))
+        return replace(self, cases=tuple(case.unlabelled() for case in self.cases), given={})
+
+    def relabelled(self, boxes: Mapping[str, Boxes]) -> Cohort:
+        """The cases named here with other boxes, on the study's grid: pseudo-labels, say. Part of
+        the fingerprint.
+
+        Raises:
+            SpecError: a name that is no case of this cohort.
+        """
+        if unknown := sorted(boxes.keys() - {case.name for case in self.cases}):
+            raise SpecError(f"boxes are given for '{unknown[0]}', which is no case of the cohort")
+        return replace(self, given={**self.given, **boxes})
 
     def few(self, count: int, seeds: Seeds) -> Cohort:
         """``count`` items (slices, or cases without slicing); smaller counts are nested in larger
@@ -206,7 +220,12 @@ class Cohort:
             ),
             None if self.slices is None else [self.slices.axis, self.slices.neighbours],
             None if self.chosen is None else sorted(map(list, self.chosen)),
+            *([given] if (given := self._given_hashes()) else []),
         ]
+
+    def _given_hashes(self) -> list[list[str]]:
+        names = sorted(case.name for case in self.cases if case.name in self.given)
+        return [[name, content_hash(self.given[name].xyxy.tolist(), self.given[name].label.tolist())] for name in names]
 
     def _values(self, key: str) -> set[str]:
         """What an attribute is at these cases: a value that only others have changes no
@@ -225,6 +244,10 @@ class Cohort:
             labels["label"] = torch.tensor([value] * size)
         if "paired" in case.labels and coding.paired:
             labels["paired"] = self._cut(self.prepared.paired(case), places, neighbours=0)
+        if case.name in self.given:
+            labels["boxes"] = (self.given[case.name],)
+        elif "boxes" in case.labels and coding.boxes:
+            labels["boxes"] = (self.prepared.boxes(case),)
         region = self.prepared.region(case)
         attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
         spacing = geometry.spacing

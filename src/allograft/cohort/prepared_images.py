@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from allograft.batch import Boxes
 from allograft.cohort.alignment import aligned
+from allograft.cohort.boxes import boxes_to_grid, read_boxes
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
 from allograft.cohort.picture import Grid, Picture, check_pixels
@@ -113,6 +115,18 @@ class PreparedImages:
         """(*shape) int64 class indices, not resampled. ``KeyError`` when the mask is hidden."""
         path = Path(case.labels["mask"])
         return torch.from_numpy(self.coding.mask_to_index(self._on_grid(path, case).array[0], str(path)))
+
+    def boxes(self, case: Case) -> Boxes:
+        """The boxes on the study's grid, those that lie outside it left out. ``KeyError`` when they
+        are hidden."""
+        return boxes_to_grid(self.stored_boxes(case), self.image(case)[1])
+
+    def stored_boxes(self, case: Case) -> Boxes:
+        """The boxes in the image's own pixels. ``KeyError`` when they are hidden."""
+        path, shape = Path(case.labels["boxes"]), self.image(case)[1].shape
+        if len(shape) != 2:
+            raise ImageError(f"{path}: boxes of an image with {len(shape)} axes; detection works on 2-D images")
+        return read_boxes(path, self.coding.boxes, shape)
 
     def stored_pair(self, case: Case) -> Tensor:
         """(C, *shape) float32 of the paired image, not resampled. ``KeyError`` when it is

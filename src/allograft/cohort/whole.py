@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.cohort.manifest import Case
 from allograft.cohort.picture import Grid
 from allograft.cohort.prepared_images import PreparedImages
@@ -62,6 +62,11 @@ class Whole:
         """(C, *shape) float32, the paired image as shares of its range, see
         ``Coding.paired_to_share``."""
         return self.prepared.stored_pair(self.case)
+
+    @property
+    def boxes(self) -> Boxes:
+        """The boxes, in the image's own pixels."""
+        return self.prepared.stored_boxes(self.case)
 
     @property
     def label(self) -> int | list[float]:

@@ -178,10 +178,9 @@ def apply(
     shape = image.shape[1:]
     size = tuple(shape) if size is None else tuple(size)
     _check(image, labels, draw, size=size, centre=centre, spacing=spacing)
-    middle = centre or tuple((n - 1) / 2 for n in shape)
-    start = [math.ceil(c - (n - 1) / 2 - 0.5) for c, n in zip(middle, size, strict=True)]
+    start = crop_start(shape, size, centre)
     if any(draw.angles) or draw.log_scale:
-        theta = _affine(draw, shape, size, start, spacing)
+        theta = affine(draw, shape, size, start, spacing)
         image, moved = _resample(image, labels, theta, size)
     else:
         axes = [axis - len(shape) for axis, flipped in enumerate(draw.flips) if flipped]
@@ -190,7 +189,14 @@ def apply(
     return _change_intensity(image, draw, rng), moved
 
 
-def _affine(
+def crop_start(shape: Sequence[int], size: Sequence[int], centre: Sequence[float] | None) -> list[int]:
+    """The first voxel of a crop of ``size`` about ``centre``, by default the image's own; see
+    ``apply``."""
+    middle = centre or tuple((n - 1) / 2 for n in shape)
+    return [math.ceil(c - (n - 1) / 2 - 0.5) for c, n in zip(middle, size, strict=True)]
+
+
+def affine(
     draw: Draw, shape: Sequence[int], size: Sequence[int], start: Sequence[int], spacing: Sequence[float] | None
 ) -> Tensor:
     """``theta`` of ``affine_grid``: from places in the crop to places in the input, both in [-1, 1]

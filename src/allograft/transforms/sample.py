@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from allograft.batch import Batch
 from allograft.transforms.augmentation import Draw, apply, draw
+from allograft.transforms.boxes import move_boxes
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Sample:
     centre: tuple[float, ...] | None = None
 
     def __call__(self, case: Batch, rng: Generator) -> Batch:
-        """``case`` has B = 1. Dense labels and the region move with the image; all else stays."""
+        """``case`` has B = 1. Dense labels, boxes and the region move with the image; all else
+        stays."""
         size = case.image.shape[2:]
         dense: dict[str, Tensor] = {
             key: value[0] for key, value in case.labels.items() if isinstance(value, Tensor) and value.shape[2:] == size
@@ -48,6 +50,12 @@ class Sample:
         image, moved = apply(case.image[0], dense, drawn, rng, size=self.patch, centre=centre, spacing=spacing)
         region = moved.pop("region")[None] if case.region is not None else None
         labels = {**case.labels, **_batched(moved)}
+        if "boxes" in case.labels:
+            (boxes,) = case.labels["boxes"]
+            if boxes is not None:
+                wanted = self.patch or size
+                boxes = move_boxes(boxes, drawn, size, size=wanted, centre=centre, spacing=spacing)
+            labels["boxes"] = (boxes,)
         return replace(case, image=image[None], labels=labels, region=region)
 
 
