@@ -57,6 +57,7 @@ NETWORKS = {
     "swin": "allograft.networks.backbone:swin",
     "timm": "allograft.networks.backbone:timm",
     "stain_cnn": "allograft.networks.stain_cnn:stain_cnn",
+    "faster_rcnn": "allograft.networks.detector:faster_rcnn",
 }
 
 SURGERY = {
@@ -103,6 +104,7 @@ TASKS = {
     "multilabel": "allograft.tasks.multilabel:Multilabel",
     "multitask": "allograft.tasks.multitask:Multitask",
     "synthesis": "allograft.tasks.synthesis:Synthesis",
+    "detection": "allograft.tasks.detection:Detection",
 }
 
 PHANTOMS = {

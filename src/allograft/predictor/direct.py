@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allograft.batch import Batch, Boxes
+from allograft.cohort.boxes import inside
 from allograft.errors import ModelError
 from allograft.networks import AnyNetwork
 
@@ -88,7 +89,12 @@ def padded(network: Padded, image: Tensor) -> dict[str, Tensor]:
     pads = [amount for gap in reversed(missing) for amount in (0, gap)]
     whole = F.pad(image, pads, mode="replicate")
     cut: tuple[EllipsisType | slice[int, int, int | None], ...] = (..., *(slice(0, size) for size in sizes))
-    return {key: value[cut] if value.shape[2:] == whole.shape[2:] else value for key, value in network(whole).items()}
+    return {
+        key: (value[cut] if value.shape[2:] == whole.shape[2:] else value)
+        if isinstance(value, Tensor)
+        else tuple(inside(boxes, sizes) for boxes in value)
+        for key, value in network(whole).items()
+    }
 
 
 @contextmanager

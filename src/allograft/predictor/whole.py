@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.cohort.readers import SUFFIXES
 from allograft.predictor.direct import Predictor
 
@@ -29,7 +29,8 @@ def _joined(parts: Sequence[Tensor | tuple[Any, ...]]) -> Any:
     end."""
     if all(isinstance(part, Tensor) for part in parts):
         return torch.cat([part.cpu() for part in parts if isinstance(part, Tensor)])
-    return tuple(one for part in parts for one in part)
+    values = (value for part in parts for value in part)
+    return tuple(value.each(Tensor.cpu) if isinstance(value, Boxes) else value for value in values)
 
 
 def case_facts(prediction: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.cohort import Coding, Whole
 from allograft.errors import SpecError, nearest
 
 Outputs = Mapping[str, Tensor]
 """What a network gives, keyed like labels: logits "mask" (B, K, *spatial) and "label" (B, K),
-"paired" (B, C, *spatial)."""
+"paired" (B, C, *spatial). A detector gives "boxes", B ``Boxes``, which only its task looks at."""
 Forward = Callable[[Tensor], Outputs]
 """Images (B, C, *spatial) -> outputs: a network."""
 Value = float | str | list[float] | None
@@ -34,6 +34,7 @@ class Answer:
             made, as shares of ``span``.
         warnings: what a reader of the result should know.
         span: what 0 and 1 of the maps stand for, in the unit of the image.
+        boxes: with their scores, in the image's own pixels, or None.
         unit: of the volumes: mm3, mm2 of a plane whose thickness is not known, pixels of a
             photograph; None without a mask.
     """
@@ -44,6 +45,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     span: tuple[float, float] = (0.0, 1.0)
     unit: str | None = None
+    boxes: Boxes | None = None
 
 
 class Task(Protocol):
@@ -79,7 +81,7 @@ class Task(Protocol):
     def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """What the prediction of a complete case says of its image; no label is looked at."""
 
-    def truth(self, whole: Whole) -> Tensor | int | list[float]:
+    def truth(self, whole: Whole) -> Tensor | Boxes | int | list[float]:
         """The label of a complete case on the image's own grid; ``KeyError`` where it is hidden."""
 
     def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:

@@ -264,12 +264,14 @@ def features(encoder: nn.Module) -> Iterator[list[Tensor]]:
 
 def case_loss(task: Any, prediction: Mapping[str, Tensor], whole: Whole) -> float | None:
     """1 - headline of a case, or mean -log of the probabilities of its label(s); None without a
-    label, or where it is undefined."""
+    label, where it is undefined, and for boxes."""
     if task.key not in whole.case.labels:
         return None
     measured = task.measure(prediction, whole)
     if task.headline in measured:
         return None if measured[task.headline] is None else 1.0 - float(measured[task.headline])
+    if task.key != "label":
+        return None
     if isinstance(measured["label"], list):
         pairs = zip(measured["label"], measured["probabilities"], strict=True)
         right = [p if present > 0.5 else 1 - p for present, p in pairs]
