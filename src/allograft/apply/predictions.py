@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from allograft.apply import load
 from allograft.apply.model import Predicted
@@ -18,7 +19,9 @@ from allograft.errors import AllograftError, ImageError, OutputError, UnitsFaile
 from allograft.grey import plane
 from allograft.predictor.whole import stem
 from allograft.report import draw_overlay, slice_of
-from allograft.tree import append_bytes, replace_file, write_bytes
+from allograft.report.boxes import draw_boxes
+from allograft.tasks import Answer
+from allograft.tree import append_bytes, replace_file, write_bytes, write_json
 
 
 def write_predictions(
@@ -33,7 +36,9 @@ def write_predictions(
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
     image.
 
-    Models that segment also leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and
+    Models that find boxes leave ``OUT/NAME_boxes.json`` of each image, which a manifest's column
+    ``boxes`` can name, and ``OUT/coco.json`` with those of all images of this call, in COCO's form.
+    Models that segment leave ``OUT/NAME_mask.png`` (or ``.nii.gz`` with the image's affine and
     shape) for each image. Files and row of an image appear one after the other when all of them are
     made, the row first, so that no mask is without its row, however the process ends. Rows of other
     images that are in OUT already stay. An image that cannot be predicted gets a row whose warnings
@@ -50,6 +55,7 @@ def write_predictions(
     loaded, table = load(model, device=device), ResultsTable(out / "results.csv")
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
+    found: list[Predicted] = []
     for one in loaded.predict(list(images), failed=failed):
         name = output_name(one.name)
         if name in names:
@@ -65,6 +71,10 @@ def write_predictions(
         table.add(row)
         for hidden, path in made.items():
             replace_file(hidden, path)
+        if one.answer.boxes is not None:
+            found.append(one)
+    if found:
+        write_json(out / "coco.json", coco(found))
     if len(failed) == 1 and not names:
         raise next(iter(failed.values()))
     table.add_failed(failed, table.columns or ["image", "warnings"])
@@ -135,6 +145,38 @@ class ResultsTable:
         return text.getvalue().encode()
 
 
+def boxes_file(answer: Answer) -> dict[str, list[Any]]:
+    """Boxes as a manifest's column ``boxes`` names them, with their scores."""
+    boxes, classes = answer.boxes, list(answer.values)  # a count of each class, in their order
+    assert boxes is not None
+    assert boxes.score is not None
+    return {
+        "boxes": boxes.xyxy.tolist(),
+        "labels": [classes[label - 1] for label in boxes.label.tolist()],
+        "scores": boxes.score.tolist(),
+    }
+
+
+def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
+    """Boxes of several images in COCO's form: x, y, width and height in pixels."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, one in enumerate(predicted, 1):
+        rows, columns = one.grid.shape
+        images.append({"id": number, "file_name": one.name, "height": rows, "width": columns})
+        boxes = one.answer.boxes
+        assert boxes is not None
+        assert boxes.score is not None
+        for (x0, y0, x1, y1), label, score in zip(
+            boxes.xyxy.tolist(), boxes.label.tolist(), boxes.score.tolist(), strict=True
+        ):
+            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0, "score": score}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label, **box})
+    classes = enumerate(predicted[0].answer.values, 1)
+    categories = [{"id": label, "name": name} for label, name in classes]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
 def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> dict[Path, Path]:
     """Write the pictures of an answer; a class alone leaves none.
 
@@ -159,6 +201,11 @@ def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: 
             image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)
             write_bytes(beside("overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
+    if answer.boxes is not None:
+        write_json(beside("boxes.json"), boxes_file(answer))
+        if overlay:
+            image = plane(read_image(one.files, nan=0.0).array)
+            write_bytes(beside("overlay.png"), draw_boxes(image, None, answer.boxes))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
         # a PNG holds shares of 65535
         low, high = answer.span if one.affine is not None else (0.0, 1.0)

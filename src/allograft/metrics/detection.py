@@ -36,12 +36,14 @@ class Matches:
         label: (N,) int64.
         matched: (N, 10) bool, whether a box is a true one under each of ``THRESHOLDS``.
         truths: label -> how many true boxes there are.
+        recalled: (M, 10) bool, whether each true box was found; None where that is not kept.
     """
 
     score: Tensor
     label: Tensor
     matched: Tensor
     truths: Mapping[int, int]
+    recalled: Tensor | None = None
 
 
 def match(
@@ -61,21 +63,23 @@ def match(
     xyxy, label, score = xyxy[order].double(), label[order], score[order]
     kept = torch.zeros(len(label), dtype=torch.bool)
     matched = torch.zeros(len(label), len(THRESHOLDS), dtype=torch.bool)
+    recalled = torch.zeros(len(true_label), len(THRESHOLDS), dtype=torch.bool)
     for name in label.unique().tolist():
-        own, true = (label == name).nonzero()[:, 0][:most], true_xyxy[true_label == name].double()
+        own, true = (label == name).nonzero()[:, 0][:most], (true_label == name).nonzero()[:, 0]
         kept[own] = True
-        matched[own] = _paired(box_overlap(xyxy[own], true))
+        matched[own], recalled[true] = _paired(box_overlap(xyxy[own], true_xyxy[true].double()))
     truths = {int(name): int((true_label == name).sum()) for name in true_label.unique()}
-    return Matches(score[kept], label[kept], matched[kept], truths)
+    return Matches(score[kept], label[kept], matched[kept], truths, recalled)
 
 
-def _paired(overlap: Tensor) -> Tensor:
-    """(N, M) overlaps, rows most certain first -> (N, 10) bool."""
+def _paired(overlap: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, M) overlaps, rows most certain first -> (N, 10) bool, the true ones, and (M, 10) bool,
+    the true boxes that they are."""
     thresholds = torch.tensor(THRESHOLDS, dtype=torch.float64).clamp_max(1 - 1e-10)
     count, truths = overlap.shape
     matched = torch.zeros(count, len(thresholds), dtype=torch.bool)
     if not truths:
-        return matched
+        return matched, torch.zeros(0, len(thresholds), dtype=torch.bool)
     free = torch.ones(len(thresholds), truths, dtype=torch.bool)
     at = torch.arange(len(thresholds))
     for row in range(count):
@@ -83,7 +87,7 @@ def _paired(overlap: Tensor) -> Tensor:
         best = truths - 1 - open_to.flip(1).argmax(1)  # of equal overlaps the last, as COCO has it
         matched[row] = open_to[at, best] >= thresholds
         free[at[matched[row]], best[matched[row]]] = False
-    return matched
+    return matched, ~free.T
 
 
 def detection_metrics(images: Sequence[Matches]) -> dict[str, float]:

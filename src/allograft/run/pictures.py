@@ -19,6 +19,7 @@ from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import whole_prediction
+from allograft.report.boxes import draw_boxes
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.report.facts import ordinals
 from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Slice
@@ -27,6 +28,7 @@ from allograft.results.models import model_folder
 from allograft.results.select import Line
 from allograft.seeds import Seeds
 from allograft.study.world import World
+from allograft.tasks import Answer
 
 WANTED = ("worst", "median", "best")
 UNLABELLED = ("surest", "median", "least sure")
@@ -61,12 +63,16 @@ class Models:
         predictor, card = load_predictor(folder, template=self.template)
         return predictor, sites_of(card)
 
-    def find(self, model: Loaded, name: str) -> Mask:
-        """A case's mask on its own grid: (*spatial) class indices."""
+    def answer(self, model: Loaded, name: str) -> Answer:
+        """What a model says of a case."""
         predictor, sites = model
         whole = replace(self.world.named(name), sites=sites).whole(0)
-        mask = self.world.study.made_task.answer(whole_prediction(predictor, whole.batch), whole).mask
-        assert mask is not None  # pictures are of segmentations
+        return self.world.study.made_task.answer(whole_prediction(predictor, whole.batch), whole)
+
+    def find(self, model: Loaded, name: str) -> Mask:
+        """A case's mask on its own grid: (*spatial) class indices."""
+        mask = self.answer(model, name).mask
+        assert mask is not None
         return mask.numpy()
 
     def truth(self, name: str) -> Mask | None:
@@ -91,13 +97,15 @@ def pictures_of(
     Args:
         template: the user's own network, if any.
     """
-    if "mask" not in world.study.made_task.outputs:
+    outputs = world.study.made_task.outputs
+    if not {"mask", "boxes"} & outputs.keys():
         return {}
     models, known = Models(out, world, table, template), ordinals(table)
     drawn = {(line.title, line.target): _pictures(models, line, known) for line in table}
-    drawn |= {
-        (DISAGREEMENT, question.name): _disputed(models, question.name, known) for question in world.study.questions
-    }
+    if "mask" in outputs:
+        drawn |= {
+            (DISAGREEMENT, question.name): _disputed(models, question.name, known) for question in world.study.questions
+        }
     return {key: every for key, every in drawn.items() if every}
 
 
@@ -106,7 +114,8 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
     if folder is None or run is None:
         return []
     cases = [case for record in run.tests[line.target][:1] for case in record.cases]
-    words, key = WANTED, models.world.study.made_task.headline
+    is_boxes = "boxes" in models.world.study.made_task.outputs
+    words, key = WANTED, "f1" if is_boxes else models.world.study.made_task.headline
     if not any(case.get(key) is not None for case in cases):
         words, key = UNLABELLED, "entropy"
     scores = {case["case"]: case[key] for case in cases if case.get(key) is not None}
@@ -116,14 +125,19 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
         return []
     model = models.load(folder)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
-    return [
-        _overlay(models, name, models.find(model, name), word, f"{subjects[name]}, {key} {scores[name]:.3f}")
-        for word, name in chosen
-    ]
+    draw = _boxes if is_boxes else _overlay
+    return [draw(models, model, name, word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
 
 
-def _overlay(models: Models, name: str, found: Mask, title: str, caption: str) -> Picture:
-    image, truth = models.image(name), models.truth(name)
+def _boxes(models: Models, model: Loaded, name: str, title: str, caption: str) -> Picture:
+    boxes, cohort = models.answer(model, name).boxes, models.world.named(name)
+    assert boxes is not None
+    truth = cohort.whole(0).boxes if "boxes" in cohort.cases[0].labels else None
+    return Picture(title, caption, draw_boxes(plane(models.image(name), 0), truth, boxes))
+
+
+def _overlay(models: Models, model: Loaded, name: str, title: str, caption: str) -> Picture:
+    image, found, truth = models.image(name), models.find(model, name), models.truth(name)
     marked = found if truth is None else np.maximum(truth, found)
 
     def draw(index: int, window: tuple[float, float] | None) -> bytes:

@@ -105,13 +105,20 @@ class Detection:
         return whole.boxes
 
     def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
-        """What an image contributes to AP and AR: of each box found its ``score``, its class and
-        the thresholds under which it is a true one, as bits; and the true boxes of each class."""
+        """What an image contributes to AP and AR: of each box found its score, its class and the
+        thresholds under which it is a true one, as bits; and the true boxes of each class.
+
+        Beside them ``f1``, of the boxes that are certain enough and overlap by half; 1 where there
+        is nothing and nothing was found.
+        """
         found, truth = self.found(prediction, whole), self.truth(whole)
         assert found.score is not None
         own = match(found.xyxy, found.label, found.score, truth.xyxy, truth.label, most=MOST)
         bits = (own.matched.long() << torch.arange(len(THRESHOLDS))).sum(1)
+        certain = own.matched[own.score >= self.confidence, THRESHOLDS.index(0.5)]
+        both = len(certain) + len(truth)
         return {
+            "f1": 2 * int(certain.sum()) / both if both else 1.0,
             "scores": own.score.tolist(),
             "labels": own.label.double().tolist(),
             "matched": bits.double().tolist(),

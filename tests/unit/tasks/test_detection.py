@@ -1,0 +1,97 @@
+"""Detection: a whole case is judged in its own pixels, and a test set by all its boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from allograft.batch import Batch, Boxes
+from allograft.cohort import Cohort, Preprocessing
+from allograft.errors import SpecError
+from allograft.metrics.detection import detection_metrics, match
+from allograft.networks import Wrapped
+from allograft.tasks.detection import Detection
+
+TASK = Detection(("cell", "debris"))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 255, (20, 40), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.json").write_text(json.dumps({"boxes": [[0, 0, 10, 10], [20, 0, 30, 10]], "labels": ["cell"] * 2}))
+    (tmp_path / "b.json").write_text(json.dumps({"boxes": [], "labels": []}))
+    (tmp_path / "manifest.csv").write_text("image,boxes,subject,site\na.png,a.json,1,s\nb.png,b.json,2,s\n")
+    # twice as wide as stored: what is found is measured on the stored image
+    return Cohort.read(tmp_path / "manifest.csv", TASK.coding, preprocessing=Preprocessing(size=(20, 80)))
+
+
+def _found(*boxes: tuple[list[float], int, float]) -> dict[str, tuple[Boxes, ...]]:
+    xyxy, label, score = zip(*boxes, strict=True) if boxes else ((), (), ())
+    made = Boxes(
+        torch.tensor(xyxy, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(label, dtype=torch.int64),
+        torch.tensor(score, dtype=torch.float32),
+    )
+    return {"boxes": (made,)}
+
+
+def test_boxes_are_judged_in_the_images_own_pixels(cohort: Cohort) -> None:
+    prediction = _found(([60.0, 0, 80, 10], 1, 0.6), ([0.0, 0, 20, 10], 1, 0.9), ([0.0, 0, 20, 10], 2, 0.7))
+    measured = TASK.measure(prediction, cohort.whole(0))  # type: ignore[arg-type]
+    assert measured["scores"] == pytest.approx([0.9, 0.7, 0.6])
+    assert measured["labels"] == [1, 2, 1]
+    assert measured["matched"] == [1023, 0, 0]  # all ten thresholds; another class; nowhere near
+    assert measured["truths"] == [2, 0]
+    assert measured["f1"] == pytest.approx(2 * 1 / (3 + 2))
+    assert TASK.measure(_found(), cohort.whole(1))["f1"] == 1.0  # type: ignore[arg-type]
+
+
+def test_a_test_set_is_measured_from_its_records(cohort: Cohort) -> None:
+    first = _found(([0.0, 0, 20, 10], 1, 0.9), ([44.0, 0, 60, 10], 1, 0.8))
+    second = _found(([0.0, 0, 4, 4], 1, 0.85))
+    cases = [
+        json.loads(json.dumps(TASK.measure(prediction, cohort.whole(number))))  # type: ignore[arg-type]
+        for number, prediction in enumerate((first, second))
+    ]
+    one = torch.ones(2, dtype=torch.int64)
+    truth = torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [22.0, 0, 30, 10]])
+    expected = detection_metrics(
+        [
+            match(boxes, one, torch.tensor([0.9, 0.8]), truth, one),
+            match(torch.tensor([[0.0, 0, 2, 4]]), one[:1], torch.tensor([0.85]), truth[:0], one[:0]),
+        ]
+    )
+    assert TASK.aggregate(cases) == pytest.approx(expected)
+    assert TASK.aggregate([]) == {}
+    assert TASK.aggregate(cases[1:])["ap50"] is None
+
+
+def test_an_answer_counts_what_is_certain_enough(cohort: Cohort) -> None:
+    prediction = _found(([40.0, 0, 60, 10], 1, 0.4), ([0.0, 0, 20, 10], 1, 0.9))
+    answer = TASK.answer(prediction, cohort.unlabelled().whole(0))  # type: ignore[arg-type]
+    assert answer.values == {"cell": 1, "debris": 0}
+    assert answer.warnings == ("no debris found",)
+    assert answer.boxes is not None
+    assert answer.boxes.xyxy.tolist() == [[0, 0, 10, 10]]
+    with pytest.raises(KeyError):
+        TASK.measure(prediction, cohort.unlabelled().whole(0))  # type: ignore[arg-type]
+
+
+def test_what_it_cannot_do_is_said(cohort: Cohort) -> None:
+    with pytest.raises(SpecError, match="confidence is 2"):
+        Detection(("cell",), confidence=2)
+    with pytest.raises(SpecError, match="has 0 names"):
+        Detection(())
+    batch = Batch(torch.zeros(1, 1, 8, 8), torch.tensor([0]), ("a",), {"boxes": (None,)})
+    with pytest.raises(SpecError, match="faster_rcnn"):
+        TASK.objective(Wrapped(torch.nn.Conv2d(1, 1, 1), "boxes"), batch)
+    with pytest.raises(SpecError, match="inside"):
+        TASK.loss({}, batch)
