@@ -16,8 +16,8 @@ from allograft.errors import SpecError
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes of one image: ``xyxy`` (N, 4) float in pixels, end exclusive; ``label`` (N,) int64, from
-    1; ``score`` (N,) float in [0, 1], of boxes that a network found.
+    """Boxes of one image: ``xyxy`` (N, 4) float in pixels, end exclusive; ``label`` (N,) int64,
+    from 1; ``score`` (N,) float in [0, 1], of boxes that a network found.
 
     >>> len(Boxes(torch.zeros(2, 4), torch.ones(2).long())[torch.tensor([True, False])])
     1

@@ -43,6 +43,7 @@ METHODS = {
     "cyclegan": "allograft.methods.cyclegan:CycleGan",
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
+    "sissi": "allograft.methods.sissi:Sissi",
 }
 
 NETWORKS = {

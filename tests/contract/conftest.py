@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.contract.undisturbed import CHECKPOINTS, Undisturbed, undisturbed_run
+from tests.contract.undisturbed import Undisturbed, undisturbed_run, with_checkpoints
 from tests.contract.world import write_cohort
 
 
@@ -34,6 +34,8 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     @cache
     def of(name: str, *, checkpoints: bool = False) -> Undisturbed:
-        return undisturbed_run(name, manifest, tmp_path_factory.mktemp(name), **(CHECKPOINTS if checkpoints else {}))
+        return undisturbed_run(
+            name, manifest, tmp_path_factory.mktemp(name), **(with_checkpoints(name) if checkpoints else {})
+        )
 
     return of

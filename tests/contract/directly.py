@@ -77,5 +77,7 @@ def unseen_images(world: World) -> Batch:
     return collate([cohort.case(index) for index in range(len(cohort))])
 
 
-def _bytes(value: Tensor) -> bytes:
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, Tensor):
+        return b"".join(_bytes(part) for boxes in value for part in (boxes.xyxy, boxes.label, boxes.score))
     return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.undisturbed import CHECKPOINTS, PLACES, Undisturbed, belongs, watch_writes, weights
+from tests.contract.undisturbed import PLACES, Undisturbed, belongs, watch_writes, weights, with_checkpoints
 from tests.contract.world import METHODS, request, run, session_of, told
 
 from allograft.context import Store
@@ -65,6 +65,6 @@ def test_killed_between_checkpoints_and_resumed_is_undisturbed(
     name: str, place: str, manifest: Path, undisturbed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make(out: Path) -> Session:
-        return session_of(manifest, out, request(name), **CHECKPOINTS)
+        return session_of(manifest, out, request(name), **with_checkpoints(name))
 
     killed_and_resumed(undisturbed(name, checkpoints=True), place, make, tmp_path / "out", monkeypatch)

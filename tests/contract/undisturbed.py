@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.world import draws_of, request, run, session_of
+from tests.contract.world import contract, draws_of, request, run, session_of
 
 from allograft import tree
 from allograft.context import Store
@@ -17,7 +17,13 @@ from allograft.results.record import Record
 from allograft.study.plan import Row
 from allograft.tree import digest
 
-CHECKPOINTS: dict[str, Any] = {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 2, "checkpoints": 3}}
+
+def with_checkpoints(name: str) -> dict[str, Any]:
+    """The study of a method with two models along the way of each training."""
+    budget = {"steps": 3, "adapt_steps": 3, "batch_size": 2, **contract(name).study.get("budget", {})}
+    return {"budget": {**budget, "checkpoints": 3}}
+
+
 """A study that judges models along the way."""
 PLACES = ("first", "middle", "last")
 """Writes of a unit after which it is killed: its first one, the middle of its checkpoints, and the

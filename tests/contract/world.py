@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from allograft.cohort.readers import read_mask
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.histology import write_histology
 from allograft.results.record import Record, read_all
@@ -120,7 +122,9 @@ def write_cohort(folder: Path) -> Path:
         {**row, "image": _uncompressed(patches.parent / row["image"], folder / "patches")} for row in _listed(patches)
     ]
     _write(folder / "patches" / "manifest.csv", one_each)
-    return _write(folder / "manifest.csv", rows)
+    manifest = _write(folder / "manifest.csv", rows)
+    _write_boxes(manifest)
+    return manifest
 
 
 def _listed(manifest: Path) -> list[dict[str, str]]:
@@ -152,6 +156,17 @@ def _write(path: Path, rows: list[dict[str, str]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def _write_boxes(manifest: Path) -> None:
+    """``boxes.csv`` beside the manifest: in the place of each mask the box around it."""
+    rows = list(csv.DictReader(manifest.read_text().splitlines()))
+    for row in rows:
+        y, x = np.nonzero(read_mask(manifest.parent / row.pop("mask")).array[0])
+        box = [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
+        row["boxes"] = f"{Path(row['image']).stem}.json"
+        (manifest.parent / row["boxes"]).write_text(json.dumps({"boxes": [box], "labels": ["brain"]}))
+    _write(manifest.with_name("boxes.csv"), rows)
 
 
 def session_of(manifest: Path, out: Path, recipe: Any, *, fabric: Any = None, **changes: Any) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,10 @@ class _Cohort:
 
     def whole(self, which: int) -> Batch:
         return _batch(self.images[which], (f"c{which}",))
+
+    def wholes(self) -> Iterator[Any]:
+        for number, case in enumerate(self.cases):
+            yield SimpleNamespace(case=case, batch=self.whole(number))
 
     case = whole
 

@@ -33,7 +33,13 @@ STUDIES: dict[str, dict[str, Any]] = {
     "restore": {"pool": ["a", "b"], "recipes": ["restore", {"supervised": {"first": "restore"}}]},
     "refine": {"pool": ["a", "b"], "recipes": ["refine"]},
     "grow": {**STREAM, "recipes": ["grow"]},
-    **{name: {"recipes": [name]} for name in ("meta", "selflabel", "index", "sample")},
+    **{name: {"recipes": [name]} for name in ("meta", "index", "sample")},
+    "selflabel": {
+        "cohort": "boxes.csv",
+        "task": {"detection": {"classes": ["brain"]}},
+        "network": {"faster_rcnn": {"backbone": "tiny", "detections": 20}},
+        "recipes": ["selflabel"],
+    },
 }
 PREDICTORS = {"toy_routed": "Routed", "toy_retrieval": "Retrieval", "toy_sampler": "Sampler"}
 
@@ -148,7 +154,9 @@ def test_two_processes_equal_one(manifest: Path, tmp_path: Path) -> None:
             two = units[1][title]
             assert one is not None
             assert two is not None
-            torch.testing.assert_close(two[0].network.state_dict(), one[0].network.state_dict(), rtol=1e-5, atol=1e-6)
+            # which of two equal proposals a detector keeps is a choice that rounding can turn
+            close = {"rtol": 1e-5, "atol": 1e-6} if name != "selflabel" else {"rtol": 0.01, "atol": 1e-3}
+            torch.testing.assert_close(two[0].network.state_dict(), one[0].network.state_dict(), **close)
 
 
 def _title(folder: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allograft.batch import Batch
+from allograft.batch import Batch, Boxes
 from allograft.cohort import Cohort
 from allograft.cohort.orders import Episodes, by_subject
 from allograft.context import Context
@@ -204,10 +204,10 @@ class Meta:
         return Carry(network)
 
 
-# ---------------------------------------------------------- labels that a model makes once
+# ---------------------------------------------------------- boxes that a model makes once
 @dataclass(frozen=True)
 class SelfLabel:
-    """Train on the source, label the target by it once, and train on."""
+    """Train a detector on the source, let it find the target's boxes once, and train on these."""
 
     first: AnyRecipe = field(default_factory=lambda: _supervised())
     paper: ClassVar[Paper | None] = None
@@ -217,26 +217,20 @@ class SelfLabel:
         network = (yield from context.run(self.first, scenario, network)).network
         target = scenario.target[0]
 
-        def labels() -> dict[str, Tensor]:
-            with evaluation_mode(network):
-                return {
-                    target.cases[i].name: network(context.fabric.to_device(target.case(i)).image)["mask"].argmax(1)[0]
-                    for i in range(len(target))
-                }
+        def boxes() -> dict[str, dict[str, Tensor]]:
+            found = {}
+            for whole in target.wholes():
+                (each,) = Direct(network)(context.fabric.to_device(whole.batch))["boxes"]
+                assert isinstance(each, Boxes)
+                found[whole.case.name] = {"xyxy": each.xyxy[:3], "label": each.label[:3]}
+            return found
 
-        known = context.once("labels", labels)
-        batches = context.loader([target], "target", transform=Labelled(known))
+        known = context.once("boxes", boxes)
+        corrected = target.relabelled({name: Boxes(**each) for name, each in known.items()})
+        batches = context.loader([corrected], "target")
         train(context.gradient_step(network.train(), steps=2), batches, steps=2, context=context)
         yield Stage("adapted", Direct(network), scenario.sites)
         return Carry(network)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    known: Mapping[str, Tensor]
-
-    def __call__(self, case: Batch, rng: torch.Generator) -> Batch:
-        return replace(case, labels={"mask": self.known[case.cases[0]][None, None].long()})
 
 
 def _supervised() -> Any:

@@ -188,16 +188,16 @@ def _bare(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(found: Evaluation, site: str) -> str:
-    """A site's metrics in a line, each with the number of cases that it is undefined in and its mean
-    leaves out."""
+    """A site's metrics in a line, each with the number of cases in which it is undefined and which
+    its mean leaves out."""
     count, metrics = sum(case["site"] == site for case in found.cases), found.metrics[site]
-    told = []
+    words = []
     for name, value in metrics.items():
         if not name.startswith("undefined/"):
             undefined = metrics.get(f"undefined/{name}")
-            told.append(f"{name} {'undefined' if value is None else format(value, '.3f')}")
-            told[-1] += f" ({undefined:.0f} of {count} cases undefined)" if undefined else ""
-    return f"{site}: {', '.join(told)}"
+            words.append(f"{name} {'undefined' if value is None else format(value, '.3f')}")
+            words[-1] += f" ({undefined:.0f} of {count} cases undefined)" if undefined else ""
+    return f"{site}: {', '.join(words)}"
 
 
 def write_evaluation(found: Evaluation, path: Path) -> None:

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from allograft.batch import Boxes
 from allograft.errors import SpecError
 from allograft.networks.network import Network
-from allograft.nn.processes import count_over_processes
+from allograft.nn.processes import count_over_processes, processes
 
 TERMS = {
     "loss_classifier": "classification",
@@ -23,7 +24,7 @@ TERMS = {
     "loss_objectness": "objectness",
     "loss_rpn_box_reg": "proposal_regression",
 }
-"""torchvision's names of the four terms (Ren et al. 2015, eq. 1, of proposals and of boxes) -> ours."""
+"""torchvision's names of the four terms (Ren et al. 2015, eq. 1) -> ours."""
 
 
 class PyramidEncoder(nn.Module):
@@ -71,7 +72,7 @@ class DetectionHead(nn.Module):
         """
         labelled = [number for number, each in enumerate(boxes) if each is not None]
         count = count_over_processes(features[0].new_tensor([each is not None for each in boxes], dtype=torch.bool))
-        base = int(torch.randint(2**31, ()))  # the same in every process
+        base = _of_first_process(torch.randint(2**31, (1,), device=features[0].device))
         terms = {name: features[0].sum() * 0 for name in TERMS.values()}
         for number in labelled:
             each = boxes[number]
@@ -107,6 +108,13 @@ class DetectionHead(nn.Module):
         """What torchvision wants to know of the images: how many, and their size."""
         count, (height, width) = len(features[0]), (self.stride * side for side in features[0].shape[-2:])
         return ImageList(features[0].new_zeros(()).expand(count, 1, height, width), [(height, width)] * count)
+
+
+def _of_first_process(value: Tensor) -> int:
+    """Each process draws numbers of its own; an image's anchors must not depend on where it is."""
+    if processes() > 1:
+        dist.broadcast(value, 0)
+    return int(value)
 
 
 def _content(boxes: Boxes) -> int:

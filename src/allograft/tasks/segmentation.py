@@ -98,10 +98,10 @@ class Segmentation:
             single class 255 is that class too.
         weights: factors on the loss's terms ``dice`` and ``cross_entropy``; 1 where not named, 0
             leaves a term out.
-        missed: what the distance to a class is that only the truth or only the prediction has. It is
-            "undefined", and with it the case's mean distance; "diagonal" adds ``hd95_diagonal`` and
-            ``asd_diagonal``, where it is the image's diagonal. It says how to judge, so that a model
-            and its unit stay what they are.
+        missed: what the distance to a class is that only the truth or only the prediction has. It
+            is "undefined", and with it the case's mean distance; "diagonal" adds ``hd95_diagonal``
+            and ``asd_diagonal``, where it is the image's diagonal. It says how to judge, so that a
+            model and its unit stay what they are.
     """
 
     key: ClassVar[str] = "mask"

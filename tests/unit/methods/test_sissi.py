@@ -1,0 +1,201 @@
+"""SISSI: when the correction starts, what the boxes become, and what the images are made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.tiny import a_context
+
+from allograft.batch import Batch, Boxes
+from allograft.errors import SpecError
+from allograft.methods.sissi import Sissi, clone_detections, early_learning_ended, fuse
+from allograft.networks import build
+from allograft.networks.detector import DetectionHead
+from allograft.parts.box_views import FLIPS, SCALES, unflipped, views
+from allograft.transforms.cloning import MixedBatch, blurred, cloned
+
+CONTRACT = {
+    "arguments": {"start": "source-val", "patience": 1, "score": 0.0, "skip": 0.0},
+    "options": {
+        "start": "early-learning",
+        "background": "none",
+        "slowed": 0.000001,
+        "keep": 0.6,
+        "overlap": 0.9,
+        "skip": 0.6,
+        "fused_score": "released",
+        "score": 0.6,
+        "nms": 0.9,
+        "most": 1,
+        "keep_empty": True,
+        "patience": 3,
+    },
+    "under": {
+        "slowed": {"arguments": {"start": "early-learning"}},
+        "fused_score": {"arguments": {"score": 0.3}},
+        "keep_empty": {"arguments": {"score": 0.99}},
+    },
+    "own_settings": ("augmentation",),
+    "processes": {"start": "early-learning"},  # no box is chosen by a rank that rounding can turn
+    "processes_study": {
+        "network": {"faster_rcnn": {"backbone": "tiny", "detections": 20}},
+        "optimizer": {"sgd": {"lr": 0.001}},
+    },
+    "marks": (2, 5),  # of eight steps
+    "study": {
+        "cohort": "boxes.csv",
+        "task": {"detection": {"classes": ["brain"]}},
+        "network": {"faster_rcnn": {"backbone": "tiny", "detections": 20}},
+        "budget": {"steps": 3, "adapt_steps": 8, "batch_size": 2, "steps_per_epoch": 2},
+    },
+}
+SPEC = {"build": {"faster_rcnn": {"in_channels": 1, "outputs": {"boxes": 2}, "backbone": "tiny"}}}
+
+
+def _boxes(*rows: list[float], score: list[float] | None = None) -> Boxes:
+    label = torch.ones(len(rows), dtype=torch.int64)
+    return Boxes(torch.tensor(rows).reshape(-1, 4), label, torch.tensor(score or [0.9] * len(rows)))
+
+
+def test_fusion_of_one_view_is_that_view() -> None:
+    found = _boxes([0.0, 0, 10, 10], [30.0, 20, 50, 40], score=[0.9, 0.5])
+    for score in ("paper", "released"):
+        fused = fuse([found], (64, 64), score=score)  # type: ignore[arg-type]
+        torch.testing.assert_close(fused.xyxy, found.xyxy)
+        torch.testing.assert_close(fused.score, found.score)
+        assert fused.label.tolist() == [1, 1]
+
+
+def test_fusion_is_the_mean_weighted_by_confidence() -> None:
+    one, two = _boxes([0.0, 0, 10, 10], score=[0.9]), _boxes([2.0, 0, 12, 10], score=[0.3])
+    fused = fuse([one, two, _boxes()], (64, 64))
+    torch.testing.assert_close(fused.xyxy, torch.tensor([[0.5, 0, 10.5, 10]]))  # (0.9 * 0 + 0.3 * 2) / 1.2
+    torch.testing.assert_close(fused.score, torch.tensor([0.6]))
+    released = fuse([one, two, _boxes()], (64, 64), score="released")
+    torch.testing.assert_close(released.xyxy, fused.xyxy)
+    torch.testing.assert_close(released.score, torch.tensor([0.4]))  # two of three views
+    assert len(fuse([one, two], (64, 64), skip=0.5)) == 1
+    assert fuse([one, two], (64, 64), skip=0.5).xyxy.tolist() == [[0, 0, 10, 10]]
+    assert len(fuse([one, _boxes([8.0, 0, 18, 10])], (64, 64))) == 2  # they overlap by 1/9
+    assert len(fuse([_boxes(), _boxes()], (64, 64))) == 0
+
+
+def test_boxes_mirrored_twice_are_themselves() -> None:
+    boxes = torch.tensor([[1.0, 2, 5, 9], [0, 0, 3, 3]])
+    for axes in FLIPS:
+        assert torch.equal(unflipped(unflipped(boxes, axes, (20, 30)), axes, (20, 30)), boxes)
+    assert unflipped(boxes[:1], (-2,), (20, 30)).tolist() == [[1, 11, 5, 18]]
+
+
+def test_every_view_comes_back_to_the_image_and_flips_share_a_pass() -> None:
+    network = build(SPEC).eval()
+    head = network.heads["boxes"]
+    assert isinstance(head, DetectionHead)
+    image = torch.rand(1, 1, 64, 96)
+    seen: list[tuple[int, ...]] = []
+
+    class Bright(torch.nn.Module):
+        """A detector that finds the brightest block, in whatever view it lies."""
+
+        multiple = 1
+
+        def forward(self, view: torch.Tensor) -> dict[str, Any]:
+            seen.append(tuple(view.shape))
+            return {"boxes": tuple(self.one(each[0]) for each in view)}
+
+        def one(self, view: torch.Tensor) -> Boxes:
+            rows, columns = (view > 2).any(1).nonzero()[:, 0], (view > 2).any(0).nonzero()[:, 0]
+            ends = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            return _boxes([float(end) for end in ends])
+
+    image[..., 10:30, 20:60] = 4
+    found = views(Bright(), head, image, keep=0.01)  # type: ignore[arg-type]
+    assert len(found) == len(SCALES) * len(FLIPS) == 20
+    assert len(seen) == len(SCALES)
+    assert {shape[0] for shape in seen} == {4}
+    for boxes in found:
+        assert boxes.xyxy[0].tolist() == pytest.approx([20, 10, 60, 30], abs=2.0)
+    assert head.roi_heads.score_thresh == 0.05  # as it was
+
+
+def test_early_learning_needs_three_epochs_and_a_bend() -> None:
+    assert not early_learning_ended([0.0, 0.5])
+    assert not early_learning_ended([0.05, 0.1, 0.15, 0.2, 0.25])
+    assert early_learning_ended([0.4, 0.6, 0.61, 0.61, 0.61])
+    assert not early_learning_ended([0.0, 0.0, 0.0])
+
+
+def test_what_lies_outside_the_boxes_is_blurred_and_the_inside_keeps_its_edges() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    made = clone_detections(image, np.array([[30.0, 20, 50, 40]]), 21, sigma=0)
+    smooth = blurred(image, 21, 0)
+    outside = np.ones((60, 80), dtype=bool)
+    outside[20:40, 30:50] = False
+    np.testing.assert_array_equal(made[outside], smooth[outside])
+    inside = (slice(22, 38), slice(32, 48))
+    gradient = [np.diff(each[inside].astype(float), axis=0) for each in (image, made, smooth)]
+    assert np.abs(gradient[1] - gradient[0]).mean() < 0.35 * np.abs(gradient[2] - gradient[0]).mean()
+
+
+def test_cloning_nothing_changes_nothing() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(clone_detections(image, np.zeros((0, 4)), 71), image)
+    # without a blur the whole image cloned onto itself is itself, up to the solver's rounding
+    itself = clone_detections(image, np.array([[0.0, 0, 50, 40]]), 1)
+    assert np.abs(itself.astype(int) - image).max() <= 2
+
+
+def test_a_box_at_the_border_stays_where_it_is() -> None:
+    image = np.full((40, 50, 3), 20, dtype=np.uint8)
+    image[0:12, 38:50] = 220
+    made = clone_detections(image, torch.tensor([[34.0, 0, 50, 16]]), 71)[..., 0].astype(int)
+    assert np.diff(made[5, 34:]).argmax() == 3  # from column 37 to 38
+    assert np.diff(made[:16, 44]).argmin() == 11  # from row 11 to 12
+
+
+@pytest.mark.parametrize(("kernel", "image", "words"), [(12, None, "odd"), (21, np.zeros((4, 4), np.uint8), "uint8")])
+def test_what_opencv_would_refuse_is_named(kernel: int, image: np.ndarray | None, words: str) -> None:
+    given = np.zeros((8, 8, 3), np.uint8) if image is None else image
+    with pytest.raises(SpecError, match=words):
+        clone_detections(given, np.zeros((0, 4)), kernel)
+
+
+def test_only_the_targets_images_are_cloned_and_boxes_move_along() -> None:
+    image = torch.zeros(1, 1, 48, 48)
+    image[..., 10:20, 12:26] = 3
+    image[..., 34:40, 34:40] = 3  # not in a box
+    case = Batch(image, torch.tensor([0]), ("t",), {"boxes": (_boxes([8.0, 6, 30, 24]),)})
+    rng = torch.Generator()
+    source = MixedBatch("strong", frozenset({"other"}))(case, rng.manual_seed(4))
+    target = MixedBatch("strong", frozenset({"t"}))(case, rng.manual_seed(4))
+    assert source.image.max() == pytest.approx(3, abs=0.2)
+    (boxes,) = target.labels["boxes"]
+    assert isinstance(boxes, Boxes)
+    x0, y0, x1, y1 = boxes.xyxy[0].round().int().tolist()
+    within = torch.zeros(48, 48, dtype=torch.bool)
+    within[max(y0 - 2, 0) : y1 + 2, max(x0 - 2, 0) : x1 + 2] = True
+    assert target.image[0, 0][within].max() > 1.5
+    assert (source.image[0, 0] > 1.5)[~within].any()
+    assert not (target.image[0, 0] > 1.5)[~within].any()
+
+
+def test_an_image_without_a_box_is_blurred_whole() -> None:
+    image = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = cloned(image, _boxes(), "weak")
+    assert made.shape == image.shape
+    assert made.std() < 0.4 * image.std()
+
+
+def test_bad_input_is_refused_before_anything_is_trained() -> None:
+    context = a_context()
+    unet = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
+    with pytest.raises(SpecError, match="faster_rcnn"):
+        Sissi().check(None, unet, context)  # type: ignore[arg-type]
+    odd = replace(context, settings=replace(context.settings, budget=replace(context.settings.budget, batch_size=3)))
+    with pytest.raises(SpecError, match="must be even"):
+        Sissi().check(None, build(SPEC), odd)  # type: ignore[arg-type]
