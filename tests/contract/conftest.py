@@ -34,8 +34,7 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     @cache
     def of(name: str, *, checkpoints: bool = False) -> Undisturbed:
-        return undisturbed_run(
-            name, manifest, tmp_path_factory.mktemp(name), **(with_checkpoints(name) if checkpoints else {})
-        )
+        changes = with_checkpoints(name) if checkpoints else {}
+        return undisturbed_run(name, manifest, tmp_path_factory.mktemp(name), **changes)
 
     return of
