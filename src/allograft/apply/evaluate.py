@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from allograft.apply import load
 from allograft.cohort import Case, Cohort, Preprocessing
@@ -15,13 +15,12 @@ from allograft.cohort.alignment import aligned
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, read_mask
 from allograft.cohort.readers.files import UNREAD, is_second
-from allograft.errors import ManifestError, ModelError
-from allograft.metrics.segmentation import case_metrics
+from allograft.errors import ManifestError, ModelError, SpecError, nearest
+from allograft.metrics.segmentation import Missed
 from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import stem
 from allograft.results.models import refuse_training_images
 from allograft.tasks.segmentation import Segmentation
-from allograft.tasks.task import defined
 from allograft.tree import write_json
 
 
@@ -41,7 +40,12 @@ class Evaluation:
 
 
 def evaluate(
-    judged: Path, manifest: Path, *, task: Mapping[str, Any] | None = None, device: str = "auto"
+    judged: Path,
+    manifest: Path,
+    *,
+    task: Mapping[str, Any] | None = None,
+    missed: Missed = "undefined",
+    device: str = "auto",
 ) -> Evaluation:
     """Judge a model folder, or a folder of another tool's masks, on the labelled cases of a
     manifest.
@@ -50,13 +54,16 @@ def evaluate(
         judged: a model folder (with card.json), or a folder that holds for each image a mask of the
             same name, or of that name and ``_mask``.
         task: needed for a folder of masks: ``{"segmentation": {"classes": [...]}}``.
+        missed: what the distance to a missed class is, as in ``Segmentation``.
 
     Raises:
         ModelError: an image the model was trained on; a folder that is neither; a missing
             prediction.
     """
+    if missed not in get_args(Missed):
+        raise SpecError(f"missed: {nearest(missed, get_args(Missed), 'way to measure a missed class')}")
     if os.path.exists(judged / "card.json"):
-        return _evaluate_model(judged, manifest, device)
+        return _evaluate_model(judged, manifest, missed, device)
     if not os.path.isdir(judged) or not any(path.name.lower().endswith(SUFFIXES) for path in judged.rglob("*")):
         raise ModelError(
             f"{judged}: neither a model folder (card.json) nor a folder of predicted masks "
@@ -64,7 +71,7 @@ def evaluate(
         )
     if task is None or "segmentation" not in task:
         raise ModelError(f"{judged}: a folder of masks says nothing of its classes; name them: --classes vessel")
-    return _evaluate_masks(judged, manifest, make_segmentation(task))
+    return _evaluate_masks(judged, manifest, replace(make_segmentation(task), missed=missed))
 
 
 def make_segmentation(task: Mapping[str, Any]) -> Segmentation:
@@ -75,9 +82,9 @@ def make_segmentation(task: Mapping[str, Any]) -> Segmentation:
     return made
 
 
-def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
+def _evaluate_model(folder: Path, manifest: Path, missed: Missed, device: str) -> Evaluation:
     model = load(folder, device=device)
-    task = model.task
+    task = _measuring(model.task, missed)
     cohort = Cohort.read(manifest, task.coding)
     prepared = PreparedImages(model.prepared().preprocessing, replace(cohort.prepared.coding))
     cohort = replace(cohort, prepared=prepared, slices=model.slices, sites=sites_of(model.card))
@@ -89,6 +96,15 @@ def _evaluate_model(folder: Path, manifest: Path, device: str) -> Evaluation:
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
         prepared.memory.clear()  # one image at a time
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
+
+
+def _measuring(task: Any, missed: Missed) -> Any:
+    """The task, or its segmentation, with the distance to a missed class as asked."""
+    if isinstance(task, Segmentation):
+        return replace(task, missed=missed)
+    return (
+        replace(task, segmentation=replace(task.segmentation, missed=missed)) if hasattr(task, "segmentation") else task
+    )
 
 
 def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluation:
@@ -104,8 +120,8 @@ def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluat
         case, path = whole.case, found_in(whole.case)
         stored = aligned(read_mask(path), whole.grid, path, f"its image '{case.name}'")
         mask = torch.from_numpy(task.coding.mask_to_index(stored.array[0], str(path)))
-        measured = case_metrics(mask, whole.mask, task.names, whole.geometry.stored_spacing, whole.region)
-        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **defined(measured)})
+        told = task.measure_mask(mask, whole)
+        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **told})
         labelled.prepared.memory.clear()
     return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
 
@@ -169,6 +185,19 @@ def _pooled(scored: list[dict[str, Any]], task: Any, unlabelled: int, manifest: 
 
 def _bare(case: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in case.items() if key != "site"}
+
+
+def summary(found: Evaluation, site: str) -> str:
+    """A site's metrics in a line, each with the number of cases that it is undefined in and its mean
+    leaves out."""
+    count, metrics = sum(case["site"] == site for case in found.cases), found.metrics[site]
+    told = []
+    for name, value in metrics.items():
+        if not name.startswith("undefined/"):
+            undefined = metrics.get(f"undefined/{name}")
+            told.append(f"{name} {'undefined' if value is None else format(value, '.3f')}")
+            told[-1] += f" ({undefined:.0f} of {count} cases undefined)" if undefined else ""
+    return f"{site}: {', '.join(told)}"
 
 
 def write_evaluation(found: Evaluation, path: Path) -> None:

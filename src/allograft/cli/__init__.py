@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -200,20 +200,23 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")
     ] = None,
+    missed: Annotated[
+        str,
+        typer.Option(
+            help="The distance to a class that only the truth or only the prediction has: 'undefined', or 'diagonal' "
+            "to add hd95_diagonal and asd_diagonal, with the image's diagonal in its place."
+        ),
+    ] = "undefined",
     device: Device = "auto",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
     from allograft.apply.evaluate import evaluate as judge
-    from allograft.apply.evaluate import write_evaluation
+    from allograft.apply.evaluate import summary, write_evaluation
 
-    found = judge(judged, manifest, task={"segmentation": {"classes": classes}} if classes else None, device=device)
-    for site, metrics in found.metrics.items():
-        print(
-            f"{site}: "
-            + ", ".join(
-                f"{key} {'undefined' if value is None else format(value, '.3f')}" for key, value in metrics.items()
-            )
-        )
+    task = {"segmentation": {"classes": classes}} if classes else None
+    found = judge(judged, manifest, task=task, missed=cast(Any, missed), device=device)
+    for site in found.metrics:
+        print(summary(found, site))
     if found.unlabelled:
         print(f"{found.unlabelled} cases have no label and are not measured")
     if out is not None:

@@ -249,6 +249,8 @@ def _ordered(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _defined_mean(values: Sequence[float]) -> float:
+    """Which classes are defined depends on the labels alone, so that every row has the mean of the
+    same ones."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan
 

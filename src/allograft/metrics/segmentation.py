@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 from allograft.errors import SpecError
 
 METRICS = ("dice", "iou", "hd95", "asd")
+DISTANCES = ("hd95", "asd")
 IGNORED = -100
+Missed = Literal["undefined", "diagonal"]
+"""What the distance to a class is that only one of truth and prediction has."""
 
 
 def dice(prediction: Tensor, target: Tensor) -> float:
@@ -152,6 +156,8 @@ def case_metrics(
     classes: Sequence[str],
     spacing: Sequence[float] | Tensor,
     region: Tensor | None = None,
+    *,
+    missed: Missed = "undefined",
 ) -> dict[str, float]:
     """Dice, IoU, 95 % Hausdorff and average surface distance (mm) of one case, for each class and
     on average.
@@ -163,12 +169,16 @@ def case_metrics(
         spacing: voxel size in mm, one positive number per axis.
         region: (*spatial) bool, the voxels that count; in both maps the others become background
             before measuring.
+        missed: what the distance to a class is that only one map holds.
 
     Returns:
         ``dice/NAME``, ``iou/NAME``, ``hd95/NAME``, ``asd/NAME`` for each class, and their means
-        over the classes where they are defined, ``dice``, ``iou``, ``hd95``, ``asd``. A class
-        absent from both maps is nan throughout; a class absent from one has Dice and IoU 0 and
-        distances nan. A mean over nothing is nan.
+        ``dice``, ``iou``, ``hd95``, ``asd`` over the classes that either map holds. A class absent
+        from both maps is nan throughout and left out of the means. One that only one of them holds
+        has Dice and IoU 0 and no distance, so that the case's mean distance is nan too: a mean over
+        the other classes would be better than one that includes a class found a voxel off. With
+        ``missed="diagonal"`` also ``hd95_diagonal`` and ``asd_diagonal``, where the distance to
+        such a class is the image's diagonal, as Reinke et al. 2024 discuss.
 
     Raises:
         SpecError: shapes differ, a map holds a value that is no class, or the spacing does not fit.
@@ -188,7 +198,38 @@ def case_metrics(
             (prediction == number) & counted, (target == number) & counted, spacing
         ).items()
     }
-    return scores | {metric: _defined_mean([scores[f"{metric}/{name}"] for name in classes]) for metric in METRICS}
+    metrics: tuple[str, ...] = METRICS
+    if missed == "diagonal":
+        scores |= _with_diagonal(scores, classes, image_diagonal(target.shape, spacing))
+        metrics += tuple(f"{metric}_diagonal" for metric in DISTANCES)
+    return scores | {metric: _mean_over_classes(metric, scores, classes) for metric in metrics}
+
+
+def image_diagonal(shape: Sequence[int], spacing: Sequence[float] | Tensor) -> float:
+    """Length in mm of the diagonal of an image, edges included: no two of its points are further
+    apart.
+
+    >>> image_diagonal((6, 4), (0.5, 1.0))
+    5.0
+    """
+    return math.hypot(*(n * float(step) for n, step in zip(shape, spacing, strict=True)))
+
+
+def _with_diagonal(scores: dict[str, float], classes: Sequence[str], diagonal: float) -> dict[str, float]:
+    """``METRIC_diagonal/NAME``: the distance, or the diagonal where there is an overlap to measure
+    but no distance."""
+    return {
+        f"{metric}_diagonal/{name}": diagonal if math.isnan(value) and not math.isnan(scores[f"dice/{name}"]) else value
+        for metric in DISTANCES
+        for name in classes
+        for value in (scores[f"{metric}/{name}"],)
+    }
+
+
+def _mean_over_classes(metric: str, scores: dict[str, float], classes: Sequence[str]) -> float:
+    """Over the classes that either map holds; nan where one of them has no value."""
+    held = [scores[f"{metric}/{name}"] for name in classes if not math.isnan(scores[f"dice/{name}"])]
+    return sum(held) / len(held) if held else math.nan
 
 
 def _class_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> dict[str, float]:
@@ -207,11 +248,6 @@ def _hausdorff95(there: Tensor, back: Tensor) -> float:
 
 def _average(there: Tensor, back: Tensor) -> float:
     return float(torch.cat([there, back]).mean()) if len(there) and len(back) else math.nan
-
-
-def _defined_mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan
 
 
 def _joint_crop(prediction: Tensor, target: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
+from dataclasses import dataclass, replace
+from statistics import fmean, mean, stdev
 
-from allograft.results.comparison import NOTHING, Comparison, compare, difference
+from allograft.results.comparison import NOTHING, Comparison, compare, difference, do_nothing, paired_scores
 from allograft.results.scores import score_interval
 from allograft.results.select import NOT_YET, Line
 from allograft.results.table import p_value
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
-DIGITS = {"hd95": 2, "asd": 2}
+DIGITS = {"hd95": 2, "asd": 2, "hd95_diagonal": 2, "asd_diagonal": 2}
 FORMS = ("{:,.1f}", "{:,.1f}", "{:,.0f}", "{:,.0f}")
 """Of the costs: seconds to train, seconds to predict, megabytes, parameters."""
-ORDER = ("iou", "hd95", "asd")
+ORDER = ("iou", "hd95", "asd", "hd95_diagonal", "asd_diagonal")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
 INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
@@ -133,7 +133,8 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
         ]
         cells += [_p(compared.get(line.title), common), _claim(compared.get(line.title)), _seeds(line)]
         cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
-        cells += [score_cell(line, target, metric) for metric in extra] + [_free(line, target, name) for name in free]
+        cells += [_beside(plan, line, do_nothing(here, target), target, metric) for metric in extra]
+        cells += [_free(line, target, name) for name in free]
         costs = [
             line.cost("train_seconds"),
             line.predict_seconds(target),
@@ -171,7 +172,8 @@ def label_free(here: Sequence[Line], site: str) -> list[str]:
 def _free(line: Line, site: str, name: str) -> Cell:
     """Mean ± sd over seeds, each the mean over its folds."""
     folds = [[r.metrics.get(FREE + name) for r in run.tests[site]] for run in line.runs if run.tests.get(site)]
-    values = [mean(known) for one in folds if (known := [value for value in one if value is not None])]
+    # the mean of the other folds would be of other images
+    values = [mean(known) for one in folds if len(known := [value for value in one if value is not None]) == len(one)]
     if not values:
         return Cell(_absent(line), kind="quiet")
     return Cell(f"{mean(values):.3f}", f"± {stdev(values):.3f}" if len(values) > 1 else "", mean(values))
@@ -198,6 +200,7 @@ def score_cell(line: Line, site: str, metric: str, *, best: float | None = None)
     small = [f"± {stdev(values):.{digits}f}"] if len(values) > 1 else []
     undefined = line.metrics[site].get(f"undefined/{metric}", ())
     small += [f"{max(undefined):.0f} undefined"] if undefined else []
+    small += [f"in {len(values)} of {line.done} seeds"] if undefined and len(values) < line.done else []
     value = mean(values)
     return Cell(f"{value:.{digits}f}", "\n".join(small), value, mark="†" if best is not None and value == best else "")
 
@@ -225,7 +228,30 @@ def gain_cell(found: Comparison | None, is_base: bool) -> Cell:
     if found is None:
         return Cell("–", "do-nothing" if is_base else "", kind="quiet")
     interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
-    return Cell(f"{found.difference:+.3f}".replace("-", "−"), interval.replace("-", "−"), found.difference)
+    small = [interval, *([_left_out(found.cases, found.undefined)] if any(found.undefined) else [])]
+    return Cell(
+        f"{found.difference:+.3f}".replace("-", "−"), "\n".join(filter(None, small)).replace("-", "−"), found.difference
+    )
+
+
+def _left_out(cases: int, undefined: tuple[int, int]) -> str:
+    return f"over {cases} case{'' if cases == 1 else 's'}; undefined: {undefined[0]} here, {undefined[1]} in nothing"
+
+
+def _beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> Cell:
+    """Another metric than the headline; where some case of either row is undefined, with the
+    difference to do-nothing over the cases that are defined in both."""
+    cell = score_cell(line, site, metric)
+    if base is None or line is base:
+        return cell
+    both = paired_scores(plan, line, base, site, metric)
+    if not any(both.undefined):
+        return cell
+    told = _left_out(both.cases, both.undefined)
+    if both.cases:
+        gap = f"{fmean(both.ours - both.theirs):+.{DIGITS.get(metric, 3)}f}".replace("-", "−")
+        told = f"{gap} vs nothing {told}"
+    return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(told)))))
 
 
 def _p(found: Comparison | None, common: str) -> Cell:

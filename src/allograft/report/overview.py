@@ -217,7 +217,9 @@ def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, .
         Cell(f"{len(scores)} of {over.pairs} pairs", kind="quiet")
         if mean is None
         else Cell(f"{mean:.3f}", spread, mean),
-        Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains)) if gains and mean is not None else NONE,
+        Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains))
+        if len(gains) == over.pairs and gains and mean is not None
+        else NONE,
         Cell(f"{sum(one > 0 for one in gains)} of {len(gains)}", value=sum(one > 0 for one in gains))
         if gains
         else NONE,

@@ -12,9 +12,9 @@ import numpy as np
 from allograft.results.areas import Area, area_difference, area_difference_limits, area_difference_p, mean_area
 from allograft.results.claims import false_claim, shrinkage
 from allograft.results.intervals import Floats, t_limits
-from allograft.results.scores import drawn, is_scored, scores_by_seed, seed_areas, seed_cases, seed_scores
+from allograft.results.scores import drawn, is_scored, seed_areas, seed_cases, seed_scores
 from allograft.results.select import Line, is_bound
-from allograft.results.statistics import adjust, effect_size, paired, smallest_p, wilcoxon
+from allograft.results.statistics import Paired, adjust, effect_size, paired, smallest_p, wilcoxon
 from allograft.study.keys import Adjustment, Alternative
 from allograft.study.plan import Plan
 
@@ -30,10 +30,13 @@ def do_nothing(lines: Sequence[Line], target: str) -> Line | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row less do-nothing, over the subjects and seeds that both have.
+    """A row less do-nothing, over the subjects, cases and seeds that both have.
 
     Args:
         subjects: how many.
+        cases: how many cases; 0 of a pooled metric.
+        undefined: cases in which the headline has no value, in the row and in do-nothing; they are
+            left out of both.
         difference: mean over subjects; of a pooled metric (AUROC) mean over seeds.
         low, high: its 95 % interval over subjects; None for one subject.
         p, adjusted: exact signed-rank test, of an area under the ROC curve DeLong's, and that for
@@ -61,6 +64,8 @@ class Comparison:
     false_claim: float | None = None
     rows: int = 1
     note: str = ""
+    cases: int = 0
+    undefined: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,12 @@ class OverPairs:
     sd: float | None
 
 
+def paired_scores(plan: Plan, line: Line, base: Line, site: str, metric: str = "") -> Paired:
+    """A metric (the headline by default) of two rows at a site, over the cases that are defined in
+    both."""
+    return paired(seed_cases(line, site), seed_cases(base, site), metric or plan.headline)
+
+
 def difference(plan: Plan, line: Line, base: Line, site: str) -> tuple[float, Floats] | None:
     """A row less ``base`` at a site: the mean, and one value a subject, mean over the seeds that
     both finished.
@@ -88,9 +99,9 @@ def difference(plan: Plan, line: Line, base: Line, site: str) -> tuple[float, Fl
     A pooled metric (AUROC) has no value a subject: (0,), and the mean is over seeds. None when the
     two rows have nothing in common.
     """
-    subjects, ours, theirs = paired(scores_by_seed(plan, line, site), scores_by_seed(plan, base, site))
-    if subjects:
-        return fmean(ours - theirs), ours - theirs
+    scored = paired_scores(plan, line, base, site)
+    if scored.subjects:
+        return fmean(scored.ours - scored.theirs), scored.ours - scored.theirs
     if is_scored(plan, line, site) or is_scored(plan, base, site):
         return None
     pooled, other = seed_scores(plan, line, site), seed_scores(plan, base, site)
@@ -184,7 +195,11 @@ def _against(plan: Plan, line: Line, base: Line, site: str, alternative: Alterna
     if not len(found[1]):
         pair = areas(plan, line, base, site)
         return _against_pooled(plan, line, base, site, found[0]) if pair is None else _against_area(*pair, alternative)
-    mean, values = found
+    both = paired_scores(plan, line, base, site)
+    return replace(_against_scored(*found, alternative), cases=both.cases, undefined=both.undefined)
+
+
+def _against_scored(mean: float, values: Floats, alternative: Alternative) -> Comparison:
     count = len(values)
     if count == 1:
         return Comparison(1, mean, note="one subject: no interval")

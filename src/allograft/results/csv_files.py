@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from allograft.results.comparison import Comparison, compare
-from allograft.results.scores import intervals, score_interval, subject_ids
+from allograft.results.comparison import Comparison, compare, do_nothing, paired_scores
+from allograft.results.scores import case_names, intervals, score_interval, subject_ids, undefined_cases
 from allograft.results.select import Line
 from allograft.results.verdict import reach_of
 from allograft.study.plan import Plan
@@ -28,6 +28,8 @@ COLUMNS = (
         "seeds_done",
         "seeds",
         "subjects",
+        "cases",
+        "undefined_cases",
         "mean",
         "sd_over_seeds",
         "low",
@@ -35,6 +37,7 @@ COLUMNS = (
     ),
     *(
         "paired_subjects",
+        "paired_cases",
         "difference",
         "difference_low",
         "difference_high",
@@ -54,10 +57,14 @@ METRIC_COLUMNS = (
     "metric",
     "seeds_done",
     "subjects",
+    "cases",
+    "undefined_cases",
     "mean",
     "sd_over_seeds",
     "low",
     "high",
+    "paired_cases",
+    "difference",
 )
 
 
@@ -66,11 +73,11 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     numbers in full, empty = none.
 
     ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired
-    by subject; p values are of the exact signed-rank test, and that adjusted as the study says over
-    the rows of one target and site. ``verdict`` is what the verdict says of a line at its target
-    (keep, change, tied, loses, forgets); ``subjects_needed`` would show the study's margin with 80
-    % power, and ``smallest_difference`` is what these subjects show. A line that was judged nowhere
-    has one row.
+    by subject over ``paired_cases``, those of which neither row is undefined; p values are of the
+    exact signed-rank test, and that adjusted as the study says over the rows of one target and
+    site. ``verdict`` is what the verdict says of a line at its target (keep, change, tied, loses,
+    forgets); ``subjects_needed`` would show the study's margin with 80 % power, and
+    ``smallest_difference`` is what these subjects show. A line that was judged nowhere has one row.
 
     Raises:
         OutputError: the file cannot be written.
@@ -89,7 +96,11 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     """Write ``OUT/metrics.csv``: one row a line, site judged and metric, the headline's too;
     ``low`` and ``high`` as in ``results.csv``.
 
-    No p: a study tests its headline. An undefined metric (AUROC of one class) has no row.
+    ``undefined_cases`` have no value of the metric and are left out of ``mean``: a distance to a
+    class that only the truth or only the prediction has. So that what one row leaves out does not
+    count against another, ``difference`` to do-nothing is over the ``paired_cases`` that are
+    defined in both. No p: a study tests its headline. A metric that is undefined as a whole (AUROC
+    of one class) has no row, one that is undefined in every case has no mean.
 
     Raises:
         OutputError: the file cannot be written.
@@ -104,16 +115,27 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
                 "site": _word(site),
                 "seeds_done": line.done,
             }
-            told["subjects"] = len(subject_ids(line, site))
-            for metric, values in line.metrics.get(site, {}).items():
-                if metric.startswith("undefined/"):
+            told |= {"subjects": len(subject_ids(line, site)), "cases": len(case_names(line, site))}
+            base = do_nothing(lines, line.target)
+            for metric in dict.fromkeys(key.removeprefix("undefined/") for key in line.metrics.get(site, {})):
+                values = line.metrics[site].get(metric, ())
+                if not values and not undefined_cases(line, site, metric):
                     continue
                 low, high = bounds.get(metric, ("", ""))
-                sd = stdev(values) if len(values) > 1 else ""
-                rows.append(
-                    {**told, "metric": metric, "mean": fmean(values), "sd_over_seeds": sd, "low": low, "high": high}
-                )
+                row = {**told, "metric": metric, "mean": fmean(values) if values else "", "low": low, "high": high}
+                row |= {"sd_over_seeds": stdev(values) if len(values) > 1 else ""}
+                rows.append(row | _counts(plan, line, base, site, metric))
     return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
+
+
+def _counts(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> dict[str, Any]:
+    """Of a metric of single cases how many are undefined, and the difference over the rest."""
+    told: dict[str, Any] = {"undefined_cases": undefined_cases(line, site, metric)}
+    if base is not None and line is not base:
+        both = paired_scores(plan, line, base, site, metric)
+        if both.subjects:
+            told |= {"paired_cases": both.cases, "difference": fmean(both.ours - both.theirs)}
+    return told
 
 
 def join_files(path: Path, parts: Mapping[str, tuple[str, Path]]) -> Path:
@@ -157,11 +179,12 @@ def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[st
     }
     row |= {"verdict": line.verdict if site == line.target else "", "seeds_done": line.done, "seeds": len(line.runs)}
     row |= {"subjects": len(subject_ids(line, site)), "mean": line.score(site), "sd_over_seeds": line.spread(site)}
+    row |= {"cases": len(case_names(line, site)), "undefined_cases": undefined_cases(line, site, plan.headline)}
     row |= {"low": low, "high": high}
     if found is not None:
         row |= {"paired_subjects": found.subjects, "difference": found.difference, "difference_low": found.low}
         row |= {"difference_high": found.high, "p": found.p, "p_adjusted": found.adjusted, "cohen_dz": found.effect}
-        row |= {"rank_biserial": found.rank_biserial, "note": found.note}
+        row |= {"rank_biserial": found.rank_biserial, "note": found.note, "paired_cases": found.cases or None}
         row |= {"sd_of_differences": found.sd, "false_claim": found.false_claim}
         if found.sd is not None:
             reach = reach_of(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from allograft import tree
 from allograft.results.areas import area_difference
 from allograft.results.comparison import areas, compare, do_nothing
 from allograft.results.intervals import Floats
-from allograft.results.scores import is_scored, labelled_subjects, line_area, scores_by_seed, seed_cases, subject_ids
+from allograft.results.scores import is_scored, labelled_subjects, line_area, seed_cases, subject_ids
 from allograft.results.select import Line, is_bound
 from allograft.results.sentence import decided, sentence
-from allograft.results.statistics import Cases, paired
+from allograft.results.statistics import Cases, paired, per_subject, undefined_in
 from allograft.results.verdict import Evidence, Verdict, decide
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
@@ -93,14 +94,22 @@ def evidence_of(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Ev
 
 
 def _scored(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Floats:
-    theirs = scores_by_seed(plan, base, target)
-    pairs = [paired(scores_by_seed(plan, line, target), theirs) for line in rows]
-    every = [dict(zip(subjects, ours - nothing, strict=True)) for subjects, ours, nothing in pairs]
+    # a case that is undefined in one row is left out of all, since all are compared
+    each = [seed_cases(line, target) for line in (base, *rows)]
+    undefined = set[str]().union(*(undefined_in(by_seed, plan.headline) for by_seed in each))
+    theirs, *ours = ({seed: _without(cases, undefined) for seed, cases in by_seed.items()} for by_seed in each)
+    pairs = [paired(one, theirs, plan.headline) for one in ours]
+    every = [dict(zip(pair.subjects, pair.ours - pair.theirs, strict=True)) for pair in pairs]
     shared = sorted(set.intersection(*(set(gains) for gains in every)))
-    alone = {subject: fmean(one[subject] for one in theirs.values() if subject in one) for subject in shared}
+    means = [per_subject(cases, plan.headline) for cases in theirs.values()]
+    alone = {subject: fmean(one[subject] for one in means if subject in one) for subject in shared}
     return np.array([[alone[s], *(alone[s] + gains[s] for gains in every)] for s in shared], np.float64).reshape(
         -1, 1 + len(rows)
     )
+
+
+def _without(cases: Cases, left_out: set[str]) -> list[Mapping[str, Any]]:
+    return [case for case in cases if str(case["case"]) not in left_out]
 
 
 def _ranked(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> tuple[Floats, Floats]:

@@ -128,6 +128,7 @@ def read_record(path: Path) -> Record:
             raise ValueError("its content does not match its checksum")
         if tree["schema"] == 1 and tree["part"] == "val" and not measured(tree["cases"]):
             tree["part"] = "train-unlabelled"
+        tree = _with_missed_classes(tree)
         tuples = {key: tuple(tree[key]) for key in ("seen", "source", "labelled_subjects", "cases")}
         tuples["stream"] = tuple(tree.get("stream", ()))
         return Record(**{**tree, **tuples, "schema": SCHEMA})
@@ -135,6 +136,27 @@ def read_record(path: Path) -> Record:
         raise OutputError(
             f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew"
         ) from error
+
+
+def _with_missed_classes(tree: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version, whose mean distances skipped the classes that were missed."""
+    cases = [{**case, **_missed(case)} for case in tree["cases"]]
+    if cases == list(tree["cases"]):
+        return tree
+    from allograft.tasks.segmentation import mean_over_subjects
+
+    scores = [{key: case[key] for key in ("case", "subject", "hd95", "asd")} for case in measured(cases)]
+    return {**tree, "cases": cases, "metrics": {**tree["metrics"], **mean_over_subjects(scores)}}
+
+
+def _missed(case: Mapping[str, Any]) -> dict[str, None]:
+    """The mean distances of a case of which a class overlaps with nothing and has no distance."""
+    names = [key.split("/", 1)[1] for key, value in case.items() if key.startswith("dice/") and value is not None]
+    return {
+        metric: None
+        for metric in ("hd95", "asd")
+        if metric in case and any(case.get(f"{metric}/{name}", 0.0) is None for name in names)
+    }
 
 
 def read_all(out: Path, *, skip_damaged: bool = False) -> dict[str, Record]:

@@ -10,7 +10,7 @@ from allograft.results.areas import Area, area_limits, mean_area
 from allograft.results.intervals import score_limits, t_limits
 from allograft.results.ranking import area_of
 from allograft.results.select import Line
-from allograft.results.statistics import Cases, Interval, bootstrap_pooled, per_subject
+from allograft.results.statistics import Cases, Interval, bootstrap_pooled, per_subject, undefined_in
 from allograft.study.plan import Plan
 from allograft.tree import content_hash
 
@@ -27,6 +27,16 @@ def seed_cases(line: Line, site: str) -> dict[int, list[dict[str, Any]]]:
 def subject_ids(line: Line, site: str) -> set[str]:
     """Test subjects of a site, over all seeds and folds."""
     return {str(case["subject"]) for cases in seed_cases(line, site).values() for case in cases}
+
+
+def case_names(line: Line, site: str) -> set[str]:
+    """Test cases of a site that have labels, over all seeds and folds."""
+    return {str(case["case"]) for cases in seed_cases(line, site).values() for case in cases}
+
+
+def undefined_cases(line: Line, site: str, metric: str) -> int:
+    """How many test cases of a site have no value of a metric of single cases, in some seed."""
+    return len(undefined_in(seed_cases(line, site), metric))
 
 
 def labelled_subjects(line: Line, target: str) -> float:

@@ -271,6 +271,8 @@ def _low(value: float | None) -> float:
 
 
 def _mean_score(plan: Plan, records: Iterable[Record]) -> float | None:
+    """Over test sets. A headline is undefined where there was nothing to find and nothing was found
+    (Dice), or by the labels alone (AUROC): neither makes a worse stage look better."""
     values = [value for record in records if (value := record.metrics.get(plan.headline)) is not None]
     return mean(values) if values else None
 

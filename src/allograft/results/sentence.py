@@ -119,6 +119,11 @@ def decided(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], ta
     told = [_unit(plan, subjects), _competitors(study, here)]
     if verdict.gain is None:
         return (*told, "A single subject, or a class with a single subject, shows nothing.", rules)
+    if verdict.reach is not None and verdict.reach.subjects < subjects:
+        told.append(
+            f"{_counted(verdict.reach.subjects, 'subject')} are compared: in the others {plan.headline} is undefined "
+            "in some row."
+        )
     told += [_test(plan, verdict), _tie(plan, verdict), _optimism(plan, verdict), _reach(plan, verdict)]
     return (*told, _never_worse(plan, verdict), rules)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -45,30 +46,65 @@ def per_subject(cases: Cases, metric: str) -> dict[str, float]:
     return {subject: fmean(values[subject]) for subject in sorted(values)}
 
 
-def paired(
-    a: Mapping[int, Mapping[str, float]], b: Mapping[int, Mapping[str, float]]
-) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Two rows' scores of the subjects that both have, mean over the seeds in which both have the
-    subject.
+@dataclass(frozen=True)
+class Paired:
+    """Two rows' scores of a metric of single cases, over the cases in which both have one.
 
     Args:
-        a, b: seed -> subject -> score.
-
-    Returns:
-        Subjects (sorted), and their scores (N,), (N,).
-
-    >>> paired({0: {"x": 0.5}, 1: {"x": 0.7, "y": 1.0}}, {0: {"x": 0.25, "y": 0.0}})
-    (('x',), array([0.5]), array([0.25]))
+        subjects: sorted.
+        ours, theirs: (N,) of each subject the mean over its cases, then over the seeds that both
+            finished.
+        cases: how many cases are compared, in some seed.
+        undefined: how many cases have no value, in some seed, in our row and in theirs.
     """
-    both: dict[str, list[Interval]] = {}
-    for seed in a.keys() & b.keys():
-        for subject in a[seed].keys() & b[seed].keys():
-            both.setdefault(subject, []).append((a[seed][subject], b[seed][subject]))
-    subjects = tuple(sorted(both))
-    means = np.array([[fmean(column) for column in zip(*both[subject], strict=True)] for subject in subjects]).reshape(
-        -1, 2
-    )
-    return subjects, means[:, 0], means[:, 1]
+
+    subjects: tuple[str, ...]
+    ours: Floats
+    theirs: Floats
+    cases: int
+    undefined: tuple[int, int]
+
+
+def paired(a: Mapping[int, Cases], b: Mapping[int, Cases], metric: str) -> Paired:
+    """Pair two rows case by case: one that is undefined in either is left out of both, so that
+    neither is measured on easier cases than the other.
+
+    Args:
+        a, b: seed -> its cases.
+
+    >>> hard, easy = {"subject": "x", "case": "hard"}, {"subject": "x", "case": "easy"}
+    >>> found = paired({0: [hard | {"hd95": None}, easy | {"hd95": 2.0}]},
+    ...     {0: [hard | {"hd95": 9.0}, easy | {"hd95": 1.0}]}, "hd95")
+    >>> found.ours, found.theirs, found.cases, found.undefined
+    (array([2.]), array([1.]), 1, (1, 0))
+    """
+    means: dict[str, list[Interval]] = {}
+    compared: set[str] = set()
+    for seed in sorted(a.keys() & b.keys()):
+        ours, theirs = (
+            {str(case["case"]): case for case in row[seed] if case.get(metric) is not None} for row in (a, b)
+        )
+        both = [name for name in ours if name in theirs]
+        compared.update(both)
+        columns = [per_subject([row[name] for name in both], metric) for row in (ours, theirs)]
+        for subject, value in columns[0].items():
+            means.setdefault(subject, []).append((value, columns[1][subject]))
+    subjects = tuple(sorted(means))
+    values = np.array([[fmean(column) for column in zip(*means[subject], strict=True)] for subject in subjects])
+    values = values.reshape(-1, 2)
+    counts = (len(undefined_in(a, metric)), len(undefined_in(b, metric)))
+    return Paired(subjects, values[:, 0], values[:, 1], len(compared), counts)
+
+
+def undefined_in(by_seed: Mapping[int, Cases], metric: str) -> set[str]:
+    """The cases of which a row should have a metric and has none, in some seed.
+
+    Args:
+        by_seed: seed -> its cases.
+    """
+    return {
+        str(case["case"]) for cases in by_seed.values() for case in cases if metric in case and case[metric] is None
+    }
 
 
 def bootstrap_pooled(

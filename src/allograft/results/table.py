@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
-from allograft.results.scores import score_interval, subject_ids
+from allograft.results.scores import case_names, score_interval, subject_ids, undefined_cases
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
 from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here
@@ -44,7 +44,7 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     intervals = [score_interval(plan, line, target) for line in here]
     for shown in range(len(others), -1, -1):
         made = _bare(study, plan, here, target, others[:shown])
-        made.caption = _caption(study, compared, others[shown:])
+        made.caption = _caption(study, compared, others[shown:], _undefined(plan, here, compared, target))
         for line, interval in zip(here, intervals, strict=True):
             made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
         if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
@@ -122,7 +122,23 @@ def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
     }
 
 
-def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str]) -> str:
+def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparison], site: str) -> str:
+    """How many cases each row leaves out because its headline has no value there; "" for none."""
+    counts = {line.title: undefined_cases(line, site, plan.headline) for line in here}
+    if not any(counts.values()):
+        return ""
+    told = [
+        f"{title} {count}" + (f" ({compared[title].cases} cases compared)" if title in compared else "")
+        for title, count in counts.items()
+    ]
+    total = max(len(case_names(line, site)) for line in here)
+    return (
+        f"Cases of {total} where {plan.headline} is undefined, left out of a row's mean, and of both rows of a "
+        f"difference: {', '.join(told)}."
+    )
+
+
+def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str], undefined: str) -> str:
     """What the signs and columns mean."""
     lines = [
         "* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."
@@ -140,6 +156,7 @@ def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[
             "rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
+    lines += [undefined] if undefined else []
     if hidden:
         lines.append(f"also judged at {', '.join(hidden)}: see results.csv and the report")
     return "\n".join(lines)

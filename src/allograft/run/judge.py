@@ -70,7 +70,7 @@ class Judge:
             record = read_record(path)
         except AllograftError:
             return None  # damaged: judged again
-        return record if record.data == _data(test) else None
+        return record if record.data == self._data(test) else None
 
     def _record(self, stage: Stage, ordinal: int, seed: int, test: TestSet) -> Record:
         began = time.perf_counter()
@@ -83,7 +83,7 @@ class Judge:
             metrics=pooled(cases, self.task) if test.is_unlabelled_training else self._pooled(cases),
             cases=tuple(cases),
             cost={**base.cost, "predict_seconds": round(seconds, 3)},
-            data=_data(test),
+            data=self._data(test),
         )
 
     def _base(self, stage: Stage, ordinal: int, seed: int, site: str, part: Part) -> Record:
@@ -131,6 +131,12 @@ class Judge:
                 cases.append({"case": whole.case.name, "subject": whole.case.subject, **facts(prediction, whole)})
         return cases
 
+    def _data(self, test: TestSet) -> str:
+        """Fingerprint of the cases alone, and of what is asked of them beyond the usual measures:
+        another site in the study leaves the records of this one as they are."""
+        missed = getattr(getattr(self.task, "segmentation", self.task), "missed", "undefined")
+        return content_hash(replace(test.cohort, sites=()).fingerprint(), *([missed] if missed != "undefined" else []))
+
     def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:
         if self.task.key not in ("mask", "label"):
             return {}
@@ -143,12 +149,6 @@ class Judge:
         free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
         label_free = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
         return {**(self.task.aggregate(labelled) if labelled else {}), **label_free}
-
-
-def _data(test: TestSet) -> str:
-    """Fingerprint of the cases alone: another site in the study leaves the records of this one as
-    they are."""
-    return content_hash(replace(test.cohort, sites=()).fingerprint())
 
 
 def environment(fabric: Fabric) -> dict[str, object]:

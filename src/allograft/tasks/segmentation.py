@@ -15,7 +15,7 @@ from allograft.batch import Batch
 from allograft.cohort import Coding, Whole
 from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
-from allograft.metrics.segmentation import case_metrics
+from allograft.metrics.segmentation import Missed, case_metrics
 from allograft.nn.processes import count_over_processes
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
 
@@ -98,6 +98,10 @@ class Segmentation:
             single class 255 is that class too.
         weights: factors on the loss's terms ``dice`` and ``cross_entropy``; 1 where not named, 0
             leaves a term out.
+        missed: what the distance to a class is that only the truth or only the prediction has. It is
+            "undefined", and with it the case's mean distance; "diagonal" adds ``hd95_diagonal`` and
+            ``asd_diagonal``, where it is the image's diagonal. It says how to judge, so that a model
+            and its unit stay what they are.
     """
 
     key: ClassVar[str] = "mask"
@@ -106,6 +110,7 @@ class Segmentation:
 
     classes: tuple[str, ...] | dict[str, tuple[int, ...]]
     weights: dict[str, float] = field(default_factory=dict)
+    missed: Missed = field(default="undefined", compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -178,10 +183,14 @@ class Segmentation:
 
     def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the
-        region, each also by class."""
-        mask = self.probabilities(prediction, whole).argmax(0)
+        region, each also by class; see ``case_metrics`` for what is undefined."""
+        return self.measure_mask(self.probabilities(prediction, whole).argmax(0), whole)
+
+    def measure_mask(self, found: Tensor, whole: Whole) -> Mapping[str, Value]:
+        """``measure`` of a mask of class indices (*shape) on the image's own grid, whatever made
+        it."""
         spacing = whole.geometry.stored_spacing
-        return defined(case_metrics(mask, self.truth(whole), self.names, spacing, whole.region))
+        return defined(case_metrics(found, self.truth(whole), self.names, spacing, whole.region, missed=self.missed))
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from allograft.apply.evaluate import evaluate
-from allograft.errors import ImageError, ModelError
+from allograft.apply.evaluate import evaluate, summary
+from allograft.errors import ImageError, ModelError, SpecError
 
 TASK = {"segmentation": {"classes": ["blob"]}}
 AFFINE = np.diag([1.0, 1, 3, 1])
@@ -118,3 +118,28 @@ def test_names_that_do_not_say_which(pictures: Path, files: list[str], words: st
         drawn(pictures / "p" / name)
     with pytest.raises(ModelError, match=words):
         evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK)
+
+
+def test_the_hard_class_missed_is_no_better_than_found_a_voxel_off(tmp_path: Path) -> None:
+    truth = np.zeros((20, 24, 10), np.uint8)
+    truth[3:9, 4:12, 2:6], truth[12:17, 14:20, 5:9] = 1, 2
+    volume(tmp_path / "data" / "c.nii.gz", truth * 50, np.eye(4))
+    volume(tmp_path / "data" / "c_m.nii.gz", truth, np.eye(4))
+    (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\nc.nii.gz,c_m.nii.gz,1,a\n")
+    off = np.where(truth == 1, 1, 0).astype(np.uint8)
+    volume(tmp_path / "misses" / "c.nii.gz", off.copy(), np.eye(4))
+    off[12:17, 13:19, 5:9] = 2
+    volume(tmp_path / "finds" / "c.nii.gz", off, np.eye(4))
+    task = {"segmentation": {"classes": ["one", "two"]}}
+    asked = [tmp_path / "data" / "manifest.csv"]
+    misses, finds = (evaluate(tmp_path / name, *asked, task=task, missed="diagonal") for name in ("misses", "finds"))
+    assert (misses.metrics["a"]["hd95"], finds.metrics["a"]["hd95"]) == (None, 0.5)
+    # (20, 24, 10) voxels of 1 mm
+    assert misses.metrics["a"]["hd95_diagonal"] == pytest.approx((400 + 576 + 100) ** 0.5 / 2)
+    assert finds.metrics["a"]["hd95_diagonal"] == 0.5
+    told = summary(misses, "a")
+    assert "hd95 undefined (1 of 1 cases undefined)" in told
+    assert "undefined/" not in told
+    assert "hd95" not in {key for key in evaluate(tmp_path / "finds", *asked, task=task).metrics["a"] if "diag" in key}
+    with pytest.raises(SpecError, match=r"missed: .* 'diagnal'; did you mean 'diagonal'"):
+        evaluate(tmp_path / "finds", *asked, task=task, missed="diagnal")  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ def test_masks_without_a_surface():
         assert math.isnan(average_surface_distance(*pair, (1, 1)))
 
 
-def test_case_metrics_leave_undefined_classes_out_of_the_means():
+def test_a_missed_class_leaves_no_mean_distance_and_an_absent_one_is_left_out():
     target, prediction = torch.zeros(2, 8, 8, dtype=torch.int64).unbind()
     target[0:2, 0:4], prediction[0:2, 2:6] = 1, 1  # half an overlap
     target[5:7, 5:7] = 2  # missed; the third class is nowhere
@@ -84,8 +84,52 @@ def test_case_metrics_leave_undefined_classes_out_of_the_means():
     assert all(math.isnan(scores[f"{metric}/c"]) for metric in ("dice", "iou", "hd95", "asd"))
     assert scores["dice"] == 0.25
     assert scores["iou"] == pytest.approx((4 / 12) / 2)
-    assert scores["hd95"] == scores["hd95/a"]
-    assert scores["asd"] == scores["asd/a"] == pytest.approx((2 * (2 + 1)) * 2 / 16)
+    assert scores["asd/a"] == pytest.approx((2 * (2 + 1)) * 2 / 16)
+    assert math.isnan(scores["hd95"])
+    assert math.isnan(scores["asd"])
+    swapped = case_metrics(target, prediction, ["a", "b", "c"], (1.0, 1.0))
+    assert math.isnan(swapped["hd95"]), "found where there is none"
+    without = case_metrics(prediction, target.where(target < 2, 0), ["a", "b", "c"], (1.0, 1.0))
+    assert without["hd95"] == without["hd95/a"] == scores["hd95/a"], "absent from both"
+
+
+@pytest.mark.parametrize("what", ["missed", "added", "off", "swapped names", "all missed", "nothing there"])
+def test_missing_a_class_never_looks_nearer(what):
+    """Truth: two boxes of 6 x 6 pixels of 0.5 x 2 mm, on 20 x 30 pixels: the diagonal is (100 +
+    3600) ** 0.5 mm."""
+    truth = torch.zeros(20, 30, dtype=torch.int64)
+    truth[2:8, 2:8], truth[12:18, 20:26] = 1, 2
+    off = truth.where(truth != 2, 0)
+    off[12:18, 19:25] = 2
+    found = {
+        "missed": truth.where(truth != 2, 0),
+        "added": truth.clone(),
+        "off": off,
+        "swapped names": (3 - truth) * (truth > 0),
+        "all missed": truth * 0,
+        "nothing there": off,
+    }[what]
+    if what == "added":
+        found[0, 0] = 3
+    reference = truth * 0 if what == "nothing there" else truth
+    told = case_metrics(found, reference, ["a", "b", "c"], (0.5, 2.0), missed="diagonal")
+    assert {key: told[key] for key in told if "_diagonal" not in key} == pytest.approx(
+        case_metrics(found, reference, ["a", "b", "c"], (0.5, 2.0)), nan_ok=True
+    )
+    diagonal = 3700**0.5
+    # by hand: the surface of a box moved by a pixel of 2 mm is 2 mm away along two of its sides
+    expected = {
+        "missed": (math.nan, diagonal / 2),
+        "added": (math.nan, diagonal / 3),
+        "off": (1.0, 1.0),
+        "all missed": (math.nan, diagonal),
+        "nothing there": (math.nan, diagonal),
+    }
+    if what == "swapped names":
+        assert told["hd95"] == told["hd95_diagonal"] > 30
+    else:
+        assert (told["hd95"], told["hd95_diagonal"]) == pytest.approx(expected[what], nan_ok=True)
+    assert math.isnan(told["hd95_diagonal/c"]) == (what != "added")
 
 
 def test_case_metrics_of_nothing_are_nan():

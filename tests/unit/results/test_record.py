@@ -76,6 +76,25 @@ def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
     assert read_record(tmp_path / "source.json") == replace(RECORD, unit="source", part="val")
 
 
+def test_earlier_mean_distances_that_skipped_a_missed_class_are_undefined(tmp_path: Path) -> None:
+    """Earlier versions took the mean of the classes that were found."""
+    kept = {"dice": 0.4, "dice/a": 0.8, "dice/b": 0.0, "hd95": 2.0, "hd95/a": 2.0, "hd95/b": None}
+    kept |= {"asd": 0.5, "asd/a": 0.5, "asd/b": None}
+    fine = {"dice": 0.6, "dice/a": 0.6, "dice/b": None, "hd95": 4.0, "hd95/a": 4.0, "hd95/b": None}
+    fine |= {"asd": 1.5, "asd/a": 1.5, "asd/b": None}
+    cases = ({"case": "x", "subject": "1", **kept}, {"case": "y", "subject": "2", **fine})
+    metrics = {"dice": 0.5, "hd95": 3.0, "asd": 1.0, "label-free/entropy": 0.1}
+    replace(RECORD, metrics=metrics, cases=cases).write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    found = read_record(path)
+    assert [case["hd95"] for case in found.cases] == [None, 4.0]
+    assert [case["hd95/a"] for case in found.cases] == [2.0, 4.0]
+    told = {"dice": 0.5, "hd95": 4.0, "undefined/hd95": 1, "asd": 1.5, "undefined/asd": 1, "label-free/entropy": 0.1}
+    assert found.metrics == told
+    found.write(tmp_path)
+    assert read_record(path) == found
+
+
 def test_file_names_never_collide() -> None:
     sites = ["a", "a-b", "a_b", "a b", "a/b", "a.b", "é", "ü", "北京", "上海", "../x"]
     names = {replace(RECORD, site=site).name for site in sites}

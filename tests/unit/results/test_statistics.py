@@ -22,6 +22,7 @@ from allograft.report.cells import decision_table
 from allograft.results import statistics
 from allograft.results.comparison import Comparison, compare, difference, over_pairs
 from allograft.results.csv_files import COLUMNS, write_metrics, write_results
+from allograft.results.evidence import verdicts_of
 from allograft.results.record import Record
 from allograft.results.scores import score_interval, seed_scores, subject_scores
 from allograft.results.select import Line, lines
@@ -186,14 +187,40 @@ def test_cases_of_a_subject_are_one_value_and_undefined_ones_none() -> None:
     assert per_subject(cases + cases, "dice") == per_subject(cases, "dice") == per_subject(cases[::-1], "dice")
 
 
+def by_seed(scores: Mapping[int, Mapping[str, float | None]]) -> dict[int, list[dict[str, Any]]]:
+    """Seed -> "subject" or "subject/number" -> dice, as cases."""
+    return {
+        seed: [{"case": name, "subject": name.split("/")[0], "dice": value} for name, value in cases.items()]
+        for seed, cases in scores.items()
+    }
+
+
 def test_pairs_are_of_common_subjects_and_seeds() -> None:
-    a = {0: {"x": 0.5, "y": 0.9}, 1: {"x": 0.7, "z": 0.1}, 2: {"x": 0.0}}
-    b = {0: {"x": 0.1, "z": 0.2}, 1: {"x": 0.3, "z": 0.5}}
-    subjects, ours, theirs = paired(a, b)
-    assert subjects == ("x", "z")
-    assert ours == pytest.approx([0.6, 0.1])
-    assert theirs == pytest.approx([0.2, 0.5])
-    assert [len(part) for part in paired({0: {"x": 1.0}}, {1: {"x": 1.0}})] == [0, 0, 0]
+    a = by_seed({0: {"x": 0.5, "y": 0.9}, 1: {"x": 0.7, "z": 0.1}, 2: {"x": 0.0}})
+    b = by_seed({0: {"x": 0.1, "z": 0.2}, 1: {"x": 0.3, "z": 0.5}})
+    found = paired(a, b, "dice")
+    assert found.subjects == ("x", "z")
+    assert found.ours == pytest.approx([0.6, 0.1])
+    assert found.theirs == pytest.approx([0.2, 0.5])
+    assert (found.cases, found.undefined) == (2, (0, 0))
+    nothing = paired(by_seed({0: {"x": 1.0}}), by_seed({1: {"x": 1.0}}), "dice")
+    assert (len(nothing.subjects), len(nothing.ours), len(nothing.theirs), nothing.cases) == (0, 0, 0, 0)
+
+
+def test_a_case_that_one_row_lacks_is_left_out_of_both() -> None:
+    """The hard case of x is worth 0.9 where it is found; a row that lacks it does not become better
+    by that, in whichever seed."""
+    easy = {"x/easy": 0.2, "y/only": 0.3}
+    found = paired(by_seed({0: easy | {"x/hard": None}}), by_seed({0: easy | {"x/hard": 0.9}}), "dice")
+    assert found.ours.tolist() == found.theirs.tolist() == [0.2, 0.3]
+    assert (found.subjects, found.cases, found.undefined) == (("x", "y"), 2, (1, 0))
+    ours = by_seed({0: {"x/a": None, "x/b": 0.1}, 1: {"x/a": 0.5, "x/b": 0.1}})
+    other = by_seed({seed: {"x/a": 0.7, "x/b": 0.3} for seed in range(2)})
+    found = paired(ours, other, "dice")
+    # seed 0 has b alone, seed 1 both: the mean of (0.1, 0.3) and of (0.3, 0.5)
+    assert (found.ours, found.theirs) == (pytest.approx([0.2]), pytest.approx([0.4]))
+    assert (found.cases, found.undefined) == (2, (1, 0))
+    assert paired(other, ours, "dice").undefined == (0, 1)
 
 
 # ---- bootstrap
@@ -293,7 +320,7 @@ def test_only_what_both_rows_finished_is_compared() -> None:
 
 def _described(table: Sequence[Line], plan: Plan) -> list[Any]:
     return [
-        compare(table, plan, "chase"),
+        {title: replace(one, cases=0) for title, one in compare(table, plan, "chase").items()},
         [score_interval(plan, line, "chase") for line in table],
         over_pairs([table], plan),
     ]
@@ -333,7 +360,69 @@ def test_undefined_subjects_leave_the_pairs() -> None:
     assert found.note == "cannot be significant with 5 subjects"
     # and not the difference of the two scores, of other subjects
     assert found.difference == pytest.approx(0.1)
+    assert (found.cases, found.undefined) == (5, (1, 0))
     assert "p05" not in subject_scores(plan, table[1], "chase")
+
+
+DISTANCE = {"supervised": (None, 4.0, 2.0, 2.0), "misses": (None, 4.0, None, 2.5), "finds": (None, 5.0, 9.0, 2.0)}
+
+
+def distances(tmp_path: Path) -> tuple[Study, Plan, list[Line], dict[str, dict[str, str]]]:
+    """Dice as good for all three; a hard case that one row misses, and one where there is nothing
+    to find."""
+    study = a_study(target=["chase"])
+    plan, table = a_table(study, with_gains({TITLES[1]: [0.0] * 4, TITLES[2]: [0.0] * 4}, study))
+    records = {}
+    for line, (_, values) in zip(table, DISTANCE.items(), strict=True):
+        for run in line.runs:
+            (record,) = run.tests["chase"]
+            cases = tuple(
+                {**case, "dice": None if n == 0 else case["dice"], "hd95": v}
+                for n, (case, v) in enumerate(zip(record.cases, values, strict=True))
+            )
+            records[record.name] = replace(record, cases=cases, metrics=study.made_task.aggregate(cases))
+    table = lines(plan, records, "last")
+    rows = read(write_metrics(tmp_path, plan, table))
+    return study, plan, table, {row["recipe"]: row for row in rows if row["metric"] == "hd95"}
+
+
+def test_missing_a_hard_case_never_improves_a_row(tmp_path: Path) -> None:
+    """The row that misses the third case has a lower mean, and is worse over the cases that both
+    rows found; counts are beside it."""
+    study, plan, table, rows = distances(tmp_path)
+    nothing, misses, finds = (rows[title] for title in TITLES)
+    assert float(misses["mean"]) == 3.25 < float(finds["mean"])
+    assert [row["undefined_cases"] for row in (nothing, misses, finds)] == ["1", "2", "1"]
+    assert {row["cases"] for row in rows.values()} == {"4"}
+    assert (misses["paired_cases"], float(misses["difference"])) == ("2", 0.25)
+    assert (finds["paired_cases"], float(finds["difference"])) == ("3", pytest.approx(8 / 3))
+    told = decision_table(study, plan, table, "chase")
+    at = [column.name for column in told.columns].index("hd95")
+    small = [" ".join(cells[at].small.split()) for _, cells in told.rows]
+    assert "+0.25 vs nothing over 2 cases; undefined: 2 here, 1 in nothing" in small[1]
+    assert "1 undefined" in small[0]
+    text = io.StringIO()
+    print_tables(study, plan, table, Console(file=text, width=200, highlight=False, markup=False))
+    caption = " ".join(text.getvalue().split())
+    assert "Cases of 4 where dice is undefined, left out of a row's mean, and of both rows of a difference" in caption
+    assert f"{TITLES[1]} 1 (3 cases compared)" in caption
+
+
+def test_the_verdict_says_whom_it_does_not_compare(tmp_path: Path) -> None:
+    study, plan, table, _ = distances(tmp_path)
+    (verdict,) = verdicts_of(study, plan, table).values()
+    assert "3 subjects are compared: in the others dice is undefined in some row." in verdict.how
+
+
+def test_a_metric_that_every_case_lacks_has_a_row_without_a_mean(tmp_path: Path) -> None:
+    _, plan, table, _ = distances(tmp_path)
+    for line in table:
+        for run in line.runs:
+            for case in run.tests["chase"][0].cases:
+                case["asd"] = None
+    records = {record.name: record for line in table for run in line.runs for record in run.tests["chase"]}
+    rows = [row for row in read(write_metrics(tmp_path, plan, lines(plan, records, "last"))) if row["metric"] == "asd"]
+    assert [(row["mean"], row["cases"], row["undefined_cases"]) for row in rows] == [("", "4", "4")] * 3
 
 
 class Auc:

@@ -259,6 +259,7 @@ def _rates(cases: Cases, threshold: float) -> dict[str, float | None]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Over seeds. What is undefined is so by the labels of the group, which all seeds share."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
