@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Final, NotRequired, TypedDict, cast
 
 from torch import Tensor, nn
 
@@ -16,12 +16,41 @@ from allograft.batch import Batch
 from allograft.errors import AllograftError, OutputError
 from allograft.figure import Figure, from_json, to_json
 from allograft.networks import own_spec, rebuilt, remade
+from allograft.networks.network import Spec
 from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
 from allograft.predictor.folder import intact, read_card
 from allograft.recipe import Carry, Stage
 
-LEFT_OUT = "optimizer_left_out"
+LEFT_OUT: Final = "optimizer_left_out"
 """In a carry: the run had an optimizer's state, which was not kept since nothing asked for it."""
+
+
+class StageTree(TypedDict):
+    """What a carry's file says of a stage."""
+
+    name: str
+    seen: list[str]
+    judged: bool
+    facts: dict[str, float | int | str]
+
+
+class PartTree(TypedDict):
+    """A part of a carry."""
+
+    spec: Spec
+    state: dict[str, Tensor]
+
+
+class CarryTree(TypedDict):
+    """A carry's file."""
+
+    spec: Spec
+    network: dict[str, Tensor]
+    optimizer: Mapping[str, object] | None
+    parts: dict[str, PartTree]
+    stages: list[StageTree]
+    cost: dict[str, float | int]
+    optimizer_left_out: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -92,7 +121,8 @@ class Store:
 
     def optimizer_bytes(self) -> int:
         """What the state of the optimizer takes in the carry."""
-        return _bytes_of((self._read() or {}).get("optimizer"))
+        kept = self._read()
+        return 0 if kept is None else _bytes_of(kept["optimizer"])
 
     def forget(self) -> None:
         """Let the unit be run again, for what was cleaned; stages that are there stay."""
@@ -164,14 +194,14 @@ class Store:
     def serves(self, *, optimizer: bool) -> bool:
         """Whether the unit is finished, and with the state of its optimizer where that is asked
         for."""
-        return self.carry_file.exists() and not (optimizer and (self._read() or {}).get(LEFT_OUT, False))
+        kept = self._read() if optimizer else None
+        return self.carry_file.exists() and not (kept is not None and kept.get(LEFT_OUT, False))
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> CarryTree | None:
         try:
-            kept: dict[str, Any] | None = tree.load(self.carry_file) if self.carry_file.exists() else None
+            return cast(CarryTree, tree.load(self.carry_file)) if self.carry_file.exists() else None
         except tree.DamagedFile:
             return None
-        return kept
 
     def load(self, *, optimizer: bool = False) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
         """The carry, the stages (predictors load when called) and the cost; None when unfinished or

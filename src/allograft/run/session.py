@@ -283,10 +283,11 @@ class Session:
         """Have a unit run again of which ``clean`` removed stages, when there is more to judge than
         there was."""
         store = self._store(unit)
-        stages = store.cleaned()
-        if stages and self.fabric.broadcast(not judge.complete(unit, stages)) and self.fabric.is_global_zero:
-            store.forget()
-        self.fabric.barrier()
+        stages = self.fabric.broadcast(store.cleaned())
+        if stages:
+            if self.fabric.is_global_zero and not judge.complete(unit, stages):
+                store.forget()
+            self.fabric.barrier()
 
     def restore(self, world: World, plan: Plan) -> None:
         """Run again what ``clean`` removed and the table now needs, after another rule of selection
