@@ -308,6 +308,14 @@ def test_a_nifti_with_more_pixels_than_declared_is_refused(tmp_path: Path, suffi
             read_image([one])
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_what_stands_before_the_pixels_is_none_of_them(tmp_path: Path, suffix: str) -> None:
+    image = nibabel.Nifti1Image(IMAGE, AFFINE)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 5000))
+    nibabel.save(image, tmp_path / f"a{suffix}")
+    assert (read_image([tmp_path / f"a{suffix}"]).array[0] == IMAGE).all()
+
+
 def test_bytes_that_fill_up_a_block_are_no_pixels(tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
     path.write_bytes(nibabel.Nifti1Image(IMAGE, AFFINE).to_bytes() + bytes(100))

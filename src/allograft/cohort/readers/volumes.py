@@ -115,10 +115,11 @@ def _following(image: Any) -> int:
     if not isinstance(image, nibabel.Nifti1Pair):
         return 0
     stored = np.dtype(image.get_data_dtype()).itemsize * math.prod(image.shape)
-    pixels = Path(image.file_map["image"].filename)
+    pixels = Path(str(image.file_map["image"].filename))
     if pixels.name.lower().endswith((".bz2", ".zst")):
         return 0
-    return pixels.stat().st_size - int(image.dataobj.offset) - stored
+    proxy: Any = image.dataobj  # the header's own offset is not that of the file any more
+    return pixels.stat().st_size - int(proxy.offset) - stored
 
 
 def _colours(path: Path, array: np.ndarray) -> np.ndarray:
