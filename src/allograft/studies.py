@@ -12,7 +12,7 @@ from allograft import tree
 from allograft.context import Store
 from allograft.errors import SpecError
 from allograft.predictor import load_predictor, save_predictor
-from allograft.recipe import Grid, title
+from allograft.recipe import Grid, candidates, title, total_needs
 from allograft.report.overview import Part, write_overview
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
@@ -92,10 +92,13 @@ def run_study(
     if whole.fabric.is_global_zero and study.is_parted:
         tree.write_json(out / "study.json", study.spelt_out())
     results: dict[str, Result] = {}
+    continued = _continued(sessions, worlds)
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
+        session = replace(session, continued=continued)
         plan = session.plan(worlds[name])
         session.run_all(worlds[name], plan, shard, report=report)
+        session.restore(worlds[name], plan)
         if not whole.fabric.is_global_zero:
             results[name] = Result(session.out, worlds[name].study, plan, (), {})
             continue
@@ -140,6 +143,18 @@ def part_sessions(whole: Session) -> dict[str, Session]:
         name: replace(whole, study=part, out=part_folder(whole.out, name) if name else whole.out)
         for name, part in parts_of(whole.study).items()
     }
+
+
+def _continued(sessions: Mapping[str, Session], worlds: Mapping[str, World]) -> frozenset[str]:
+    """The units of all parts, where there are several, whose optimizer some recipe continues."""
+    asking = [
+        name
+        for name, world in worlds.items()
+        if len(worlds) > 1
+        and any(total_needs(one).optimizer_state for row in world.study.rows for one in candidates(row))
+    ]
+    plans = [replace(sessions[name], say=lambda line: None).plan(worlds[name]) for name in asking]
+    return frozenset().union(*(plan.continued for plan in plans))
 
 
 def _announce(say: Callable[[str], None], name: str, number: int, total: int) -> None:

@@ -55,7 +55,8 @@ def left_by(
     Args:
         settings: of the recipe's own training; None = the study's.
     """
-    context, batch = session.context(seed), unseen_images(world)
+    # as from within the recipe, which may continue an optimizer
+    context, batch = replace(session.context(seed), continues=True), unseen_images(world)
     if settings is not None:
         given = {field.name: getattr(context, field.name) for field in fields(context)}
         context = OwnSettings(**{**given, "settings": settings}, others=context)

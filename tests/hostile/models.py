@@ -337,7 +337,7 @@ STARTS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
         ("w.pt",),
     ),
     "a zip file that unfolds": ("w.pt", compressed, ("w.pt", "compressed")),
-    "half a file": ("w.pt", lambda: saved({"x": torch.ones(1000)})[:2000], ("w.pt", "no plain state dict")),
+    "half a file": ("w.pt", lambda: saved({"x": torch.ones(1000)})[:2000], ("w.pt", "half a file")),
     "a safetensors of terabytes": ("w.safetensors", lambda: header(HUGE), ("w.safetensors", "no safetensors file")),
     "a safetensors that lies": (
         "w.safetensors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,15 +146,15 @@ def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:
     by_name: dict[str, list[str]] = {}
     for name in by_path:
         by_name.setdefault(Path(name).name, []).append(name)
-    asked = Counter(Path(stem(case.name)).name for case in cases)
+    asked = Counter(one for case in cases for one in _names(Path(stem(case.name)).name)[1:])
 
     def find(case: Case) -> Path:
         name = stem(case.name)
         bare = Path(name).name
-        for wanted in (f"{name}_mask", name):
+        for wanted in _names(name):
             if wanted in by_path:
                 return _only(by_path[wanted], case)
-        near = next((by_name[one] for one in (f"{bare}_mask", bare) if one in by_name), None)
+        near = next((by_name[one] for one in _names(bare) if one in by_name), None)
         if near is None:
             raise ModelError(
                 f"{folder}: holds no prediction for '{case.name}'; expected {bare}.png, {bare}_mask.png, .nii.gz or "
@@ -167,6 +168,15 @@ def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:
         return _only(by_path[near[0]], case)
 
     return find
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """What a prediction for an image is called; nnU-Net leaves the channel's number away.
+
+    >>> _names("case_0000")
+    ('case_0000_mask', 'case_0000', 'case')
+    """
+    return (f"{name}_mask", name, *([name[:-5]] if re.search(r"[^/]_0000$", name) else []))
 
 
 def _only(paths: Sequence[Path], case: Case) -> Path:

@@ -236,6 +236,22 @@ def report(
     _show(rebuild(out, pictures=not without_images, say=_say))
 
 
+@app.command(epilog="Example: allograft clean runs/vessels --yes")
+def clean(
+    out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, nothing is removed.")] = False,
+) -> None:
+    """List, and with --yes remove, what no table, report, model or resumed run needs."""
+    from allograft.clean import leftovers, remove, told
+
+    found = leftovers(out, _say)
+    print("\n".join(told(found)))
+    if yes:
+        print(f"removed {remove(found) / 2**20:.1f} MiB")
+    elif found.found:
+        print(f"dry run: nothing was removed; allograft clean {out} --yes removes {found.size / 2**20:.1f} MiB")
+
+
 @app.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],

@@ -136,6 +136,11 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
             "{} whose NIfTI header holds two places; look which is right, and store that one as both sform and qform",
         ),
         (
+            "aspect",
+            "warning",
+            "{} with pixels that are not square, so that shapes are distorted; resample them to square pixels",
+        ),
+        (
             "orientation",
             "note",
             "{} that do not say which way their axes point; left and right may be exchanged: compare with the source",
@@ -146,6 +151,33 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
         if found:
             count = len({look.row for look, _ in found})
             yield Finding(severity, topic, text.format(_count(count, "case")), tuple(name(*one) for one in found[:10]))
+
+
+def check_places(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
+    """Volumes of one subject that lie at places without a common point: one of the headers may be
+    wrong."""
+    by_subject: dict[tuple[str, str], list[Look]] = {}
+    for look in looks:
+        if look.box is not None:
+            by_subject.setdefault((look.case.site, look.case.subject), []).append(look)
+    found: list[tuple[Look, str]] = []
+    for first, *others in by_subject.values():
+        found += [(look, f"{gap:.0f} mm from {first.case.name}") for look in others if (gap := _gap(first, look)) > 0]
+    if found:
+        text = (
+            f"{_count(len({look.case.subject for look, _ in found}), 'subject')} with volumes that share no point in "
+            "the patient's space; look whether one of them has a wrong place in its header"
+        )
+        yield Finding("warning", "place", text, tuple(name(*one) for one in found[:10]))
+
+
+def _gap(one: Look, other: Look) -> float:
+    """Millimetres between two volumes along the axis on which they are furthest apart; 0 where they
+    overlap."""
+    assert one.box is not None
+    assert other.box is not None
+    pairs = zip(one.box[0], one.box[1], other.box[0], other.box[1], strict=True)
+    return max(0.0, *(max(c - b, a - d) for a, b, c, d in pairs))
 
 
 def check_subjects(sites: Sequence[Site]) -> Iterator[Finding]:

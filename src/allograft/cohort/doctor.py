@@ -23,6 +23,7 @@ from allograft.cohort.checks import (
     check_headers,
     check_intensity,
     check_labels,
+    check_places,
     check_subjects,
 )
 from allograft.cohort.coding import Coding
@@ -109,6 +110,7 @@ def examine(
     findings = (
         *check_files(looks, name),
         *check_headers(looks, preprocessing, name),
+        *check_places(looks, name),
         *check_grids(sites, looks, preprocessing),
         *check_subjects(sites),
         *check_labels(sites),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allograft.cohort.cells import read_cells
 from allograft.errors import ManifestError, nearest
 
 if TYPE_CHECKING:
@@ -83,6 +85,12 @@ def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...
             raise ManifestError(
                 f"{path}: column '{name}' is missing; found {', '.join(columns)}. {nearest(name, columns, 'column')}"
             )
+    for name in columns:
+        if name not in KNOWN and name.lower() in KNOWN:
+            raise ManifestError(
+                f"{path}: column '{name}' would be an attribute of that name; rename it '{name.lower()}', or to "
+                "another word"
+            )
     cases: dict[str, Case] = {}
     for number, row in enumerate(rows, 2):  # row 1 is the header
         case = _case(row, folder, root, f"{path}, row {number}")
@@ -104,23 +112,28 @@ def _rows(path: Path) -> list[dict[str, str]]:
         rows = _parquet_rows(path)
     else:
         try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                stored = list(reader)
-                if reader.fieldnames and len(set(reader.fieldnames)) < len(reader.fieldnames):
-                    raise ManifestError(
-                        f"{path}: a column name stands twice in the header {', '.join(reader.fieldnames)}; rename one"
-                    )
-                for number, row in enumerate(stored, 2):
-                    if None in row:
-                        mend = "put a cell that holds a comma in double quotes"
-                        raise ManifestError(f"{path}, row {number}: has more cells than the header; {mend}")
-                rows = [{key: (value or "").strip() for key, value in row.items()} for row in stored]
-        except (UnicodeDecodeError, csv.Error) as error:
+            rows = _csv_rows(path)
+        except UnicodeDecodeError as error:
             raise ManifestError(f"{path}: not a CSV file in UTF-8 ({error}); save it again as CSV, UTF-8") from error
+        except csv.Error as error:
+            raise ManifestError(
+                f"{path}: not a CSV file ({error}), as where a double quote is not closed; save it again as CSV"
+            ) from error
     if not rows:
         raise ManifestError(f"{path}: holds no rows; expected one row a case below the header")
     return rows
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    names, rows = read_cells(path)
+    if len(set(names)) < len(names):
+        raise ManifestError(f"{path}: a column name stands twice in the header {', '.join(names)}; rename one")
+    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+        raise ManifestError(
+            f"{path}: its header is {names[0]!r}, one column; expected commas between columns; save it again as CSV "
+            "with commas"
+        )
+    return [dict(zip(names, cells, strict=True)) for cells in rows]
 
 
 def _parquet_rows(path: Path) -> list[dict[str, str]]:
@@ -144,6 +157,9 @@ def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:
     for name in REQUIRED:
         if not row.get(name):
             raise ManifestError(f"{where}: column '{name}' is empty; every case needs one")
+    for name in ("subject", "site"):  # as pandas writes what it does not know
+        if row[name].lower() == "nan":
+            raise ManifestError(f"{where}: {name} is '{row[name]}', which is no {name}; every case needs one")
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise ManifestError(f"{where}: split is '{split}'; expected train, val, test or empty")

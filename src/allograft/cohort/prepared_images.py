@@ -29,7 +29,7 @@ from allograft.cohort.readers.files import Series, companions
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
 
-_READS = 2
+_READS = 3
 """Part of the names of stored arrays; raise it when the same file is read as other numbers."""
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Style:
 class Look:
     """What one case's files hold; ``problems`` and ``notes`` are (what kind, what was found) pairs.
 
-    A case whose image is unreadable has only problems.
+    A case whose image is unreadable has only problems. ``box``: lowest and highest corner of a
+    volume in mm.
     """
 
     case: Case
@@ -56,6 +58,7 @@ class Look:
     kind: str = ""
     orientation: str = ""
     spacing: tuple[float, ...] | None = None
+    box: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     scale: float = 0.0
     scale_after: float | None = None
     codes: Mapping[int, int] = field(default_factory=dict)
@@ -122,6 +125,7 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
         kind=picture.array.dtype.name,
         orientation=_orientation(picture),
         spacing=None if picture.affine is None else tuple(round(mm, 3) for mm in picture.spacing),
+        box=_box(picture),
         scale=_scale(picture.array),
         **facts,
     )
@@ -178,6 +182,15 @@ def _codes(
         counts = np.bincount(mask.array.reshape(-1), minlength=1)
         return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
     return {int(code): int(count) for code, count in zip(*np.unique(mask.array, return_counts=True), strict=True)}
+
+
+def _box(picture: Picture) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The box in mm, along the patient's axes, that holds a volume."""
+    if picture.affine is None or len(picture.spatial) != 3:
+        return None
+    corners = np.array(list(product(*((-0.5, length - 0.5) for length in picture.spatial), (1.0,))))
+    places = (corners @ picture.affine.T)[:, :3]
+    return tuple(map(float, places.min(0))), tuple(map(float, places.max(0)))
 
 
 def _on_image(

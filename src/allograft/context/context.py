@@ -60,6 +60,10 @@ class Context:
         template: the user's own network, for specs that name it.
         progress: whether to show bars on a terminal.
         journal, meter, label, lease: of the current unit.
+        continued: units whose optimizer some other run continues, so that their carry keeps its
+            state; it is left out of all others, as it may be twice the network.
+        continues: whether the recipe that runs here may continue an optimizer; a study, which knows
+            its rows, says False at the top.
         rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place
             of all; None trains in earnest.
     """
@@ -77,6 +81,8 @@ class Context:
     meter: Meter = field(default_factory=Meter)
     label: str = ""
     lease: Lease = field(default_factory=Lease)
+    continued: frozenset[str] = frozenset()
+    continues: bool = True
     rehearsal: dict[str, Meter] | None = None
 
     # ------------------------------------------------------------------ units
@@ -153,10 +159,13 @@ class Context:
         key = self.key(draws, recipe)
         scenario = scenario.narrowed(total_needs(recipe))
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
-        with self._alone(store) as lease:
-            found = store.load() if store and self.fabric.broadcast(store.carry_file.exists()) else None
+        wanted = self.continues or key in self.continued
+        with self._alone(store, wanted) as lease:
+            found = store.load(optimizer=wanted) if store and self.fabric.broadcast(store.carry_file.exists()) else None
             if found is None:
-                inner = self._inside(recipe, draws, store, lease)
+                inner = replace(
+                    self._inside(recipe, draws, store, lease), continued=self.continued | ({key} if wanted else set())
+                )
                 return (yield from inner._run(recipe, scenario, network, key, store))
         carry, stages, _ = found
         if store:
@@ -164,12 +173,13 @@ class Context:
         for stage in stages:
             yield self._stamped(stage, key, recipe, scenario)
         parts = {name: part.to(self.fabric.device) for name, part in carry.parts.items()}
-        return replace(carry, network=carry.network.to(self.fabric.device), parts=parts)
+        optimizer = carry.optimizer if wanted else None  # as it is after a run
+        return replace(carry, network=carry.network.to(self.fabric.device), optimizer=optimizer, parts=parts)
 
-    def _alone(self, store: Store | None) -> AbstractContextManager[Lease]:
+    def _alone(self, store: Store | None, optimizer: bool) -> AbstractContextManager[Lease]:
         """The unit's lock, while it is unfinished; another process's is waited for, since what it
         trains may be shared."""
-        if store is None or not self.fabric.is_global_zero or store.carry_file.exists():
+        if store is None or not self.fabric.is_global_zero or store.serves(optimizer=optimizer):
             return nullcontext(Lease())
         return locked(store.lock_file)
 
@@ -180,7 +190,8 @@ class Context:
                 store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero, lease.check
             )
         seed, label = self.seeds.seed, f"{title(recipe)}, seed {self.seeds.seed}: "
-        return replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=label, lease=lease)
+        inside = replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=label, lease=lease)
+        return replace(inside, continues=self.continues or recipe.needs.optimizer_state)
 
     def _run(
         self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None
@@ -209,15 +220,16 @@ class Context:
             yield stage
         if self.rehearsal is not None:
             self.rehearsal[key] = self.meter
+        wanted = key in self.continued
         if store:
             self.lease.check()
             # a pre-training: what it leaves can be a start
             if own and all(stage.predictor is None for stage in own):
                 store.keep_stage(replace(own[-1], predictor=Weights(carry.network)), self._card(own[-1]))
-            store.keep(carry, own, self.meter.cost(), self.meter.figures)
+            store.keep(carry, own, self.meter.cost(), self.meter.figures, optimizer=wanted)
             self.journal.clear()
         self.fabric.barrier()
-        return carry
+        return carry if wanted else replace(carry, optimizer=None)  # as it would be loaded
 
     def _stamped(self, stage: Stage, unit: str, recipe: Recipe, scenario: Scenario) -> Stage:
         """The stage with what only the context knows of it."""

@@ -7,17 +7,50 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, NotRequired, TypedDict, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from allograft import tree
 from allograft.batch import Batch
-from allograft.errors import AllograftError
+from allograft.errors import AllograftError, OutputError
 from allograft.figure import Figure, from_json, to_json
 from allograft.networks import own_spec, rebuilt, remade
+from allograft.networks.network import Spec
 from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
 from allograft.predictor.folder import intact, read_card
 from allograft.recipe import Carry, Stage
+
+LEFT_OUT: Final = "optimizer_left_out"
+"""In a carry: the run had an optimizer's state, which was not kept since nothing asked for it."""
+
+
+class StageTree(TypedDict):
+    """What a carry's file says of a stage."""
+
+    name: str
+    seen: list[str]
+    judged: bool
+    facts: dict[str, float | int | str]
+
+
+class PartTree(TypedDict):
+    """A part of a carry."""
+
+    spec: Spec
+    state: dict[str, Tensor]
+
+
+class CarryTree(TypedDict):
+    """A carry's file."""
+
+    spec: Spec
+    network: dict[str, Tensor]
+    optimizer: Mapping[str, object] | None
+    parts: dict[str, PartTree]
+    stages: list[StageTree]
+    cost: dict[str, float | int]
+    optimizer_left_out: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -64,14 +97,58 @@ class Store:
         return None
 
     @property
+    def cleaned_file(self) -> Path:
+        """Names the stages that ``clean`` removed."""
+        return self.folder / "cleaned.json"
+
+    def cleaned(self) -> tuple[str, ...]:
+        """The stages that ``clean`` removed, which are made again when they are asked for."""
+        try:
+            return tuple(json.loads(self.cleaned_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return ()
+
+    def clean_stage(self, name: str) -> None:
+        """Remove the predictor of a stage, and say so first."""
+        tree.write_json(self.cleaned_file, sorted({*self.cleaned(), name}))
+        tree.remove(self.stage_folder(name))
+
+    def clean_optimizer(self) -> None:
+        """Leave out the state of the optimizer from the carry."""
+        kept = self._read()
+        if kept is not None and kept["optimizer"] is not None:
+            tree.save(self.carry_file, {**kept, "optimizer": None, LEFT_OUT: True})
+
+    def optimizer_bytes(self) -> int:
+        """What the state of the optimizer takes in the carry."""
+        kept = self._read()
+        return 0 if kept is None else _bytes_of(kept["optimizer"])
+
+    def forget(self) -> None:
+        """Let the unit be run again, for what was cleaned; stages that are there stay."""
+        tree.remove(self.carry_file)
+        tree.remove(self.cleaned_file)
+
+    @property
     def figures_file(self) -> Path:
         """What the unit has to show in the report."""
         return self.folder / "figures.json"
 
     def keep(
-        self, carry: Carry, stages: list[Stage], cost: Mapping[str, float | int], figures: Mapping[str, Figure]
+        self,
+        carry: Carry,
+        stages: list[Stage],
+        cost: Mapping[str, float | int],
+        figures: Mapping[str, Figure],
+        *,
+        optimizer: bool = True,
     ) -> None:
-        """Save the end of a run; only now is the unit finished."""
+        """Save the end of a run; only now is the unit finished.
+
+        Args:
+            optimizer: whether the optimizer's state is kept too, which is twice the network for
+                Adam.
+        """
         if self.writes:
             tree.write_json(self.figures_file, {name: to_json(figure) for name, figure in figures.items()})
             parts = {
@@ -80,7 +157,8 @@ class Store:
             state = {
                 "spec": dict(carry.network.spec),
                 "network": carry.network.state_dict(),
-                "optimizer": carry.optimizer,
+                "optimizer": carry.optimizer if optimizer else None,
+                LEFT_OUT: carry.optimizer is not None and not optimizer,
                 "parts": parts,
                 "stages": [
                     {
@@ -113,25 +191,62 @@ class Store:
         if self.writes:
             tree.remove(self.folder / "journal")
 
-    def load(self) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
-        """The carry, the stages (predictors load when called) and the cost; None when unfinished or
-        damaged."""
-        if not self.carry_file.exists():
-            return None
+    def serves(self, *, optimizer: bool) -> bool:
+        """Whether the unit is finished, and with the state of its optimizer where that is asked
+        for."""
+        kept = self._read() if optimizer else None
+        return self.carry_file.exists() and not (kept is not None and kept.get(LEFT_OUT, False))
+
+    def _read(self) -> CarryTree | None:
         try:
-            kept = tree.load(self.carry_file)
+            return cast(CarryTree, tree.load(self.carry_file)) if self.carry_file.exists() else None
         except tree.DamagedFile:
             return None
-        stages = []
+
+    def load(self, *, optimizer: bool = False) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
+        """The carry, the stages (predictors load when called) and the cost; None when unfinished or
+        damaged.
+
+        Args:
+            optimizer: None too where the optimizer's state was left out.
+        """
+        kept = self._read()
+        if kept is None or (optimizer and kept.get(LEFT_OUT, False)):
+            return None
+        stages, cleaned = [], self.cleaned()
         for one in kept["stages"]:
             predictor = self.kept_stage(one["name"]) if one["judged"] else None
-            if one["judged"] and predictor is None:
+            gone = one["judged"] and predictor is None
+            if gone and one["name"] not in cleaned:
                 return None
             cost = kept["cost"] if predictor is None else read_card(predictor.folder)["cost"]
+            if gone:
+                stages.append(Stage(one["name"], Cleaned(self.folder), tuple(one["seen"]), one["facts"], cost=cost))
+                continue
             stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=cost))
         parts = {name: remade(part["spec"], part["state"], self.template) for name, part in kept["parts"].items()}
         network = rebuilt(kept["spec"], kept["network"], self.template)
         return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
+
+
+def _bytes_of(thing: object) -> int:
+    """Of all tensors in a tree."""
+    if isinstance(thing, Tensor):
+        return thing.numel() * thing.element_size()
+    inner = thing.values() if isinstance(thing, Mapping) else thing if isinstance(thing, (list, tuple)) else ()
+    return sum(map(_bytes_of, inner))
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """In the place of a stage's predictor that ``clean`` removed: its records are there, and whoever
+    needs more runs the unit again."""
+
+    folder: Path
+
+    def __call__(self, batch: Batch) -> Prediction:
+        """Raises ``OutputError``: it is to be run again."""
+        raise OutputError(f"{self.folder}: 'allograft clean' removed this model; run the study again to have it back")
 
 
 @dataclass(frozen=True)

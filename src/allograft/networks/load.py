@@ -34,6 +34,7 @@ class LoadReport:
         missing: in the network, but not loaded; they keep their random start.
         anew: why parts start at random: heads for other classes, for example.
         unread: NumPy values of the file, by their place in it; only tensors are read.
+        taken: which of several sets of weights in the file was read, "" where there is one.
     """
 
     matched: tuple[str, ...]
@@ -42,6 +43,7 @@ class LoadReport:
     missing: tuple[str, ...]
     anew: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    taken: str = ""
 
     def __str__(self) -> str:
         counts = (
@@ -49,7 +51,8 @@ class LoadReport:
         ) + f"{len(self.skipped)} skipped, {len(self.missing)} missing"
         more = f" and {len(self.unread) - 3} more" if len(self.unread) > 3 else ""
         unread = [f"NumPy values not read: {', '.join(self.unread[:3])}{more}"] if self.unread else []
-        return "; ".join([f"{len(self.matched)} tensors matched, {counts}", *self.anew, *unread])
+        taken = [self.taken] if self.taken else []
+        return "; ".join([f"{len(self.matched)} tensors matched, {counts}", *self.anew, *unread, *taken])
 
 
 def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str] | None = None) -> LoadReport:
@@ -69,13 +72,13 @@ def load_weights(network: nn.Module, source: Path | str, anew: Mapping[str, str]
         ModelError: no such weights, a file that holds more than these (it is not opened further),
             not one tensor that fits, or a tensor with values that are not finite.
     """
-    state, unread = stored_weights(source)
+    state, unread, taken = stored_weights(source)
     match = matched(network, state, anew or {})
     if not match.loaded:
         raise ModelError(f"{source}: {_why_none(network, state, match)}")
     _check_finite(network, match.loaded, source)
     network.load_state_dict(match.loaded, strict=False)
-    return replace(match.report, unread=unread)
+    return replace(match.report, unread=unread, taken=taken)
 
 
 def _why_none(network: nn.Module, state: Mapping[str, Tensor], match: Match) -> str:

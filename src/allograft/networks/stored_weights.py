@@ -38,9 +38,9 @@ _NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]
 
 
-def stored_weights(source: Path | str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A flat name -> tensor mapping, of a model folder that of the first network in it; and which
-    NumPy values were not read."""
+def stored_weights(source: Path | str) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+    """A flat name -> tensor mapping, of a model folder that of the first network in it; which NumPy
+    values were not read; and, of several sets of weights in a file, which one was taken."""
     path = named_weights(source) or Path(source)
     file = path / "model.safetensors" if os.path.isdir(path) else path
     if not os.path.isfile(file):  # which says no to a name that is too long, where Path raises
@@ -48,11 +48,11 @@ def stored_weights(source: Path | str) -> tuple[dict[str, Tensor], tuple[str, ..
             f"{str(path)[:200]}: no such weights; expected 'scratch', a model folder, a .safetensors or .pt file, "
             "timm:NAME or hf:OWNER/NAME"
         )
-    state, unread = (_safetensors(file), ()) if file.suffix == ".safetensors" else _state_dict(file)
+    state, unread, taken = (_safetensors(file), (), "") if file.suffix == ".safetensors" else _state_dict(file)
     if os.path.isdir(path):
         prefix = min((key.split("/")[0] for key in state if "/" in key), default="", key=len)
         state = {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
-    return state, unread
+    return state, unread, taken
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
@@ -66,31 +66,60 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _state_dict(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors that ``torch.save`` wrote, and where NumPy values are; torch refuses anything
-    else before it is made."""
+def _state_dict(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+    """The tensors that ``torch.save`` wrote, where NumPy values are, and of several sets of weights
+    which one was taken; torch refuses anything else before it is made."""
     kept = _opened(file)
     unread = tuple(_places(kept))
+    taken = ""
     for _ in range(3):
-        inner = (
-            next((kept[key] for key in INSIDE if isinstance(kept.get(key), Mapping)), None)
-            if isinstance(kept, Mapping)
-            else None
-        )
-        kept = kept if inner is None else inner
+        key, others = _inside(file, kept)
+        if not key:
+            break
+        kept = kept[key]
+        taken = f"weights taken from '{key}', not from {' or '.join(map(repr, others))}" if others else taken
     tensors = (
         {str(key): value for key, value in kept.items() if isinstance(value, Tensor)}
         if isinstance(kept, Mapping)
         else {}
     )
     if not tensors:
-        raise ModelError(f"{file}: holds no weights; expected name -> tensor, as model.state_dict() gives it")
+        arrays = "; its NumPy arrays are not read: make them tensors, torch.from_numpy" if unread else ""
+        raise ModelError(f"{file}: holds no weights; expected name -> tensor, as model.state_dict() gives it{arrays}")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ModelError(
                 f"{file}: '{name}' of shape {tuple(tensor.shape)} is larger than what is stored of it; save it again"
             )
-    return tensors, unread
+    return tensors, unread, taken
+
+
+def _inside(file: Path, kept: object) -> tuple[str, list[str]]:
+    """The key under which the weights are, and others that hold as many tensors; ``"", []`` where
+    they are here."""
+    if not isinstance(kept, Mapping):
+        return "", []
+    holds = {key: _tensors(value) for key, value in kept.items() if isinstance(key, str)}
+    found = [key for key, count in holds.items() if count and isinstance(kept[key], Mapping)]
+    known = next((key for key in INSIDE if key in found), None)
+    if known is None and (not found or any(isinstance(value, Tensor) for value in kept.values())):
+        return "", []
+    if known is None and len(found) > 1:
+        raise ModelError(
+            f"{file}: holds weights under {', '.join(map(repr, sorted(found)[:5]))}; expected one set of weights; save "
+            "the one you mean alone"
+        )
+    key = known or found[0]
+    return key, [other for other in found if other != key and holds[other] == holds[key]]
+
+
+def _tensors(held: object, depth: int = 0) -> int:
+    """How many tensors have a name, in mappings of names alone: an optimizer numbers its own."""
+    if isinstance(held, Tensor):
+        return 1
+    if not isinstance(held, Mapping) or depth > 3 or not all(isinstance(key, str) for key in held):
+        return 0
+    return sum(_tensors(value, depth + 1) for value in held.values())
 
 
 def _opened(file: Path) -> Any:
@@ -104,10 +133,35 @@ def _opened(file: Path) -> Any:
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none may raise anything
+        if known := _kind(file):
+            raise ModelError(f"{file}: found {known}") from error
         mend = "save the weights alone: torch.save(model.state_dict(), FILE), or as safetensors"
         raise ModelError(
             f"{file}: no plain state dict ({_reason(error)}); files that hold more than tensors are not opened: {mend}"
         ) from error
+
+
+_HEADS = {
+    b"version https://git-lfs": "a pointer of Git LFS in the place of the weights; fetch them: git lfs pull",
+    b"<!doctype html": "a web page in the place of the weights; download the file itself",
+    b"<html": "a web page in the place of the weights; download the file itself",
+    b"\x89hdf": "an HDF5 file, as Keras writes it; export the weights as safetensors",
+}
+
+
+def _kind(file: Path) -> str:
+    """What a file is that is often taken for weights of torch, with what to do; "" for others."""
+    with file.open("rb") as opened:
+        head = opened.read(64)
+    if known := next((words for start, words in _HEADS.items() if head.lower().startswith(start)), None):
+        return known
+    if file.suffix.lower() in (".onnx", ".tflite", ".pb"):
+        return f"a {file.suffix} file, a graph for inference; export the weights it was made from: model.state_dict()"
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as packed:
+            scripted = any("/code/" in name for name in packed.namelist())
+        return "a TorchScript archive; save its weights alone: torch.save(model.state_dict(), FILE)" if scripted else ""
+    return "half a file, cut short in copying; copy it again" if head.startswith(b"PK\x03\x04") else ""
 
 
 def _reason(error: Exception) -> str:

@@ -75,7 +75,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Session:
-    """One process's part in a study."""
+    """One process's part in a study.
+
+    Args:
+        continued: units whose optimizer a row of another part of the study continues.
+    """
 
     study: Study
     out: Path
@@ -84,6 +88,7 @@ class Session:
     workers: int
     checkpoint_seconds: float
     say: Callable[[str], None]
+    continued: frozenset[str] = frozenset()
 
     @property
     def units(self) -> Path:
@@ -171,6 +176,8 @@ class Session:
             workers=self.workers,
             checkpoint_seconds=self.checkpoint_seconds,
             template=template,
+            continued=self.continued,
+            continues=False,
         )
 
     def start(self, world: World, seed: int) -> AnyNetwork:
@@ -219,7 +226,7 @@ class Session:
                 continue
             row, place = todo.pop(turn), f"{total - len(todo)} of {total}"
             try:
-                self.run(world, row, place)
+                replace(self, continued=self.continued | plan.continued).run(world, row, place)
             except LeaseLost:
                 if self.fabric.world_size > 1:
                     raise  # the others of this group wait for this one's part of a step
@@ -244,6 +251,8 @@ class Session:
         )
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
+        for node in row.nodes:
+            self._uncleaned(node.key, judge)
         store = replace(self._store(row.unit), template=context.template)
         finished = store.load()
         if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
@@ -269,6 +278,25 @@ class Session:
             )
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
             _keep_traceback(self.units / row.unit, error)
+
+    def _uncleaned(self, unit: str, judge: Judge) -> None:
+        """Have a unit run again of which ``clean`` removed stages, when there is more to judge than
+        there was."""
+        store = self._store(unit)
+        stages = self.fabric.broadcast(store.cleaned())
+        if stages:
+            if self.fabric.is_global_zero and not judge.complete(unit, stages):
+                store.forget()
+            self.fabric.barrier()
+
+    def restore(self, world: World, plan: Plan) -> None:
+        """Run again what ``clean`` removed and the table now needs, after another rule of selection
+        say."""
+        table = standing_of(world.study, plan, read_all(self.out), self.units).lines
+        for run in (run for line in table if (run := line.best_run) is not None):
+            if run.stage in self._store(run.row.unit).cleaned():
+                self._store(run.row.unit).forget()
+                replace(self, continued=self.continued | plan.continued).run(world, run.row, "cleaned before")
 
     def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
         """Table, verdicts, models, ``results.csv``, ``metrics.csv`` and report."""

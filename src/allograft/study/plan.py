@@ -8,7 +8,7 @@ from functools import cached_property
 
 from allograft.context import Context, Node, units_of
 from allograft.networks import AnyNetwork
-from allograft.recipe import AnyRecipe, Grid, Scenario, candidates, title, total_needs
+from allograft.recipe import AnyRecipe, Grid, Scenario, candidates, every_recipe, title, total_needs
 from allograft.study.keys import Question, Statistics
 from allograft.study.world import World
 from allograft.tasks import Task
@@ -72,6 +72,19 @@ class Plan:
     def units(self) -> tuple[str, ...]:
         """Distinct units."""
         return tuple(self.nodes)
+
+    @cached_property
+    def continued(self) -> frozenset[str]:
+        """Units whose optimizer a recipe of some row continues: all that such a recipe is built
+        on."""
+        return frozenset(
+            node.key
+            for row in self.rows
+            for outer in row.nodes
+            if outer.recipe.needs.optimizer_state
+            for node in row.nodes
+            if any(node.recipe is inner for inner in list(every_recipe(outer.recipe))[1:])
+        )
 
     def lines(self) -> dict[tuple[str, str], list[Row]]:
         """(recipe's title, target) -> its rows over seeds and folds."""

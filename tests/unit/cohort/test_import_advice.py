@@ -43,7 +43,7 @@ def pasted(line: str, folder: Path) -> Any:
         ({"background": 0, "no": 1, 'Pr\u00fcfung: "x"': 4}, {"no": (1,), 'Pr\u00fcfung: "x"': (4,)}),
         (
             {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
-            {"whole": (1,), "whole and core": (2,), "whole and core and enhancing": (3,)},
+            {"whole only": (1,), "whole and core": (2,), "whole and core and enhancing": (3,)},
         ),
     ],
 )

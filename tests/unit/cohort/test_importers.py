@@ -458,7 +458,7 @@ def test_nnunet(tmp_path: Path) -> None:
     assert (case.name, case.subject) == ("imagesTr/p1_a_0000.nii.gz;imagesTr/p1_a_0001.nii.gz", "p1")
     assert read_image(case.image).array.shape == (2, 3, 4, 5)
     assert case.labels == {"mask": tmp_path / "labelsTr" / "p1_a.nii.gz"}
-    assert 'segmentation: {classes: {"whole": [1], "whole and core": [2]}}' in str(made)
+    assert 'segmentation: {classes: {"whole only": [1], "whole and core": [2]}}' in str(made)
     lacks = {one.split(":")[0] for one in made.unmatched}
     assert lacks == {"imagesTr/stray.png", "p2_a", "labelsTr/p2_a.nii.gz", "labelsTr/p7_a.nii.gz", "imagesTs/p3_a"}
     made = import_nnunet(tmp_path, tmp_path / "b.csv", site="A", one_image_per_subject=True, unlabelled=True)

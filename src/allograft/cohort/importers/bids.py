@@ -112,4 +112,5 @@ def _sites(src: Path, column: str) -> Mapping[str, str]:
     for wanted in ("participant_id", column):
         if rows and wanted not in rows[0]:
             raise ManifestError(f"{path}: {nearest(wanted, filter(None, rows[0]), 'column')}")
-    return {(row["participant_id"] or "").strip().removeprefix("sub-"): (row[column] or "").strip() for row in rows}
+    told = {(row["participant_id"] or "").strip().removeprefix("sub-"): (row[column] or "").strip() for row in rows}
+    return {name: "" if site.lower() == "n/a" else site for name, site in told.items()}  # as BIDS writes no value

@@ -33,9 +33,12 @@ def mask_notes(labels: object, source: Path) -> list[str]:
         first, second, *_ = owners[shared]
         found = f"mask value {shared} belongs to both '{first}' and '{second}'"
         notes.append(f"regions overlap: {found}, and a pixel has one class here; the line names the parts between them")
-        values = {}
+        parts: dict[str, list[int]] = {}
         for number, names in owners.items():
-            values.setdefault(" and ".join(names), []).append(number)
+            # the part of a region that no other one has is not that region
+            word = " and ".join(names) if len(names) > 1 or set(values[names[0]]) == {number} else f"{names[0]} only"
+            parts.setdefault(word, []).append(number)
+        values = parts
     if ignored:
         listed = ", ".join(map(str, ignored))
         notes.append(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from allograft.cohort.cells import read_cells
 from allograft.cohort.manifest import KNOWN, LABELS, SPLITS, read_manifest
 from allograft.cohort.readers.files import suffix_of
 from allograft.errors import ManifestError, OutputError, nearest
@@ -196,8 +197,8 @@ def _old_rows(manifest: Path, options: Options) -> list[dict[str, str]]:
     if not options.get("append"):
         raise OutputError(f"{manifest}: exists; add to it with append (--append), delete it, or choose another OUT")
     read_manifest(manifest)  # its errors name the row
-    with open(manifest, newline="", encoding="utf-8-sig") as file:
-        return [{key: value or "" for key, value in row.items()} for row in csv.DictReader(file)]
+    names, rows = read_cells(manifest)
+    return [dict(zip(names, cells, strict=True)) for cells in rows]
 
 
 def _new_rows(manifest: Path, rows: Sequence[Row], options: Options) -> list[dict[str, str]]:

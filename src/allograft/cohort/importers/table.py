@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from allograft.cohort.cells import read_cells
 from allograft.cohort.importers.files import other_suffix
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import below, check_once, class_names, need_site, need_subject, stem
@@ -160,19 +161,18 @@ def _read(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             head = file.readline()
-            mark = "," if "," in head else ";" if ";" in head else "\t" if "\t" in head else ","
-            file.seek(0)
-            rows = [
-                {key: (value or "").strip() for key, value in row.items() if key}
-                for row in csv.DictReader(file, delimiter=mark)
-            ]
+        mark = "," if "," in head else ";" if ";" in head else "\t" if "\t" in head else ","
+        names, stored = read_cells(path, mark, one_line=False)  # a report in a cell may have lines
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(
             f"{path}: cannot be read as CSV in UTF-8 ({error}); correct SRC, or save the table again as CSV"
         ) from error
-    if not rows:
+    if not stored:
         raise ManifestError(f"{path}: holds no rows below its header; correct SRC")
-    return rows
+    twice = sorted(name for name, count in Counter(filter(None, names)).items() if count > 1)
+    if twice:
+        raise ManifestError(f"{path}: column '{twice[0]}' stands twice in the header; rename one")
+    return [{name: cell for name, cell in zip(names, cells, strict=True) if name} for cells in stored]
 
 
 def _names(spec: str) -> list[str]:

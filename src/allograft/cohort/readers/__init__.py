@@ -131,7 +131,10 @@ def _found(path: Path | Series, error: Exception) -> str:
     if isinstance(path, Path) and path.is_file():
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(24)
+    if head.startswith(b"version https://git-lfs"):
+        return f"found {size} bytes, a pointer of Git LFS in the place of the image; fetch it: git lfs pull"
+    head = head[:8]
     found = f"found {size} bytes that begin with {head!r} ({type(error).__name__}: {error})"
     fix = "cut it into tiles" if "DecompressionBomb" in found else "export it again from where it came"
     return f"{found}, not a whole image that can be read; {fix}"

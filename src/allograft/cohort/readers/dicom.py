@@ -38,10 +38,11 @@ def read_dicom(path: Path | Series, *, mask: bool = False) -> Picture:
     columns, rows, slices) as NIfTI converters write it, slices sorted by their position along the
     normal, affine in RAS. One plane with a position: (C, rows, columns) with its affine. One
     without (radiograph, ultrasound, dermoscopy), or in colour: a photograph, affine None.
-    MONOCHROME1 is inverted within its stored bits, then the modality's rescaling is applied: int32
-    if slope and intercept are whole numbers, else float32; unscaled pixels keep their type. A
-    palette becomes RGB, or stays indices with ``mask``. With ``mask`` a segmentation object gives
-    the numbers of its segments.
+    MONOCHROME1 is inverted within its stored bits, but for CT and PET, whose numbers have a unit
+    however they are shown; then the modality's rescaling is applied: int32 if slope and intercept
+    are whole numbers, else float32; unscaled pixels keep their type. A palette becomes RGB, or
+    stays indices with ``mask``. With ``mask`` a segmentation object gives the numbers of its
+    segments.
 
     Errors name files and never quote the header.
 
@@ -76,7 +77,9 @@ def _slices(folder: Path) -> list[Path]:
 def _picture(path: Path | Series, plane: Plane) -> Picture:
     place = plane.place
     if place is None or len(plane.array) > 1:
-        return Picture(plane.array, None)
+        high, wide = plane.ratio
+        stretched = {"aspect": f"its pixels are {high} high and {wide} wide"} if place is None and high != wide else {}
+        return Picture(plane.array, None, notes=stretched)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = place.directions[1] * place.spacing[0], place.directions[0] * place.spacing[1]
     affine[:3, 2], affine[:3, 3] = place.normal * (place.thickness or 1.0), place.position
@@ -92,12 +95,17 @@ def _volume(folder: Path | Series, planes: Sequence[Plane]) -> Picture:
         odd = next(plane.name for plane in planes if plane.series != first.series)
         found = f"{several} series ({first.name} and {odd} are of two)"
         raise ImageError(f"{folder}: holds {found}; expected one; give each series a folder of its own")
+    odd_kind = next((plane for plane in planes if plane.kind != first.kind), None)
+    if odd_kind is not None:
+        found = f"{odd_kind.name} is {odd_kind.kind}, {first.name} {first.kind}"
+        raise ImageError(f"{folder}: {found}; expected slices of one kind; export the series again")
     places = [_same_grid(folder, plane, first) for plane in planes]
     normal = places[0].normal
     heights = np.array([place.position @ normal for place in places])
     order = np.argsort(heights, kind="stable")
     _check_steps(folder, [planes[i] for i in order], heights[order])
     low, high = places[order[0]], places[order[-1]]
+    _check_line(folder, [planes[i] for i in order], [places[i] for i in order])
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = low.directions[0] * low.spacing[1], low.directions[1] * low.spacing[0]
     affine[:3, 2], affine[:3, 3] = (high.position - low.position) / (len(planes) - 1), low.position
@@ -151,4 +159,20 @@ def _check_steps(folder: Path | Series, planes: Sequence[Plane], heights: np.nda
         raise ImageError(
             f"{folder}: {what}: found {found}; expected {step:.4g} mm; copy the whole series, or resample it to equal "
             "steps"
+        )
+
+
+def _check_line(folder: Path | Series, planes: Sequence[Plane], places: Sequence[Place]) -> None:
+    """Sorted slices must lie on one line: none may be off it by half a pixel or more."""
+    positions = np.stack([place.position for place in places])
+    share = np.linspace(0, 1, len(places))[:, None]
+    off = positions - (positions[0] + share * (positions[-1] - positions[0]))
+    off -= (off @ places[0].normal)[:, None] * places[0].normal  # along the normal is looked at elsewhere
+    apart = np.linalg.norm(off, axis=1)
+    worst = int(apart.argmax())
+    limit = 0.5 * float(places[0].spacing.min())
+    if apart[worst] >= limit:
+        raise ImageError(
+            f"{folder}: {planes[worst].name} lies {apart[worst]:.3g} mm beside the line of the other slices; expected "
+            f"less than half a pixel, {limit:.3g} mm; export the series again, or resample it to one grid"
         )

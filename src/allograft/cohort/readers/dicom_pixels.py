@@ -57,7 +57,7 @@ def frames_of(path: Path, dataset: Any, groups: Sequence[Any], *, mask: bool) ->
         frames = frames if mask else [apply_color_lut(frame, dataset) for frame in frames]
     elif kind in GREY:
         frames = [
-            _scaled(path, frame, dataset, group, inverted=kind == "MONOCHROME1")
+            _scaled(path, frame, dataset, group, inverted=kind == "MONOCHROME1" and not _has_unit(dataset))
             for frame, group in zip(frames, groups, strict=True)
         ]
     return [frame[None] if frame.ndim == 2 else np.moveaxis(frame, -1, 0) for frame in frames]
@@ -114,6 +114,15 @@ def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
     if int(whole.max(initial=0)) > high:
         found = f"pixels up to {whole.max()}, but its header declares {stored} bits (up to {high})"
         raise ImageError(f"{path}: {found}; export it again from where it came")
+
+
+def _has_unit(dataset: Any) -> bool:
+    """Whether the rescaled numbers are those of a unit, Hounsfield or becquerels say, however they are
+    to be shown."""
+    from pydicom.uid import UID
+
+    name = UID(str(dataset.get("SOPClassUID") or "")).name
+    return "CT Image" in name or "PET Image" in name or "Positron Emission" in name
 
 
 def _scaled(path: Path, array: np.ndarray, dataset: Any, group: Any, *, inverted: bool) -> np.ndarray:

@@ -17,7 +17,7 @@ from allograft.errors import ImageError
 # Nothing else is parsed, so that no name or number of a patient is ever in memory.
 _GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_KIND = ("SOPClassUID", "ImageType", "SeriesInstanceUID", 0x00190010, 0x0019100A)
+_KIND = ("PixelAspectRatio", "SOPClassUID", "ImageType", "SeriesInstanceUID", 0x00190010, 0x0019100A)
 TAGS: Any = [*PIXEL_TAGS, *_GEOMETRY, *_GROUPS, *_KIND]
 _PARTS = (
     "PixelMeasuresSequence",
@@ -65,13 +65,23 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One frame: its name for errors, (C, rows, columns), and where it lies, or None for a
-    photograph."""
+    """One frame.
+
+    Args:
+        name: for errors.
+        array: (C, rows, columns).
+        place: where it lies, None for a photograph.
+        series: whose it is.
+        kind: how its numbers are meant to be shown, MONOCHROME1 say.
+        ratio: height and width of a pixel, where no spacing is stated.
+    """
 
     name: str
     array: np.ndarray
     place: Place | None
     series: str = ""
+    kind: str = ""
+    ratio: tuple[int, int] = (1, 1)
 
 
 def planes_of(path: Path, *, mask: bool) -> list[Plane]:
@@ -98,7 +108,11 @@ def planes_of(path: Path, *, mask: bool) -> list[Plane]:
                 raise ImageError(f"{path}: {count} frames in colour; {_FILM}")
             names = [path.name if count == 1 else f"{path.name} frame {number}" for number in range(1, count + 1)]
             series = str(dataset.get("SeriesInstanceUID", ""))
-            return [Plane(name, array, place, series) for name, array, place in zip(names, arrays, places, strict=True)]
+            kind, ratio = str(dataset.PhotometricInterpretation), _ratio(dataset)
+            return [
+                Plane(name, array, place, series, kind, ratio)
+                for name, array, place in zip(names, arrays, places, strict=True)
+            ]
     except ImageError:
         raise
     # a damaged file may raise anything; its words may quote the header and are left out
@@ -177,6 +191,15 @@ def _place(path: Path, dataset: Any, group: Mapping[str, Any]) -> Place | None:
     return Place(
         directions, position, spacing, float(thickness[0]) if thickness is not None and thickness[0] > 0 else None
     )
+
+
+def _ratio(dataset: Any) -> tuple[int, int]:
+    """Height and width of a pixel, as whole numbers without a unit."""
+    try:
+        high, wide = (int(number) for number in dataset.get("PixelAspectRatio") or (1, 1))
+    except (TypeError, ValueError):
+        return 1, 1
+    return high, wide
 
 
 def _numbers(path: Path, dataset: Any, key: str, count: int) -> np.ndarray | None:

@@ -131,10 +131,10 @@ def _check_png(path: Path) -> None:
             f"{path}: a PNG of 16 bits per channel in colour or with alpha, which would lose 8 bits; store it as TIFF"
         )
     place, kind = 8, b""
-    while kind != b"IEND" and place + 12 <= len(content):
+    while kind != b"IEND":
         length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
         if place + 12 + length > len(content):
-            return  # cut short, which Pillow says
+            raise ImageError(f"{path}: a PNG that was cut short; copy it again, or export it from where it came")
         body, check = content[place + 4 : place + 8 + length], content[place + 8 + length : place + 12 + length]
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS") and zlib.crc32(body) != int.from_bytes(check, "big"):
             raise ImageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def read_volume(path: Path, *, mask: bool = False) -> Picture:
         fix = "convert it, CIFTI with wb_command -cifti-separate"
         raise ImageError(f"{path}: a {type(image).__name__}; expected a volume of voxels; {fix}")
     _check_size(path, image)
+    _check_header(path, image)
     affine, notes = _affine(path, image)
     array = _pixels(path, image)
     if isinstance(image, nibabel.Minc1Image) and array.ndim > 3:
@@ -89,18 +91,43 @@ def _check_size(path: Path, image: Any) -> None:
 
 def _pixels(path: Path, image: Any) -> np.ndarray:
     if not path.name.lower().endswith("gz"):
-        return np.asarray(image.dataobj)
-    with gzip.open(path) as stream:
-        array = np.asarray(type(image).from_stream(stream).dataobj)
-        left = 0
-        while part := stream.read(2**16):  # the checksum is at the end and is compared there
-            left += len(part)
-            if left > _LEFT_OVER:
-                raise ImageError(
-                    f"{path}: holds more than the {array.nbytes} bytes of pixels that its header declares; export it "
-                    "again"
-                )
-    return array
+        array, left = np.asarray(image.dataobj), _following(image)
+    else:
+        with gzip.open(path) as stream:
+            array = np.asarray(type(image).from_stream(stream).dataobj)
+            left = 0
+            while left <= _LEFT_OVER and (part := stream.read(2**16)):  # the checksum is at the end
+                left += len(part)
+    stored = np.dtype(image.get_data_dtype()).itemsize * math.prod(image.shape)
+    # a few bytes that fill up a block are none of the image, a slice is
+    if left > _LEFT_OVER or left > max(512, stored // max(image.shape[-1], 1)):
+        raise ImageError(
+            f"{path}: holds more than the {stored} bytes of pixels that its header declares, which would be left out; "
+            "export it again from where it came"
+        )
+    return _colours(path, array) if array.dtype.names else array
+
+
+def _following(image: Any) -> int:
+    """Bytes behind the pixels of a NIfTI file that is not compressed."""
+    import nibabel
+
+    if not isinstance(image, nibabel.Nifti1Pair):
+        return 0
+    stored = np.dtype(image.get_data_dtype()).itemsize * math.prod(image.shape)
+    pixels = Path(str(image.file_map["image"].filename))
+    if pixels.name.lower().endswith((".bz2", ".zst")):
+        return 0
+    proxy: Any = image.dataobj  # the header's own offset is not that of the file any more
+    return pixels.stat().st_size - int(proxy.offset) - stored
+
+
+def _colours(path: Path, array: np.ndarray) -> np.ndarray:
+    """RGB24 voxels as a fourth axis."""
+    if array.dtype.names != ("R", "G", "B") or array.ndim > 3:
+        fix = "store the colours as a fourth axis of numbers"
+        raise ImageError(f"{path}: voxels of {', '.join(array.dtype.names or ())}; expected numbers or RGB; {fix}")
+    return np.stack([array[name] for name in array.dtype.names], -1)
 
 
 def _affine(path: Path, image: Any) -> tuple[np.ndarray, dict[str, str]]:
@@ -119,13 +146,15 @@ def _affine(path: Path, image: Any) -> tuple[np.ndarray, dict[str, str]]:
     if codes == (0, 0):
         notes["orientation"] = "sform_code and qform_code are 0: which way the axes point is not stated"
     elif min(codes) > 0:
-        corner = np.array([*(length - 1 for length in (*image.shape, 1, 1)[:3]), 1.0])
-        forms = np.array(header.get_sform()), np.array(header.get_qform())
-        apart = max(
-            float(np.linalg.norm((forms[0] - forms[1])[:3] @ place)) for place in (corner, np.array([0.0, 0, 0, 1]))
-        )
+        corners = product(*((0, length - 1) for length in (*image.shape, 1, 1)[:3]), (1,))
+        between = np.array(header.get_sform()) - np.array(header.get_qform())
+        apart = max(float(np.linalg.norm(between[:3] @ place)) for place in corners)
         if not apart < 0.1 * float(np.abs(header["pixdim"][1:4]).min()):
             notes["sform"] = f"sform and qform disagree, by {apart:.3g} mm; the sform is used"
+    stated, sides = np.abs(header["pixdim"][1:4]), np.linalg.norm(affine[:3, :3], axis=0)
+    if codes[0] and "sform" not in notes and not np.allclose(stated, sides, rtol=0.01):
+        mine, other = (" x ".join(f"{mm:.4g}" for mm in one) for one in (sides, stated))
+        notes["sform"] = f"voxels of {mine} mm by the sform, of {other} mm by pixdim; the sform is used"
     if codes[0] == 0:
         _check_stated(path, image)
     return scale @ affine, notes
@@ -133,6 +162,30 @@ def _affine(path: Path, image: Any) -> tuple[np.ndarray, dict[str, str]]:
 
 def _stated(path: Path) -> np.ndarray:
     """The voxel sizes (3,) as a NIfTI header stores them: nibabel puts 1 where they are 0."""
+    return np.asarray(_header(path)["pixdim"][1:4], np.float64)
+
+
+def _check_header(path: Path, image: Any) -> None:
+    """Refuse a NIfTI header that says two things of its pixels, of which nibabel takes one."""
+    import nibabel
+
+    if not isinstance(image, nibabel.Nifti1Pair) or path.name.lower().endswith((".bz2", ".zst")):
+        return
+    header = _header(path)
+    bits = 8 * np.dtype(image.get_data_dtype()).itemsize
+    if int(header["bitpix"]) not in (0, bits):
+        found = f"its header declares numbers of {bits} bits (datatype {int(header['datatype'])})"
+        raise ImageError(f"{path}: {found} and of {int(header['bitpix'])} (bitpix); export it again from where it came")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isinf(slope) or (slope and math.isfinite(slope) and not math.isfinite(intercept)):
+        raise ImageError(
+            f"{path}: a scale of {slope:g} and {intercept:g}; expected finite numbers; export it again from where it "
+            "came"
+        )
+
+
+def _header(path: Path) -> Any:
+    """A NIfTI header as stored."""
     import nibabel
 
     header = path.with_suffix(".hdr")
@@ -144,7 +197,7 @@ def _stated(path: Path) -> np.ndarray:
         if 540 in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
         else nibabel.Nifti1Header
     )
-    return np.asarray(kind(raw[: kind.template_dtype.itemsize], check=False)["pixdim"][1:4], np.float64)
+    return kind(raw[: kind.template_dtype.itemsize], check=False)
 
 
 def _check_stated(path: Path, image: Any) -> None:
