@@ -89,7 +89,8 @@ def _volumes(rng: np.random.Generator) -> Any:
 
 def _blobs(rng: np.random.Generator) -> Any:
     """Twelve normal distributions."""
-    return np.repeat(4 * rng.normal(size=(12, 64)), MOST_POINTS // 12, 0) + rng.normal(size=(MOST_POINTS // 12 * 12, 64))
+    middles = np.repeat(4 * rng.normal(size=(12, 64)), MOST_POINTS // 12, 0)
+    return middles + rng.normal(size=middles.shape)
 
 
 def _complete_run(values: Any, seed: int) -> list[Any]:
@@ -104,11 +105,11 @@ def _complete_run(values: Any, seed: int) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("data", [_curves, _volumes, _blobs])
 def test_clusters_agree_with_complete_runs_as_these_agree_with_one_another(data: Any) -> None:
-    """Adjusted Rand index, the mean over both sides; the mean over pairs of runs is at most 0.05
-    below that among complete runs."""
+    """Adjusted Rand index, the mean over both sides: over pairs of one of two clusterings and one
+    of four complete runs at most 0.05 below the mean over pairs of complete runs."""
     from sklearn.metrics import adjusted_rand_score
 
     rng = np.random.default_rng(0)
@@ -117,10 +118,11 @@ def test_clusters_agree_with_complete_runs_as_these_agree_with_one_another(data:
     def agreement(one: list[Any], other: list[Any]) -> float:
         return fmean(adjusted_rand_score(a, b) for a, b in zip(one, other, strict=True))
 
-    complete = [_complete_run(values, seed) for seed in (1, 2, 3)]
+    complete = [_complete_run(values, seed) for seed in (1, 2, 3, 4)]
     among = fmean(agreement(a, b) for a, b in combinations(complete, 2))
     source, target = torch.from_numpy(values).chunk(2)
-    found = cluster(source, target, 12, seed=0)
-    ours = fmean(agreement([found.source.numpy(), found.target.numpy()], one) for one in complete)
+    found = [cluster(source, target, 12, seed=seed) for seed in (5, 6)]
+    labels = [[one.source.numpy(), one.target.numpy()] for one in found]
+    ours = fmean(agreement(a, b) for a in labels for b in complete)
     print(f"{data.__name__}: {ours:.3f} with complete runs, {among:.3f} among these")
     assert ours >= among - 0.05

@@ -138,16 +138,17 @@ def embed(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Barnes-Hut t-SNE as scikit-learn runs it by default, to its end: (N, d) -> (N, 2).
 
     The paper does not say its settings; the released code has these defaults too. All 1,000
-    iterations are run, 250 of them exaggerated: with fewer, the labels of k-means differ more from
-    those of a complete run than two complete runs differ (``tests/references/test_aiva.py``). The
-    start is the first two principal components. The perplexity is 30, or less where N < 91.
+    iterations are run, 250 of them exaggerated, from the first two principal components: with
+    fewer, the labels of k-means differ more from those of a complete run than two complete runs
+    differ (``tests/references/test_aiva.py``). The perplexity is 30, or less where N < 91. Images
+    that are all the same are one point.
     """
     from sklearn.manifold import TSNE
 
-    start = np.zeros((len(values), 2), np.float32)
-    start[:, : values.shape[1]] = values[:, :2]
-    start *= 1e-4 / max(float(start[:, 0].std()), 1e-12)
-    tsne = TSNE(perplexity=min(30.0, (len(values) - 1) / 3), init=start, random_state=seed, n_jobs=1)
+    if not np.ptp(values, axis=0).any():
+        return np.zeros((len(values), 2), np.float32)
+    values = np.pad(values, ((0, 0), (0, max(0, 2 - values.shape[1]))))  # one feature alone
+    tsne = TSNE(perplexity=min(30.0, (len(values) - 1) / 3), init="pca", random_state=seed, n_jobs=1)
     points: NDArray[np.float32] = tsne.fit_transform(values.astype(np.float32))
     return points
 

@@ -102,23 +102,26 @@ def test_tsne_runs_all_its_iterations_at_the_defaults_of_scikit_learn(
     assert tsne.n_iter_ == 999  # the number of the last one
     defaults = real().get_params()
     assert {key for key, value in tsne.get_params().items() if value is not defaults[key]} <= {
-        "init",
         "n_jobs",
         "perplexity",
         "random_state",
     }
     assert tsne.perplexity == pytest.approx(min(30, (count - 1) / 3))
     assert tsne.random_state == 3
-    np.testing.assert_allclose(tsne.init, values[:, :2] * (1e-4 / values[:, 0].std()), rtol=1e-4)
+    assert tsne.init == "pca"
+
+
+def test_images_of_one_feature_are_embedded_too() -> None:
+    found = cluster(_features(6, 1), _features(5, 1, seed=1), 2, seed=0)
+    assert found.points.shape == (11, 2)
+    assert found.points.isfinite().all()
 
 
 def test_the_released_variant_sees_the_position_and_starts_from_the_sources_centres(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shapes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(
-        clustering, "embed", lambda values, seed: shapes.append(values.shape) or embed(values, seed)
-    )
+    monkeypatch.setattr(clustering, "embed", lambda values, seed: shapes.append(values.shape) or embed(values, seed))
     position = torch.linspace(0, 0.9, 50)
     starts: list[Any] = []
     real = sklearn.cluster.KMeans
