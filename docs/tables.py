@@ -189,15 +189,15 @@ def stage_rows(out: Path) -> Iterator[dict[str, Any]]:
     """The headline of each stage, site and seed on test subjects, from a study's records."""
     from allograft.results.record import read_all
 
+    headline = read(out / "results.csv")[0]["metric"]
     for record in read_all(out).values():
         if record.part == "test" and record.status == "done":
-            value = next(iter(record.metrics.values()))
             yield {
                 "recipe": record.recipe["title"],
                 "stage": record.stage,
                 "site": record.site,
                 "seed": record.seed,
-                "score": value,
+                "score": record.metrics[headline],
             }
 
 
