@@ -16,6 +16,7 @@ from tests.unit.tiny import VESSEL, a_context, write_rows
 
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context
+from allograft.context.journal import Journal
 from allograft.errors import SpecError
 from allograft.figure import Points
 from allograft.methods import stain_aglr
@@ -36,6 +37,7 @@ from allograft.step import GradientStep
 from allograft.tasks.classification import Classification
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain_separation import find_stains, restain
+from allograft.tree import digest
 
 CONTRACT = {
     "study": {
@@ -222,6 +224,44 @@ def test_the_validation_loss_is_that_of_images_as_they_are(cohort: Cohort) -> No
         case = cohort.site("a").case(index)
         each.append(-network(case.image)["label"].log_softmax(1)[0, int(case.labels["label"])].item())  # type: ignore[arg-type]
     assert found == pytest.approx(float(np.mean(each)), rel=1e-5)
+
+
+def test_a_training_that_was_killed_keeps_its_lowest_loss(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in every step but the first of an epoch, it ends at the weights of one that was not;
+    these are not the last."""
+
+    def ran(folder: Path) -> Any:
+        settings = {"budget": Budget(steps=14, batch_size=4), "optimizer": {"sgd": {"lr": 3.0}}}
+        context, recipe = replace(a_context(folder, **settings), task=TASK), StainAgLr(patience=0)
+        running = context.run(recipe, Scenario(source=(cohort,), sites=("a", "b")), a_network())
+        while True:
+            try:
+                next(running)
+            except StopIteration as stop:
+                return stop.value.network
+
+    losses: list[float] = []
+    real, step = mean_loss, GradientStep.__call__
+    with monkeypatch.context() as patched:
+        patched.setattr(stain_aglr, "mean_loss", lambda *given: losses.append(real(*given)) or losses[-1])
+        whole = ran(tmp_path / "whole")
+    assert min(losses) < losses[-1]
+    monkeypatch.setattr(Journal, "due", lambda self: True)
+    calls: list[int] = []
+
+    def dying(self: Any, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (3, 8, 10):
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(GradientStep, "__call__", dying)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            ran(tmp_path / "killed")
+    assert digest(ran(tmp_path / "killed")) == digest(whole)
 
 
 def test_one_subject_cannot_be_held_out(cohort: Cohort) -> None:
