@@ -2,15 +2,18 @@
 steps, one pass over 1,000 source images in batches of 8.
 
 The feature pass that comes before it is reported apart: how many images a second the encoder of the
-default U-Net takes, forward only.
+default U-Net takes, forward only. Seconds are of one processor, so other work beside it does not
+count.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
+from collections.abc import Callable
 
 import torch
-from ratio import keep, seconds
+from ratio import keep
 
 from allograft.networks import build
 from allograft.parts.clustering import MOST_POINTS, cluster
@@ -18,6 +21,13 @@ from allograft.parts.clustering import MOST_POINTS, cluster
 STEP = 0.08
 ROUNDS = 3
 SIDE = 16  # a slice of 128 x 128 through the default U-Net: 128 channels at 1/8
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    began = time.process_time()
+    run()
+    return time.process_time() - began
 
 
 def main() -> None:
@@ -34,7 +44,7 @@ def main() -> None:
     keep(
         "aiva_clustering",
         {
-            "seconds": round(median, 2),
+            "processor_seconds": round(median, 2),
             "lowest": round(low, 2),
             "highest": round(high, 2),
             "share_of_an_epoch_of_1000_steps": round(median / (1000 * STEP), 4),
@@ -50,7 +60,7 @@ def main() -> None:
         spent = [seconds(lambda: encoder(image)) for _ in range(ROUNDS)]
     keep(
         "aiva_feature_pass",
-        {"images_a_second": round(16 / statistics.median(spent), 1), "rounds": ROUNDS, "limit": None},
+        {"images_a_processor_second": round(16 / statistics.median(spent), 1), "rounds": ROUNDS, "limit": None},
     )
 
 

@@ -137,11 +137,11 @@ def cluster(
 def embed(values: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Barnes-Hut t-SNE as scikit-learn runs it by default, to its end: (N, d) -> (N, 2).
 
-    The paper does not say its settings; the released code has these defaults too. All 1,000
-    iterations are run, 250 of them exaggerated, from the first two principal components: with
-    fewer, the labels of k-means differ more from those of a complete run than two complete runs
-    differ (``tests/references/test_aiva.py``). The perplexity is 30, or less where N < 91. Images
-    that are all the same are one point.
+    The paper does not say its settings; the released code has these defaults too: 1,000 iterations,
+    or fewer once nothing improves, 250 of them exaggerated, from the first two principal
+    components. Cut short, the labels of k-means differ more from those of a complete run than two
+    complete runs differ (``tests/references/test_aiva.py``). The perplexity is 30, or less where
+    N < 91. Images that are all the same are one point.
     """
     from sklearn.manifold import TSNE
 

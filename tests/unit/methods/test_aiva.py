@@ -99,7 +99,8 @@ def test_tsne_runs_all_its_iterations_at_the_defaults_of_scikit_learn(
     values = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
     embed(values, 3)
     (tsne,) = made
-    assert tsne.n_iter_ == 999  # the number of the last one
+    # the number of the last one; few points may reach the end of all progress before
+    assert tsne.n_iter_ == 999 if count == 600 else 250 < tsne.n_iter_ <= 999
     defaults = real().get_params()
     assert {key for key, value in tsne.get_params().items() if value is not defaults[key]} <= {
         "n_jobs",
