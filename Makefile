@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format science bench docs clean distclean
+.PHONY: help install demo test lint format science bench evidence tables docs clean distclean
 
 help:              ## these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -40,6 +40,13 @@ science: $(STAMP)  ## each method against plain supervised, on the shift that it
 
 bench: $(STAMP)    ## speed and memory
 	@set -e; for file in benchmarks/*.py; do test -e "$$file" || continue; echo "$$file"; $(PY) "$$file"; done
+
+evidence: $(STAMP) ## run one evidence page, PAGE=name, and keep what it leaves (long)
+	@test -n "$(PAGE)" || { echo "name a page: make evidence PAGE=brain_pairs" >&2; exit 2; }
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) docs/tables.py run $(PAGE)
+
+tables: $(STAMP)   ## the tables of the evidence pages, from their kept files
+	$(PY) docs/tables.py
 
 docs: $(STAMP)     ## the documentation, in docs/_build/html
 	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[docs]'

@@ -31,6 +31,7 @@ from allograft.predictor import Direct
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
 from allograft.transforms.augmentation import Draw, apply, draw
+from allograft.transforms.elastic import deform, draw_displacement
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain import StainJitter
 
@@ -116,7 +117,7 @@ def test_what_is_judged_is_the_plain_classifier(cohort: Cohort) -> None:
 def test_the_other_view_has_the_pixels_of_the_sample_in_other_colours(cohort: Cohort) -> None:
     sample = Sample("none", (24, 20))
     alone = sample(cohort.case(0), torch.Generator().manual_seed(5))
-    both = TwoViews(sample, "light", 255.0)(cohort.case(0), torch.Generator().manual_seed(5))
+    both = TwoViews(sample, "light", 255.0, elastic=False)(cohort.case(0), torch.Generator().manual_seed(5))
     assert torch.equal(both.image, alone.image)
     altered = both.attributes[ALTERED]
     assert altered.shape == both.image.shape
@@ -132,7 +133,8 @@ def test_the_raw_view_moves_and_keeps_its_colours_and_the_other_moves_with_it(st
     for seed in range(60):
         case = cohort.case(seed % len(cohort))
         drawn = draw(strength, 2, torch.Generator().manual_seed(seed))
-        both = TwoViews(Sample(strength), "light", 255.0)(case, torch.Generator().manual_seed(seed))
+        views = TwoViews(Sample(strength), "light", 255.0, elastic=False)
+        both = views(case, torch.Generator().manual_seed(seed))
         (raw,), (altered,) = both.image, both.attributes[ALTERED]
         moved, _ = apply(case.image[0], {}, Draw(drawn.angles, drawn.log_scale, drawn.flips), torch.Generator())
         assert torch.equal(raw, moved)
@@ -147,11 +149,27 @@ def test_the_raw_view_moves_and_keeps_its_colours_and_the_other_moves_with_it(st
         ):  # without new colours and noise the other view is the raw one, place by place
             patch.setattr(StainJitter, "apply", lambda self, image, scale, bias: image)
             patch.setattr(stain_aglr, "draw", lambda *_: Draw())
-            same = TwoViews(Sample(strength), "light", 255.0)(case, torch.Generator().manual_seed(seed))
+            same = views(case, torch.Generator().manual_seed(seed))
         torch.testing.assert_close(same.attributes[ALTERED][0], raw)
         assert not torch.allclose(altered, raw, atol=1)
     assert still > 5
     assert turned > 5
+
+
+@pytest.mark.parametrize("preset", ["light", "strong"])
+def test_both_views_are_deformed_alike(preset: str, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without new colours and noise x' is x, and x is the image deformed by the first draws after
+    those of the sample."""
+    monkeypatch.setattr(StainJitter, "apply", lambda self, image, scale, bias: image)
+    monkeypatch.setattr(stain_aglr, "draw", lambda *_: Draw())
+    made = TwoViews(None, preset, 255.0)(cohort.case(2), torch.Generator().manual_seed(7))  # type: ignore[arg-type]
+    torch.testing.assert_close(made.attributes[ALTERED], made.image)
+    stored = cohort.case(2).image[0]
+    moved = draw_displacement((32, 32), torch.Generator().manual_seed(7))
+    assert torch.equal(made.image[0], deform(stored, moved))
+    assert not torch.allclose(made.image[0], stored, atol=5)
+    plain = TwoViews(None, preset, 255.0, elastic=False)(cohort.case(2), torch.Generator().manual_seed(7))  # type: ignore[arg-type]
+    assert torch.equal(plain.image[0], stored)
 
 
 def test_a_batch_of_two_views_is_two_batches_where_nothing_normalises_over_it(cohort: Cohort) -> None:

@@ -11,16 +11,15 @@ gains 0.005 to 0.01, table 2):
 CateNorm takes two steps in each iteration after its warm-up, so the control also tells what the
 further steps alone bring.
 
-In the first run the multi-site gain reached its margin, but one seed of the three lost; the
-control's gain missed its margin, by a fiftieth of it, and was half as large as the multi-site one.
-So that CateNorm answers the shift is not shown here: these two are printed as a record, margins as
-they were, and the third, which held for each seed, is asserted.
+In the first run, whose Dice had no squares in its denominators, the multi-site gain reached its
+margin (+0.0098, one seed of three lost) and the control's missed it (+0.0051). With the paper's
+squares neither holds, and the control gains more: that CateNorm answers the shift is not shown
+here.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -62,22 +61,35 @@ def scores(cohort: Cohort, seed: int) -> dict[str, float]:
     return found
 
 
-def test_catenorm_on_several_sites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gains = {}
+@pytest.fixture(scope="module")
+def means(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """Cohort -> row and stage -> mean Dice over seeds, printed with each seed's."""
+    found, folder = {}, tmp_path_factory.mktemp("cohorts")
     for name, shifts in COHORTS.items():
-        manifest = write_brain(tmp_path / name, sites=dict(zip("abc", shifts, strict=True)), subjects=SUBJECTS, size=32)
+        manifest = write_brain(folder / name, sites=dict(zip("abc", shifts, strict=True)), subjects=SUBJECTS, size=32)
         cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
         each = [scores(cohort, seed) for seed in range(SEEDS)]
-        means = {row: fmean(one[row] for one in each) for row in each[0]}
-        gains[name] = means["CateNorm second-pass"] - means["BN trained"]
-        with capsys.disabled():
-            told = "; ".join(
-                f"{row} {' '.join(f'{one[row]:.4f}' for one in each)}, mean {means[row]:.4f}" for row in means
-            )
-            print(f"\n{name}: {told}; gain {gains[name]:+.4f}", end="")
-        assert means["CateNorm second-pass"] >= means["CateNorm first-pass"] - 0.002
-    with capsys.disabled():
-        print(
-            f"\nmulti-site margin reached: {gains['multi-site'] >= 0.005}; control margin kept: "
-            f"{abs(gains['control']) <= 0.005}"
-        )
+        found[name] = {row: fmean(one[row] for one in each) for row in each[0]}
+        lines = (f"{row} {' '.join(f'{one[row]:.4f}' for one in each)}, mean {found[name][row]:.4f}" for row in each[0])
+        print(f"\n{name}: {'; '.join(lines)}; gain {gain(found[name]):+.4f}", end="")
+    return found
+
+
+def gain(of: dict[str, float]) -> float:
+    """Of the second pass over batch normalisation."""
+    return of["CateNorm second-pass"] - of["BN trained"]
+
+
+@pytest.mark.parametrize("name", COHORTS)
+def test_the_second_pass_is_no_worse_than_the_first(name: str, means: dict[str, dict[str, float]]) -> None:
+    assert means[name]["CateNorm second-pass"] >= means[name]["CateNorm first-pass"] - 0.002
+
+
+@pytest.mark.xfail(strict=True, reason="gains 0.0041, not 0.005")
+def test_several_sites_gain(means: dict[str, dict[str, float]]) -> None:
+    assert gain(means["multi-site"]) >= 0.005
+
+
+@pytest.mark.xfail(strict=True, reason="gains 0.0115 where there is no shift, more than 0.005")
+def test_sites_without_a_shift_do_not(means: dict[str, dict[str, float]]) -> None:
+    assert abs(gain(means["control"])) <= 0.005

@@ -180,32 +180,27 @@ class Aiva:
         objective = AlignmentObjective(context.supervised_task, self)
         step = context.gradient_step(network, objective, steps=steps)
         stage = Stage("adapted", Direct(network), scenario.sites)
-        last: Clusters | None = None
         rounds = spans(steps, epoch, self.rounds)
         for number, span in enumerate(rounds):
-            if self.weight != 0 and (
-                context.rehearsal is None or number < 2
-            ):  # of a rehearsal the second stands for all that are warm
+            # a rehearsal clusters once, which stands for all rounds and for the figure after them
+            if self.weight != 0 and (context.rehearsal is None or number == 0):
                 began = time.perf_counter()
-                last = self.clustered(network, items, context, f"clusters-{number}", last)
-                context.meter.planned_seconds += (time.perf_counter() - began) * (len(rounds) if number else 1)
-                use_clusters(objective, last, items, context.fabric.device)
+                clusters = self.clustered(network, items, context, f"clusters-{number}")
+                context.meter.planned_seconds += (time.perf_counter() - began) * (len(rounds) + 1)
+                use_clusters(objective, clusters, items, context.fabric.device)
                 if number == 0:
-                    show(last, items, context, self.clusters, "before")
-                    show_examples(last, items, context)
+                    show(clusters, items, context, self.clusters, "before")
+                    show_examples(clusters, items, context)
             yield from train_with_checkpoints(
                 step, pairs, steps=span, context=context, along=[stage], name="adapt", total=steps
             )
-        if last is not None and context.rehearsal is None:
-            show(
-                self.clustered(network, items, context, "clusters-after", last), items, context, self.clusters, "after"
-            )
+        if self.weight != 0 and context.rehearsal is None:
+            clusters = self.clustered(network, items, context, "clusters-after")
+            show(clusters, items, context, self.clusters, "after")
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
-    def clustered(
-        self, network: Any, items: DomainItems, context: Context, name: str, last: Clusters | None
-    ) -> Clusters:
+    def clustered(self, network: Any, items: DomainItems, context: Context, name: str) -> Clusters:
         """A round of clustering, computed once on one process: on each its own rounding would lead
         the processes apart."""
 
@@ -216,7 +211,7 @@ class Aiva:
             others = features_of(network, items.others, context)
             position = positions((*items.source, *items.target)) if self.variant == "released" else None
             seed = context.seeds.number("clusters") % 2**32
-            made = cluster(source, target, self.clusters, seed=seed, others=others, position=position, last=last)
+            made = cluster(source, target, self.clusters, seed=seed, others=others, position=position)
             return {f.name: getattr(made, f.name) for f in fields(made)}
 
         return Clusters(**context.once(name, make))

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 from torch import Generator as Rng
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -25,15 +25,16 @@ from allograft.figure import Points
 from allograft.networks import AnyNetwork, Network
 from allograft.networks.stain_cnn import StainDecoder
 from allograft.parts.features import images_in_order
+from allograft.parts.held_out import HeldOutStep, mean_loss, split_subjects
 from allograft.parts.white_level import white_level
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
-from allograft.schedule import Plateau
 from allograft.step import GradientStep, Terms, named_state
 from allograft.tasks import Task
 from allograft.tasks.classification import Classification
 from allograft.train import train_with_checkpoints
 from allograft.transforms.augmentation import apply, draw
+from allograft.transforms.elastic import deform, draw_displacement
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain import Preset, StainJitter
 
@@ -51,7 +52,8 @@ class StainAgLr:
 
     x is a source image as stored, but for what moves its pixels, and x' the same pixels with other
     amounts of stain (HED jitter) and, as ``jitter`` says, more: light adds noise, brightness and
-    contrast, strong also blur, gamma and zoom (a coarser resolution).
+    contrast, strong also blur, gamma and zoom (a coarser resolution). With either both views are
+    deformed elastically, and alike.
 
     - L_CE: cross-entropy, the mean over x and x', which pass through the network in one batch.
     - L_Cons = D_KL(p(x) || p(x')) (eq. 2), the mean over the batch; gradients pass through both.
@@ -62,31 +64,38 @@ class StainAgLr:
     ``jitter: none`` and both weights 0 there is no x', and the training is that of ``supervised``
     to the bit.
 
-    Where the paper is silent: jitter presets are unverified (see ``transforms.stain.PRESETS``);
-    what else x' has is drawn as ``transforms.augmentation`` draws it at the same strength. Of the
-    study's own ``augmentation`` only what moves pixels is used (crop, turns, scale; flips under
-    strong), on x and x' alike, since x' must be restored to x; its changes of intensity are left
-    out. The paper's morphological augmentation may deform elastically; nothing here does.
-    Optimizer, learning rate and schedule are the study's (the paper: Adam, 1e-2 or 5e-3, times 0.1
-    on a plateau), as for every row; a plateau is one of the training loss, as a recipe sees no
-    validation case. Normalisers by generative networks, which the paper compares with, are not
-    built; ``stain_normalisation`` has the others.
+    The paper has "HED-light with default parameters, including morphological and
+    brightness-contrast augmentations". HED jitter and elastic deformation have the strength of its
+    source's code (``transforms.stain.PRESETS``, ``transforms.elastic``). What else x' has is ours:
+    it is drawn as ``transforms.augmentation`` draws it at the same strength. Of the study's own
+    ``augmentation`` only what moves pixels is used (crop, turns, scale; flips under strong), on x
+    and x' alike, since x' must be restored to x; its changes of intensity are left out. Optimizer
+    and learning rate are the study's (the paper: Adam, 1e-2 or 5e-3), as for every row, and so is
+    the schedule, unless ``patience`` is set. Normalisers by generative networks, which the paper
+    compares with, are not built; ``stain_normalisation`` has the others.
 
     Args:
         regeneration: lambda_1; 0 builds no decoder.
         consistency: lambda_2.
         jitter: light, strong or none. With weights 0 this is HED augmentation alone.
         balanced: every class has the same share of a batch, as in the paper's smaller data set.
+        elastic: False leaves out the elastic deformation, as ``jitter: none`` does.
         patience: None follows the study's schedule to the end of its budget. A number is the
-            paper's own: times 0.1 when the mean training loss of an epoch has not fallen for more
-            than so many epochs (there 4 and 15), and an end at 1e-5.
+            paper's own: times 0.1 when the validation loss has not fallen for more than so many
+            epochs (there 4 and 15), an end at 1e-5 or with the budget, and the weights of the
+            lowest validation loss. A recipe does not see the study's validation subjects, so it
+            holds out subjects of its own; their loss is the cross-entropy of images as they are.
+        held_out: share of the source's training subjects that ``patience`` holds out, at least
+            one; the paper does not give its own.
     """
 
     regeneration: Annotated[float, Ge(0)] = 0.1
     consistency: Annotated[float, Ge(0)] = 10.0
     jitter: Literal["light", "strong", "none"] = "light"
     balanced: bool = False
+    elastic: bool = True
     patience: Annotated[int, Ge(0)] | None = None
+    held_out: Annotated[float, Gt(0), Lt(1)] = 0.2
 
     paper: ClassVar[Paper | None] = Paper(
         key="raipuria2022stain",
@@ -123,48 +132,54 @@ class StainAgLr:
             )
         if self.jitter != "none":
             white_level(scenario.source, "stain_aglr")
+        if self.patience is not None:
+            split_subjects(scenario.source, self.held_out, context, "stain_aglr")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """``budget.steps`` updates at most, on source batches in which each image stands twice."""
         self.check(scenario, network, context)
         assert isinstance(network, Network)
         network.train()
-        batches = balanced(scenario.source, context) if self.balanced else context.loader(scenario.source, "source")
+        source: Sequence[Cohort] = scenario.source
+        validation: Sequence[Cohort] = ()
+        if self.patience is not None:
+            source, validation = split_subjects(source, self.held_out, context, "stain_aglr")
+        batches = balanced(source, context) if self.balanced else context.loader(source, "source")
         white = 1.0
         if self.jitter != "none":
             white = white_level(scenario.source, "stain_aglr")
             sample = Sample(context.settings.augmentation, context.settings.patch)
-            batches = replace(batches, transform=TwoViews(sample, self.jitter, white))
+            batches = replace(batches, transform=TwoViews(sample, self.jitter, white, self.elastic))
         decoder = self.decoder(network, batches, context)
         stage = Stage("trained", Direct(network), scenario.sites)
-        step = yield from self.fit(
-            network, batches, StainObjective(self, context.supervised_task, decoder, white), context, stage
-        )
+        steps = context.settings.budget.training(batches.epoch)
+        objective = StainObjective(self, context.supervised_task, decoder, white)
+        step = context.gradient_step(network, objective, steps=steps if self.patience is None else None)
+        if self.patience is None:
+            yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
+        else:
+            yield from self.until_plateau(step, batches, validation, context, stage)
         show_features(network, scenario.source, context)
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
-    def fit(
-        self, network: Network, batches: Loader, objective: StainObjective, context: Context, stage: Stage
-    ) -> Generator[Stage, None, GradientStep]:
-        """Train to the end of the budget, or of the paper's schedule; ``stage`` is yielded along
-        the way."""
-        steps = context.settings.budget.training(batches.epoch)
-        if self.patience is None:
-            step = context.gradient_step(network, objective, steps=steps)
-            yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
-            return step
-        step = context.gradient_step(network, objective)
-        step.schedule = Plateau(
-            ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience), every=batches.epoch
-        )
-        for start in range(0, steps, batches.epoch):
-            span = range(start, min(start + batches.epoch, steps))
-            yield from train_with_checkpoints(step, batches, steps=span, context=context, along=[stage], total=steps)
+    def until_plateau(
+        self, step: GradientStep, batches: Loader, validation: Sequence[Cohort], context: Context, stage: Stage
+    ) -> Generator[Stage, None, None]:
+        """Train by the paper's schedule; ``stage`` is yielded along the way. The network has the
+        weights of the lowest validation loss afterwards."""
+        assert self.patience is not None
+        steps, epoch = context.settings.budget.training(batches.epoch), batches.epoch
+        loss = partial(mean_loss, step.network, context.supervised_task, validation, context)
+        scheduler = ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience)
+        watched = HeldOutStep(step, loss, scheduler, epoch, steps)
+        for start in range(0, steps, epoch):
+            span = range(start, min(start + epoch, steps))
+            yield from train_with_checkpoints(watched, batches, steps=span, context=context, along=[stage], total=steps)
             # 1e-2 * 0.1 ** 3 is a little above 1e-5
-            if step.optimizer.param_groups[0]["lr"] <= LEAST * (1 + 1e-6):
+            if watched.learning_rate <= LEAST * (1 + 1e-6):
                 break
-        return step
+        step.network.load_state_dict(watched.best.state_dict())
 
     def decoder(self, network: Network, batches: Loader, context: Context) -> StainDecoder | None:
         """A decoder for the size of these images; None at weight 0."""
@@ -210,16 +225,21 @@ class TwoViews:
         preset: of the jitter, and of the changes of intensity of x'. light: noise, brightness,
             contrast; strong: also blur, gamma, zoom.
         white: the value of white.
+        elastic: deform both views, alike.
     """
 
     sample: Sample | None
     preset: Preset
     white: float
+    elastic: bool = True
 
     def __call__(self, case: Batch, rng: Rng) -> Batch:
         """``case`` has B = 1. Its image moves but keeps its colours; the attribute is (1, 3, H, W),
         on the image's scale."""
         case = case if self.sample is None else replace(self.sample, intensity=False)(case, rng)
+        if self.elastic:
+            height, width = case.image.shape[2:]
+            case = replace(case, image=deform(case.image[0], draw_displacement((height, width), rng))[None])
         jitter = StainJitter(self.preset)
         altered = jitter.apply((case.image / self.white).clamp(0, 1), *jitter.draw(1, rng))[0]
         still = replace(draw(self.preset, 2, rng), angles=(), log_scale=0.0, flips=())

@@ -14,8 +14,10 @@ from allograft.errors import SpecError, nearest
 Preset = Literal["light", "strong"]
 
 PRESETS = {"light": 0.05, "strong": 0.2}
-"""Largest absolute factor and bias. From memory of Tellez et al. 2019 and NOT verified; stainlib
-calls 0.1 light and 1.0 strong."""
+"""Largest absolute factor and bias of HED-light and HED-strong of Tellez et al. 2019, as the
+augmentation code of their group lists them (Faryna et al. 2021, pathology-he-auto-augment; it
+leaves patches of a mean outside [0.15, 0.85] as they are, which we do not). stainlib calls 0.1
+light and 1.0 strong."""
 
 RGB_FROM_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 """Optical density of haematoxylin, eosin and DAB in red, green, blue (Ruifrok and Johnston 2001),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.cluster
+import sklearn.manifold
 import torch
 from tests.contract.world import run, session_of, write_cohort
 from tests.unit.tiny import a_context, read, write_photographs, write_volumes
@@ -79,29 +80,49 @@ def test_images_that_are_all_the_same_are_one_cluster() -> None:
     assert torch.equal(found.source_means, torch.ones(1, 8))
 
 
-def test_a_round_may_start_from_the_last_one_and_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(
-        clustering, "embed", lambda values, seed, start: seen.append(start) or embed(values, seed, start)
-    )
+def test_a_round_is_the_same_each_time() -> None:
     source, target = _features(20), _features(15, seed=1)
     before = source.clone()
     first = cluster(source, target, 3, seed=5)
     again = cluster(source, target, 3, seed=5)
-    assert torch.equal(source, before)  # PCA works in place, on a copy
+    assert torch.equal(source, before)
     assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in vars(first))
-    cluster(source, target, 3, seed=5, last=first)
-    assert seen[:2] == [None, None]
-    assert np.array_equal(seen[2], first.points.numpy())
+
+
+@pytest.mark.parametrize("count", [60, 600])
+def test_tsne_runs_all_its_iterations_at_the_defaults_of_scikit_learn(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    real = sklearn.manifold.TSNE
+    monkeypatch.setattr(sklearn.manifold, "TSNE", lambda **told: made.append(real(**told)) or made[-1])
+    values = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
+    embed(values, 3)
+    (tsne,) = made
+    # the number of the last one; few points may reach the end of all progress before
+    assert tsne.n_iter_ == 999 if count == 600 else 250 < tsne.n_iter_ <= 999
+    defaults = real().get_params()
+    assert {key for key, value in tsne.get_params().items() if value is not defaults[key]} <= {
+        "n_jobs",
+        "perplexity",
+        "random_state",
+    }
+    assert tsne.perplexity == pytest.approx(min(30, (count - 1) / 3))
+    assert tsne.random_state == 3
+    assert tsne.init == "pca"
+
+
+def test_images_of_one_feature_are_embedded_too() -> None:
+    found = cluster(_features(6, 1), _features(5, 1, seed=1), 2, seed=0)
+    assert found.points.shape == (11, 2)
+    assert found.points.isfinite().all()
 
 
 def test_the_released_variant_sees_the_position_and_starts_from_the_sources_centres(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shapes: list[tuple[int, ...]] = []
-    monkeypatch.setattr(
-        clustering, "embed", lambda values, seed, start: shapes.append(values.shape) or embed(values, seed, start)
-    )
+    monkeypatch.setattr(clustering, "embed", lambda values, seed: shapes.append(values.shape) or embed(values, seed))
     position = torch.linspace(0, 0.9, 50)
     starts: list[Any] = []
     real = sklearn.cluster.KMeans
@@ -165,7 +186,7 @@ def test_no_more_features_than_the_samples_and_two_batches_are_held(
     context = a_context(tmp_path / "unit")
     sides = DomainItems.from_scenario(scenario, context, 6)
     assert len(sides.others) == 22
-    found = Aiva(clusters=2).clustered(build(spec), sides, context, "clusters-0", None)
+    found = Aiva(clusters=2).clustered(build(spec), sides, context, "clusters-0")
     assert len(found.target) == 25
     assert most[0] == 28  # each image once
     assert most[1] <= 2 * context.batch_size  # the last, while the next is made
@@ -259,20 +280,19 @@ def test_rounds() -> None:
 def test_a_run_clusters_once_a_round_and_shows_both_ends(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lasts: list[Any] = []
+    calls: list[tuple[int, int]] = []
 
-    def counted(*arguments: Any, **options: Any) -> Any:
-        lasts.append(options["last"])
-        return cluster(*arguments, **options)
+    def counted(source: Any, target: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append((len(source), len(target)))
+        return cluster(source, target, *arguments, **options)
 
     monkeypatch.setattr(aiva, "cluster", counted)
     recipe = {"aiva": {"rounds": 2, "clusters": 2, "variant": variant, "first": "start"}}
     session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe)
     world, row, records = run(session)
     assert all(record.status == "done" for record in records.values())
-    assert len(lasts) == 3  # two rounds, and the end
-    assert lasts[0] is None
-    assert all(last is not None for last in lasts[1:])
+    assert len(calls) == 3  # two rounds, and the end
+    assert len(set(calls)) == 1
     figures = Store(tmp_path / "out" / "units" / row.unit).figures()
     ends = {f"{kind}-{when}" for kind in ("clusters", "centres") for when in ("before", "after")}
     assert set(figures) == {"loss-adapt", *ends, "matched-1", "matched-2"}
@@ -395,10 +415,10 @@ def test_what_is_shown_changes_nothing_and_is_the_same_after_a_kill(
     assert (again / "figures.json").read_bytes() == told
 
 
-def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_clusters_once_and_tells_the_time_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that moves by one second a look: each step takes one, and each clustering."""
-    lasts: list[Any] = []
-    monkeypatch.setattr(aiva, "cluster", lambda *each, **more: lasts.append(more["last"]) or cluster(*each, **more))
+    calls: list[int] = []
+    monkeypatch.setattr(aiva, "cluster", lambda *each, **more: calls.append(1) or cluster(*each, **more))
     session = session_of(
         write_cohort(tmp_path / "cohort"),
         tmp_path / "out",
@@ -412,9 +432,7 @@ def test_a_rehearsal_clusters_twice_and_tells_the_time_of_all(tmp_path: Path, mo
     ticks = count()
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
     list(context.run(row.recipe, scenario_of(world, row), session.start(world, 0)))
-    assert len(lasts) == 2
-    assert lasts[0] is None
-    assert lasts[1] is not None
+    assert len(calls) == 1
     assert meters[row.unit].planned_steps == 80
     assert meters[row.unit].planned_seconds == 80 + 21  # 20 rounds, and the end
 

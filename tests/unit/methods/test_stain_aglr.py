@@ -16,8 +16,10 @@ from tests.unit.tiny import VESSEL, a_context, write_rows
 
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context
+from allograft.context.journal import Journal
 from allograft.errors import SpecError
 from allograft.figure import Points
+from allograft.methods import stain_aglr
 from allograft.methods.stain_aglr import ALTERED, StainAgLr, TwoViews, balanced
 from allograft.methods.stain_normalisation import (
     StainNormalisation,
@@ -28,12 +30,14 @@ from allograft.methods.stain_normalisation import (
 )
 from allograft.networks import build
 from allograft.networks.network import Wrapped
+from allograft.parts.held_out import mean_loss
 from allograft.phantoms.histology import CLASSES, write_histology
 from allograft.recipe import Scenario, parse_recipe
 from allograft.step import GradientStep
 from allograft.tasks.classification import Classification
 from allograft.transforms.sample import Sample
 from allograft.transforms.stain_separation import find_stains, restain
+from allograft.tree import digest
 
 CONTRACT = {
     "study": {
@@ -41,10 +45,19 @@ CONTRACT = {
         "task": {"classification": {"classes": ["small", "large"]}},
         "preprocessing": {"intensity": "unit"},
     },
-    "options": {"regeneration": 1.0, "consistency": 1.0, "jitter": "strong", "balanced": True, "patience": 0},
+    "options": {
+        "regeneration": 1.0,
+        "consistency": 1.0,
+        "jitter": "strong",
+        "balanced": True,
+        "elastic": False,
+        "patience": 0,
+        "held_out": 0.5,
+    },
     "under": {
-        "patience": {"study": {"budget": {"steps": 24, "batch_size": 2}, "optimizer": {"sgd": {"lr": 0.5}}}}
-    },  # a loss that rises
+        "patience": {"study": {"budget": {"steps": 24, "batch_size": 2}, "optimizer": {"sgd": {"lr": 0.5}}}},
+        "held_out": {"arguments": {"patience": 0}},
+    },
 }
 
 TASK = Classification(CLASSES)
@@ -128,35 +141,133 @@ def test_balanced_batches(cohort: Cohort) -> None:
 
 # ---------------------------------------------------------- schedule, figures
 def rates_of(
-    cohort: Cohort, recipe: StainAgLr, monkeypatch: pytest.MonkeyPatch, **settings: Any
-) -> tuple[list[float], Context]:
+    cohort: Cohort, recipe: StainAgLr, losses: list[float], monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> tuple[list[float], Any, Context]:
+    """The learning rate of each step where the held-out subjects have these losses, one an epoch,
+    the last for ever; each step adds 1 to one bias of the network."""
     rates: list[float] = []
+    told = iter(losses)
 
-    def flat(self: GradientStep, batch: Any) -> dict[str, torch.Tensor]:
+    def stepped(self: GradientStep, batch: Any) -> dict[str, torch.Tensor]:
         rates.append(self.optimizer.param_groups[0]["lr"])
-        assert self.schedule is not None
-        self.schedule(torch.tensor(1.0))  # a loss that never falls
-        return {"flat": torch.tensor(1.0)}
+        with torch.no_grad():
+            self.network.heads["label"].layers[-1].bias += 1.0  # type: ignore[union-attr, index, operator]
+        return {"rising": torch.tensor(float(len(rates)))}
 
-    monkeypatch.setattr(GradientStep, "__call__", flat)
-    context = a_context(**settings)
-    finished((cohort,), recipe, context)
-    return rates, context
+    monkeypatch.setattr(GradientStep, "__call__", stepped)
+    monkeypatch.setattr(stain_aglr, "mean_loss", lambda *_: next(told, losses[-1]))
+    context, network = a_context(**settings), a_network()
+    with torch.no_grad():
+        network.heads["label"].layers[-1].bias.zero_()
+    stage = finished((cohort,), recipe, context, network)
+    return rates, stage.predictor.network.heads["label"].layers[-1].bias[0].item(), context
 
 
 def test_the_papers_schedule_stops_at_1e_5(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 1e-2, times 0.1 when more than 2 epochs bring nothing; epochs are 4 steps of 4 cases. 1
-    + 3 epochs, then 3 and 3."""
+    """From 1e-2, times 0.1 when more than 2 epochs bring nothing. 3 of 16 subjects are held out, so
+    an epoch is 4 steps of 4 cases: 1 + 3 epochs, then 3 and 3. A training loss that rises is not
+    looked at."""
     settings = {"budget": Budget(steps=1000, batch_size=4), "optimizer": {"adam": {"lr": 1e-2}}}
-    rates, context = rates_of(cohort, StainAgLr(patience=2), monkeypatch, **settings)
+    rates, _, context = rates_of(cohort, StainAgLr(patience=2), [1.0], monkeypatch, **settings)
     assert rates == pytest.approx([1e-2] * 16 + [1e-3] * 12 + [1e-4] * 12)
     assert list(context.meter.figures) == ["loss-train", "features"]
     assert len(context.meter.figures["loss-train"].x) == 40  # type: ignore[union-attr]
 
 
-def test_the_budget_is_the_most(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates, _ = rates_of(cohort, StainAgLr(patience=100), monkeypatch, budget=Budget(steps=10, batch_size=4))
+def test_a_validation_loss_that_falls_keeps_the_rate(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = [1 / number for number in range(1, 9)]
+    settings = {"budget": Budget(steps=32, batch_size=4), "optimizer": {"adam": {"lr": 1e-2}}}
+    rates, bias, _ = rates_of(cohort, StainAgLr(patience=0), losses, monkeypatch, **settings)
+    assert rates == pytest.approx([1e-2] * 32)
+    assert bias == 32
+
+
+@pytest.mark.parametrize(("losses", "best"), [([3.0, 1.0, 2.0], 8), ([3.0, 2.0, 1.0], 10), ([1.0, 1.0, 1.0], 4)])
+def test_the_weights_are_those_of_the_lowest_validation_loss(
+    losses: list[float], best: int, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 4 steps, 8, and 10, where the budget ends."""
+    budget = Budget(steps=10, batch_size=4)
+    rates, bias, _ = rates_of(cohort, StainAgLr(patience=100), losses, monkeypatch, budget=budget)
     assert len(rates) == 10
+    assert bias == best
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.2, 3), (0.5, 8), (0.01, 1), (0.99, 15)])
+def test_subjects_are_held_out_and_never_trained_on(
+    share: float, count: int, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    asked: list[Any] = []
+    real, plain = GradientStep.__call__, stain_aglr.mean_loss
+    monkeypatch.setattr(GradientStep, "__call__", lambda self, batch: seen.update(batch.cases) or real(self, batch))
+    monkeypatch.setattr(stain_aglr, "mean_loss", lambda *given: asked.append(given[2]) or plain(*given))
+    budget = Budget(steps=12, batch_size=4)
+    sites = (cohort.site("a"), cohort.site("b"))
+    finished(sites, StainAgLr(patience=0, held_out=share), a_context(budget=budget))
+    out = {case.name for view in asked[0] for case in view.cases}
+    assert len({case.subject for view in asked[0] for case in view.cases}) == count
+    assert seen | out == {case.name for case in cohort.cases}
+    assert not seen & out
+
+
+def test_the_validation_loss_is_that_of_images_as_they_are(cohort: Cohort) -> None:
+    """A loop over single images, the mean over all of them; the network stays as it was."""
+    context, network = replace(a_context(budget=Budget(batch_size=3)), task=TASK), a_network()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    found = mean_loss(network, TASK, [cohort.site("a"), cohort.site("b").where(lambda case: False)], context)
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    network.eval()
+    each = []
+    for index in range(8):
+        case = cohort.site("a").case(index)
+        each.append(-network(case.image)["label"].log_softmax(1)[0, int(case.labels["label"])].item())  # type: ignore[arg-type]
+    assert found == pytest.approx(float(np.mean(each)), rel=1e-5)
+
+
+def test_a_training_that_was_killed_keeps_its_lowest_loss(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in every step but the first of an epoch, it ends at the weights of one that was not;
+    these are not the last."""
+
+    def ran(folder: Path) -> Any:
+        settings = {"budget": Budget(steps=14, batch_size=4), "optimizer": {"sgd": {"lr": 3.0}}}
+        context, recipe = replace(a_context(folder, **settings), task=TASK), StainAgLr(patience=0)
+        running = context.run(recipe, Scenario(source=(cohort,), sites=("a", "b")), a_network())
+        while True:
+            try:
+                next(running)
+            except StopIteration as stop:
+                return stop.value.network
+
+    losses: list[float] = []
+    real, step = mean_loss, GradientStep.__call__
+    with monkeypatch.context() as patched:
+        patched.setattr(stain_aglr, "mean_loss", lambda *given: losses.append(real(*given)) or losses[-1])
+        whole = ran(tmp_path / "whole")
+    assert min(losses) < losses[-1]
+    monkeypatch.setattr(Journal, "due", lambda self: True)
+    calls: list[int] = []
+
+    def dying(self: Any, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (3, 8, 10):
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(GradientStep, "__call__", dying)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            ran(tmp_path / "killed")
+    assert digest(ran(tmp_path / "killed")) == digest(whole)
+
+
+def test_one_subject_cannot_be_held_out(cohort: Cohort) -> None:
+    alone = cohort.where(lambda case: case.subject == "a-001")
+    with pytest.raises(SpecError, match=r"stain_aglr: 1 subject to train on.*two at least, or leave out patience"):
+        finished((alone,), StainAgLr(patience=1))
 
 
 def test_features_of_training_images_are_shown_by_laboratory_and_class(cohort: Cohort) -> None:

@@ -1,0 +1,252 @@
+"""The tables of the evidence pages, built from the CSV files in ``docs/evidence/data/PAGE``.
+
+``python docs/tables.py`` rebuilds all tables; ``python docs/tables.py run PAGE`` runs the page's
+commands, keeps what they left, and rebuilds its tables. A table is what lies between ``<!-- table
+{...} -->`` and ``<!-- end -->`` in a page; the braces hold its description (``TABLES``).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = ROOT / "docs" / "evidence"
+DATA = EVIDENCE / "data"
+FILES = ("results.csv", "metrics.csv")
+BLOCK = re.compile(r"<!-- table (\{.*?\}) -->\n.*?<!-- end -->", re.DOTALL)
+
+Row = Mapping[str, str]
+
+
+def rebuilt(page: str) -> str:
+    """The text of a page with its tables built again."""
+
+    def table(found: re.Match[str]) -> str:
+        spec = json.loads(found[1])
+        lines = TABLES[spec["kind"]](spec)
+        return f"<!-- table {found[1]} -->\n\n{lines}\n\n<!-- end -->"
+
+    return BLOCK.sub(table, (EVIDENCE / f"{page}.md").read_text(encoding="utf-8"))
+
+
+def pages() -> list[str]:
+    """Those with kept files."""
+    return sorted(folder.name for folder in DATA.iterdir() if folder.is_dir())
+
+
+@cache
+def read(path: Path) -> tuple[Row, ...]:
+    """The rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return tuple(csv.DictReader(file))
+
+
+def grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def score(row: Row) -> str:
+    """Mean ± sd over seeds; the mean alone of one seed."""
+    spread = f" ± {float(row['sd_over_seeds']):.3f}" if row["sd_over_seeds"] else ""
+    return f"{float(row['mean']):.3f}{spread}" if row["mean"] else ""
+
+
+def difference(row: Row) -> str:
+    """The difference to no adaptation and its 95 % interval."""
+    if not row["difference"]:
+        return ""
+    bounds = [f"{float(row[f'difference_{end}']):+.3f}" for end in ("low", "high") if row[f"difference_{end}"]]
+    return f"{float(row['difference']):+.3f}" + (f" ({' to '.join(bounds)})" if bounds else "")
+
+
+def p_value(row: Row) -> str:
+    """The exact test's p after adjustment."""
+    value = row["p_adjusted"]
+    return "" if not value else "<0.001" if float(value) < 0.001 else f"{float(value):.2g}"
+
+
+SHOWN: Mapping[str, Callable[[Row], str]] = {
+    "score": score,
+    "difference": difference,
+    "p": p_value,
+    "interval": lambda row: f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "",
+    "subjects": lambda row: row["subjects"],
+    "seconds": lambda row: f"{float(row['train_seconds']):.0f}" if row["train_seconds"] else "",
+}
+
+
+def scores(spec: Mapping[str, Any]) -> str:
+    """A row per recipe. ``columns``: [heading, site, what of SHOWN or a metric]; ``rows``: title ->
+    what it is called, all titles in their order if absent. A site that is a target is asked for as
+    that target's."""
+    folder = DATA / spec["data"]
+    results, metrics = (read(folder / name) for name in FILES)
+    targets = {row["target"] for row in results}
+    titles = spec.get("rows") or {row["recipe"]: row["recipe"] for row in results}
+
+    def cell(title: str, site: str, what: str) -> str:
+        target = site if site in targets else spec.get("target", min(targets))
+        of = [
+            row
+            for row in (results if what in SHOWN else metrics)
+            if (row["recipe"], row["target"], row["site"]) == (title, target, site)
+            and (what in SHOWN or row["metric"] == what)
+        ]
+        return SHOWN.get(what, score)(of[0]) if of else ""
+
+    head = ["recipe", *(column[0] for column in spec["columns"])]
+    return grid(
+        head, [[name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in titles.items()]
+    )
+
+
+def stages(spec: Mapping[str, Any]) -> str:
+    """The mean over seeds at each stage of ``rows`` (title -> name) at each of ``sites``."""
+    found = read(DATA / spec["data"] / "stages.csv")
+    head = ["recipe", *(f"{site}, {stage}" for site in spec["sites"] for stage in spec["stages"])]
+    body = []
+    for title, name in spec["rows"].items():
+        cells = []
+        for site in spec["sites"]:
+            for stage in spec["stages"]:
+                asked = (title, site, stage)
+                values = [float(row["score"]) for row in found if (row["recipe"], row["site"], row["stage"]) == asked]
+                cells.append(f"{fmean(values):.3f}" if values else "")
+        body.append([name, *cells])
+    return grid(head, body)
+
+
+def pairs(spec: Mapping[str, Any]) -> str:
+    """From (rows) to (columns): no adaptation, at home on the diagonal, and in brackets what
+    ``recipe`` adds."""
+    found = read(DATA / spec["data"] / "results.csv")
+    sites = sorted({row["source"] for row in found})
+
+    def cell(source: str, site: str) -> str:
+        at = {row["recipe"]: row for row in found if (row["source"], row["site"]) == (source, site)}
+        plain = at["supervised"]
+        if source == site:
+            return f"{float(plain['mean']):.3f}"
+        return f"{float(plain['mean']):.3f} ({float(at[spec['recipe']]['mean']) - float(plain['mean']):+.3f})"
+
+    return grid(["", *sites], [[source, *(cell(source, site) for site in sites)] for source in sites])
+
+
+def pair_means(spec: Mapping[str, Any]) -> str:
+    """A row per recipe: its mean over all pairs, the gain, pairs ahead, the worst pair, and the mean
+    gain of ``groups`` (name -> pairs)."""
+    found = [row for row in read(DATA / spec["data"] / "results.csv") if row["site"] == row["target"]]
+    of: dict[str, dict[str, float]] = {}
+    for row in found:
+        of.setdefault(row["recipe"], {})[f"{row['source']} to {row['site']}"] = float(row["mean"])
+    plain = of["supervised"]
+    body = []
+    for title, name in (spec.get("rows") or {title: title for title in of}).items():
+        gains = {pair: value - plain[pair] for pair, value in of[title].items()}
+        worst = min(of[title], key=lambda pair: of[title][pair])
+        cells = [name, f"{fmean(of[title].values()):.3f}"]
+        cells += (
+            ["", ""]
+            if title == "supervised"
+            else [
+                f"{fmean(gains.values()):+.3f}",
+                f"{sum(gain > 0 for gain in gains.values())} of {len(gains)}",
+            ]
+        )
+        cells.append(f"{of[title][worst]:.3f}, {worst}")
+        cells += [
+            "" if title == "supervised" else f"{fmean(gains[pair] for pair in group):+.3f}"
+            for group in spec["groups"].values()
+        ]
+        body.append(cells)
+    heads = [f"gain, {name}" for name in spec["groups"]]
+    return grid(["recipe", f"mean over {len(plain)} pairs", "gain", "pairs ahead", "worst pair", *heads], body)
+
+
+TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "scores": scores,
+    "stages": stages,
+    "pairs": pairs,
+    "pair_means": pair_means,
+}
+
+
+def stage_rows(out: Path) -> Iterator[dict[str, Any]]:
+    """The headline of each stage, site and seed on test subjects, from a study's records."""
+    from allograft.results.record import read_all
+
+    headline = read(out / "results.csv")[0]["metric"]
+    for record in read_all(out).values():
+        if record.part == "test" and record.status == "done":
+            yield {
+                "recipe": record.recipe["title"],
+                "stage": record.stage,
+                "site": record.site,
+                "seed": record.seed,
+                "score": record.metrics[headline],
+            }
+
+
+def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
+    """Copy a study's CSV files beside a page, and its stages where the page shows them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(out / name, folder / name)
+    if with_stages:
+        rows = sorted(stage_rows(out), key=lambda row: [str(value) for value in row.values()])
+        with open(folder / "stages.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def hardware() -> dict[str, Any]:
+    """The class of this machine, as benchmarks keep it."""
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+        "torch": torch.__version__,
+    }
+
+
+def run(page: str) -> None:
+    """Run a page's commands, keep what they left, and say with what."""
+    plan = json.loads((DATA / page / "run.json").read_text(encoding="utf-8"))
+    for command in plan["before"]:
+        subprocess.run(shlex.split(command), cwd=ROOT, check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name, study in plan["studies"].items():
+        subprocess.run(shlex.split(study["command"]), cwd=ROOT, check=True)
+        out = study["command"].split("--out ")[1].split()[0]
+        keep(ROOT / out, DATA / page / name, with_stages=study.get("stages", False))
+        study |= {"commit": commit.strip(), "hardware": hardware()}
+    (DATA / page / "run.json").write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+
+def main(words: Sequence[str]) -> None:
+    """``[]`` or ``["run", page]``."""
+    if words:
+        run(words[1])
+    for page in words[1:] or pages():
+        (EVIDENCE / f"{page}.md").write_text(rebuilt(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,140 @@
+"""Tables of evidence pages are what their kept files say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(folder.name for folder in (DOCS / "evidence" / "data").glob("*") if folder.is_dir())
+HARDWARE = {"machine", "threads", "cuda", "torch"}
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_built_from_the_kept_files(page: str, tables: ModuleType) -> None:
+    text = (DOCS / "evidence" / f"{page}.md").read_text(encoding="utf-8")
+    assert "<!-- table " in text, f"docs/evidence/{page}.md has kept files and no table of them"
+    assert tables.rebuilt(page) == text, f"docs/evidence/{page}.md: run 'make tables'"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_kept_files_say_how_they_were_made(page: str) -> None:
+    folder = DOCS / "evidence" / "data" / page
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert set(run) == {"before", "studies"}
+    for name, study in run["studies"].items():
+        assert set(study) - {"stages"} == {"command", "commit", "seeds", "hardware"}
+        assert study["command"].startswith("allograft study examples/")
+        assert set(study["hardware"]) == HARDWARE
+        assert {"results.csv", "metrics.csv"} <= {path.name for path in (folder / name).iterdir()}
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+RESULTS = """recipe,target,site,metric,mean,sd_over_seeds,low,high,difference,difference_low,difference_high,p_adjusted
+supervised,b,b,dice,0.5,0.01,0.4,0.6,,,,
+supervised,b,a,dice,0.9,0.02,0.8,0.95,,,,
+aiva,b,b,dice,0.625,0.0,0.5,0.7,0.125,0.1,0.15,0.0004
+aiva,b,a,dice,0.875,,0.8,0.9,-0.025,,,0.5
+"""
+METRICS = """recipe,target,site,metric,mean,sd_over_seeds
+aiva,b,b,asd,2.5,0.5
+"""
+
+
+def test_scores_differences_p_and_other_metrics(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    _write(tmp_path / "page", "results.csv", RESULTS)
+    _write(tmp_path / "page", "metrics.csv", METRICS)
+    columns = [["b", "b", "score"], ["gain", "b", "difference"], ["p", "b", "p"], ["ASD", "b", "asd"]]
+    columns += [["a", "a", "score"], ["at a", "a", "difference"], ["interval", "a", "interval"]]
+    found = tables.scores({"data": "page", "columns": columns, "rows": {"supervised": "nothing", "aiva": "ours"}})
+    assert found.splitlines() == [
+        "| recipe | b | gain | p | ASD | a | at a | interval |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| nothing | 0.500 ± 0.010 |  |  |  | 0.900 ± 0.020 |  | 0.800 to 0.950 |",
+        "| ours | 0.625 ± 0.000 | +0.125 (+0.100 to +0.150) | <0.001 | 2.500 ± 0.500 | 0.875 | -0.025 "
+        "| 0.800 to 0.900 |",
+    ]
+
+
+def test_pairs_and_their_means(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    rows = ["source,recipe,target,site,mean"]
+    scores = {("a", "b"): (0.5, 0.75), ("b", "a"): (0.75, 0.5)}
+    for (source, target), (plain, other) in scores.items():
+        rows += [f"{source},supervised,{target},{target},{plain}", f"{source},fourier,{target},{target},{other}"]
+        rows += [f"{source},supervised,{target},{source},1.0", f"{source},fourier,{target},{source},0.9"]
+    _write(tmp_path / "page", "results.csv", "\n".join(rows) + "\n")
+    assert tables.pairs({"data": "page", "recipe": "fourier"}).splitlines()[2:] == [
+        "| a | 1.000 | 0.500 (+0.250) |",
+        "| b | 0.750 (-0.250) | 1.000 |",
+    ]
+    found = tables.pair_means({"data": "page", "groups": {"severe": ["a to b"]}})
+    assert found.splitlines() == [
+        "| recipe | mean over 2 pairs | gain | pairs ahead | worst pair | gain, severe |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| supervised | 0.625 |  |  | 0.500, a to b |  |",
+        "| fourier | 0.625 | +0.000 | 1 of 2 | 0.500, b to a | +0.250 |",
+    ]
+
+
+def test_stages_are_means_over_seeds(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    text = "recipe,stage,site,seed,score\ncn,first,a,0,0.5\ncn,first,a,1,0.7\ncn,second,a,0,0.8\nbn,first,a,0,0.1\n"
+    _write(tmp_path / "page", "stages.csv", text)
+    spec = {"data": "page", "sites": ["a"], "stages": ["first", "second"], "rows": {"cn": "CateNorm"}}
+    assert tables.stages(spec).splitlines() == [
+        "| recipe | a, first | a, second |",
+        "| --- | --- | --- |",
+        "| CateNorm | 0.600 | 0.800 |",
+    ]
+
+
+def test_a_page_is_rebuilt_between_its_marks(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    monkeypatch.setattr(tables, "EVIDENCE", tmp_path)
+    _write(tmp_path / "page", "results.csv", RESULTS)
+    _write(tmp_path / "page", "metrics.csv", METRICS)
+    mark = '<!-- table {"kind": "scores", "data": "page", "columns": [["b", "b", "score"]]} -->'
+    _write(tmp_path, "page.md", f"# Page\n\n{mark}\nold | numbers\n<!-- end -->\n\nText.\n")
+    found = tables.rebuilt("page")
+    assert (
+        found
+        == f"""# Page
+
+{mark}
+
+| recipe | b |
+| --- | --- |
+| supervised | 0.500 ± 0.010 |
+| aiva | 0.625 ± 0.000 |
+
+<!-- end -->
+
+Text.
+"""
+    )
+    _write(tmp_path, "page.md", found)
+    assert tables.rebuilt("page") == found
