@@ -116,11 +116,17 @@ class Store:
     def load(self) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
         """The carry, the stages (predictors load when called) and the cost; None when unfinished or
         damaged."""
-        if not self.carry_file.exists():
+        kept, stages = tree.load_whole(self.carry_file), self.stages()
+        if kept is None or stages is None:
             return None
-        try:
-            kept = tree.load(self.carry_file)
-        except tree.DamagedFile:
+        parts = {name: remade(part["spec"], part["state"], self.template) for name, part in kept["parts"].items()}
+        network = rebuilt(kept["spec"], kept["network"], self.template)
+        return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
+
+    def stages(self) -> list[Stage] | None:
+        """The stages of ``load``, without building a network."""
+        kept = tree.load_whole(self.carry_file)
+        if kept is None:
             return None
         stages = []
         for one in kept["stages"]:
@@ -129,9 +135,7 @@ class Store:
                 return None
             cost = kept["cost"] if predictor is None else read_card(predictor.folder)["cost"]
             stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=cost))
-        parts = {name: remade(part["spec"], part["state"], self.template) for name, part in kept["parts"].items()}
-        network = rebuilt(kept["spec"], kept["network"], self.template)
-        return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
+        return stages
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,7 +225,7 @@ class Study:
                 "one out"
             )
 
-    @property
+    @cached_property
     def made_task(self) -> Task:
         """The task object."""
         ((name, arguments),) = self.task.items()
