@@ -166,7 +166,7 @@ class Segmentation:
         photograph."""
         voxel, unit = cohort.prepared.grid(cohort.cases[which]).voxel
         probabilities = self.probabilities(prediction, cohort, which)
-        mask = probabilities.argmax(0)
+        mask = most_probable(probabilities)
         volumes: dict[str, float | str] = {
             name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)
         }
@@ -177,7 +177,7 @@ class Segmentation:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the
         region, each also by class."""
         reference = cohort.reference(which)
-        found = self.probabilities(prediction, cohort, which).argmax(0)
+        found = most_probable(self.probabilities(prediction, cohort, which))
         measured = case_metrics(found, reference.mask, self.names, reference.geometry.stored_spacing, reference.region)
         return defined(measured)
 
@@ -185,6 +185,14 @@ class Segmentation:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in
         ``undefined/METRIC``."""
         return mean_over_subjects(cases)
+
+
+def most_probable(probabilities: Tensor) -> Tensor:
+    """(K, *shape) -> (*shape) int64, the class of the largest; of equal ones the first.
+
+    ``argmax`` over the first axis says the same several times slower.
+    """
+    return probabilities.max(0).indices
 
 
 def mean_over_subjects(cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
