@@ -20,7 +20,7 @@ from allograft.context.lock import held_elsewhere
 from allograft.errors import LeaseLost, OutputError, SpecError
 from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
-from allograft.networks.network import Spec, spec_of
+from allograft.networks.network import Spec, operate, spec_of
 from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
 from allograft.recipe import title
@@ -187,7 +187,7 @@ class Session:
                 network = build(self._spec(world.cohorts[0].case(0).image.shape[1], task.outputs))
             if self.study.start != "scratch":
                 load_weights(network, self.study.start_path, anew_in(network, self._anew()))
-        return network
+        return operate(network, "channels_last") if self.study.channels_last else network
 
     def _spec(self, channels: int, outputs: Mapping[str, int]) -> Spec:
         """The study's network; a model folder as start brings its own, with the study's outputs."""
