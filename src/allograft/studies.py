@@ -102,7 +102,7 @@ def run_study(
         if not whole.fabric.is_global_zero:
             results[name] = Result(session.out, worlds[name].study, plan, (), {})
             continue
-        results[name] = session.finish(worlds[name], plan, report=report)
+        results[name] = session.finish(worlds[name], plan, report=report, keeps_page=True)
         if study.is_parted:
             _join(out, study, results, len(sessions), report=report)
     return PartsResult(out, study, results) if study.is_parted else results[""]

@@ -63,6 +63,7 @@ NETWORKS = {
 
 SURGERY = {
     "catenorm": "allograft.networks.catenorm:add_catenorm",
+    "channels_last": "allograft.networks.layout:channels_last",
     "dsbn": "allograft.networks.dsbn:add_dsbn",
     "lora": "allograft.networks.lora:add_lora",
     "spottunet": "allograft.methods.spottunet:add_policy",

@@ -160,6 +160,14 @@ def load(path: Path) -> Any:
     return _restore(json.loads(shape), tensors)
 
 
+def load_whole(path: Path) -> Any:
+    """What ``load`` reads; None where the file is missing or damaged, and has to be made again."""
+    try:
+        return load(path) if path.exists() else None
+    except DamagedFile:
+        return None
+
+
 def on_cpu(tree: Any) -> Any:
     """The same tree of dicts, lists, tuples and values, its tensors detached and on the CPU."""
     if isinstance(tree, Tensor):

@@ -224,3 +224,29 @@ def test_what_fabric_refuses_is_one_line(
     assert said in answer.err
     assert answer.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------- precision
+@pytest.mark.parametrize(
+    ("precision", "computed"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)], ids=["32", "bf16"]
+)
+def test_a_model_computes_in_the_precision_that_is_asked_for(
+    place: Path, precision: str, computed: torch.dtype
+) -> None:
+    images = sorted((place / "new").rglob("*image*.png"))[:3] or sorted((place / "new" / "c").glob("*.png"))[:3]
+    exact, model = load(place / "model", device="cpu"), load(place / "model", device="cpu", precision=precision)
+    seen = []
+    first = next(one for one in model.predictor.network.modules() if isinstance(one, torch.nn.Conv2d))  # type: ignore[attr-defined]
+    first.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    found = [one.answer.mask for one in model.predict(images)]
+    assert set(seen) == {computed}
+    truth = [one.answer.mask for one in exact.predict(images)]
+    agreed = torch.stack([(a == b).double().mean() for a, b in zip(found, truth, strict=True)]).mean()  # type: ignore[union-attr]
+    assert agreed == 1 if precision == "32-true" else agreed > 0.97
+
+
+def test_an_unknown_precision_is_refused_by_the_command(place: Path, tmp_path: Path, allograft: Command) -> None:
+    image = next((place / "new").rglob("*.png"))
+    answer = allograft("predict", place / "model", image, "-o", tmp_path / "out", "--precision", "bf16")
+    assert answer.code == 2
+    assert "precision: found 'bf16', expected 32-true, bf16-mixed" in answer.err

@@ -32,6 +32,7 @@ def write_predictions(
     overlay: bool = False,
     probabilities: bool = False,
     device: str = "auto",
+    precision: str = "32-true",
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
     image.
@@ -52,7 +53,7 @@ def write_predictions(
         ModelError, ImageError, ManifestError, OutputError: the model, a list of one image, or OUT
             cannot be used.
     """
-    loaded, table = load(model, device=device), ResultsTable(out / "results.csv")
+    loaded, table = load(model, device=device, precision=precision), ResultsTable(out / "results.csv")
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     found: list[Predicted] = []

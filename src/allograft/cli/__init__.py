@@ -144,12 +144,15 @@ def predict(
     overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
     probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
     device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
     """Predict images with a model: masks on each image's own grid, volumes or class probabilities
     in results.csv."""
     from allograft.apply.predictions import write_predictions
 
-    written = write_predictions(model, images, out, overlay=overlay, probabilities=probabilities, device=device)
+    written = write_predictions(
+        model, images, out, overlay=overlay, probabilities=probabilities, device=device, precision=precision
+    )
     print(
         f"{written} predictions in {out}; numbers and warnings in {out / 'results.csv'}. Research use only, not a "
         "medical device."

@@ -157,10 +157,14 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.items)
 
-    def case(self, index: int) -> Batch:
-        """One item as a Batch with B = 1, on the study's grid."""
+    def case(self, index: int, *, narrow: bool = False) -> Batch:
+        """One item as a Batch with B = 1, on the study's grid.
+
+        Args:
+            narrow: leave the mask in the int16 that it is kept in, for a crop that comes first.
+        """
         which, place = self.items[index]
-        return self._batch(self.cases[which], (place,))
+        return self._batch(self.cases[which], (place,), narrow=narrow)
 
     def wholes(self) -> Iterator[Whole]:
         """Every complete case, one after another."""
@@ -233,12 +237,13 @@ class Cohort:
         return {case.attributes[key] for case in self.cases if key in case.attributes}
 
     # ------------------------------------------------------------------ arrays
-    def _batch(self, case: Case, places: tuple[int, ...]) -> Batch:
+    def _batch(self, case: Case, places: tuple[int, ...], *, narrow: bool = False) -> Batch:
         image, geometry = self.prepared.image(case)
         coding, size = self.prepared.coding, len(places)
         labels: dict[str, Any] = {}
         if "mask" in case.labels and coding.mask:
-            labels["mask"] = self._cut(self.prepared.mask(case), places, neighbours=0)
+            mask = self._cut(self.prepared.mask(case, np.int16), places, neighbours=0)
+            labels["mask"] = mask if narrow else mask.long()
         if "label" in case.labels and coding.label:
             value = coding.label_to_index(str(case.labels["label"]), case.name)
             labels["label"] = torch.tensor([value] * size)

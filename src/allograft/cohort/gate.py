@@ -17,7 +17,7 @@ import numpy as np
 from allograft.cohort.manifest import Case
 from allograft.cohort.near_duplicates import (
     Fingerprint,
-    correlate,
+    correlate_pairs,
     fingerprint,
     near_duplicate_pairs,
     thumbnail,
@@ -144,12 +144,18 @@ def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, thresho
         np.stack([np.asarray(prints[name].thumbnail) for name in names]) if names else np.zeros((0, 1, 1), np.float32)
     )
     own = without_common(stack, [known[name].site for name in names])
-    pairs = []
-    for i, j, value in near_duplicate_pairs(stack, [known[name].subject for name in names], WEAK):
-        if pixels[names[i]] != pixels[names[j]] and (
-            value > threshold or correlate(own[i : i + 1], own[j : j + 1])[0] > _OWN
-        ):
-            pairs.append(Pair(names[i], names[j], "near" if value > threshold else "weak", round(value, 4)))
+    found = [
+        (i, j, value)
+        for i, j, value in near_duplicate_pairs(stack, [known[name].subject for name in names], WEAK)
+        if pixels[names[i]] != pixels[names[j]]
+    ]
+    doubtful = np.array([(i, j) for i, j, value in found if value <= threshold], np.int64).reshape(-1, 2)
+    beyond = dict(zip(map(tuple, doubtful.tolist()), correlate_pairs(own, doubtful), strict=True))
+    pairs = [
+        Pair(names[i], names[j], "near" if value > threshold else "weak", round(value, 4))
+        for i, j, value in found
+        if value > threshold or beyond[i, j] > _OWN
+    ]
     pairs.sort(key=lambda pair: (-pair.correlation, pair))
     near, weak = (tuple(pair for pair in pairs if pair.why == why) for why in ("near", "weak"))
     return Findings({name: case.subject for name, case in known.items()}, pixels, near, weak)

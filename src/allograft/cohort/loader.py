@@ -29,7 +29,8 @@ class Loader:
         order: which of them each step sees.
         epoch: steps per epoch.
         seeds: the place of this loader's draws.
-        transform: case and generator -> case (crop, augmentation).
+        transform: case and generator -> case (crop, augmentation). One that says ``takes_narrow``
+            is given masks in the int16 that they are kept in, and widens what it leaves of them.
         workers: loader processes; they live across calls.
         rank, world: this process takes every ``world``-th case of a batch.
     """
@@ -87,7 +88,7 @@ class _Drawn(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         number, item, draw = key
-        case = self.cohorts[number].case(item)
+        case = self.cohorts[number].case(item, narrow=getattr(self.transform, "takes_narrow", False))
         return case if self.transform is None else self.transform(case, self.seeds.rng("transform", draw))
 
 

@@ -25,6 +25,9 @@ _UNMOVED = 0.75
 # between their pixels
 _COARSE = 0.06
 _BLOCK = 2048
+# images a side of a block that is correlated as a whole, and the share of its pairs from which on
+# that is sooner than pair by pair
+_SQUARE, _DENSE = 256, 1 / 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +105,12 @@ def propose(hashes: np.ndarray, distance: int = DISTANCE) -> Iterator[np.ndarray
     """
     for start in range(0, len(hashes), _BLOCK):
         rows = hashes[start : start + _BLOCK]
-        found = []
         for other in range(start, len(hashes), _BLOCK):
             apart = np.bitwise_count(rows[:, None] ^ hashes[None, other : other + _BLOCK])
             first, second = np.nonzero(apart <= distance)
-            found.append(np.stack([first + start, second + other], 1)[first + start < second + other])
-        pairs = np.concatenate(found)
-        if len(pairs):
-            yield pairs
+            pairs = np.stack([first + start, second + other], 1)[first + start < second + other]
+            if len(pairs):
+                yield pairs
 
 
 def correlate(
@@ -128,7 +129,7 @@ def correlate(
     size = first.shape[-1] - 2 * shift
     inner = slice(shift, shift + size)
     # its mean is 0, so that the window's mean need not be taken off
-    template = standardised(second[:, inner, inner])
+    template = standardised(second[:, inner, inner]) if shift else second
     spread = window_spread(first, shift) if spread is None else spread
     best = np.zeros(len(first), np.float32)
     for row in range(2 * shift + 1):
@@ -155,6 +156,56 @@ def window_spread(thumbnails: np.ndarray, shift: int) -> np.ndarray:
     return np.asarray(np.sqrt(np.maximum(sums[1] - sums[0] ** 2 / size**2, 1e-8)), np.float32)
 
 
+def correlate_pairs(
+    thumbnails: np.ndarray, pairs: np.ndarray, shift: int = SHIFT, spread: np.ndarray | None = None
+) -> np.ndarray:
+    """``correlate`` of pairs (K, 2) of indices into thumbnails (N, S, S) -> (K,).
+
+    A cohort of one kind, such as slices of brains, proposes nearly every pair. Where pairs are
+    dense, a block of images is correlated with a block by matrix products, fifty times faster than
+    pair by pair; the numbers differ by what a float32 sum rounds.
+    """
+    spread = window_spread_of(thumbnails, shift) if spread is None else spread
+    result = np.zeros(len(pairs), np.float32)
+    block = pairs // _SQUARE * _SQUARE
+    _, of, counts = np.unique(block, axis=0, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    order = np.argsort(of.reshape(-1), kind="stable")
+    for count, end in zip(counts, ends, strict=True):
+        here = order[end - count : end]
+        if count < _DENSE * _SQUARE**2:
+            for start in range(0, count, 512):
+                some = here[start : start + 512]
+                first, second = pairs[some].T
+                result[some] = correlate(thumbnails[first], thumbnails[second], shift, spread[first])
+            continue
+        (row, column), size = block[here[0]], _SQUARE
+        square = _correlate_all(
+            thumbnails[row : row + size], thumbnails[column : column + size], shift, spread[row : row + size]
+        )
+        result[here] = square[pairs[here, 0] - row, pairs[here, 1] - column]
+    return result
+
+
+def _correlate_all(first: np.ndarray, second: np.ndarray, shift: int, spread: np.ndarray) -> np.ndarray:
+    """``correlate`` of each of N thumbnails with each of M -> (N, M)."""
+    size = first.shape[-1] - 2 * shift
+    inner = slice(shift, shift + size)
+    templates = (standardised(second[:, inner, inner]) if shift else second).reshape(len(second), -1).T
+    best = np.zeros((len(first), len(second)), np.float32)
+    for row in range(2 * shift + 1):
+        for column in range(2 * shift + 1):
+            windows = first[:, row : row + size, column : column + size].reshape(len(first), -1)
+            np.maximum(best, windows @ templates / spread[:, row, column, None], out=best)
+    return best
+
+
+def window_spread_of(thumbnails: np.ndarray, shift: int) -> np.ndarray:
+    """``window_spread``, a few images at a time, which take less memory."""
+    parts = [window_spread(thumbnails[at : at + 512], shift) for at in range(0, len(thumbnails), 512)]
+    return np.concatenate(parts) if parts else window_spread(thumbnails, shift)
+
+
 def near_duplicate_pairs(
     thumbnails: np.ndarray, groups: Sequence[str], floor: float
 ) -> Iterator[tuple[int, int, float]]:
@@ -165,16 +216,14 @@ def near_duplicate_pairs(
     _, of = np.unique(np.asarray(groups), return_inverse=True)
     halves = standardised(thumbnails.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean((2, 4)))
     shift = (SHIFT + 1) // 2
-    spread = np.concatenate([window_spread(halves[at : at + 512], shift) for at in range(0, len(halves), 512)])
+    spread_of_halves, spread = window_spread_of(halves, shift), window_spread_of(thumbnails, SHIFT)
     for proposed in propose(perceptual_hash(thumbnails)):
         pairs = proposed[of[proposed[:, 0]] != of[proposed[:, 1]]]
-        for start in range(0, len(pairs), 512):
-            some = pairs[start : start + 512]
-            some = some[np.einsum("nij,nij->n", halves[some[:, 0]], halves[some[:, 1]]) > _UNMOVED]
-            some = some[correlate(halves[some[:, 0]], halves[some[:, 1]], shift, spread[some[:, 0]]) > floor - _COARSE]
-            for (i, j), value in zip(some, correlate(thumbnails[some[:, 0]], thumbnails[some[:, 1]]), strict=True):
-                if value > floor:
-                    yield int(i), int(j), float(value)
+        pairs = pairs[correlate_pairs(halves, pairs, 0, np.ones((len(halves), 1, 1), np.float32)) > _UNMOVED]
+        pairs = pairs[correlate_pairs(halves, pairs, shift, spread_of_halves) > floor - _COARSE]
+        for (i, j), value in zip(pairs, correlate_pairs(thumbnails, pairs, SHIFT, spread), strict=True):
+            if value > floor:
+                yield int(i), int(j), float(value)
 
 
 def without_common(thumbnails: np.ndarray, sites: Sequence[str]) -> np.ndarray:

@@ -3,9 +3,11 @@ they are made of."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -31,6 +33,10 @@ from allograft.tree import content_hash, write_bytes
 
 _READS = 3
 """Part of the names of stored arrays; raise it when the same file is read as other numbers."""
+MAPS = 16_384
+"""Arrays that are mapped at a time: systems allow a process about 65,000 maps."""
+SHORT = 4096
+"""Bytes of a file below which it is read, and not mapped."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class PreparedImages:
     """Where prepared arrays lie: in ``folder``, or in memory when there is none.
 
     An array's name is the hash of the bytes of its files and of all settings that shape it, so no
-    kept array is ever stale.
+    kept array is ever stale. An array in ``folder`` is mapped when it is first asked for, and holds
+    no file open.
     """
 
     preprocessing: Preprocessing
@@ -72,9 +79,12 @@ class PreparedImages:
         affine = np.array(kept["affine"])
         return Grid(shape, affine if affine.size else None, **json.loads(bytes(kept["geometry"]))["grid"])
 
-    def mask(self, case: Case) -> np.ndarray:
-        """(1, *size) int64 class indices on the study's grid. ``KeyError`` when the mask is
-        hidden."""
+    def mask(self, case: Case, kind: type[np.integer[Any]] = np.int64) -> np.ndarray:
+        """(1, *size) class indices on the study's grid. ``KeyError`` when the mask is hidden.
+
+        Args:
+            kind: of the numbers. They are kept as int16: asked for as that, nothing is copied.
+        """
         path = Path(case.labels["mask"])
         key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
 
@@ -83,7 +93,7 @@ class PreparedImages:
             index = self.coding.mask_to_index(self._on_grid(path, case).array, str(path))
             return {"mask": to_grid(index.astype(np.int16), place, nearest=True)}
 
-        return self._kept(key, ("mask",), make)["mask"].astype(np.int64)
+        return self._kept(key, ("mask",), make)["mask"].astype(kind, copy=False)
 
     def paired(self, case: Case) -> np.ndarray:
         """(C, *size) float32 of the paired image on the study's grid, resampled as images are.
@@ -109,7 +119,7 @@ class PreparedImages:
             place = self.image(case)[1]
             return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), place, nearest=True)}
 
-        return self._kept(key, ("region",), make)["region"].astype(bool)
+        return self._kept(key, ("region",), make)["region"].view(bool)  # 0 and 1, so nothing is copied
 
     def stored_mask(self, case: Case) -> Tensor:
         """(*shape) int64 class indices, not resampled. ``KeyError`` when the mask is hidden."""
@@ -180,16 +190,56 @@ class PreparedImages:
                 write_bytes(paths[name], file.getvalue())
             found = _mapped(paths)
             if found is None:
-                raise ImageError(f"{self.folder}: prepared images cannot be read back; is the disk sound?")
+                raise ImageError(
+                    f"{self.folder}: prepared images that were just written are missing or damaged; check the disk, "
+                    "or choose another --out"
+                )
+        while len(self.memory) >= MAPS:
+            del self.memory[next(iter(self.memory))]  # the oldest; it is mapped again when it is needed
         self.memory[key] = found
         return found
 
 
 def _mapped(paths: dict[str, Path]) -> dict[str, np.ndarray] | None:
-    try:  # copy-on-write: a tensor may share the memory, the file cannot change
-        return {name: np.load(path, mmap_mode="c", allow_pickle=False) for name, path in paths.items()}
-    except (OSError, ValueError, EOFError):
+    """Name -> array; None when a file is missing or damaged, and has to be written again.
+
+    Raises:
+        ImageError: a file that is there and cannot be opened or mapped.
+    """
+    try:
+        return {name: _map(path) for name, path in paths.items()}
+    except (FileNotFoundError, ValueError, EOFError):
         return None
+    except OSError as error:
+        fix = "check its permissions, or choose another --out"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            fix = "allow this process more open files (ulimit -n), or use fewer loader workers"
+        raise ImageError(
+            f"{error.filename or next(iter(paths.values()))}: cannot be opened ({error.strerror}); {fix}"
+        ) from error
+    except RuntimeError as error:  # torch's word for a failed map
+        raise ImageError(
+            f"{next(iter(paths.values()))}: cannot be mapped into memory ({str(error).splitlines()[0]}); free some "
+            "memory, or allow this process more maps (vm.max_map_count)"
+        ) from error
+
+
+def _map(path: Path) -> np.ndarray:
+    """A stored array, copy-on-write: a tensor may share its memory, the file cannot change.
+
+    ``np.load`` would keep the file open as long as the map lives, torch closes it. Short lists of
+    numbers are read as they are.
+    """
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        if kind.hasobject or size != start + kind.itemsize * math.prod(shape):
+            raise ValueError(f"{path} is cut short")
+        if size < SHORT:
+            return np.frombuffer(bytearray(file.read()), kind).reshape(shape)
+    stored: np.ndarray = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    return stored[start:].view(kind).reshape(shape)
 
 
 def _geometry(text: np.ndarray) -> Geometry:

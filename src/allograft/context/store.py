@@ -198,10 +198,7 @@ class Store:
         return self.carry_file.exists() and not (kept is not None and kept.get(LEFT_OUT, False))
 
     def _read(self) -> CarryTree | None:
-        try:
-            return cast(CarryTree, tree.load(self.carry_file)) if self.carry_file.exists() else None
-        except tree.DamagedFile:
-            return None
+        return cast("CarryTree | None", tree.load_whole(self.carry_file))
 
     def load(self, *, optimizer: bool = False) -> tuple[Carry, list[Stage], dict[str, float | int]] | None:
         """The carry, the stages (predictors load when called) and the cost; None when unfinished or
@@ -210,8 +207,17 @@ class Store:
         Args:
             optimizer: None too where the optimizer's state was left out.
         """
+        kept, stages = self._read(), self.stages()
+        if kept is None or stages is None or (optimizer and kept.get(LEFT_OUT, False)):
+            return None
+        parts = {name: remade(part["spec"], part["state"], self.template) for name, part in kept["parts"].items()}
+        network = rebuilt(kept["spec"], kept["network"], self.template)
+        return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
+
+    def stages(self) -> list[Stage] | None:
+        """The stages of ``load``, without building a network."""
         kept = self._read()
-        if kept is None or (optimizer and kept.get(LEFT_OUT, False)):
+        if kept is None:
             return None
         stages, cleaned = [], self.cleaned()
         for one in kept["stages"]:
@@ -220,13 +226,9 @@ class Store:
             if gone and one["name"] not in cleaned:
                 return None
             cost = kept["cost"] if predictor is None else read_card(predictor.folder)["cost"]
-            if gone:
-                stages.append(Stage(one["name"], Cleaned(self.folder), tuple(one["seen"]), one["facts"], cost=cost))
-                continue
-            stages.append(Stage(one["name"], predictor, tuple(one["seen"]), one["facts"], cost=cost))
-        parts = {name: remade(part["spec"], part["state"], self.template) for name, part in kept["parts"].items()}
-        network = rebuilt(kept["spec"], kept["network"], self.template)
-        return Carry(network, kept["optimizer"], parts), stages, kept["cost"]
+            held = Cleaned(self.folder) if gone else predictor
+            stages.append(Stage(one["name"], held, tuple(one["seen"]), one["facts"], cost=cost))
+        return stages
 
 
 def _bytes_of(thing: object) -> int:

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from allograft.errors import SpecError
@@ -20,6 +19,9 @@ DISTANCES = ("hd95", "asd")
 IGNORED = -100
 Missed = Literal["undefined", "diagonal"]
 """What the distance to a class is that only one of truth and prediction has."""
+TINY, SPARSE = 8192, 8
+"""Distances of surfaces in a box of at least so many voxels, and at most one in so many of them on
+a surface, are looked up in a tree of points; a transform of the box answers others sooner."""
 
 
 def dice(prediction: Tensor, target: Tensor) -> float:
@@ -40,7 +42,7 @@ def dice(prediction: Tensor, target: Tensor) -> float:
         0.6666666666666666
     """
     _check_masks(prediction, target)
-    both, total = int((prediction & target).sum()), int(prediction.sum()) + int(target.sum())
+    both, total = _count(prediction & target), _count(prediction) + _count(target)
     return 2 * both / total if total else math.nan
 
 
@@ -62,7 +64,7 @@ def iou(prediction: Tensor, target: Tensor) -> float:
         0.5
     """
     _check_masks(prediction, target)
-    both, union = int((prediction & target).sum()), int((prediction | target).sum())
+    both, union = _count(prediction & target), _count(prediction | target)
     return both / union if union else math.nan
 
 
@@ -94,10 +96,11 @@ def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[floa
     """
     _check_masks(prediction, target)
     sampling = _check_spacing(spacing, prediction.ndim)
-    first, second = _joint_crop(prediction, target)
-    first_surface, second_surface = _surface(first), _surface(second)
-    there = _distance_to(second_surface, sampling)[first_surface]
-    back = _distance_to(first_surface, sampling)[second_surface]
+    surfaces = [_surface(mask) for mask in _joint_crop(prediction, target)]
+    places = [np.flatnonzero(surface) for surface in surfaces]
+    counts, size = [len(each) for each in places], surfaces[0].size
+    between = _by_tree if size >= TINY and min(counts) and SPARSE * sum(counts) <= size else _by_transform
+    there, back = (between(places[own], surfaces[own], surfaces[other], sampling) for own, other in ((0, 1), (1, 0)))
     return torch.from_numpy(there), torch.from_numpy(back)
 
 
@@ -233,10 +236,14 @@ def _mean_over_classes(metric: str, scores: dict[str, float], classes: Sequence[
 
 
 def _class_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> dict[str, float]:
-    # Both surface metrics share one pair of distance transforms, which is nearly all of the cost.
+    # Both surface metrics share one pair of directed distances, which are nearly all of the cost.
     there, back = surface_distances(prediction, target, spacing)
     values = (dice(prediction, target), iou(prediction, target), _hausdorff95(there, back), _average(there, back))
     return dict(zip(METRICS, values, strict=True))
+
+
+def _count(mask: Tensor) -> int:
+    return int(torch.count_nonzero(mask))  # ten times faster than the sum of a boolean tensor
 
 
 def _hausdorff95(there: Tensor, back: Tensor) -> float:
@@ -253,13 +260,12 @@ def _average(there: Tensor, back: Tensor) -> float:
 def _joint_crop(prediction: Tensor, target: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Both masks, cut to the box that holds them: distances are the same, and the transform sees
     far fewer voxels."""
-    union = prediction | target
-    box = []
+    masks = prediction.cpu().numpy(), target.cpu().numpy()
+    union, box = masks[0] | masks[1], []
     for axis in range(union.ndim):
-        others = [other for other in range(union.ndim) if other != axis]
-        held = torch.nonzero(union.any(dim=others) if others else union).flatten()
+        held = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
         box.append(slice(int(held[0]), int(held[-1]) + 1) if len(held) else slice(0, 0))
-    return prediction[tuple(box)].cpu().numpy(), target[tuple(box)].cpu().numpy()
+    return masks[0][tuple(box)], masks[1][tuple(box)]
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -274,10 +280,36 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return surface
 
 
-def _distance_to(surface: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
-    if not surface.any():  # the transform would measure to a point outside the image
-        return np.full(surface.shape, np.inf)
-    distance: NDArray[np.float64] = distance_transform_edt(~surface, sampling=spacing)
+def _by_transform(
+    places: NDArray[np.intp], surface: NDArray[np.bool_], other: NDArray[np.bool_], spacing: Sequence[float]
+) -> NDArray[np.float64]:
+    """Distance of each voxel of ``surface``, whose flat indices are ``places``, to ``other``, by a
+    transform of the whole box: its time goes by the voxels."""
+    from scipy.ndimage import distance_transform_edt
+
+    if not other.any():  # the transform would measure to a point outside the image
+        return np.full(len(places), np.inf)
+    distance: NDArray[np.float64] = distance_transform_edt(~other, sampling=spacing)
+    return distance.ravel()[places]
+
+
+def _by_tree(
+    places: NDArray[np.intp], surface: NDArray[np.bool_], other: NDArray[np.bool_], spacing: Sequence[float]
+) -> NDArray[np.float64]:
+    """The same by a k-d tree of the other surface's voxels: its time goes by the surfaces.
+
+    The tree says which voxel is nearest; the distance to it is then computed as the transform does.
+    Where two voxels are equally near but for rounding, the last bit may differ.
+    """
+    from scipy.spatial import KDTree
+
+    mm, apart = np.asarray(spacing), ~other.ravel()[places]
+    own, others = (
+        np.stack(np.unravel_index(flat, surface.shape), 1) for flat in (places[apart], np.flatnonzero(other))
+    )
+    _, nearest = KDTree(others * mm, balanced_tree=False, compact_nodes=False).query(own * mm)
+    distance = np.zeros(len(places))
+    distance[apart] = np.sqrt((((own - others[nearest]) * mm) ** 2).sum(1))
     return distance
 
 
@@ -311,6 +343,8 @@ def _check_maps(prediction: Tensor, target: Tensor, region: Tensor | None, class
             raise SpecError(
                 f"{name} is {labels.dtype}, expected an integer label map; take the argmax of the logits first"
             )
+        if not labels.numel() or (labels.min() >= 0 and labels.max() <= classes):
+            continue
         wrong = ((labels < 0) | (labels > classes)) & (labels != ignored)
         if wrong.any():
             raise SpecError(

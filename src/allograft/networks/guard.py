@@ -81,6 +81,12 @@ class _Bounds(TorchDispatchMode):
         super().__init__()
         self.bytes, self.calls, self.where = most_bytes, most_calls, where
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: to leave it out of a compilation, torch would import its
+        compiler, which takes longer than a prediction."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -1,10 +1,9 @@
-"""MONAI's U-Net as encoder, decoder and head: the same modules, unrolled from its recursion."""
+"""MONAI's U-Net as encoder, decoder and head: the same blocks, unrolled from its recursion."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from allograft.errors import SpecError
 from allograft.networks.network import Network
 from allograft.networks.parts import ChainEncoder, dense_output, has_decoder, heads_of, renamed
+from allograft.networks.units import Style, levels
 
 GROUPS = 8
 """Most groups of channels of ``norm: group``."""
@@ -67,41 +67,36 @@ def unet(
         norm: "instance", "batch" or "group" (Wu and He 2018: groups of channels, as many as 8 and a
             layer's channels both divide by).
     """
-    from monai.networks.nets import UNet
-
     dense = dense_output("unet", outputs)
     strides = tuple(strides or (2,) * (len(channels) - 1))
-    if spatial_dims not in (2, 3) or num_res_units < 0 or len(strides) != len(channels) - 1:
+    if spatial_dims not in (2, 3) or num_res_units < 0 or len(channels) < 2 or len(strides) != len(channels) - 1:
         found = (
             f"spatial_dims {spatial_dims}, num_res_units {num_res_units}, {len(channels)} channels and {len(strides)} "
             "strides"
         )
         raise SpecError(
-            f"network: unet: found {found}; expected 2 or 3 dimensions, units from 0, and one stride fewer than "
-            "channels"
+            f"network: unet: found {found}; expected 2 or 3 dimensions, units from 0, two channels or more, and one "
+            "stride fewer than channels"
         )
-    whole = UNet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=outputs[dense] if dense else 1,
-        channels=tuple(channels),
-        strides=strides,
-        num_res_units=num_res_units,
-        norm="batch" if norm == "group" else norm,
-        dropout=dropout,
-    )
+    style = Style(spatial_dims, "batch" if norm == "group" else norm.lower(), dropout)
+    ends = (in_channels, outputs[dense] if dense else 1)
+    made = levels(style, ends, tuple(channels), strides, num_res_units)
     if norm == "group":
-        group_normalised(whole)
-    downs, ups, bottom = unrolled(whole)
+        for block in made.named().values():
+            group_normalised(block)
     multiple = 1
     for stride in strides:
         multiple *= stride
-    *inner, last = ups
+    *inner, last = made.ups
     heads = heads_of(outputs, channels[-1], UNetHead(last))
     network = Network(
-        ChainEncoder([*downs, bottom]), UNetDecoder(inner) if has_decoder(outputs) else None, heads, multiple=multiple
+        ChainEncoder([*made.downs, made.bottom]),
+        UNetDecoder(inner) if has_decoder(outputs) else None,
+        heads,
+        multiple=multiple,
     )
-    network.aliases = renamed(whole, network)
+    for name, block in made.named().items():
+        network.aliases |= renamed(block, network, f"{name}.")
     return network
 
 
@@ -116,16 +111,3 @@ def group_normalised(whole: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm):
                 setattr(parent, name, nn.GroupNorm(math.gcd(GROUPS, child.num_features), child.num_features))
-
-
-def unrolled(whole: Any) -> tuple[list[nn.Module], list[nn.Module], nn.Module]:
-    """MONAI's recursive ``UNet`` -> (down blocks, up blocks from the bottom upwards, the bottom
-    block)."""
-    downs: list[nn.Module] = []
-    ups: list[nn.Module] = []
-    node: Any = whole.model
-    while isinstance(node, nn.Sequential) and len(node) == 3 and type(node[1]).__name__ == "SkipConnection":
-        downs.append(node[0])
-        ups.insert(0, node[2])
-        node = node[1].submodule
-    return downs, ups, node

@@ -4,7 +4,7 @@ which row to use is the verdict's."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
@@ -138,17 +138,36 @@ class Line:
         return next((run for run in self.runs if not run.error), None)
 
 
+_ByUnit = Mapping[str, Sequence[tuple[int, Record]]]
+"""Unit -> its records, each with its place among all."""
+
+
+def _by_unit(records: Iterable[Record]) -> _ByUnit:
+    """The records of each unit, so that a row need not look at those of all others."""
+    found: dict[str, list[tuple[int, Record]]] = {}
+    for place, record in enumerate(records):
+        found.setdefault(record.unit, []).append((place, record))
+    return found
+
+
+def _of(units: Iterable[str], records: _ByUnit) -> list[Record]:
+    """The records of some units, in the order of all."""
+    return [record for _, record in sorted((one for unit in units for one in records.get(unit, ())), key=_place)]
+
+
+def _place(one: tuple[int, Record]) -> int:
+    return one[0]
+
+
 def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
     """The table, one line a recipe and target, in the order of the study.
 
     Args:
         rule: one of ``RULES``.
     """
-    made = []
+    made, kept = [], _by_unit(records.values())
     for (recipe_title, target), rows in plan.lines().items():
-        runs = tuple(
-            _tuned(plan, [row for row in rows if row.seed == seed], records, rule) for seed in range(plan.seeds)
-        )
+        runs = tuple(_tuned(plan, [row for row in rows if row.seed == seed], kept, rule) for seed in range(plan.seeds))
         if rule not in ("last", "oracle"):
             runs = tuple(sorted(runs, key=lambda run: -_low(run.rank)))
         metrics = _pooled(plan, runs)
@@ -157,7 +176,7 @@ def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
     return made
 
 
-def _tuned(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
+def _tuned(plan: Plan, rows: list[Row], records: _ByUnit, rule: str) -> Chosen:
     """The run of a seed; of a grid, the one with the settings that the rule ranks highest. A failed
     setting is no choice, but shown."""
     settings: dict[str, list[Row]] = {}
@@ -171,18 +190,14 @@ def _tuned(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str
     return replace(best, passed_over=tuple(run for run in runs if run is not best))
 
 
-def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: str) -> Chosen:
+def _choose(plan: Plan, rows: list[Row], records: _ByUnit, rule: str) -> Chosen:
     """The stage of a run that the rule picks; folds must agree, so the choice is made on their
     mean."""
-    units = {row.unit for row in rows}
-    failed = [record for record in records.values() if record.unit in units and record.status == "failed"]
+    of_rows = _of({row.unit for row in rows}, records)
+    failed = [record for record in of_rows if record.status == "failed"]
     if failed:
         return Chosen(rows[0], "", {}, None, failed[0].error)
-    own = [
-        record
-        for record in records.values()
-        if record.unit in units and record.seed == rows[0].seed and record.status == "done"
-    ]
+    own = [record for record in of_rows if record.seed == rows[0].seed and record.status == "done"]
     stages = [stage for _, stage in sorted({(record.ordinal, record.stage) for record in own})]
     if not stages:
         return Chosen(rows[0], "", {}, None, NOT_YET)
@@ -202,9 +217,7 @@ def _choose(plan: Plan, rows: list[Row], records: Mapping[str, Record], rule: st
     return Chosen(rows[0], stage, tests, _mean_score(plan, validation), "", ranks.get(stage), validation)
 
 
-def _ranks(
-    plan: Plan, row: Row, own: list[Record], records: Mapping[str, Record], rule: str
-) -> dict[str, float | None]:
+def _ranks(plan: Plan, row: Row, own: list[Record], records: _ByUnit, rule: str) -> dict[str, float | None]:
     """Stage -> what the rule ranks it by, higher is better; empty for a rule that looks at
     nothing."""
     by_stage: dict[str, list[Record]] = {}
@@ -235,15 +248,13 @@ def _unlabelled(plan: Plan, row: Row, records: Iterable[Record], shown: frozense
     return mean(known) if known else None
 
 
-def _shown(plan: Plan, row: Row, records: Mapping[str, Record]) -> frozenset[str]:
+def _shown(plan: Plan, row: Row, records: _ByUnit) -> frozenset[str]:
     """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is
     sure of what it has learned by heart."""
     units = {
         one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not is_bound(one.recipe)
     }
-    return frozenset(
-        subject for record in records.values() if record.unit in units for subject in record.labelled_subjects
-    )
+    return frozenset(subject for record in _of(units, records) for subject in record.labelled_subjects)
 
 
 def is_bound(recipe: Any) -> bool:

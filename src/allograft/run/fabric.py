@@ -32,12 +32,8 @@ def local_fabric(
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    if precision not in PRECISIONS:
-        raise SpecError(f"precision: found '{precision}', expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     place = find_device(accelerator)
-    # Fabric would take bf16-mixed, with a warning
-    if precision == "16-mixed" and place.type == "cpu":
-        raise SpecError("precision: 16-mixed needs a GPU, and this runs on the processor; choose bf16-mixed or 32-true")
+    check_precision(precision, place)
     if place.index is not None and devices != 1:
         raise SpecError(
             f"device: '{accelerator}' is one device, and devices is {devices}; choose device {place.type}, or devices 1"
@@ -52,6 +48,16 @@ def local_fabric(
         ) from error
     fabric.launch()
     return fabric
+
+
+def check_precision(precision: str, place: torch.device) -> None:
+    """Raise ``SpecError`` for a precision that is not one of ``PRECISIONS``, or that the device does
+    not have."""
+    if precision not in PRECISIONS:
+        raise SpecError(f"precision: found '{precision}', expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    # Fabric would take bf16-mixed, with a warning
+    if precision == "16-mixed" and place.type == "cpu":
+        raise SpecError("precision: 16-mixed needs a GPU, and this runs on the processor; choose bf16-mixed or 32-true")
 
 
 def find_device(named: str) -> torch.device:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from allograft.context.lock import held_elsewhere
 from allograft.errors import LeaseLost, OutputError, SpecError
 from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
-from allograft.networks.network import Spec, spec_of
+from allograft.networks.network import Spec, operate, spec_of
 from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
 from allograft.recipe import title
@@ -32,6 +33,7 @@ from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
 from allograft.run.images import prepare_images
 from allograft.run.judge import Judge, failed_record
+from allograft.run.pace import Pace, Page
 from allograft.run.start import anew_in, network_of, refuse_untrained
 from allograft.schedule import make_schedule
 from allograft.seeds import Seeds
@@ -40,7 +42,7 @@ from allograft.study.plan import Plan, Row, bare_rows, nodes_of, scenario_of
 from allograft.study.spec import Study
 from allograft.study.world import World
 from allograft.transforms.sample import Sample
-from allograft.tree import plain
+from allograft.tree import content_hash, plain
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -192,7 +194,7 @@ class Session:
                 network = build(self._spec(world.cohorts[0].case(0).image.shape[1], task.outputs))
             if self.study.start != "scratch":
                 load_weights(network, self.study.start_path, anew_in(network, self._anew()))
-        return network
+        return operate(network, "channels_last") if self.study.channels_last else network
 
     def _spec(self, channels: int, outputs: Mapping[str, int]) -> Spec:
         """The study's network; a model folder as start brings its own, with the study's outputs."""
@@ -210,6 +212,7 @@ class Session:
 
     def run_all(self, world: World, plan: Plan, shard: tuple[int, int], *, report: bool) -> None:
         """Run the rows of a shard; a unit that another process holds is come back to."""
+        pace = Pace()
         own = tuple(dict.fromkeys(row.unit for row in plan.rows))
         wanted = set(own[shard[0] - 1 :: shard[1]])
         todo = [row for row in plan.rows if row.unit in wanted]
@@ -226,7 +229,7 @@ class Session:
                 continue
             row, place = todo.pop(turn), f"{total - len(todo)} of {total}"
             try:
-                replace(self, continued=self.continued | plan.continued).run(world, row, place)
+                has_run = replace(self, continued=self.continued | plan.continued).run(world, row, place)
             except LeaseLost:
                 if self.fabric.world_size > 1:
                     raise  # the others of this group wait for this one's part of a step
@@ -234,14 +237,20 @@ class Session:
                     f"[{place}] another process took this unit over while this one stood still; its result will be used"
                 )
                 todo.append(row)
-            if report and todo and self.fabric.is_global_zero:
-                self.report(world, plan, pictures=False, waiting=[row.unit for row in todo])
+                continue
+            if has_run and report and todo and self.fabric.is_global_zero:
+                waiting = [row.unit for row in todo]
+                pace(partial(self.report, world, plan, pictures=False, waiting=waiting))
 
     def _store(self, unit: str) -> Store:
         return Store(self.units / unit, self.fabric.is_global_zero)
 
-    def run(self, world: World, row: Row, place: str) -> None:
-        """Run and judge one row, unless all of it is there already; a failure becomes a record."""
+    def run(self, world: World, row: Row, place: str) -> bool:
+        """Run and judge one row, unless all of it is there already; a failure becomes a record.
+
+        Returns:
+            Whether there was anything to do.
+        """
         context = self.context(row.seed)
         judge = Judge(
             (*world.tests(row.fold), *world.unlabelled_training(row.fold)),
@@ -254,10 +263,10 @@ class Session:
         for node in row.nodes:
             self._uncleaned(node.key, judge)
         store = replace(self._store(row.unit), template=context.template)
-        finished = store.load()
-        if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
+        finished = store.stages()
+        if finished and judge.complete(row.unit, [stage.name for stage in finished if stage.predictor is not None]):
             store.tidy()
-            return
+            return False
         self.say(
             f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}"
             + (f", fold {row.fold}" if world.folds > 1 else "")
@@ -278,6 +287,7 @@ class Session:
             )
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
             _keep_traceback(self.units / row.unit, error)
+        return True
 
     def _uncleaned(self, unit: str, judge: Judge) -> None:
         """Have a unit run again of which ``clean`` removed stages, when there is more to judge than
@@ -298,15 +308,23 @@ class Session:
                 self._store(run.row.unit).forget()
                 replace(self, continued=self.continued | plan.continued).run(world, run.row, "cleaned before")
 
-    def finish(self, world: World, plan: Plan, *, report: bool, pictures: bool = True) -> Result:
-        """Table, verdicts, models, ``results.csv``, ``metrics.csv`` and report."""
+    def finish(
+        self, world: World, plan: Plan, *, report: bool, pictures: bool = True, keeps_page: bool = False
+    ) -> Result:
+        """Table, verdicts, models, ``results.csv``, ``metrics.csv`` and report.
+
+        Args:
+            keeps_page: leave a page as it is that was made of the same records.
+        """
         now = standing_of(world.study, plan, read_all(self.out), self.units)
         models = export_models(self.out, world, now, self.units)
         write_verdicts(self.out, now.verdicts)
         write_results(self.out, plan, now.lines)
         write_metrics(self.out, plan, now.lines)
-        if report:
+        page = Page(self.out, content_hash(world.study.spelt_out(), plan.units, now.done, now.total, pictures))
+        if report and not (keeps_page and page.is_current()):
             self.report(world, plan, pictures=pictures, now=now)
+            page.written()
         return Result(self.out, world.study, plan, now.lines, models, now)
 
     def report(
@@ -337,6 +355,7 @@ class Session:
         write_annotate(self.out, table)
         shows = Shows(drawn, figures, extras, world)
         page = self.out / "report.html"
+        Page.forget(self.out)
         write_report(page, study=world.study, plan=plan, standing=made, shows=shows)
 
 

@@ -170,7 +170,7 @@ class Segmentation:
         photograph."""
         voxel, unit = whole.grid.voxel
         probabilities = self.probabilities(prediction, whole)
-        mask = probabilities.argmax(0)
+        mask = most_probable(probabilities)
         volumes: dict[str, float | str] = {
             name: float((mask == index).sum()) * voxel for index, name in enumerate(self.names, 1)
         }
@@ -184,7 +184,7 @@ class Segmentation:
     def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
         """Dice, IoU, HD95 and average surface distance (mm; pixels for photographs) inside the
         region, each also by class; see ``case_metrics`` for what is undefined."""
-        return self.measure_mask(self.probabilities(prediction, whole).argmax(0), whole)
+        return self.measure_mask(most_probable(self.probabilities(prediction, whole)), whole)
 
     def measure_mask(self, mask: Tensor, whole: Whole) -> Mapping[str, Value]:
         """``measure`` of a mask of class indices (*shape) on the image's own grid, whatever made
@@ -197,6 +197,14 @@ class Segmentation:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in
         ``undefined/METRIC``."""
         return mean_over_subjects(cases)
+
+
+def most_probable(probabilities: Tensor) -> Tensor:
+    """(K, *shape) -> (*shape) int64, the class of the largest; of equal ones the first.
+
+    ``argmax`` over the first axis says the same several times slower.
+    """
+    return probabilities.max(0).indices
 
 
 def mean_over_subjects(cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:

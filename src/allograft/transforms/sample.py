@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +27,9 @@ class Sample:
             gamma or zoom.
         centre: of the crop, in voxels; None = drawn.
     """
+
+    takes_narrow: ClassVar[bool] = True
+    """A mask of int16 is cut first, and only the crop becomes int64."""
 
     strength: str = "none"
     patch: tuple[int, ...] | None = None
@@ -67,6 +71,8 @@ class Tile:
         patch: size of a tile.
         strength: of the augmentation: none, light or strong.
     """
+
+    takes_narrow: ClassVar[bool] = True
 
     patch: tuple[int, ...]
     strength: str = "none"
@@ -112,4 +118,4 @@ def _centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> 
 
 
 def _batched(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value[None] for key, value in maps.items()}
+    return {key: (value.long() if value.dtype == torch.int16 else value)[None] for key, value in maps.items()}

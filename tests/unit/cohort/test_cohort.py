@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,3 +278,59 @@ def test_the_extent_says_what_is_padding(size: tuple[int, int, int], axis: int |
     expected = torch.from_numpy(to_grid(np.ones((1, 6, 5, 4), np.uint8), place, nearest=True)).bool()
     inside = whole.inside()
     assert torch.equal(inside[0] if axis is None else inside[:, 0].movedim(0, axis)[None], expected)
+
+
+def test_a_cohort_on_disk_holds_no_file_open(tmp_path: Path) -> None:
+    """At most sixteen more open files than now, and forty cases of two arrays: every one is used,
+    and all stay valid at the same time."""
+    manifest = write_photographs(tmp_path / "cohort", {"a": 40}, (64, 64))
+    cohort = read(manifest, cache=tmp_path / "cache")
+    cohort.case(0)
+    before, limits = len(os.listdir("/dev/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 16, limits[1]))
+    try:
+        cases = [cohort.case(index) for index in range(40)]
+        assert len(os.listdir("/dev/fd")) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    again = read(manifest)
+    assert all(torch.equal(case.image, again.case(index).image) for index, case in enumerate(cases))
+
+
+def test_arrays_beyond_the_most_that_are_mapped_are_mapped_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared_images, "MAPS", 4)
+    manifest = write_photographs(tmp_path / "cohort", {"a": 5}, (64, 64))
+    cohort, again = read(manifest, cache=tmp_path / "cache"), read(manifest)
+    for index in (0, 1, 2, 3, 4, 0, 4):
+        assert torch.equal(cohort.case(index).image, again.case(index).image)
+        assert torch.equal(cohort.case(index).labels["mask"], again.case(index).labels["mask"])  # type: ignore[arg-type]
+        assert len(cohort.prepared.memory) <= 4
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(errno.EMFILE, "Too many open files.*ulimit -n"), (errno.EACCES, "Permission denied.*permissions")],
+)
+def test_a_file_that_cannot_be_opened_is_reported_as_that(
+    code: int, expected: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(manifest, cache=tmp_path / "cache").case(0)
+
+    def refuse(path: Path) -> Any:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(prepared_images, "_map", refuse)
+    with pytest.raises(ImageError, match=rf"\.npy: cannot be opened \({expected}"):
+        read(manifest, cache=tmp_path / "cache").case(0)
+
+
+def test_a_map_that_fails_is_reported_as_that(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("unable to mmap 99 bytes")
+
+    monkeypatch.setattr(torch, "from_file", refuse)
+    monkeypatch.setattr(prepared_images, "SHORT", 0)
+    with pytest.raises(ImageError, match=r"cannot be mapped into memory .unable to mmap 99 bytes.*max_map_count"):
+        read(manifest, cache=tmp_path / "cache").case(0)

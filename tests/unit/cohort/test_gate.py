@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
-from allograft.cohort import Case, gate, read_manifest
+from allograft.cohort import Case, gate, near_duplicates, read_manifest
 from allograft.cohort.gate import Findings, Pair, check_leakage, contact_sheet, find_duplicates, grouped, sides_of
-from allograft.cohort.near_duplicates import correlate, fingerprint, perceptual_hash, propose, standardised
+from allograft.cohort.near_duplicates import SIDE, correlate, fingerprint, perceptual_hash, propose, standardised
 from allograft.cohort.readers import Picture, read_image
 from allograft.cohort.splits import Assignment, draw_splits
 from allograft.cohort.writers import write_mask
@@ -314,3 +315,41 @@ def test_the_eight_leaks_of_pneumonia_mnist(data_root: Path, tmp_path: Path) -> 
     }
     assert len(leaks) == 8
     assert "same pixels" in str(error.value)
+
+
+def test_pairs_of_a_cohort_that_is_all_alike_are_correlated_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 images, 780 pairs that the hashes propose: none is looked at alone, and the numbers are the
+    same as if each were."""
+    rng = np.random.default_rng(0)
+    smooth = gaussian_filter(rng.normal(size=(SIDE, SIDE)), 8)
+    images = standardised(
+        smooth + 0.2 * np.stack([gaussian_filter(rng.normal(size=(SIDE, SIDE)), 4) for _ in range(40)])
+    )
+    names = [str(number) for number in range(40)]
+    looked: list[int] = []
+    real = near_duplicates.correlate
+    monkeypatch.setattr(
+        near_duplicates, "correlate", lambda first, *rest: looked.append(len(first)) or real(first, *rest)
+    )
+    monkeypatch.setattr(near_duplicates, "_SQUARE", 16)
+    monkeypatch.setattr(near_duplicates.propose, "__defaults__", (64,))
+    blocks = list(near_duplicates.near_duplicate_pairs(images, names, 0.9))
+    assert looked == []
+    assert len(blocks) > 100
+    monkeypatch.setattr(near_duplicates, "_DENSE", 2)  # more than all pairs
+    alone = list(near_duplicates.near_duplicate_pairs(images, names, 0.9))
+    assert sum(looked) > 780
+    assert [pair[:2] for pair in blocks] == [pair[:2] for pair in alone]
+    np.testing.assert_allclose([pair[2] for pair in blocks], [pair[2] for pair in alone], atol=2e-6)
+
+
+def test_correlations_of_pairs_are_those_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense and sparse blocks, in any order, the last block a short one."""
+    monkeypatch.setattr(near_duplicates, "_SQUARE", 8)
+    rng = np.random.default_rng(1)
+    images = standardised(rng.normal(size=(21, SIDE, SIDE)).cumsum(1).cumsum(2))
+    pairs = rng.permutation(np.array([(i, j) for i in range(21) for j in range(i + 1, 21) if i < 12 or j == 20]))
+    for shift in (0, 2):
+        expected = [near_duplicates.correlate(images[i : i + 1], images[j : j + 1], shift)[0] for i, j in pairs]
+        np.testing.assert_allclose(near_duplicates.correlate_pairs(images, pairs, shift), expected, atol=2e-6)
+    assert near_duplicates.correlate_pairs(images, pairs[:0]).shape == (0,)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.unit.tiny import a_context, read, write_photographs
+from tests.unit.tiny import a_context, read, write_photographs, write_volumes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from allograft.batch import Batch
-from allograft.cohort import Cohort, Loader
+from allograft.cohort import Cohort, Loader, Slices
 from allograft.cohort.orders import Shares, Turns, by_cohort
 from allograft.context import Budget
 from allograft.errors import SpecError
 from allograft.seeds import Seeds
+from allograft.transforms.sample import Sample, Tile
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +145,64 @@ def test_an_epoch_is_a_number_of_steps(
 def test_a_batch_that_processes_cannot_share(sites: tuple[Cohort, Cohort]) -> None:
     with pytest.raises(SpecError, match="batch_size 3 cannot be divided among 2 processes"):
         loader(sites, 3, world=2)
+
+
+class Allocated(TorchDispatchMode):
+    """The bytes of the largest integer tensor that an operation makes."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {one.untyped_storage().data_ptr() for one in args if isinstance(one, torch.Tensor)}
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in given:
+            self.most = max(self.most, made.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("kept_on_disk", [True, False])
+@pytest.mark.parametrize("transform", [Sample("none", (8, 8, 8)), Tile((16, 16, 16))], ids=["sample", "tile"])
+def test_a_crop_costs_the_bytes_of_the_crop(transform: Any, kept_on_disk: bool, tmp_path: Path) -> None:
+    """Of a mask and region of 64^3 voxels nothing is copied but the crop."""
+    manifest = write_volumes(tmp_path / "cohort", [(64, 64, 64)])
+    text = manifest.read_text().replace("mask,", "mask,region,", 1)
+    manifest.write_text(text.replace("v0-mask.nii.gz,", "v0-mask.nii.gz,v0-mask.nii.gz,"))
+    cohort = read(manifest, cache=tmp_path / "cache" if kept_on_disk else None)
+    batches = Loader((cohort,), Turns(by_cohort((cohort,)), 1, SEEDS), 1, SEEDS, transform)
+    expected = transform(cohort.case(0), SEEDS.rng("transform", 0))
+    tracemalloc.start()
+    with Allocated() as torch_bytes:
+        batch = next(batches(0))
+    most = max(tracemalloc.get_traced_memory()[1], torch_bytes.most)
+    tracemalloc.stop()
+    assert most < 64**3  # a byte a voxel; the mask is kept in two, and given in eight
+    assert batch.labels["mask"].dtype == torch.int64  # type: ignore[union-attr]
+    assert torch.equal(batch.labels["mask"], expected.labels["mask"])  # type: ignore[arg-type]
+    assert torch.equal(batch.region, expected.region)  # type: ignore[arg-type]
+    assert batch.region.dtype == torch.bool  # type: ignore[union-attr]
+    assert batch.labels["mask"].unique().tolist() == [0, 1]  # type: ignore[union-attr]
+
+
+def test_one_slice_costs_the_bytes_of_a_slice(tmp_path: Path) -> None:
+    cohort = read(write_volumes(tmp_path / "cohort", [(64, 64, 64)]), slices=Slices())
+    cohort.case(0)
+    with Allocated() as torch_bytes:
+        tracemalloc.start()
+        case = cohort.case(5)
+        most = max(tracemalloc.get_traced_memory()[1], torch_bytes.most)
+        tracemalloc.stop()
+    assert most < 64**3
+    assert case.labels["mask"].dtype == torch.int64  # type: ignore[union-attr]
+
+
+def test_another_transform_is_given_masks_as_wide_as_they_are_documented(sites: tuple[Cohort, Cohort]) -> None:
+    kinds = []
+
+    def noted(case: Batch, rng: torch.Generator) -> Batch:
+        kinds.append(case.labels["mask"].dtype)  # type: ignore[union-attr]
+        return case
+
+    loaded = replace(loader(sites), transform=noted)
+    assert next(loaded(0)).labels["mask"].dtype == torch.int64  # type: ignore[union-attr]
+    assert set(kinds) == {torch.int64}
+    assert next(replace(loaded, transform=None)(0)).labels["mask"].dtype == torch.int64  # type: ignore[union-attr]

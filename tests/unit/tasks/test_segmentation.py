@@ -16,7 +16,7 @@ from tests.unit.tiny import VESSEL, read, write_photographs, write_rows
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
-from allograft.tasks.segmentation import Segmentation, cross_entropy, dice_loss, mean_over_subjects
+from allograft.tasks.segmentation import Segmentation, cross_entropy, dice_loss, mean_over_subjects, most_probable
 
 
 def drawn(dims: int = 2, classes: int = 3, cases: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,3 +141,12 @@ def test_measured_on_the_images_own_grid_inside_the_region(tmp_path: Path) -> No
     within = VESSEL.measure(prediction, inside.whole(0))
     assert within["dice"] == 0
     assert within["hd95"] is None
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 7), (5, 4, 6, 3)])
+def test_the_most_probable_class_is_the_first_of_equal_ones_as_by_argmax(shape: tuple[int, ...]) -> None:
+    coarse = torch.randint(3, shape, generator=torch.Generator().manual_seed(0)).float()  # many are equal
+    coarse[0, 0, 0] = float("nan")
+    for values in (coarse, coarse.transpose(1, 2)):
+        assert torch.equal(most_probable(values), values.argmax(0))
+        assert most_probable(values).dtype == torch.int64
