@@ -246,7 +246,7 @@ class Session:
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
         store = replace(self._store(row.unit), template=context.template)
         finished = store.load()
-        if finished and judge.complete(row.unit, [stage.name for stage in finished[1] if stage.predictor is not None]):
+        if finished and judge.complete(row.unit, finished[1]):
             store.tidy()
             return
         self.say(
