@@ -50,6 +50,7 @@ NETWORKS = {
     "dynunet": "allograft.networks.dynunet:dynunet",
     "segresnet": "allograft.networks.segresnet:segresnet",
     "swin_unetr": "allograft.networks.swin_unetr:swin_unetr",
+    "unetr": "allograft.networks.unetr:unetr",
     "deeplabv3plus": "allograft.networks.deeplab:deeplabv3plus",
     "resnet": "allograft.networks.resnet:resnet",
     "densenet121": "allograft.networks.resnet:densenet121",
