@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from allograft.errors import SpecError
 
+Indices = NDArray[np.int64]
 BLOCKS = {2: 40, 3: 10_000}
 """How many blocks are shuffled: POPAR's in 2-D, Models Genesis' in 3-D."""
 KNOTS = 500
@@ -72,12 +74,13 @@ def draw_shuffle(
     count = BLOCKS[len(shape)] if count is None else count
     size = _uniform(torch.ones_like(longest), longest, rng, count)
     start = _uniform(torch.zeros_like(longest), torch.tensor(shape) - size, rng, count)
-    length = channels * size.prod(1)
-    number = np.repeat(np.arange(count), length.numpy())
+    length = channels * size.prod(1).numpy()
     # pixels ordered by block first and by chance within it: all permutations by one sort
-    keys = number + torch.rand(len(number), generator=rng, dtype=torch.float64).numpy()
-    order = torch.from_numpy(np.argsort(keys)) - _before(length).repeat_interleave(length)
-    return Shuffle(Windows(start, size), order)
+    keys = torch.rand(int(length.sum()), generator=rng, dtype=torch.float64).numpy()
+    keys += np.repeat(np.arange(count), length)
+    order = np.argsort(keys)
+    order -= np.repeat(length.cumsum() - length, length)
+    return Shuffle(Windows(start, size), torch.from_numpy(order))
 
 
 def shuffle_pixels(image: Tensor, rng: Generator | None = None, *, drawn: Shuffle | None = None) -> Tensor:
@@ -109,36 +112,46 @@ def shuffle_pixels(image: Tensor, rng: Generator | None = None, *, drawn: Shuffl
             f"{channels} channels; expected {count}, or {channels * count} to mix the channels"
         )
     mixed = channels if len(drawn.order) != count else 1
-    length = mixed * drawn.blocks.size.prod(1)
-    goal = _pixels(drawn.blocks, shape, mixed)
-    source = goal[drawn.order + _before(length).repeat_interleave(length)]
+    goal, before = _pixels(drawn.blocks, shape, mixed)
     taken = np.arange(mixed * voxels)
-    taken[goal.numpy()] = source.numpy()  # of repeated places the last one counts
+    taken[goal] = goal[drawn.order.numpy() + before]  # of repeated places the last one counts
     flat = image.reshape(-1) if mixed > 1 else image.reshape(channels, -1)
     return flat[..., torch.from_numpy(taken).to(image.device)].reshape(image.shape)
 
 
-def _pixels(blocks: Windows, shape: Sequence[int], channels: int) -> Tensor:
+def _pixels(blocks: Windows, shape: Sequence[int], channels: int) -> tuple[Indices, Indices]:
     """The flat places (C, *spatial) of the pixels of each block, one block after another, row-major
-    in each."""
-    size = torch.cat([torch.full((len(blocks.size), 1), channels), blocks.size], 1)
-    start = torch.cat([torch.zeros(len(blocks.start), 1, dtype=torch.int64), blocks.start], 1)
-    strides = [math.prod(shape), *(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))]
-    length = size.prod(1)
-    number = torch.arange(len(length)).repeat_interleave(length)
-    left = torch.arange(len(number)) - _before(length)[number]
-    place = (start * torch.tensor(strides)).sum(1)[number]
-    for axis in reversed(range(size.shape[1])):
-        sides = size[:, axis][number]
-        rest = left // sides
-        place += (left - rest * sides) * strides[axis]
+    in each; and for each of these pixels how many lie in earlier blocks.
+
+    Blocks of one size have the same pixels but for where they start, so divisions are done once a
+    size.
+    """
+    strides = np.array([math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
+    size, first = blocks.size.numpy(), blocks.start.numpy() @ strides
+    radix = (int(size.max()) + 1) ** np.arange(len(shape))
+    _, kind, kinds = np.unique(size @ radix, return_index=True, return_inverse=True)
+    offsets, lengths = _offsets(size[kind], [math.prod(shape), *strides], channels)
+    length = lengths[kinds]
+    before = length.cumsum() - length
+    begins = lengths.cumsum() - lengths
+    rows = np.repeat(begins[kinds] - before, length)
+    rows += np.arange(len(rows))
+    return offsets[rows] + np.repeat(first, length), np.repeat(before, length)
+
+
+def _offsets(sizes: Indices, strides: Sequence[int], channels: int) -> tuple[Indices, Indices]:
+    """The places of the pixels of a block of each size that starts at 0, one block after another,
+    and how many each has."""
+    sides = np.concatenate([np.full((len(sizes), 1), channels), sizes], 1)
+    length = sides.prod(1)
+    number = np.repeat(np.arange(len(length)), length)
+    left = np.arange(len(number)) - (length.cumsum() - length)[number]
+    offsets = np.zeros_like(left)
+    for axis in reversed(range(sides.shape[1])):
+        rest, inside = np.divmod(left, sides[number, axis])
+        offsets += inside * strides[axis]
         left = rest
-    return place
-
-
-def _before(length: Tensor) -> Tensor:
-    """How many entries lie before each block's."""
-    return length.cumsum(0) - length
+    return offsets, length
 
 
 def draw_curve(rng: Generator) -> tuple[Tensor, bool]:
@@ -297,7 +310,7 @@ class Genesis:
         opened = [gate < chance for gate, chance in zip(gates, (self.shuffle, self.remap, self.paint), strict=False)]
         if low == high or not any(opened):
             return image.clone()
-        image = (image - low) / (high - low)
+        image = (image - low).div_(high - low)
         if opened[0]:
             channels = len(image) if self.mix_channels else 1
             drawn = draw_shuffle(image.shape[1:], rng, count=self.blocks, channels=channels)
@@ -306,7 +319,7 @@ class Genesis:
             image = remap_intensity(image, rng, table=4096)
         if opened[2]:
             image = paint_in(image, rng) if gates[3] < self.inside else paint_out(image, rng)
-        return image * (high - low) + low
+        return image.mul_(high - low).add_(low)
 
 
 def _placed(size: Tensor, sides: Tensor, rng: Generator) -> Windows:
