@@ -43,6 +43,11 @@ METHODS = {
     "cyclegan": "allograft.methods.cyclegan:CycleGan",
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
+    "pool_labels": "allograft.methods.pool_labels:PoolLabels",
+    "moco_v3": "allograft.methods.moco_v3:MocoV3",
+    "simmim": "allograft.methods.simmim:SimMim",
+    "popar": "allograft.methods.popar:Popar",
+    "mixcl": "allograft.methods.mixcl:MixCl",
 }
 
 NETWORKS = {
