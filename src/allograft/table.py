@@ -44,6 +44,7 @@ METHODS = {
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
     "pool_labels": "allograft.methods.pool_labels:PoolLabels",
+    "barlow_twins": "allograft.methods.barlow_twins:BarlowTwins",
     "moco_v3": "allograft.methods.moco_v3:MocoV3",
     "simmim": "allograft.methods.simmim:SimMim",
     "popar": "allograft.methods.popar:Popar",

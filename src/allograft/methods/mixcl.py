@@ -38,7 +38,8 @@ class MixCl:
     pixels of one foreground label are alike and those of two labels are not, and the decoder
     restores the image.
 
-    A step sees pairs of patches, P1 and P2, from one image or two images of one data set, 1 : 1.
+    A step sees as many pairs of patches as the study's batch size, P1 and P2 from one image or from
+    two images of one data set, 1 : 1.
     A data set is a cohort of the study; data sets may have different classes, so that pairs of
     background pixels, which may be of anything, do not count. Images without a mask take part in
     the other two terms. The encoder alone is carried over.

@@ -23,7 +23,7 @@ from allograft.networks import AnyNetwork, Network
 from allograft.networks.tokens import TokenEncoder
 from allograft.nn.processes import processes
 from allograft.parts.paired_batches import gathered, require_encoder
-from allograft.parts.pool import TwoViews, check_several, chosen_pool, feature_shapes, mean_of_last
+from allograft.parts.pool import TwoViews, check_several, chosen_pool, feature_shapes, mean_of_last, pool_loader
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import GradientStep
 from allograft.train import train
@@ -88,7 +88,7 @@ class MocoV3:
         network.train()
         pool = chosen_pool(scenario.pool, self.pool, "moco_v3")
         views = TwoViews(Sample(self.augmentation, context.settings.patch))
-        batches = context.loader(pool, "pool", transform=views)
+        batches = pool_loader(pool, context, views)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
         features = feature_shapes(network, (1, pool[0].case(0).image.shape[1], *size))

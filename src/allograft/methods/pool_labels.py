@@ -21,7 +21,7 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.paired_batches import require_encoder
 from allograft.parts.patch_pairs import datasets_of
-from allograft.parts.pool import check_several, chosen_pool, feature_shapes, mean_of_last
+from allograft.parts.pool import check_several, chosen_pool, feature_shapes, mean_of_last, pool_loader
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.sample import Sample
@@ -78,7 +78,7 @@ class PoolLabels:
         pool = shared(chosen, self.share)
         known = {case.name: classes[name] for case, name in named(pool)}
         transform = Classed(Sample(context.settings.augmentation, context.settings.patch), known)
-        batches = context.loader([cohort.unlabelled() for cohort in pool], "pool", transform=transform)
+        batches = pool_loader([cohort.unlabelled() for cohort in pool], context, transform)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         image = chosen[0].unlabelled().case(0).image  # whose label the task may not know
         size = context.settings.patch or tuple(image.shape[2:])

@@ -21,7 +21,7 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork
 from allograft.networks.tokens import token_encoder
 from allograft.parts.patches import from_patches, in_patches, permutations, pixels_of
-from allograft.parts.pool import check_patches, chosen_pool, mean_of_last, show_pool
+from allograft.parts.pool import check_patches, chosen_pool, mean_of_last, pool_loader, show_pool
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.genesis import Genesis
@@ -106,7 +106,7 @@ class Popar:
         pool, patch = chosen_pool(scenario.pool, self.pool, "popar"), token_encoder(network, "popar").strides[-1]
         sample = Sample(context.settings.augmentation, context.settings.patch)
         transform = Distorted(sample, patch, Genesis(shuffle=1.0, mix_channels=self.mix_channels), self.shuffled_share)
-        batches = context.loader(pool, "pool", transform=transform)
+        batches = pool_loader(pool, context, transform)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
         count, channels = math.prod(side // patch for side in size), pool[0].case(0).image.shape[1]

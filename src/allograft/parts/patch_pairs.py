@@ -8,6 +8,7 @@ from functools import cached_property
 
 from allograft.cohort import Cohort
 from allograft.cohort.orders import Item, Key, shuffled
+from allograft.errors import SpecError
 from allograft.seeds import Seeds
 
 
@@ -37,6 +38,12 @@ class PatchPairs:
     batch_size: int
     seeds: Seeds
     world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world:
+            raise SpecError(
+                f"batch_size {self.batch_size} pairs cannot be divided among {self.world} processes; choose a multiple"
+            )
 
     @cached_property
     def datasets(self) -> tuple[tuple[Item, ...], ...]:

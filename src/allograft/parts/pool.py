@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from allograft.batch import Batch, collate
-from allograft.cohort import Cohort
+from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
+from allograft.cohort.orders import Turns, by_cohort
 from allograft.context import Context
 from allograft.errors import SpecError, nearest
 from allograft.figure import Images
@@ -84,6 +85,13 @@ def feature_shapes(network: Network, shape: Sequence[int]) -> list[torch.Size]:
     device = next(network.parameters()).device
     with evaluation_mode(network):
         return [feature.shape for feature in network.encoder(torch.zeros(tuple(shape), device=device))]
+
+
+def pool_loader(pool: Sequence[Cohort], context: Context, transform: Transform) -> Loader:
+    """Batches in which every image of a pool is as likely, however large its site; named ``pool``."""
+    items = tuple(item for group in by_cohort(pool) for item in group)
+    order = Turns((items,), context.batch_size, context.loader_seeds("pool"))
+    return context.loader(pool, "pool", order=order, transform=transform)
 
 
 def mean_of_last(context: Context, count: int, name: str = "train") -> dict[str, float]:

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.unit.methods.test_simmim import a_pretraining, finished, rng
 from tests.unit.networks.tiny import made
+from tests.unit.pretraining import a_pretraining, finished, rng
 from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.batch import Batch, collate
@@ -319,6 +319,8 @@ def test_processes_share_the_pairs_of_one(tmp_path: Path) -> None:
         whole, shares = alone(step), [together(step)[rank::2] for rank in range(2)]
         pairs = {(whole[n], whole[n + 1]) for n in range(0, 8, 2)}
         assert {(share[n], share[n + 1]) for share in shares for n in range(0, 4, 2)} == pairs
+    with pytest.raises(SpecError, match="batch_size 3 pairs cannot be divided among 2 processes"):
+        PatchPairs(pool, 3, Seeds(0), world=2)
 
 
 # ------------------------------------------------------------------ the whole

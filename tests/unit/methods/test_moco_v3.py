@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.methods.test_simmim import a_pretraining, pool_of, rng
 from tests.unit.networks.tiny import images, made
+from tests.unit.pretraining import a_pretraining, pool_of, rng
 
 from allograft.batch import Batch
 from allograft.context import Budget, Settings

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.methods.test_simmim import a_pretraining, finished, pool_of
 from tests.unit.networks.tiny import made
+from tests.unit.pretraining import a_pretraining, finished, pool_of
 from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.cohort import Coding, Cohort

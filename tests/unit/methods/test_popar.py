@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.methods.test_simmim import a_pretraining, pool_of, rng, vit
 from tests.unit.networks.tiny import images, made
+from tests.unit.pretraining import a_pretraining, pool_of, rng, vit
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
