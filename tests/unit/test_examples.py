@@ -59,7 +59,7 @@ def write_noise(
     study: Study, sites: Iterable[str], folder: Path, count: int, values: Sequence[int | str] | None = None
 ) -> Path:
     """Noise, and masks of noise with these values, by default of every class."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(list(folder.name.encode()))  # two cohorts of a study share no image
     volumes = study.slices is not None or any(
         (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
