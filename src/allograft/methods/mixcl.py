@@ -51,7 +51,7 @@ class MixCl:
     Barlow Twins', 64 pixels a class, and the ranges of distortions. Correlations are taken image by
     image: the paper has one image a process. Of UNETR, layer l is the encoder's output l.
 
-    Paper: 96^3 at 1.5 x 1.5 x 2 mm, -150 to 250 HU; AdamW, 1e-4, decay 1e-5, cosine; 1000 steps of 6.
+    Paper: 96^3 at 1.5 x 1.5 x 2 mm, -150 to 250 HU; AdamW, 1e-4, decay 1e-5, cosine, 1000 steps.
 
     Args:
         label_weight, restoration_weight: alpha and beta of eq. 2; the identity term has 1.
@@ -133,8 +133,8 @@ class MixCl:
 # ------------------------------------------------------------------ which pixels
 @dataclass(frozen=True)
 class Sampled:
-    """Views of a case, and the pixels that its label loss reads, by ``boundary_weights`` on the grid
-    of the label loss, to which labels come by nearest neighbour."""
+    """Views of a case, and the pixels that its label loss reads, by ``boundary_weights`` on that
+    loss's grid, to which labels come by nearest neighbour."""
 
     views: Views
     grid: tuple[int, ...]
@@ -160,8 +160,8 @@ class Sampled:
 
 
 def boundary_weights(mask: Tensor, mu: float = 8, epsilon: float = 0.05) -> Tensor:
-    """W = sqrt(D) exp(-D / mu) / 2 + epsilon (eq. 7), D the distance to the nearest pixel of another
-    label, in pixels; it peaks at D = mu / 2, not at the boundary.
+    """Weight sqrt(D) exp(-D / mu) / 2 + epsilon (eq. 7), D the distance to the nearest pixel of
+    another label, in pixels; it peaks at D = mu / 2, not at the boundary.
 
     Args:
         mask: (*spatial) int64; every value is a label of its own. -100 = not labelled: weight 0.
@@ -187,8 +187,8 @@ def boundary_weights(mask: Tensor, mu: float = 8, epsilon: float = 0.05) -> Tens
 
 # ------------------------------------------------------------------ what is minimised
 def identity_loss(z: Tensor, z_prime: Tensor, balance: float, *, centred: bool = False) -> Tensor:
-    """sum_i (1 - C_ii)^2 + balance * sum_{i != j} C_ij^2 (eq. 4), C_ij the correlation over pixels of
-    channel i of one view and channel j of the other (eq. 5): (M, C) twice -> ().
+    """Sum of (1 - C_ii)^2 over i + balance * sum of C_ij^2 over i != j (eq. 4), C_ij the correlation
+    over pixels of channel i of one view and channel j of the other (eq. 5): (M, C) twice -> ().
 
     Example:
         >>> z = torch.eye(3)[:, :2]
@@ -211,7 +211,7 @@ def label_loss(
     *,
     positives: Literal["inside", "outside"] = "inside",
 ) -> Tensor:
-    """-log of the share that positive pairs have in exp(cos / tau) over all pairs that count (eq. 6).
+    """Minus log of the share of positive pairs in exp(cos / tau) over all pairs that count (eq. 6).
 
     A pair of one foreground label is positive, of two labels negative; two background pixels do not
     count, nor does a pixel without a label. ``outside``: the mean over positive pairs of -log of

@@ -1,5 +1,5 @@
-"""MoCo v3: two views of an image are alike, and unlike those of the other images in the batch (Chen,
-Xie and He 2021)."""
+"""MoCo v3: two views of an image are alike, and unlike those of the batch's other images (Chen, Xie
+and He 2021)."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class MocoV3:
     take either part. Of a transformer the embedding of patches stays as it was drawn, which the
     paper needs for a stable training.
 
-    Optimizer, schedule and budget are the study's; the paper: AdamW, weight decay 0.1, 300 epochs of
-    4096 images. Negatives come from the batch alone, so a small one gives few. Where we differ: the
+    Optimizer, schedule and budget are the study's; the paper: AdamW, weight decay 0.1, 300 epochs
+    of 4096 images. Negatives come from the batch alone, so a small one gives few. Where we differ: the
     heads have layer normalisation in the place of batch normalisation, so that two processes train
     as one, and are narrower.
 

@@ -88,7 +88,7 @@ def feature_shapes(network: Network, shape: Sequence[int]) -> list[torch.Size]:
 
 
 def pool_loader(pool: Sequence[Cohort], context: Context, transform: Transform) -> Loader:
-    """Batches in which every image of a pool is as likely, however large its site; named ``pool``."""
+    """Batches named ``pool``, in which every image is as likely, however large its site."""
     items = tuple(item for group in by_cohort(pool) for item in group)
     order = Turns((items,), context.batch_size, context.loader_seeds("pool"))
     return context.loader(pool, "pool", order=order, transform=transform)
