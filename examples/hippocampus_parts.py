@@ -1,4 +1,5 @@
-"""Three data sets of different labels from one with both, split by subject: masks of the anterior part, of the posterior part, and of both.
+"""Three data sets of different labels from one with both, split by subject: masks of the anterior part, of the
+posterior part, and of both.
 
     python examples/hippocampus_parts.py MANIFEST OUT
 

@@ -26,7 +26,7 @@ from allograft.train import train
 from allograft.transforms.sample import Sample
 
 PIXELS, CLASSES = "sampled pixels", "classes of sampled pixels"
-"""Attributes of a batch: (B, N) int64, flat places on the grid of the label loss, and their
+"""Attributes of a batch: (B, N) int64, flat positions on the grid of the label loss, and their
 classes; -100 = none."""
 LEVEL = 1
 """The encoder's output whose projection the label loss reads: the second."""
@@ -145,7 +145,7 @@ class Sampled:
         """``case`` has B = 1."""
         seen = self.views(case, rng)
         count = self.recipe.pixels
-        places = torch.full((self.classes + 1, count), -100)
+        indices = torch.full((self.classes + 1, count), -100)
         classes = torch.full((self.classes + 1, count), -100)
         if isinstance(mask := seen.labels.get("mask"), Tensor):
             coarse = F.interpolate(mask.float(), size=self.grid, mode="nearest-exact")[0, 0].long()
@@ -153,9 +153,9 @@ class Sampled:
             for number in range(self.classes + 1):
                 own = weights * (coarse.flatten() == number)
                 if taken := min(count, int((own > 0).sum())):
-                    places[number, :taken] = torch.multinomial(own, taken, generator=rng)
+                    indices[number, :taken] = torch.multinomial(own, taken, generator=rng)
                     classes[number, :taken] = number
-        more = {PIXELS: places.view(1, -1), CLASSES: classes.view(1, -1)}
+        more = {PIXELS: indices.view(1, -1), CLASSES: classes.view(1, -1)}
         return replace(seen, labels={}, attributes={**seen.attributes, **more})
 
 
@@ -222,9 +222,6 @@ def label_loss(
         labels1, labels2: (M,), (N,) int64; 0 = background, below 0 = not labelled.
         temperature: tau.
 
-    Returns:
-        ().
-
     Example:
         >>> z = torch.eye(2)
         >>> round(float(label_loss(z, torch.tensor([1, 0]), z, torch.tensor([1, 0]), 1.0)), 4)
@@ -274,8 +271,8 @@ class Mixed(nn.Module):
             for level in projected
             for n in range(pairs)
         ]
-        z, places, classes = projected[LEVEL], batch.attributes[PIXELS], batch.attributes[CLASSES]
-        taken = [z[n][places[n].clamp_min(0)] for n in range(2 * pairs)]
+        z, indices, classes = projected[LEVEL], batch.attributes[PIXELS], batch.attributes[CLASSES]
+        taken = [z[n][indices[n].clamp_min(0)] for n in range(2 * pairs)]
         label = [
             label_loss(taken[n], classes[n], taken[n + 1], classes[n + 1], ours.temperature, positives=ours.positives)
             for n in range(0, 2 * pairs, 2)

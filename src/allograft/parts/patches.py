@@ -31,7 +31,7 @@ def from_patches(patches: Tensor, grid: Sequence[int]) -> Tensor:
     """
     dims = len(grid)
     laid = patches.unflatten(1, tuple(grid))
-    order = [axis for place in range(dims) for axis in (1 + place, 2 + dims + place)]
+    order = [axis for number in range(dims) for axis in (1 + number, 2 + dims + number)]
     sides = [side * length for side, length in zip(grid, patches.shape[3:], strict=True)]
     return laid.permute(0, 1 + dims, *order).reshape(len(patches), -1, *sides)
 

@@ -39,9 +39,9 @@ def deform(image: Tensor, labels: Mapping[str, Tensor], displacement: Tensor) ->
     mode = "bilinear" if dims == 2 else "trilinear"
     field = F.interpolate(displacement[None], size=tuple(shape), mode=mode, align_corners=True)[0]
     axes = [torch.arange(side, dtype=torch.float32) for side in shape]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij")) + field
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij")) + field
     scale = torch.tensor([max(side - 1, 1) for side in shape], dtype=torch.float32).view(dims, *(1,) * dims)
-    grid = (2 * places / scale - 1).flip(0).movedim(0, -1)[None]  # in [-1, 1], the last axis first
+    grid = (2 * positions / scale - 1).flip(0).movedim(0, -1)[None]  # in [-1, 1], the last axis first
 
     def read(values: Tensor, how: str) -> Tensor:
         moved = F.grid_sample(values[None].float(), grid, how, padding_mode="border", align_corners=True)[0]

@@ -215,9 +215,9 @@ def remap_intensity(
         return torch.as_tensor(values, dtype=image.dtype, device=image.device)
     steps = torch.from_numpy(np.interp(np.linspace(0, 1, table + 1), x.numpy(), y.numpy())).to(image)
     rise = torch.cat([steps.diff(), steps.new_zeros(1)])
-    place = image.clamp(0, 1).mul_(table)
-    step = place.to(torch.int32)
-    return torch.addcmul(steps[step], rise[step], place.sub_(step))
+    position = image.clamp(0, 1).mul_(table)
+    step = position.to(torch.int32)
+    return torch.addcmul(steps[step], rise[step], position.sub_(step))
 
 
 def draw_inner(shape: Sequence[int], rng: Generator, *, most: int = 5, gate: float = 0.95) -> Windows:
