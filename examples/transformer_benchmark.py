@@ -25,9 +25,8 @@ def scores(out: Path) -> pd.DataFrame:
     for folder in sorted((out / "parts").iterdir()):
         records = read_records(folder)
         tested = records[(records["part"] == "test") & (records["status"] == "done")]
-        rows = pd.DataFrame(
-            {"recipe": tested["recipe"].map(str), "seed": tested["seed"], "auroc": tested["metrics/auroc"]}
-        )
+        names = [title(parse_recipe({recipe["name"]: recipe["parameters"]})) for recipe in tested["recipe"]]
+        rows = pd.DataFrame({"recipe": names, "seed": tested["seed"], "auroc": tested["metrics/auroc"]})
         frames.append(rows.assign(part=folder.name))
     return pd.concat(frames, ignore_index=True)
 
