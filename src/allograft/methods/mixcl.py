@@ -187,8 +187,8 @@ def boundary_weights(mask: Tensor, mu: float = 8, epsilon: float = 0.05) -> Tens
 
 # ------------------------------------------------------------------ what is minimised
 def identity_loss(z: Tensor, z_prime: Tensor, balance: float, *, centred: bool = False) -> Tensor:
-    """Sum of (1 - C_ii)^2 over i + balance * sum of C_ij^2 over i != j (eq. 4), C_ij the correlation
-    over pixels of channel i of one view and channel j of the other (eq. 5): (M, C) twice -> ().
+    """Sum of (1 - C_ii)^2 over i + balance * sum of C_ij^2 over i != j (eq. 4); C_ij correlates
+    channel i of one view and channel j of the other over pixels (eq. 5): (M, C) twice -> ().
 
     Example:
         >>> z = torch.eye(3)[:, :2]

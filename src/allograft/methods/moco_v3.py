@@ -41,9 +41,9 @@ class MocoV3:
     paper needs for a stable training.
 
     Optimizer, schedule and budget are the study's; the paper: AdamW, weight decay 0.1, 300 epochs
-    of 4096 images. Negatives come from the batch alone, so a small one gives few. Where we differ: the
-    heads have layer normalisation in the place of batch normalisation, so that two processes train
-    as one, and are narrower.
+    of 4096 images. Negatives come from the batch alone, so a small one gives few. Where we differ:
+    the heads have layer normalisation in the place of batch normalisation, so that two processes
+    train as one, and are narrower.
 
     Args:
         temperature: tau.
