@@ -19,7 +19,7 @@ from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network, reheaded, transfer
 from allograft.parts.patch_pairs import PatchPairs, datasets_of
-from allograft.parts.pool import check_several, chosen_pool, feature_shapes, mean_of_last
+from allograft.parts.pool import check_several, chosen_pool, class_pixels, feature_shapes, mean_of_last
 from allograft.parts.views import SECOND, UNDISTORTED, Views
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
@@ -96,12 +96,12 @@ class MixCl:
         reheaded(network, {"paired": pool[0].case(0).image.shape[1]})  # refuses a network that gives no image
         for numbers in datasets_of(pool):
             cohorts = [pool[number] for number in numbers]
-            masks = [c.prepared.mask(case) for c in cohorts for case in c.cases if "mask" in case.labels]
-            if not masks:
+            counts = [class_pixels(c, case) for c in cohorts for case in c.cases if "mask" in case.labels]
+            if not counts:
                 sites = ", ".join(sorted({case.site for cohort in cohorts for case in cohort.cases}))
                 raise SpecError(f"mixcl: {sites}: no image has a mask; drop it from pool, or add its masks")
             for number, name in enumerate(cohorts[0].prepared.coding.mask, 1):
-                if 0 < (count := max(int((mask == number).sum()) for mask in masks)) < self.pixels:
+                if 0 < (count := max(each[number] for each in counts)) < self.pixels:
                     warnings.warn(
                         f"mixcl: class '{name}' has at most {count} pixels in an image, fewer than the {self.pixels} "
                         "to be sampled; all of them are taken; lower pixels, or leave it so",

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
+from allograft.cohort.manifest import Case
 from allograft.cohort.orders import Turns, by_cohort
 from allograft.context import Context
 from allograft.errors import SpecError, nearest
@@ -78,6 +80,21 @@ def check_patches(
                     f"{samples} ('{case.cases[0]}') cannot be cut into {what} pixels; set preprocessing: size, or "
                     f"patch, to a multiple, or change {field}"
                 )
+
+
+def class_pixels(cohort: Cohort, case: Case) -> tuple[int, ...]:
+    """How many pixels of a case's mask are of the background and of each class; counted once a
+    case, whatever the number of rows."""
+    key = f"{cohort.prepared.fingerprint(case)} {dict(cohort.prepared.coding.mask)}"
+    if key not in _COUNTED:
+        mask = cohort.prepared.mask(case)
+        counts = np.bincount(mask[mask >= 0].ravel(), minlength=len(cohort.prepared.coding.mask) + 1)
+        _COUNTED[key] = tuple(map(int, counts))
+    return _COUNTED[key]
+
+
+_COUNTED: dict[str, tuple[int, ...]] = {}
+"""Fingerprint of a case and its classes -> its counts."""
 
 
 def feature_shapes(network: Network, shape: Sequence[int]) -> list[torch.Size]:
