@@ -84,6 +84,7 @@ def write_noise(
     return write_rows(folder / "manifest.csv", rows)
 
 
+@pytest.mark.filterwarnings("ignore:mixcl. class:UserWarning")  # masks of a few pixels
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
 def test_every_example_plans(name: str, tmp_path: Path) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
