@@ -44,6 +44,12 @@ METHODS = {
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
     "sissi": "allograft.methods.sissi:Sissi",
+    "pool_labels": "allograft.methods.pool_labels:PoolLabels",
+    "barlow_twins": "allograft.methods.barlow_twins:BarlowTwins",
+    "moco_v3": "allograft.methods.moco_v3:MocoV3",
+    "simmim": "allograft.methods.simmim:SimMim",
+    "popar": "allograft.methods.popar:Popar",
+    "mixcl": "allograft.methods.mixcl:MixCl",
 }
 
 NETWORKS = {
@@ -51,6 +57,7 @@ NETWORKS = {
     "dynunet": "allograft.networks.dynunet:dynunet",
     "segresnet": "allograft.networks.segresnet:segresnet",
     "swin_unetr": "allograft.networks.swin_unetr:swin_unetr",
+    "unetr": "allograft.networks.unetr:unetr",
     "deeplabv3plus": "allograft.networks.deeplab:deeplabv3plus",
     "resnet": "allograft.networks.resnet:resnet",
     "densenet121": "allograft.networks.resnet:densenet121",

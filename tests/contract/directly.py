@@ -26,11 +26,13 @@ class Left:
         weights: digest of the network that it carries on.
         predictions: stage -> bytes of what it predicts for the target's test images.
         figures: names of what it shows.
+        facts: stage -> what it says of itself.
     """
 
     weights: str
     predictions: dict[str, bytes]
     figures: tuple[str, ...]
+    facts: dict[str, dict[str, float | int | str]]
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ def left_by(
         given = {field.name: getattr(context, field.name) for field in fields(context)}
         context = OwnSettings(**{**given, "settings": settings}, others=context)
     predictions: dict[str, bytes] = {}
+    facts: dict[str, dict[str, float | int | str]] = {}
     running = recipe.run(scenario.narrowed(total_needs(recipe)), session.start(world, seed), context)
     while True:
         try:
             with context.seeds.everything("directly"):
                 stage = next(running)
         except StopIteration as end:
-            return Left(digest(end.value.network), predictions, tuple(sorted(context.meter.figures)))
+            return Left(digest(end.value.network), predictions, tuple(sorted(context.meter.figures)), facts)
+        if not stage.unit:
+            facts[stage.name] = dict(stage.facts)
         if not stage.unit and stage.predictor is not None:
             predictions[stage.name] = b"".join(_bytes(value) for _, value in sorted(stage.predictor(batch).items()))
 

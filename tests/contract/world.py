@@ -22,6 +22,7 @@ from PIL import Image
 from allograft.cohort.readers import read_mask
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.histology import write_histology
+from allograft.recipe import parse_recipe, total_needs
 from allograft.results.record import Record, read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
@@ -213,6 +214,11 @@ def session_of_processes(manifest: Path, out: Path, name: str, fabric: Any = Non
 def request(name: str) -> dict[str, Any]:
     """The YAML tree of a method, made quick."""
     return {name: dict(contract(name).arguments)}
+
+
+def leaves_weights_only(name: str) -> bool:
+    """Whether a method is a pre-training: it needs images of a pool alone, and predicts nothing."""
+    return total_needs(parse_recipe(request(name))).only_pool
 
 
 def run(session: Session) -> tuple[World, Row, dict[str, Record]]:

@@ -3,6 +3,7 @@ images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -34,20 +35,41 @@ SMALLEST = 24
 
 def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
     """A cohort of noise with the sites, classes and attributes that a study names."""
-    rng = np.random.default_rng(0)
+    parts = {study.where.part_of(site) for site in study.source}
+    sites = (*study.source, *(site for site in study.target if site not in parts), *study.pool)
+    # a filter leaves some
+    count = labelled + (22 if study.where.source else 20 if labelled > 2 else 8)
+    return write_noise(study, dict.fromkeys(sites), folder, count)
+
+
+def stand_ins(study: Study, folder: Path) -> list[str]:
+    """A cohort of noise for each of several, as overrides of the study: one site, or those it is
+    named with."""
+    named = (*study.source, *study.target, *study.pool)
+    changes = []
+    for name, spec in study.cohorts.items():
+        sites = dict.fromkeys(site.partition("/")[2] or "one" for site in named if site.partition("/")[0] == name)
+        values = None if spec.classes is None else [v for given in spec.classes.values() for v in given]
+        (folder / name).mkdir()
+        changes.append(f"cohorts.{name}.manifest={write_noise(study, sites, folder / name, 8, values)}")
+    return changes
+
+
+def write_noise(
+    study: Study, sites: Iterable[str], folder: Path, count: int, values: Sequence[int | str] | None = None
+) -> Path:
+    """Noise, and masks of noise with these values, by default of every class."""
+    rng = np.random.default_rng(list(folder.name.encode()))  # two cohorts of a study share no image
     volumes = study.slices is not None or any(
-        (arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values()
+        (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
     names, rows = study.made_task.names, []
-    parts = {study.where.part_of(site) for site in study.source}
-    for site in dict.fromkeys((*study.source, *(site for site in study.target if site not in parts))):
-        for number in range(
-            labelled + (22 if study.where.source else 20 if labelled > 2 else 8)
-        ):  # a filter leaves some
-            stem, mask = (
-                f"{site}{number}",
-                rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8),
-            )
+    for site in sites:
+        for number in range(count):
+            shape = (8, 8, 8)[: 3 if volumes else 2]
+            stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, shape, dtype=np.uint8)
+            if values is not None:
+                mask = np.asarray([0, *values], np.uint8)[rng.integers(0, len(values) + 1, shape)]
             if volumes:
                 nibabel.save(
                     nibabel.Nifti1Image(rng.random(mask.shape, np.float32), np.eye(4)), folder / f"{stem}.nii.gz"
@@ -62,6 +84,7 @@ def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
     return write_rows(folder / "manifest.csv", rows)
 
 
+@pytest.mark.filterwarnings("ignore:mixcl. class:UserWarning")  # masks of a few pixels
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
 def test_every_example_plans(name: str, tmp_path: Path) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
@@ -69,7 +92,10 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     small += [f"target_labels.subjects={labelled}"] if isinstance(study.target_labels, TargetLabels) else []
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
-    manifest = stand_in(study, tmp_path, labelled)
+    if study.each:
+        check_each(name, study, tmp_path, small)
+        return
+    manifest = [*stand_ins(study, tmp_path)] or stand_in(study, tmp_path, labelled)
     for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
         sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
         out = tmp_path / "pairs" / str(number)
@@ -78,9 +104,23 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
         assert plan.units
 
 
-def planned(name: str, manifest: Path, out: Path, *changes: str) -> tuple[World, Plan]:
+def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> None:
+    """Every part of a study of named settings plans, at the sizes that it states."""
+    cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder)}"]
+    given = ("allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts)
+    for number, part in enumerate(parts_of(read_study(EXAMPLES / f"{name}.yaml", given)).values()):
+        session = Session(
+            part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None
+        )
+        plan = session.plan(session.prepare())
+        assert len(plan.rows) == len(part.rows) * len(part.target)
+        assert plan.units
+
+
+def planned(name: str, manifest: Path | Sequence[str], out: Path, *changes: str) -> tuple[World, Plan]:
     """A shipped study's world and plan for one seed."""
-    study = read_study(EXAMPLES / f"{name}.yaml", (f"cohort={manifest}", "seeds=1", *changes))
+    cohorts = (f"cohort={manifest}",) if isinstance(manifest, Path) else manifest
+    study = read_study(EXAMPLES / f"{name}.yaml", (*cohorts, "seeds=1", *changes))
     session = Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
     world = session.prepare()
     return world, session.plan(world)

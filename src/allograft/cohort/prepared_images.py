@@ -25,7 +25,15 @@ from allograft.cohort.boxes import boxes_to_grid, read_boxes
 from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
 from allograft.cohort.picture import Grid, Picture, check_pixels
-from allograft.cohort.preprocessing import Geometry, Preprocessing, geometry, normalise, to_grid, with_channels
+from allograft.cohort.preprocessing import (
+    Geometry,
+    Preprocessing,
+    geometry,
+    normalise,
+    to_grid,
+    windowed,
+    with_channels,
+)
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.readers.files import Series, companions
 from allograft.errors import ImageError
@@ -63,7 +71,8 @@ class PreparedImages:
             largest = (len(picture.array), *map(max, place.size, place.resampled))
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
             # normalised as stored: what is cut off still counts, and padding does not
-            grid = to_grid(normalise(picture.array, self.preprocessing.intensity), place, nearest=False)
+            seen = windowed(picture.array, self.preprocessing.window)
+            grid = to_grid(normalise(seen, self.preprocessing.intensity), place, nearest=False)
             facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
             text = json.dumps({"geometry": asdict(place), "grid": facts}).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine

@@ -29,7 +29,9 @@ class Preprocessing:
     needs an affine. ``size``: without ``spacing`` the image is resized to it; with, it is cut or
     padded to it around the centre. ``intensity``: see ``normalise``. ``channels``: 3 repeats a grey
     image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a
-    network. ``nan``: the value that NaN pixels get; None = they are refused.
+    network. ``nan``: the value that NaN pixels get; None = they are refused. ``window``: the lowest
+    and the highest value, such as -150 and 250 HU, to which an image is clipped before
+    ``intensity``.
 
     >>> Preprocessing(size=(384, 384)).intensity
     'zscore'
@@ -43,8 +45,14 @@ class Preprocessing:
     intensity: Intensity = "zscore"
     channels: int | None = None
     nan: float | None = None
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
+            raise SpecError(
+                f"preprocessing.window: found {list(self.window)}, expected the lowest value to keep and a higher one, "
+                "for example [-150, 250]"
+            )
         if self.nan is not None and not math.isfinite(self.nan):
             raise SpecError(
                 f"preprocessing.nan: found {self.nan}, expected a finite number such as 0, the value of the background"
@@ -231,6 +239,15 @@ def from_grid(values: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     values = values.flip([1 + axis for axis in geometry.flips]) if geometry.flips else values
     back = sorted(range(len(geometry.axes)), key=geometry.axes.__getitem__)
     return values.permute(0, *(1 + axis for axis in back)).contiguous()
+
+
+def windowed(array: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:
+    """Values clipped to a window, float32; as they are without one.
+
+    >>> windowed(np.array([-1000, 40, 900], np.int16), (-150, 250)).tolist()
+    [-150.0, 40.0, 250.0]
+    """
+    return array if window is None else np.clip(array.astype(np.float32), *window)
 
 
 def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:

@@ -18,7 +18,7 @@ from allograft.cohort.coding import Coding
 from allograft.cohort.manifest import Case
 from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.cohort.picture import Picture
-from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid
+from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid, windowed
 from allograft.cohort.readers import read_image, read_mask
 from allograft.errors import AllograftError, ImageError
 from allograft.seeds import Seeds
@@ -110,7 +110,11 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
         place = geometry(picture, preprocessing, case.name)
         facts["prepared"] = place.size
         if styled:
-            after = to_grid(normalise(picture.array.astype(np.float32), preprocessing.intensity), place, nearest=False)
+            after = to_grid(
+                normalise(windowed(picture.array.astype(np.float32), preprocessing.window), preprocessing.intensity),
+                place,
+                nearest=False,
+            )
             facts |= {"before": style(picture.array), "after": style(after), "scale_after": _scale(after)}
     except AllograftError as error:
         problems.append(("preprocessing", str(error)))

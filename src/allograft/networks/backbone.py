@@ -54,6 +54,46 @@ class TimmEncoder(nn.Module):
         features: list[Tensor] = self.body.forward_intermediates(image, norm=True, intermediates_only=True)
         return features
 
+    @property
+    def token_size(self) -> int:
+        """Pixels of a patch along every axis; 0 of a model that is no vision or Swin
+        transformer."""
+        from timm.models.swin_transformer import SwinTransformer
+        from timm.models.vision_transformer import VisionTransformer
+
+        if not isinstance(self.body, (VisionTransformer, SwinTransformer)):
+            return 0
+        sides = set(self.body.patch_embed.patch_size)
+        return int(sides.pop()) if len(sides) == 1 else 0
+
+    @property
+    def token_channels(self) -> int:
+        """Channels of a token."""
+        return int(self.body.embed_dim)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """See ``TokenEncoder``."""
+        tokens: Tensor = self.body.patch_embed(image)
+        # a vision transformer of one image size gives its tokens in a row
+        return tokens if tokens.ndim == 4 else tokens.unflatten(1, self.body.patch_embed.grid_size)
+
+    def encode(self, tokens: Tensor) -> list[Tensor]:
+        """See ``TokenEncoder``; the same modules in the same order as timm's
+        ``forward_intermediates``."""
+        if hasattr(self.body, "layers"):  # Swin: stages of falling resolution
+            stages = []
+            for stage in self.body.layers:
+                tokens = stage(tokens)
+                stages.append(tokens)
+            return [feature.movedim(-1, 1).contiguous() for feature in (*stages[:-1], self.body.norm(stages[-1]))]
+        body, grid, features = self.body, tokens.shape[1:3], []
+        row = body._pos_embed(tokens if body.dynamic_img_size else tokens.flatten(1, 2))
+        row = body.norm_pre(body.patch_drop(row))
+        for block in body.blocks:
+            row = block(row)
+            features.append(body.norm(row)[:, body.num_prefix_tokens :])
+        return [feature.mT.unflatten(2, grid).contiguous() for feature in features]
+
 
 def classifier(network: str, body: Any, outputs: Mapping[str, int]) -> Network:
     """A timm model and a head on its last feature."""

@@ -49,7 +49,7 @@ def stored_weights(source: Path | str) -> tuple[dict[str, Tensor], tuple[str, ..
             "timm:NAME or hf:OWNER/NAME"
         )
     state, unread, taken = (_safetensors(file), (), "") if file.suffix == ".safetensors" else _state_dict(file)
-    if os.path.isdir(path):
+    if os.path.isdir(path) or any("/" in key for key in state):  # a model folder, or the file in it
         prefix = min((key.split("/")[0] for key in state if "/" in key), default="", key=len)
         state = {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
     return state, unread, taken

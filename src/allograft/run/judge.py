@@ -58,9 +58,15 @@ class Judge:
             if self._fresh(stage, test) is None:
                 self._record(stage, ordinal, seed, test).write(self.folder)
 
-    def complete(self, unit: str, stages: Iterable[str]) -> bool:
-        """Whether every test set has a fresh record of these stages of a unit."""
-        return all(self._fresh(Stage(name, unit=unit), test) is not None for name in stages for test in self.tests)
+    def complete(self, unit: str, stages: Iterable[Stage]) -> bool:
+        """Whether every test set has a fresh record of these stages of a unit, and one that left
+        weights only the record that says so."""
+        return all(self._written(replace(stage, unit=unit)) for stage in stages)
+
+    def _written(self, stage: Stage) -> bool:
+        if stage.predictor is None:
+            return (self.folder / f"{record_name(stage.unit, stage.name, '', 'weights', 0)}.json").exists()
+        return all(self._fresh(stage, test) is not None for test in self.tests)
 
     def _fresh(self, stage: Stage, test: TestSet) -> Record | None:
         path = self.folder / f"{record_name(stage.unit, stage.name, test.site, test.part, test.fold)}.json"

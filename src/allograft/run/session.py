@@ -264,7 +264,7 @@ class Session:
             self._uncleaned(node.key, judge)
         store = replace(self._store(row.unit), template=context.template)
         finished = store.stages()
-        if finished and judge.complete(row.unit, [stage.name for stage in finished if stage.predictor is not None]):
+        if finished and judge.complete(row.unit, finished):
             store.tidy()
             return False
         self.say(
@@ -293,8 +293,9 @@ class Session:
         """Have a unit run again of which ``clean`` removed stages, when there is more to judge than
         there was."""
         store = self._store(unit)
-        stages = self.fabric.broadcast(store.cleaned())
-        if stages:
+        names = self.fabric.broadcast(store.cleaned())
+        if names:
+            stages = [stage for stage in store.stages() or () if stage.name in names]
             if self.fabric.is_global_zero and not judge.complete(unit, stages):
                 store.forget()
             self.fabric.barrier()

@@ -14,7 +14,9 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from pydantic import TypeAdapter, ValidationError
 from scipy.ndimage import gaussian_filter
+from tests.unit.tiny import write_rows
 
+from allograft.cohort import Cohort
 from allograft.cohort.preprocessing import Geometry, Preprocessing, from_grid, geometry, normalise, to_grid
 from allograft.cohort.readers import Picture, read_image, read_mask
 from allograft.errors import ImageError, SpecError
@@ -346,3 +348,18 @@ def test_unit_keeps_colours_as_shares_of_their_type() -> None:
     for wrong in (np.array([[[0.0, 2.0]]], np.float32), np.array([[[-1, 2]]], np.int16)):
         with pytest.raises(SpecError, match="unit takes whole numbers"):
             normalise(wrong, "unit")
+
+
+def test_a_window_clips_before_intensities_are_scaled(tmp_path):
+    values = np.array([[-1000, -150], [50, 3000]], np.int16)
+    nibabel.save(nibabel.Nifti1Image(values[:, :, None], np.eye(4)), tmp_path / "a.nii.gz")  # type: ignore[attr-defined]
+    manifest = write_rows(tmp_path / "manifest.csv", [{"image": "a.nii.gz", "subject": "a", "site": "a"}])
+    seen = Cohort.read(manifest, preprocessing=Preprocessing(window=(-150, 250), intensity="minmax"))
+    assert sorted(seen.case(0).image.flatten().tolist()) == [0.0, 0.0, 0.5, 1.0]
+    without = Cohort.read(manifest, preprocessing=Preprocessing(intensity="minmax"))
+    assert sorted(without.case(0).image.flatten().tolist())[1] > 0.2
+    assert "window" not in Preprocessing().keyed
+    assert Preprocessing(window=(-150, 250)).keyed["window"] == (-150, 250)
+    for wrong in ((250, -150), (1, 1), (float("-inf"), 3)):
+        with pytest.raises(SpecError, match=r"preprocessing.window: found .* expected the lowest value"):
+            Preprocessing(window=wrong)

@@ -60,6 +60,20 @@ TINY = {
         (64, 32, 32),
         (12, 12, 24, 48, 96, 192),
     ),
+    "unetr": Tiny(
+        "unetr",
+        {"spatial_dims": 2, "image_size": 32, "feature_size": 4, "hidden_size": 12, "mlp_dim": 12, "num_heads": 2},
+        BOTH,
+        (48, 32),
+        (4, 8, 16, 32, 12),
+    ),
+    "unetr-3d": Tiny(
+        "unetr",
+        {"image_size": [32, 16, 16], "feature_size": 4, "hidden_size": 12, "mlp_dim": 12, "num_heads": 2},
+        BOTH,
+        (32, 16, 16),
+        (4, 8, 16, 32, 12),
+    ),
     "deeplabv3plus": Tiny(
         "deeplabv3plus", {"encoder": "resnet18", "channels": 8}, BOTH, (32, 32), (64, 64, 128, 256, 512)
     ),
