@@ -43,6 +43,14 @@ METHODS = {
     "cyclegan": "allograft.methods.cyclegan:CycleGan",
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
+    "sequential": "allograft.methods.sequential:Sequential",
+    "joint_stream": "allograft.methods.joint_stream:JointStream",
+    "ewc": "allograft.methods.ewc:Ewc",
+    "lwf": "allograft.methods.lwf:Lwf",
+    "mib": "allograft.methods.mib:Mib",
+    "rw": "allograft.methods.rw:Rw",
+    "plop": "allograft.methods.plop:Plop",
+    "odex": "allograft.methods.odex:Odex",
 }
 
 NETWORKS = {
@@ -79,6 +87,9 @@ PREDICTORS = {
     "zscore": "allograft.methods.zscore:ZScorePredictor",
     "cyclegan": "allograft.methods.cyclegan:CycleGanPredictor",
     "stain_normalised": "allograft.methods.stain_normalisation:StainNormalised",
+    "odex": "allograft.methods.odex:OdexPredictor",
+    "odex_expert": "allograft.methods.odex:Expert",
+    "odex_gaussian": "allograft.methods.odex:Gaussian",
 }
 
 OPTIMIZERS = {

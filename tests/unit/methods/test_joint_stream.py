@@ -1,0 +1,8 @@
+"""joint_stream."""
+
+from __future__ import annotations
+
+CONTRACT = {
+    "study": {"stream": [["a"], ["d", "b"]], "source": [], "target": [], "target_labels": "none"},
+    "options": {},
+}

@@ -1,0 +1,8 @@
+"""rw."""
+
+from __future__ import annotations
+
+CONTRACT = {
+    "study": {"stream": [["a"], ["d", "b"]], "source": [], "target": [], "target_labels": "none"},
+    "options": {"strength": 10.0, "momentum": 0.5, "every": 1},
+}
