@@ -51,6 +51,7 @@ METHODS = {
     "rw": "allograft.methods.rw:Rw",
     "plop": "allograft.methods.plop:Plop",
     "odex": "allograft.methods.odex:Odex",
+    "metamedseg": "allograft.methods.metamedseg:Metamedseg",
 }
 
 NETWORKS = {
