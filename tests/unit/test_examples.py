@@ -16,7 +16,7 @@ from allograft.phantoms.fundus import write_fundus
 from allograft.recipe import title, total_needs
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
-from allograft.study.keys import Question, TargetLabels
+from allograft.study.keys import CohortSpec, GradualStream, Question, TargetLabels, TransformedStream
 from allograft.study.parts import parts_of
 from allograft.study.plan import Plan, scenario_of
 from allograft.study.reading import read_study
@@ -32,18 +32,31 @@ SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
 
 
-def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
-    """A cohort of noise with the sites, classes and attributes that a study names."""
+def sites_of(study: Study) -> tuple[str, ...]:
+    """The sites that a study names, of a stream those that its stages are made of."""
+    if isinstance(study.stream, GradualStream):
+        return study.stream.gradual.sites
+    if isinstance(study.stream, TransformedStream):
+        return study.stream.transformed.sites
+    parts = {study.where.part_of(site) for site in study.source}
+    return tuple(dict.fromkeys((*study.source, *(site for site in study.target if site not in parts))))
+
+
+def stand_in(study: Study, folder: Path, labelled: int = 2, *, of: CohortSpec | None = None) -> Path:
+    """A cohort of noise with the sites, classes and attributes that a study names.
+
+    Args:
+        of: one of several cohorts, with a site of its own.
+    """
     rng = np.random.default_rng(0)
-    volumes = study.slices is not None or any(
+    folder.mkdir(parents=True, exist_ok=True)
+    volumes = (study.slices if of is None else of.slices) is not None or any(
         (arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values()
     )
     names, rows = study.made_task.names, []
-    parts = {study.where.part_of(site) for site in study.source}
-    for site in dict.fromkeys((*study.source, *(site for site in study.target if site not in parts))):
-        for number in range(
-            labelled + (22 if study.where.source else 20 if labelled > 2 else 8)
-        ):  # a filter leaves some
+    for site in sites_of(study) if of is None else ("one",):
+        many = 22 if study.where.source or study.stream else 20 if labelled > 2 else 8
+        for number in range(labelled + many):  # a filter leaves some
             stem, mask = (
                 f"{site}{number}",
                 rng.integers(0, len(names) + 1, (8, 8, 8)[: 3 if volumes else 2], dtype=np.uint8),
@@ -70,17 +83,26 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     small += [f"target_labels.subjects={labelled}"] if isinstance(study.target_labels, TargetLabels) else []
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
     manifest = stand_in(study, tmp_path, labelled)
+    cohorts = {key: stand_in(study, tmp_path / key, labelled, of=one) for key, one in study.cohorts.items()}
+    named = [f"cohorts.{key}.manifest={path}" for key, path in cohorts.items()] or [f"cohort={manifest}"]
+    small += [
+        f"cohorts.{key}.preprocessing.size={[side] * len(one.preprocessing['size'])}"
+        for key, one in study.cohorts.items()
+        if "size" in one.preprocessing
+    ]
     for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
         sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
         out = tmp_path / "pairs" / str(number)
-        _, plan = planned(name, manifest, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
-        assert len(plan.rows) == len(study.rows) * len(part.target)
+        _, plan = planned(name, named, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
+        assert len(plan.rows) == len(study.rows) * len(part.questions)
         assert plan.units
 
 
-def planned(name: str, manifest: Path, out: Path, *changes: str) -> tuple[World, Plan]:
-    """A shipped study's world and plan for one seed."""
-    study = read_study(EXAMPLES / f"{name}.yaml", (f"cohort={manifest}", "seeds=1", *changes))
+def planned(name: str, manifest: Path | list[str], out: Path, *changes: str) -> tuple[World, Plan]:
+    """A shipped study's world and plan for one seed; ``manifest`` may be changes that name
+    several."""
+    named = [f"cohort={manifest}"] if isinstance(manifest, Path) else manifest
+    study = read_study(EXAMPLES / f"{name}.yaml", (*named, "seeds=1", *changes))
     session = Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
     world = session.prepare()
     return world, session.plan(world)

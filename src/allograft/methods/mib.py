@@ -19,7 +19,7 @@ from allograft.parts.distillation import Distilled, distillation, teacher_of
 from allograft.parts.importance import check_likelihood
 from allograft.parts.stream import phases, train_stage
 from allograft.predictor import Direct
-from allograft.recipe import Carry, Needs, Paper, Recipe, Scenario, Stage, parse_recipe
+from allograft.recipe import Carry, Needs, Paper, Recipe, Scenario, Stage, parse_recipe, title
 from allograft.step import named_state
 
 
@@ -72,7 +72,7 @@ class Mib:
     needs: ClassVar[Needs] = Needs(stream=True)
 
     @property
-    def same_as(self) -> Recipe | None:
+    def same_as(self) -> Recipe:
         """With one class set for all stages LwF at temperature 1."""
         if not self.strength:
             return parse_recipe("sequential")
@@ -86,10 +86,11 @@ class Mib:
         """One model, judged after each stage; each stage has the last one's model as its
         teacher."""
         unbiased = partial(distillation, new=())
+        facts = {"same_as": title(self.same_as)}
         for phase in phases(scenario):
             teacher = teacher_of(network) if phase.number else None
             objective = Distilled(context.supervised_task, teacher, unbiased, self.strength)
-            stage = Stage(phase.name, Direct(network), phase.seen)
+            stage = Stage(phase.name, Direct(network), phase.seen, facts)
             step = yield from train_stage(network, phase, context, objective, stage)
             yield stage
         return Carry(network, named_state(step.optimizer, network))

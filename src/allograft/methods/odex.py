@@ -94,6 +94,7 @@ class Expert:
             stage.
         rule: ``sum``, ``mean`` or ``last``: what is made of the distances to the history.
         dice: mean Dice of the training cases after its last stage; 0 where nobody asked.
+        inherited: how many of ``held_out`` are of the model that it was copied from.
     """
 
     network: AnyNetwork
@@ -101,9 +102,11 @@ class Expert:
     held_out: Tensor
     rule: str = "sum"
     dice: float = 0.0
+    inherited: int = 0
 
     def distance(self, features: Tensor) -> Tensor:
         """(N, D) features of this model -> (N,) squared distances to the history (equation 4)."""
+        features = features.to(self.history[0].mean.device)
         every = torch.stack([one.mahalanobis(features) for one in self.history])
         return {"sum": every.sum(0), "mean": every.mean(0), "last": every[-1]}[self.rule]
 
@@ -120,8 +123,7 @@ class Expert:
 
 @dataclass(frozen=True)
 class OdexPredictor:
-    """Each case is answered by the model whose history is nearest; ``score`` is that scaled
-    distance and ``chosen`` the model's number.
+    """The nearest model answers; ``score`` is its scaled distance and ``chosen`` its number.
 
     Args:
         experts: the pool.
@@ -135,8 +137,9 @@ class OdexPredictor:
 
     @property
     def reference_scores(self) -> Tensor:
-        """(M,) scores of the held-out cases of every model, which a new score is compared with."""
-        return torch.cat([expert.scaled(expert.held_out) for expert in self.experts])
+        """(M,) scores of the held-out cases of every model, each once, which a new score is compared
+        with."""
+        return torch.cat([expert.scaled(expert.held_out)[expert.inherited :] for expert in self.experts])
 
     def __call__(self, batch: Batch) -> Prediction:
         """Slices of one volume, ``NAME#0``, ``NAME#1``, ..., are a case and share a model."""
@@ -144,7 +147,9 @@ class OdexPredictor:
             expert.scaled(expert.distance(domain_features(expert.network, batch.image, self.kind, self.limit)))
             for expert in self.experts
         ])  # fmt: skip
-        by_case = _mean_by_case(distances, [name.rpartition("#")[0] or name for name in batch.cases])
+        by_case = _mean_by_case(
+            distances.to(batch.image.device), [name.rpartition("#")[0] or name for name in batch.cases]
+        )
         score, chosen = by_case.min(0)
         outputs: dict[str, Tensor] = {}
         for number, expert in enumerate(self.experts):
@@ -236,6 +241,7 @@ class Odex:
         for phase in phases(scenario):
             place, grown, facts = self._choose(pool, phase, context)
             before = pool[place] if pool else Expert(network, (), torch.zeros(0), self.history)
+            before = replace(before, inherited=len(before.held_out)) if grown else before
             model = copied(before.network) if grown else before.network
             place = len(pool) if grown else place
             step, batches, steps = stage_training(model, phase, context)
@@ -249,8 +255,7 @@ class Odex:
         return Carry(model, named_state(step.optimizer, model), others)
 
     def _choose(self, pool: list[Expert], phase: Phase, context: Context) -> tuple[int, bool, dict[str, float]]:
-        """Which model a stage is trained on, whether a copy of it, and the distance that says
-        so."""
+        """Which model is trained, whether a copy of it, and the distance that says so."""
         if not pool:
             return 0, False, {}
         distances = [
@@ -275,7 +280,8 @@ class Odex:
         expert = Expert(model, (*before.history, fit), before.held_out, self.history, dice)
         distances = expert.distance(self._features(model, held, context))
         earlier = before.held_out if self.history != "last" else torch.zeros(0)
-        return replace(expert, held_out=torch.cat([earlier, distances]))
+        inherited = min(before.inherited, len(earlier))
+        return replace(expert, held_out=torch.cat([earlier, distances]), inherited=inherited)
 
     def _features(self, network: AnyNetwork, cohort: Cohort, context: Context) -> Tensor:
         return features_of(network, cohort, context, self.feature, self.limit)
