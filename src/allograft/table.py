@@ -50,6 +50,15 @@ METHODS = {
     "simmim": "allograft.methods.simmim:SimMim",
     "popar": "allograft.methods.popar:Popar",
     "mixcl": "allograft.methods.mixcl:MixCl",
+    "sequential": "allograft.methods.sequential:Sequential",
+    "joint_stream": "allograft.methods.joint_stream:JointStream",
+    "ewc": "allograft.methods.ewc:Ewc",
+    "lwf": "allograft.methods.lwf:Lwf",
+    "mib": "allograft.methods.mib:Mib",
+    "rw": "allograft.methods.rw:Rw",
+    "plop": "allograft.methods.plop:Plop",
+    "odex": "allograft.methods.odex:Odex",
+    "metamedseg": "allograft.methods.metamedseg:Metamedseg",
 }
 
 NETWORKS = {
@@ -89,6 +98,9 @@ PREDICTORS = {
     "zscore": "allograft.methods.zscore:ZScorePredictor",
     "cyclegan": "allograft.methods.cyclegan:CycleGanPredictor",
     "stain_normalised": "allograft.methods.stain_normalisation:StainNormalised",
+    "odex": "allograft.methods.odex:OdexPredictor",
+    "odex_expert": "allograft.methods.odex:Expert",
+    "odex_gaussian": "allograft.methods.odex:Gaussian",
 }
 
 OPTIMIZERS = {

@@ -17,7 +17,7 @@ from allograft.phantoms.fundus import write_fundus
 from allograft.recipe import title, total_needs
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
-from allograft.study.keys import Question, TargetLabels
+from allograft.study.keys import GradualStream, Question, TargetLabels, TransformedStream
 from allograft.study.parts import parts_of
 from allograft.study.plan import Plan, scenario_of
 from allograft.study.reading import read_study
@@ -33,22 +33,32 @@ SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
 
 
+def sites_of(study: Study) -> tuple[str, ...]:
+    """The sites that a study names, of a stream those that its stages are made of."""
+    if isinstance(study.stream, GradualStream):
+        return study.stream.gradual.sites
+    if isinstance(study.stream, TransformedStream):
+        return study.stream.transformed.sites
+    parts = {study.where.part_of(site) for site in study.source}
+    stages = (site for stage in study.stream or () for site in stage)
+    named = (*study.source, *(site for site in study.target if site not in parts), *study.pool, *stages)
+    return tuple(dict.fromkeys(named))
+
+
 def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
     """A cohort of noise with the sites, classes and attributes that a study names."""
-    parts = {study.where.part_of(site) for site in study.source}
-    sites = (*study.source, *(site for site in study.target if site not in parts), *study.pool)
     # a filter leaves some
-    count = labelled + (22 if study.where.source else 20 if labelled > 2 else 8)
-    return write_noise(study, dict.fromkeys(sites), folder, count)
+    count = labelled + (22 if study.where.source or study.stream else 20 if labelled > 2 else 8)
+    return write_noise(study, sites_of(study), folder, count)
 
 
 def stand_ins(study: Study, folder: Path) -> list[str]:
     """A cohort of noise for each of several, as overrides of the study: one site, or those it is
     named with."""
-    named = (*study.source, *study.target, *study.pool)
-    changes = []
+    named, changes = sites_of(study), []
     for name, spec in study.cohorts.items():
         sites = dict.fromkeys(site.partition("/")[2] or "one" for site in named if site.partition("/")[0] == name)
+        sites = sites or {"one": None}
         values = None if spec.classes is None else [v for given in spec.classes.values() for v in given]
         (folder / name).mkdir()
         changes.append(f"cohorts.{name}.manifest={write_noise(study, sites, folder / name, 8, values)}")
@@ -60,7 +70,8 @@ def write_noise(
 ) -> Path:
     """Noise, and masks of noise with these values, by default of every class."""
     rng = np.random.default_rng(list(folder.name.encode()))  # two cohorts of a study share no image
-    volumes = study.slices is not None or any(
+    slices = [spec.slices for spec in study.cohorts.values()] or [study.slices]
+    volumes = any(each is not None for each in slices) or any(
         (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
     names, rows = study.made_task.names, []
@@ -95,12 +106,17 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     if study.each:
         check_each(name, study, tmp_path, small)
         return
+    small += [
+        f"cohorts.{key}.preprocessing.size={[side] * len(spec.preprocessing['size'])}"
+        for key, spec in study.cohorts.items()
+        if "size" in spec.preprocessing
+    ]
     manifest = [*stand_ins(study, tmp_path)] or stand_in(study, tmp_path, labelled)
     for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
         sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
         out = tmp_path / "pairs" / str(number)
         _, plan = planned(name, manifest, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
-        assert len(plan.rows) == len(study.rows) * len(part.target)
+        assert len(plan.rows) == len(study.rows) * len(part.questions)
         assert plan.units
 
 

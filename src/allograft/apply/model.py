@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor, sites_of
-from allograft.predictor.whole import whole_prediction
+from allograft.predictor.whole import case_facts, whole_prediction
 from allograft.run.fabric import check_precision, find_device
 from allograft.strict import validated
 from allograft.table import find
@@ -40,12 +40,14 @@ class Predicted:
         files: the image's file, or files that are channels.
         grid: where its voxels lie, as stored.
         answer: numbers, and pictures on the image's own grid.
+        facts: what the predictor says beside, such as a ``score``; see ``case_facts``.
     """
 
     name: str
     files: tuple[Path | Series, ...]
     grid: Grid
     answer: Answer
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def affine(self) -> np.ndarray | None:
@@ -151,10 +153,11 @@ class Model:
                 "image"
             )
         whole = cohort.whole(which)
-        answer = self.task.answer(self.prediction(whole), whole)
+        prediction = self.prediction(whole)
+        answer = self.task.answer(prediction, whole)
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
-        return Predicted(case.name, case.image, grid, answer)
+        return Predicted(case.name, case.image, grid, answer, case_facts(prediction))
 
 
 def load(

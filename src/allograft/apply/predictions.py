@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from allograft.apply import load
+from allograft.apply.abstention import Abstention
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
@@ -33,6 +34,8 @@ def write_predictions(
     probabilities: bool = False,
     device: str = "auto",
     precision: str = "32-true",
+    abstain: float | None = None,
+    say: Callable[[str], None] = print,
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
     image.
@@ -43,7 +46,13 @@ def write_predictions(
     shape) for each image. Files and row of an image appear one after the other when all of them are
     made, the row first, so that no mask is without its row, however the process ends. Rows of other
     images that are in OUT already stay. An image that cannot be predicted gets a row whose warnings
-    say ``failed`` and why, and the others follow.
+    say ``failed`` and why, and the others follow. Models that score an image, or choose among
+    several, have columns for it.
+
+    Args:
+        abstain: the share of images like the training images that are to be answered; an image
+            whose score is above the threshold has a row that says so, and no numbers or files.
+        say: told which threshold that is, and its coverage of held-out cases.
 
     Returns:
         How many images were predicted.
@@ -54,6 +63,9 @@ def write_predictions(
             cannot be used.
     """
     loaded, table = load(model, device=device, precision=precision), ResultsTable(out / "results.csv")
+    rule = None if abstain is None else Abstention.from_predictor(loaded.predictor, abstain)
+    if rule is not None:
+        say(str(rule))
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     found: list[Predicted] = []
@@ -66,8 +78,14 @@ def write_predictions(
             )
         names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
-        row = {"image": one.name, **unit, **one.answer.values, "warnings": "; ".join(one.answer.warnings)}
-        made = written_hidden(one, out / name, overlay=overlay, probabilities=probabilities)
+        said = {key: one.facts[key] for key in ("score", "chosen") if key in one.facts}
+        warnings = (*one.answer.warnings, *one.facts.get("warnings", ()))
+        row = {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(warnings)}
+        is_far = rule is not None and one.facts["score"] > rule.threshold
+        if rule is not None and is_far:
+            blank = dict.fromkeys(one.answer.values, "")
+            row |= {**blank, "warnings": f"abstained: score {one.facts['score']:.3g} is above {rule.threshold:.3g}"}
+        made = {} if is_far else written_hidden(one, out / name, overlay=overlay, probabilities=probabilities)
         table.add_failed(failed, list(row))
         table.add(row)
         for hidden, path in made.items():

@@ -143,6 +143,10 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
     overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
     probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
+    abstain: Annotated[
+        float | None,
+        typer.Option(help="Answer this share of images like the training images, and no image farther away: 0.95"),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
@@ -151,7 +155,15 @@ def predict(
     from allograft.apply.predictions import write_predictions
 
     written = write_predictions(
-        model, images, out, overlay=overlay, probabilities=probabilities, device=device, precision=precision
+        model,
+        images,
+        out,
+        overlay=overlay,
+        probabilities=probabilities,
+        device=device,
+        precision=precision,
+        abstain=abstain,
+        say=print,
     )
     print(
         f"{written} predictions in {out}; numbers and warnings in {out / 'results.csv'}. Research use only, not a "

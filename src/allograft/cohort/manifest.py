@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allograft.cohort.alteration import Alteration
 from allograft.cohort.cells import read_cells
 from allograft.errors import ManifestError, nearest
 
@@ -38,6 +39,7 @@ class Case:
         region: a mask of the pixels that count.
         split: what the manifest itself says, or None.
         attributes: every other column that is not empty.
+        alteration: a known change of image and labels, of a stream that transforms.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Case:
     region: Path | None = None
     split: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    alteration: Alteration | None = None
 
     def unlabelled(self) -> Case:
         """The same case with every label absent."""

@@ -137,6 +137,30 @@ class Episodes:
         return [(*item, step * longest + place) for place, item in enumerate(self.episodes[number])]
 
 
+@dataclass(frozen=True)
+class Shots:
+    """Each step is one task: items drawn without replacement from one group, which is drawn by
+    weight.
+
+    Args:
+        groups: of items: one a data set.
+        weights: (N,) of the draw, any positive scale.
+        shots: items a task; all of a group that has fewer.
+        seeds: the place of this order's draws.
+    """
+
+    groups: tuple[Sequence[Item], ...]
+    weights: tuple[float, ...]
+    shots: int
+    seeds: Seeds
+
+    def __call__(self, step: int) -> list[Key]:
+        rng = self.seeds.rng("task", step)
+        group = self.groups[int(torch.multinomial(torch.tensor(self.weights, dtype=torch.float64), 1, generator=rng))]
+        places = torch.randperm(len(group), generator=rng)[: self.shots].tolist()
+        return [(*group[place], step * self.shots + number) for number, place in enumerate(places)]
+
+
 def by_cohort(cohorts: Sequence[Cohort]) -> tuple[tuple[Item, ...], ...]:
     """The items of each cohort."""
     return tuple(tuple((number, item) for item in range(len(cohort))) for number, cohort in enumerate(cohorts))

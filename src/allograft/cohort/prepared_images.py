@@ -72,7 +72,10 @@ class PreparedImages:
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
             # normalised as stored: what is cut off still counts, and padding does not
             seen = windowed(picture.array, self.preprocessing.window)
-            grid = to_grid(normalise(seen, self.preprocessing.intensity), place, nearest=False)
+            array = normalise(seen, self.preprocessing.intensity)
+            if case.alteration is not None:  # squeezed after normalisation, which would undo it
+                array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
+            grid = to_grid(array, place, nearest=False)
             facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
             text = json.dumps({"geometry": asdict(place), "grid": facts}).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
@@ -171,10 +174,15 @@ class PreparedImages:
     def _on_grid(self, path: Path, case: Case, *, image: bool = False) -> Picture:
         """A mask, region or (``image``) paired image, on its image's own grid."""
         picture = read_image([path], nan=self.preprocessing.nan) if image else read_mask(path)
-        return aligned(picture, self.grid(case), path, f"its image '{case.name}'")
+        picture = aligned(picture, self.grid(case), path, f"its image '{case.name}'")
+        if case.alteration is None:
+            return picture
+        moved = case.alteration.moved(picture.array, self.image(case)[1].stored_spacing, nearest=not image)
+        return replace(picture, array=moved)
 
     def _image_key(self, case: Case) -> str:
-        return content_hash("image", [file_hash(path) for path in case.image], self._settings)
+        altered = [] if case.alteration is None else [case.alteration.keyed]
+        return content_hash("image", [file_hash(path) for path in case.image], self._settings, *altered)
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

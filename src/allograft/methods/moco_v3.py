@@ -176,8 +176,8 @@ class Contrast(nn.Module):
         for slow, fast in ((self.slow_encoder, network.encoder), (self.slow_projector, self.projector)):
             for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
                 mine.lerp_(theirs, 1 - momentum)
-            for mine, theirs in zip(slow.buffers(), fast.buffers(), strict=True):
-                mine.copy_(theirs)
+            for own, other in zip(slow.buffers(), fast.buffers(), strict=True):
+                own.copy_(other)
 
 
 def perceptron(*widths: int) -> nn.Sequential:

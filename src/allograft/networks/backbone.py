@@ -4,7 +4,7 @@ size."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ class TimmEncoder(nn.Module):
 
         if not isinstance(self.body, (VisionTransformer, SwinTransformer)):
             return 0
-        sides = set(self.body.patch_embed.patch_size)
+        sides = set(cast("tuple[int, ...]", self.body.patch_embed.patch_size))
         return int(sides.pop()) if len(sides) == 1 else 0
 
     @property

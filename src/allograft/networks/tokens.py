@@ -43,7 +43,7 @@ def token_encoder(network: AnyNetwork, who: str) -> TokenEncoder:
     Raises:
         SpecError: a network without such an encoder; ``who`` is named as asking for it.
     """
-    encoder = network.encoder if isinstance(network, Network) else None
+    encoder: object = network.encoder if isinstance(network, Network) else None
     if isinstance(encoder, TokenEncoder) and encoder.token_size:
         return encoder
     name = next(iter(network.spec["build"]))

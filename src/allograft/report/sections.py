@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from allograft.figure import Figure
 from allograft.report.target import Extra
 from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_of
 from allograft.results.analysis.fairness_sheets import fairness
@@ -17,7 +18,14 @@ from allograft.results.analysis.forgetting import forgetting, forgetting_figure,
 from allograft.results.analysis.selection import distance_sheet
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.analysis.stages import stage_sheet
-from allograft.results.analysis.stream import matrix_figure, stream_results, stream_sheet
+from allograft.results.analysis.stream import (
+    against_sheet,
+    ends,
+    ends_figure,
+    matrix_figure,
+    stream_results,
+    stream_sheet,
+)
 from allograft.results.analysis.sweep import sweeps
 from allograft.results.comparison import NOTHING
 from allograft.results.record import Record
@@ -63,8 +71,14 @@ def _stream(plan: Plan, records: Mapping[str, Record], study: Study) -> list[Ext
     found = stream_results(plan, records.values(), study.phases) if study.stream else []
     if not found:
         return []
-    figures = tuple(matrix_figure(one, study.phases) for one in found)
-    return [Extra("Along the stream", (stream_sheet(plan, found),), figures)]
+    last = ends(plan, records.values(), study.phases)
+    against = against_sheet(plan, last)
+    sheets = (stream_sheet(plan, found), *([] if against is None else [against]))
+    figures: tuple[Figure, ...] = (
+        ends_figure(last, study.phases, plan.headline),
+        *(matrix_figure(one, study.phases) for one in found),
+    )
+    return [Extra("Along the stream", sheets, figures)]
 
 
 def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
+from allograft.context.store import Kept, Store
 from allograft.grey import plane, window_of
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
@@ -25,8 +26,9 @@ from allograft.report.facts import ordinals
 from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Slice
 from allograft.report.overlay import draw_overlay, slices_through
 from allograft.results.models import model_folder
-from allograft.results.select import Line
+from allograft.results.select import Chosen, Line
 from allograft.seeds import Seeds
+from allograft.study.parts import shared_folder
 from allograft.study.world import World
 from allograft.tasks import Answer
 
@@ -81,8 +83,12 @@ class Models:
         return cohort.whole(0).mask.numpy() if "mask" in cohort.cases[0].labels else None
 
     def image(self, name: str) -> NDArray[np.generic]:
-        """(C, *spatial) as stored."""
-        return read_image(self.world.named(name).cases[0].image, nan=0.0).array
+        """(C, *spatial) as stored, or as a stream alters it."""
+        case = self.world.named(name).cases[0]
+        picture = read_image(case.image, nan=0.0)
+        if case.alteration is None:
+            return picture.array
+        return case.alteration.moved(case.alteration.squeezed(picture.array), picture.spacing, nearest=False)
 
 
 def pictures_of(
@@ -126,7 +132,28 @@ def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture
     model = models.load(folder)
     chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
     draw = _boxes if is_boxes else _overlay
-    return [draw(models, model, name, word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
+    drawn = [draw(models, model, name, word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
+    return drawn if is_boxes else [*drawn, *_along_the_stream(models, run, known)]
+
+
+def _along_the_stream(models: Models, run: Chosen, known: dict[str, str]) -> list[Picture]:
+    """One case of the first stage of a stream after each stage of training (fig. 4 of ODEx)."""
+    if not models.world.study.stream:
+        return []
+    tested = models.world.part(models.world.study.phases[0][0], "test", 0)
+    case = min(tested.cases, key=lambda one: one.name)
+    finished = Store(shared_folder(models.out) / "units" / run.row.unit, False, models.template).stages()
+    return [
+        _overlay(
+            models,
+            models.load(stage.predictor.folder),
+            case.name,
+            f"after {stage.name}",
+            known.get(case.subject, ""),
+        )
+        for stage in finished or ()
+        if isinstance(stage.predictor, Kept)
+    ]
 
 
 def _boxes(models: Models, model: Loaded, name: str, title: str, caption: str) -> Picture:

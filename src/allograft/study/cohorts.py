@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from allograft.cohort import Case, Coding, Cohort, Preprocessing
+from allograft.cohort.alteration import drawn_alteration
 from allograft.cohort.cohort import categories
 from allograft.errors import SpecError, SplitError, nearest
 from allograft.seeds import Seeds
 from allograft.strict import validated
-from allograft.study.keys import CohortSpec, Gradual, GradualStream
+from allograft.study.keys import CohortSpec, Gradual, GradualStream, Transformed, TransformedStream
 from allograft.study.spec import Study
 from allograft.study.where import take_sides
 from allograft.tree import plain
@@ -35,6 +36,10 @@ def read_cohorts(study: Study, cache: Path) -> tuple[Study, tuple[Cohort, ...]]:
         gradual = replace(study.stream.gradual, sites=_expanded(study.stream.gradual.sites, cohorts))
         study = replace(study, stream=GradualStream(gradual))
         cohorts = {name: _graded(cohort, gradual) for name, cohort in cohorts.items()}
+    elif isinstance(study.stream, TransformedStream):
+        transformed = replace(study.stream.transformed, sites=_expanded(study.stream.transformed.sites, cohorts))
+        study = replace(study, stream=TransformedStream(transformed), target=())
+        cohorts = {name: _transformed(cohort, transformed) for name, cohort in cohorts.items()}
     elif study.stream:
         phases = tuple(_expanded(phase, cohorts) for phase in study.stream)
         study = replace(study, stream=phases, target=())
@@ -136,6 +141,36 @@ def _graded(cohort: Cohort, gradual: Gradual) -> Cohort:
         replace(case, site=stage_of[case.subject]) if case.site in gradual.sites else case for case in cohort.cases
     )
     return replace(cohort, cases=cases, sites=(*cohort.sites, *gradual.names))
+
+
+def _transformed(cohort: Cohort, spec: Transformed) -> Cohort:
+    """The cases of these sites, each at the stage that its subject was drawn for and altered as that
+    stage is."""
+    subjects = sorted({case.subject for case in cohort.cases if case.site in spec.sites})
+    if not subjects:
+        return cohort
+    order = sorted(subjects, key=Seeds(0, ("transformed",)).number)
+    if len(order) < 2 * spec.stages:
+        raise SplitError(
+            f"stream.transformed: {len(order)} subjects cannot fill {spec.stages} stages with two each; ask for fewer "
+            "stages"
+        )
+    stage_of = {subject: place * spec.stages // len(order) for place, subject in enumerate(order)}
+
+    def altered(case: Case) -> Case:
+        stage = stage_of[case.subject]
+        alteration = drawn_alteration(
+            case.name,
+            stage / (spec.stages - 1),
+            intensity=spec.intensity,
+            scale=spec.scale,
+            degrees=spec.degrees,
+            mm=spec.mm,
+        )
+        return replace(case, site=spec.names[stage], alteration=alteration if stage else None)
+
+    cases = tuple(altered(case) if case.site in spec.sites else case for case in cohort.cases)
+    return replace(cohort, cases=cases, sites=(*cohort.sites, *spec.names))
 
 
 def _check_phases(study: Study, cohorts: Iterable[Cohort]) -> None:

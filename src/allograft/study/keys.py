@@ -102,6 +102,61 @@ class GradualStream:
 
 
 @dataclass(frozen=True)
+class Transformed:
+    """A stream of one population whose images are transformed more with each stage, the first not
+    at all and the last fully (Gonzalez et al. 2022, section 3); no subject comes twice.
+
+    Each stage is a site of its own, ``SITE transformed, K of N``, with test subjects of its own,
+    transformed alike. How far a case is turned, moved and scaled is drawn by its name.
+
+    Args:
+        sites: whose subjects are divided among the stages.
+        stages: how many.
+        intensity: the range into which intensities are squeezed at the last stage, after the
+            normalisation, which would undo it.
+        scale: the smallest and the largest factor along an axis.
+        degrees, mm: the largest turn about, and movement along, an axis.
+    """
+
+    sites: tuple[str, ...]
+    stages: int = 5
+    intensity: tuple[float, float] = (0.1, 0.9)
+    scale: tuple[float, float] = (0.8, 1.2)
+    degrees: float = 15.0
+    mm: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.sites or self.stages < 2:
+            raise SpecError(
+                f"stream.transformed: found {len(self.sites)} sites and {self.stages} stages; expected at least one "
+                "site and two stages"
+            )
+        low, high = self.intensity
+        if not (0 <= low < high <= 1 and 0 < self.scale[0] <= 1 <= self.scale[1] and min(self.degrees, self.mm) >= 0):
+            raise SpecError(
+                f"stream.transformed: found intensity {list(self.intensity)}, scale {list(self.scale)}, degrees "
+                f"{self.degrees}, mm {self.mm}; expected shares from 0 to 1, factors about 1, and the rest from 0"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages' names.
+
+        >>> Transformed(("a", "b"), 2).names
+        ('a + b transformed, 1 of 2', 'a + b transformed, 2 of 2')
+        """
+        named = " + ".join(self.sites)
+        return tuple(f"{named} transformed, {stage} of {self.stages}" for stage in range(1, self.stages + 1))
+
+
+@dataclass(frozen=True)
+class TransformedStream:
+    """``{transformed: {sites: [a], stages: 5}}``."""
+
+    transformed: Transformed
+
+
+@dataclass(frozen=True)
 class Question:
     """What a row is asked: its name in the table, and the sites whose test subjects answer it.
 

@@ -26,7 +26,7 @@ from allograft.recipe import (
     total_needs,
 )
 from allograft.strict import validated
-from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics, TargetLabels, Test
+from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics, TargetLabels, Test, TransformedStream
 from allograft.study.where import Where, check_once
 from allograft.table import find
 from allograft.tasks import Task
@@ -60,7 +60,7 @@ class Study:
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     pool: tuple[str, ...] = ()
-    stream: tuple[tuple[str, ...], ...] | GradualStream = ()
+    stream: tuple[tuple[str, ...], ...] | GradualStream | TransformedStream = ()
     each: dict[str, dict[str, Any]] = field(default_factory=dict)
     pairs: Literal["listed", "all", "leave-one-site-out"] = "listed"
     network: dict[str, dict[str, Any] | None] = field(default_factory=lambda: {"unet": None})
@@ -201,6 +201,8 @@ class Study:
         """The sites of each stage of the stream."""
         if isinstance(self.stream, GradualStream):
             return tuple((name,) for name in self.stream.gradual.names)
+        if isinstance(self.stream, TransformedStream):
+            return tuple((name,) for name in self.stream.transformed.names)
         return self.stream
 
     @property

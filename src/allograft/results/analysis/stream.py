@@ -3,13 +3,14 @@ is carried forward."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from allograft.figure import Heatmap
-from allograft.results.analysis.sheet import Sheet, spread
+from allograft.figure import Heatmap, Lines
+from allograft.results.analysis.sheet import Sheet, number, spread
 from allograft.results.record import Record
+from allograft.results.statistics import Cases, adjust, paired, wilcoxon
 from allograft.study.plan import Plan
 from allograft.tasks import Task
 
@@ -27,12 +28,29 @@ class StreamResult:
         matrices: one per finished seed.
         facts: numbers that the last stage of each seed reports, such as the models it holds.
         seconds: of training, per seed.
+        memory: its peak in MB, per seed.
     """
 
     title: str
     matrices: tuple[Matrix, ...]
     facts: tuple[dict[str, float], ...] = ()
     seconds: tuple[float, ...] = ()
+    memory: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class End:
+    """What one recipe scores once it has seen the whole stream, also one that was judged only then.
+
+    Args:
+        title: the recipe's.
+        phases: per stage the mean over seeds; None where a seed has none.
+        cases: seed -> its test cases, of all sites.
+    """
+
+    title: str
+    phases: tuple[float | None, ...]
+    cases: Mapping[int, Cases]
 
 
 def backward_transfer(scores: Matrix) -> float | None:
@@ -90,8 +108,69 @@ def stream_results(plan: Plan, records: Iterable[Record], phases: Sequence[Seque
                 {key: value for key, value in one.facts.items() if isinstance(value, (int, float))} for one in last
             )
             seconds = tuple(float(one.cost.get("train_seconds", 0.0)) for one in last)
-            made.append(StreamResult(title, tuple(matrix for matrix, _ in kept), facts, seconds))
+            memory = tuple(float(one.cost["peak_memory_mb"]) for one in last if "peak_memory_mb" in one.cost)
+            made.append(StreamResult(title, tuple(matrix for matrix, _ in kept), facts, seconds, memory))
     return made
+
+
+def ends(plan: Plan, records: Iterable[Record], phases: Sequence[Sequence[str]]) -> list[End]:
+    """Every recipe's last stage, of those that have seen a site of the last stage of the stream."""
+    of_unit: dict[str, list[Record]] = {}
+    for record in records:
+        if record.part == "test" and record.status == "done" and _stage_of(record.seen, phases) == len(phases) - 1:
+            of_unit.setdefault(record.unit, []).append(record)
+    made = []
+    for (title, _), rows in plan.lines().items():
+        scores: list[list[float | None]] = []
+        judged: dict[int, Cases] = {}
+        for row in rows:
+            found = of_unit.get(row.unit, [])
+            final = {r.site: r for r in found if r.ordinal == max(one.ordinal for one in found)}
+            if any(site not in final for phase in phases for site in phase):
+                continue
+            scores.append([_pooled(plan.task, [final[site] for site in phase]) for phase in phases])
+            judged[row.seed] = [case for phase in phases for site in phase for case in final[site].measured]
+        if scores:
+            made.append(End(title, tuple(_mean(column) for column in zip(*scores, strict=True)), judged))
+    return made
+
+
+def ends_figure(found: Sequence[End], phases: Sequence[Sequence[str]], headline: str) -> Lines:
+    """The score on each stage after the last one, a curve per recipe (fig. 3 of ODEx, left)."""
+    return Lines(
+        f"{headline} on each stage once all are trained on",
+        tuple(float(number + 1) for number in range(len(phases))),
+        {one.title: one.phases for one in found},
+        "stage",
+        headline,
+    )
+
+
+def against_sheet(plan: Plan, found: Sequence[End]) -> Sheet | None:
+    """The row named beforehand against each other row: a one-sided signed-rank test over subjects,
+    as the authors of ODEx test; None where no row was named."""
+    named = next((one for one in found if one.title == plan.primary), None)
+    others = [one for one in found if one.title != plan.primary]
+    if named is None or not others:
+        return None
+    tested = []
+    for other in others:
+        both = paired(named.cases, other.cases, plan.headline)
+        gain, count = both.ours - both.theirs, len(both.subjects)
+        tested.append((other.title, count, float(gain.mean()) if count else None, wilcoxon(gain, "greater")))
+    known = [p for *_, p in tested if p is not None]
+    adjusted = iter(adjust(known, "holm"))
+    rows = tuple(
+        (title, str(count), number(gain, "+.3f"), number(p), "undefined" if p is None else number(next(adjusted)))
+        for title, count, gain, p in tested
+    )
+    notes = (
+        f"Difference of {plan.headline} over the test subjects of all stages, mean over seeds, after the last stage.",
+        "p of the one-sided Wilcoxon signed-rank test that it is above 0, and after Holm for the rows here. Rows that "
+        "saw all stages at once are no rivals.",
+    )
+    columns = (f"{plan.primary} against", "subjects", "difference", "p", "p after Holm")
+    return Sheet(f"{plan.primary} against each other row", columns, rows, notes)
 
 
 def score_matrix(task: Task, records: Iterable[Record], phases: Sequence[Sequence[str]]) -> Matrix | None:
@@ -135,12 +214,13 @@ def stream_sheet(plan: Plan, found: Sequence[StreamResult]) -> Sheet:
         "zero-shot",
         *names,
         "seconds",
+        "peak MB",
     )
     rows = []
     for one in found:
-        ends = [_mean(matrix[-1]) for matrix in one.matrices]
+        final = [_mean(matrix[-1]) for matrix in one.matrices]
         scores = (
-            ends,
+            final,
             *(
                 [measure(matrix) for matrix in one.matrices]
                 for measure in (backward_transfer, forward_transfer, zero_shot)
@@ -148,7 +228,7 @@ def stream_sheet(plan: Plan, found: Sequence[StreamResult]) -> Sheet:
         )
         shown = (spread([value for value in values if value is not None]) for values in scores)
         facts = (spread([float(facts[name]) for facts in one.facts if name in facts]) for name in names)
-        rows.append((one.title, *shown, *facts, spread(list(one.seconds))))
+        rows.append((one.title, *shown, *facts, spread(list(one.seconds)), spread(list(one.memory))))
     notes = (
         "R[i][j] is the score on stage j after training on stage i.",
         "Backward transfer: mean of R[last][j] - R[j][j], below 0 is forgetting.",

@@ -9,7 +9,10 @@ from tests.unit.tiny import VESSEL, a_row
 
 from allograft.recipe import parse_recipe
 from allograft.results.analysis.stream import (
+    against_sheet,
     backward_transfer,
+    ends,
+    ends_figure,
     forward_transfer,
     matrix_figure,
     score_matrix,
@@ -79,3 +82,26 @@ def test_the_sheet_says_transfer_and_facts_over_seeds() -> None:
     figure = matrix_figure(found, PHASES)
     assert figure.rows == ("a", "b + c", "d")
     assert figure.values[2][0] == pytest.approx(0.51)
+
+
+def test_rows_that_saw_the_whole_stream_are_compared_where_it_ended() -> None:
+    named, joint = parse_recipe("sequential"), parse_recipe("joint_stream")
+    rows = (a_row(named, "stream", 0, 0, "u0"), a_row(joint, "stream", 0, 0, "u1"))
+    once = [record for record in records("u1", 0.05) if record.stage == "s2"]  # judged after the last stage alone
+    every = [*records("u0"), *once]
+    plan = Plan(rows, 1, VESSEL, primary="joint_stream")
+    assert [one.title for one in stream_results(plan, every, PHASES)] == ["sequential"]
+    found = ends(plan, every, PHASES)
+    assert [one.title for one in found] == ["sequential", "joint_stream"]
+    assert found[0].phases == pytest.approx((0.5, 0.6, 0.9))
+    assert found[1].phases == pytest.approx((0.55, 0.65, 0.95))
+    assert len(found[0].subjects[0]) == 8
+    assert ends_figure(found, PHASES, "dice").y["sequential"] == found[0].phases
+    sheet = against_sheet(plan, found)
+    assert sheet is not None
+    assert sheet.rows == (("sequential", "8", "+0.050", "0.004", "0.004"),)  # 2^-8, one-sided
+    other_way = against_sheet(Plan(rows, 1, VESSEL, primary="sequential"), found)
+    assert other_way is not None
+    assert other_way.rows[0][2:] == ("-0.050", "1.000", "1.000")
+    assert against_sheet(Plan(rows, 1, VESSEL), found) is None
+    assert ends(plan, records("u0")[:0], PHASES) == []

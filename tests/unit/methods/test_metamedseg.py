@@ -1,0 +1,188 @@
+"""MetaMedSeg: its weights, its tasks and its meta-update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from tests.unit.tiny import a_context, read, write_photographs, write_rows
+
+from allograft.batch import Batch
+from allograft.cohort import Cohort, Slices
+from allograft.errors import SpecError
+from allograft.methods.metamedseg import Metamedseg, volumetric_task
+from allograft.networks import build
+from allograft.parts.cross_domain import Companions, CrossDomain, feature_gap, foreground_entropy
+from allograft.parts.foreground import Foreground
+from allograft.parts.organs import chances, distance_map
+from allograft.parts.volumes import checked_volumes, foreground, tiles_of
+from allograft.recipe import Scenario
+from allograft.tasks.segmentation import Segmentation
+
+CONTRACT = {
+    "arguments": {"tasks": 2, "shots": 4, "meta_epochs": 2, "local_epochs": 3, "tune_epochs": 3},
+    "study": {
+        "task": {"segmentation": {"classes": {"tissue": [1, 2]}}},
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1, "dropout": 0.2}},
+    },
+    "options": {
+        "task": "standard",
+        "rule": "average",
+        "to": "others",
+        "tasks": 1,
+        "shots": 1,
+        "meta_epochs": 1,
+        "local_epochs": 1,
+        "batch_size": 2,
+        "optimizer": "sgd",
+        "lr": 0.02,
+        "meta_lr": 0.1,
+        "weight_decay": 0.1,
+        "gamma": 0.1,
+        "decay": "meta-epochs",
+        "meta_loss": "iou",
+        "tune_loss": "bce",
+        "entropy": 0.5,
+        "distillation": 5.0,
+        "foreground": 60,
+        "organs": {"a": "brain", "d": "brain"},
+        "tune_epochs": 1,
+        "tune_lr": 0.01,
+        "tune_weight_decay": 0.1,
+    },
+    "processes": {"task": "standard", "shots": 2, "batch_size": 2, "optimizer": "sgd"},
+    "own_settings": ("optimizer", "schedule"),
+    "own_optimizers": True,
+}
+
+
+def volumes(folder: Path, depths: list[int], empty: int = 0) -> Cohort:
+    """Volumes of 8 x 8 pixels with a square of foreground in all slices but the first ``empty``."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number, depth in enumerate(depths):
+        image, mask = np.random.default_rng(number).random((8, 8, depth), np.float32), np.zeros((8, 8, depth), np.uint8)
+        mask[2:5, 2:5, empty:] = 1
+        for name, values in (("image", image), ("mask", mask)):
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{number}-{name}.nii.gz")  # type: ignore[attr-defined]
+        rows.append(
+            {
+                "image": f"{number}-image.nii.gz",
+                "mask": f"{number}-mask.nii.gz",
+                "subject": f"v{number}",
+                "site": "organ",
+            }
+        )
+    return read(write_rows(folder / "manifest.csv", rows), slices=Slices(axis=2))
+
+
+def test_a_volumes_task_is_fixed_and_starts_after_slices_without_foreground(tmp_path: Path) -> None:
+    cohort = volumes(tmp_path / "v", [10, 3], empty=2)
+    loader, facts = Metamedseg(shots=3).episodes([cohort], a_context())
+    seen = {tuple(cohort.items[item] for _, item, _ in loader.order(step)) for step in range(20)}
+    assert seen == {((0, 2), (0, 5), (0, 8)), ((1, 2),)}  # 8 slices by 3; one slice is left of the other volume
+    assert facts == {"fewest_shots": 1, "volumes": 2}
+    assert len({key for step in range(20) for _, _, key in loader.order(step)}) == sum(
+        len(loader.order(s)) for s in range(20)
+    )
+
+
+def test_a_standard_task_is_drawn_anew(tmp_path: Path) -> None:
+    cohort = volumes(tmp_path / "v", [10, 3], empty=2)
+    loader, _ = Metamedseg(shots=3, task="standard").episodes([cohort], a_context())
+    tasks = {tuple(sorted(cohort.items[item] for _, item, _ in loader.order(step))) for step in range(20)}
+    assert len(tasks) > 10
+    assert all(len(set(task)) == 3 for task in tasks)
+    assert {place for task in tasks for _, place in task} <= set(range(2, 10))
+
+
+def test_photographs_are_cut_into_tiles_that_show_foreground(tmp_path: Path) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 2}, size=(16, 16)))  # a square from row 2 to 9, column 3 to 10
+    recipe = Metamedseg(shots=5, foreground=4)
+    (volume, _) = checked_volumes([cohort], recipe.foreground, recipe.grid)
+    assert recipe.grid == 2
+    mask = cohort.case(0).labels["mask"]
+    assert volume.tiles == tuple(place for place, tile in enumerate(tiles_of(mask, 2)) if foreground(tile) >= 4)
+    loader, facts = recipe.episodes([cohort], a_context())
+    batch = next(loader(0))
+    assert batch.image.shape == (len(volume.tiles), 1, 8, 8)
+    assert batch.labels["mask"].shape == batch.image.shape
+    assert len(batch) == len(volume.tiles) == facts["fewest_shots"]
+
+
+def test_organs_have_equal_shares_and_their_data_sets_divide_them(tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path, {"t1": 1, "t2": 1, "liver": 1, "lung": 1})
+    cohorts = [read(manifest).site(site) for site in ("liver", "lung", "t1", "t2")]
+    assert chances(cohorts, {}) == [0.25] * 4
+    assert chances(cohorts, {"t1": "brain", "t2": "brain"}) == pytest.approx([1 / 3, 1 / 3, 1 / 6, 1 / 6])
+    named = [replace(c, cases=tuple(replace(k, site=f"mr/{k.site}") for k in c.cases)) for c in cohorts[2:]]
+    assert chances([*cohorts[:2], *named], {}) == pytest.approx([1 / 3, 1 / 3, 1 / 6, 1 / 6])
+
+
+def test_distances_between_data_sets_are_means_over_pairs(tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path / "p", {"a": 3, "b": 2}, size=(8, 8))
+    a, b = (read(manifest).site(site) for site in "ab")
+    found = distance_map([a, b], a_context().seeds)
+    images = {name: [c.case(i).image.flatten().double() for i in range(len(c))] for name, c in (("a", a), ("b", b))}
+    across = [float((x - y).norm()) for x in images["a"] for y in images["b"]]
+    within = [float((x - y).norm()) for x in images["a"] for y in images["a"] if x is not y]
+    assert found.rows == found.columns == ("a", "b")
+    assert found.values[0][1] == pytest.approx(sum(across) / 6) == found.values[1][0]
+    assert found.values[0][0] == pytest.approx(sum(within) / 6)
+    small = read(write_photographs(tmp_path / "small", {"c": 1}, size=(8, 4)))
+    assert distance_map([a, small], a_context().seeds).values[0][1] is None
+
+
+def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
+    cohort = volumes(tmp_path / "v", [4])
+    scenario = Scenario(source=(cohort,))
+    network = None
+    with pytest.raises(SpecError, match=r"no slice or tile of 'organ' shows 10 pixels.*lower foreground: \{organ"):
+        Metamedseg(foreground=10).check(scenario, network, a_context())  # type: ignore[arg-type]
+    Metamedseg(foreground=9, shots=100).check(scenario, network, a_context())  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"'lung' is no source site or cohort; expected one of organ"):
+        Metamedseg(organs={"lung": "x"}).check(scenario, network, a_context())  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"entropy and distillation need a second data set"):
+        Metamedseg(entropy=0.1).check(scenario, network, a_context())  # type: ignore[arg-type]
+    several = replace(a_context(), task=Segmentation(("one", "two")))
+    with pytest.raises(SpecError, match=r"segments one foreground; give the task one class"):
+        Metamedseg().check(scenario, network, several)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"volumetric_task: found 0 slices"):
+        volumetric_task(0, 3)
+
+
+def test_companions_are_of_other_data_sets_and_two_for_each_task() -> None:
+    def tasks(step: int) -> list[tuple[int, int, int]]:
+        return [(step % 3, 0, step)]
+
+    groups = tuple(tuple((number, item) for item in range(4)) for number in range(3))
+    order = Companions(tasks, groups, 5, a_context().seeds)
+    seen = {number: set() for number in range(3)}  # type: ignore[var-annotated]
+    for step in range(60):
+        keys = order(step)
+        assert len(keys) == 5
+        seen[step // 2 % 3] |= {cohort for cohort, _, _ in keys}
+    assert seen == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}}
+    assert order(7) == order(7) != order(6)
+
+
+def test_terms_of_other_data_sets_are_as_written() -> None:
+    torch.manual_seed(0)
+    network = build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4], "num_res_units": 0}}}
+    )
+    own, unsure, paired = (torch.randn(n, 1, 8, 8) for n in (2, 3, 1))
+    p = network(unsure)["mask"].double().softmax(1)[:, 1]
+    assert foreground_entropy(network(unsure)["mask"]).item() == pytest.approx(float(-(p * p.log()).mean()), rel=1e-4)
+    one, other = (network.encoder(x)[-1].double() for x in (own, paired))
+    gap = sum(float(one[:, c].mean() - other[:, c].mean()) ** 2 for c in range(one.shape[1])) / one.shape[1]
+    assert feature_gap(network, own, paired).item() == pytest.approx(gap, rel=1e-4)
+    batch = Batch(own, torch.zeros(2).long(), ("a", "b"), {"mask": (own > 0).long()})
+    terms = CrossDomain(Foreground("bce"), unsure, paired, 0.5, 3.0)(network, batch)
+    assert float(terms["distillation"]) == pytest.approx(3 * gap, rel=1e-4)
+    assert float(terms["entropy"]) == pytest.approx(0.5 * float(-(p * p.log()).mean()), rel=1e-4)
+    assert set(CrossDomain(Foreground("bce"), unsure, paired, 0.0, 0.0)(network, batch)) == {"bce"}

@@ -1,0 +1,202 @@
+"""ODEx: how its pool grows, how cases are routed, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.contract.world import row_of, session_of, write_cohort
+from tests.unit.tiny import read, write_photographs
+from torch import Tensor, nn
+
+from allograft.batch import collate
+from allograft.errors import AllograftError, SpecError
+from allograft.methods.odex import Gaussian, OdexPredictor
+from allograft.networks import Wrapped
+from allograft.parts.domain_features import check_one_size, domain_features, feature_name
+from allograft.predictor import Direct
+from allograft.recipe import Stage
+from allograft.recipe.needs import check_recipe
+from allograft.study.plan import scenario_of
+from allograft.tree import digest
+
+CONTRACT = {
+    "study": {"stream": [["a", "d"], ["b"]], "source": [], "target": [], "target_labels": "none"},
+    "options": {
+        "grow": "always",
+        "factor": 0.001,
+        "history": "mean",
+        "feature": "gram",
+        "limit": 50,
+        "shrinkage": 0.5,
+        "held_out": 0.6,
+        "drop": 0.01,
+    },
+    "under": {
+        "history": {"arguments": {"grow": "never"}},
+        "drop": {
+            "arguments": {"grow": "dice-drop"},
+            "study": {"budget": {"steps": 60, "batch_size": 2}, "optimizer": {"adam": {"lr": 1e-2}}},
+        },
+    },
+    "marks": (),
+}
+
+
+def stream_of(manifest: Path, out: Path, arguments: dict[str, Any], **changes: Any) -> tuple[list[Stage], Any]:
+    """The stages of a run on the contract's stream, and what it carries on."""
+    session = session_of(manifest, out, {"odex": arguments}, **changes)
+    world = session.prepare()
+    row = row_of(session, world)
+    running = session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0))
+    stages = []
+    while True:
+        try:
+            stages.append(next(running))
+        except StopIteration as end:
+            return stages, end.value
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("odex"))
+
+
+def predictor_of(stage: Stage) -> OdexPredictor:
+    assert stage.predictor is not None
+    found = getattr(stage.predictor, "predictor", stage.predictor)
+    assert isinstance(found, OdexPredictor)
+    return found
+
+
+def test_a_grown_model_copies_weights_and_history(manifest: Path, tmp_path: Path) -> None:
+    (first, second), carry = stream_of(manifest, tmp_path, {"grow": "always"})
+    assert [stage.facts["models"] for stage in (first, second)] == [1, 2]
+    old, new = predictor_of(second).experts
+    assert [len(expert.history) for expert in (old, new)] == [1, 2]
+    assert old.history[0] is new.history[0]
+    assert len(new.held_out) > len(old.held_out)
+    assert digest(old.network) != digest(new.network)
+    assert digest(carry.network) == digest(new.network)
+    assert digest(carry.parts["model-0"]) == digest(old.network)
+
+
+def test_a_pool_that_does_not_grow_moves_its_model_on(manifest: Path, tmp_path: Path) -> None:
+    (_, second), _ = stream_of(manifest, tmp_path / "sum", {"grow": "never"})
+    (only,) = predictor_of(second).experts
+    assert len(only.history) == 2
+    (_, last), _ = stream_of(manifest, tmp_path / "last", {"grow": "never", "history": "last"})
+    assert len(predictor_of(last).experts[0].held_out) < len(only.held_out)
+
+
+@pytest.mark.parametrize(("factor", "models"), [(1e9, 1), (1e-9, 2)])
+def test_a_stage_at_least_the_threshold_away_gets_a_model(
+    manifest: Path, tmp_path: Path, factor: float, models: int
+) -> None:
+    (_, second), _ = stream_of(manifest, tmp_path, {"factor": factor})
+    assert second.facts["models"] == models
+    assert (second.facts["distance"] >= second.facts["threshold"]) == (models == 2)  # type: ignore[operator]
+
+
+def test_the_gaussian_never_sees_the_held_out_cases(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+    real = Gaussian.fit
+    monkeypatch.setattr(Gaussian, "fit", staticmethod(lambda x, **more: fitted.append(len(x)) or real(x, **more)))
+    (first, _), _ = stream_of(manifest, tmp_path, {"held_out": 0.4})
+    expert = predictor_of(first).experts[0]
+    session = session_of(manifest, tmp_path, {"odex": {}})
+    world = session.prepare()
+    cases = len(scenario_of(world, row_of(session, world)).stream[0])
+    assert fitted[0] + len(expert.held_out) == cases
+    assert first.facts["rank"] == fitted[0] - 1
+    own = fitted[0] - 1.0
+    assert not torch.allclose(expert.held_out, torch.full_like(expert.held_out, own))
+
+
+def test_each_case_is_answered_by_the_nearest_model_and_slices_of_one_case_share_it(
+    manifest: Path, tmp_path: Path
+) -> None:
+    (_, second), _ = stream_of(manifest, tmp_path, {"grow": "always"}, budget={"steps": 20, "batch_size": 2})
+    predictor = predictor_of(second)
+    session = session_of(manifest, tmp_path, {"odex": {}})
+    world = session.prepare()
+    cohorts = [world.part(site, "test", 0).unlabelled() for site in ("a", "b")]
+    batch = collate([cohort.case(0) for cohort in cohorts])
+    single = [predictor(batch[i : i + 1]) for i in range(2)]
+    distances = [
+        [
+            float(e.scaled(e.distance(domain_features(e.network, batch.image[i : i + 1], "batch-norm", 10_000))))
+            for e in predictor.experts
+        ]
+        for i in range(2)
+    ]
+    assert [int(one["chosen"]) for one in single] == [row.index(min(row)) for row in distances]
+    assert [float(one["score"]) for one in single] == pytest.approx([min(row) for row in distances])
+    for one, i in zip(single, range(2), strict=True):
+        expert = predictor.experts[int(one["chosen"])]
+        expected = Direct(expert.network)(batch[i : i + 1])["mask"]
+        assert torch.equal(one["mask"], expected)
+    together = predictor(replace(batch, cases=("x#0", "x#1")))
+    assert len(set(together["chosen"].tolist())) == 1
+    means = [sum(row[k] for row in distances) / 2 for k in range(2)]
+    assert float(together["score"][0]) == pytest.approx(min(means))
+
+
+def test_a_network_without_batch_normalisation_says_what_is_taken(manifest: Path, tmp_path: Path) -> None:
+    small = {"channels": [4, 8], "num_res_units": 1}
+    (first, _), _ = stream_of(manifest, tmp_path / "batch", {}, network={"unet": {**small, "norm": "batch"}})
+    assert str(first.facts["feature"]).startswith("BatchNorm2d at encoder.")
+    (first, _), _ = stream_of(manifest, tmp_path / "instance", {}, network={"unet": {**small, "norm": "instance"}})
+    assert str(first.facts["feature"]).startswith("InstanceNorm2d at encoder.")
+    bare = nn.Sequential(nn.Conv2d(1, 3, 1))
+    assert feature_name(bare) == "Conv2d at 0"
+    with pytest.raises(SpecError, match="no layer to take features from"):
+        feature_name(nn.ReLU())
+
+
+def test_features_run_no_further_than_the_first_normalisation() -> None:
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counting.calls += 1
+            return x
+
+    network = Wrapped(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), Counting()), "mask", multiple=2)
+    assert domain_features(network, torch.rand(2, 1, 5, 5), "batch-norm", 9).shape == (2, 3)
+    assert Counting.calls == 0
+    assert not network.module[1]._forward_hooks
+    assert network.training
+
+
+def refusal(manifest: Path, out: Path, **changes: Any) -> str:
+    try:
+        session = session_of(manifest, out, {"odex": {}}, **changes)
+        world = session.prepare()
+        row = row_of(session, world)
+        check_recipe(row.recipe, scenario_of(world, row), session.start(world, 0), session.context(0))
+    except AllograftError as error:
+        return str(error)
+    pytest.fail("it was not refused")
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(manifest: Path, tmp_path: Path) -> None:
+    said = refusal(manifest, tmp_path / "few", stream=[["a", "b"], ["d"]])
+    assert "odex: stage-2 of the stream (a, b, d) has 2 subjects with labels; expected at least 4" in said
+    said = refusal(manifest, tmp_path / "one", stream=[["a", "b"]])
+    assert "stream: has 1 stage; expected at least two" in said
+    said = refusal(manifest, tmp_path / "twice", stream=[["a", "d"], ["b", "a"]])
+    assert "stream: site 'a' is in two stages; name each site once" in said
+
+
+def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path / "large", {"a": 3}, size=(16, 16))
+    cohorts = [read(manifest), read(write_photographs(tmp_path / "small", {"b": 3}, size=(16, 8)))]
+    with pytest.raises(SpecError, match=r"odex: images of several sizes, .*16, 16.*16, 8.*preprocessing: \{size"):
+        check_one_size(cohorts, "odex")
+    check_one_size(cohorts[:1], "odex")
