@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor, sites_of
-from allograft.predictor.whole import whole_prediction
+from allograft.predictor.whole import case_facts, whole_prediction
 from allograft.run.fabric import find_device
 from allograft.strict import validated
 from allograft.table import find
@@ -146,10 +146,24 @@ class Model:
                 "image"
             )
         whole = cohort.whole(which)
-        answer = self.task.answer(self.prediction(whole), whole)
+        prediction = self.prediction(whole)
+        answer = with_facts(self.task.answer(prediction, whole), case_facts(prediction))
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
         return Predicted(case.name, case.image, grid, answer)
+
+
+def with_facts(answer: Answer, facts: Mapping[str, Any]) -> Answer:
+    """The answer with what the predictor says beside it, ``case_facts``: score, spread, chosen and
+    neighbours are values of their own, warnings follow the task's.
+
+    >>> with_facts(Answer({"label": "no"}), {"spread": 0.5, "chosen": [0, 2], "warnings": ["far"]})
+    Answer(values={'label': 'no', 'spread': 0.5, 'chosen': '0 2'}, mask=None, maps={},
+    warnings=('far',), ...)
+    """
+    told = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in facts.items()}
+    told.pop("warnings", None)
+    return replace(answer, values={**answer.values, **told}, warnings=(*answer.warnings, *facts.get("warnings", ())))
 
 
 def load(folder: Path | str, *, network: nn.Module | None = None, device: str = "auto") -> Model:
