@@ -43,6 +43,7 @@ METHODS = {
     "cyclegan": "allograft.methods.cyclegan:CycleGan",
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
+    "diffmic": "allograft.methods.diffmic:DiffMic",
 }
 
 NETWORKS = {
@@ -65,6 +66,7 @@ SURGERY = {
     "lora": "allograft.networks.lora:add_lora",
     "spottunet": "allograft.methods.spottunet:add_policy",
     "translator": "allograft.methods.cyclegan:add_translator",
+    "diffmic": "allograft.networks.diffmic:add_diffmic",
 }
 
 PREDICTORS = {
@@ -79,6 +81,7 @@ PREDICTORS = {
     "zscore": "allograft.methods.zscore:ZScorePredictor",
     "cyclegan": "allograft.methods.cyclegan:CycleGanPredictor",
     "stain_normalised": "allograft.methods.stain_normalisation:StainNormalised",
+    "diffmic": "allograft.predictor.denoising:DiffMicPredictor",
 }
 
 OPTIMIZERS = {

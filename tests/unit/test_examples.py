@@ -30,6 +30,8 @@ FEWEST = {"spottunet_policy": 40}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
+SIDES = {"diffmic": 112}
+"""Pixels along a side that an example needs: regions are chosen among the cells of the last feature."""
 
 
 def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
@@ -65,7 +67,7 @@ def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
 def test_every_example_plans(name: str, tmp_path: Path) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
-    side, labelled = SMALLEST if "cyclegan" in str(study.recipes).lower() else 16, FEWEST.get(name, 2)
+    side, labelled = SIDES.get(name, SMALLEST if "cyclegan" in str(study.recipes).lower() else 16), FEWEST.get(name, 2)
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     small += [f"target_labels.subjects={labelled}"] if isinstance(study.target_labels, TargetLabels) else []
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
