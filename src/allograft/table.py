@@ -114,6 +114,7 @@ PHANTOMS = {
     "fundus": "allograft.phantoms.fundus:write_fundus",
     "skin": "allograft.phantoms.skin:write_skin",
     "histology": "allograft.phantoms.histology:write_histology",
+    "knee": "allograft.phantoms.knee:write_knee",
 }
 
 _TABLES = {
