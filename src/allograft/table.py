@@ -44,6 +44,7 @@ METHODS = {
     "stain_aglr": "allograft.methods.stain_aglr:StainAgLr",
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
     "diffmic": "allograft.methods.diffmic:DiffMic",
+    "mris": "allograft.methods.mris:Mris",
 }
 
 NETWORKS = {
@@ -82,6 +83,8 @@ PREDICTORS = {
     "cyclegan": "allograft.methods.cyclegan:CycleGanPredictor",
     "stain_normalised": "allograft.methods.stain_normalisation:StainNormalised",
     "diffmic": "allograft.predictor.denoising:DiffMicPredictor",
+    "retrieval": "allograft.predictor.retrieval:Retrieval",
+    "database": "allograft.predictor.retrieval:Database",
 }
 
 OPTIMIZERS = {

@@ -77,5 +77,7 @@ def unseen_images(world: World) -> Batch:
     return collate([cohort.case(index) for index in range(len(cohort))])
 
 
-def _bytes(value: Tensor) -> bytes:
+def _bytes(value: Tensor | tuple[str, ...]) -> bytes:
+    if isinstance(value, tuple):
+        return repr(value).encode()
     return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

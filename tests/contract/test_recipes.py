@@ -37,14 +37,9 @@ def test_records_are_done_and_name_their_sites(name: str, undisturbed: Any) -> N
     assert own
     assert {(record.status, record.error) for record in plain_run.records.values()} == {("done", "")}
     places = {(record.site, record.part) for record in own}
-    assert places == {
-        ("a", "val"),
-        ("a", "test"),
-        ("d", "val"),
-        ("d", "test"),
-        ("b", "test"),
-        ("b", "train-unlabelled"),
-    }
+    # no rule without labels knows made images
+    watched = set() if "synthesis" in contract(name).study.get("task", ()) else {("b", "train-unlabelled")}
+    assert places == {("a", "val"), ("a", "test"), ("d", "val"), ("d", "test"), ("b", "test")} | watched
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -200,10 +195,15 @@ def test_saved_is_live_and_cases_do_not_see_each_other(name: str, manifest: Path
         live[stage.unit, stage.name] = stage.predictor(batch)
         alone = stage.predictor(batch[1:2])
         for key, value in alone.items():
-            torch.testing.assert_close(value, live[stage.unit, stage.name][key][1:2], rtol=1e-4, atol=1e-4)
+            among = live[stage.unit, stage.name][key][1:2]
+            if isinstance(value, tuple):
+                assert value == among
+            else:
+                torch.testing.assert_close(value, among, rtol=1e-4, atol=1e-4)
     for (unit, name_), expected in live.items():
         _, stages, _ = Store(tmp_path / "units" / unit).load()  # type: ignore[misc]
         kept = next(stage.predictor for stage in stages if stage.name == name_)
         assert kept is not None
         again = kept(batch)
-        assert all(torch.equal(again[key], value) for key, value in expected.items())
+        for key, value in expected.items():
+            assert value == again[key] if isinstance(value, tuple) else torch.equal(again[key], value)

@@ -40,7 +40,7 @@ def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
     volumes = study.slices is not None or any(
         (arguments or {}).get("spatial_dims") == 3 for arguments in study.network.values()
     )
-    names, rows = study.made_task.names, []
+    names, rows = getattr(study.made_task, "names", ("none",)), []
     parts = {study.where.part_of(site) for site in study.source}
     for site in dict.fromkeys((*study.source, *(site for site in study.target if site not in parts))):
         for number in range(
@@ -60,6 +60,8 @@ def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
                 Image.fromarray(mask).save(folder / f"{stem}-mask.png")
             ending = "nii.gz" if volumes else "png"
             seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}", "label": names[number % len(names)]}
+            if study.made_task.key == "paired":
+                seen["paired"] = seen["image"]
             rows.append({**seen, "subject": stem, "site": site, "tone": str(number // 2 % 6 + 1)})
     return write_rows(folder / "manifest.csv", rows)
 
