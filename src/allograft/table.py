@@ -45,6 +45,8 @@ METHODS = {
     "stain_normalisation": "allograft.methods.stain_normalisation:StainNormalisation",
     "diffmic": "allograft.methods.diffmic:DiffMic",
     "mris": "allograft.methods.mris:Mris",
+    "ldam": "allograft.methods.ldam:Ldam",
+    "ohem": "allograft.methods.ohem:Ohem",
 }
 
 NETWORKS = {
@@ -68,6 +70,7 @@ SURGERY = {
     "spottunet": "allograft.methods.spottunet:add_policy",
     "translator": "allograft.methods.cyclegan:add_translator",
     "diffmic": "allograft.networks.diffmic:add_diffmic",
+    "cosine_head": "allograft.methods.ldam:add_cosine_head",
 }
 
 PREDICTORS = {
