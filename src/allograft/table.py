@@ -59,6 +59,10 @@ METHODS = {
     "plop": "allograft.methods.plop:Plop",
     "odex": "allograft.methods.odex:Odex",
     "metamedseg": "allograft.methods.metamedseg:Metamedseg",
+    "diffmic": "allograft.methods.diffmic:DiffMic",
+    "mris": "allograft.methods.mris:Mris",
+    "ldam": "allograft.methods.ldam:Ldam",
+    "ohem": "allograft.methods.ohem:Ohem",
 }
 
 NETWORKS = {
@@ -84,6 +88,8 @@ SURGERY = {
     "lora": "allograft.networks.lora:add_lora",
     "spottunet": "allograft.methods.spottunet:add_policy",
     "translator": "allograft.methods.cyclegan:add_translator",
+    "diffmic": "allograft.networks.diffmic:add_diffmic",
+    "cosine_head": "allograft.methods.ldam:add_cosine_head",
 }
 
 PREDICTORS = {
@@ -101,6 +107,9 @@ PREDICTORS = {
     "odex": "allograft.methods.odex:OdexPredictor",
     "odex_expert": "allograft.methods.odex:Expert",
     "odex_gaussian": "allograft.methods.odex:Gaussian",
+    "diffmic": "allograft.predictor.denoising:DiffMicPredictor",
+    "retrieval": "allograft.predictor.retrieval:Retrieval",
+    "database": "allograft.predictor.retrieval:Database",
 }
 
 OPTIMIZERS = {
@@ -134,6 +143,7 @@ PHANTOMS = {
     "fundus": "allograft.phantoms.fundus:write_fundus",
     "skin": "allograft.phantoms.skin:write_skin",
     "histology": "allograft.phantoms.histology:write_histology",
+    "knee": "allograft.phantoms.knee:write_knee",
 }
 
 _TABLES = {

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
@@ -84,11 +84,17 @@ def _table_name(recipe: object) -> str:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a temporary beside it, fsync, rename."""
+    write_chunks(path, [data])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """``write_bytes`` of a file that need not fit into memory."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
-            file.write(data)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

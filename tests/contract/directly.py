@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allograft.batch import Batch, collate
+from allograft.batch import Batch, Boxes, collate
 from allograft.context import Context, Settings
 from allograft.recipe import Carry, Scenario, Stage, total_needs
 from allograft.run.session import Session
@@ -84,6 +84,14 @@ def unseen_images(world: World) -> Batch:
 
 
 def _bytes(value: Any) -> bytes:
+    if isinstance(value, tuple):  # words, or the boxes of several images
+        return b"".join(_bytes_of_one(part) for part in value)
+    return _bytes_of_one(value)
+
+
+def _bytes_of_one(value: Any) -> bytes:
+    if isinstance(value, Boxes):
+        return b"".join(_bytes_of_one(part) for part in (value.xyxy, value.label, value.score))
     if not isinstance(value, Tensor):
-        return b"".join(_bytes(part) for boxes in value for part in (boxes.xyxy, boxes.label, boxes.score))
+        return repr(value).encode()
     return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

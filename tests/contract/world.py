@@ -94,7 +94,9 @@ HIDDEN = 6
 
 def write_cohort(folder: Path) -> Path:
     """Sites "a" and "d" with labels, and a target "b", 32 px; beside it ``patches`` for methods of
-    H&E, as many and no second image.
+    H&E, as many and no second image. Its ``halves.csv`` lists the same images with other labels, of
+    which the training subjects of "a" have both; and ``paired.csv`` lists masks as images of
+    another modality.
 
     The files are written in formats without compression: their bytes, and so the content keys, are
     the same on every machine.
@@ -123,6 +125,10 @@ def write_cohort(folder: Path) -> Path:
         {**row, "image": _uncompressed(patches.parent / row["image"], folder / "patches")} for row in _listed(patches)
     ]
     _write(folder / "patches" / "manifest.csv", one_each)
+    names = sorted({row["label"] for row in one_each})
+    halves = [{**row, "label": names[int(row["subject"].rpartition("-")[2]) // 2 % 2]} for row in one_each]
+    _write(folder / "patches" / "halves.csv", halves)
+    _write(folder / "paired.csv", [{**row, "paired": row["mask"]} for row in rows])
     manifest = _write(folder / "manifest.csv", rows)
     _write_boxes(manifest)
     return manifest

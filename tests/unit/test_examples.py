@@ -31,6 +31,8 @@ FEWEST = {"spottunet_policy": 40}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
+SIDES = {"diffmic": 112}
+"""Pixels along a side that an example needs: regions are chosen among the cells of the last feature."""
 
 
 def sites_of(study: Study) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ def write_noise(
     volumes = any(each is not None for each in slices) or any(
         (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
-    names, rows = study.made_task.names, []
+    names, rows = getattr(study.made_task, "names", ("none",)), []
     for site in sites:
         for number in range(count):
             shape = (8, 8, 8)[: 3 if volumes else 2]
@@ -91,6 +93,8 @@ def write_noise(
                 Image.fromarray(mask).save(folder / f"{stem}-mask.png")
             ending = "nii.gz" if volumes else "png"
             seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}", "label": names[number % len(names)]}
+            if study.made_task.key == "paired":
+                seen["paired"] = seen["image"]
             rows.append({**seen, "subject": stem, "site": site, "tone": str(number // 2 % 6 + 1)})
     return write_rows(folder / "manifest.csv", rows)
 
@@ -99,7 +103,7 @@ def write_noise(
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
 def test_every_example_plans(name: str, tmp_path: Path) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
-    side, labelled = SMALLEST if "cyclegan" in str(study.recipes).lower() else 16, FEWEST.get(name, 2)
+    side, labelled = SIDES.get(name, SMALLEST if "cyclegan" in str(study.recipes).lower() else 16), FEWEST.get(name, 2)
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     small += [f"target_labels.subjects={labelled}"] if isinstance(study.target_labels, TargetLabels) else []
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []

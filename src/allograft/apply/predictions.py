@@ -78,7 +78,8 @@ def write_predictions(
             )
         names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
-        said = {key: one.facts[key] for key in ("score", "chosen") if key in one.facts}
+        said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
+        said |= {key: " ".join(map(str, fact)) for key, fact in said.items() if isinstance(fact, list)}
         warnings = (*one.answer.warnings, *one.facts.get("warnings", ()))
         row = {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(warnings)}
         is_far = rule is not None and one.facts["score"] > rule.threshold

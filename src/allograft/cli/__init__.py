@@ -12,6 +12,7 @@ import typer
 from allograft import __version__
 from allograft.cli.cohorts import cohorts
 from allograft.cli.imports import imports
+from allograft.cli.index import index
 from allograft.errors import AllograftError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
+app.add_typer(index, name="index")
 
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]
 Set = Annotated[

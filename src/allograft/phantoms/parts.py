@@ -23,14 +23,16 @@ from allograft.errors import OutputError, SpecError, nearest
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Row = Mapping[str, str | Pixels]
 """Column -> its text, or an image that is written to ``COLUMNs/SUBJECT.png`` (or another ending);
-``subject`` is text."""
+``subject`` is text. Where a subject has several rows, ``FILE`` says what their images are called,
+and is no column."""
+FILE = "file"
 
 
 def draws(seed: int, *path: str) -> np.random.Generator:
     """A generator keyed by content: the same words give the same draws whatever else is drawn.
 
-    >>> draws(0, "anatomy", "a").random() == draws(0, "anatomy", "a").random() != draws(0, "anatomy", "b").random()
-    True
+    >>> draws(0, "anatomy", "a").random() == draws(0, "anatomy", "a").random() != draws(0,
+    "anatomy", "b").random() True
     """
     text = json.dumps([seed, *path]).encode()
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))
@@ -117,9 +119,11 @@ def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any], endin
     out, lines = Path(out), list[list[str]]()
     try:
         for row in rows:
+            columns = [column for column in row if column != FILE]
             if not lines:
-                lines.append(list(row))
-            lines.append([_told(out, column, str(row["subject"]), value, ending) for column, value in row.items()])
+                lines.append(columns)
+            stem = str(row.get(FILE, row["subject"]))
+            lines.append([_told(out, column, stem, row[column], ending) for column in columns])
         (out / "shift.json").write_bytes((json.dumps(facts, indent=2) + "\n").encode())
         (out / "manifest.csv").write_bytes("".join(",".join(line) + "\n" for line in lines).encode())
     except OSError as error:
@@ -128,10 +132,10 @@ def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any], endin
     return out / "manifest.csv"
 
 
-def _told(out: Path, column: str, subject: str, value: str | Pixels, ending: str) -> str:
+def _told(out: Path, column: str, stem: str, value: str | Pixels, ending: str) -> str:
     if isinstance(value, str):
         return value
-    name = f"{column}s/{subject}{ending}"
+    name = f"{column}s/{stem}{ending}"
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_bytes(FORMATS[ending](value))
     return name

@@ -23,7 +23,8 @@ Prediction = Mapping[str, Tensor | tuple[Boxes | None, ...] | tuple[str, ...]]
 "mask", "label": (B, K, *spatial) or (B, K) logits; log-probabilities are logits too. "paired": (B,
 C, *spatial). "boxes": B ``Boxes``. "score": (B,) float, how sure or how far from the training data,
 in the method's own scale. "spread": (B,) float, how much several samples of a prediction differ.
-"chosen": (B,) int64, which of several models answered. "warnings": B texts, "" for none.
+"chosen": (B,) int64, which of several models answered. "neighbours": B texts, the training cases
+that an answer was made of. "warnings": B texts, "" for none.
 """
 
 
@@ -83,11 +84,9 @@ def padded(network: Padded, image: Tensor) -> dict[str, Tensor]:
         Outputs; those with the padded spatial size are cropped to the image's own.
     """
     sizes = image.shape[2:]
-    missing = [-size % network.multiple for size in sizes]
-    if not any(missing):
+    whole = padded_image(image, network.multiple)
+    if whole is image:
         return dict(network(image))
-    pads = [amount for gap in reversed(missing) for amount in (0, gap)]
-    whole = F.pad(image, pads, mode="replicate")
     cut: tuple[EllipsisType | slice[int, int, int | None], ...] = (..., *(slice(0, size) for size in sizes))
     return {
         key: (value[cut] if value.shape[2:] == whole.shape[2:] else value)
@@ -95,6 +94,19 @@ def padded(network: Padded, image: Tensor) -> dict[str, Tensor]:
         else tuple(inside(boxes, sizes) for boxes in value)
         for key, value in network(whole).items()
     }
+
+
+def padded_image(image: Tensor, multiple: int) -> Tensor:
+    """(B, C, *spatial) with sides that are multiples of ``multiple``, padded at the far end of each
+    axis by its border values; the image itself where they are already.
+
+    >>> padded_image(torch.tensor([[[1.0, 2.0, 3.0]]]), 2)
+    tensor([[[1., 2., 3., 3.]]])
+    """
+    missing = [-size % multiple for size in image.shape[2:]]
+    if not any(missing):
+        return image
+    return F.pad(image, [amount for gap in reversed(missing) for amount in (0, gap)], mode="replicate")
 
 
 @contextmanager

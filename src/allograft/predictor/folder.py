@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +24,9 @@ from allograft.networks import own_spec, rebuilt
 from allograft.networks.guard import bounded
 from allograft.networks.network import Spec
 from allograft.predictor.direct import Predictor
+from allograft.predictor.mapped import DTYPES, Mapped
 from allograft.table import find, name_of
-from allograft.tree import Json, write_bytes, write_json
+from allograft.tree import Json, write_bytes, write_chunks, write_json
 
 FORMAT = 1
 Device = str | torch.device
@@ -60,6 +64,8 @@ DEEPEST = 16
 def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object]) -> None:
     """Write a predictor; the card is written last, so a folder with a card is whole.
 
+    Numbers that stay in their file (``Mapped``) have a file each, written first.
+
     Args:
         card: further JSON facts: task, preprocessing, recipe, seed, metrics.
 
@@ -69,7 +75,10 @@ def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
-    shape = _flatten(predictor, "predictor", tensors)
+    mapped: dict[str, Mapped] = {}
+    shape = _flatten(predictor, "predictor", tensors, mapped)
+    for name, rows in mapped.items():
+        write_chunks(folder / name, rows.chunks())
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
     weights = to_bytes(flat)
     write_bytes(folder / "model.safetensors", weights)
@@ -107,7 +116,8 @@ def load_predictor(
     card = read_card(folder)
     tensors = _weights(folder, device)
     try:
-        predictor = _restore(card["predictor"], tensors, template, device, f"{folder / 'card.json'}: predictor")
+        source = _Source(tensors, folder, template, device)
+        predictor = _restore(card["predictor"], source, f"{folder / 'card.json'}: predictor")
     except AllograftError as error:
         place = str(folder / "card.json")
         raise ModelError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
@@ -129,9 +139,29 @@ def intact(folder: Path) -> bool:
     """Whether a model folder has card and weights, and both are as they were written."""
     try:
         card = read_card(folder)
-        return "predictor" in card and _unchanged(folder, card)
+        return "predictor" in card and _unchanged(folder, card) and all(_is_there(folder, one) for one in _mapped(card))
     except (ModelError, OSError):
         return False
+
+
+def _mapped(shape: object) -> Iterator[Mapping[str, Any]]:
+    """What a card says of each file of rows."""
+    if isinstance(shape, list):
+        for one in shape:
+            yield from _mapped(one)
+    elif isinstance(shape, dict):
+        if "mapped" in shape:
+            yield shape
+        else:
+            for one in shape.values():
+                yield from _mapped(one)
+
+
+def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
+    """Whether a file of rows has its size; what is in it is compared row by row, when it is
+    read."""
+    size = math.prod(told["shape"]) * np.dtype(DTYPES[told["dtype"]]).itemsize
+    return os.path.isfile(folder / told["mapped"]) and os.path.getsize(folder / told["mapped"]) == size
 
 
 def _unchanged(folder: Path, card: Mapping[str, Any]) -> bool:
@@ -227,10 +257,25 @@ def _check_shape(shape: object, at: str, depth: int = 0) -> None:
                 _check_shape(one, f"{at}.{key}", depth + 1)
         elif kinds == {"network": dict, "at": str}:
             _check_spec(shape["network"], at)
+        elif kinds == MAPPED:
+            _check_mapped(shape, at)
         elif kinds != {"tensor": str}:
             raise ModelError(
                 f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again"
             )
+
+
+MAPPED = {"mapped": str, "dtype": str, "shape": list, "hashes": str}
+"""What a card says of rows in a file of their own."""
+
+
+def _check_mapped(shape: Mapping[str, Any], at: str) -> None:
+    sizes, name = shape["shape"], shape["mapped"]
+    fits = sizes and all(type(size) is int and size >= 0 for size in sizes) and shape["dtype"] in DTYPES
+    if not fits or not re.fullmatch(r"\w[\w.-]*\.bin", name, re.ASCII):
+        raise ModelError(
+            f"{at}: expected rows in a .bin file of the folder, found {str(shape)[:60]}; export the model again"
+        )
 
 
 def _check_spec(spec: Spec, at: str) -> None:
@@ -282,10 +327,14 @@ def _networks(shape: object) -> Iterator[Spec]:
             yield from _networks(one)
 
 
-def _flatten(thing: object, at: str, tensors: dict[str, Tensor]) -> Json:
+def _flatten(thing: object, at: str, tensors: dict[str, Tensor], mapped: dict[str, Mapped]) -> Json:
     if isinstance(thing, Tensor):
         tensors[at] = thing
         return {"tensor": at}
+    if isinstance(thing, Mapped):
+        mapped[f"{at}.bin"], tensors[f"{at}/hashes"] = thing, thing.hashes
+        facts: dict[str, Json] = {"mapped": f"{at}.bin", "dtype": str(thing.array.dtype), "shape": list(thing.shape)}
+        return {**facts, "hashes": f"{at}/hashes"}
     if isinstance(thing, nn.Module):
         if "build" not in own_spec(thing):
             raise TypeError(
@@ -296,10 +345,10 @@ def _flatten(thing: object, at: str, tensors: dict[str, Tensor]) -> Json:
             tensors[f"{at}/{key}"] = tensor
         return {"network": dict(own_spec(thing)), "at": at}
     if is_dataclass(thing) and not isinstance(thing, type):
-        inner = {f.name: _flatten(getattr(thing, f.name), f"{at}.{f.name}", tensors) for f in fields(thing)}
+        inner = {f.name: _flatten(getattr(thing, f.name), f"{at}.{f.name}", tensors, mapped) for f in fields(thing)}
         return {"kind": name_of("predictor", type(thing)), "fields": inner}
     if isinstance(thing, (list, tuple)):
-        return [_flatten(value, f"{at}.{i}", tensors) for i, value in enumerate(thing)]
+        return [_flatten(value, f"{at}.{i}", tensors, mapped) for i, value in enumerate(thing)]
     if thing is None or isinstance(thing, (str, int, float, bool)):
         return thing
     raise TypeError(
@@ -307,21 +356,34 @@ def _flatten(thing: object, at: str, tensors: dict[str, Tensor]) -> Json:
     )
 
 
-def _restore(shape: Any, tensors: Mapping[str, Tensor], template: nn.Module | None, device: Device, at: str) -> Any:
+@dataclass(frozen=True)
+class _Source:
+    """What a predictor is restored from."""
+
+    tensors: Mapping[str, Tensor]
+    folder: Path
+    template: nn.Module | None
+    device: Device
+
+
+def _restore(shape: Any, source: _Source, at: str) -> Any:
     if isinstance(shape, list):
-        return tuple(_restore(value, tensors, template, device, f"{at}.{i}") for i, value in enumerate(shape))
+        return tuple(_restore(value, source, f"{at}.{i}") for i, value in enumerate(shape))
     if not isinstance(shape, dict):
         return shape
     if "tensor" in shape:
-        return tensors[shape["tensor"]]
+        return source.tensors[shape["tensor"]]
+    if "mapped" in shape:
+        hashes = source.tensors[shape["hashes"]]
+        return Mapped.open(source.folder / shape["mapped"], shape["dtype"], tuple(shape["shape"]), hashes)
     if "network" in shape:
         prefix = f"{shape['at']}/"
-        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        state = {key.removeprefix(prefix): tensor for key, tensor in source.tensors.items() if key.startswith(prefix)}
         with bounded(state, at):
-            network = rebuilt(shape["network"], state, template)
-        return network.to(device).eval()
+            network = rebuilt(shape["network"], state, source.template)
+        return network.to(source.device).eval()
     kind = find("predictor", shape["kind"])
-    inner = {key: _restore(value, tensors, template, device, f"{at}.{key}") for key, value in shape["fields"].items()}
+    inner = {key: _restore(value, source, f"{at}.{key}") for key, value in shape["fields"].items()}
     _check_fields(kind, inner, at)
     return kind(**inner)
 
@@ -333,8 +395,8 @@ def _check_fields(kind: type, given: Mapping[str, object], at: str) -> None:
     for key, value in given.items():
         hint = hints.get(key)
         number = hint in (int, float) and isinstance(value, (int, hint)) and not isinstance(value, bool)
-        plain = hint in (bool, str, Tensor) and isinstance(value, hint)
-        inner = hint not in (int, float, bool, str, Tensor) and (
+        plain = hint in (bool, str, Tensor, Mapped) and isinstance(value, hint)
+        inner = hint not in (int, float, bool, str, Tensor, Mapped) and (
             getattr(hint, "__name__", "") != "Predictor" or callable(value)
         )
         if not (number or plain or inner) or (key == "network" and not isinstance(value, nn.Module)):

@@ -38,11 +38,11 @@ def case_facts(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``score`` and ``spread``: means over the case's images (slices). ``chosen``: the model, or
-        one per slice. ``warnings``: each once.
+        one per slice. ``neighbours``: of its images, one after another. ``warnings``: each once.
 
     Example:
-        >>> case_facts({"score": torch.tensor([0.5, 1.5]), "chosen": torch.tensor([2, 2]), "warnings": ("", "far")})
-        {'score': 1.0, 'chosen': 2, 'warnings': ['far']}
+        >>> case_facts({"score": torch.tensor([0.5, 1.5]), "chosen": torch.tensor([2, 2]),
+        "warnings": ("", "far")}) {'score': 1.0, 'chosen': 2, 'warnings': ['far']}
     """
     facts: dict[str, Any] = {
         key: float(prediction[key].double().mean()) for key in ("score", "spread") if key in prediction
@@ -50,6 +50,8 @@ def case_facts(prediction: Mapping[str, Any]) -> dict[str, Any]:
     if "chosen" in prediction:
         chosen = prediction["chosen"].tolist()
         facts["chosen"] = chosen[0] if len(set(chosen)) == 1 else chosen
+    if "neighbours" in prediction:
+        facts["neighbours"] = "; ".join(prediction["neighbours"])
     if "warnings" in prediction:
         facts["warnings"] = [text for text in dict.fromkeys(prediction["warnings"]) if text]
     return facts

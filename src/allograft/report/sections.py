@@ -27,6 +27,7 @@ from allograft.results.analysis.stream import (
     stream_sheet,
 )
 from allograft.results.analysis.sweep import sweeps
+from allograft.results.analysis.uncertainty import uncertainty
 from allograft.results.comparison import NOTHING
 from allograft.results.record import Record
 from allograft.results.select import Line
@@ -57,6 +58,7 @@ def sections_of(
             *_stream(plan, records, world.study),
             *_sweeps(plan, table, target),
             *_fairness(plan, table, world, target),
+            *_uncertainty(table, target),
             *_forgetting(plan, records, world, target),
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
@@ -93,6 +95,11 @@ def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
 def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> list[Extra]:
     found = fairness(plan, table, world, target)
     return [] if found is None else [Extra("Fairness: scores by group", (*found.gaps, *found.details))]
+
+
+def _uncertainty(table: Sequence[Line], target: str) -> list[Extra]:
+    found = uncertainty(table, target)
+    return [] if found is None else [Extra("Does the spread find the errors?", (found[0],), (found[1],))]
 
 
 def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:

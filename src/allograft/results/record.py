@@ -88,7 +88,7 @@ class Record:
 
 LABEL_FREE = ("entropy", "prediction", "snd", "score", "spread")
 """Numbers that a case has without a label."""
-UNMEASURED = (*LABEL_FREE, "chosen", "warnings")
+UNMEASURED = (*LABEL_FREE, "chosen", "neighbours", "warnings")
 """All that a case has without a label."""
 
 

@@ -109,6 +109,10 @@ class Classification:
         )
 
 
+COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours")
+"""What a table of predictions has columns for beside the classes."""
+
+
 def check_classes(classes: Sequence[str], task: str, least: int) -> None:
     """Raise ``SpecError`` for too few names, or one that stands twice or cannot be a column or a
     part of ``a|b``."""
@@ -119,8 +123,6 @@ def check_classes(classes: Sequence[str], task: str, least: int) -> None:
         )
     if len(set(classes)) < len(classes):
         raise SpecError(f"task: {task}: a class stands twice in {', '.join(classes)}; remove one")
-    wrong = [
-        name for name in classes if "|" in name or not name.strip() or name in ("label", "image", "unit", "warnings")
-    ]
+    wrong = [name for name in classes if "|" in name or not name.strip() or name in COLUMNS]
     if wrong:
         raise SpecError(f"task: {task}: '{wrong[0]}' cannot be a class name; rename it in the manifest and here")

@@ -1,0 +1,46 @@
+"""The commands that change the database of a model that retrieves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+index = typer.Typer(
+    help="Add cases to a model that retrieves, or remove a subject's, without training.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Model = Annotated[Path, typer.Argument(help="A model folder that mris made.")]
+SHOWN = 5
+"""Unmatched rows that are named."""
+
+
+@index.command(epilog="Example: allograft index add runs/knee/models/mris@b more/manifest.csv")
+def add(
+    model: Model,
+    manifest: Annotated[Path, typer.Argument(help="Cases with the column paired.")],
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+) -> None:
+    """Add the paired images of a manifest to the database; nothing is trained."""
+    from allograft.apply.index import add_to_index
+
+    done = add_to_index(model, manifest, device=device)
+    print(f"{done.changed} images added, {done.total} in the database")
+    if done.unmatched:
+        more = f" and {len(done.unmatched) - SHOWN} more" if len(done.unmatched) > SHOWN else ""
+        print(f"without a paired image, left out: {', '.join(done.unmatched[:SHOWN])}{more}")
+
+
+@index.command(epilog="Example: allograft index remove runs/knee/models/mris@b --subject a-007")
+def remove(
+    model: Model,
+    subject: Annotated[str, typer.Option("--subject", help="The patient, as the manifest names them.")],
+) -> None:
+    """Remove a patient's images from the database, after a withdrawal of consent, for example."""
+    from allograft.apply.index import remove_from_index
+
+    done = remove_from_index(model, subject)
+    print(f"{done.changed} images of {subject} removed, {done.total} in the database")
+    print("the encoders were trained before: where they saw this patient, train the model again without them")

@@ -1,0 +1,242 @@
+"""MRIS: what it trains, what its database holds, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.tiny import a_context as plain_context
+from tests.unit.tiny import write_rows
+
+from allograft import cli, load
+from allograft.apply.index import add_to_index, remove_from_index
+from allograft.apply.predictions import write_predictions
+from allograft.batch import Batch
+from allograft.cohort import Cohort, Preprocessing
+from allograft.context import Budget, Context
+from allograft.errors import ModelError, SpecError
+from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
+from allograft.networks import build
+from allograft.phantoms.knee import write_knee
+from allograft.predictor import Direct, save_predictor
+from allograft.predictor.retrieval import Retrieval
+from allograft.recipe import Carry, Scenario, Stage
+from allograft.tasks.synthesis import Synthesis
+from allograft.transforms.sample import Sample
+
+CONTRACT = {
+    "arguments": {"k": 2, "encoder": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}}},
+    "study": {"cohort": "paired.csv", "task": {"synthesis": {"range": [0, 2]}}, "preprocessing": {"intensity": "unit"}},
+    "options": {
+        "encoder": {"unet": {"channels": [4, 6], "num_res_units": 1, "norm": "batch"}},
+        "margin": 0.0,
+        "k": 3,
+        "negative": "clamp",
+        "bands": 2,
+        "key_rate": 1.0,
+        "optimizer": {"sgd": {"lr": 0.1}},
+        "clip": 1e-6,
+    },
+    "own_settings": ("clip", "optimizer"),
+    # the database is made of the trained encoders at the end
+    "marks": (),
+}
+
+TASK = Synthesis(range=(0, 255))
+QUICK: dict[str, Any] = {"k": 3, "encoder": {"unet": {"channels": [4, 8], "norm": "batch"}}}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_knee(tmp_path_factory.mktemp("knees"), sites={"a": "none"}, subjects=5, size=32)
+
+
+@pytest.fixture(scope="module")
+def cohort(manifest: Path) -> Cohort:
+    return Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+
+
+def a_context(**settings: Any) -> Context:
+    budget = settings.pop("budget", Budget(steps=6, batch_size=4))
+    return replace(plain_context(budget=budget, **settings), task=TASK)
+
+
+def a_network() -> Any:
+    return build({"build": {"unet": {"in_channels": 1, "outputs": {"paired": 1}, "channels": [4, 8]}}})
+
+
+def finished(recipe: Mris, cohort: Cohort, context: Context) -> tuple[list[Stage], Carry]:
+    running = context.run(recipe, Scenario(source=(cohort,), sites=("a",)), a_network())
+    stages = []
+    while True:
+        try:
+            stages.append(next(running))
+        except StopIteration as end:
+            return stages, end.value
+
+
+def test_the_papers_values_are_the_defaults() -> None:
+    recipe = Mris()
+    assert (recipe.margin, recipe.k, recipe.key_rate, recipe.clip, recipe.bands) == (0.1, 20, 0.1, 1.0, 1)
+    assert recipe.optimizer == {"adamw": {"lr": 1e-4, "weight_decay": 1e-3}}
+    assert recipe.encoder == {"resnet": {"depth": 18}}
+
+
+def test_batches_rates_and_what_an_encoder_sees(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One timepoint of a subject in an epoch; each encoder at its rate, a fifth at each third."""
+    seen: list[tuple[tuple[str, ...], list[float], tuple[int, ...]]] = []
+    real = TripletStep.__call__
+
+    def watched(self: TripletStep, batch: Batch) -> Any:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        seen.append((batch.subjects, rates, tuple(batch.labels["paired"].shape)))  # type: ignore[union-attr]
+        return real(self, batch)
+
+    monkeypatch.setattr(TripletStep, "__call__", watched)
+    context = a_context(budget=Budget(steps=6, batch_size=5))
+    stages, carry = finished(Mris(**QUICK), cohort, context)
+    assert all(len(set(subjects)) == 5 for subjects, _, _ in seen)
+    expected = [1e-4, 1e-4, 2e-5, 2e-5, 4e-6, 4e-6]
+    assert [rates for _, rates, _ in seen] == [[pytest.approx(one), pytest.approx(one / 10)] for one in expected]
+    (stage,) = stages
+    assert isinstance(stage.predictor, Retrieval)
+    (band,) = stage.predictor.bands
+    assert len(band.names) == len(cohort) == 30
+    assert stage.facts["database"] == 30
+    assert stage.facts["encoders"] == "from scratch"
+    assert 0 <= float(stage.facts["recall@1 (train)"]) <= float(stage.facts["recall@20 (train)"]) <= 1
+    assert set(carry.parts) == {"query-0", "key-0"}
+    weights = [dict(carry.parts[name].named_parameters()) for name in ("query-0", "key-0")]
+    assert not any(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if name.endswith("weight"))
+    for name, part in carry.parts.items():
+        own = {"query-0": band.query, "key-0": band.key}[name]
+        assert all(torch.equal(a, b) for a, b in zip(part.parameters(), own.parameters(), strict=True))
+
+
+def test_the_map_stays_where_the_image_turns(cohort: Cohort) -> None:
+    transform = OfTheImageAlone(Sample("light", None))
+    case = cohort.case(0)
+    moved = [transform(case, torch.Generator().manual_seed(n)) for n in range(6)]
+    assert all(torch.equal(one.labels["paired"], case.labels["paired"]) for one in moved)  # type: ignore[arg-type]
+    assert len({one.image.sum().item() for one in moved}) > 2
+
+
+def test_bands_have_networks_and_databases_of_their_own(cohort: Cohort) -> None:
+    stages, carry = finished(Mris(**QUICK, bands=2), cohort, a_context())
+    predictor = stages[0].predictor
+    assert isinstance(predictor, Retrieval)
+    upper, lower = predictor.bands
+    assert upper.images.shape == lower.images.shape == (30, 1, 16, 32)
+    whole = torch.cat([band.images.rows(torch.tensor([4])) for band in (upper, lower)], 2)
+    torch.testing.assert_close(whole.float(), cohort.case(4).labels["paired"], rtol=1e-3, atol=1e-3)
+    assert set(carry.parts) == {"query-0", "key-0", "query-1", "key-1"}
+    assert predictor(cohort.case(0))["paired"].shape == (1, 1, 32, 32)  # type: ignore[union-attr]
+
+
+def test_cases_without_a_pair_are_left_out_and_named(cohort: Cohort) -> None:
+    bare = {cohort.cases[number].name for number in (0, 7)}
+    cases = tuple(replace(one, labels={}) if one.name in bare else one for one in cohort.cases)
+    stages, _ = finished(Mris(**QUICK), replace(cohort, cases=cases), a_context())
+    assert stages[0].facts["without a pair"] == ", ".join(sorted(bare))
+    assert stages[0].facts["database"] == 28
+
+
+# ------------------------------------------------------------------ bad input
+def refused(match: str, cohort: Cohort, context: Context | None = None, **options: Any) -> None:
+    with pytest.raises(SpecError, match=match):
+        Mris(**{**QUICK, **options}).check(
+            Scenario(source=(cohort,), sites=("a",)), a_network(), context or a_context()
+        )
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(cohort: Cohort) -> None:
+    refused("k is 31, the database has 30", cohort, k=31)
+    refused("the database is empty", cohort.unlabelled())
+    refused("all pairs are of one subject", cohort.of(["a-000"]))
+    refused("32 rows do not divide into 3 bands", cohort, bands=3)
+    refused("expected task: {synthesis", cohort, plain_context())
+    refused("unknown network 'resnt'", cohort, encoder={"resnt": {}})
+    with pytest.raises(SpecError, match="expected one"):
+        Mris(encoder={})
+    with pytest.raises(SpecError, match="optimizer"):
+        Mris(optimizer={"adamm": {}})
+
+
+# ------------------------------------------------------------------ the index on disk
+@pytest.fixture
+def model(manifest: Path, tmp_path: Path) -> Path:
+    """A model folder as a study leaves it."""
+    cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit")).of(["a-000", "a-001"])
+    stages, _ = finished(Mris(**QUICK), cohort, a_context())
+    assert stages[0].predictor is not None
+    card = {
+        "task": {"synthesis": {"range": [0, 255]}},
+        "preprocessing": {"intensity": "unit"},
+        "channels": 1,
+        "sites": ["a"],
+        "training_images": [],
+    }
+    save_predictor(stages[0].predictor, tmp_path / "model", card)
+    return tmp_path / "model"
+
+
+def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, capsys: Any) -> None:
+    rows = list(csv.DictReader(manifest.read_text().splitlines()))
+    more = [row for row in rows if row["subject"] in ("a-002", "a-003")]
+    more[0]["paired"] = ""
+    write_rows(manifest.parent / "more.csv", more)
+    before = load(model)
+    cli.app(["index", "add", str(model), str(manifest.parent / "more.csv")], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "11 images added, 23 in the database" in said
+    assert f"left out: {more[0]['image']}" in said
+    grown = load(model)
+    assert isinstance(grown.predictor, Retrieval)
+    assert [row["image"] for row in more[1:]] == list(grown.predictor.bands[0].names[12:])
+    assert len(grown.card["training_images"]) == 11
+    assert {key: grown.card[key] for key in ("task", "channels")} == {
+        key: before.card[key] for key in ("task", "channels")
+    }
+    query = grown.predictor.bands[0].query
+    old = before.predictor.bands[0].query  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in zip(query.parameters(), old.parameters(), strict=True))
+    with pytest.raises(SpecError, match="in the database already"):
+        add_to_index(model, manifest.parent / "more.csv")
+
+    cli.app(["index", "remove", str(model), "--subject", "a-000"], standalone_mode=False)
+    assert "6 images of a-000 removed, 17 in the database" in capsys.readouterr().out
+    left = load(model)
+    assert "a-000" not in left.predictor.bands[0].subjects  # type: ignore[attr-defined]
+    assert "a-000" not in (model / "card.json").read_text()
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
+    with pytest.raises(SpecError, match="'a-000' has no case"):
+        remove_from_index(model, "a-000")
+
+
+def test_what_stops_a_change_leaves_the_model_as_it_was(model: Path, manifest: Path, monkeypatch: Any) -> None:
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    monkeypatch.setattr("allograft.apply.index.save_predictor", lambda *_: pytest.fail("the disk is full"))
+    with pytest.raises(pytest.fail.Exception):
+        remove_from_index(model, "a-000")
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+def test_predict_lists_the_neighbours(model: Path, manifest: Path, tmp_path: Path) -> None:
+    image = manifest.parent / "images" / "a-004-left-0.png"
+    write_predictions(model, [image], tmp_path / "out")
+    (row,) = csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())
+    assert len(row["neighbours"].split("; ")) == 3
+    assert all(name.startswith("images/a-00") for name in row["neighbours"].split("; "))
+    assert -1 <= float(row["score"]) <= 1
+    assert (tmp_path / "out" / "a-004-left-0_paired.png").is_file()
+
+
+def test_a_model_without_a_database_is_refused(tmp_path: Path) -> None:
+    card = {"task": {"synthesis": {}}, "preprocessing": {}, "channels": 1}
+    save_predictor(Direct(a_network()), tmp_path, card)
+    with pytest.raises(ModelError, match="has no database of images"):
+        remove_from_index(tmp_path, "a")
