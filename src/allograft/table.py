@@ -144,6 +144,7 @@ PHANTOMS = {
     "skin": "allograft.phantoms.skin:write_skin",
     "histology": "allograft.phantoms.histology:write_histology",
     "knee": "allograft.phantoms.knee:write_knee",
+    "cells": "allograft.phantoms.cells:write_cells",
 }
 
 _TABLES = {

@@ -67,6 +67,29 @@ def skin_tone(
         print(f"within one type of the human labels: {done.within_one:.1%} of {few}{left}{note}")
 
 
+@label.command("boxes", epilog="Example: allograft label boxes slides/ -o weak --method hough --radius 8,20")
+def boxes(
+    images: Annotated[list[Path], typer.Argument(help="Images of cells, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder: boxes/NAME.json per image, and boxes.csv.")],
+    radius: Annotated[str, typer.Option(help="Least and largest radius of a cell in pixels.", metavar="LOW,HIGH")],
+    method: Annotated[
+        Literal["hough", "watershed", "edges"], typer.Option(help="Circles, parted regions, or enclosed edges.")
+    ] = "hough",
+    name: Annotated[str, typer.Option(help="The class of the boxes.")] = "cell",
+) -> None:
+    """Find boxes by image processing alone: weak labels, which sissi corrects while it trains."""
+    from allograft.apply.box_labels import label_boxes
+
+    low, _, high = radius.partition(",")
+    try:
+        limits = float(low), float(high)
+    except ValueError:
+        raise SpecError(f"--radius {radius}: expected LOW,HIGH in pixels, for example --radius 8,20") from None
+    counts = label_boxes(images, out, method=method, radius=limits, name=name)
+    none = sum(count == 0 for count in counts.values())
+    print(f"{sum(counts.values())} boxes on {len(counts)} images in {out / 'boxes.csv'}; {none} images have none")
+
+
 @cohorts.command(
     epilog="Example: allograft phantom skin phantoms/skin --subjects 300 --site a=none --site d=none --confounding "
     "a=0.6"
