@@ -3,6 +3,7 @@ images."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -95,6 +96,9 @@ def write_noise(
             seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}", "label": names[number % len(names)]}
             if study.made_task.key == "paired":
                 seen["paired"] = seen["image"]
+            if study.made_task.key == "boxes":
+                seen["boxes"] = f"{stem}.json"
+                (folder / seen["boxes"]).write_text(json.dumps({"boxes": [[1, 1, 6, 6]], "labels": [names[0]]}))
             rows.append({**seen, "subject": stem, "site": site, "tone": str(number // 2 % 6 + 1)})
     return write_rows(folder / "manifest.csv", rows)
 

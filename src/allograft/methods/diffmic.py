@@ -47,8 +47,8 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
     code's, which divides by d twice.
 
     Example:
-        >>> mmd(torch.zeros(2, 1), torch.ones(2, 1)).item() == 2 - 2 *
-        torch.tensor(-1.0).exp().item() True
+        >>> mmd(torch.zeros(2, 1), torch.ones(2, 1)).item() == 2 - 2 * torch.tensor(-1.0).exp().item()
+        True
     """
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -142,8 +142,8 @@ def write_knee(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     print(write_knee(Path(folder), sites={"a": "none"}, subjects=1,
-    size=32).read_text().splitlines()[2])
+    ...     manifest = write_knee(Path(folder), sites={"a": "none"}, subjects=1, size=32)
+    ...     print(manifest.read_text().splitlines()[2])
     images/a-000-left-2.png,paireds/a-000-left-2.png,01,a-000,a,left,2,no
     """
     check_request("knee", dims, sites, SHIFTS, (subjects, size))

@@ -31,8 +31,8 @@ FILE = "file"
 def draws(seed: int, *path: str) -> np.random.Generator:
     """A generator keyed by content: the same words give the same draws whatever else is drawn.
 
-    >>> draws(0, "anatomy", "a").random() == draws(0, "anatomy", "a").random() != draws(0,
-    "anatomy", "b").random() True
+    >>> draws(0, "anatomy", "a").random() == draws(0, "anatomy", "a").random() != draws(0, "anatomy", "b").random()
+    True
     """
     text = json.dumps([seed, *path]).encode()
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big"))

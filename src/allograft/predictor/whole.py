@@ -41,8 +41,8 @@ def case_facts(prediction: Mapping[str, Any]) -> dict[str, Any]:
         one per slice. ``neighbours``: of its images, one after another. ``warnings``: each once.
 
     Example:
-        >>> case_facts({"score": torch.tensor([0.5, 1.5]), "chosen": torch.tensor([2, 2]),
-        "warnings": ("", "far")}) {'score': 1.0, 'chosen': 2, 'warnings': ['far']}
+        >>> case_facts({"score": torch.tensor([0.5, 1.5]), "chosen": torch.tensor([2, 2]), "warnings": ("", "far")})
+        {'score': 1.0, 'chosen': 2, 'warnings': ['far']}
     """
     facts: dict[str, Any] = {
         key: float(prediction[key].double().mean()) for key in ("score", "spread") if key in prediction
