@@ -144,7 +144,7 @@ def write_knee(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     manifest = write_knee(Path(folder), sites={"a": "none"}, subjects=1, size=32)
     ...     print(manifest.read_text().splitlines()[2])
-    images/a-000-left-2.png,paireds/a-000-left-2.png,01,a-000,a,left,2,no
+    images/a-000-left-2.png,paireds/a-000-left-2.png,2,a-000,a,left,2,yes
     """
     check_request("knee", dims, sites, SHIFTS, (subjects, size))
 
