@@ -22,6 +22,7 @@ from allograft.networks.diffmic import DiffMicNetwork
 from allograft.networks.network import operate
 from allograft.nn.diffusion import Spacing, denoise_step, diffuse, linear_alphas
 from allograft.nn.rois import GatedAttention, select_rois
+from allograft.parts.denoising import show_denoising
 from allograft.predictor import Direct, evaluation_mode
 from allograft.predictor.denoising import Condition, DiffMicPredictor, Prior, Sampler, Start, conditions, unguided
 from allograft.predictor.direct import padded_image
@@ -239,6 +240,8 @@ class DiffMic:
         yield from train_with_checkpoints(
             step, batches, steps=range(warm, total), context=context, along=[stage], total=total
         )
+        if isinstance(stage.predictor, DiffMicPredictor):
+            show_denoising(stage.predictor, cohorts, context)
         yield stage
         return Carry(made, named_state(step.optimizer, made))
 

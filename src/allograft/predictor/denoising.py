@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -83,6 +84,12 @@ class DiffMicPredictor:
 
     def denoised(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, samples, K)."""
+        *_, (_, vectors) = self.path(image)
+        return vectors
+
+    def path(self, image: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """How many steps are left, and the vectors (B, samples, K) then: from noise to the
+        answer."""
         network, count, steps = self.network, len(image), self.steps
         whole = padded_image(image, network.multiple)
         guided = None if network.guidance is None else network.guidance(whole)
@@ -96,9 +103,10 @@ class DiffMicPredictor:
         times, alphas = sampling_alphas(network.steps, steps, self.spacing)
         predict = Folded(network.denoiser, vectors, embedded, bfloat16=self.bfloat16)
         y = noise[:, steps] + (prior / 2 if (self.prior, self.start) == ("sum", "paper") else prior)
+        yield steps, y.unflatten(0, (count, self.samples))
         for t in range(steps - 1, -1, -1):
             if self.sampler == "ddim":
                 y = implicit_step(y, t, prior, predict(y, times[t]), alphas)
             else:
                 y = denoise_step(y, t, prior, predict(y, times[t]), noise[:, t], alphas)
-        return y.unflatten(0, (count, self.samples))
+            yield t, y.unflatten(0, (count, self.samples))

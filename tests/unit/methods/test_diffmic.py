@@ -17,9 +17,11 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context
 from allograft.errors import ModelError, SpecError
+from allograft.figure import Points
 from allograft.methods.diffmic import DiffMic, WithNoise
 from allograft.networks import Wrapped, build
 from allograft.networks.diffmic import DiffMicNetwork
+from allograft.parts.denoising import show_denoising
 from allograft.phantoms.histology import CLASSES, write_histology
 from allograft.predictor import Direct
 from allograft.predictor.denoising import DiffMicPredictor
@@ -215,3 +217,20 @@ def test_a_prior_that_is_no_number_is_refused(cohort: Cohort) -> None:
         network.guidance.local_head.bias.fill_(float("nan"))
     with pytest.raises(ModelError, match="not a number"):
         recipe.predictor(network)(cohort.case(0))
+
+
+def test_the_picture_shows_each_image_at_four_moments(tmp_path: Path) -> None:
+    manifest = write_histology(tmp_path, sites={"a": "none"}, subjects=12, size=32)
+    cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+    context = a_context()
+    recipe = DiffMic(**{**QUICK, "steps": 20, "training_steps": 20})
+    show_denoising(recipe.predictor(recipe._operated(a_network())), [cohort], context)  # type: ignore[arg-type]
+    figure = context.meter.figures["denoising"]
+    assert isinstance(figure, Points)
+    assert len(figure.x) == 4 * 12
+    assert list(dict.fromkeys(figure.group)) == [f"{left} steps left" for left in (20, 10, 2, 0)]
+    assert figure.colour[:12] == figure.colour[12:24] == tuple([1, 0] * 6)
+    assert min(figure.x) >= -1
+    few = a_context()
+    show_denoising(recipe.predictor(recipe._operated(a_network())), [cohort.of(cohort.subjects[:3])], few)  # type: ignore[arg-type]
+    assert "denoising" not in few.meter.figures

@@ -1,0 +1,61 @@
+"""A picture of how class vectors are denoised, as in figure 2 of Yang et al. 2023."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from allograft.cohort import Cohort
+from allograft.context import Context
+from allograft.figure import Points
+from allograft.parts.features import images_in_order
+from allograft.predictor import evaluation_mode
+from allograft.predictor.denoising import DiffMicPredictor
+
+FEWEST, MOST = 10, 150
+"""Images that the picture needs, and takes."""
+
+
+def show_denoising(predictor: DiffMicPredictor, cohorts: Sequence[Cohort], context: Context) -> None:
+    """Keep a t-SNE of the denoised vectors of training images at four moments, from noise at the
+    left to the answer at the right, coloured by class; none for fewer than 10 images.
+
+    The paper shows a feature of its network; here it is the vector itself.
+    """
+    every = max(1, -(-sum(map(len, cohorts)) // MOST))
+    few = [replace(cohort, cases=cohort.cases[::every]) for cohort in cohorts]
+    cases = [cohort.cases[which] for cohort in few for which, _ in cohort.items]
+    if len(cases) < FEWEST:
+        return
+    moments = sorted({predictor.steps, predictor.steps // 2, predictor.steps // 10, 0}, reverse=True)
+    kept: dict[int, list[Tensor]] = {left: [] for left in moments}
+    with evaluation_mode(predictor.network):
+        for images in images_in_order(few, context.batch_size):
+            for left, vectors in predictor.path(images.to(context.fabric.device)):
+                if left in kept:
+                    kept[left].append(vectors[:, 0].cpu())
+    classes = sorted({str(case.labels["label"]) for case in cases})
+    colour = [classes.index(str(case.labels["label"])) for case in cases]
+    x: list[float] = []
+    y: list[float] = []
+    for place, left in enumerate(moments):
+        flat = _on_a_plane(torch.cat(kept[left]), context)
+        x += (flat[:, 0] + 2.5 * place).tolist()
+        y += flat[:, 1].tolist()
+    groups = tuple(f"{left} steps left" for left in moments for _ in cases)
+    title = "t-SNE of training images' class vectors, from noise (left) to the answer (right)"
+    context.show("denoising", Points(title, tuple(x), tuple(y), groups, tuple(colour * len(moments)), "class"))
+
+
+def _on_a_plane(vectors: Tensor, context: Context) -> Tensor:
+    """(N, K) -> (N, 2), each axis from -1 to 1."""
+    from sklearn.manifold import TSNE
+
+    near, seed = min(30.0, (len(vectors) - 1) / 3), context.seeds.number("t-SNE") % 2**32
+    made = TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(vectors.float().numpy())
+    flat = torch.from_numpy(made).double()
+    flat = flat - flat.amin(0)
+    return 2 * flat / flat.amax(0).clamp_min(1e-12) - 1
