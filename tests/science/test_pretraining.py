@@ -34,8 +34,8 @@ from allograft.tasks.classification import Classification
 pytestmark = [pytest.mark.science, pytest.mark.timeout(1800)]
 
 TASK = Classification(CLASSES)
-SEEDS = 5
-EPOCHS = 25
+SEEDS = 3
+EPOCHS = 12
 FIRST: dict[str, Any] = {
     "scratch": None,
     "simmim": SimMim(patch=8, epochs=EPOCHS),
@@ -55,7 +55,7 @@ def area(cohort: Cohort, first: Any, seed: int, folder: Path, *, share: float) -
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         network = build({"build": {"vit": {"in_channels": 1, "outputs": {"label": 2}, **VIT}}})
-    settings = a_context(folder, seed=seed, budget=Budget(steps=120, batch_size=16), optimizer={"adamw": {"lr": 1e-3}})
+    settings = a_context(folder, seed=seed, budget=Budget(steps=80, batch_size=16), optimizer={"adamw": {"lr": 1e-3}})
     context = replace(settings, task=TASK, settings=replace(settings.settings, augmentation="light"))
     scenario = Scenario(source=(site.of(labelled),), pool=(site.of(others).unlabelled(),), sites=("a",))
     stages = list(context.run(Supervised(first=first), scenario, network))
@@ -65,7 +65,7 @@ def area(cohort: Cohort, first: Any, seed: int, folder: Path, *, share: float) -
 
 
 def areas(tmp_path: Path, share: float, names: list[str]) -> dict[str, float]:
-    manifest = write_chest(tmp_path / "cohort", sites={"a": "none"}, subjects=300, size=32)
+    manifest = write_chest(tmp_path / "cohort", sites={"a": "none"}, subjects=180, size=32)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
     return {
         name: mean(area(cohort, FIRST[name], seed, tmp_path / "out", share=share) for seed in range(SEEDS))
