@@ -74,8 +74,8 @@ class BarlowTwins:
         size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
         features = feature_shapes(network, (1, pool[0].case(0).image.shape[1], *size))
         objective = Correlation(features[-1][1], views.name, self).to(context.fabric.device)
-        train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
-        reached = mean_of_last(context, batches.epoch)
+        history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
+        reached = mean_of_last(history, batches.epoch)
         yield Stage("pretrained", seen=scenario.sites, facts={"steps": steps, **reached})
         return Carry(network)
 

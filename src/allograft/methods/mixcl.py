@@ -121,8 +121,8 @@ class MixCl:
         batches = context.loader(pool, "pool", order=order, transform=sampled)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         objective = Mixed([shape[1] for shape in shapes], len(size), self).to(context.fabric.device)
-        train(context.gradient_step(restoring, objective, steps=steps), batches, steps=steps, context=context)
-        reached = mean_of_last(context, batches.epoch)
+        history = train(context.gradient_step(restoring, objective, steps=steps), batches, steps=steps, context=context)
+        reached = mean_of_last(history, batches.epoch)
         facts = {"steps": steps, "datasets": len(order.datasets), **reached}
         yield Stage("pretrained", seen=scenario.sites, facts=facts)
         carried = copied(network)

@@ -95,8 +95,10 @@ class MocoV3:
         objective = Contrast(network, features[-1][1], views.name, self).to(context.fabric.device)
         moving = [p for p in (*network.parameters(), *objective.parameters()) if p.requires_grad]
         inner = context.gradient_step(network, objective, context.optimizer(moving), steps=steps)
-        train(Following(inner, objective, network, self.momentum, steps), batches, steps=steps, context=context)
-        reached = mean_of_last(context, batches.epoch)
+        history = train(
+            Following(inner, objective, network, self.momentum, steps), batches, steps=steps, context=context
+        )
+        reached = mean_of_last(history, batches.epoch)
         yield Stage("pretrained", seen=scenario.sites, facts={"steps": steps, **reached})
         return Carry(network)
 

@@ -84,8 +84,8 @@ class PoolLabels:
         size = context.settings.patch or tuple(image.shape[2:])
         features = feature_shapes(network, (1, image.shape[1], *size))
         objective = Classes(features[-1][1], len(classes)).to(context.fabric.device)
-        train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
-        reached = mean_of_last(context, batches.epoch)
+        history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
+        reached = mean_of_last(history, batches.epoch)
         facts = {"steps": steps, "classes": len(classes), "images": sum(map(len, pool)), **reached}
         yield Stage("pretrained", seen=scenario.sites, facts=facts)
         return Carry(network)

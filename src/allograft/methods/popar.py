@@ -111,7 +111,7 @@ class Popar:
         size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
         count, channels = math.prod(side // patch for side in size), pool[0].case(0).image.shape[1]
         objective = OrderAndAppearance(network, count, channels, len(size), self).to(context.fabric.device)
-        train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
+        history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         show_pool(
             pool,
             transform,
@@ -121,7 +121,7 @@ class Popar:
             network,
             objective,
         )
-        reached = mean_of_last(context, batches.epoch)
+        reached = mean_of_last(history, batches.epoch)
         yield Stage("pretrained", seen=scenario.sites, facts={"steps": steps, "patches": count, **reached})
         return Carry(network)
 

@@ -95,7 +95,7 @@ class SimMim:
         batches = pool_loader(pool, context, transform)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         objective = MaskedRestoration(network, pool[0].case(0).image, self.patch).to(context.fabric.device)
-        train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
+        history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         show_pool(
             pool,
             transform,
@@ -105,7 +105,7 @@ class SimMim:
             network,
             objective,
         )
-        reached = mean_of_last(context, batches.epoch)
+        reached = mean_of_last(history, batches.epoch)
         yield Stage("pretrained", seen=scenario.sites, facts={"steps": steps, **reached})
         return Carry(network)
 

@@ -22,6 +22,7 @@ from allograft.grey import grey_of, plane, window_of
 from allograft.networks import Network
 from allograft.predictor import evaluation_mode
 from allograft.seeds import Seeds
+from allograft.train import History
 
 SHOWN = 4
 """Images of the pool that a figure shows."""
@@ -111,10 +112,9 @@ def pool_loader(pool: Sequence[Cohort], context: Context, transform: Transform) 
     return context.loader(pool, "pool", order=order, transform=transform)
 
 
-def mean_of_last(context: Context, count: int, name: str = "train") -> dict[str, float]:
+def mean_of_last(history: History, count: int) -> dict[str, float]:
     """Each term's mean over the last ``count`` steps of a training: facts of a stage."""
-    terms = context.meter.histories[name].terms
-    return {term: sum(values[-count:]) / len(values[-count:]) for term, values in terms.items() if values}
+    return {term: sum(values[-count:]) / len(values[-count:]) for term, values in history.terms.items() if values}
 
 
 def show_pool(
