@@ -133,7 +133,8 @@ class Classed:
 
     def __call__(self, case: Batch, rng: torch.Generator) -> Batch:
         """``case`` has B = 1; of a slice the class is its volume's."""
-        number = self.known[case.cases[0].rpartition("#")[0] or case.cases[0]]
+        name = case.cases[0]
+        number = self.known[name if name in self.known else name.rpartition("#")[0]]
         sample = self.sample(case, rng)
         return replace(sample, attributes={**sample.attributes, CLASS: torch.tensor([number])})
 
