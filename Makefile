@@ -38,8 +38,8 @@ format: $(STAMP)   ## mend what ruff can mend
 science: $(STAMP)  ## each method against plain supervised, on the shift that its paper treats (slow)
 	$(PY) -m pytest -m science tests/science
 
-bench: $(STAMP)    ## speed and memory
-	@set -e; for file in benchmarks/*.py; do test -e "$$file" || continue; echo "$$file"; $(PY) "$$file"; done
+bench: $(STAMP)    ## speed and memory; CHECK=--check fails where a promise is missed, BENCH=judging runs one
+	$(PY) benchmarks $(CHECK) $(BENCH)
 
 evidence: $(STAMP) ## run one evidence page, PAGE=name, and keep what it leaves (long)
 	@test -n "$(PAGE)" || { echo "name a page: make evidence PAGE=brain_pairs" >&2; exit 2; }

@@ -18,7 +18,7 @@ from allograft.study.reading import make_study
 from allograft.study.world import World
 from allograft.train import train
 
-STEPS = 30
+STEPS = 80
 
 
 def main() -> None:

@@ -4,10 +4,11 @@ primitives."""
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,22 @@ from allograft.table import find, rows, summaries
 from allograft.tree import default
 
 EVIDENCE = Path(__file__).parent / "evidence"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+COST = """Measured by `make bench` on the machine that each line names; the results are kept in
+`benchmarks/results`. Ratios are medians of alternating runs, in processor time.
+
+- Reports take at most 5 % of the time of a running study, and one is written at most every 30
+  seconds. Running a finished study again rewrites no page; `allograft report` does.
+- Prepared images are mapped and hold no file open, so `ulimit -n` does not limit their number.
+- `finetune: {scope: top}` trains a tenth of the parameters. That saves time and memory where most of
+  a step is spent below them, as in Swin UNETR, and less in the default U-Net, whose top works at
+  full resolution: see `scope_*` below.
+- `--precision bf16-mixed`, of `predict` and of `study`, there with `channels_last: true` in the study
+  file, is faster on processors that multiply in bfloat16, and rounds to three digits on the way."""
+LARGE = """Images of 64 x 64 pixels with masks, two sites, one patient each; one epoch of a small
+U-Net, and at most 1,024 open files."""
+PROMISED = """`make bench CHECK=--check` ends with 1 where a number misses its limit beyond noise: where
+three quarters of the pairs do, or, for what is measured once, by a tenth."""
 MODULES = (
     "optim",
     "transforms.fourier",
@@ -50,6 +67,7 @@ def write_pages(folder: Path) -> None:
         "cli.md": cli_page(),
         "study.md": study_page(),
         "primitives.md": primitives_page(),
+        "cost.md": cost_page(),
     }
     for name, text in pages.items():
         path = folder / name
@@ -171,6 +189,36 @@ def primitives_page() -> str:
             *shown,
         ]
     )
+
+
+def cost_page() -> str:
+    """How cost grows with a cohort, and every measured promise, from the kept results."""
+    kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    parts = ["# What it costs", COST]
+    if "scale" in kept:
+        parts += ["## Large cohorts", LARGE, scale_table(kept["scale"]["result"]["images"])]
+    lines = ["| | measured | promised | machine |", "|---|---|---|---|"]
+    for name, one in kept.items():
+        hardware = one["hardware"]
+        machine = f"{hardware['machine']}, threads {hardware['threads']}, torch {hardware['torch']}"
+        lines += [
+            f"| `{name}` {key.replace('_', ' ')} | {one['result'][key]} | at most {limit} | {machine} |"
+            for key, limit in one["limits"].items()
+        ]
+    return "\n\n".join([*parts, "## What was promised", PROMISED, "\n".join(lines)]) + "\n"
+
+
+def scale_table(images: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Phase by phase, a row for each number of images."""
+    lines = ["| phase | images | processor seconds | ms per image | peak memory, MiB | open files | page, MB |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for phase in next(iter(images.values())):
+        for count, found in images.items():
+            one = found[phase]
+            each = 1000 * one["seconds"] / int(count)
+            cells = (f"{each:.2f}", one["memory_mib"], one["open_files"], one.get("page_mb", ""))
+            lines.append(f"| {phase} | {int(count):,} | {one['seconds']} | {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def prose(thing: Any) -> str:

@@ -4,6 +4,7 @@ somewhere, every method has its page."""
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -95,3 +96,23 @@ def test_the_study_page_lists_every_key(generate: ModuleType):
     page = generate.study_page()
     for key in ("cohort", "target_labels", "selection", "schedule"):
         assert f"`{key}`" in page
+
+
+def test_the_page_of_costs_has_every_promise_as_it_was_measured(generate: ModuleType):
+    page = generate.cost_page()
+    for path in (DOCS.parent / "benchmarks" / "results").glob("*.json"):
+        kept = json.loads(path.read_text())
+        for key, limit in kept["limits"].items():
+            assert f"| `{path.stem}` {key.replace('_', ' ')} | {kept['result'][key]} | at most {limit} |" in page
+
+
+def test_the_table_of_large_cohorts_has_a_row_for_each_phase_and_size(generate: ModuleType):
+    phases = {name: {"seconds": 2.0, "memory_mib": 300, "open_files": 9} for name in ("gate", "report")}
+    phases["report"]["page_mb"] = 1.5
+    table = generate.scale_table({"1000": phases, "10000": phases}).splitlines()
+    assert table[2:] == [
+        "| gate | 1,000 | 2.0 | 2.00 | 300 | 9 |  |",
+        "| gate | 10,000 | 2.0 | 0.20 | 300 | 9 |  |",
+        "| report | 1,000 | 2.0 | 2.00 | 300 | 9 | 1.5 |",
+        "| report | 10,000 | 2.0 | 0.20 | 300 | 9 | 1.5 |",
+    ]

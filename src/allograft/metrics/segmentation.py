@@ -287,6 +287,8 @@ def _by_transform(
     transform of the whole box: its time goes by the voxels."""
     from scipy.ndimage import distance_transform_edt
 
+    if not len(places):
+        return np.zeros(0)
     if not other.any():  # the transform would measure to a point outside the image
         return np.full(len(places), np.inf)
     distance: NDArray[np.float64] = distance_transform_edt(~other, sampling=spacing)

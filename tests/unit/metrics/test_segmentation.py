@@ -203,7 +203,7 @@ def test_a_tree_of_points_gives_the_distances_of_the_transform(spacing, radius, 
     ("first", "second", "expected"),
     [
         (_ball(38, 0, 90), _ball(36, 4, 90), []),
-        (_ball(4, 0), _ball(4, 1), [(9, 9, 9)] * 2),  # tiny: the box of both, not the whole image
+        (_ball(4, 0), _ball(4, 1), [(8, 8, 8)] * 2),  # tiny: the box of both, not the whole image
         (torch.rand(24, 24, 24, generator=torch.Generator().manual_seed(0)) < 0.5, _ball(9, 0, 24), [(24,) * 3] * 2),
         (_ball(38, 0, 90), _ball(0, 0, 90), []),  # nothing to measure to
     ],
