@@ -124,9 +124,10 @@ class Cohort:
         ones."""
         order = [self.items[i] for i in torch.randperm(len(self.items), generator=seeds.rng("few")).tolist()]
         kept = order[:count]
+        held = {which for which, _ in kept}
         return replace(
             self,
-            cases=tuple(case for which, case in enumerate(self.cases) if any(item[0] == which for item in kept)),
+            cases=tuple(case for which, case in enumerate(self.cases) if which in held),
             chosen=frozenset((self.cases[which].name, place) for which, place in kept) if self.slices else None,
         )
 
