@@ -88,7 +88,8 @@ class _Drawn(Dataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         number, item, draw = key
-        case = self.cohorts[number].case(item, narrow=getattr(self.transform, "takes_narrow", False))
+        cohort = self.cohorts[number]
+        case = cohort.case(item, narrow=True) if getattr(self.transform, "takes_narrow", False) else cohort.case(item)
         return case if self.transform is None else self.transform(case, self.seeds.rng("transform", draw))
 
 
