@@ -71,6 +71,7 @@ NETWORKS = {
     "segresnet": "allograft.networks.segresnet:segresnet",
     "swin_unetr": "allograft.networks.swin_unetr:swin_unetr",
     "unetr": "allograft.networks.unetr:unetr",
+    "diffusion_unet": "allograft.networks.diffusion_unet:diffusion_unet",
     "deeplabv3plus": "allograft.networks.deeplab:deeplabv3plus",
     "resnet": "allograft.networks.resnet:resnet",
     "densenet121": "allograft.networks.resnet:densenet121",
@@ -79,6 +80,7 @@ NETWORKS = {
     "timm": "allograft.networks.backbone:timm",
     "stain_cnn": "allograft.networks.stain_cnn:stain_cnn",
     "faster_rcnn": "allograft.networks.detector:faster_rcnn",
+    "upsampling_head": "allograft.networks.upsampling_head:upsampling_head",
 }
 
 SURGERY = {

@@ -33,9 +33,13 @@ class Network(nn.Module):
         multiple: every side of an image must be a multiple of it.
         aliases: name of a tensor in the library that the parts come from -> its name here; for
             weights saved by that library.
+
+    ``heads_are_added`` says that the heads came to a body that was there before: every scope tunes
+    them, and they do not count in a share of the parameters.
     """
 
     spec: Spec
+    heads_are_added: bool = False
 
     def __init__(
         self,

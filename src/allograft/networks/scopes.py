@@ -21,7 +21,9 @@ def scope_parameters(network: AnyNetwork, scope: Scope) -> list[tuple[str, nn.Pa
 
     ``decoder`` is decoder and heads. ``top`` is the longest suffix of whole parameter tensors whose
     count does not exceed 10 % of the network, and the heads in any case. ``first`` is the first two
-    levels of the encoder, its stem included (Shirokikh et al. 2020 tune the first layers).
+    levels of the encoder, its stem included (Shirokikh et al. 2020 tune the first layers). Heads
+    that were added to a body (``Network.heads_are_added``) are part of every scope, and do not
+    count in the 10 % of ``top``.
 
     Raises:
         SpecError: a network without such a part, or an unknown scope.
@@ -33,8 +35,9 @@ def scope_parameters(network: AnyNetwork, scope: Scope) -> list[tuple[str, nn.Pa
     ordered = [(f"{part}.{name}", p) for part, module in network.parts() for name, p in module.named_parameters()]
     if scope == "full":
         return ordered
+    added = [(name, p) for name, p in ordered if getattr(network, "heads_are_added", False) and _is_head(name)]
     if scope == "top":
-        return _top(ordered)
+        return [*_top(ordered[: len(ordered) - len(added)]), *added]
     if not isinstance(network, Network):
         raise SpecError(
             f"scope '{scope}': the network is one opaque module without encoder and decoder; use full or top"
@@ -46,7 +49,11 @@ def scope_parameters(network: AnyNetwork, scope: Scope) -> list[tuple[str, nn.Pa
     if not modules:
         raise SpecError("scope 'first': the network's encoder is not made of levels; use full, decoder or top")
     wanted = {id(p) for module in modules for p in module.parameters()}
-    return [(name, p) for name, p in ordered if id(p) in wanted]
+    return [*((name, p) for name, p in ordered if id(p) in wanted), *added]
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("heads.")
 
 
 def _top(ordered: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
@@ -54,7 +61,7 @@ def _top(ordered: list[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Paramete
     taken: list[tuple[str, nn.Parameter]] = []
     for name, p in reversed(ordered):
         room -= p.numel()
-        if room < 0 and not name.startswith("heads."):
+        if room < 0 and not _is_head(name):
             break
         taken.insert(0, (name, p))
     return taken or ordered[-1:]

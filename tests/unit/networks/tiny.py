@@ -29,6 +29,8 @@ class Tiny:
     channels: tuple[int, ...]
 
 
+DIFFUSION = {"channels": [4, 8], "attention": [False, True], "num_res_blocks": 1, "head_channels": 8, "norm_groups": 4}
+
 TINY = {
     "unet": Tiny("unet", {"channels": [4, 8, 8]}, BOTH, (16, 16), (4, 8, 8)),
     "unet-3d": Tiny("unet", {"spatial_dims": 3, "channels": [4, 8, 8]}, BOTH, (8, 8, 8), (4, 8, 8)),
@@ -42,6 +44,18 @@ TINY = {
     "segresnet-3d": Tiny(
         "segresnet",
         {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
+        BOTH,
+        (8,) * 3,
+        (8, 16),
+    ),
+    "diffusion_unet": Tiny("diffusion_unet", {"spatial_dims": 2, **DIFFUSION}, BOTH, (16, 16), (4, 4, 4, 8, 8)),
+    "diffusion_unet-3d": Tiny("diffusion_unet", {"spatial_dims": 3, **DIFFUSION}, BOTH, (8, 8, 8), (4, 4, 4, 8, 8)),
+    "upsampling_head": Tiny(
+        "upsampling_head", {"network": {"dynunet": {"channels": [4, 8, 8]}}}, BOTH, (16, 16), (4, 8, 8)
+    ),
+    "upsampling_head-3d": Tiny(
+        "upsampling_head",
+        {"network": {"segresnet": {"spatial_dims": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}}},
         BOTH,
         (8,) * 3,
         (8, 16),
