@@ -63,6 +63,10 @@ METHODS = {
     "mris": "allograft.methods.mris:Mris",
     "ldam": "allograft.methods.ldam:Ldam",
     "ohem": "allograft.methods.ohem:Ohem",
+    "reconstruction": "allograft.methods.reconstruction:Reconstruction",
+    "contrastive": "allograft.methods.contrastive:Contrastive",
+    "adversarial": "allograft.methods.adversarial:Adversarial",
+    "denoising_diffusion": "allograft.methods.denoising_diffusion:DenoisingDiffusion",
 }
 
 NETWORKS = {

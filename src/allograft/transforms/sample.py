@@ -49,7 +49,7 @@ class Sample:
         if not self.intensity:
             drawn = Draw(drawn.angles, drawn.log_scale, drawn.flips)
         spacing = None if case.spacing is None else case.spacing[0].tolist()
-        place = _centre(size, self.patch, rng)  # drawn in any case
+        place = crop_centre(size, self.patch, rng)  # drawn in any case
         centre = place if self.centre is None else self.centre
         image, moved = apply(case.image[0], dense, drawn, rng, size=self.patch, centre=centre, spacing=spacing)
         region = moved.pop("region")[None] if case.region is not None else None
@@ -105,7 +105,7 @@ def tiles(size: Sequence[int], patch: Sequence[int]) -> list[tuple[float, ...]]:
     return list(product(*map(along, size, patch)))
 
 
-def _centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> tuple[float, ...] | None:
+def crop_centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> tuple[float, ...] | None:
     """Where the crop's centre lies: uniform over the places at which the crop is inside; the middle
     along an axis it does not fit."""
     place = torch.rand(len(size), generator=rng, dtype=torch.float64).tolist()
