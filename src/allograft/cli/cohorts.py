@@ -110,6 +110,9 @@ def phantom(
             metavar="NAME=NUMBER",
         ),
     ] = None,
+    structure: Annotated[
+        str | None, typer.Option(help="Of brain: what is labelled, tissue or sulcus (absent, small or present).")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Write synthetic sites whose shift is known; it stands beside the manifest in shift.json."""
@@ -125,6 +128,10 @@ def phantom(
                 f"--confounding {confounding[0]}: the {name} phantom has none; leave it out, or choose skin"
             )
         more["confounding"] = dict(_number("confounding", text, "a=0.6") for text in confounding)
+    if structure is not None:
+        if "structure" not in signature(write).parameters:
+            raise SpecError(f"--structure {structure}: the {name} phantom has none; leave it out, or choose brain")
+        more["structure"] = structure
     print(write(out, dims=dims, subjects=subjects, size=size, seed=seed, **more))
 
 

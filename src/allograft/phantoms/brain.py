@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from allograft.errors import SpecError
+from allograft.errors import SpecError, nearest
 from allograft.phantoms.parts import Row, check_request, draws, stretched, write_cohort
 
 AIR, WHITE_MATTER, GREY_MATTER, CSF, SKULL, SCALP = range(6)
@@ -78,6 +79,8 @@ SHIFTS: Mapping[str, Scanner] = MappingProxyType(
     }
 )
 
+STRUCTURES = ("tissue", "sulcus")
+
 # "a" is the source; "d" is the control: another site with the source's scanner
 SITES: Mapping[str, str] = MappingProxyType({"a": "none", "b": "severe", "c": "medium", "d": "none"})
 
@@ -134,6 +137,21 @@ def draw_head(rng: np.random.Generator, dims: int) -> Head:
     )
 
 
+def within_head(head: Head, shape: tuple[int, ...]) -> list[NDArray[np.float64]]:
+    """Where each voxel lies in a head, one array (*shape) an axis: the scalp is the unit sphere, 0
+    the centre.
+
+    >>> len(within_head(draw_head(np.random.default_rng(0), 3), (8, 8, 8)))
+    3
+    """
+    dims = len(shape)
+    axes = np.meshgrid(*((np.arange(n) + 0.5) / n * 2 - 1 for n in shape), indexing="ij", sparse=True)
+    x = [axes[d] - head.centre[d] + stretched(head.warp[d], shape) for d in range(dims)]
+    cosine, sine = np.cos(np.radians(head.angle)), np.sin(np.radians(head.angle))
+    x[0], x[1] = cosine * x[0] - sine * x[1], sine * x[0] + cosine * x[1]
+    return [x[d] / head.radii[d] for d in range(dims)]
+
+
 def label_head(head: Head, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Rasterise a head: (*shape) tissue indices ``AIR``, ``WHITE_MATTER``, ``GREY_MATTER``,
     ``CSF``, ``SKULL``, ``SCALP``.
@@ -141,12 +159,7 @@ def label_head(head: Head, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     >>> label_head(draw_head(np.random.default_rng(0), 2), (32, 32)).shape
     (32, 32)
     """
-    dims = len(shape)
-    axes = np.meshgrid(*((np.arange(n) + 0.5) / n * 2 - 1 for n in shape), indexing="ij", sparse=True)
-    x = [axes[d] - head.centre[d] + stretched(head.warp[d], shape) for d in range(dims)]
-    cosine, sine = np.cos(np.radians(head.angle)), np.sin(np.radians(head.angle))
-    x[0], x[1] = cosine * x[0] - sine * x[1], sine * x[0] + cosine * x[1]
-    x = [x[d] / head.radii[d] for d in range(dims)]
+    dims, x = len(shape), within_head(head, shape)
     radius = np.sqrt(sum(axis**2 for axis in x))
     sulci, gyri = (stretched(field, shape) for field in head.folds)
     pial = 0.82 - 0.06 * np.clip(sulci, 0, 2)
@@ -241,7 +254,14 @@ def acquire(tissue: NDArray[np.uint8], scanner: Scanner, rng: np.random.Generato
 
 
 def write_brain(
-    out: Path, *, dims: int = 2, sites: Mapping[str, str] = SITES, subjects: int = 12, size: int = 64, seed: int = 0
+    out: Path,
+    *,
+    dims: int = 2,
+    sites: Mapping[str, str] = SITES,
+    subjects: int = 12,
+    size: int = 64,
+    structure: str = "tissue",
+    seed: int = 0,
 ) -> Path:
     """Write a cohort of brains whose sites differ in appearance alone; the same arguments write the
     same bytes.
@@ -257,6 +277,9 @@ def write_brain(
             ``d`` a control without a shift.
         subjects: subjects per site, one image each. No subject is at two sites.
         size: pixels along each axis, at least 32.
+        structure: what is labelled: ``tissue``, or ``sulcus``, a fold beside the midline that is
+            absent, small or present (the column ``label``). Its mask values: 1 = skeleton of the
+            other sulci, 2 = the sulcus; see ``phantoms.sulcus``.
         seed: of all draws. A subject depends on (seed, site, number) only: more sites or subjects
             leave the others as they are.
 
@@ -269,9 +292,17 @@ def write_brain(
     images/a-000.png,masks/a-000.png,a-000,a
     """
     check_request("brain", dims, sites, SHIFTS, (subjects, size), has_volumes=True)
+    if structure not in STRUCTURES:
+        raise SpecError(f"brain phantom: {nearest(structure, STRUCTURES, 'structure')}")
     scanners = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
-    facts = {"phantom": "brain", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": scanners}
-    return write_cohort(out, _rows(sites, subjects, (size,) * dims, seed), facts, ".png" if dims == 2 else ".nii.gz")
+    facts: dict[str, Any] = {"phantom": "brain", "dims": dims, "size": size, "subjects": subjects, "seed": seed}
+    facts |= {"structure": structure} if structure != "tissue" else {}
+    if structure == "sulcus":
+        from allograft.phantoms.sulcus import rows_of as rows
+    else:
+        rows = _rows
+    made = rows(sites, subjects, (size,) * dims, seed)
+    return write_cohort(out, made, {**facts, "sites": scanners}, ".png" if dims == 2 else ".nii.gz")
 
 
 def _rows(sites: Mapping[str, str], subjects: int, shape: tuple[int, ...], seed: int) -> Iterator[Row]:
