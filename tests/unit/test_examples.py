@@ -4,8 +4,9 @@ images."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -74,14 +75,17 @@ def write_noise(
     """Noise, and masks of noise with these values, by default of every class."""
     rng = np.random.default_rng(list(folder.name.encode()))  # two cohorts of a study share no image
     slices = [spec.slices for spec in study.cohorts.values()] or [study.slices]
-    volumes = any(each is not None for each in slices) or any(
+    volumes = any(each is not None for each in slices) or len(study.preprocessing.size or ()) == 3
+    volumes = volumes or any(
         (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
     names, rows = getattr(study.made_task, "names", ("none",)), []
+    coding = study.made_task.coding
+    classes, count_of_values = tuple(coding.label) or names, len(coding.mask or names) + 1
     for site in sites:
         for number in range(count):
             shape = (8, 8, 8)[: 3 if volumes else 2]
-            stem, mask = f"{site}{number}", rng.integers(0, len(names) + 1, shape, dtype=np.uint8)
+            stem, mask = f"{site}{number}", rng.integers(0, count_of_values, shape, dtype=np.uint8)
             if values is not None:
                 mask = np.asarray([0, *values], np.uint8)[rng.integers(0, len(values) + 1, shape)]
             if volumes:
@@ -93,7 +97,8 @@ def write_noise(
                 Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{stem}.png")
                 Image.fromarray(mask).save(folder / f"{stem}-mask.png")
             ending = "nii.gz" if volumes else "png"
-            seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}", "label": names[number % len(names)]}
+            seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}"}
+            seen |= {"label": classes[number % len(classes)]}
             if study.made_task.key == "paired":
                 seen["paired"] = seen["image"]
             if study.made_task.key == "boxes":
@@ -112,7 +117,9 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     small += [f"target_labels.subjects={labelled}"] if isinstance(study.target_labels, TargetLabels) else []
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
     if study.each:
-        check_each(name, study, tmp_path, small)
+        small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]
+        heads = {key: _inner(change) for key, change in study.each.items() if "upsampling_head" in str(change)}
+        check_each(name, study, tmp_path, [*small, *(f"each.{key}.network={SMALL[net]}" for key, net in heads.items())])
         return
     small += [
         f"cohorts.{key}.preprocessing.size={[side] * len(spec.preprocessing['size'])}"
@@ -128,17 +135,36 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
         assert plan.units
 
 
+SMALL = {
+    "swin_unetr": "{upsampling_head: {network: {dynunet: {spatial_dims: 3, channels: [4, 8, 8]}}}}",
+    "diffusion_unet": "{upsampling_head: {network: {diffusion_unet: {channels: [4, 4, 4], head_channels: 4, "
+    "norm_groups: 4, num_res_blocks: 1}}}}",
+}
+"""In the place of the networks of examples that have several."""
+
+
+def _inner(change: Mapping[str, Any]) -> str:
+    """The network below an added up-sampling head."""
+    return next(iter(change["network"]["upsampling_head"]["network"]))
+
+
 def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> None:
-    """Every part of a study of named settings plans, at the sizes that it states."""
+    """Every part of a study of named settings plans, at the sizes that it states, or at small ones
+    where its networks are made small."""
     cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder)}"]
-    given = ("allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts)
+    given = ["allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts]
+    given += small if any("upsampling_head" in change for change in small) else []
     for number, part in enumerate(parts_of(read_study(EXAMPLES / f"{name}.yaml", given)).values()):
         session = Session(
             part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None
         )
         plan = session.plan(session.prepare())
-        assert len(plan.rows) == len(part.rows) * len(part.target)
+        assert len(plan.rows) == len(part.rows) * max(1, len(part.target))
         assert plan.units
+        pretexts = {row.recipe.first for row in plan.rows if hasattr(row.recipe, "first")}
+        alone = {row.unit for row in plan.rows if total_needs(row.recipe).only_pool}
+        listed = {row.recipe for row in plan.rows}
+        assert not alone or not pretexts <= listed or len(alone) == len(pretexts)  # trained once, whatever is tuned
 
 
 def planned(name: str, manifest: Path | Sequence[str], out: Path, *changes: str) -> tuple[World, Plan]:
