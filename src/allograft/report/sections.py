@@ -15,6 +15,7 @@ from allograft.report.target import Extra
 from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_of
 from allograft.results.analysis.fairness_sheets import fairness
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
+from allograft.results.analysis.pretexts import pretext_sheet
 from allograft.results.analysis.selection import distance_sheet
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.analysis.stages import stage_sheet
@@ -56,6 +57,7 @@ def sections_of(
     return {
         target: [
             *_stream(plan, records, world.study),
+            *_pretexts(plan, records),
             *_sweeps(plan, table, target),
             *_fairness(plan, table, world, target),
             *_uncertainty(table, target),
@@ -81,6 +83,11 @@ def _stream(plan: Plan, records: Mapping[str, Record], study: Study) -> list[Ext
         *(matrix_figure(one, study.phases) for one in found),
     )
     return [Extra("Along the stream", sheets, figures)]
+
+
+def _pretexts(plan: Plan, records: Mapping[str, Record]) -> list[Extra]:
+    sheet = pretext_sheet(plan, records.values())
+    return [] if sheet is None else [Extra("Pre-training", (sheet,))]
 
 
 def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
