@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from torch import Tensor, nn
 
@@ -59,6 +60,10 @@ def dynunet(
         channels: of each level, finest first; at least three.
         strides: of each level, the first one's too; by default 1, then 2.
         residual: blocks with a shortcut.
+
+    Checkpoints of nnU-Net's plain U-Net fit, as far as the levels agree. It has biases before its
+    instance normalisations, which change nothing, and in its transposed convolutions; MONAI's
+    modules have neither, so that these are skipped.
     """
     from monai.networks.nets import DynUNet
 
@@ -79,5 +84,27 @@ def dynunet(
     network = Network(
         encoder, SkipDecoder(list(whole.upsamples)) if has_decoder(outputs) else None, heads, multiple=encoder.multiple
     )
-    network.aliases = renamed(whole, network)
+    network.aliases = renamed(whole, network) | ({} if residual else _nnunet_names(network))
     return network
+
+
+def _nnunet_names(network: Network) -> dict[str, str]:
+    """Name of each tensor in a plain U-Net of nnU-Net, which lists an encoder's twice and every
+    layer's under two names -> its name here."""
+    blocks = {f"encoder.stages.{s}.0": f"encoder.chain.levels.{s}" for s in range(len(network.levels()))}
+    for number in range(len(network.levels()) - 1 if network.decoder is not None else 0):
+        blocks[f"decoder.stages.{number}"] = f"decoder.ups.{number}.conv_block"
+    names = {}
+    for theirs, ours in blocks.items():
+        for which in (1, 2):
+            layer = f"{theirs}.convs.{which - 1}"
+            names |= {f"{layer}.{conv}.weight": f"{ours}.conv{which}.conv.weight" for conv in ("conv", "all_modules.0")}
+            for kind, norm in product(("weight", "bias"), ("norm", "all_modules.1")):
+                names[f"{layer}.{norm}.{kind}"] = f"{ours}.norm{which}.{kind}"
+    for number in range(len(network.levels()) - 1):
+        names[f"decoder.transpconvs.{number}.weight"] = f"decoder.ups.{number}.transp_conv.conv.weight"
+    finest = len(network.levels()) - 2
+    names |= {
+        f"decoder.seg_layers.{finest}.{kind}": f"heads.mask.block.conv.conv.{kind}" for kind in ("weight", "bias")
+    }
+    return names | {f"decoder.{theirs}": ours for theirs, ours in names.items() if theirs.startswith("encoder.")}

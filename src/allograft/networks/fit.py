@@ -3,11 +3,15 @@ functions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 TABLES = ("pos_embed", "position_embeddings", "relative_position_bias_table")
+PATCHES = ("patch_embed.proj.weight", "stage.proj.weight")
+"""Convolutions that make one token of each patch: timm's, and Swin UNETR's here."""
 
 
 def fitted(name: str, value: Tensor, like: Tensor, *, in_channels: int | None, dims: int) -> tuple[Tensor, str] | None:
@@ -33,6 +37,9 @@ def fitted(name: str, value: Tensor, like: Tensor, *, in_channels: int | None, d
     if value.ndim == 4 and like.ndim == 5:
         value = inflated(value, like.shape[2])
         steps.append("2-D -> 3-D")
+    if name.endswith(PATCHES) and value.ndim == like.ndim and value.shape[2:] != like.shape[2:]:
+        steps.append(f"patch {_sides(value)} -> {_sides(like)}")
+        value = repatched(value, like.shape[2:])
     if value.ndim == like.ndim and value.shape[1] != like.shape[1] == in_channels:
         steps.append(f"channels {value.shape[1]} -> {like.shape[1]}")
         value = rechannelled(value, like.shape[1])
@@ -47,6 +54,26 @@ def rechannelled(weight: Tensor, channels: int) -> Tensor:
     """
     mean = weight.mean(1, keepdim=True) * (weight.shape[1] / channels)
     return mean.expand(-1, channels, *weight.shape[2:]).clone()
+
+
+def repatched(weight: Tensor, size: Sequence[int]) -> Tensor:
+    """A patch embedding for patches of another size: (O, I, *kernel) -> (O, I, *size).
+
+    Interpolated linearly, and scaled so that its sums, and with them the tokens of an even image,
+    stay.
+
+    >>> repatched(torch.ones(1, 1, 4, 4), (2, 2)).tolist()
+    [[[[4.0, 4.0], [4.0, 4.0]]]]
+    """
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    made = F.interpolate(weight.float(), size=tuple(size), mode=mode, align_corners=False, antialias=len(size) == 2)
+    dims = tuple(range(2, weight.ndim))
+    scale = weight.float().mean(dims, keepdim=True) - made.mean(dims, keepdim=True)
+    return ((made + scale) * (weight[0, 0].numel() / made[0, 0].numel())).to(weight.dtype)
+
+
+def _sides(weight: Tensor) -> str:
+    return "x".join(map(str, weight.shape[2:]))
 
 
 def inflated(weight: Tensor, depth: int) -> Tensor:

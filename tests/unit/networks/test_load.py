@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from allograft.errors import ModelError
 from allograft.networks import build
-from allograft.networks.fit import inflated, rechannelled, resampled
+from allograft.networks.fit import inflated, rechannelled, repatched, resampled
 from allograft.networks.load import load_weights
 from allograft.networks.stored_weights import stored_weights
 from allograft.predictor import Direct, save_predictor
@@ -316,3 +316,113 @@ def test_hub_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("hf:owner", "hf:owner/../x"):
         with pytest.raises(ModelError, match="expected hf:OWNER/NAME"):
             stored_weights(wrong)
+
+
+def test_patches_of_another_size_keep_the_token_of_an_even_image(tmp_path: Path) -> None:
+    for shape, size in (((3, 2, 4, 4), (8, 8)), ((3, 2, 4, 4), (2, 2)), ((3, 1, 2, 2, 2), (4, 4, 4))):
+        weight = torch.randn(shape)
+        torch.testing.assert_close(repatched(weight, size).flatten(2).sum(2), weight.flatten(2).sum(2))
+    trained, fresh = network("vit", {"label": 2}, **VIT), network("vit", {"label": 2}, **{**VIT, "patch_size": 2})
+    torch.save(trained.state_dict(), tmp_path / "vit.pt")
+    report = load_weights(fresh, tmp_path / "vit.pt")
+    assert report.reshaped == (
+        "encoder.body.pos_embed: table resampled",
+        "encoder.body.patch_embed.proj.weight: patch 4x4 -> 2x2",
+    )
+
+
+class Layers(nn.Module):
+    """Two convolutions as nnU-Net's library lists them."""
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(Layer(before, after, stride), Layer(after, after, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        made: Tensor = self.convs(image)
+        return made
+
+
+class Layer(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 3, stride, 1)
+        self.norm = nn.InstanceNorm2d(after, affine=True)
+        self.all_modules = nn.Sequential(self.conv, self.norm, nn.LeakyReLU())
+
+    def forward(self, image: Tensor) -> Tensor:
+        made: Tensor = self.all_modules(image)
+        return made
+
+
+class Stages(nn.Module):
+    def __init__(self, channels: int, widths: list[int]) -> None:
+        super().__init__()
+        before = [channels, *widths]
+        self.stages = nn.Sequential(
+            *(nn.Sequential(Layers(before[n], width, 2 if n else 1)) for n, width in enumerate(widths))
+        )
+
+
+class Upwards(nn.Module):
+    def __init__(self, encoder: Stages, widths: list[int], classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.stages = nn.ModuleList(Layers(2 * up, up) for _, up in pairs)
+        self.transpconvs = nn.ModuleList(nn.ConvTranspose2d(low, up, 2, 2) for low, up in pairs)
+        self.seg_layers = nn.ModuleList(nn.Conv2d(up, classes, 1) for _, up in pairs)
+
+
+class PlainUNet(nn.Module):
+    """The names and shapes of nnU-Net's plain U-Net, in 2-D."""
+
+    def __init__(self, channels: int, widths: list[int], classes: int) -> None:
+        super().__init__()
+        self.encoder = Stages(channels, widths)
+        self.decoder = Upwards(self.encoder, widths, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        skips = []
+        for stage in self.encoder.stages:
+            image = stage(image)
+            skips.append(image)
+        for number, up in enumerate(self.decoder.transpconvs):
+            image = self.decoder.stages[number](torch.cat([up(image), skips[-2 - number]], 1))
+        made: Tensor = self.decoder.seg_layers[-1](image)
+        return made
+
+
+def a_checkpoint(folder: Path, theirs: nn.Module, **beside: Any) -> Path:
+    """A file of the layout of nnU-Net and nnssl."""
+    for up in theirs.decoder.transpconvs:
+        nn.init.zeros_(up.bias)
+    kept = {"network_weights": theirs.state_dict(), "current_epoch": 7, "init_args": {"plans": {"a": 1}}, **beside}
+    torch.save(kept, folder / "checkpoint_final.pth")
+    return folder / "checkpoint_final.pth"
+
+
+def test_a_plain_unet_of_nnunet_gives_what_it_gave(tmp_path: Path) -> None:
+    theirs = PlainUNet(1, [4, 8, 8], 2).eval()
+    path = a_checkpoint(tmp_path, theirs, logging={"mean_fg_dice": [np.float32(0.5)]}, trainer_name="nnUNetTrainer")
+    ours = build({"build": {"dynunet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8, 8]}}}).eval()
+    report = load_weights(ours, path)
+    assert report.missing == ()
+    assert {text.split(": ")[0].rsplit(".", 1)[1] for text in report.skipped} == {"bias", "weight"}
+    coarser = [text for text in report.skipped if "seg_layers" in text and ".weight" in text]
+    assert [text.split(":")[0] for text in coarser] == ["decoder.seg_layers.0.weight"]
+    assert all("conv" in text or "seg_layers" in text for text in report.skipped)
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(ours(image)["mask"], theirs(image), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pre_training_of_that_layout_loads_into_other_channels_and_heads(tmp_path: Path) -> None:
+    theirs = PlainUNet(3, [4, 8, 8], 3)
+    path = a_checkpoint(tmp_path, theirs, nnssl_adaptation_plan={"architecture_plans": {"arch_class_name": "plain"}})
+    arguments = {"in_channels": 1, "outputs": {"mask": 5, "label": 2}, "channels": [4, 8, 8]}
+    ours = build({"build": {"dynunet": arguments}})
+    report = load_weights(ours, path)
+    assert report.reshaped == ("encoder.chain.levels.0.conv1.conv.weight: channels 3 -> 1",)
+    assert all(name.startswith("heads.") for name in report.missing)
+    expected = theirs.encoder.stages[0][0].convs[0].conv.weight.sum(1, keepdim=True)
+    torch.testing.assert_close(ours.encoder.levels[0].conv1.conv.weight, expected)
