@@ -100,7 +100,7 @@ def write_noise(
             seen = {"image": f"{stem}.{ending}", "mask": f"{stem}-mask.{ending}"}
             seen |= {"label": classes[number % len(classes)]}
             if study.made_task.key == "paired":
-                seen["paired"] = seen["image"]
+                seen["paired"] = seen["mask"]  # grey
             if study.made_task.key == "boxes":
                 seen["boxes"] = f"{stem}.json"
                 (folder / seen["boxes"]).write_text(json.dumps({"boxes": [[1, 1, 6, 6]], "labels": [names[0]]}))
@@ -114,7 +114,8 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
     side, labelled = SIDES.get(name, SMALLEST if "cyclegan" in str(study.recipes).lower() else 16), FEWEST.get(name, 2)
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
-    small += [f"target_labels.subjects={labelled}"] if isinstance(study.target_labels, TargetLabels) else []
+    counts_subjects = isinstance(study.target_labels, TargetLabels) and study.target_labels.slices is None
+    small += [f"target_labels.subjects={labelled}"] if counts_subjects else []
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]

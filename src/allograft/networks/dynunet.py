@@ -94,7 +94,7 @@ def _nnunet_names(network: Network) -> dict[str, str]:
     blocks = {f"encoder.stages.{s}.0": f"encoder.chain.levels.{s}" for s in range(len(network.levels()))}
     for number in range(len(network.levels()) - 1 if network.decoder is not None else 0):
         blocks[f"decoder.stages.{number}"] = f"decoder.ups.{number}.conv_block"
-    names = {}
+    names: dict[str, str] = {}
     for theirs, ours in blocks.items():
         for which in (1, 2):
             layer = f"{theirs}.convs.{which - 1}"
