@@ -131,6 +131,11 @@ def write_cohort(folder: Path) -> Path:
     _write(folder / "paired.csv", [{**row, "paired": row["mask"]} for row in rows])
     manifest = _write(folder / "manifest.csv", rows)
     _write_boxes(manifest)
+    # half of "a" as a site of its own
+    halved = [
+        {**row, "site": "e" if row["site"] == "a" and int(row["subject"][-1]) % 2 else row["site"]} for row in rows
+    ]
+    _write(folder / "three.csv", halved)
     return manifest
 
 

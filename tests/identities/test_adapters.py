@@ -59,7 +59,8 @@ def test_folded_equals_unfolded_and_is_a_plain_network_again(key: str) -> None:
     plain, x = made(key), tiny.images(key)
     adapted = disturbed(operate(copy.deepcopy(plain), "lora", rank=2, alpha=3.0))
     expected = adapted(x)
-    assert not torch.equal(next(iter(expected.values())), next(iter(plain(x).values())))
+    before = plain(x)  # a last convolution that begins with zeros answers 0 either way
+    assert any(not torch.equal(value, before[name]) for name, value in expected.items())
     folded = fold(adapted)
     close(folded(x), expected)
     assert folded.spec == plain.spec

@@ -99,8 +99,8 @@ def _regions(labels: NDArray[np.int_], radius: tuple[float, float]) -> list[Box]
 def label_boxes(
     images: Iterable[Path], out: Path, *, method: Method, radius: tuple[float, float], name: str = "cell"
 ) -> dict[str, int]:
-    """Write ``OUT/boxes/NAME.json`` for each image, as a manifest's column ``boxes`` names them, and
-    ``OUT/boxes.csv``: image, boxes, how many.
+    """Write ``OUT/boxes/NAME.json`` for each image, as a manifest's column ``boxes`` names them,
+    and ``OUT/boxes.csv``: image, boxes, how many.
 
     Args:
         images: files and folders; of a folder all photographs below it, in order.

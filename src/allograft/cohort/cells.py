@@ -1,4 +1,5 @@
-"""The cells of a CSV file, none of them lost: a row of another length and an open quote are errors."""
+"""The cells of a CSV file, none of them lost: a row of another length and an open quote are
+errors."""
 
 from __future__ import annotations
 

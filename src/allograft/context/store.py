@@ -241,8 +241,8 @@ def _bytes_of(thing: object) -> int:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """In the place of a stage's predictor that ``clean`` removed: its records are there, and whoever
-    needs more runs the unit again."""
+    """In the place of a stage's predictor that ``clean`` removed: its records are there, and
+    whoever needs more runs the unit again."""
 
     folder: Path
 

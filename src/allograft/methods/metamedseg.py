@@ -65,7 +65,8 @@ def inverse_distance_weights(meta: Tensor, local: Tensor, *, to: To = "meta") ->
 
 
 def meta_update(meta: Tensor, local: Tensor, weights: Tensor, lr: float) -> Tensor:
-    """Step to meta + lr sum_l weights_l (local_l - meta) (equations 1 and 3): (P,), (L, P), (L,) -> (P,).
+    """Step to meta + lr sum_l weights_l (local_l - meta) (equations 1 and 3): (P,), (L, P), (L,) ->
+    (P,).
 
     >>> meta_update(torch.zeros(1), torch.tensor([[1.0], [3.0]]), torch.tensor([0.5, 0.5]), 0.5).tolist()
     [1.0]
@@ -159,7 +160,8 @@ class Metamedseg:
             ``meta-epochs``: the literal reading, after which both rates end at 0.7^50.
         meta_loss, tune_loss: the paper's best pair, weighted cross-entropy and IoU; equation 4 is
             ``bce_iou``.
-        entropy, distillation: factors of the terms of Dawoud et al. (2020) in the training on a task,
+        entropy, distillation: factors of the terms of Dawoud et al. (2020) in the training on a
+            task,
             their alpha and beta: see ``parts.cross_domain``. With ``rule: average`` and 0.01 each,
             the values of their code, this is their row.
         foreground: pixels that a slice must show, of every data set, or by site or cohort.
@@ -210,7 +212,8 @@ class Metamedseg:
         if outputs.get("mask") != 2:
             raise SpecError(
                 "metamedseg: segments one foreground; give the task one class, and each cohort its values: "
-                "task: {segmentation: {classes: [organ]}}, cohorts: {NAME: {classes: {organ: [1, 2]}}}"
+                "task: {segmentation: {classes: [organ]}}, "
+                "cohorts: {NAME: {manifest: NAME.csv, classes: {organ: [1, 2]}}}"
             )
         known = {name for cohort in scenario.source for name in names_of(cohort)}
         named = (*(self.foreground if isinstance(self.foreground, dict) else ()), *self.organs)

@@ -84,8 +84,8 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Expert:
-    """A model of the pool, the distributions that it was trained on, and how far images like its own
-    lie from these.
+    """A model of the pool, the distributions that it was trained on, and how far images like its
+    own lie from these.
 
     Args:
         network: the model.
@@ -137,8 +137,8 @@ class OdexPredictor:
 
     @property
     def reference_scores(self) -> Tensor:
-        """(M,) scores of the held-out cases of every model, each once, which a new score is compared
-        with."""
+        """(M,) scores of the held-out cases of every model, each once, which a new score is
+        compared with."""
         return torch.cat([expert.scaled(expert.held_out)[expert.inherited :] for expert in self.experts])
 
     def __call__(self, batch: Batch) -> Prediction:

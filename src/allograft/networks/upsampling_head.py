@@ -45,8 +45,8 @@ def upsampling_head(
 
     Mamalakis et al. 2024 add "an additional layer of an upsampling network" to a pre-trained body
     and say no more of it; the layer here is ours. Neither it nor the label's head counts in the
-    10 % of ``scope: top``. MONAI's U-Net and DeepLab end in an up-sampling of their own, which is that
-    layer. A head for images (``paired``) is the network's own.
+    10 % of ``scope: top``. MONAI's U-Net and DeepLab end in an up-sampling of their own, which is
+    that layer. A head for images (``paired``) is the network's own.
 
     Args:
         in_channels: image channels.

@@ -74,6 +74,7 @@ def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object
     """
     from safetensors.torch import save as to_bytes
 
+    folder = Path(folder)
     tensors: dict[str, Tensor] = {}
     mapped: dict[str, Mapped] = {}
     shape = _flatten(predictor, "predictor", tensors, mapped)

@@ -51,8 +51,8 @@ def local_fabric(
 
 
 def check_precision(precision: str, place: torch.device) -> None:
-    """Raise ``SpecError`` for a precision that is not one of ``PRECISIONS``, or that the device does
-    not have."""
+    """Raise ``SpecError`` for a precision that is not one of ``PRECISIONS``, or that the device
+    does not have."""
     if precision not in PRECISIONS:
         raise SpecError(f"precision: found '{precision}', expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     # Fabric would take bf16-mixed, with a warning

@@ -144,8 +144,8 @@ def _graded(cohort: Cohort, gradual: Gradual) -> Cohort:
 
 
 def _transformed(cohort: Cohort, spec: Transformed) -> Cohort:
-    """The cases of these sites, each at the stage that its subject was drawn for and altered as that
-    stage is."""
+    """The cases of these sites, each at the stage that its subject was drawn for and altered as
+    that stage is."""
     subjects = sorted({case.subject for case in cohort.cases if case.site in spec.sites})
     if not subjects:
         return cohort

@@ -38,7 +38,7 @@ def test_spread_score_and_neighbours_are_columns(tmp_path: Path, monkeypatch: py
         "channels": 1,
     }
     model = Model(sampled, card, torch.device("cpu"))
-    monkeypatch.setattr(predictions, "load", lambda folder, device: model)
+    monkeypatch.setattr(predictions, "load", lambda folder, **_: model)
     images = [tmp_path / "images" / f"a{number}.png" for number in (0, 1)]
     predictions.write_predictions(tmp_path, images, tmp_path / "out")
     with open(tmp_path / "out" / "results.csv", newline="") as file:

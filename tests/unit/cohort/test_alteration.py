@@ -102,7 +102,7 @@ def test_image_mask_and_truth_of_a_case_move_together(tmp_path: Path) -> None:
     assert not np.array_equal(case.labels["mask"], plain.labels["mask"])
     inside = case.image[case.labels["mask"] > 0]  # type: ignore[operator]
     assert float(inside.mean()) > 0.75  # the bright block is where its mask is
-    assert np.array_equal(moved.reference(0).mask, case.labels["mask"][0, 0])
+    assert np.array_equal(moved.whole(0).mask, case.labels["mask"][0, 0])
 
 
 def world_of(manifest: Path, out: Path, **changes: Any) -> Any:

@@ -265,7 +265,7 @@ def test_nifti_refusals(tmp_path):
     volume[0, 0, :3] = np.nan, np.inf, -np.inf
     assert "3 of 24 pixels" in refusal(nifti(tmp_path / "pixels.nii.gz", volume))
     colours = np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert "plain numbers" in refusal(nifti(tmp_path / "rgb.nii", colours))
+    assert read_image([nifti(tmp_path / "rgb.nii", colours)]).array.shape == (3, 2, 2, 2)
     assert "empty" in refusal(nifti(tmp_path / "empty.nii", np.zeros((2, 0, 4), np.uint8)))
     tifffile.imwrite(tmp_path / "nan.tif", np.full((3, 3), np.nan, np.float32))
     assert "9 of 9 pixels" in refusal(tmp_path / "nan.tif")

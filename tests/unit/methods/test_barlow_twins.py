@@ -23,6 +23,8 @@ CONTRACT = {
     "options": {"balance": 0.5, "width": 8, "augmentation": "light", "epochs": 1, "pool": ["a"]},
     "own_settings": ("augmentation",),
     "marks": (),
+    # of two embeddings each is one standard deviation from the mean, on a side that rounding can turn
+    "processes_study": {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 6}},
 }
 
 

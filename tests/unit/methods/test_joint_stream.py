@@ -14,6 +14,7 @@ from allograft.study.plan import scenario_of
 CONTRACT = {
     "study": {"stream": [["a"], ["d", "b"]], "source": [], "target": [], "target_labels": "none"},
     "options": {},
+    "marks": (2, 4),  # of six steps
 }
 
 

@@ -49,7 +49,7 @@ CONTRACT = {
         "entropy": 0.5,
         "distillation": 5.0,
         "foreground": 60,
-        "organs": {"a": "brain", "d": "brain"},
+        "organs": {"a": "brain", "e": "brain"},
         "tune_epochs": 1,
         "tune_lr": 0.01,
         "tune_weight_decay": 0.1,
@@ -57,6 +57,9 @@ CONTRACT = {
     "processes": {"task": "standard", "shots": 2, "batch_size": 2, "optimizer": "sgd"},
     "own_settings": ("optimizer", "schedule"),
     "own_optimizers": True,
+    "marks": (2, 4),  # of the six steps of the tuning
+    # of two sites the same organ or two are drawn as often
+    "under": {"organs": {"study": {"cohort": "three.csv", "source": ["a", "e", "d"]}}},
 }
 
 

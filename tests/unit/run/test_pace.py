@@ -51,7 +51,9 @@ def reports_of(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(Session, "run", run)
         monkeypatch.setattr(Session, "report", report)
-        plan: Any = SimpleNamespace(rows=tuple(SimpleNamespace(unit=f"u{n}", nodes=()) for n in range(rows)))
+        plan: Any = SimpleNamespace(
+            continued=frozenset(), rows=tuple(SimpleNamespace(unit=f"u{n}", nodes=()) for n in range(rows))
+        )
         world: Any = None
         session.run_all(world, plan, (1, 1), report=True)
         return begun

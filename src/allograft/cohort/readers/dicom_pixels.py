@@ -117,8 +117,8 @@ def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
 
 
 def _has_unit(dataset: Any) -> bool:
-    """Whether the rescaled numbers are those of a unit, Hounsfield or becquerels say, however they are
-    to be shown."""
+    """Whether the rescaled numbers are those of a unit, Hounsfield or becquerels say, however they
+    are to be shown."""
     from pydicom.uid import UID
 
     name = UID(str(dataset.get("SOPClassUID") or "")).name

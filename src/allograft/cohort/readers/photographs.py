@@ -134,7 +134,9 @@ def _check_png(path: Path) -> None:
     while kind != b"IEND":
         length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
         if place + 12 + length > len(content):
-            raise ImageError(f"{path}: a PNG that was cut short; copy it again, or export it from where it came")
+            raise ImageError(
+                f"{path}: a PNG that was cut short at {len(content)} bytes; copy it again, or export it again"
+            )
         body, check = content[place + 4 : place + 8 + length], content[place + 8 + length : place + 12 + length]
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS") and zlib.crc32(body) != int.from_bytes(check, "big"):
             raise ImageError(

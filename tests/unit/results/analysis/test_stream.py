@@ -95,7 +95,7 @@ def test_rows_that_saw_the_whole_stream_are_compared_where_it_ended() -> None:
     assert [one.title for one in found] == ["sequential", "joint_stream"]
     assert found[0].phases == pytest.approx((0.5, 0.6, 0.9))
     assert found[1].phases == pytest.approx((0.55, 0.65, 0.95))
-    assert len(found[0].subjects[0]) == 8
+    assert len({case["subject"] for case in found[0].cases[0]}) == 8
     assert ends_figure(found, PHASES, "dice").y["sequential"] == found[0].phases
     sheet = against_sheet(plan, found)
     assert sheet is not None
