@@ -71,4 +71,4 @@ def test_two_processes_equal_one(name: str, together: tuple[Path, Path], tmp_pat
     )
     assert shared is not None
     for key, value in shared[0].network.state_dict().items():
-        torch.testing.assert_close(value, alone.network.state_dict()[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, alone.network.state_dict()[key], rtol=1e-5, atol=5e-6)
