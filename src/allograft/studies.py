@@ -88,7 +88,8 @@ def run_study(
     sessions, worlds = part_sessions(whole), {}
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
-        worlds[name] = session.prepare()
+        sessions[name] = session.completed()
+        worlds[name] = sessions[name].prepare()
     if whole.fabric.is_global_zero and study.is_parted:
         tree.write_json(out / "study.json", study.spelt_out())
     results: dict[str, Result] = {}
@@ -127,7 +128,8 @@ def rebuild(
     results: dict[str, Result] = {}
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
-        world = World.read(kept_study(session.out), session.out)
+        session = replace(session, study=kept_study(session.out))  # with the defaults it was run with
+        world = World.read(session.study, session.out)
         plan = as_recorded(session.plan(world), read_all(session.out).values())
         results[name] = session.finish(world, plan, report=True, pictures=pictures)
     if not study.is_parted:
@@ -205,7 +207,7 @@ def train_model(
         raise SpecError(
             f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them"
         )
-    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say)
+    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say).completed()
     world = session.prepare()
     row = Row(study.recipes[0], world.study.questions[0], 0, 0)
     stages = list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))

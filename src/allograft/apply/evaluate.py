@@ -19,7 +19,7 @@ from allograft.cohort.readers.files import UNREAD, is_second
 from allograft.errors import ManifestError, ModelError, SpecError, nearest
 from allograft.metrics.segmentation import Missed
 from allograft.predictor.folder import sites_of
-from allograft.predictor.whole import stem
+from allograft.predictor.whole import case_facts, stem
 from allograft.results.models import refuse_training_images
 from allograft.tasks.segmentation import Segmentation
 from allograft.tree import write_json
@@ -33,11 +33,13 @@ class Evaluation:
         metrics: site -> metrics pooled over subjects.
         cases: every case's metrics, with its site.
         unlabelled: cases without a label, which are not scored.
+        warnings: what a reader should know, ``CASE: TEXT``.
     """
 
     metrics: Mapping[str, Mapping[str, float | None]]
     cases: tuple[Mapping[str, Any], ...]
     unlabelled: int
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -91,12 +93,15 @@ def _evaluate_model(folder: Path, manifest: Path, missed: Missed, device: str) -
     cohort = replace(cohort, prepared=prepared, slices=model.slices, sites=sites_of(model.card))
     refuse_training_images(model.card, cohort.cases, folder)
     labelled = cohort.labelled(task.key)
-    scored = []
+    scored, warnings = [], list[str]()
     for whole in labelled.wholes():
-        case, measured = whole.case, task.measure(model.prediction(whole), whole)
+        case, prediction = whole.case, model.prediction(whole)
+        warnings += [f"{case.name}: {text}" for text in case_facts(prediction).get("warnings", ())]
+        measured = task.measure(prediction, whole)
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
         prepared.memory.clear()  # one image at a time
-    return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
+    found = _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
+    return replace(found, warnings=tuple(warnings))
 
 
 def _measuring(task: Any, missed: Missed) -> Any:
@@ -211,5 +216,6 @@ def summary(found: Evaluation, site: str) -> str:
 
 
 def write_evaluation(found: Evaluation, path: Path) -> None:
-    """Metrics and cases as JSON."""
-    write_json(path, {"metrics": found.metrics, "cases": list(found.cases), "unlabelled": found.unlabelled})
+    """Metrics and cases as JSON; ``warnings`` where there are any."""
+    more = {"warnings": list(found.warnings)} if found.warnings else {}
+    write_json(path, {"metrics": found.metrics, "cases": list(found.cases), "unlabelled": found.unlabelled, **more})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor, sites_of
-from allograft.predictor.whole import case_facts, whole_prediction
+from allograft.predictor.whole import case_facts, case_prediction
 from allograft.run.fabric import check_precision, find_device
 from allograft.strict import validated
 from allograft.table import find
@@ -121,14 +121,14 @@ class Model:
         return PreparedImages(_preprocessing(self.card), Coding())
 
     def prediction(self, whole: Whole) -> dict[str, Tensor]:
-        """The prediction for a complete case, on the CPU.
+        """The prediction for a complete case, on the CPU; see ``case_prediction``.
 
         Raises:
             ModelError: the predictor cannot take the image, or what it gives is no prediction.
         """
         try:
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                prediction = whole_prediction(self.predictor, whole.batch.to(self.device))
+                prediction = case_prediction(self.predictor, whole, self.task, self.device)
             for key, count in self.task.outputs.items():
                 if key != "boxes" and prediction[key].shape[1] != count:
                     raise ModelError(
@@ -154,10 +154,11 @@ class Model:
             )
         whole = cohort.whole(which)
         prediction = self.prediction(whole)
-        answer = self.task.answer(prediction, whole)
+        answer, facts = self.task.answer(prediction, whole), case_facts(prediction)
+        answer = replace(answer, warnings=(*answer.warnings, *facts.get("warnings", ())))
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
-        return Predicted(case.name, case.image, grid, answer, case_facts(prediction))
+        return Predicted(case.name, case.image, grid, answer, facts)
 
 
 def load(

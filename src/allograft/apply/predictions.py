@@ -80,8 +80,7 @@ def write_predictions(
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
         said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
         said |= {key: " ".join(map(str, fact)) for key, fact in said.items() if isinstance(fact, list)}
-        warnings = (*one.answer.warnings, *one.facts.get("warnings", ()))
-        row = {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(warnings)}
+        row = {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(one.answer.warnings)}
         is_far = rule is not None and one.facts["score"] > rule.threshold
         if rule is not None and is_far:
             blank = dict.fromkeys(one.answer.values, "")

@@ -236,6 +236,8 @@ def evaluate(
         print(summary(found, site))
     if found.unlabelled:
         print(f"{found.unlabelled} cases have no label and are not measured")
+    for text in found.warnings:
+        print(f"warning: {text}", file=sys.stderr)
     if out is not None:
         write_evaluation(found, out)
 

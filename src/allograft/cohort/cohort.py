@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -176,13 +176,18 @@ class Cohort:
         labels, the truth."""
         case = self.cases[number]
         hidden = case.unlabelled()
-        places = tuple(range(self._depth(case)))
-        batch = replace(self._batch(hidden, places), extent=self._extent(case, places))
-        return Whole(case, batch, self.prepared, None if self.slices is None else self.slices.axis)
 
-    def _extent(self, case: Case, places: tuple[int, ...]) -> Tensor | None:
+        def batch(*, uncut: bool) -> Batch:
+            places = tuple(range(self._depth(case, uncut=uncut)))
+            made = self._batch(hidden, places, uncut=uncut)
+            return replace(made, extent=self._extent(case, places, uncut=uncut))
+
+        axis = None if self.slices is None else self.slices.axis
+        return Whole(case, batch(uncut=False), self.prepared, partial(batch, uncut=True), axis)
+
+    def _extent(self, case: Case, places: tuple[int, ...], *, uncut: bool) -> Tensor | None:
         """(B, D) of the true pixels within the grid; None where all are."""
-        place = self.prepared.image(case)[1]
+        place = self.prepared.image(case, uncut=uncut)[1]
         true = [min(lengths) for lengths in zip(place.resampled, place.size, strict=True)]
         if tuple(true) == place.size:
             return None
@@ -191,10 +196,10 @@ class Cohort:
         before, depth = max(0, -place.start[self.slices.axis]), true.pop(self.slices.axis)
         return torch.tensor([true if before <= at < before + depth else [0] * len(true) for at in places])
 
-    def _depth(self, case: Case) -> int:
+    def _depth(self, case: Case, *, uncut: bool = False) -> int:
         if self.slices is None:
             return 1
-        size = self.prepared.image(case)[0].shape[1:]
+        size = self.prepared.image(case, uncut=uncut)[0].shape[1:]
         if len(size) != 3:
             mend = "remove its row from the manifest, or slices from the study where no image is a volume"
             raise SpecError(
@@ -238,8 +243,8 @@ class Cohort:
         return {case.attributes[key] for case in self.cases if key in case.attributes}
 
     # ------------------------------------------------------------------ arrays
-    def _batch(self, case: Case, places: tuple[int, ...], *, narrow: bool = False) -> Batch:
-        image, geometry = self.prepared.image(case)
+    def _batch(self, case: Case, places: tuple[int, ...], *, narrow: bool = False, uncut: bool = False) -> Batch:
+        image, geometry = self.prepared.image(case, uncut=uncut)
         coding, size = self.prepared.coding, len(places)
         labels: dict[str, Any] = {}
         if "mask" in case.labels and coding.mask:
@@ -254,7 +259,7 @@ class Cohort:
             labels["boxes"] = (self.given[case.name],)
         elif "boxes" in case.labels and coding.boxes:
             labels["boxes"] = (self.prepared.boxes(case),)
-        region = self.prepared.region(case)
+        region = self.prepared.region(case, uncut=uncut)
         attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
         spacing = geometry.spacing
         if self.slices is not None:

@@ -61,13 +61,24 @@ class PreparedImages:
     folder: Path | None = None
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def image(self, case: Case) -> tuple[np.ndarray, Geometry]:
-        """(C, *size) float32 on the study's grid, normalised, and its geometry."""
+    def image(self, case: Case, *, uncut: bool = False) -> tuple[np.ndarray, Geometry]:
+        """(C, *size) float32 on the study's grid, normalised, and its geometry.
+
+        Args:
+            uncut: with what preprocessing.size cuts off; see ``Geometry.uncut``.
+        """
+        key = self._image_key(case)
+        if uncut:
+            cut = self.image(case)
+            if cut[1].uncut == cut[1]:
+                return cut
+            key = content_hash("uncut", key)
 
         def make() -> dict[str, np.ndarray]:
             picture = read_image(case.image, nan=self.preprocessing.nan)
             picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
             place = geometry(picture, self.preprocessing, case.name)
+            place = place.uncut if uncut else place
             largest = (len(picture.array), *map(max, place.size, place.resampled))
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
             # normalised as stored: what is cut off still counts, and padding does not
@@ -81,7 +92,7 @@ class PreparedImages:
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
-        made = self._kept(self._image_key(case), ("image", "geometry", "affine"), make)
+        made = self._kept(key, ("image", "geometry", "affine"), make)
         return made["image"], _geometry(made["geometry"])
 
     def grid(self, case: Case) -> Grid:
@@ -91,17 +102,20 @@ class PreparedImages:
         affine = np.array(kept["affine"])
         return Grid(shape, affine if affine.size else None, **json.loads(bytes(kept["geometry"]))["grid"])
 
-    def mask(self, case: Case, kind: type[np.integer[Any]] = np.int64) -> np.ndarray:
+    def mask(self, case: Case, kind: type[np.integer[Any]] = np.int64, *, uncut: bool = False) -> np.ndarray:
         """(1, *size) class indices on the study's grid. ``KeyError`` when the mask is hidden.
 
         Args:
             kind: of the numbers. They are kept as int16: asked for as that, nothing is copied.
+            uncut: as of ``image``.
         """
         path = Path(case.labels["mask"])
         key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
+        place = self.image(case, uncut=uncut)[1]
+        if uncut and place != self.image(case)[1]:
+            key = content_hash("uncut", key)
 
         def make() -> dict[str, np.ndarray]:
-            place = self.image(case)[1]
             index = self.coding.mask_to_index(self._on_grid(path, case).array, str(path))
             return {"mask": to_grid(index.astype(np.int16), place, nearest=True)}
 
@@ -120,15 +134,16 @@ class PreparedImages:
 
         return self._kept(key, ("paired",), make)["paired"]
 
-    def region(self, case: Case) -> np.ndarray | None:
-        """(1, *size) bool on the study's grid, or None."""
+    def region(self, case: Case, *, uncut: bool = False) -> np.ndarray | None:
+        """(1, *size) bool on the study's grid, or None; ``uncut`` as of ``image``."""
         if case.region is None:
             return None
         path = case.region
-        key = content_hash("region", file_hash(path), self._image_key(case))
+        key, place = content_hash("region", file_hash(path), self._image_key(case)), self.image(case, uncut=uncut)[1]
+        if uncut and place != self.image(case)[1]:
+            key = content_hash("uncut", key)
 
         def make() -> dict[str, np.ndarray]:
-            place = self.image(case)[1]
             return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), place, nearest=True)}
 
         return self._kept(key, ("region",), make)["region"].view(bool)  # 0 and 1, so nothing is copied

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -122,6 +122,27 @@ class Geometry:
         """Whether the processed grid is the stored one."""
         straight = self.axes == tuple(range(len(self.shape))) and not self.flips
         return straight and self.shape == self.resampled == self.size and not any(self.start)
+
+    @property
+    def uncut(self) -> Geometry:
+        """The same without the cut: the resampled grid, padded where it is smaller than ``size``.
+
+        >>> wide = Geometry((4, 8), (0, 1), (), (4, 8), (-1, 2), (6, 4), (1.0, 1.0), (1.0, 1.0)).uncut
+        >>> wide.start, wide.size
+        ((-1, 0), (6, 8))
+        """
+        start = tuple(min(first, 0) for first in self.start)
+        return replace(self, start=start, size=tuple(map(max, self.size, self.resampled)))
+
+    @property
+    def share_cut_off(self) -> float:
+        """The share of the image that lies outside the processed grid.
+
+        >>> Geometry((4, 8), (0, 1), (), (4, 8), (-1, 2), (6, 4), (1.0, 1.0), (1.0, 1.0)).share_cut_off
+        0.5
+        """
+        kept = (min(have, want) / have for have, want in zip(self.resampled, self.size, strict=True))
+        return 1 - math.prod(kept)
 
 
 def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geometry:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,7 +12,7 @@ from allograft.batch import Batch, Boxes
 from allograft.cohort.manifest import Case
 from allograft.cohort.picture import Grid
 from allograft.cohort.prepared_images import PreparedImages
-from allograft.cohort.preprocessing import Geometry
+from allograft.cohort.preprocessing import Geometry, from_grid
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Whole:
         batch: its images on the study's grid: B = 1, or one per slice of a volume; with their
             ``extent`` where they were padded. It never holds a label.
         prepared: where the truth is read from.
+        make_uncut: makes the batch with what preprocessing.size cuts off, which ``case_prediction``
+            shows to a predictor window by window.
         slice_axis: the axis of the study's grid across which slices were cut, or None.
 
     The truth is read when it is asked for, on the image's own grid; ``KeyError`` where the label is
@@ -31,6 +35,7 @@ class Whole:
     case: Case
     batch: Batch
     prepared: PreparedImages = field(repr=False)
+    make_uncut: Callable[[], Batch] = field(repr=False, compare=False)
     slice_axis: int | None = None
 
     @property
@@ -44,8 +49,27 @@ class Whole:
         return self.prepared.grid(self.case)
 
     def restack(self, values: Tensor) -> Tensor:
-        """A prediction for ``batch`` (B, K, *spatial) -> (K, *size) on the study's grid."""
+        """A prediction for ``batch`` (B, K, *spatial) -> (K, *size) on the study's grid, uncut or
+        not."""
         return values[0] if self.slice_axis is None else values.movedim(0, 1 + self.slice_axis)
+
+    def on_image(self, values: Tensor) -> Tensor:
+        """Probabilities predicted for the case, uncut or not, (B, K, *spatial) -> (K, *shape) on
+        the image's own grid; what lies outside is background: see ``from_grid``."""
+        place, stacked = self.geometry, self.restack(values)
+        return from_grid(stacked, place if tuple(stacked.shape[1:]) == place.size else place.uncut)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether preprocessing.size cuts something off this image."""
+        return self.geometry.share_cut_off > 0
+
+    @property
+    def cut_off(self) -> tuple[float, str]:
+        """How much of the image preprocessing.size cuts off, in mm3 (mm2 of a plane of unknown
+        thickness), and the unit."""
+        voxel, unit = self.grid.voxel
+        return self.geometry.share_cut_off * math.prod(self.grid.shape) * voxel, unit
 
     @property
     def mask(self) -> Tensor:

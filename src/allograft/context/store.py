@@ -19,6 +19,7 @@ from allograft.networks import own_spec, rebuilt, remade
 from allograft.networks.network import Spec
 from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
 from allograft.predictor.folder import intact, read_card
+from allograft.predictor.whole import sees_whole_images
 from allograft.recipe import Carry, Stage
 
 LEFT_OUT: Final = "optimizer_left_out"
@@ -267,8 +268,16 @@ class Kept:
     @property
     def sees_whole_cases(self) -> bool:
         """What the predictor itself says."""
-        known = next(iter(self.loaded.values()), None) or self.on("cpu")
-        return getattr(known, "sees_whole_cases", False)
+        return getattr(self._known, "sees_whole_cases", False)
+
+    @property
+    def sees_whole_images(self) -> bool:
+        """What the predictor itself, or one inside it, says."""
+        return sees_whole_images(self._known)
+
+    @property
+    def _known(self) -> Predictor:
+        return next(iter(self.loaded.values()), None) or self.on("cpu")
 
     def on(self, device: str) -> Predictor:
         """The predictor on a device."""

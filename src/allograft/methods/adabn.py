@@ -45,6 +45,7 @@ class AdaBn:
         year=2018,
         doi="10.1016/j.patcog.2018.03.005",
     )
+    needs_batch_norm: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(target_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:

@@ -39,6 +39,7 @@ class Dsbn:
         venue="IEEE/CVF Conference on Computer Vision and Pattern Recognition",
         year=2019,
     )
+    needs_batch_norm: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:

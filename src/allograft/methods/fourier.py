@@ -301,6 +301,12 @@ class FourierPredictor:
         """Whether the slices of a scan must come together: their donors are one choice."""
         return self.beta > 0 and self.donors is not None and self.donors.sliced and self.donors.search == "3d"
 
+    @property
+    def sees_whole_images(self) -> bool:
+        """Whether images must come whole: the amplitude that is swapped is that of all of their
+        pixels."""
+        return self.beta > 0
+
     @cached_property
     def _spectra(self) -> Spectra:
         return Spectra(self.style, self.beta)

@@ -131,6 +131,8 @@ class HistogramPredictor:
     levels: Tensor
     sliced: bool = False
 
+    sees_whole_images: ClassVar[bool] = True  # their own distribution is that of all their pixels
+
     def __call__(self, batch: Batch) -> Prediction:
         if batch.image.shape[1] != self.values.shape[1]:
             raise SpecError(

@@ -61,6 +61,7 @@ class MsNet:
         venue="IEEE Transactions on Medical Imaging",
         year=2020,
     )
+    needs_batch_norm: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(source_images=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:

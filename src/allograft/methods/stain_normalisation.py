@@ -149,6 +149,8 @@ class StainNormalised:
     most: Tensor
     white: float
 
+    sees_whole_images: ClassVar[bool] = True  # their stains are found in all their pixels
+
     def __call__(self, batch: Batch) -> Prediction:
         """Images are treated one by one, on the CPU."""
         reference, method = Stains(self.vectors.cpu(), self.most.cpu()), self.method

@@ -103,5 +103,7 @@ class ZScorePredictor:
     mean: Tensor
     spread: Tensor
 
+    sees_whole_images: ClassVar[bool] = True  # their own mean and spread are those of all their pixels
+
     def __call__(self, batch: Batch) -> Prediction:
         return self.inner(replace(batch, image=standardised(batch.image, self.mean, self.spread, batch.inside())))

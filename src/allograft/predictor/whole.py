@@ -3,17 +3,122 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from types import EllipsisType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from allograft.batch import Batch, Boxes
+from allograft.batch import Batch, Boxes, collate
+from allograft.cohort import Whole
 from allograft.cohort.readers import SUFFIXES
 from allograft.predictor.direct import Predictor
+from allograft.tasks import Task
 
 CHUNK = 16
 """Slices of a volume predicted at a time."""
+OVERLAP = 0.25
+"""Share of a window that the next one covers too."""
+DENSE = frozenset({"mask", "paired"})
+"""Outputs with a value for every pixel."""
+
+
+def case_prediction(
+    predictor: Predictor, whole: Whole, task: Task, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """A prediction for one case, on the CPU, as it is judged, written to files and shown: labels
+    are not looked at.
+
+    Where preprocessing.size cuts something off, training sees the middle of the image; dense
+    outputs are predicted for all of it, in windows of that size (``windowed_prediction``). What is
+    no output of a pixel, such as a class, is predicted from the middle, and so is everything by a
+    predictor that ``sees_whole_images``: the prediction's warnings then say how much of the image
+    was not looked at.
+    """
+
+    def middle() -> dict[str, Any]:
+        return whole_prediction(predictor, whole.batch.to(device))
+
+    dense = DENSE.intersection(task.outputs)
+    if not whole.is_cut or not dense or sees_whole_images(predictor):
+        found = middle()
+        return _with_warning(found, not_looked_at(whole)) if whole.is_cut else found
+    window = tuple(whole.batch.image.shape[2:])
+    found = windowed_prediction(predictor, whole.make_uncut().to(device), window)
+    if dense.issuperset(task.outputs):
+        return found
+    return {**middle(), **{key: value for key, value in found.items() if key in dense}}
+
+
+def windowed_prediction(predictor: Predictor, batch: Batch, window: Sequence[int]) -> dict[str, Any]:
+    """A prediction for images larger than the predictor was trained on, on the CPU: windows that
+    overlap by ``OVERLAP``, their dense outputs averaged with Gaussian weights (MONAI's).
+
+    Logits are averaged, and not probabilities. Of a window's other outputs, scores and warnings
+    are kept, one a window.
+
+    Args:
+        batch: (B, C, *spatial) images, each side at least as long as the window's.
+        window: its size along each spatial axis.
+    """
+    from monai.inferers.utils import sliding_window_inference
+
+    kept: list[dict[str, Any]] = []
+
+    def predict(_images: Tensor, places: Sequence[Sequence[slice]]) -> dict[str, Tensor]:
+        output = predictor(collate([_cut_out(batch, place[0], tuple(place[2:])) for place in places]).unlabelled())
+        dense = {key: value for key, value in output.items() if key in DENSE and isinstance(value, Tensor)}
+        kept.append({key: value for key, value in output.items() if key not in (*DENSE, "label", "boxes")})
+        # a copy, because MONAI weighs it in place
+        return {key: value.clone() for key, value in dense.items()}
+
+    together = CHUNK if len(window) == 2 else 1
+    found = sliding_window_inference(
+        batch.image, tuple(window), together, predict, OVERLAP, "gaussian", device="cpu", with_coord=True
+    )
+    assert isinstance(found, dict)
+    return {**found, **{key: _joined([facts[key] for facts in kept]) for key in kept[0]}}
+
+
+def _cut_out(batch: Batch, image: slice, place: tuple[slice, ...]) -> Batch:
+    """One window of one image."""
+    one = batch[image]
+    inside: tuple[EllipsisType | slice, ...] = (..., *place)
+    lengths = torch.tensor([each.stop - each.start for each in place], device=batch.image.device)
+    return replace(
+        one,
+        image=one.image[inside],
+        region=None if one.region is None else one.region[inside],
+        # an axis that is cut has no padding, and one that has padding is not cut
+        extent=None if one.extent is None else torch.minimum(one.extent, lengths),
+    )
+
+
+def sees_whole_images(predictor: object) -> bool:
+    """Whether a predictor, or one inside it, needs images whole: it changes them by what all of
+    their pixels are (``sees_whole_images``), or takes slices of a scan together
+    (``sees_whole_cases``)."""
+    if isinstance(predictor, (list, tuple)):
+        return any(map(sees_whole_images, predictor))
+    if not is_dataclass(predictor) or isinstance(predictor, type):
+        return False
+    says = (getattr(predictor, name, False) for name in ("sees_whole_images", "sees_whole_cases"))
+    return any(says) or any(sees_whole_images(getattr(predictor, f.name)) for f in fields(predictor))
+
+
+def not_looked_at(whole: Whole) -> str:
+    """What preprocessing.size cuts off an image, as a warning: ``1200 mm3 (40 %) were not looked
+    at: ...``."""
+    (amount, unit), share = whole.cut_off, whole.geometry.share_cut_off
+    return f"{amount:.6g} {unit} ({share:.1%}) were not looked at: they lie outside preprocessing.size"
+
+
+def _with_warning(prediction: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The prediction with one more warning, of its first image."""
+    count = next(len(value) for value in prediction.values())
+    first, *others = prediction.get("warnings", ("",) * count)
+    return {**prediction, "warnings": ("; ".join(filter(None, (first, text))), *others)}
 
 
 def whole_prediction(predictor: Predictor, batch: Batch) -> dict[str, Any]:

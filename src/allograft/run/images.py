@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from allograft.cohort import Case, Cohort
 from allograft.errors import ImageError
 
@@ -16,20 +18,33 @@ def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> Non
             first.
     """
     count = sum(len(cohort.cases) for cohort in cohorts)
-    say(f"preparing {count} images")
-    first, empty = cohorts[0], 0
+    first, losses = cohorts[0], list[float | None]()
     for cohort in cohorts:
         prepared = cohort.prepared
         for case in cohort.cases:
-            _check_alike(case, _network_shape(cohort, case), first.cases[0], _network_shape(first, first.cases[0]))
+            _check_alike(case, network_shape(cohort, case), first.cases[0], network_shape(first, first.cases[0]))
             prepared.region(case)
             if "mask" in case.labels and prepared.coding.mask:
-                empty += not prepared.mask(case).any()
-    if empty:
+                losses.append(foreground_cut_off(cohort, case))
+    if empty := losses.count(None):
         say(
             f"warning: {empty} of {count} images have no foreground; they count as empty, see 'undefined' in the "
             "records"
         )
+    if cut := [lost for lost in losses if lost]:
+        say(
+            f"warning: preprocessing.size cuts foreground off {len(cut)} of {len(losses)} masks, and all of it off "
+            f"{cut.count(1.0)}; trainings do not see it, while models are judged on whole images, window by window: "
+            "set a larger size, or set patch in its place"
+        )
+
+
+def foreground_cut_off(cohort: Cohort, case: Case) -> float | None:
+    """The share of a mask's foreground that preprocessing.size cuts off; None for a mask without
+    foreground."""
+    total = int(np.count_nonzero(cohort.prepared.mask(case, uncut=True)))
+    kept = int(np.count_nonzero(cohort.prepared.mask(case)))
+    return 1 - kept / total if total else None
 
 
 def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence[int]) -> None:
@@ -41,7 +56,7 @@ def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence
         raise ImageError(f"image {told}; expected {expected}: convert the images to one kind, or leave the site out")
 
 
-def _network_shape(cohort: Cohort, case: Case) -> tuple[int, ...]:
+def network_shape(cohort: Cohort, case: Case) -> tuple[int, ...]:
     """(C, *spatial) of an image as the network gets it, slices with their neighbours as
     channels."""
     shape = cohort.prepared.image(case)[0].shape

@@ -15,7 +15,7 @@ from allograft import __version__
 from allograft.cohort import Whole
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
-from allograft.predictor.whole import case_facts, whole_prediction
+from allograft.predictor.whole import case_facts, case_prediction
 from allograft.recipe import Recipe, Stage, title
 from allograft.results.analysis.label_free import pooled, watched
 from allograft.results.record import LABEL_FREE, Part, Record, measured, read_record, record_name
@@ -133,7 +133,7 @@ class Judge:
         assert stage.predictor is not None
         with Seeds(0, (stage.unit, stage.name)).everything("judge"):
             for whole in cohort.wholes():
-                prediction = whole_prediction(stage.predictor, self.fabric.to_device(whole.batch))
+                prediction = case_prediction(stage.predictor, whole, self.task, self.fabric.device)
                 cases.append({"case": whole.case.name, "subject": whole.case.subject, **facts(prediction, whole)})
         return cases
 

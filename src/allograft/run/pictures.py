@@ -19,7 +19,7 @@ from allograft.grey import plane, window_of
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import sites_of
-from allograft.predictor.whole import whole_prediction
+from allograft.predictor.whole import case_prediction
 from allograft.report.boxes import draw_boxes
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.report.facts import ordinals
@@ -69,7 +69,8 @@ class Models:
         """What a model says of a case."""
         predictor, sites = model
         whole = replace(self.world.named(name), sites=sites).whole(0)
-        return self.world.study.made_task.answer(whole_prediction(predictor, whole.batch), whole)
+        task = self.world.study.made_task
+        return task.answer(case_prediction(predictor, whole, task), whole)
 
     def find(self, model: Loaded, name: str) -> Mask:
         """A case's mask on its own grid: (*spatial) class indices."""

@@ -17,7 +17,7 @@ from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork
-from allograft.predictor.whole import whole_prediction
+from allograft.predictor.whole import case_prediction
 from allograft.recipe import Stage, title
 from allograft.run.session import Session
 from allograft.seeds import Seeds
@@ -73,6 +73,7 @@ def preview(session: Session) -> Preview:
         SpecError: a training step would not fit into the memory that is free; names the setting
             that would.
     """
+    session = session.completed()
     world = session.prepare()
     plan = session.plan(world)
     memory, free = check_memory(session, world)
@@ -111,7 +112,7 @@ def _judging(stage: Stage, session: Session, world: World, row: Row) -> float:
         return 0.0
     cohort = replace(tests[0].cohort, sites=stage.sites)
     began = time.perf_counter()
-    whole_prediction(stage.predictor, session.fabric.to_device(cohort.whole(0).batch))
+    case_prediction(stage.predictor, cohort.whole(0), session.study.made_task, session.fabric.device)
     return time.perf_counter() - began
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from allograft.cohort.splits import write_splits
 from allograft.context import Context, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
-from allograft.errors import LeaseLost, OutputError, SpecError
+from allograft.errors import AllograftError, LeaseLost, OutputError, SpecError
 from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, operate, spec_of
@@ -31,6 +31,7 @@ from allograft.results.models import export_models, refuse_training_images
 from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
+from allograft.run.defaults import with_defaults
 from allograft.run.images import prepare_images
 from allograft.run.judge import Judge, failed_record
 from allograft.run.pace import Pace, Page
@@ -97,13 +98,24 @@ class Session:
         """The folder of the units, which all parts of a study share."""
         return shared_folder(self.out) / "units"
 
+    def completed(self) -> Session:
+        """The session of the same study with what it leaves open filled in, by its images; see
+        ``with_defaults``."""
+        _check_writable(self.out)
+        own, cohorts = self.network is not None or self._starts_from_folder(), World.read(self.study, self.out).cohorts
+        made = with_defaults(self.study, cohorts, self.say, multiple=self._multiple, own_network=own)
+        return replace(self, study=made)
+
+    def _multiple(self, study: Study, channels: int) -> int:
+        return replace(self, study=study).start_of(channels, 0).multiple
+
     def prepare(self) -> World:
-        """Read and check everything before anything is trained."""
+        """Read and check everything before anything is trained: every row, and all that is wrong
+        at once."""
         _check_writable(self.out)
         world = World.read(self.study, self.out)
         prepare_images(world.cohorts, self.say)
-        for row in bare_rows(world):
-            check_needs(row.recipe, scenario_of(world, row), row.target)
+        refused = _refused(bare_rows(world), lambda row: check_needs(row.recipe, scenario_of(world, row), row.target))
         if self.study.start != "scratch":
             network = self.start(world, 0)
             anew = self._anew()
@@ -118,8 +130,9 @@ class Session:
             refuse_training_images(read_card(self.study.start_path), tested, self.study.start_path)
         self._try(world)
         context, network = self.context(0), self.start(world, 0)
-        for row in (row for row in bare_rows(world) if row.seed == 0):
-            check_recipe(row.recipe, scenario_of(world, row), network, context)
+        rest = [row for row in bare_rows(world) if row.seed == 0 and title(row.recipe) not in refused]
+        refused |= _refused(rest, lambda row: check_recipe(row.recipe, scenario_of(world, row), network, context))
+        _raise_all(refused)
         # a wrong argument is refused before anything is kept
         optimizer = context.optimizer(network.parameters())
         make_schedule(self.study.settings.schedule, optimizer, 1)
@@ -184,6 +197,10 @@ class Session:
 
     def start(self, world: World, seed: int) -> AnyNetwork:
         """The network that every recipe of a seed starts from."""
+        return self.start_of(world.cohorts[0].case(0).image.shape[1], seed)
+
+    def start_of(self, channels: int, seed: int) -> AnyNetwork:
+        """The same, for images of so many channels."""
         task = self.study.made_task
         with Seeds(seed).everything("network"):
             if self.network is not None:
@@ -191,7 +208,7 @@ class Session:
                 place = f"{type(module).__module__}:{type(module).__qualname__}"
                 network = copied(build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module))
             else:
-                network = build(self._spec(world.cohorts[0].case(0).image.shape[1], task.outputs))
+                network = build(self._spec(channels, task.outputs))
             if self.study.start != "scratch":
                 load_weights(network, self.study.start_path, anew_in(network, self._anew()))
         return operate(network, "channels_last") if self.study.channels_last else network
@@ -358,6 +375,27 @@ class Session:
         page = self.out / "report.html"
         Page.forget(self.out)
         write_report(page, study=world.study, plan=plan, standing=made, shows=shows)
+
+
+def _refused(rows: Sequence[Row], check: Callable[[Row], None]) -> dict[str, AllograftError]:
+    """Recipe's title -> why it cannot be run, of each that a check refuses."""
+    found: dict[str, AllograftError] = {}
+    for row in rows:
+        try:
+            check(row)
+        except AllograftError as error:
+            found.setdefault(title(row.recipe), error)
+    return found
+
+
+def _raise_all(refused: Mapping[str, AllograftError]) -> None:
+    """One error as it is, several as a list."""
+    reasons = {str(error): error for error in refused.values()}
+    if len(reasons) == 1:
+        raise next(iter(reasons.values()))
+    if reasons:
+        lines = "".join(f"\n  - {reason}" for reason in reasons)
+        raise SpecError(f"{len(refused)} rows cannot be run, so nothing was trained:{lines}")
 
 
 def _check_writable(out: Path) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Coding, Whole
-from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import Missed, case_metrics
 from allograft.nn.processes import count_over_processes
@@ -163,7 +162,7 @@ class Segmentation:
 
     def probabilities(self, prediction: Outputs, whole: Whole) -> Tensor:
         """Class probabilities (K, *shape) on the image's own grid."""
-        return from_grid(whole.restack(prediction["mask"].float().softmax(1).cpu()), whole.geometry)
+        return whole.on_image(prediction["mask"].float().softmax(1).cpu())
 
     def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The mask on the image's own grid, and the volume of each class in mm^3, or pixels of a

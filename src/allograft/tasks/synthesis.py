@@ -12,7 +12,6 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Coding, Whole
-from allograft.cohort.preprocessing import from_grid
 from allograft.errors import SpecError
 from allograft.metrics.synthesis import mean_absolute_error, structural_similarity
 from allograft.nn.processes import count_over_processes
@@ -108,10 +107,8 @@ class Synthesis:
     def made(self, prediction: Outputs, whole: Whole) -> Tensor:
         """The made image (C, *shape) on the image's own grid, shares of the range from 0 to 1; 0
         where the study's grid does not reach."""
-        channels = whole.restack(prediction["paired"].float().cpu()).split(
-            1
-        )  # one by one: several would be taken for classes
-        return torch.cat([from_grid(channel, whole.geometry) for channel in channels]).clamp(0, 1)
+        channels = prediction["paired"].float().cpu().split(1, dim=1)  # several would be taken for classes
+        return torch.cat([whole.on_image(channel) for channel in channels]).clamp(0, 1)
 
     def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The made image as the map ``paired``, or a map a channel; no numbers."""

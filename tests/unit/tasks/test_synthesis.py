@@ -238,7 +238,7 @@ def test_channels_come_back_alike_beyond_the_grid(manifest: Path) -> None:
     image, place = cohort.prepared.image(cohort.cases[0])
     cut = replace(place, start=(4, 2), size=(8, 8))
     cohort.prepared.memory.clear()
-    object.__setattr__(cohort.prepared, "image", lambda case: (image, cut))
+    object.__setattr__(cohort.prepared, "image", lambda case, **_: (image, cut))
     made = Synthesis(channels=2).made({"paired": torch.ones(1, 2, 8, 8)}, cohort.whole(0))
     assert torch.equal(made[0], made[1])
     assert (made[0, 0, 0], made[0, 8, 6]) == (0, 1)
