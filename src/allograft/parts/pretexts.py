@@ -125,7 +125,7 @@ def validation_of(
     ``validation_loss`` (1 - SSIM), ``ms_ssim`` with its ``ms_ssim_scales``, and ``dice``,
     ``hausdorff`` and ``hd95`` of the masks that ``restoration_metrics`` makes of image and
     restoration. Each image is a crop of the study's patch about its middle, or the whole; without
-    augmentation.
+    augmentation. Nothing is measured in a rehearsal, which only times steps.
 
     Args:
         loss: the validation loss of a batch, where it is not 1 - SSIM of what ``restore`` gives.
@@ -152,8 +152,11 @@ def validation_of(
 
 
 def views_of(cohorts: Iterable[Cohort], context: Context, most: int | None = None) -> Iterable[Batch]:
-    """Each image of the cohorts without augmentation, on the device, with its range."""
+    """Each image of the cohorts without augmentation, on the device, with its range; none in a
+    rehearsal."""
     items = [(cohort, index) for cohort in cohorts for index in range(len(cohort))]
+    if context.rehearsal is not None:
+        return
     for cohort, index in items[:most]:
         case = cohort.case(index)
         middle = tuple((side - 1) / 2 for side in case.image.shape[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,12 @@ def test_each_image_of_the_pool_is_looked_at_once(tmp_path: Path, monkeypatch: p
     for _ in range(3):
         Reconstruction().check(Scenario(pool=pool), a_network(), a_context())
     assert len(seen) <= 4
+
+
+def test_a_rehearsal_times_steps_and_measures_nothing(tmp_path: Path) -> None:
+    context = replace(a_context(), rehearsal={})
+    stage, _ = ran(Reconstruction(epochs=9), a_pool(tmp_path), a_network(), context)
+    assert set(stage.facts) == {"steps", "steps_per_epoch"}
+    (meter,) = context.rehearsal.values()
+    assert meter.planned_steps == 27
+    assert "restored" not in meter.figures
