@@ -8,6 +8,7 @@ Above 1: two views (contrastive), a critic (adversarial), noise and a time step 
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,33 @@ def measure(name: str, context: Context, scenario: Any, folder: Path) -> None:
             optimizer.step()
             float(loss)
 
+    if name == "reconstruction":
+        restorer = reheaded(fresh(), {"paired": 1})[0].train()
+        step = context.gradient_step(
+            restorer, lambda network, batch: {"square": network(batch.image)["paired"].square().mean()}
+        )
+        keep(
+            "pretext_idle",
+            {"share_of_waiting_for_2_workers": round(idle_share(context, narrowed, step), 4), "limit": 0.1},
+        )
     compare(f"pretext_{name}", ours, bare, limit=None, rounds=3)
     keep(
         f"pretext_{name}_saved", {"megabytes_for_backward": round(saved(recipe, narrowed, fresh(), context, folder), 1)}
     )
+
+
+def idle_share(context: Context, scenario: Any, step: Any) -> float:
+    """The share of the time of steps that is spent waiting for two loader workers."""
+    batches = replace(context, workers=2).loader(scenario.pool, "idle")(0)
+    next(batches)
+    waited = worked = 0.0
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        batch = next(batches)
+        loaded = time.perf_counter()
+        step(batch)
+        waited, worked = waited + loaded - began, worked + time.perf_counter() - loaded
+    return waited / (waited + worked)
 
 
 def saved(recipe: Any, scenario: Any, network: torch.nn.Module, context: Context, folder: Path) -> float:
