@@ -84,9 +84,9 @@ class Popar:
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without tokens, and images that cannot be cut into its
         patches or are cut into one."""
-        encoder, patch = token_encoder(network, "popar"), token_encoder(network, "popar").strides[-1]
+        patch = token_encoder(network, "popar").strides[-1]
         pool = chosen_pool(scenario.pool, self.pool, "popar")
-        check_patches(pool, context, encoder.strides[-1], "popar", field="the network's patch_size")
+        check_patches(pool, context, patch, "popar", field="the network's patch_size")
         size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
         if math.prod(side // patch for side in size) < 2:
             raise SpecError(
