@@ -84,8 +84,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Expert:
-    """A model of the pool, the distributions that it was trained on, and how far images like its
-    own lie from these.
+    """A model of the pool, what it was trained on, and how far such images lie from that.
 
     Args:
         network: the model.
@@ -190,7 +189,8 @@ class Odex:
             ablation without a history.
         feature: ``batch-norm``: the output of the first normalisation; ``gram``: the Gram matrix of
             its channels, compared by Euclidean distance (the ablation).
-        limit: values of a feature at most, by average pooling; 10,000 in the paper.
+        limit: values of a feature at most, by average pooling; 10,000 in the paper. With far more
+            values than cases a pseudo-inverse sees little of a shift: choose about as many.
         shrinkage: of the covariance, see ``Gaussian``; 0 in the paper.
         held_out: share of a stage's subjects that the Gaussian is not fitted on.
         drop: of ``dice-drop``, in Dice.
