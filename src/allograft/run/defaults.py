@@ -4,12 +4,18 @@ normalisation, and the size of a training sample."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 
+import torch
+
 from allograft.cohort import Cohort
+from allograft.context.context import copied
 from allograft.errors import SpecError
+from allograft.networks import AnyNetwork
+from allograft.predictor import evaluation_mode
+from allograft.predictor.direct import padded
 from allograft.recipe import candidates, every_recipe, title
 from allograft.run.images import network_shape
 from allograft.study.spec import Study
@@ -73,6 +79,25 @@ def with_defaults(study: Study, cohorts: Sequence[Cohort], say: Say, *, multiple
     if not own_network:
         study = replace(study, network=_network(study, len(seen.sizes[0]), say))
     return replace(study, patch=_patch(study, seen, multiple(study, seen.channels), say))
+
+
+def refused_sizes(network: AnyNetwork, shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], str]:
+    """Shape (C, *spatial) of an image -> why a network cannot take it, padded as it is predicted.
+
+    Tried without computing anything; where that fails, for reasons of its own perhaps, in earnest.
+    """
+    empty, refused = copied(network).to("meta"), dict[tuple[int, ...], str]()
+    for shape in sorted(set(shapes)):
+        try:
+            with evaluation_mode(empty):
+                padded(empty, torch.empty((1, *shape), device="meta"))
+        except Exception:  # of a module that reads values, which there are none
+            try:
+                with evaluation_mode(network):
+                    padded(network, torch.zeros((1, *shape)))
+            except (RuntimeError, ValueError) as error:
+                refused[shape] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return refused
 
 
 def _mixed_channels(cohorts: Sequence[Cohort]) -> int | None:

@@ -31,8 +31,8 @@ from allograft.results.models import export_models, refuse_training_images
 from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
-from allograft.run.defaults import with_defaults
-from allograft.run.images import prepare_images
+from allograft.run.defaults import refused_sizes, with_defaults
+from allograft.run.images import network_shape, prepare_images
 from allograft.run.judge import Judge, failed_record
 from allograft.run.pace import Pace, Page
 from allograft.run.start import anew_in, network_of, refuse_untrained
@@ -146,8 +146,8 @@ class Session:
         tree.write_json(self.out / "study.json", self.study.spelt_out())
 
     def _try(self, world: World) -> None:
-        """One sample through the network, so that sizes that do not fit are refused before anything
-        is trained."""
+        """One sample and an image of each size through the network, so that sizes that do not fit
+        are refused before anything is trained."""
         network = self.start(world, 0)
         try:
             sample = Sample("none", self.study.patch)(world.cohorts[0].case(0), Seeds(0).rng("try"))
@@ -164,6 +164,13 @@ class Session:
                 f"({str(error).splitlines()[0]}); "
                 f"set patch or preprocessing.size to multiples of {network.multiple}, and spatial_dims to the images'"
             ) from error
+        tested = [test.cohort for fold in range(world.folds) for test in world.tests(fold)]
+        shapes = {network_shape(cohort, case) for cohort in tested for case in cohort.cases}
+        for shape, why in refused_sizes(network, shapes).items():
+            raise SpecError(
+                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on whole images; "
+                "set preprocessing.size to what it can take, or choose another network"
+            )
 
     def plan(self, world: World) -> Plan:
         """Rows with their content keys."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from tests.contract.world import METHODS, contract, request, row_of, session_of, write_cohort
 from tests.unit.tiny import write_brains, write_photographs, write_rows
+from torch import nn
 
 from allograft.apply import load
 from allograft.errors import AllograftError, SpecError
@@ -168,6 +171,30 @@ def test_all_rows_that_cannot_be_run_are_named_at_once(tmp_path: Path) -> None:
     assert head == "3 rows cannot be run, so nothing was trained:"
     assert [line.split()[1].rstrip(":") for line in lines] == ["recipe", "adabn", "catenorm"]
     assert not (tmp_path / "out" / "units").exists()
+
+
+class Fixed(nn.Module):
+    """A network for images of 16 x 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[2:] != (16, 16):
+            raise RuntimeError("expected 16 x 16")
+        found: torch.Tensor = self.layer(image)
+        return found
+
+
+def test_a_network_that_cannot_predict_whole_images_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    for side, fits in ((16, True), (20, False)):
+        manifest = write_photographs(tmp_path / f"{side}", {"a": 4, "b": 4}, size=(side, 16))
+        study = make_study(five(manifest, patch=[16, 16]))
+        session = Session(study, tmp_path / "out", Fixed(), local_fabric(accelerator="cpu"), 0, 60.0, lambda _: None)
+        session = replace(session, out=tmp_path / f"out-{side}").completed()
+        with nullcontext() if fits else pytest.raises(SpecError, match=r"shape \(1, 20, 16\) \(expected 16 x 16\)"):
+            session.prepare()
 
 
 def test_a_study_of_five_keys_runs_and_is_kept_as_it_was_run(tmp_path: Path) -> None:
