@@ -10,8 +10,8 @@ LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last(network: AnyNetwork) -> AnyNetwork:
-    """Keep the weights of convolutions with the channels last, in place; torch's convolutions then
-    pass images on that way.
+    """Keep the weights of convolutions with the channels last, in place; torch then computes these
+    convolutions that way.
 
     What is computed is the same but for rounding. It is faster where convolutions run in bfloat16,
     most of all in 3-D.
