@@ -229,8 +229,7 @@ def test_the_validation_loss_is_that_of_images_as_they_are(cohort: Cohort) -> No
 def test_a_training_that_was_killed_keeps_its_lowest_loss(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed three times, it ends at the weights of one that was not. The validation loss is turned
-    round, so that these are not the last."""
+    """Killed three times, it ends at the weights of one that was not; these are not the last."""
 
     def ran(folder: Path) -> Any:
         settings = {"budget": Budget(steps=14, batch_size=4), "optimizer": {"adam": {"lr": 1e-2}}}
@@ -244,7 +243,7 @@ def test_a_training_that_was_killed_keeps_its_lowest_loss(
 
     losses: list[float] = []
     real, step = mean_loss, GradientStep.__call__
-    monkeypatch.setattr(stain_aglr, "mean_loss", lambda *given: losses.append(-real(*given)) or losses[-1])
+    monkeypatch.setattr(stain_aglr, "mean_loss", lambda *given: losses.append(real(*given)) or losses[-1])
     whole = ran(tmp_path / "whole")
     assert min(losses) < losses[-1]
     monkeypatch.setattr(Journal, "due", lambda self: True)
