@@ -32,7 +32,8 @@ def test_a_longer_sulcus_is_larger_and_an_absent_one_changes_nothing(shape: tupl
         if label == "absent":
             assert (tissue == label_head(head, shape)).all()
     assert sizes[0] == 0 < 1.5 * sizes[1] < sizes[2]
-    assert ndimage.label(mask == SULCUS, np.ones((3,) * len(shape)))[1] == 1
+    # in one piece, but where another sulcus crosses it
+    assert ndimage.label(mask == SULCUS, np.ones((3,) * len(shape)))[1] <= 2
 
 
 def test_it_lies_in_the_left_half_in_front() -> None:
