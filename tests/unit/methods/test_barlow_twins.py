@@ -21,6 +21,7 @@ CONTRACT = {
     "arguments": {"width": 16},
     "study": {"pool": ["a", "d", "b"]},
     "options": {"balance": 0.5, "width": 8, "augmentation": "light", "epochs": 1, "pool": ["a"]},
+    "processes_study": {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 8}},
     "own_settings": ("augmentation",),
     "marks": (),
     # of two embeddings each is one standard deviation from the mean, on a side that rounding can turn
