@@ -29,10 +29,11 @@ class BarlowTwins:
     the other view is to be 1, and that with every other channel 0.
 
     An embedding is the mean over the encoder's last feature, through a projector of three linear
-    layers; the loss is MONAI's. Of two images each channel's standardised values are opposite
-    whatever the network does, so a batch should be much larger. Optimizer, schedule and budget are the study's; the paper: LARS,
-    1000 epochs of 2048 images, projectors of 8192. Where we differ: the projector has layer
-    normalisation in the place of batch normalisation, so that two processes train as one.
+    layers; the loss is MONAI's. A batch of two images has no gradient, since the standardised
+    values of each channel are opposite whatever the network does: take many. Optimizer, schedule
+    and budget are the study's; the paper: LARS, 1000 epochs of 2048 images, projectors of 8192.
+    Where we differ: the projector has layer normalisation in the place of batch normalisation, so
+    that two processes train as one.
 
     Args:
         balance: lambda, of the off-diagonal correlations.
