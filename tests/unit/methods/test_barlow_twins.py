@@ -24,8 +24,6 @@ CONTRACT = {
     "processes_study": {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 8}},
     "own_settings": ("augmentation",),
     "marks": (),
-    # of two embeddings each is one standard deviation from the mean, on a side that rounding can turn
-    "processes_study": {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 6}},
 }
 
 
