@@ -175,6 +175,7 @@ FILLED = {  # what a reader puts in the place of dots and capitals
     "classes: x": "classes: [vessel]",
     "[...]": "[8, 8]",
     "{...}": "{}",
+    "size: x": "size: [8, 8]",
     "fraction: ...": "fraction: 0.5",
     "folds: ...": "folds: 2",
     "folds: x": "folds: 2",

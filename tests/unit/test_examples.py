@@ -114,8 +114,9 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
     side, labelled = SIDES.get(name, SMALLEST if "cyclegan" in str(study.recipes).lower() else 16), FEWEST.get(name, 2)
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
-    counts_subjects = isinstance(study.target_labels, TargetLabels) and study.target_labels.slices is None
-    small += [f"target_labels.subjects={labelled}"] if counts_subjects else []
+    if isinstance(study.target_labels, TargetLabels):
+        counted = "cases" if study.target_labels.cases is not None else "subjects"
+        small += [f"target_labels.{counted}={labelled}"]
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]

@@ -166,7 +166,7 @@ class DenoisingDiffusion:
         if not isinstance(getattr(network, "encoder", None), DiffusionEncoder):
             name = next(iter(network.spec["build"]))
             raise SpecError(
-                f"denoising_diffusion: network '{name}' is told no time step; choose network: {{diffusion_unet: ...}}"
+                f"denoising_diffusion: network '{name}' is told no time step; choose network: {{diffusion_unet: {{}}}}"
             )
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:

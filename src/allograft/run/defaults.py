@@ -27,7 +27,8 @@ LONGEST_WHOLE = {2: 512, 3: 128}
 """Longest side to which images of several sizes are padded, where a label is of the whole image."""
 Say = Callable[[str], None]
 Multiple = Callable[[Study, int], int]
-"""A study and its images' channels -> what the sides of the network's input must be multiples of."""
+"""A study and its images' channels -> what the sides of the network's input must be multiples
+of."""
 
 
 @dataclass(frozen=True)
