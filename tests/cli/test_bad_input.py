@@ -117,9 +117,13 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "an image that is none": (lambda c: (c / "images" / "a-000.png").write_text("hello"), ["a-000.png", "5 bytes"]),
     "NaN pixels in a TIFF": (nan_tiff, ["nan.tif", "2 of 1024 pixels are NaN", "preprocessing: {nan: 0}"]),
     "infinite pixels in a NIfTI": (nan_nifti, ["inf.nii.gz", "1024 of 1024 pixels are NaN or infinite"]),
-    "an image of other channels": (
-        several(saved("rgb.png", np.ones((32, 32, 3), np.uint8)), cell(2, image="rgb.png")),
-        ["'rgb.png' of site 'a' has 3 channels", "expected 1 and 2 like", "convert the images"],
+    "images of one, two and three channels": (
+        several(
+            saved("rgb.png", np.ones((32, 32, 3), np.uint8)),
+            cell(2, image="rgb.png"),
+            cell(3, image="images/a-000.png;images/a-001.png"),
+        ),
+        ["has 2 channels", "only 1 becomes many", "convert the image"],
     ),
     "mask of another shape": (
         saved("masks/a-002.png", np.ones((32, 31), np.uint8)),

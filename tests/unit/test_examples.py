@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def stand_ins(study: Study, folder: Path) -> list[str]:
         sites = sites or {"one": None}
         values = None if spec.classes is None else [v for given in spec.classes.values() for v in given]
         (folder / name).mkdir()
-        changes.append(f"cohorts.{name}.manifest={write_noise(study, sites, folder / name, 8, values)}")
+        made = write_noise(replace(study, slices=spec.slices, cohorts={}), sites, folder / name, 8, values)
+        changes.append(f"cohorts.{name}.manifest={made}")
     return changes
 
 
@@ -74,8 +76,7 @@ def write_noise(
 ) -> Path:
     """Noise, and masks of noise with these values, by default of every class."""
     rng = np.random.default_rng(list(folder.name.encode()))  # two cohorts of a study share no image
-    slices = [spec.slices for spec in study.cohorts.values()] or [study.slices]
-    volumes = any(each is not None for each in slices) or len(study.preprocessing.size or ()) == 3
+    volumes = study.slices is not None or len(study.preprocessing.size or ()) == 3
     volumes = volumes or any(
         (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
