@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -189,10 +190,26 @@ def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder to a place where nothing is. ``OutputError`` when it cannot be written."""
     try:
         shutil.copytree(source, target)
+    except shutil.Error as error:  # a list of files, each with its reason
+        (*_, reason), *_ = error.args[0]
+        raise OutputError(f"{target}: cannot be written ({_reason(reason)}); free some space or {ELSEWHERE}") from error
     except OSError as error:
         raise OutputError(
-            f"{target}: cannot be written ({error.strerror or error}); free some space or choose another --out"
+            f"{target}: cannot be written ({error.strerror or error}); free some space or {ELSEWHERE}"
         ) from error
+
+
+ELSEWHERE = "choose another --out"
+
+
+def _reason(text: str) -> str:
+    """The words of an operating system's error: ``[Errno 28] No space left on device: 'a'`` -> ``No
+    space left on device``.
+
+    >>> _reason("[Errno 28] No space left on device: 'a'")
+    'No space left on device'
+    """
+    return re.sub(r"^\[Errno \d+\] ([^:]*).*", r"\1", text)
 
 
 def remove(path: Path) -> None:
