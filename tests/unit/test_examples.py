@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +65,23 @@ def stand_ins(study: Study, folder: Path) -> list[str]:
         sites = sites or {"one": None}
         values = None if spec.classes is None else [v for given in spec.classes.values() for v in given]
         (folder / name).mkdir()
-        made = write_noise(replace(study, slices=spec.slices, cohorts={}), sites, folder / name, 8, values)
+        made = write_noise(study, sites, folder / name, 8, values, spec.slices is not None)
         changes.append(f"cohorts.{name}.manifest={made}")
     return changes
 
 
 def write_noise(
-    study: Study, sites: Iterable[str], folder: Path, count: int, values: Sequence[int | str] | None = None
+    study: Study,
+    sites: Iterable[str],
+    folder: Path,
+    count: int,
+    values: Sequence[int | str] | None = None,
+    sliced: bool | None = None,
 ) -> Path:
-    """Noise, and masks of noise with these values, by default of every class."""
+    """Noise, and masks of noise with these values, by default of every class; volumes where the
+    study, or its cohort, cuts slices."""
     rng = np.random.default_rng(list(folder.name.encode()))  # two cohorts of a study share no image
-    volumes = study.slices is not None or len(study.preprocessing.size or ()) == 3
+    volumes = (study.slices is not None if sliced is None else sliced) or len(study.preprocessing.size or ()) == 3
     volumes = volumes or any(
         (arguments or {}).get("spatial_dims") == 3 or name == "unetr" for name, arguments in study.network.items()
     )
