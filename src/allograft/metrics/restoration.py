@@ -45,7 +45,7 @@ def otsu_threshold(image: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> 1 <= otsu_threshold(torch.tensor([0.0, 1.0, 9.0, 10.0])) < 9
+        >>> 0 < otsu_threshold(torch.tensor([0.0, 1.0, 9.0, 10.0])) < 9
         True
     """
     from skimage.filters import threshold_otsu
