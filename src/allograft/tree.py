@@ -190,21 +190,14 @@ def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder to a place where nothing is. ``OutputError`` when it cannot be written."""
     try:
         shutil.copytree(source, target)
-    except shutil.Error as error:  # a list of files, each with its reason
-        (*_, reason), *_ = error.args[0]
-        raise OutputError(f"{target}: cannot be written ({_reason(reason)}); free some space or {ELSEWHERE}") from error
     except OSError as error:
-        raise OutputError(
-            f"{target}: cannot be written ({error.strerror or error}); free some space or {ELSEWHERE}"
-        ) from error
-
-
-ELSEWHERE = "choose another --out"
+        # of several files shutil tells a list, each with the words of its own error last
+        reason = _reason(error.args[0][0][-1]) if isinstance(error, shutil.Error) else error.strerror or error
+        raise OutputError(f"{target}: cannot be written ({reason}); free some space or choose another --out") from error
 
 
 def _reason(text: str) -> str:
-    """The words of an operating system's error: ``[Errno 28] No space left on device: 'a'`` -> ``No
-    space left on device``.
+    """The words of an operating system's error.
 
     >>> _reason("[Errno 28] No space left on device: 'a'")
     'No space left on device'
