@@ -10,7 +10,6 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torchvision.ops import batched_nms

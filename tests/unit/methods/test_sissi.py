@@ -36,7 +36,7 @@ CONTRACT = {
     },
     "under": {
         "slowed": {"arguments": {"start": "early-learning"}},
-        "fused_score": {"arguments": {"score": 0.3}},
+        "fused_score": {"arguments": {"score": 0.15}},
         "keep_empty": {"arguments": {"score": 0.99}},
     },
     "own_settings": ("augmentation",),
@@ -45,12 +45,14 @@ CONTRACT = {
         "network": {"faster_rcnn": {"backbone": "tiny", "detections": 20}},
         "optimizer": {"sgd": {"lr": 0.001}},
     },
-    "marks": (4, 8),  # of twelve steps
+    "marks": (2, 5),  # of eight steps
     "study": {
         "cohort": "boxes.csv",
         "task": {"detection": {"classes": ["brain"]}},
         "network": {"faster_rcnn": {"backbone": "tiny", "detections": 20}},
-        "budget": {"steps": 3, "adapt_steps": 12, "batch_size": 2, "steps_per_epoch": 2},
+        "budget": {"steps": 3, "adapt_steps": 8, "batch_size": 2, "steps_per_epoch": 2},
+        "optimizer": {"sgd": {"lr": 2.0}},  # at which the loss on the held-out source rises again
+        "clip": 1.0,
     },
 }
 SPEC = {"build": {"faster_rcnn": {"in_channels": 1, "outputs": {"boxes": 2}, "backbone": "tiny"}}}

@@ -29,5 +29,5 @@ def test_a_patient_of_two_sites_is_on_one_side(tmp_path: Path) -> None:
 
 def test_one_subject_cannot_be_split_and_the_error_says_what_to_do(tmp_path: Path) -> None:
     cohort = Cohort.read(write_photographs(tmp_path / "c", {"a": 1}), VESSEL.coding)
-    with pytest.raises(SpecError, match="sissi: 1 subject.*or set start: early-learning"):
+    with pytest.raises(SpecError, match=r"sissi: 1 subject.*or set start: early-learning"):
         split_subjects([cohort], 0.2, a_context(), "sissi", instead="set start: early-learning")
