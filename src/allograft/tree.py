@@ -157,7 +157,7 @@ def load(path: Path) -> Any:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            # copies lie where torch puts its own; products of numbers that begin elsewhere round otherwise
+            # copies, as torch aligns its own: products of unaligned numbers round otherwise
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
         shape, checksum = metadata["tree"], metadata["blake2b"]
     # a damaged header may raise anything: an unknown dtype, names that are no UTF-8

@@ -137,7 +137,8 @@ def faster_rcnn(
         in_channels: image channels.
         outputs: ``{"boxes": K}``, the background counted.
         backbone: ``resnet50`` (FPN, Lin et al. 2017), ``mobilenet_v3_large`` (for the CPU), or
-            ``tiny`` (three convolutions and a narrow head, for tests). All have batch normalisation that is trained.
+            ``tiny`` (three convolutions and a narrow head, for tests). All have batch
+            normalisation that is trained.
         anchors: sides of the anchors in pixels.
         detections: most boxes an image.
         score: boxes that are less certain are left out.
@@ -209,5 +210,5 @@ BACKBONES: Mapping[str, tuple[Callable[[int], Any], tuple[str, ...], int, int, i
     "mobilenet_v3_large": (_mobilenet, ("0", "1", "pool"), 32, 32, 1024),
     "tiny": (_tiny, ("0", "1", "pool"), 4, 16, 64),
 }
-"""Name -> how it is made, the names of its pyramid's levels, pixels a cell of the finest, what sides
-must be a multiple of, and the width of the head that looks at each box."""
+"""Name -> how it is made, the names of its pyramid's levels, pixels a cell of the finest, what
+sides must be a multiple of, and the width of the head that looks at each box."""

@@ -373,7 +373,7 @@ def _restore(shape: Any, source: _Source, at: str) -> Any:
     if not isinstance(shape, dict):
         return shape
     if "tensor" in shape:
-        # a copy lies where torch puts its own; products of numbers that begin elsewhere round otherwise
+        # a copy, as torch aligns its own: products of unaligned numbers round otherwise
         return source.tensors[shape["tensor"]].clone()
     if "mapped" in shape:
         hashes = source.tensors[shape["hashes"]]
