@@ -39,7 +39,7 @@ from allograft.cohort.readers.files import Series, companions
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
 
-_READS = 3
+_READS = 4
 """Part of the names of stored arrays; raise it when the same file is read as other numbers."""
 MAPS = 16_384
 """Arrays that are mapped at a time: systems allow a process about 65,000 maps."""

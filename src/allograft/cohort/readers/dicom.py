@@ -146,10 +146,10 @@ def _check_steps(folder: Path | Series, planes: Sequence[Plane], heights: np.nda
     if gaps[closest] < 0.1 * step or gaps[closest] < 1e-4:
         names = f"{planes[closest].name} and {planes[closest + 1].name}"
         found = f"{names} lie at one place ({gaps[closest]:.3g} mm apart; the usual step is {step:.3g})"
-        raise ImageError(
-            f"{folder}: {found}; expected one file per slice; remove the copy, or give each time point or echo its "
-            "own folder"
-        )
+        fix = "expected one file per slice; remove the copy, or give each time point or echo its own folder"
+        if isinstance(folder, Path) and folder.is_file():
+            fix = "expected one frame per slice; split the time points or echoes, dcm2niix does"
+        raise ImageError(f"{folder}: {found}; {fix}")
     off = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
     if off.max() > 0.1 * step:
         worst = int(np.abs(gaps - step).argmax())
