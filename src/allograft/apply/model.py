@@ -155,7 +155,10 @@ class Model:
         whole = cohort.whole(which)
         prediction = self.prediction(whole)
         answer, facts = self.task.answer(prediction, whole), case_facts(prediction)
-        answer = replace(answer, warnings=(*answer.warnings, *facts.get("warnings", ())))
+        place = [
+            text for topic, text in cohort.prepared.notes(case).items() if topic == "sform"
+        ]  # millimetres hang on it
+        answer = replace(answer, warnings=(*answer.warnings, *place, *facts.get("warnings", ())))
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
         return Predicted(case.name, case.image, grid, answer, facts)

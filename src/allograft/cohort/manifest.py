@@ -223,8 +223,8 @@ def _check_names(cases: Iterable[Case], path: Path) -> None:
             first = seen.setdefault((name, unicodedata.normalize("NFC", value)), value)
             if first != value:
                 raise ManifestError(
-                    f"{path}: {name} '{value}' is written in two ways that look alike, {ascii(first)} and "
-                    f"{ascii(value)} (image '{case.name}'); write it in one"
+                    f"{path}: {name} '{value}' is written in two ways that look alike, {first!a} and "
+                    f"{value!a} (image '{case.name}'); write it in one"
                 )
 
 

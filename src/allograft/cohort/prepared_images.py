@@ -88,7 +88,8 @@ class PreparedImages:
                 array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
             grid = to_grid(array, place, nearest=False)
             facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
-            text = json.dumps({"geometry": asdict(place), "grid": facts}).encode()
+            told = {"geometry": asdict(place), "grid": facts, "notes": dict(picture.notes)}
+            text = json.dumps(told).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
@@ -101,6 +102,12 @@ class PreparedImages:
         kept = self.memory[self._image_key(case)]
         affine = np.array(kept["affine"])
         return Grid(shape, affine if affine.size else None, **json.loads(bytes(kept["geometry"]))["grid"])
+
+    def notes(self, case: Case) -> dict[str, str]:
+        """What is worth knowing of the file, by topic; see ``Picture``."""
+        self.image(case)
+        notes: dict[str, str] = json.loads(bytes(self.memory[self._image_key(case)]["geometry"]))["notes"]
+        return notes
 
     def mask(self, case: Case, kind: type[np.integer[Any]] = np.int64, *, uncut: bool = False) -> np.ndarray:
         """(1, *size) class indices on the study's grid. ``KeyError`` when the mask is hidden.

@@ -16,12 +16,14 @@ from allograft.cohort.readers.files import (
     ARRAYS,
     METAIMAGE,
     NIBABEL,
+    NOT_FETCHED,
     NRRD,
     PHOTOGRAPHS,
     SUFFIXES,
     TIFF,
     VOLUMES,
     Series,
+    is_broken_link,
     refusal,
 )
 from allograft.errors import AllograftError, ImageError
@@ -147,9 +149,8 @@ def _reader(path: Path | Series) -> Reader:
     if not path.is_file():
         if path.is_dir() and any(path.iterdir()):
             return dicom.read_dicom
-        raise ImageError(
-            f"{path}: missing{' (a folder)' if path.is_dir() else ''}; expected an image file; correct the path"
-        )
+        what = "missing (a folder)" if path.is_dir() else NOT_FETCHED if is_broken_link(path) else "missing"
+        raise ImageError(f"{path}: {what}; expected an image file; correct the path")
     name = path.name.lower()
     for suffixes, read in READERS.items():
         if name.endswith(suffixes):

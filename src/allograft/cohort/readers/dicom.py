@@ -12,7 +12,7 @@ from allograft.cohort.alignment import check_right_angles
 from allograft.cohort.picture import Picture
 from allograft.cohort.readers.dicom_plane import Place, Plane, planes_of
 from allograft.cohort.readers.dicom_segmentation import is_segmentation, read_segmentation
-from allograft.cohort.readers.files import Series
+from allograft.cohort.readers.files import NOT_FETCHED, Series, is_broken_link
 from allograft.errors import ImageError
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -64,6 +64,9 @@ def read_dicom(path: Path | Series, *, mask: bool = False) -> Picture:
 
 
 def _slices(folder: Path) -> list[Path]:
+    lost = sorted(one for one in folder.iterdir() if is_broken_link(one))
+    if lost:  # a slice perhaps
+        raise ImageError(f"{lost[0]}: {NOT_FETCHED}; expected the slices of one series; fetch it, or remove the link")
     found = sorted(
         one for one in folder.iterdir() if one.is_file() and one.name != "DICOMDIR" and not one.name.startswith(".")
     )
