@@ -174,7 +174,7 @@ def voc(width: int, height: int, root: str = "annotation") -> str:
 def test_an_xml_of_another_kind_is_not_an_image_without_boxes(tmp_path: Path, root: str) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "a.xml").write_text(voc(30, 20, root))
-    with pytest.raises(ManifestError, match="its outermost element is .*; expected annotation"):
+    with pytest.raises(ManifestError, match=r"its outermost element is .*; expected annotation"):
         import_voc(tmp_path, tmp_path, images=tmp_path, site="x", one_image_per_subject=True)
 
 

@@ -46,7 +46,7 @@ def test_names_that_look_alike_are_one_name(folder: Path, column: str, first: st
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\u200e", "\x00", "\ufeff", "\u00ad"])
 def test_a_character_that_nobody_sees_makes_no_second_patient(folder: Path, hidden: str) -> None:
-    with pytest.raises(ManifestError, match="row 2: subject .* holds a character that nobody sees"):
+    with pytest.raises(ManifestError, match=r"row 2: subject .* holds a character that nobody sees"):
         rows(folder, f"{HEAD}a.png,1{hidden}1,A\n")
 
 
@@ -79,7 +79,7 @@ def test_the_advice_on_nan_can_be_followed(tmp_path: Path) -> None:
     from allograft.cohort.readers import read_image, read_mask
 
     np.save(tmp_path / "a.npy", np.array([[1, np.nan]], np.float32))
-    with pytest.raises(ImageError, match="store 0 in its place, else export it again$"):
+    with pytest.raises(ImageError, match=r"store 0 in its place, else export it again$"):
         read_mask(tmp_path / "a.npy")
     with pytest.raises(ImageError, match=r"store 0 in its place, or train with preprocessing: \{nan: 0\}"):
         read_image([tmp_path / "a.npy"])

@@ -66,5 +66,5 @@ def test_other_floating_numbers_are_weights(tmp_path: Path, kind: torch.dtype) -
 
 def test_safetensors_under_another_name_say_what_they_are(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "a.pt")
-    with pytest.raises(ModelError, match="found a safetensors file; call it .safetensors"):
+    with pytest.raises(ModelError, match=r"found a safetensors file; call it .safetensors"):
         load_weights(network(), tmp_path / "a.pt")
