@@ -35,7 +35,7 @@ from allograft.cohort.preprocessing import (
     with_channels,
 )
 from allograft.cohort.readers import read_image, read_mask
-from allograft.cohort.readers.files import Series, companions
+from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
 
@@ -293,7 +293,18 @@ def file_hash(path: Path | Series | str) -> str:
 
     Of a folder (a DICOM series), and of an image of several files, a hash of the names and bytes of
     all.
+
+    Raises:
+        ImageError: a file that is not there any more, or that may not be read.
     """
+    try:
+        return _hash_of(path)
+    except OSError as error:
+        what = NOT_FETCHED if isinstance(path, Path) and is_broken_link(path) else f"cannot be read ({error.strerror})"
+        raise ImageError(f"{path}: {what}; expected an image file; correct the path, or copy it again") from error
+
+
+def _hash_of(path: Path | Series | str) -> str:
     if isinstance(path, Series):
         return content_hash([[one.name, file_hash(one)] for one in path.files])
     if Path(path).is_dir():
