@@ -11,8 +11,8 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def say_warnings_plainly() -> None:
-    """From now on a warning that this package raises is printed as ``warning: TEXT``; others as Python
-    has them."""
+    """From now on a warning that this package raises is printed as ``warning: TEXT``; others as
+    Python has them."""
     usual = warnings.showwarning
 
     def show(

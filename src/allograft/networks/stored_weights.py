@@ -150,8 +150,9 @@ def _opened(file: Path) -> Any:
 
 
 def _damaged(file: Path) -> str:
-    """The first part of a file of torch whose checksum is wrong, which torch does not look at; "" where
-    all are right, or all wrong because the file was written without (``set_crc32_options``)."""
+    """The first part of a file of torch whose checksum is wrong, which torch does not look at; ""
+    where all are right, or all wrong because the file was written without
+    (``set_crc32_options``)."""
     if not zipfile.is_zipfile(file):
         return ""
     wrong = []

@@ -95,7 +95,7 @@ class Pattern:
         for first, second in self._neighbours:
             both, one, other = values[first] + values[second], self._forms[first], self._forms[second]
             cuts = [at for at in range(len(both) + 1) if one.fullmatch(both[:at]) and other.fullmatch(both[at:])]
-            # a pattern that comes first goes as far as it can: only where that is to the end is it unclear
+            # a pattern that comes first goes as far as it can: unclear only where that is the end
             if len(cuts) > 1 and (one.pattern == _ANY or one.fullmatch(both)):
                 ways = " or ".join(f"{first} '{both[:at]}' and {second} '{both[at:]}'" for at in cuts[:2])
                 raise ManifestError(
