@@ -50,7 +50,8 @@ def import_table(
     over, ``attributes`` under their own names, because a table may hold what must not travel with
     the images. ``classes``: label as stored -> class name. Of the columns that are no paths, empty
     cells and NA, NaN, N/A, #N/A, <NA>, none and null in any case are no value; ``missing`` lists
-    other words in their place, as they are written, and words that ``classes`` names are labels. The result says
+    other words in their place, as they are written, and words that ``classes`` names are labels.
+    The result says
     which words were taken as missing, and how often.
     """
     src = Path(src)
