@@ -96,7 +96,8 @@ def _evaluate_model(folder: Path, manifest: Path, missed: Missed, device: str) -
     scored, warnings = [], list[str]()
     for whole in labelled.wholes():
         case, prediction = whole.case, model.prediction(whole)
-        warnings += [f"{case.name}: {text}" for text in case_facts(prediction).get("warnings", ())]
+        told = [text for topic, text in prepared.notes(case).items() if topic == "sform"]
+        warnings += [f"{case.name}: {text}" for text in (*told, *case_facts(prediction).get("warnings", ()))]
         measured = task.measure(prediction, whole)
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
         prepared.memory.clear()  # one image at a time
@@ -121,15 +122,19 @@ def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluat
     )
     labelled = cohort.labelled("mask")
     found_in = _finder(folder, labelled.cases)
-    scored = []
+    scored, warnings = [], list[str]()
     for whole in labelled.wholes():
         case, path = whole.case, found_in(whole.case)
         stored = aligned(read_mask(path), whole.grid, path, f"its image '{case.name}'")
         mask = torch.from_numpy(task.coding.mask_to_index(stored.array[0], str(path)))
         measured = task.measure_mask(mask, whole)
         scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
+        warnings += [
+            f"{case.name}: {text}" for topic, text in labelled.prepared.notes(case).items() if topic == "sform"
+        ]
         labelled.prepared.memory.clear()
-    return _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
+    found = _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
+    return replace(found, warnings=tuple(warnings))
 
 
 def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:

@@ -18,7 +18,7 @@ from allograft.cohort.manifest import read_manifest
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, Grid, Series
 from allograft.cohort.readers.listing import images_below
-from allograft.errors import AllograftError, ImageError, ManifestError, ModelError
+from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor, sites_of
 from allograft.predictor.whole import case_facts, case_prediction
@@ -76,8 +76,12 @@ class Model:
         """The task the model was trained for."""
         return _task(self.card)
 
+    def cases(self, images: Path | str | Iterable[Path | str | Case]) -> list[Case]:
+        """The images that ``predict`` predicts, without their labels, which are not looked at."""
+        return [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]
+
     def predict(
-        self, images: Path | str | Iterable[Path | str], *, failed: dict[str, AllograftError] | None = None
+        self, images: Path | str | Iterable[Path | str | Case], *, failed: dict[str, AllograftError] | None = None
     ) -> Iterator[Predicted]:
         """Predict image files, all images of a folder, or the cases of a manifest, one after
         another.
@@ -90,9 +94,7 @@ class Model:
             ImageError: an unreadable image, or one whose channels are not those of the training
                 images.
         """
-        cases = [
-            case.unlabelled() for case in _cases(images, planes=self._sees_planes)
-        ]  # a manifest's masks are not looked at
+        cases = self.cases(images)
         cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
         for which, case in enumerate(cases):
             try:
@@ -146,7 +148,13 @@ class Model:
             ) from error
 
     def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
-        channels = cohort.prepared.image(case)[0].shape[0]
+        try:
+            channels = cohort.prepared.image(case)[0].shape[0]
+        except SpecError as error:  # of the model's own settings, which nobody can change here
+            found = str(error).partition(";")[0]
+            raise ImageError(
+                f"{found}; the model was trained on other images; give it what it was trained on"
+            ) from error
         if channels != self.card["channels"]:
             raise ImageError(
                 f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the "
@@ -155,7 +163,10 @@ class Model:
         whole = cohort.whole(which)
         prediction = self.prediction(whole)
         answer, facts = self.task.answer(prediction, whole), case_facts(prediction)
-        answer = replace(answer, warnings=(*answer.warnings, *facts.get("warnings", ())))
+        place = [
+            text for topic, text in cohort.prepared.notes(case).items() if topic == "sform"
+        ]  # millimetres hang on it
+        answer = replace(answer, warnings=(*answer.warnings, *place, *facts.get("warnings", ())))
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
         return Predicted(case.name, case.image, grid, answer, facts)
@@ -203,9 +214,12 @@ def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
     return made
 
 
-def _cases(images: Path | str | Iterable[Path | str], *, planes: bool) -> Iterator[Case]:
-    given = [images] if isinstance(images, (str, Path)) else list(images)
-    for one in map(Path, given):
+def _cases(images: Path | str | Iterable[Path | str | Case], *, planes: bool) -> Iterator[Case]:
+    for given in [images] if isinstance(images, (str, Path)) else list(images):
+        if isinstance(given, Case):
+            yield given
+            continue
+        one = Path(given)
         if one.suffix in (".csv", ".parquet"):
             yield from read_manifest(one)
         elif os.path.isdir(one):

@@ -14,6 +14,7 @@ from typing import Any
 from allograft.apply import load
 from allograft.apply.abstention import Abstention
 from allograft.apply.model import Predicted
+from allograft.cohort import Case
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
 from allograft.errors import AllograftError, ImageError, OutputError, UnitsFailed
@@ -69,13 +70,10 @@ def write_predictions(
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     found: list[Predicted] = []
-    for one in loaded.predict(list(images), failed=failed):
+    cases = loaded.cases(list(images))
+    _check_names(cases)
+    for one in loaded.predict(cases, failed=failed):
         name = output_name(one.name)
-        if name in names:
-            raise ImageError(
-                f"{one.name}: '{names[name]}' would write the same files; rename one, or predict them into different "
-                "folders"
-            )
         names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
         said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
@@ -106,6 +104,19 @@ def write_predictions(
             f"{reason}"
         )
     return len(names)
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    """Refuse, before anything is predicted, two images whose files would have one name."""
+    names: dict[str, str] = {}
+    for case in cases:
+        name = output_name(case.name)
+        if name in names:
+            raise ImageError(
+                f"{case.name}: '{names[name]}' would write the same files; rename one, or predict them into different "
+                "folders"
+            )
+        names[name] = case.name
 
 
 def output_name(image: str) -> str:

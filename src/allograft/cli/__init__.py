@@ -13,6 +13,7 @@ from allograft import __version__
 from allograft.cli.cohorts import cohorts
 from allograft.cli.imports import imports
 from allograft.cli.index import index
+from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ Set = Annotated[
 def main() -> None:
     """Run a command. Exit code 2 for a user's mistake, 3 when some units failed; never a traceback
     for either."""
+    say_warnings_plainly()
     try:
         app()
     except AllograftError as error:

@@ -276,7 +276,7 @@ def table(
     class_: Class = None,
     missing: Annotated[
         list[str] | None,
-        typer.Option(help="A word for no value, in place of NA, NaN, N/A, none and null; '' for no word."),
+        typer.Option(help="A word for no value, in place of NA, NaN, N/A, #N/A, <NA>, none and null; '' for no word."),
     ] = None,
     once: Once = False,
     append: Append = False,

@@ -4,6 +4,7 @@ errors."""
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,21 +28,37 @@ def read_cells(path: Path, mark: str = ",", *, one_line: bool = True) -> tuple[l
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=mark, strict=True)
         names = [name.strip() for name in next(reader, [])]
-        rows = [[cell.strip() for cell in cells] for cells in reader if cells]
+        rows = [[_plain(cell) for cell in cells] for cells in reader if cells]
     for number, cells in enumerate(rows, 2):  # row 1 is the header
         while len(cells) > len(names) and not cells[-1]:
             cells.pop()
-        _check(f"{path}, row {number}", names, cells, one_line)
+        _check(f"{path}, row {number}", names, cells, mark, one_line=one_line)
     return names, rows
 
 
-def _check(where: str, names: Sequence[str], cells: Sequence[str], one_line: bool) -> None:
+def _plain(cell: str) -> str:
+    """A cell without the spaces around it, and without the formula by which Excel keeps leading
+    zeros.
+
+    >>> _plain(' ="007" ')
+    '007'
+    """
+    cell = cell.strip()
+    found = re.fullmatch(r'="([^"]*)"', cell)
+    return found[1].strip() if found else cell
+
+
+def _check(where: str, names: Sequence[str], cells: Sequence[str], mark: str, *, one_line: bool) -> None:
     if len(cells) > len(names):
-        raise ManifestError(f"{where}: has more cells than the header; put a cell that holds a comma in double quotes")
+        raise ManifestError(
+            f"{where}: has more cells than the header, {len(cells)} and {len(names)}; the header is "
+            f"{mark.join(names)[:80]!r}; put a cell that holds {mark!r} in double quotes, or remove what stands above "
+            "the names of the columns"
+        )
     if len(cells) < len(names):
         raise ManifestError(
             f"{where}: has fewer cells than the header, {len(cells)} of {len(names)}; write nothing between two "
-            "commas where there is no value"
+            f"{mark!r} where there is no value"
         )
     broken = next((cell for cell in cells if "\n" in cell or "\r" in cell), None) if one_line else None
     if broken is not None:

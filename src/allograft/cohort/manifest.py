@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,14 +95,15 @@ def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...
                 f"{path}: column '{name}' would be an attribute of that name; rename it '{name.lower()}', or to "
                 "another word"
             )
-    cases: dict[str, Case] = {}
+    cases: dict[tuple[Path | Series, ...], Case] = {}
     for number, row in enumerate(rows, 2):  # row 1 is the header
         case = _case(row, folder, root, f"{path}, row {number}")
-        if case.name in cases:
+        if case.image in cases:
             raise ManifestError(
                 f"{path}, row {number}: image '{case.name}' stands in an earlier row too; keep one row a case"
             )
-        cases[case.name] = case
+        cases[case.image] = case
+    _check_names(cases.values(), path)
     _check_sides(cases.values(), path)
     return tuple(cases.values())
 
@@ -120,7 +122,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{path}: not a CSV file in UTF-8 ({error}); save it again as CSV, UTF-8") from error
         except csv.Error as error:
             raise ManifestError(
-                f"{path}: not a CSV file ({error}), as where a double quote is not closed; save it again as CSV"
+                f"{path}: not a CSV file ({error}), as where a double quote is not closed, or where semicolons stand "
+                "between columns; save it again as CSV with commas"
             ) from error
     if not rows:
         raise ManifestError(f"{path}: holds no rows; expected one row a case below the header")
@@ -163,10 +166,18 @@ def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:
     for name in ("subject", "site"):  # as pandas writes what it does not know
         if row[name].lower() == "nan":
             raise ManifestError(f"{where}: {name} is '{row[name]}', which is no {name}; every case needs one")
+        if not row[name].isprintable():
+            raise ManifestError(
+                f"{where}: {name} {row[name]!r} holds a character that nobody sees, and would be another {name} "
+                "without it; remove it"
+            )
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise ManifestError(f"{where}: split is '{split}'; expected train, val, test or empty")
-    images = tuple(_inside(part.strip(), folder, root, f"{where}, image") for part in row["image"].split(";"))
+    parts = [part.strip() for part in row["image"].split(";")]
+    if not all(parts):
+        raise ManifestError(f"{where}: image '{row['image']}' has an empty part; write channels as a.png;b.png")
+    images = tuple(_inside(part, folder, root, f"{where}, image") for part in parts)
     labels: dict[str, Path | str] = {}
     for name in LABELS:
         if row.get(name):
@@ -201,6 +212,20 @@ def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
     if kind != "a file":  # reading a pipe or a device would never end
         raise ManifestError(f"{where}: {kind or 'no file'} '{text}' in {folder}; mend the path or remove the row")
     return path
+
+
+def _check_names(cases: Iterable[Case], path: Path) -> None:
+    """Refuse one name in two spellings that look alike, such as an accent of its own and one that
+    is part of its letter: images of one patient would be on two sides."""
+    seen: dict[tuple[str, str], str] = {}
+    for case in cases:
+        for name, value in (("subject", case.subject), ("site", case.site)):
+            first = seen.setdefault((name, unicodedata.normalize("NFC", value)), value)
+            if first != value:
+                raise ManifestError(
+                    f"{path}: {name} '{value}' is written in two ways that look alike, {first!a} and "
+                    f"{value!a} (image '{case.name}'); write it in one"
+                )
 
 
 def _check_sides(cases: Iterable[Case], path: Path) -> None:

@@ -35,11 +35,11 @@ from allograft.cohort.preprocessing import (
     with_channels,
 )
 from allograft.cohort.readers import read_image, read_mask
-from allograft.cohort.readers.files import Series, companions
+from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
 from allograft.errors import ImageError
 from allograft.tree import content_hash, write_bytes
 
-_READS = 3
+_READS = 4
 """Part of the names of stored arrays; raise it when the same file is read as other numbers."""
 MAPS = 16_384
 """Arrays that are mapped at a time: systems allow a process about 65,000 maps."""
@@ -88,7 +88,8 @@ class PreparedImages:
                 array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
             grid = to_grid(array, place, nearest=False)
             facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
-            text = json.dumps({"geometry": asdict(place), "grid": facts}).encode()
+            told = {"geometry": asdict(place), "grid": facts, "notes": dict(picture.notes)}
+            text = json.dumps(told).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
@@ -101,6 +102,12 @@ class PreparedImages:
         kept = self.memory[self._image_key(case)]
         affine = np.array(kept["affine"])
         return Grid(shape, affine if affine.size else None, **json.loads(bytes(kept["geometry"]))["grid"])
+
+    def notes(self, case: Case) -> dict[str, str]:
+        """What is worth knowing of the file, by topic; see ``Picture``."""
+        self.image(case)
+        notes: dict[str, str] = json.loads(bytes(self.memory[self._image_key(case)]["geometry"]))["notes"]
+        return notes
 
     def mask(self, case: Case, kind: type[np.integer[Any]] = np.int64, *, uncut: bool = False) -> np.ndarray:
         """(1, *size) class indices on the study's grid. ``KeyError`` when the mask is hidden.
@@ -286,7 +293,18 @@ def file_hash(path: Path | Series | str) -> str:
 
     Of a folder (a DICOM series), and of an image of several files, a hash of the names and bytes of
     all.
+
+    Raises:
+        ImageError: a file that is not there any more, or that may not be read.
     """
+    try:
+        return _hash_of(path)
+    except OSError as error:
+        what = NOT_FETCHED if isinstance(path, Path) and is_broken_link(path) else f"cannot be read ({error.strerror})"
+        raise ImageError(f"{path}: {what}; expected an image file; correct the path, or copy it again") from error
+
+
+def _hash_of(path: Path | Series | str) -> str:
     if isinstance(path, Series):
         return content_hash([[one.name, file_hash(one)] for one in path.files])
     if Path(path).is_dir():

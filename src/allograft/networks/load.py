@@ -94,10 +94,15 @@ def _why_none(network: nn.Module, state: Mapping[str, Tensor], match: Match) -> 
 
 
 def _check_finite(network: nn.Module, loaded: Mapping[str, Tensor], source: Path | str) -> None:
-    """Refuse NaN and infinity, which would show as a loss that diverges; a buffer may hold what the
-    network's own holds."""
+    """Refuse NaN and infinity, which would show as a loss that diverges, and whole or complex
+    numbers in the place of weights; a buffer may hold what the network's own holds."""
     own = network.state_dict()
     for name, value in loaded.items():
+        if own[name].is_floating_point() and not value.is_floating_point():
+            raise ModelError(
+                f"{source}: '{name}' holds {str(value.dtype).removeprefix('torch.')}, expected floating numbers: "
+                "quantised weights lack their scale; take the file from before that"
+            )
         if value.is_floating_point() and (number := int((~value.isfinite() & own[name].isfinite().cpu()).sum())):
             found = f"{number} of {value.numel()} values of '{name}' are NaN or infinite"
             raise ModelError(

@@ -123,6 +123,10 @@ def _tensors(held: object, depth: int = 0) -> int:
 
 
 def _opened(file: Path) -> Any:
+    with file.open("rb") as opened:
+        head = opened.read(10)
+    if head[8:] == b'{"' and int.from_bytes(head[:8], "little") < file.stat().st_size:
+        raise ModelError(f"{file}: found a safetensors file; call it .safetensors")
     try:
         if (
             zipfile.is_zipfile(file)
@@ -130,8 +134,12 @@ def _opened(file: Path) -> Any:
         ):
             # a few kilobytes could stand for terabytes
             raise ValueError("compressed, which torch.save never does")
+        if damaged := _damaged(file):
+            raise ModelError(f"{file}: a damaged file, the checksum of its part {damaged} is wrong; copy it again")
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(file, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # a file that is none may raise anything
         if known := _kind(file):
             raise ModelError(f"{file}: found {known}") from error
@@ -139,6 +147,25 @@ def _opened(file: Path) -> Any:
         raise ModelError(
             f"{file}: no plain state dict ({_reason(error)}); files that hold more than tensors are not opened: {mend}"
         ) from error
+
+
+def _damaged(file: Path) -> str:
+    """The first part of a file of torch whose checksum is wrong, which torch does not look at; ""
+    where all are right, or all wrong because the file was written without
+    (``set_crc32_options``)."""
+    if not zipfile.is_zipfile(file):
+        return ""
+    wrong = []
+    with zipfile.ZipFile(file) as packed:
+        parts = [one.filename for one in packed.infolist() if one.file_size]
+        for name in parts:
+            try:
+                with packed.open(name) as part:
+                    while part.read(2**20):
+                        pass
+            except zipfile.BadZipFile:
+                wrong.append(name)
+    return wrong[0] if 0 < len(wrong) < len(parts) else ""
 
 
 _HEADS = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from types import EllipsisType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from allograft.batch import Batch, Boxes, collate
 from allograft.cohort import Whole
@@ -34,7 +35,8 @@ def case_prediction(
     outputs are predicted for all of it, in windows of that size (``windowed_prediction``). What is
     no output of a pixel, such as a class, is predicted from the middle, and so is everything by a
     predictor that ``sees_whole_images``: the prediction's warnings then say how much of the image
-    was not looked at.
+    was not looked at. A network that ``normalises_by_image`` makes every window alike, empty ones
+    too, which trainings on the middle never saw: the warnings say how much it found there.
     """
 
     def middle() -> dict[str, Any]:
@@ -46,9 +48,15 @@ def case_prediction(
         return _with_warning(found, not_looked_at(whole)) if whole.is_cut else found
     window = tuple(whole.batch.image.shape[2:])
     found = windowed_prediction(predictor, whole.make_uncut().to(device), window)
-    if dense.issuperset(task.outputs):
-        return found
-    return {**middle(), **{key: value for key, value in found.items() if key in dense}}
+    said = []
+    if "mask" in found and normalises_by_image(predictor) and (share := share_outside(whole, found["mask"])):
+        said.append(found_in_windows(share))
+    if others := sorted(set(task.outputs) - dense):
+        found = {**middle(), **{key: value for key, value in found.items() if key in dense}}
+        said.append(f"for {' and '.join(others)} {not_looked_at(whole)}")
+    for text in said:
+        found = _with_warning(found, text)
+    return found
 
 
 def windowed_prediction(predictor: Predictor, batch: Batch, window: Sequence[int]) -> dict[str, Any]:
@@ -99,12 +107,33 @@ def sees_whole_images(predictor: object) -> bool:
     """Whether a predictor, or one inside it, needs images whole: it changes them by what all of
     their pixels are (``sees_whole_images``), or takes slices of a scan together
     (``sees_whole_cases``)."""
-    if isinstance(predictor, (list, tuple)):
-        return any(map(sees_whole_images, predictor))
-    if not is_dataclass(predictor) or isinstance(predictor, type):
-        return False
-    says = (getattr(predictor, name, False) for name in ("sees_whole_images", "sees_whole_cases"))
-    return any(says) or any(sees_whole_images(getattr(predictor, f.name)) for f in fields(predictor))
+    says = ("sees_whole_images", "sees_whole_cases")
+    return any(getattr(part, name, False) for part in _parts(predictor) for name in says)
+
+
+def normalises_by_image(predictor: object) -> bool:
+    """Whether a network in a predictor normalises by the pixels that it is shown, as instance and
+    group normalisation do, so that its output depends on what lies in a window."""
+    kinds = (_InstanceNorm, nn.GroupNorm)
+    return any(
+        isinstance(layer, kinds) and not getattr(layer, "track_running_stats", False)
+        for part in _parts(predictor)
+        if isinstance(part, nn.Module)
+        for layer in part.modules()
+    )
+
+
+def _parts(held: object) -> Iterator[object]:
+    """A predictor, and the predictors and networks in its fields."""
+    if isinstance(held, (list, tuple)):
+        for one in held:
+            yield from _parts(one)
+    elif isinstance(held, nn.Module):
+        yield held
+    elif is_dataclass(held) and not isinstance(held, type):
+        yield held
+        for each in fields(held):
+            yield from _parts(getattr(held, each.name))
 
 
 def not_looked_at(whole: Whole) -> str:
@@ -112,6 +141,29 @@ def not_looked_at(whole: Whole) -> str:
     at: ...``."""
     (amount, unit), share = whole.cut_off, whole.geometry.share_cut_off
     return f"{amount:.6g} {unit} ({share:.1%}) were not looked at: they lie outside preprocessing.size"
+
+
+def share_outside(whole: Whole, mask: Tensor) -> float:
+    """Which share of the foreground of logits (B, K, *spatial) of the uncut case lies outside
+    preprocessing.size; 0 where there is none."""
+    found = whole.restack(mask).argmax(0) > 0
+    place = whole.geometry
+    middle = tuple(
+        slice(first - uncut, first - uncut + length)
+        for first, uncut, length in zip(place.start, place.uncut.start, place.size, strict=True)
+    )
+    total = int(found.sum())
+    return 1 - int(found[middle].sum()) / total if total else 0.0
+
+
+def found_in_windows(share: float) -> str:
+    """What a reader should know of foreground where trainings never looked, found by a network that
+    ``normalises_by_image``."""
+    return (
+        f"{share:.0%} of what was found lies outside preprocessing.size, in windows that the network normalises each "
+        "by its own pixels, so that it may find something where nothing is: look at the mask, or train with patch in "
+        "the place of size"
+    )
 
 
 def _with_warning(prediction: Mapping[str, Any], text: str) -> dict[str, Any]:

@@ -76,9 +76,12 @@ def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, s
         name = path.relative_to(src).as_posix()
         parts = _FILE.fullmatch(path.name)
         values = dict(pair.split("-") for pair in parts["name"].rstrip("_").split("_")) if parts else {}
-        if parts is None or values.pop("sub", None) != path.relative_to(src).parts[0].removeprefix("sub-"):
+        home = path.relative_to(src).parts
+        visit = home[1].removeprefix("ses-") if home[1].startswith("ses-") else None
+        if parts is None or values.pop("sub", None) != home[0].removeprefix("sub-") or values.get("ses") != visit:
             unmatched.append(
-                f"{name}: not named as BIDS asks, sub-LABEL_..._SUFFIX.nii.gz in the folder of its subject"
+                f"{name}: not named as BIDS asks, sub-LABEL[_ses-LABEL]_..._SUFFIX.nii.gz in the folder of its subject "
+                "and session"
             )
             continue
         values |= {"subject": path.relative_to(src).parts[0].removeprefix("sub-"), "name": parts["name"].rstrip("_")}
@@ -112,5 +115,12 @@ def _sites(src: Path, column: str) -> Mapping[str, str]:
     for wanted in ("participant_id", column):
         if rows and wanted not in rows[0]:
             raise ManifestError(f"{path}: {nearest(wanted, filter(None, rows[0]), 'column')}")
-    told = {(row["participant_id"] or "").strip().removeprefix("sub-"): (row[column] or "").strip() for row in rows}
+    told: dict[str, str] = {}
+    for row in rows:
+        name, site = (row["participant_id"] or "").strip().removeprefix("sub-"), (row[column] or "").strip()
+        if told.setdefault(name, site) != site:
+            raise ManifestError(
+                f"{path}: sub-{name} is listed twice, at {column} '{told[name]}' and '{site}'; expected one site per "
+                "participant; correct it"
+            )
     return {name: "" if site.lower() == "n/a" else site for name, site in told.items()}  # as BIDS writes no value

@@ -48,9 +48,45 @@ class BoxFile:
         self.labels.append(label.strip())
         return None
 
+    def check(self, image: Path, size: tuple[int, int] | None, where: str) -> None:
+        """Refuse boxes that are not in the pixels of their image.
+
+        Args:
+            size: (width, height) as the file of boxes has it.
+
+        Raises:
+            ManifestError: the image has another size, or all boxes are shares of one.
+        """
+        if not self.boxes:
+            return
+        found = _size(image)
+        # as stored, or as a camera's EXIF tag turns it
+        if size is not None and found is not None and sorted(size) != sorted(found):
+            raise ManifestError(
+                f"{where}: boxes of an image of {size[0]} x {size[1]} pixels, {image.name} has {found[0]} x "
+                f"{found[1]}; expected one size; scale the boxes, or use the images that they were drawn on"
+            )
+        if max(max(box) for box in self.boxes) <= 1 and (found is None or min(found) > 2):
+            raise ManifestError(
+                f"{where}: every number of its boxes is at most 1, such as {self.boxes[0]}, so that they may be shares "
+                "of the image; expected pixels; multiply them by its width and height"
+            )
+
     def file(self, image: Path, out: Path) -> tuple[Path, bytes]:
         """Where it goes, ``boxes/`` and the image's own path beside the manifest, and what it
         holds."""
         folder = manifest_path(out).parent
         path = folder / "boxes" / f"{relative(image, folder, 'image')}.json"
         return path, (json.dumps({"boxes": self.boxes, "labels": self.labels}) + "\n").encode()
+
+
+def _size(image: Path) -> tuple[int, int] | None:
+    """Width and height as stored of what Pillow opens; None of other files, which are
+    not looked at here."""
+    from PIL import Image
+
+    try:
+        with Image.open(image) as stored:
+            return stored.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # reading it will say what is wrong
+        return None

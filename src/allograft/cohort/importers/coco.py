@@ -46,6 +46,7 @@ def import_coco(
             unmatched.append(f"{name}: in the JSON but not in {images}{other_suffix(path)}")
             continue
         who = subject_of(stem(name), subject, one_image_per_subject=one_image_per_subject, source=src)
+        found[one["id"]].check(path, _size(one), f"{src}, image {one['id']!r}")
         files.append(found[one["id"]].file(path, out))
         rows.append(Row(image=[path], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
@@ -72,8 +73,8 @@ def _boxes(
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
         if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
             raise ManifestError(
-                f"{where}: image {image}, category {note.get('category_id')}; expected ids that are listed; correct "
-                "or remove it"
+                f"{where}: image {image!r}, category {note.get('category_id')!r}; expected ids that are listed, "
+                "written alike; correct or remove it"
             )
         if note.get("iscrowd"):
             left_out["crowds"] += 1

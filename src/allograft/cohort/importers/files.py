@@ -11,7 +11,7 @@ from pathlib import Path
 
 from allograft.cohort.readers import SUFFIXES
 from allograft.cohort.readers.dicom import is_dicom
-from allograft.cohort.readers.files import is_second
+from allograft.cohort.readers.files import NOT_FETCHED, is_broken_link, is_second
 from allograft.errors import ManifestError
 
 _TEXTS = ("", ".json", ".csv", ".tsv", ".txt", ".xml", ".md", ".yaml", ".yml", ".html", ".pdf", ".bval", ".bvec")
@@ -32,7 +32,9 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 def images_among(paths: Iterable[Path], folder: Path, unmatched: list[str]) -> list[Path]:
     """The images among the files of a folder, one of each pair ``a.nii`` and ``a.nii.gz``; the
     other files are counted by suffix."""
-    files = [path for path in visible(paths) if path.is_file()]
+    seen = visible(paths)
+    unmatched += [f"{path.name}: {NOT_FETCHED}, left out" for path in seen if is_broken_link(path)]
+    files = [path for path in seen if path.is_file()]
     images = [path for path in files if is_image(path)]
     others = (path for path in set(files) - set(images) if path.suffix.lower() not in _TEXTS)
     unmatched += [f"{folder.name or folder}: {text}, which is not read as an image" for text in counted(others)]

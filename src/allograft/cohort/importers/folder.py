@@ -12,6 +12,7 @@ from allograft.cohort.importers.files import counted, is_image, one_of_twins
 from allograft.cohort.importers.patterns import Partners, Pattern
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, column_names, need_folder, need_site, need_subject, stem
+from allograft.cohort.readers.files import NOT_FETCHED
 from allograft.errors import ManifestError
 
 
@@ -76,7 +77,9 @@ def _images(
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """What fits the image's pattern and no other, and can be read."""
     taken = {path for one in partners for paths in one.by_key.values() for path in paths}
-    every = list(shape.walk(src))
+    lost: list[Path] = []
+    every = list(shape.walk(src, lost))
+    unmatched += [f"{path.relative_to(src).as_posix()}: {NOT_FETCHED}, left out" for path in lost]
     if not every:
         files = (path for path in src.rglob("*") if path.is_file() and not path.name.startswith("."))
         unmatched += [f"{text} below SRC, and none fits '{shape.text}'" for text in counted(files)]

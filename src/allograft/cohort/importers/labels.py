@@ -55,11 +55,16 @@ def _values(labels: Mapping[object, object], source: Path) -> dict[str, list[int
     for key, value in labels.items():
         name, number = (value, key) if isinstance(value, str) and str(key).isdigit() else (str(key), value)
         try:
-            numbers = [int(str(one)) for one in (number if isinstance(number, list) else [number])]
+            numbers = [_whole(one) for one in (number if isinstance(number, list) else [number])]
         except ValueError as error:
             raise ManifestError(
-                f"{source}: label {name!r} is {number!r}; expected a number; correct dataset.json"
+                f"{source}: label {name!r} is {number!r}; expected a whole number, or a list of them; correct "
+                "dataset.json"
             ) from error
         if numbers and numbers != [0]:
             found.setdefault(name, []).extend(numbers)
     return found
+
+
+def _whole(number: object) -> int:
+    return int(number) if isinstance(number, float) and number.is_integer() else int(str(number))

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
 
-from allograft.cohort.importers.files import other_suffix
+from allograft.cohort.importers.files import images_among, other_suffix
 from allograft.cohort.importers.labels import mask_notes
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
@@ -61,7 +61,27 @@ def import_msd(
         rows.append(row)
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
+    named = {os.path.abspath(src / one) for images in (*tests, *(each for each, _ in entries)) for one in images}
+    unmatched += _unlisted(described, src, named)
     return write_manifest(out, rows, unmatched, notes=mask_notes(described.get("labels"), src), **options)
+
+
+def _unlisted(described: dict[str, Any], src: Path, named: set[str]) -> list[str]:
+    """Cases of other lists, such as MONAI's ``validation``, and images of the folders that no list
+    names."""
+    lines = [
+        f"dataset.json lists {len(held)} cases under '{key}', left out; move them to 'training' to take them"
+        for key, held in described.items()
+        if key not in ("training", "test") and isinstance(held, list) and held and isinstance(held[0], dict)
+    ]
+    for folder in ("imagesTr", "imagesTs"):
+        found = images_among((src / folder).iterdir(), src / folder, lines) if (src / folder).is_dir() else []
+        lines += [
+            f"{folder}/{path.name}: an image that dataset.json does not name under 'training' or 'test'"
+            for path in found
+            if os.path.abspath(path) not in named
+        ]
+    return lines
 
 
 def read_json(path: Path, kind: type) -> Any:

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from allograft.cohort.importers.files import one_of_twins
 from allograft.cohort.readers.dicom import is_dicom
+from allograft.cohort.readers.files import is_broken_link
 from allograft.errors import ManifestError
 
-_TOKEN = re.compile(r"\{([^{}:]*)(:[^{}]*)?\}|\*\*/|\*\*|\*")
+_TOKEN = re.compile(r"\{([^{}:]*)(:(?:[^{}]|\{\d+(?:,\d*)?\})*)?\}|\*\*/|\*\*|\*")
+
+_ANY = "[^/]+?"
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,30 @@ class Pattern:
         return tuple(dict.fromkeys(found[1] for found in self._tokens if found[1] is not None))
 
     def match(self, path: str) -> dict[str, str] | None:
-        """What the names stand for in a path, or None when it does not fit."""
-        found = self._expression.fullmatch(path)
-        return None if found is None or any("/" in value for value in found.groupdict().values()) else found.groupdict()
+        """What the names stand for in a path, or None when it does not fit.
 
-    def walk(self, folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+        Raises:
+            ManifestError: pieces that stand side by side could part the path in another way too.
+        """
+        found = self._expression.fullmatch(path)
+        if found is None or any("/" in value for value in found.groupdict().values()):
+            return None
+        values = found.groupdict()
+        for first, second in self._neighbours:
+            both, one, other = values[first] + values[second], self._forms[first], self._forms[second]
+            cuts = [at for at in range(len(both) + 1) if one.fullmatch(both[:at]) and other.fullmatch(both[at:])]
+            # a pattern that comes first goes as far as it can: unclear only where that is the end
+            if len(cuts) > 1 and (one.pattern == _ANY or one.fullmatch(both)):
+                ways = " or ".join(f"{first} '{both[:at]}' and {second} '{both[at:]}'" for at in cuts[:2])
+                raise ManifestError(
+                    f"pattern '{self.text}': {path} could be {ways}; write a width or a narrower pattern for one of "
+                    "them, such as {subject:2} or {eye:[LR]}"
+                )
+        return values
+
+    def walk(self, folder: Path, lost: list[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
         """Files, and folders that are DICOM series, below ``folder`` that fit, in order of their
-        paths."""
+        paths; ``lost`` gets links to files that are not there."""
         fixed = self.text[: next((token.start() for token in self._tokens), None)].rpartition("/")[0]
         start = folder / fixed
         if not start.is_dir():
@@ -94,12 +114,36 @@ class Pattern:
         depth = None if "**" in self.text else self.text.count("/")
         for path in _below(start, None if depth is None else depth - (fixed.count("/") + 1 if fixed else 0)):
             found = self.match(path.relative_to(folder).as_posix())
-            if found is not None and (path.is_file() or _is_series(path)):
+            if found is not None and is_broken_link(path):
+                lost.append(path)
+            elif found is not None and (path.is_file() or _is_series(path)):
                 yield path, found
 
     @cached_property
     def _tokens(self) -> tuple[re.Match[str], ...]:
         return tuple(_TOKEN.finditer(self.text))
+
+    @cached_property
+    def _forms(self) -> dict[str, re.Pattern[str]]:
+        """What each name may stand for."""
+        forms = {name: (form or "")[1:] for name, form in (token.groups() for token in self._tokens[::-1]) if name}
+        return {
+            name: re.compile(f"[^/]{{{form}}}" if form.isdigit() else form or _ANY, re.DOTALL)
+            for name, form in forms.items()
+        }
+
+    @cached_property
+    def _neighbours(self) -> list[tuple[str, str]]:
+        """Pairs of names with nothing between them, each where it stands first."""
+        seen: set[str] = set()
+        pairs, before, end = [], "", -1
+        for token in self._tokens:
+            name = token[1] or ""
+            if before and name and token.start() == end and name not in seen:
+                pairs.append((before, name))
+            before, end = "" if name in seen else name, token.end()
+            seen.add(name)
+        return pairs
 
     @cached_property
     def _expression(self) -> re.Pattern[str]:
@@ -112,15 +156,13 @@ class Pattern:
             if (name := token[1]) is None:
                 parts.append({"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*"}[token[0]])
             else:
-                form = (token[2] or "")[1:]
-                form = f"[^/]{{{form}}}" if form.isdigit() else form or "[^/]+?"
-                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{form})")
+                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{self._forms[name].pattern})")
                 seen.add(name)
         return re.compile("".join(parts) + re.escape(self.text[end:]), re.DOTALL)
 
 
 def _is_series(folder: Path) -> bool:
-    return any(path.is_file() and is_dicom(path) for path in folder.iterdir())
+    return folder.is_dir() and any(path.is_file() and is_dicom(path) for path in folder.iterdir())
 
 
 def _below(folder: Path, depth: int | None) -> Iterator[Path]:
@@ -152,7 +194,7 @@ class Partners:
                 "same names"
             )
         by_key: dict[tuple[str, ...], list[Path]] = {}
-        every = dict(shape.walk(folder))
+        every = dict(shape.walk(folder, []))
         for path in one_of_twins(list(every), []):
             found = every[path]
             by_key.setdefault(tuple(found[name] for name in shape.names), []).append(path)

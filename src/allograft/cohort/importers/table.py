@@ -19,7 +19,7 @@ from allograft.cohort.manifest import KNOWN
 from allograft.errors import ManifestError, nearest
 
 _NAME = re.compile(r"\{([^{}]*)\}")
-MISSING = ("na", "nan", "n/a", "none", "null")
+MISSING = ("na", "nan", "n/a", "none", "null", "#n/a", "<na>")
 
 
 def import_table(
@@ -49,8 +49,9 @@ def import_table(
     ``site_name``: the one site of a table without such a column. Only the columns named are taken
     over, ``attributes`` under their own names, because a table may hold what must not travel with
     the images. ``classes``: label as stored -> class name. Of the columns that are no paths, empty
-    cells and NA, NaN, N/A, none and null in any case are no value; ``missing`` lists other words in
-    their place, as they are written, and words that ``classes`` names are labels. The result says
+    cells and NA, NaN, N/A, #N/A, <NA>, none and null in any case are no value; ``missing`` lists
+    other words in their place, as they are written, and words that ``classes`` names are labels.
+    The result says
     which words were taken as missing, and how often.
     """
     src = Path(src)
@@ -161,7 +162,8 @@ def _read(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             head = file.readline()
-        mark = "," if "," in head else ";" if ";" in head else "\t" if "\t" in head else ","
+        # names may hold the other marks: "age, years"
+        mark = max((",", ";", "\t"), key=lambda one: len(next(csv.reader([head], delimiter=one), [])))
         names, stored = read_cells(path, mark, one_line=False)  # a report in a cell may have lines
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(

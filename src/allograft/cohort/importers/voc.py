@@ -47,6 +47,7 @@ def import_voc(
             unmatched.append(f"{xml.name}: {why}")
             continue
         boxes = _boxes(tree, xml, 0 if zero_based else 1, unmatched)
+        boxes.check(found[0], _size(tree), str(xml))
         used.add(found[0])
         labels.update(boxes.labels)
         files.append(boxes.file(found[0], out))
@@ -82,7 +83,13 @@ def _parsed(path: Path) -> Any:
             raise ManifestError(
                 f"{path}: declares a document type or is UTF-16; expected plain XML in UTF-8; export it again"
             )
-        return ElementTree.fromstring(content)
+        tree = ElementTree.fromstring(content)
+        if tree.tag != "annotation":
+            raise ManifestError(
+                f"{path}: its outermost element is '{tree.tag[:80]}'; expected annotation, as Pascal VOC has it; "
+                "export it again"
+            )
+        return tree
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise ManifestError(f"{path}: cannot be read as XML ({error}); export it again") from error
 
@@ -90,8 +97,7 @@ def _parsed(path: Path) -> Any:
 def _boxes(tree: Any, path: Path, first: int, left: list[str]) -> BoxFile:
     """The boxes of an XML; ``left`` gets a line for each that has no area in the image."""
     boxes = BoxFile()
-    width, height = (_whole(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-    size = (width, height) if width and height else None
+    size = _size(tree)
     for number, one in enumerate(tree.iter("object"), 1):
         where = f"{path}, object {number}"
         corners = [_number(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
@@ -101,6 +107,11 @@ def _boxes(tree: Any, path: Path, first: int, left: list[str]) -> BoxFile:
         why = boxes.add([x0 - first, y0 - first, x1, y1], one.findtext("name") or "", size, where)
         left += [why.replace(str(path), path.name)] if why else []
     return boxes
+
+
+def _size(tree: Any) -> tuple[int, int] | None:
+    width, height = (_whole(tree.findtext(f"size/{side}")) for side in ("width", "height"))
+    return (width, height) if width and height else None
 
 
 def _number(text: str | None) -> float | None:

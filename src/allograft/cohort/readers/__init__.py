@@ -16,12 +16,14 @@ from allograft.cohort.readers.files import (
     ARRAYS,
     METAIMAGE,
     NIBABEL,
+    NOT_FETCHED,
     NRRD,
     PHOTOGRAPHS,
     SUFFIXES,
     TIFF,
     VOLUMES,
     Series,
+    is_broken_link,
     refusal,
 )
 from allograft.errors import AllograftError, ImageError
@@ -123,7 +125,7 @@ def _read(path: Path | Series, *, mask: bool, nan: float | None = None) -> Pictu
         raise
     except Exception as error:  # a damaged file may raise anything inside a parser
         raise ImageError(f"{path}: {_found(path, error)}") from error
-    return _checked(path, picture, nan)
+    return _checked(path, picture, nan, mask=mask)
 
 
 def _found(path: Path | Series, error: Exception) -> str:
@@ -147,9 +149,8 @@ def _reader(path: Path | Series) -> Reader:
     if not path.is_file():
         if path.is_dir() and any(path.iterdir()):
             return dicom.read_dicom
-        raise ImageError(
-            f"{path}: missing{' (a folder)' if path.is_dir() else ''}; expected an image file; correct the path"
-        )
+        what = "missing (a folder)" if path.is_dir() else NOT_FETCHED if is_broken_link(path) else "missing"
+        raise ImageError(f"{path}: {what}; expected an image file; correct the path")
     name = path.name.lower()
     for suffixes, read in READERS.items():
         if name.endswith(suffixes):
@@ -159,7 +160,7 @@ def _reader(path: Path | Series) -> Reader:
     raise ImageError(f"{path}: {refusal(path)}")
 
 
-def _checked(path: Path | Series, picture: Picture, nan: float | None) -> Picture:
+def _checked(path: Path | Series, picture: Picture, nan: float | None, *, mask: bool) -> Picture:
     """Contiguous, in native byte order: booleans as uint8, floating numbers as float32, integers as
     they are."""
     array, notes = picture.array, dict(picture.notes)
@@ -176,7 +177,8 @@ def _checked(path: Path | Series, picture: Picture, nan: float | None) -> Pictur
             notes["nan"] = f"{count} of {array.size} pixels are NaN"
             array = np.nan_to_num(array, copy=False, nan=nan, posinf=np.inf, neginf=-np.inf)
         if wrong := array.size - int(np.isfinite(array).sum()):
-            fix = "where NaN is the background, set preprocessing: {nan: 0}, else export it again"
+            fix = "where NaN is the background, store 0 in its place"
+            fix += ", else export it again" if mask else ", or train with preprocessing: {nan: 0}, else export it again"
             raise ImageError(f"{path}: {wrong} of {array.size} pixels are NaN or infinite; {fix}")
     kind = np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("=")
     return replace(picture, array=np.ascontiguousarray(array, kind), notes=notes)

@@ -12,7 +12,7 @@ from allograft.cohort.alignment import check_right_angles
 from allograft.cohort.picture import Picture
 from allograft.cohort.readers.dicom_plane import Place, Plane, planes_of
 from allograft.cohort.readers.dicom_segmentation import is_segmentation, read_segmentation
-from allograft.cohort.readers.files import Series
+from allograft.cohort.readers.files import NOT_FETCHED, Series, is_broken_link
 from allograft.errors import ImageError
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -64,6 +64,9 @@ def read_dicom(path: Path | Series, *, mask: bool = False) -> Picture:
 
 
 def _slices(folder: Path) -> list[Path]:
+    lost = sorted(one for one in folder.iterdir() if is_broken_link(one))
+    if lost:  # a slice perhaps
+        raise ImageError(f"{lost[0]}: {NOT_FETCHED}; expected the slices of one series; fetch it, or remove the link")
     found = sorted(
         one for one in folder.iterdir() if one.is_file() and one.name != "DICOMDIR" and not one.name.startswith(".")
     )
@@ -146,10 +149,10 @@ def _check_steps(folder: Path | Series, planes: Sequence[Plane], heights: np.nda
     if gaps[closest] < 0.1 * step or gaps[closest] < 1e-4:
         names = f"{planes[closest].name} and {planes[closest + 1].name}"
         found = f"{names} lie at one place ({gaps[closest]:.3g} mm apart; the usual step is {step:.3g})"
-        raise ImageError(
-            f"{folder}: {found}; expected one file per slice; remove the copy, or give each time point or echo its "
-            "own folder"
-        )
+        fix = "expected one file per slice; remove the copy, or give each time point or echo its own folder"
+        if isinstance(folder, Path) and folder.is_file():
+            fix = "expected one frame per slice; split the time points or echoes, dcm2niix does"
+        raise ImageError(f"{folder}: {found}; {fix}")
     off = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
     if off.max() > 0.1 * step:
         worst = int(np.abs(gaps - step).argmax())

@@ -62,6 +62,8 @@ _TOOLS = {
 UNREAD = tuple(suffix for suffixes in list(_TOOLS)[:5] for suffix in suffixes if suffix not in (".gz", ".bz2", ".xz"))
 """Formats of images that are not read."""
 
+NOT_FETCHED = "a link to a file that is not there (datalad get or git annex get fetch it)"
+
 
 @dataclass(frozen=True)
 class Series:
@@ -149,6 +151,12 @@ def detached(path: Path) -> Path | None:
             "file"
         )
     return path.with_name(name)
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether a path is a link to a file that is not there, as git-annex and DataLad leave where
+    content was not fetched."""
+    return path.is_symlink() and not path.exists()
 
 
 def is_second(path: Path) -> bool:

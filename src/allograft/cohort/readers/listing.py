@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from allograft.cohort.readers.dicom import is_dicom
-from allograft.cohort.readers.files import SUFFIXES, UNREAD, Series, is_second
+from allograft.cohort.readers.files import SUFFIXES, UNREAD, Series, is_broken_link, is_second
 
 _TAGS = (
     "SOPClassUID",
@@ -51,7 +51,11 @@ def images_below(folder: Path, *, planes: bool = False) -> list[tuple[str, Path 
 
 
 def _files(folder: Path) -> list[Path]:
-    hidden = (path for path in folder.rglob("*") if path.is_file() and path.name != "DICOMDIR")
+    hidden = (
+        path
+        for path in folder.rglob("*")
+        if (path.is_file() or is_broken_link(path)) and path.name != "DICOMDIR"  # reading the link says what it is
+    )
     return sorted(path for path in hidden if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 

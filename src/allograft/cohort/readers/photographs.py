@@ -39,12 +39,13 @@ def read_photograph(path: Path, *, mask: bool) -> Picture:
             _check_png(path)
         if stored.format == "BMP" and stored.mode == "RGB":
             _check_bmp(path)
-        scale = _scale(path, str(stored.format)) if mask else 1.0
+        top = _check_netpbm(path, stored) if stored.format == "PPM" else 0
+        scale = _scale(path, str(stored.format), top) if mask or top > 255 else 1.0
         turn = int(stored.getexif().get(274, 1))
         turned = ImageOps.exif_transpose(stored)
     array = _channels(path, turned, mask=mask)
-    if scale != 1:
-        array = np.rint(array / scale).astype(array.dtype)
+    if scale != 1 or top > 255:
+        array = np.rint(array / scale).astype(np.uint16 if top > 255 else array.dtype)
     return Picture(array, None, turn=turn if turn in range(1, 9) else 1)
 
 
@@ -94,20 +95,50 @@ def without_alpha(path: Path, array: np.ndarray, *, mask: bool) -> np.ndarray:
     )
 
 
-def _scale(path: Path, kind: str) -> float:
-    """By how much Pillow multiplies the stored greys of a PNG of 2 or 4 bits, and of a PGM of
-    another maximum."""
+def _scale(path: Path, kind: str, top: int) -> float:
+    """By how much Pillow multiplies the stored greys of a PNG of 2 or 4 bits, and of a PGM whose
+    maximum is ``top``."""
+    if kind == "PPM":
+        return (255 if top <= 255 else 65535) / (top or 255)
+    if kind != "PNG":
+        return 1.0
     with path.open("rb") as file:
-        head = file.read(1024)
-    if kind == "PNG":
-        return {2: 85.0, 4: 17.0}.get(head[24], 1.0) if head[25] == 0 else 1.0
-    found = (
-        re.match(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)", head)
-        if kind == "PPM"
-        else None
-    )
-    top = int(found[1]) if found else 255
-    return (255 if top <= 255 else 65535) / top
+        head = file.read(26)
+    return {2: 85.0, 4: 17.0}.get(head[24], 1.0) if head[25] == 0 else 1.0
+
+
+_GAP = rb"(?:\s*#[^\n]*\n\s*|\s+)"
+_NETPBM = re.compile(rb"P([1-6])" + _GAP + rb"+(\d+)" + _GAP + rb"+(\d+)" + rb"(?:" + _GAP + rb"+(\d+))?")
+
+
+def _check_netpbm(path: Path, stored: Any) -> int:
+    """The maximum of a PBM, PGM or PPM file; 0 where it has none.
+
+    Raises:
+        ImageError: colours of more than 8 bits, which Pillow cuts to 8, and a second image behind
+            the first, which it does not read.
+    """
+    with path.open("rb") as file:
+        found = _NETPBM.match(file.read(4096))
+    if found is None:
+        return 0
+    kind, top = int(found[1]), 0 if found[1] in b"14" else int(found[4] or 0)
+    if kind in (3, 6) and top > 255:
+        raise ImageError(
+            f"{path}: colours up to {top}, which would be cut to 8 bits; expected at most 255; store it as TIFF"
+        )
+    if kind > 3:
+        width, height = stored.size
+        row = -(-width // 8) if kind == 4 else width * (3 if kind == 6 else 1) * (2 if top > 255 else 1)
+        with path.open("rb") as file:
+            file.seek(found.end() + 1 + row * height)
+            rest = file.read()
+        if len(rest) > max(row, 16) or rest.lstrip().startswith(b"P"):
+            raise ImageError(
+                f"{path}: {len(rest)} bytes behind the image, another one perhaps, which would not be read; expected "
+                "one image; store each alone"
+            )
+    return top
 
 
 def _check_bmp(path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Files that cannot be predicted: each is named, and the others go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from tests.unit.apply.test_evaluate_masks import drawn
+from tests.unit.apply.test_millimetres import CARD, PLANE, Bright
+
+from allograft.apply.model import Model
+from allograft.apply.predictions import _check_names
+from allograft.cohort.prepared_images import file_hash
+from allograft.errors import AllograftError, ImageError
+
+
+def model(**preprocessing: object) -> Model:
+    return Model(Bright(), CARD | {"preprocessing": {"intensity": "none", **preprocessing}}, torch.device("cpu"))
+
+
+def test_a_file_that_is_gone_fails_alone(tmp_path: Path) -> None:
+    drawn(tmp_path / "a.png")
+    drawn(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("nowhere")
+    made, failed = model(), dict[str, AllograftError]()
+    found = made.predict(made.cases(tmp_path), failed=failed)
+    names = [next(found).name]
+    (tmp_path / "b.png").unlink()  # after it was listed
+    names += [one.name for one in found]
+    assert (names, list(failed)) == (["a.png"], ["b.png", "c.png"])
+    assert "cannot be read (No such file or directory)" in str(failed["b.png"])
+    assert "c.png: a link to a file that is not there (datalad get" in str(failed["c.png"])
+
+
+def test_a_hash_of_nothing_is_our_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"a.png: cannot be read"):
+        file_hash(tmp_path / "a.png")
+
+
+def test_names_that_clash_are_refused_before_anything_is_predicted(tmp_path: Path) -> None:
+    drawn(tmp_path / "x" / "a.png")
+    drawn(tmp_path / "y" / "a.png")
+    _check_names(model().cases(tmp_path))
+    nibabel.save(nibabel.Nifti1Image(PLANE[..., None], np.eye(4)), tmp_path / "x" / "a.nii.gz")
+    with pytest.raises(ImageError, match=r"x/a.png: 'x/a.nii.gz' would write the same files"):
+        _check_names(model().cases(tmp_path))
+
+
+def test_an_image_of_other_axes_is_not_told_to_change_a_setting(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.stack([PLANE] * 3, -1), np.eye(4)), tmp_path / "a.nii.gz")
+    words = r"size \(4, 6\) has 2 numbers, the image 3 axes; the model was trained on other images"
+    with pytest.raises(ImageError, match=words):
+        list(model(size=[4, 6]).predict([tmp_path / "a.nii.gz"]))
