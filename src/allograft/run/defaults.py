@@ -4,6 +4,7 @@ normalisation, and the size of a training sample."""
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
@@ -25,6 +26,9 @@ LONGEST_CROP = {2: 128, 3: 64}
 """Longest side of a crop that no study named, by the number of axes."""
 LONGEST_WHOLE = {2: 512, 3: 128}
 """Longest side to which images of several sizes are padded, where a label is of the whole image."""
+MOST_PIXELS = 2**20
+"""Of a batch of whole images that no study asked for: a step of the default network on more takes a
+processor half a second or longer."""
 Say = Callable[[str], None]
 Multiple = Callable[[Study, int], int]
 """A study and its images' channels -> what the sides of the network's input must be multiples
@@ -150,15 +154,16 @@ def _about_batch_norm(study: Study) -> list[str]:
 
 def _patch(study: Study, seen: _Seen, multiple: int, say: Say) -> tuple[int, ...] | None:
     """The size of a training sample: the study's; None where all images have one that the network
-    takes; else that size padded, or a crop."""
+    takes, and a batch of them is not large; else that size padded, or a crop."""
     if study.patch is not None:
         return study.patch
     largest = tuple(max(lengths) for lengths in zip(*seen.sizes, strict=True))
     padded = tuple(length + -length % multiple for length in largest)
-    if len(seen.distinct) == 1 and padded == largest:
-        return None
     whole = "label" in study.made_task.outputs
-    if len(seen.distinct) == 1 or whole:
+    is_slow = not whole and not _names_size(study) and study.budget.batch_size * math.prod(padded) > MOST_PIXELS
+    if len(seen.distinct) == 1 and padded == largest and not is_slow:
+        return None
+    if whole or (len(seen.distinct) == 1 and not is_slow):
         if len(seen.distinct) > 1 and max(padded) > LONGEST_WHOLE[len(padded)]:
             raise SpecError(
                 f"preprocessing.size: images have {seen.told}, and a batch needs one; a crop may not show what a label "
@@ -168,8 +173,13 @@ def _patch(study: Study, seen: _Seen, multiple: int, say: Say) -> tuple[int, ...
         return padded
     longest = max(multiple, LONGEST_CROP[len(padded)] // multiple * multiple)
     crop = tuple(min(length, longest) for length in _middle(seen, multiple))
-    say(f"patch: {list(crop)}, crops for training, because images have {seen.told}; name a patch to choose")
+    slow = ", and training on whole ones is slow" if len(seen.distinct) == 1 else ""
+    say(f"patch: {list(crop)}, crops for training, because images have {seen.told}{slow}; name a patch to choose")
     return crop
+
+
+def _names_size(study: Study) -> bool:
+    return study.preprocessing.size is not None or any("size" in one.preprocessing for one in study.cohorts.values())
 
 
 def _middle(seen: _Seen, multiple: int) -> tuple[int, ...]:

@@ -107,6 +107,17 @@ def test_a_crop_is_at_most_128(tmp_path: Path) -> None:
     assert session.study.patch == (128, 40)
 
 
+def test_a_batch_of_large_images_is_cut_where_no_study_asks_for_whole_ones(tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path / "images", {"a": 4, "b": 4}, size=(384, 320))
+    budget = {"steps": 1, "adapt_steps": 1, "batch_size": 16}
+    session, lines = completed(five(manifest, budget=budget), tmp_path / "out")
+    assert session.study.patch == (128, 128)
+    assert "because images have 384 x 320, and training on whole ones is slow" in lines[-1]
+    for number, change in enumerate(({"preprocessing": {"size": [384, 320]}}, {"budget": {**budget, "batch_size": 8}})):
+        whole, _ = completed(five(manifest, **{"budget": budget, **change}), tmp_path / str(number))
+        assert whole.study.patch is None
+
+
 def test_where_a_label_is_of_the_whole_all_are_padded_to_the_largest(tmp_path: Path) -> None:
     manifest = of_sizes(tmp_path, 4, (20, 30), (33, 16))
     rows = [{**row, "label": "xy"[n % 2]} for n, row in enumerate(csv.DictReader(manifest.read_text().splitlines()))]
