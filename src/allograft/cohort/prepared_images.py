@@ -158,9 +158,13 @@ class PreparedImages:
         are hidden."""
         return boxes_to_grid(self.stored_boxes(case), self.image(case)[1])
 
-    def stored_boxes(self, case: Case) -> Boxes:
-        """The boxes in the image's own pixels. ``KeyError`` when they are hidden."""
-        path, shape = Path(case.labels["boxes"]), self.image(case)[1].shape
+    def stored_boxes(self, case: Case, column: str = "boxes") -> Boxes:
+        """The boxes in the image's own pixels. ``KeyError`` when they are hidden.
+
+        Args:
+            column: of the manifest; one for each reader.
+        """
+        path, shape = Path(case.labels[column]), self.image(case)[1].shape
         if len(shape) != 2:
             raise ImageError(f"{path}: boxes of an image with {len(shape)} axes; detection works on 2-D images")
         return read_boxes(path, self.coding.boxes, shape)

@@ -16,6 +16,7 @@ from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_
 from allograft.results.analysis.fairness_sheets import fairness
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
 from allograft.results.analysis.pretexts import pretext_sheet
+from allograft.results.analysis.readers import reader_sheet
 from allograft.results.analysis.selection import distance_sheet
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.analysis.stages import stage_sheet
@@ -61,6 +62,7 @@ def sections_of(
             *_sweeps(plan, table, target),
             *_fairness(plan, table, world, target),
             *_uncertainty(table, target),
+            *_readers(table, target),
             *_forgetting(plan, records, world, target),
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
@@ -107,6 +109,11 @@ def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> l
 def _uncertainty(table: Sequence[Line], target: str) -> list[Extra]:
     found = uncertainty(table, target)
     return [] if found is None else [Extra("Does the spread find the errors?", (found[0],), (found[1],))]
+
+
+def _readers(table: Sequence[Line], target: str) -> list[Extra]:
+    sheet = reader_sheet(table, target)
+    return [] if sheet is None else [Extra("Readers", (sheet,))]
 
 
 def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:
