@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.unit.tiny import a_context as plain_context
 from tests.unit.tiny import write_rows
 
 from allograft import cli, load
-from allograft.apply.index import add_to_index, remove_from_index
+from allograft.apply.index import add_to_index, recall_of, remove_from_index
 from allograft.apply.predictions import write_predictions
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
@@ -215,6 +216,40 @@ def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, cap
     assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
     with pytest.raises(SpecError, match="'a-000' has no case"):
         remove_from_index(model, "a-000")
+
+
+def test_recall_is_asked_of_pairs_that_the_model_has_not_seen(model: Path, manifest: Path, capsys: Any) -> None:
+    rows = [row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] not in ("a-000", "a-001")]
+    write_rows(manifest.parent / "unseen.csv", rows)
+    found = recall_of(model, manifest.parent / "unseen.csv", where={"timepoint": "0"})
+    assert found.pairs == 6  # both sides of three subjects
+    (band,) = load(model).predictor.bands  # type: ignore[attr-defined]
+    cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+    cohort = cohort.where(lambda case: case.subject > "a-001" and case.attributes["timepoint"] == "0")
+    cases = [cohort.case(number) for number in range(6)]
+    query = torch.cat([band.query.encoder(case.image)[-1].mean((2, 3)) for case in cases])
+    keys = torch.cat([band.key.encoder(case.labels["paired"])[-1].mean((2, 3)) for case in cases])  # type: ignore[arg-type]
+    near = torch.nn.functional.cosine_similarity(query[:, None], keys[None], dim=2).argsort(1, descending=True)
+    assert found.bands[0][1] == float((near[:, 0] == torch.arange(6)).double().mean())
+    assert found.bands[0][5] == float((near[:, :5] == torch.arange(6)[:, None]).any(1).double().mean())
+    assert found.bands[0][20] == 1.0
+    options = ["--where", "timepoint=0", "--where", "side=left"]
+    cli.app(["index", "recall", str(model), str(manifest.parent / "unseen.csv"), *options], standalone_mode=False)
+    assert "recall@20 100.0%, of 3 pairs" in capsys.readouterr().out
+    with pytest.raises(SpecError, match="none of these rows has a paired image"):
+        recall_of(model, manifest.parent / "unseen.csv", where={"timepoint": "9"})
+    card = json.loads((model / "card.json").read_text())
+    assert card["training_images"] == []
+    with pytest.raises(SpecError, match="expected COLUMN=VALUE"):
+        cli.app(["index", "recall", str(model), str(manifest), "--where", "timepoint"], standalone_mode=False)
+
+
+def test_recall_is_refused_on_images_of_the_training(model: Path, manifest: Path) -> None:
+    rows = [row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] == "a-003"]
+    write_rows(manifest.parent / "added.csv", rows)
+    add_to_index(model, manifest.parent / "added.csv")
+    with pytest.raises(ModelError):
+        recall_of(model, manifest.parent / "added.csv")
 
 
 def test_what_stops_a_change_leaves_the_model_as_it_was(model: Path, manifest: Path, monkeypatch: Any) -> None:
