@@ -306,10 +306,11 @@ def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:
     ``zscore``: mean 0 and standard deviation 1. ``minmax``: to [0, 1]. ``percentile``: clipped to
     the 1st and 99th percentile, then to [0, 1]; where these are equal but the channel is not
     constant (sparse fluorescence), as ``minmax``. ``percentile99``: the smallest value to 0 and the
-    99th percentile to 0.99, what lies above it beyond that (Chen and Niethammer 2023). ``unit``: whole numbers as shares of the largest
-    that their type holds (8 bits: of 255), so that a colour stays the same colour. ``none``: as it
-    is. A constant channel becomes zeros, but for the last two. Before ``to_grid`` the numbers are
-    those of the whole image, free of padding. Raises ``SpecError`` for another word.
+    99th percentile to 0.99, what lies above it beyond that (Chen and Niethammer 2023). ``unit``:
+    whole numbers as shares of the largest that their type holds (8 bits: of 255), so that a colour
+    stays the same colour. ``none``: as it is. A constant channel becomes zeros, but for the last
+    two. Before ``to_grid`` the numbers are those of the whole image, free of padding. Raises
+    ``SpecError`` for another word.
 
     >>> normalise(np.array([[[0.0, 5.0, 10.0]]]), "minmax").tolist()
     [[[0.0, 0.5, 1.0]]]

@@ -378,9 +378,16 @@ def test_a_crop_keeps_proportions_and_cuts_around_the_centre():
     )
     assert place.share_cut_off == pytest.approx(1 - 20 / 32)
     for length in range(1, 40):  # never short of the size
-        assert min(geometry(photograph(np.zeros((1, length, 37))), Preprocessing(size=(13, 11), fit="crop"), "a").start) >= 0
-    for wrong in ({"fit": "crop"}, {"fit": "crop", "size": (4, 4), "spacing": (1.0, 1.0)}, {"fit": "crp", "size": (4, 4)}):
-        with pytest.raises(SpecError, match="preprocessing.fit"):
+        assert (
+            min(geometry(photograph(np.zeros((1, length, 37))), Preprocessing(size=(13, 11), fit="crop"), "a").start)
+            >= 0
+        )
+    for wrong in (
+        {"fit": "crop"},
+        {"fit": "crop", "size": (4, 4), "spacing": (1.0, 1.0)},
+        {"fit": "crp", "size": (4, 4)},
+    ):
+        with pytest.raises(SpecError, match=r"preprocessing\.fit"):
             Preprocessing(**wrong)
     assert "fit" not in Preprocessing(size=(4, 4)).keyed
 

@@ -219,7 +219,9 @@ def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, cap
 
 
 def test_recall_is_asked_of_pairs_that_the_model_has_not_seen(model: Path, manifest: Path, capsys: Any) -> None:
-    rows = [row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] not in ("a-000", "a-001")]
+    rows = [
+        row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] not in ("a-000", "a-001")
+    ]
     write_rows(manifest.parent / "unseen.csv", rows)
     found = recall_of(model, manifest.parent / "unseen.csv", where={"timepoint": "0"})
     assert found.pairs == 6  # both sides of three subjects

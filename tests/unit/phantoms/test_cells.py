@@ -47,7 +47,8 @@ def test_only_training_boxes_of_the_noisy_site_are_wrong(tmp_path: Path) -> None
         assert all(further) if row["split"] == "test" else not any(further)
     tests = [name for name, row in _rows(tmp_path / "noisy").items() if row["split"] == "test"]
     first, second, third = (
-        [len(_boxes(tmp_path / "noisy", f"{name}{reader}")) for name in tests] for reader in ("", *(f"-{one}" for one in READERS))
+        [len(_boxes(tmp_path / "noisy", f"{name}{reader}")) for name in tests]
+        for reader in ("", *(f"-{one}" for one in READERS))
     )
     assert sum(third) < sum(second) < sum(first)
     splits = [row["split"] for row in _rows(tmp_path / "noisy").values() if row["site"] == "a"]
