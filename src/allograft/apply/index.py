@@ -50,6 +50,7 @@ def add_to_index(folder: Path, manifest: Path, *, device: str = "auto") -> Chang
         ModelError: a model without a database.
         SpecError: a case that is there already, no case with a pair, or images on another grid.
     """
+    _recovered(folder)
     model = load(folder, device=device)
     predictor = _retrieval(model, folder)
     cases = read_manifest(manifest)
@@ -72,6 +73,7 @@ def remove_from_index(folder: Path, subject: str) -> Changed:
         ModelError: a model without a database.
         SpecError: a subject who has no case there, or no other who has.
     """
+    _recovered(folder)
     model = load(folder, device="cpu")
     before = _retrieval(model, folder)
     made = before.removed(subject)
@@ -144,7 +146,7 @@ def _retrieval(model: Model, folder: Path) -> Retrieval:
 def _replace(folder: Path, predictor: Retrieval, card: object) -> None:
     """The changed model in the place of the old one: whole, or the old one stays."""
     assert isinstance(card, dict)
-    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    part, old = _beside(folder)
     remove(part)
     remove(old)
     copy_folder(folder, part)
@@ -152,3 +154,17 @@ def _replace(folder: Path, predictor: Retrieval, card: object) -> None:
     folder.rename(old)
     part.rename(folder)
     remove(old)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the new model is written, and where the old one is for the moment in which they change
+    places."""
+    folder = folder.absolute()
+    return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+
+
+def _recovered(folder: Path) -> None:
+    """Bring back what an earlier change was killed over: of the two renames the first was done."""
+    old = _beside(folder)[1]
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)

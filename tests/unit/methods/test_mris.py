@@ -262,6 +262,25 @@ def test_what_stops_a_change_leaves_the_model_as_it_was(model: Path, manifest: P
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
 
 
+def test_a_kill_between_the_two_renames_is_made_good(model: Path, monkeypatch: Any) -> None:
+    renamed: list[Path] = []
+    real = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(self)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_from_index(model, "a-000")
+    monkeypatch.undo()
+    assert not model.exists()
+    assert remove_from_index(model, "a-000").total == 6
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
+
+
 def test_predict_lists_the_neighbours(model: Path, manifest: Path, tmp_path: Path) -> None:
     image = manifest.parent / "images" / "a-004-left-0.png"
     write_predictions(model, [image], tmp_path / "out")
