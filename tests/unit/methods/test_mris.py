@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.unit.tiny import a_context as plain_context
 from tests.unit.tiny import write_rows
 
@@ -18,6 +21,7 @@ from allograft.apply.index import add_to_index, recall_of, remove_from_index
 from allograft.apply.predictions import write_predictions
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
+from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
 from allograft.errors import ModelError, SpecError
 from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
@@ -26,6 +30,7 @@ from allograft.phantoms.knee import write_knee
 from allograft.predictor import Direct, save_predictor
 from allograft.predictor.retrieval import Retrieval
 from allograft.recipe import Carry, Scenario, Stage
+from allograft.study.reading import make_study
 from allograft.tasks.synthesis import Synthesis
 from allograft.transforms.sample import Sample
 
@@ -296,3 +301,30 @@ def test_a_model_without_a_database_is_refused(tmp_path: Path) -> None:
     save_predictor(Direct(a_network()), tmp_path, card)
     with pytest.raises(ModelError, match="has no database of images"):
         remove_from_index(tmp_path, "a")
+
+
+def test_made_maps_become_the_images_of_studies_of_their_own(model: Path, manifest: Path, tmp_path: Path) -> None:
+    """``examples/knee_downstream.py``: one of three unseen subjects tests, on made maps and on true ones."""
+    script = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "knee_downstream.py"))
+    card = json.loads((model / "card.json").read_text())
+    seen = [row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] <= "a-001"]
+    card["training_images"] = [file_hash(manifest.parent / row["image"]) for row in seen]
+    (model / "card.json").write_text(json.dumps(card))
+    script["write_maps"](model, manifest, tmp_path / "down")
+    tables = {
+        (question, kind): list(csv.DictReader((tmp_path / "down" / f"{question}-{kind}.csv").read_text().splitlines()))
+        for question in ("grade", "progression")
+        for kind in ("made", "true")
+    }
+    assert {len(rows) for rows in tables.values()} == {18}
+    for (question, kind), rows in tables.items():
+        assert {row["subject"] for row in rows if row["split"] == "test"} == {"a-004"}
+        assert [row["label"] for row in rows] == [row["label"] for row in tables[question, "true"]]
+        study = make_study(script["study_of"](question, kind, tmp_path / "down"))
+        assert study.source == study.target == (kind,)
+        assert {row["label"] for row in rows} <= set(study.made_task.classes)
+    first, true = (tmp_path / "down" / tables["grade", kind][0]["image"] for kind in ("made", "true"))
+    maps = [np.asarray(Image.open(path)) for path in (first, true)]
+    assert (maps[0].dtype, maps[1].dtype) == (np.uint16, np.uint8)
+    (answer,) = load(model).predict(manifest.parent / "images" / "a-002-left-0.png")
+    np.testing.assert_allclose(maps[0] / 65535, answer.answer.maps["paired"].numpy(), atol=1e-4)
