@@ -20,6 +20,7 @@ from allograft.results.analysis.readers import reader_sheet
 from allograft.results.analysis.selection import distance_sheet
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.analysis.stages import stage_sheet
+from allograft.results.analysis.strata import strata_sheet
 from allograft.results.analysis.stream import (
     against_sheet,
     ends,
@@ -63,6 +64,7 @@ def sections_of(
             *_fairness(plan, table, world, target),
             *_uncertainty(table, target),
             *_readers(table, target),
+            *_strata(table, world, target),
             *_forgetting(plan, records, world, target),
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
@@ -114,6 +116,11 @@ def _uncertainty(table: Sequence[Line], target: str) -> list[Extra]:
 def _readers(table: Sequence[Line], target: str) -> list[Extra]:
     sheet = reader_sheet(table, target)
     return [] if sheet is None else [Extra("Readers", (sheet,))]
+
+
+def _strata(table: Sequence[Line], world: World, target: str) -> list[Extra]:
+    sheet = strata_sheet(table, world.cases(), target)
+    return [] if sheet is None else [Extra("Errors by label", (sheet,))]
 
 
 def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:
