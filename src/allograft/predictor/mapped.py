@@ -100,7 +100,7 @@ class Mapped:
 
 
 def _digest(row: NDArray[Any]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(row), digest_size=DIGEST).digest()
+    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=DIGEST).digest()
 
 
 def _digests(array: NDArray[Any]) -> Tensor:
