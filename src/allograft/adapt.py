@@ -15,6 +15,7 @@ from allograft.run.session import Result
 from allograft.studies import run_study
 from allograft.study.reading import make_study
 from allograft.study.spec import Study, source_free
+from allograft.table import find
 
 BEFORE = "before"
 """Folder of the old model, beside those of the study."""
@@ -67,7 +68,7 @@ def adaptation(
     card = read_card(model)
     _prepared(card, model)
     cases = read_manifest(manifest)
-    key = "label" if "classification" in card["task"] or "multilabel" in card["task"] else "mask"
+    key = find("task", next(iter(card["task"]))).key
     keys: dict[str, Any] = {
         "cohort": str(manifest.resolve()),
         "task": card["task"],

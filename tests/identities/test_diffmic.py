@@ -309,6 +309,21 @@ def test_the_predictor_is_the_slow_sampler(start: Any, spacing: Any) -> None:
     assert "spread" not in replace(recipe, samples=1).predictor(network)(batch)
 
 
+def test_the_feature_of_a_step_is_what_its_noise_is_made_of() -> None:
+    network, batch = a_network().eval(), images()
+    predictor = QUICK.predictor(network)
+    seen: list[Tensor] = []
+    assert network.denoiser is not None
+    network.denoiser.last.register_forward_hook(lambda _module, given, _out: seen.append(given[0]))
+    with evaluation_mode(network):
+        first, *moments = predictor.path(batch.image)  # type: ignore[union-attr]
+    assert first.feature is None
+    assert [moment.left for moment in (first, *moments)] == list(range(QUICK.steps, -1, -1))
+    for moment, made in zip(moments, seen, strict=True):
+        assert moment.feature is not None
+        assert torch.equal(moment.feature.flatten(0, 1), made)
+
+
 def test_encoders_and_guidance_are_called_once_an_image() -> None:
     network = a_network()
     assert network.guidance is not None

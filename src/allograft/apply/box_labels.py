@@ -97,14 +97,21 @@ def _regions(labels: NDArray[np.int_], radius: tuple[float, float]) -> list[Box]
 
 
 def label_boxes(
-    images: Iterable[Path], out: Path, *, method: Method, radius: tuple[float, float], name: str = "cell"
+    images: Iterable[Path],
+    out: Path,
+    *,
+    method: Method,
+    radius: tuple[float, float],
+    pixel_size: float = 1.0,
+    name: str = "cell",
 ) -> dict[str, int]:
     """Write ``OUT/boxes/NAME.json`` for each image, as a manifest's column ``boxes`` names them,
     and ``OUT/boxes.csv``: image, boxes, how many.
 
     Args:
         images: files and folders; of a folder all photographs below it, in order.
-        radius: least and largest radius of a thing in pixels.
+        radius: least and largest radius of a thing, in pixels or in the unit of ``pixel_size``.
+        pixel_size: length of a pixel's side, in micrometres say.
         name: the class of the boxes.
 
     Returns:
@@ -119,12 +126,15 @@ def label_boxes(
     if not 0 < radius[0] < radius[1]:
         found = f"radii from {radius[0]:g} to {radius[1]:g}"
         raise SpecError(f"label boxes: {found}; expected two numbers above 0, the least first")
+    if not 0 < pixel_size < float("inf"):
+        raise SpecError(f"label boxes: a pixel of {pixel_size:g}; expected a length above 0")
+    pixels = radius[0] / pixel_size, radius[1] / pixel_size
     rows, counts = list[dict[str, object]](), dict[str, int]()
     for path in _photographs(images):
         image = read_image([path]).array
         grey = image[0] if len(image) == 1 else image[:3].astype(np.float64).mean(0)
         low, high = float(grey.min()), float(grey.max())
-        boxes = find_boxes(np.rint(255 * (grey - low) / max(high - low, 1e-9)).astype(np.uint8), method, radius)
+        boxes = find_boxes(np.rint(255 * (grey - low) / max(high - low, 1e-9)).astype(np.uint8), method, pixels)
         file = f"boxes/{path.stem}.json"
         if any(row["boxes"] == file for row in rows):
             raise ManifestError(f"{path}: another image is called {path.stem} too; rename one, or label them apart")

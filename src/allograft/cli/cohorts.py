@@ -71,11 +71,15 @@ def skin_tone(
 def boxes(
     images: Annotated[list[Path], typer.Argument(help="Images of cells, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder: boxes/NAME.json per image, and boxes.csv.")],
-    radius: Annotated[str, typer.Option(help="Least and largest radius of a cell in pixels.", metavar="LOW,HIGH")],
+    radius: Annotated[
+        str,
+        typer.Option(help="Least and largest radius of a cell: pixels, or as --pixel-size.", metavar="LOW,HIGH"),
+    ],
     method: Annotated[
         Literal["hough", "watershed", "edges"], typer.Option(help="Circles, parted regions, or enclosed edges.")
     ] = "hough",
     name: Annotated[str, typer.Option(help="The class of the boxes.")] = "cell",
+    pixel_size: Annotated[float, typer.Option(help="Side of a pixel, in micrometres for example.")] = 1.0,
 ) -> None:
     """Find boxes by image processing alone: weak labels, which sissi corrects while it trains."""
     from allograft.apply.box_labels import label_boxes
@@ -84,8 +88,8 @@ def boxes(
     try:
         limits = float(low), float(high)
     except ValueError:
-        raise SpecError(f"--radius {radius}: expected LOW,HIGH in pixels, for example --radius 8,20") from None
-    counts = label_boxes(images, out, method=method, radius=limits, name=name)
+        raise SpecError(f"--radius {radius}: expected LOW,HIGH, for example --radius 8,20") from None
+    counts = label_boxes(images, out, method=method, radius=limits, pixel_size=pixel_size, name=name)
     none = sum(count == 0 for count in counts.values())
     print(f"{sum(counts.values())} boxes on {len(counts)} images in {out / 'boxes.csv'}; {none} images have none")
 

@@ -44,3 +44,26 @@ def remove(
     done = remove_from_index(model, subject)
     print(f"{done.changed} images of {subject} removed, {done.total} in the database")
     print("the encoders were trained before: where they saw this patient, train the model again without them")
+
+
+@index.command(epilog="Example: allograft index recall runs/knee/models/mris@b b/manifest.csv --where timepoint=0")
+def recall(
+    model: Model,
+    manifest: Annotated[Path, typer.Argument(help="Cases with the column paired that the model has not seen.")],
+    where: Annotated[
+        list[str], typer.Option("--where", help="COLUMN=VALUE: count these rows alone, the first visits say.")
+    ] = [],  # noqa: B006 - typer copies it
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+) -> None:
+    """How often an image finds its own paired image among those of a manifest."""
+    from allograft.apply.index import recall_of
+    from allograft.errors import SpecError
+
+    wanted = dict(each.split("=", 1) for each in where if "=" in each)
+    if len(wanted) < len(where):
+        raise SpecError(f"--where: found '{', '.join(where)}'; expected COLUMN=VALUE, a column once")
+    found = recall_of(model, manifest, where=wanted, device=device)
+    for number, band in enumerate(found.bands, 1):
+        name = "" if len(found.bands) == 1 else f"band {number}: "
+        told = ", ".join(f"recall@{k} {share:.1%}" for k, share in band.items())
+        print(f"{name}{told}, of {found.pairs} pairs")

@@ -22,6 +22,9 @@ LABEL_FILES = ("mask", "boxes", "paired")
 LABELS = ("mask", "label", "boxes", "paired")
 SPLITS = ("train", "val", "test")
 KNOWN = (*REQUIRED, "split", *LABELS, "region")
+READER = re.compile(r"boxes_(reader\w+)")
+"""Columns with the boxes of further readers, ``boxes_reader2`` say; the first reader's are
+``boxes``."""
 MISSING = ("", "nan", "unknown")
 """What stands for no value of an attribute, in any case: pandas writes nan,
 ``allograft label skin-tone`` unknown."""
@@ -36,7 +39,8 @@ class Case:
         subject: the patient.
         site: the hospital, scanner or laboratory.
         image: one file or DICOM series, or several that become channels.
-        labels: "mask", "boxes", "paired" -> ``Path``; "label" -> text. A hidden label is absent.
+        labels: "mask", "boxes", "paired", and "boxes_reader2" and the like of further readers ->
+            ``Path``; "label" -> text. A hidden label is absent.
         region: a mask of the pixels that count.
         split: what the manifest itself says, or None.
         attributes: every other column that is not empty.
@@ -178,20 +182,32 @@ def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:
     if not all(parts):
         raise ManifestError(f"{where}: image '{row['image']}' has an empty part; write channels as a.png;b.png")
     images = tuple(_inside(part, folder, root, f"{where}, image") for part in parts)
-    labels: dict[str, Path | str] = {}
-    for name in LABELS:
-        if row.get(name):
-            labels[name] = _inside(row[name], folder, root, f"{where}, {name}") if name in LABEL_FILES else row[name]
     return Case(
         name=row["image"],
         subject=row["subject"],
         site=row["site"],
         image=images,
-        labels=labels,
+        labels=_labels(row, folder, root, where),
         region=_inside(row["region"], folder, root, f"{where}, region") if row.get("region") else None,
         split=split,
-        attributes={key: value for key, value in row.items() if key not in KNOWN and value},
+        attributes={
+            key: value for key, value in row.items() if key not in KNOWN and value and not READER.fullmatch(key)
+        },
     )
+
+
+def _labels(row: Mapping[str, str], folder: Path, root: Path, where: str) -> dict[str, Path | str]:
+    labels: dict[str, Path | str] = {}
+    readers = [name for name in row if READER.fullmatch(name)]
+    for name in (*LABELS, *readers):
+        if row.get(name):
+            is_file = name in LABEL_FILES or name in readers
+            labels[name] = _inside(row[name], folder, root, f"{where}, {name}") if is_file else row[name]
+    if "boxes" not in labels and (further := [name for name in readers if name in labels]):
+        raise ManifestError(
+            f"{where}: column '{further[0]}' has a file and 'boxes' has none; the first reader's go to 'boxes'"
+        )
+    return labels
 
 
 def _inside(text: str, folder: Path, root: Path, where: str) -> Path:

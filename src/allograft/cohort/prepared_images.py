@@ -23,7 +23,7 @@ from allograft.batch import Boxes
 from allograft.cohort.alignment import aligned
 from allograft.cohort.boxes import boxes_to_grid, read_boxes
 from allograft.cohort.coding import Coding
-from allograft.cohort.manifest import Case
+from allograft.cohort.manifest import Case, is_missing
 from allograft.cohort.picture import Grid, Picture, check_pixels
 from allograft.cohort.preprocessing import (
     Geometry,
@@ -36,7 +36,7 @@ from allograft.cohort.preprocessing import (
 )
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
-from allograft.errors import ImageError
+from allograft.errors import ImageError, ManifestError
 from allograft.tree import content_hash, write_bytes
 
 _READS = 4
@@ -77,7 +77,7 @@ class PreparedImages:
         def make() -> dict[str, np.ndarray]:
             picture = read_image(case.image, nan=self.preprocessing.nan)
             picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
-            place = geometry(picture, self.preprocessing, case.name)
+            place = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
             place = place.uncut if uncut else place
             largest = (len(picture.array), *map(max, place.size, place.resampled))
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
@@ -165,9 +165,13 @@ class PreparedImages:
         are hidden."""
         return boxes_to_grid(self.stored_boxes(case), self.image(case)[1])
 
-    def stored_boxes(self, case: Case) -> Boxes:
-        """The boxes in the image's own pixels. ``KeyError`` when they are hidden."""
-        path, shape = Path(case.labels["boxes"]), self.image(case)[1].shape
+    def stored_boxes(self, case: Case, column: str = "boxes") -> Boxes:
+        """The boxes in the image's own pixels. ``KeyError`` when they are hidden.
+
+        Args:
+            column: of the manifest; one for each reader.
+        """
+        path, shape = Path(case.labels[column]), self.image(case)[1].shape
         if len(shape) != 2:
             raise ImageError(f"{path}: boxes of an image with {len(shape)} axes; detection works on 2-D images")
         return read_boxes(path, self.coding.boxes, shape)
@@ -204,7 +208,20 @@ class PreparedImages:
 
     def _image_key(self, case: Case) -> str:
         altered = [] if case.alteration is None else [case.alteration.keyed]
-        return content_hash("image", [file_hash(path) for path in case.image], self._settings, *altered)
+        mirrored = ["mirrored"] if self._is_mirrored(case) else []
+        return content_hash("image", [file_hash(path) for path in case.image], self._settings, *altered, *mirrored)
+
+    def _is_mirrored(self, case: Case) -> bool:
+        mirror = self.preprocessing.mirror
+        if mirror is None:
+            return False
+        found = case.attributes.get(mirror.attribute)
+        if found is None or is_missing(found):
+            raise ManifestError(
+                f"{case.name}: preprocessing.mirror mirrors images by the column '{mirror.attribute}', which is empty "
+                "here; give a manifest that says it of every image"
+            )
+        return found == mirror.value
 
     @cached_property
     def _settings(self) -> dict[str, Any]:

@@ -16,8 +16,27 @@ from allograft.errors import ImageError, SpecError, nearest
 if TYPE_CHECKING:
     import torch
 
-Intensity = Literal["none", "unit", "zscore", "minmax", "percentile"]
+Intensity = Literal["none", "unit", "zscore", "minmax", "percentile", "percentile99"]
+Fit = Literal["stretch", "crop"]
 _PAIRS = ("RL", "AP", "SI")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Which images are mirrored before a network sees them, with all that lies on them: right knees,
+    so that all look like left ones. Predictions are mirrored back.
+
+    Args:
+        attribute, value: a column of the manifest, and the cell of those that are mirrored. An image
+            whose cell is empty is refused.
+        axis: of the study's grid; 1 of a photograph swaps its left and its right.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    attribute: str
+    value: str
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +50,9 @@ class Preprocessing:
     image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a
     network. ``nan``: the value that NaN pixels get; None = they are refused. ``window``: the lowest
     and the highest value, such as -150 and 250 HU, to which an image is clipped before
-    ``intensity``.
+    ``intensity``. ``fit``: how an image without ``spacing`` becomes ``size``: ``stretch``, whatever
+    its shape, or ``crop``, which keeps its proportions, covers the size and cuts it around the
+    centre. ``mirror``: see ``Mirror``.
 
     >>> Preprocessing(size=(384, 384)).intensity
     'zscore'
@@ -46,6 +67,8 @@ class Preprocessing:
     channels: int | None = None
     nan: float | None = None
     window: tuple[float, float] | None = None
+    fit: Fit = "stretch"
+    mirror: Mirror | None = None
 
     def __post_init__(self) -> None:
         if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
@@ -57,6 +80,10 @@ class Preprocessing:
             raise SpecError(
                 f"preprocessing.nan: found {self.nan}, expected a finite number such as 0, the value of the background"
             )
+        if self.fit not in get_args(Fit):
+            raise SpecError(f"preprocessing.fit: {nearest(self.fit, get_args(Fit), 'way to fit')}")
+        if self.fit == "crop" and (self.size is None or self.spacing is not None):
+            raise SpecError("preprocessing.fit: crop cuts to a size, and spacing cuts already; give size alone")
 
     @property
     def keyed(self) -> dict[str, Any]:
@@ -145,9 +172,9 @@ class Geometry:
         return 1 - math.prod(kept)
 
 
-def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geometry:
+def geometry(picture: Picture, preprocessing: Preprocessing, name: str, *, mirrored: bool = False) -> Geometry:
     """The geometry of one image under ``preprocessing``; ``name`` (a file or case) goes into the
-    errors.
+    errors, and ``mirrored`` reverses the axis of ``preprocessing.mirror``.
 
     Oblique affines are turned by their closest axes: voxels are permuted and reversed, never
     interpolated, for orientation. Raises ``SpecError`` for an orientation, spacing or size that
@@ -164,6 +191,8 @@ def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geome
         mend = "remove spacing, or store the image with its voxel size"
         raise ImageError(f"{name}: has no voxel size, but preprocessing asks for spacing {spacing}; {mend}")
     axes, flips = _orientation(picture, preprocessing.orientation, name)
+    if mirrored and preprocessing.mirror is not None:
+        flips = _toggled(flips, preprocessing.mirror.axis, dimensions, name)
     stored = picture.spacing
     oriented = tuple(picture.spatial[axis] for axis in axes)
     resampled = oriented
@@ -172,7 +201,7 @@ def geometry(picture: Picture, preprocessing: Preprocessing, name: str) -> Geome
         ratios = (length * stored[axis] / mm for length, axis, mm in zip(oriented, axes, spacing, strict=True))
         resampled = tuple(max(1, math.floor(round(ratio, 3) + 0.5)) for ratio in ratios)
     elif size is not None:
-        resampled = tuple(int(length) for length in size)
+        resampled = _covering(oriented, size) if preprocessing.fit == "crop" else tuple(map(int, size))
     final = resampled if size is None else tuple(int(length) for length in size)
     lengths = zip(axes, oriented, resampled, strict=True)
     return Geometry(
@@ -276,10 +305,12 @@ def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:
 
     ``zscore``: mean 0 and standard deviation 1. ``minmax``: to [0, 1]. ``percentile``: clipped to
     the 1st and 99th percentile, then to [0, 1]; where these are equal but the channel is not
-    constant (sparse fluorescence), as ``minmax``. ``unit``: whole numbers as shares of the largest
-    that their type holds (8 bits: of 255), so that a colour stays the same colour. ``none``: as it
-    is. A constant channel becomes zeros, but for the last two. Before ``to_grid`` the numbers are
-    those of the whole image, free of padding. Raises ``SpecError`` for another word.
+    constant (sparse fluorescence), as ``minmax``. ``percentile99``: the smallest value to 0 and the
+    99th percentile to 0.99, what lies above it beyond that (Chen and Niethammer 2023). ``unit``:
+    whole numbers as shares of the largest that their type holds (8 bits: of 255), so that a colour
+    stays the same colour. ``none``: as it is. A constant channel becomes zeros, but for the last
+    two. Before ``to_grid`` the numbers are those of the whole image, free of padding. Raises
+    ``SpecError`` for another word.
 
     >>> normalise(np.array([[[0.0, 5.0, 10.0]]]), "minmax").tolist()
     [[[0.0, 0.5, 1.0]]]
@@ -309,6 +340,10 @@ def normalise(array: np.ndarray, intensity: Intensity) -> np.ndarray:
             values -= values.mean()
             channel[:] = values / values.std()
             continue
+        if intensity == "percentile99":
+            bright = float(np.percentile(values, 99))
+            channel[:] = 0.99 * (values - low) / ((bright if bright > low else high) - low)
+            continue
         if intensity == "percentile":
             first, last = np.percentile(values, (1, 99))
             low, high = (float(first), float(last)) if first < last else (low, high)
@@ -329,6 +364,23 @@ def _positive(values: Sequence[float] | None, dimensions: int, key: str, name: s
             f"{name}: preprocessing {key} {tuple(values)}; expected {'whole numbers' if whole else 'mm'} above 0"
         )
     return tuple(values)
+
+
+def _covering(lengths: Sequence[int], size: Sequence[float]) -> tuple[int, ...]:
+    """The lengths in their proportions, the smallest that cover ``size``.
+
+    >>> _covering((30, 60), (10, 10)), _covering((30, 60), (20, 30))
+    ((10, 20), (20, 40))
+    """
+    factor = max(wanted / given for given, wanted in zip(lengths, size, strict=True))
+    grown = (math.floor(round(given * factor, 3) + 0.5) for given in lengths)
+    return tuple(max(int(wanted), length) for wanted, length in zip(size, grown, strict=True))
+
+
+def _toggled(flips: tuple[int, ...], axis: int, dimensions: int, name: str) -> tuple[int, ...]:
+    if not 0 <= axis < dimensions:
+        raise SpecError(f"{name}: preprocessing.mirror: axis is {axis}; expected 0 to {dimensions - 1}")
+    return tuple(sorted({*flips} ^ {axis}))
 
 
 def _orientation(picture: Picture, code: str | None, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

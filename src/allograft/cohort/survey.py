@@ -15,7 +15,7 @@ import numpy as np
 
 from allograft.cohort.alignment import aligned
 from allograft.cohort.coding import Coding
-from allograft.cohort.manifest import Case
+from allograft.cohort.manifest import READER, Case
 from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.cohort.picture import Picture
 from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid, windowed
@@ -98,6 +98,8 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
         facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems, notes)
     if "boxes" in case.labels:
         facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
+        for column in filter(READER.fullmatch, case.labels):
+            _boxes(Path(case.labels[column]), picture, problems)
         if picture.turn != 1:
             notes.append(
                 ("turn", f"EXIF orientation {picture.turn}, and boxes that may be those of the pixels as stored")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from allograft.batch import Batch, Boxes
-from allograft.cohort.manifest import Case
+from allograft.cohort.manifest import READER, Case
 from allograft.cohort.picture import Grid
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.preprocessing import Geometry, from_grid
@@ -91,6 +91,13 @@ class Whole:
     def boxes(self) -> Boxes:
         """The boxes, in the image's own pixels."""
         return self.prepared.stored_boxes(self.case)
+
+    @property
+    def further_boxes(self) -> dict[str, Boxes]:
+        """Further reader -> the boxes, in the image's own pixels; {} where one reader's are all
+        there are."""
+        columns = {found[1]: key for key in self.case.labels if (found := READER.fullmatch(key))}
+        return {reader: self.prepared.stored_boxes(self.case, column) for reader, column in columns.items()}
 
     @property
     def label(self) -> int | list[float]:

@@ -105,12 +105,12 @@ class Mris:
     negatives of one another. The training cases are the database; the predictor holds their images,
     so it ``contains_images``. Cases are added and removed without training: `allograft index`.
 
-    Augmentation is the study's, on the seen image alone. The rate falls to a fifth at each third of
-    the training unless the study names a schedule. Where we differ from the released code: the
-    negatives exclude the subject, not the side; each image has its own augmentation, where a batch
-    shares one there; no flip of right sides, which a manifest's images should have had. Database
-    images are kept in half precision. Of several processes, each finds negatives in its own share
-    of a batch.
+    Augmentation is the study's, on the seen image alone; so is the preprocessing (the paper's:
+    ``intensity: percentile99``, and right knees mirrored by ``mirror``). The rate falls to a fifth
+    at each third of the training unless the study names a schedule. Where we differ from the
+    released code: the negatives exclude the subject, not the side; each image has its own
+    augmentation, where a batch shares one there. Database images are kept in half precision. Of
+    several processes, each finds negatives in its own share of a batch.
 
     Args:
         encoder: ``{name: arguments}`` of the table of networks, for both modalities.

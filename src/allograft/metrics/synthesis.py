@@ -39,6 +39,27 @@ def mean_absolute_error(made: Tensor, target: Tensor, region: Tensor | None = No
     return chosen.mean().item() if chosen.numel() else math.nan
 
 
+def median_absolute_error(made: Tensor, target: Tensor, region: Tensor | None = None) -> tuple[float, float]:
+    """The median of ``|made - target|`` over channels and the pixels that count, and the median
+    absolute deviation from it; arguments and errors as of ``mean_absolute_error``.
+
+    Of an even number of pixels the mean of the middle two.
+
+    Example:
+        >>> import torch
+        >>> median_absolute_error(torch.tensor([[1.0, 5.0, 2.0]]), torch.zeros(1, 3))
+        (2.0, 1.0)
+    """
+    _check(made, target, region)
+    apart = (made.double() - target.double()).abs()
+    chosen = apart.flatten() if region is None else apart[:, region].flatten()
+    if not chosen.numel():
+        return math.nan, math.nan
+    values = chosen.cpu().numpy()  # torch.median takes the lower of the middle two
+    median = float(np.median(values))
+    return median, float(np.median(np.abs(values - median)))
+
+
 def structural_similarity(
     made: Tensor, target: Tensor, *, data_range: float = 1.0, region: Tensor | None = None
 ) -> float:

@@ -76,14 +76,22 @@ class Folded:
 
     def __call__(self, vector: Tensor, t: int) -> Tensor:
         """(B, C) at step ``t`` -> the predicted noise (B, C)."""
+        return self.noise(self.feature(vector, t))
+
+    def noise(self, feature: Tensor) -> Tensor:
+        """(B, width), what ``feature`` gives -> the predicted noise (B, C)."""
+        noise: Tensor = self.last(feature)
+        return noise
+
+    def feature(self, vector: Tensor, t: int) -> Tensor:
+        """(B, C) at step ``t`` -> the last hidden layer (B, width)."""
         factors = [scale * gain[t] for scale, gain in zip(self.scales, self.gains, strict=True)]
         hidden = torch.addmm(self.fixed, vector, self.first)
         hidden = F.softplus(torch.addcmul(self.shifts[0], hidden, factors[0])).mul_(self.image)
         for weight, bias, factor, shift in zip(self.hidden, self.biases, factors[1:], self.shifts[1:], strict=True):
             product = (hidden.to(weight.dtype) @ weight).to(hidden.dtype)
             hidden = F.softplus(torch.addcmul(torch.addcmul(shift, bias, factor), product, factor))
-        noise: Tensor = self.last(hidden)
-        return noise
+        return hidden
 
 
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

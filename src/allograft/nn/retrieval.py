@@ -79,9 +79,8 @@ def blended(similarity: Tensor, images: Tensor, negative: Negative = "released")
             f"the weights of the neighbours of query {wrong} add up to 0; raise k, or set negative: released"
         )
     flat = images.flatten(2).to(weight.dtype)
-    if not bool(flat.isnan().any()):
-        mixed = torch.bmm((weight / total[:, None])[:, None], flat)[:, 0]
-    else:
+    mixed = torch.bmm((weight / total[:, None])[:, None], flat)[:, 0]
+    if bool(mixed.isnan().any()) and bool(flat.isnan().any()):  # the sum says soon that no image has any
         counts = (~flat.isnan()).to(weight.dtype)
         mixed = torch.bmm(weight[:, None], flat.nan_to_num(0.0))[:, 0] / torch.bmm(weight[:, None], counts)[:, 0]
     return mixed.unflatten(1, images.shape[2:]) if images.ndim > 2 else mixed[:, 0]

@@ -60,6 +60,11 @@ SHIFTS: Mapping[str, Microscope] = MappingProxyType(
 # target's microscope with clean boxes
 SITES: Mapping[str, str] = MappingProxyType({"a": "none", "b": "severe", "d": "severe"})
 NOISE: Mapping[str, BoxNoise] = MappingProxyType({"b": BoxNoise(drop=0.4, jitter=0.1)})
+READERS: Mapping[str, BoxNoise] = MappingProxyType(
+    {"reader2": BoxNoise(drop=0.03, jitter=0.05), "reader3": BoxNoise(drop=0.1, jitter=0.03, merge=0.03)}
+)
+"""Further readers of the test images: the first one's boxes are true, one who is less exact, and one
+who finds fewer cells."""
 
 
 def cells(rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64], list[list[float]]]:
@@ -113,7 +118,8 @@ def write_cells(
 
     Three subjects of five train, one validates and one tests (column ``split``). The boxes of
     training and validation images at the sites of ``noise`` are wrong; those of test images are
-    true. ``shift.json`` beside the manifest states each microscope and each noise.
+    true, and two further readers drew theirs (``boxes_reader2``, ``boxes_reader3``). ``shift.json``
+    beside the manifest states each microscope, each noise and each reader.
 
     Args:
         sites: site name -> name in `SHIFTS`.
@@ -122,13 +128,14 @@ def write_cells(
         seed: of all draws; a subject depends on (seed, site, number) only.
         noise: site -> how wrong its boxes are.
 
-    Returns the path of ``manifest.csv`` (``image,boxes,subject,site,split``). ``SpecError`` for a
-    request that cannot be met, ``OutputError`` where it cannot be written.
+    Returns the path of ``manifest.csv``
+    (``image,boxes,boxes_reader2,boxes_reader3,subject,site,split``). ``SpecError`` for a request
+    that cannot be met, ``OutputError`` where it cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     print(write_cells(Path(folder), sites={"a": "none"}, subjects=5, size=32).read_text().splitlines()[1])
-    images/a-000.png,boxes/a-000.json,a-000,a,train
+    images/a-000.png,boxes/a-000.json,,,a-000,a,train
     """
     check_request("cells", dims, sites, SHIFTS, (subjects, size))
     if subjects < 5:
@@ -140,16 +147,23 @@ def write_cells(
                 subject, split = f"{site}-{number:03d}", PART_OF[number % 5]
                 body, rim, boxes = cells(draws(seed, "cells", site, subject), size)
                 image = photograph(body, rim, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                if site in noise and split != "test":
+                further = dict.fromkeys((f"boxes_{reader}" for reader in READERS), "")
+                if split == "test":
+                    for reader, careless in READERS.items():
+                        seen = careless(boxes, (size, size), draws(seed, reader, site, subject)).tolist()
+                        further[f"boxes_{reader}"] = _write_boxes(Path(out), f"{subject}-{reader}", seen)
+                elif site in noise:
                     boxes = noise[site](boxes, (size, size), draws(seed, "noise", site, subject)).tolist()
                 file = _write_boxes(Path(out), subject, boxes)
-                yield {"image": to_bytes(image), "boxes": file, "subject": subject, "site": site, "split": split}
+                where: dict[str, str] = {"subject": subject, "site": site, "split": split}
+                yield {"image": to_bytes(image), "boxes": file, **further, **where}
 
     facts = {
         "phantom": "cells",
         **{"dims": dims, "size": size, "subjects": subjects, "seed": seed},
         "sites": {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()},
         "noise": {site: asdict(noise[site]) for site in sites if site in noise},
+        "readers": {reader: asdict(careless) for reader, careless in READERS.items()},
     }
     return write_cohort(Path(out), rows(), facts)
 

@@ -30,6 +30,16 @@ class Condition(NamedTuple):
     vectors: Tensor
 
 
+class Moment(NamedTuple):
+    """The sampler after a step: how many are ``left``; the ``vectors`` (B, samples, K); and the
+    last hidden layer of the denoiser that led to them, (B, samples, width), None before the first
+    step."""
+
+    left: int
+    vectors: Tensor
+    feature: Tensor | None
+
+
 def conditions(guided: Guided, prior: Prior) -> dict[str, Condition]:
     """The passes of training: by both priors, and by each alone, in y_t and in the condition (eq.
     5).
@@ -84,12 +94,11 @@ class DiffMicPredictor:
 
     def denoised(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, samples, K)."""
-        *_, (_, vectors) = self.path(image)
-        return vectors
+        *_, last = self.path(image)
+        return last.vectors
 
-    def path(self, image: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """How many steps are left, and the vectors (B, samples, K) then: from noise to the
-        answer."""
+    def path(self, image: Tensor) -> Iterator[Moment]:
+        """From noise to the answer."""
         network, count, steps = self.network, len(image), self.steps
         whole = padded_image(image, network.multiple)
         guided = None if network.guidance is None else network.guidance(whole)
@@ -103,10 +112,12 @@ class DiffMicPredictor:
         times, alphas = sampling_alphas(network.steps, steps, self.spacing)
         predict = Folded(network.denoiser, vectors, embedded, bfloat16=self.bfloat16)
         y = noise[:, steps] + (prior / 2 if (self.prior, self.start) == ("sum", "paper") else prior)
-        yield steps, y.unflatten(0, (count, self.samples))
+        shape = (count, self.samples)
+        yield Moment(steps, y.unflatten(0, shape), None)
         for t in range(steps - 1, -1, -1):
+            feature = predict.feature(y, times[t])
             if self.sampler == "ddim":
-                y = implicit_step(y, t, prior, predict(y, times[t]), alphas)
+                y = implicit_step(y, t, prior, predict.noise(feature), alphas)
             else:
-                y = denoise_step(y, t, prior, predict(y, times[t]), noise[:, t], alphas)
-            yield t, y.unflatten(0, (count, self.samples))
+                y = denoise_step(y, t, prior, predict.noise(feature), noise[:, t], alphas)
+            yield Moment(t, y.unflatten(0, shape), feature.unflatten(0, shape))

@@ -76,10 +76,12 @@ class Mapped:
         """(n,) -> (n, *shape), in the stored precision, on the CPU. ``ModelError`` for a row that
         is not what was saved."""
         wanted = index.cpu().numpy()
-        for row in np.unique(wanted[~self.known[wanted]]):
-            if _digest(self.array[row]) != bytes(self.hashes[row].tolist()):
+        if len(new := np.unique(wanted[~self.known[wanted]])):
+            wrong = (_digests(self.array[new]) != self.hashes[torch.from_numpy(new)]).any(1)
+            if bool(wrong.any()):
+                row = new[int(wrong.nonzero()[0])]
                 raise ModelError(f"{self.file}: image {row} is not the one that was saved; copy the model again")
-            self.known[row] = True
+            self.known[new] = True
         return torch.from_numpy(self.array[wanted])
 
     def chunks(self) -> Iterator[bytes]:
@@ -98,7 +100,7 @@ class Mapped:
 
 
 def _digest(row: NDArray[Any]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=DIGEST).digest()
+    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=DIGEST).digest()
 
 
 def _digests(array: NDArray[Any]) -> Tensor:

@@ -147,7 +147,10 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
 
 
 def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
-    """Every metric of every class at a target; None with fewer than two classes."""
+    """Every metric of every class at a target; None with fewer than two classes, and for boxes,
+    whose metrics are parted by reader."""
+    if plan.task.key == "boxes":
+        return None
     here = [line for line in lines if line.target == target]
     names = [metric for metric in _metrics(here, target) if "/" in metric and not metric.startswith("undefined/")]
     if len({name.split("/", 1)[1] for name in names}) < 2:

@@ -16,9 +16,11 @@ from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_
 from allograft.results.analysis.fairness_sheets import fairness
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
 from allograft.results.analysis.pretexts import pretext_sheet
+from allograft.results.analysis.readers import reader_sheet
 from allograft.results.analysis.selection import distance_sheet
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.analysis.stages import stage_sheet
+from allograft.results.analysis.strata import strata_sheet
 from allograft.results.analysis.stream import (
     against_sheet,
     ends,
@@ -61,6 +63,8 @@ def sections_of(
             *_sweeps(plan, table, target),
             *_fairness(plan, table, world, target),
             *_uncertainty(table, target),
+            *_readers(table, target),
+            *_strata(table, world, target),
             *_forgetting(plan, records, world, target),
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
@@ -107,6 +111,16 @@ def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> l
 def _uncertainty(table: Sequence[Line], target: str) -> list[Extra]:
     found = uncertainty(table, target)
     return [] if found is None else [Extra("Does the spread find the errors?", (found[0],), (found[1],))]
+
+
+def _readers(table: Sequence[Line], target: str) -> list[Extra]:
+    sheet = reader_sheet(table, target)
+    return [] if sheet is None else [Extra("Readers", (sheet,))]
+
+
+def _strata(table: Sequence[Line], world: World, target: str) -> list[Extra]:
+    sheet = strata_sheet(table, world.cases(), target)
+    return [] if sheet is None else [Extra("Errors by label", (sheet,))]
 
 
 def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:

@@ -29,6 +29,9 @@ class Detection:
 
     Metrics are COCO's (``metrics.detection``), pooled over the images of a test set: a ranking of
     boxes is no property of a single image. Resampling draws subjects, with all their images.
+    Where several readers drew boxes, ``boxes`` holds the first one's, which alone are trained on and
+    give the headline, and ``boxes_reader2`` and the like those of the others: the same metrics
+    against each, ``ap50/reader2`` say, over the images which that reader has seen.
 
     Args:
         classes: names, as the boxes files have them.
@@ -109,29 +112,47 @@ class Detection:
         thresholds under which it is a true one, as bits; and the true boxes of each class.
 
         Beside them ``f1``, of the boxes that are certain enough and overlap by half; 1 where there
-        is nothing and nothing was found.
+        is nothing and nothing was found. Further readers have ``matched/READER`` and
+        ``truths/READER``: which boxes count, and in which order, is no matter of the reader.
         """
         found, truth = self.found(prediction, whole), self.truth(whole)
         assert found.score is not None
         own = match(found.xyxy, found.label, found.score, truth.xyxy, truth.label, most=MOST)
-        bits = (own.matched.long() << torch.arange(len(THRESHOLDS))).sum(1)
         certain = own.matched[own.score >= self.confidence, THRESHOLDS.index(0.5)]
         both = len(certain) + len(truth)
+        further: dict[str, Value] = {}
+        for reader, other in whole.further_boxes.items():
+            theirs = match(found.xyxy, found.label, found.score, other.xyxy, other.label, most=MOST)
+            further |= self._contribution(theirs, f"/{reader}")
         return {
             "f1": 2 * int(certain.sum()) / both if both else 1.0,
             "scores": own.score.tolist(),
             "labels": own.label.double().tolist(),
-            "matched": bits.double().tolist(),
-            "truths": [float(own.truths.get(index, 0)) for index, _ in enumerate(self.classes, 1)],
+            **self._contribution(own),
+            **further,
+        }
+
+    def _contribution(self, own: Matches, reader: str = "") -> dict[str, Value]:
+        bits = (own.matched.long() << torch.arange(len(THRESHOLDS))).sum(1)
+        return {
+            f"matched{reader}": bits.double().tolist(),
+            f"truths{reader}": [float(own.truths.get(index, 0)) for index, _ in enumerate(self.classes, 1)],
         }
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
-        """``ap50``, ``ap75``, ``ap`` and ``ar`` of all images together."""
-        return defined(detection_metrics([_matches(case) for case in cases])) if cases else {}
+        """``ap50``, ``ap75``, ``ap`` and ``ar`` of all images together, and of each further reader
+        those of the images that they have seen."""
+        found: dict[str, float | None] = {}
+        suffixes = [key.removeprefix("truths") for case in cases for key in case if key.split("/")[0] == "truths"]
+        for reader in dict.fromkeys(suffixes):
+            seen = [_matches(case, reader) for case in cases if f"truths{reader}" in case]
+            found |= {f"{name}{reader}": value for name, value in defined(detection_metrics(seen)).items()}
+        return found
 
 
-def _matches(case: Mapping[str, Value]) -> Matches:
-    scores, labels, bits, truths = (cast("list[float]", case[key]) for key in ("scores", "labels", "matched", "truths"))
+def _matches(case: Mapping[str, Value], reader: str = "") -> Matches:
+    keys = ("scores", "labels", f"matched{reader}", f"truths{reader}")
+    scores, labels, bits, truths = (cast("list[float]", case[key]) for key in keys)
     matched = (torch.tensor(bits, dtype=torch.int64)[:, None] >> torch.arange(len(THRESHOLDS))) & 1
     return Matches(
         torch.tensor(scores, dtype=torch.float64),

@@ -13,7 +13,7 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.cohort import Coding, Whole
 from allograft.errors import SpecError
-from allograft.metrics.synthesis import mean_absolute_error, structural_similarity
+from allograft.metrics.synthesis import mean_absolute_error, median_absolute_error, structural_similarity
 from allograft.nn.processes import count_over_processes
 from allograft.tasks.segmentation import mean_over_subjects
 from allograft.tasks.task import Answer, Forward, Outputs, Value, check_weights, defined, weighted
@@ -121,11 +121,14 @@ class Synthesis:
         return whole.paired
 
     def measure(self, prediction: Outputs, whole: Whole) -> Mapping[str, Value]:
-        """Mean absolute error (``mae``) and ``ssim`` on the image's own grid, inside the region."""
+        """Mean absolute error (``mae``), its median over pixels and the median absolute deviation
+        from that, and ``ssim``, on the image's own grid, inside the region."""
         made, truth, region = self.made(prediction, whole), self.truth(whole), whole.region
         unit = 1.0 if self.range is None else self.range[1] - self.range[0]
         mae = unit * mean_absolute_error(made, truth, region)
-        return defined({"ssim": structural_similarity(made, truth, region=region), "mae": mae})
+        median, deviation = (unit * value for value in median_absolute_error(made, truth, region))
+        errors = {"mae": mae, "median_error": median, "mad_error": deviation}
+        return defined({"ssim": structural_similarity(made, truth, region=region), **errors})
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in

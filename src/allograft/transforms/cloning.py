@@ -115,7 +115,12 @@ class MixedBatch:
 
 def cloned(image: Tensor, boxes: Boxes, background: str) -> Tensor:
     """``clone_detections`` of an image (C, H, W) of any range; without a box all of it is blurred,
-    since nothing in it is known."""
+    since nothing in it is known. ``SpecError`` for other than one or three channels."""
+    if len(image) not in (1, 3):
+        raise SpecError(
+            f"cloning: an image of {len(image)} channels; expected 1 or 3, set preprocessing: {{channels: 1}} or "
+            "background: none"
+        )
     low, high = image.min(), image.max()
     width = (high - low).clamp_min(torch.finfo(image.dtype).tiny)
     grey = len(image) != 3

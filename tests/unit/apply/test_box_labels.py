@@ -71,3 +71,16 @@ def test_bad_requests_are_named(tmp_path: Path) -> None:
     twin = _image(tmp_path / "b" / "a.png")
     with pytest.raises(ManifestError, match="called a too"):
         label_boxes([image, twin], tmp_path / "out", method="hough", radius=(5, 9))
+
+
+def test_radii_may_be_lengths(tmp_path: Path) -> None:
+    image = _image(tmp_path / "a.png")
+    found = [
+        label_boxes([image], tmp_path / str(size), method="watershed", radius=(5 * size, 16 * size), pixel_size=size)
+        for size in (1.0, 0.25)
+    ]
+    assert found[0] == found[1] == {str(image): 3}
+    files = [(tmp_path / name / "boxes" / "a.json").read_text() for name in ("1.0", "0.25")]
+    assert files[0] == files[1]
+    with pytest.raises(SpecError, match="a pixel of 0; expected a length above 0"):
+        label_boxes([image], tmp_path, method="hough", radius=(5, 16), pixel_size=0)

@@ -17,9 +17,9 @@ from scipy.ndimage import gaussian_filter
 from tests.unit.tiny import write_rows
 
 from allograft.cohort import Cohort
-from allograft.cohort.preprocessing import Geometry, Preprocessing, from_grid, geometry, normalise, to_grid
+from allograft.cohort.preprocessing import Geometry, Mirror, Preprocessing, from_grid, geometry, normalise, to_grid
 from allograft.cohort.readers import Picture, read_image, read_mask
-from allograft.errors import ImageError, SpecError
+from allograft.errors import ImageError, ManifestError, SpecError
 
 CODES = [
     "".join(pair[side] for pair, side in zip(order, sides, strict=True))
@@ -363,3 +363,81 @@ def test_a_window_clips_before_intensities_are_scaled(tmp_path):
     for wrong in ((250, -150), (1, 1), (float("-inf"), 3)):
         with pytest.raises(SpecError, match=r"preprocessing.window: found .* expected the lowest value"):
             Preprocessing(window=wrong)
+
+
+def test_a_crop_keeps_proportions_and_cuts_around_the_centre():
+    """As DiffMIC's centre crop to a square that is then resized."""
+    image = np.random.default_rng(0).random((1, 40, 64))
+    place = geometry(photograph(image), Preprocessing(size=(20, 20), fit="crop"), "a.png")
+    assert (place.resampled, place.start, place.size) == ((20, 32), (0, 6), (20, 20))
+    square = geometry(photograph(image[:, :, 12:52]), Preprocessing(size=(20, 20)), "a.png")
+    np.testing.assert_allclose(
+        to_grid(image, place, nearest=False)[:, :, 1:-1],
+        to_grid(image[:, :, 12:52], square, nearest=False)[:, :, 1:-1],
+        rtol=1e-5,
+    )
+    assert place.share_cut_off == pytest.approx(1 - 20 / 32)
+    for length in range(1, 40):  # never short of the size
+        assert (
+            min(geometry(photograph(np.zeros((1, length, 37))), Preprocessing(size=(13, 11), fit="crop"), "a").start)
+            >= 0
+        )
+    for wrong in (
+        {"fit": "crop"},
+        {"fit": "crop", "size": (4, 4), "spacing": (1.0, 1.0)},
+        {"fit": "crp", "size": (4, 4)},
+    ):
+        with pytest.raises(SpecError, match=r"preprocessing\.fit"):
+            Preprocessing(**wrong)
+    assert "fit" not in Preprocessing(size=(4, 4)).keyed
+
+
+def test_the_99th_percentile_becomes_099_and_nothing_is_clipped():
+    values = np.random.default_rng(0).gamma(2.0, 50.0, (2, 30, 30)) + 7
+    found = normalise(values, "percentile99")
+    assert found.min(axis=(1, 2)).tolist() == [0, 0]
+    np.testing.assert_allclose(np.percentile(found, 99, axis=(1, 2)), 0.99, rtol=1e-5)
+    assert (found.max(axis=(1, 2)) > 1).all()
+    sparse = np.zeros((1, 30, 30))
+    sparse[0, 0, 0] = 5.0
+    assert normalise(sparse, "percentile99").max() == np.float32(0.99)
+    assert not normalise(np.full((1, 4, 4), 3.0), "percentile99").any()
+
+
+def test_images_are_mirrored_by_an_attribute_and_predictions_back(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        Image.fromarray(rng.integers(0, 255, (6, 8), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(rng.integers(0, 2, (6, 8), dtype=np.uint8)).save(tmp_path / f"{name}-mask.png")
+    rows = [
+        {"image": f"{side}.png", "mask": f"{side}-mask.png", "subject": side, "site": "a", "side": side}
+        for side in ("left", "right")
+    ]
+    write_rows(tmp_path / "manifest.csv", rows)
+    mirrored = Preprocessing(intensity="none", mirror=Mirror("side", "right"))
+    plain = Cohort.read(tmp_path / "manifest.csv", preprocessing=Preprocessing(intensity="none"))
+    cohort = Cohort.read(tmp_path / "manifest.csv", preprocessing=mirrored)
+    for number, turned in ((0, False), (1, True)):
+        for key in ("image", "mask"):
+            ours, theirs = (
+                one.image if key == "image" else one.labels["mask"] for one in (cohort.case(number), plain.case(number))
+            )
+            assert torch.equal(ours, theirs.flip(-1) if turned else theirs)
+        whole = cohort.whole(number)
+        found = torch.nn.functional.one_hot(cohort.case(number).labels["mask"][0, 0], 2).movedim(-1, 0)[None].float()
+        assert torch.equal(whole.on_image(found)[1].long(), whole.mask)  # on the stored image again
+    # the same file on both sides is prepared twice
+    rows[0]["image"] = "right.png"
+    rows[1]["image"] = "./right.png"
+    write_rows(tmp_path / "both.csv", rows)
+    both = Cohort.read(tmp_path / "both.csv", preprocessing=mirrored)
+    assert torch.equal(both.case(0).image, both.case(1).image.flip(-1))
+    rows[1]["side"] = "unknown"
+    write_rows(tmp_path / "unknown.csv", rows)
+    with pytest.raises(ManifestError, match="by the column 'side', which is empty here"):
+        Cohort.read(tmp_path / "unknown.csv", preprocessing=mirrored).case(1)
+    beyond = Cohort.read(tmp_path / "manifest.csv", preprocessing=Preprocessing(mirror=Mirror("side", "right", 2)))
+    with pytest.raises(SpecError, match="axis is 2; expected 0 to 1"):
+        beyond.case(1)

@@ -228,7 +228,7 @@ def test_the_picture_shows_each_image_at_four_moments(tmp_path: Path) -> None:
     figure = context.meter.figures["denoising"]
     assert isinstance(figure, Points)
     assert len(figure.x) == 4 * 12
-    assert list(dict.fromkeys(figure.group)) == [f"{left} steps left" for left in (20, 10, 2, 0)]
+    assert list(dict.fromkeys(figure.group)) == [f"{left} steps left" for left in (19, 10, 2, 0)]
     assert figure.colour[:12] == figure.colour[12:24] == tuple([1, 0] * 6)
     assert min(figure.x) >= -1
     few = a_context()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.unit.tiny import a_context as plain_context
 from tests.unit.tiny import write_rows
 
 from allograft import cli, load
-from allograft.apply.index import add_to_index, remove_from_index
+from allograft.apply.index import add_to_index, recall_of, remove_from_index
 from allograft.apply.predictions import write_predictions
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
+from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
 from allograft.errors import ModelError, SpecError
 from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
@@ -25,6 +30,7 @@ from allograft.phantoms.knee import write_knee
 from allograft.predictor import Direct, save_predictor
 from allograft.predictor.retrieval import Retrieval
 from allograft.recipe import Carry, Scenario, Stage
+from allograft.study.reading import make_study
 from allograft.tasks.synthesis import Synthesis
 from allograft.transforms.sample import Sample
 
@@ -217,12 +223,67 @@ def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, cap
         remove_from_index(model, "a-000")
 
 
+def test_recall_is_asked_of_pairs_that_the_model_has_not_seen(model: Path, manifest: Path, capsys: Any) -> None:
+    rows = [
+        row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] not in ("a-000", "a-001")
+    ]
+    write_rows(manifest.parent / "unseen.csv", rows)
+    found = recall_of(model, manifest.parent / "unseen.csv", where={"timepoint": "0"})
+    assert found.pairs == 6  # both sides of three subjects
+    (band,) = load(model).predictor.bands  # type: ignore[attr-defined]
+    cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+    cohort = cohort.where(lambda case: case.subject > "a-001" and case.attributes["timepoint"] == "0")
+    cases = [cohort.case(number) for number in range(6)]
+    query = torch.cat([band.query.encoder(case.image)[-1].mean((2, 3)) for case in cases])
+    keys = torch.cat([band.key.encoder(case.labels["paired"])[-1].mean((2, 3)) for case in cases])  # type: ignore[arg-type]
+    near = torch.nn.functional.cosine_similarity(query[:, None], keys[None], dim=2).argsort(1, descending=True)
+    assert found.bands[0][1] == float((near[:, 0] == torch.arange(6)).double().mean())
+    assert found.bands[0][5] == float((near[:, :5] == torch.arange(6)[:, None]).any(1).double().mean())
+    assert found.bands[0][20] == 1.0
+    options = ["--where", "timepoint=0", "--where", "side=left"]
+    cli.app(["index", "recall", str(model), str(manifest.parent / "unseen.csv"), *options], standalone_mode=False)
+    assert "recall@20 100.0%, of 3 pairs" in capsys.readouterr().out
+    with pytest.raises(SpecError, match="none of these rows has a paired image"):
+        recall_of(model, manifest.parent / "unseen.csv", where={"timepoint": "9"})
+    card = json.loads((model / "card.json").read_text())
+    assert card["training_images"] == []
+    with pytest.raises(SpecError, match="expected COLUMN=VALUE"):
+        cli.app(["index", "recall", str(model), str(manifest), "--where", "timepoint"], standalone_mode=False)
+
+
+def test_recall_is_refused_on_images_of_the_training(model: Path, manifest: Path) -> None:
+    rows = [row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] == "a-003"]
+    write_rows(manifest.parent / "added.csv", rows)
+    add_to_index(model, manifest.parent / "added.csv")
+    with pytest.raises(ModelError):
+        recall_of(model, manifest.parent / "added.csv")
+
+
 def test_what_stops_a_change_leaves_the_model_as_it_was(model: Path, manifest: Path, monkeypatch: Any) -> None:
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     monkeypatch.setattr("allograft.apply.index.save_predictor", lambda *_: pytest.fail("the disk is full"))
     with pytest.raises(pytest.fail.Exception):
         remove_from_index(model, "a-000")
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+def test_a_kill_between_the_two_renames_is_made_good(model: Path, monkeypatch: Any) -> None:
+    renamed: list[Path] = []
+    real = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(self)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_from_index(model, "a-000")
+    monkeypatch.undo()
+    assert not model.exists()
+    assert remove_from_index(model, "a-000").total == 6
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
 
 
 def test_predict_lists_the_neighbours(model: Path, manifest: Path, tmp_path: Path) -> None:
@@ -240,3 +301,30 @@ def test_a_model_without_a_database_is_refused(tmp_path: Path) -> None:
     save_predictor(Direct(a_network()), tmp_path, card)
     with pytest.raises(ModelError, match="has no database of images"):
         remove_from_index(tmp_path, "a")
+
+
+def test_made_maps_become_the_images_of_studies_of_their_own(model: Path, manifest: Path, tmp_path: Path) -> None:
+    """``examples/knee_downstream.py``: one of three unseen subjects tests, on made maps and on true ones."""
+    script = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "knee_downstream.py"))
+    card = json.loads((model / "card.json").read_text())
+    seen = [row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] <= "a-001"]
+    card["training_images"] = [file_hash(manifest.parent / row["image"]) for row in seen]
+    (model / "card.json").write_text(json.dumps(card))
+    script["write_maps"](model, manifest, tmp_path / "down")
+    tables = {
+        (question, kind): list(csv.DictReader((tmp_path / "down" / f"{question}-{kind}.csv").read_text().splitlines()))
+        for question in ("grade", "progression")
+        for kind in ("made", "true")
+    }
+    assert {len(rows) for rows in tables.values()} == {18}
+    for (question, kind), rows in tables.items():
+        assert {row["subject"] for row in rows if row["split"] == "test"} == {"a-004"}
+        assert [row["label"] for row in rows] == [row["label"] for row in tables[question, "true"]]
+        study = make_study(script["study_of"](question, kind, tmp_path / "down"))
+        assert study.source == study.target == (kind,)
+        assert {row["label"] for row in rows} <= set(study.made_task.classes)
+    first, true = (tmp_path / "down" / tables["grade", kind][0]["image"] for kind in ("made", "true"))
+    maps = [np.asarray(Image.open(path)) for path in (first, true)]
+    assert (maps[0].dtype, maps[1].dtype) == (np.uint16, np.uint8)
+    (answer,) = load(model).predict(manifest.parent / "images" / "a-002-left-0.png")
+    np.testing.assert_allclose(maps[0] / 65535, answer.answer.maps["paired"].numpy(), atol=1e-4)

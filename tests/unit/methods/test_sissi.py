@@ -211,6 +211,15 @@ def test_an_image_without_a_box_is_blurred_whole() -> None:
     assert made.std() < 0.4 * image.std()
 
 
+def test_an_image_is_cloned_in_grey_or_in_colour_alone() -> None:
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    box = _boxes([4.0, 4, 20, 20])
+    assert not torch.equal(*cloned(image, box, "weak")[:2])
+    for channels in (2, 4):
+        with pytest.raises(SpecError, match=f"an image of {channels} channels; expected 1 or 3"):
+            cloned(torch.rand(channels, 32, 32), box, "weak")
+
+
 def test_bad_input_is_refused_before_anything_is_trained() -> None:
     context = a_context()
     unet = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})

@@ -12,7 +12,7 @@ from PIL import Image
 
 from allograft.errors import SpecError
 from allograft.phantoms.box_noise import BoxNoise
-from allograft.phantoms.cells import NOISE, cells, write_cells
+from allograft.phantoms.cells import NOISE, READERS, cells, write_cells
 
 
 def _rows(folder: Path) -> dict[str, dict[str, str]]:
@@ -43,6 +43,14 @@ def test_only_training_boxes_of_the_noisy_site_are_wrong(tmp_path: Path) -> None
         assert same == (row["site"] != "b" or row["split"] == "test")
         images = [(tmp_path / kind / row["image"]).read_bytes() for kind in ("noisy", "clean")]
         assert images[0] == images[1]
+        further = [row[f"boxes_{reader}"] for reader in READERS]
+        assert all(further) if row["split"] == "test" else not any(further)
+    tests = [name for name, row in _rows(tmp_path / "noisy").items() if row["split"] == "test"]
+    first, second, third = (
+        [len(_boxes(tmp_path / "noisy", f"{name}{reader}")) for name in tests]
+        for reader in ("", *(f"-{one}" for one in READERS))
+    )
+    assert sum(third) < sum(second) < sum(first)
     splits = [row["split"] for row in _rows(tmp_path / "noisy").values() if row["site"] == "a"]
     assert (splits.count("train"), splits.count("val"), splits.count("test")) == (6, 2, 2)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from allograft.batch import Batch, Boxes
 from allograft.cohort import Cohort, Preprocessing
-from allograft.errors import SpecError
+from allograft.errors import ManifestError, SpecError
 from allograft.metrics.detection import detection_metrics, match
 from allograft.networks import Wrapped
 from allograft.tasks.detection import Detection
@@ -72,6 +72,39 @@ def test_a_test_set_is_measured_from_its_records(cohort: Cohort) -> None:
     assert TASK.aggregate(cases) == pytest.approx(expected)
     assert TASK.aggregate([]) == {}
     assert TASK.aggregate(cases[1:])["ap50"] is None
+
+
+def test_each_reader_has_the_metrics_of_the_images_that_they_have_seen(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / f"{name}.png")
+    left, right, none = [[0, 0, 10, 10]], [[20, 0, 30, 10]], list[list[int]]()
+    for name, boxes in (("left", left), ("right", right), ("both", left + right), ("none", none)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"boxes": boxes, "labels": ["cell"] * len(boxes)}))
+    rows = "image,boxes,boxes_reader2,boxes_reader3,subject,site\n"
+    rows += "a.png,left.json,right.json,both.json,1,s\nb.png,none.json,,left.json,2,s\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    cohort = Cohort.read(tmp_path / "manifest.csv", TASK.coding, preprocessing=Preprocessing(size=(20, 40)))
+    assert cohort.prepared.coding.attributes == {}
+    assert set(cohort.case(0).labels) == {"boxes"}  # what is trained on is the first reader's
+    found = _found(([0.0, 0, 10, 10], 1, 0.9), ([20.0, 0, 30, 10], 1, 0.8)), _found(([0.0, 0, 10, 10], 1, 0.7))
+    cases = [
+        json.loads(json.dumps(TASK.measure(prediction, whole)))  # type: ignore[arg-type]
+        for prediction, whole in zip(found, cohort.wholes(), strict=True)
+    ]
+    assert "truths/reader2" not in cases[1]
+    metrics = TASK.aggregate(cases)
+    assert metrics["ap50"] == metrics["ap50/reader3"] == 1.0  # of the most certain box, and of all
+    assert metrics["ap50/reader2"] == pytest.approx(0.5)  # the right one is the second
+    assert metrics["ar/reader2"] == 1.0
+    assert len(metrics) == 12
+    assert {key: metrics[key] for key in ("ap50", "ap75", "ap", "ar")} == TASK.aggregate(
+        [{key: value for key, value in case.items() if "/" not in key} for case in cases]
+    )
+    with pytest.raises(KeyError):
+        TASK.measure(found[0], cohort.unlabelled().whole(0))  # type: ignore[arg-type]
+    (tmp_path / "manifest.csv").write_text(rows.replace("a.png,left.json", "a.png,"))
+    with pytest.raises(ManifestError, match="row 2: column 'boxes_reader2' has a file and 'boxes' has none"):
+        Cohort.read(tmp_path / "manifest.csv", TASK.coding)
 
 
 def test_an_answer_counts_what_is_certain_enough(cohort: Cohort) -> None:

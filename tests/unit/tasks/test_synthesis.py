@@ -153,7 +153,8 @@ def test_volumes_and_their_slices(tmp_path: Path, slices: Slices | None) -> None
     paired = torch.cat([cohort.case(item).labels["paired"] for item in range(len(cohort))])
     assert tuple(paired.shape) == shape
     measured = Synthesis().measure({"paired": paired}, cohort.whole(0))
-    assert measured == {"ssim": pytest.approx(1, abs=1e-6), "mae": pytest.approx(0, abs=1e-6)}
+    nothing = dict.fromkeys(("mae", "median_error", "mad_error"), pytest.approx(0, abs=1e-6))
+    assert measured == {"ssim": pytest.approx(1, abs=1e-6), **nothing}
 
 
 def test_what_is_not_known_has_no_gradient_and_no_say() -> None:
@@ -224,6 +225,11 @@ def test_judged_and_answered_on_the_images_own_grid(manifest: Path) -> None:
     truth = torch.from_numpy(stored(manifest, "a0-pair.png")) / 200
     measured = task.measure(prediction, cohort.whole(0))
     assert measured["mae"] == pytest.approx(200 * (made[0] - truth).abs().mean().item(), abs=1e-4)
+    apart = np.sort(200 * (made[0] - truth).abs().double().numpy().ravel())
+    median = (apart[95] + apart[96]) / 2  # of 16 x 12 pixels
+    assert measured["median_error"] == pytest.approx(median, abs=1e-4)
+    spread = np.sort(np.abs(apart - median))
+    assert measured["mad_error"] == pytest.approx((spread[95] + spread[96]) / 2, abs=1e-4)
     assert measured["ssim"] == pytest.approx(structural_similarity(made, truth[None]), abs=1e-5)
     answer = task.answer(prediction, cohort.unlabelled().whole(0))
     assert (answer.values, answer.mask, list(answer.maps)) == ({}, None, ["paired"])
@@ -297,7 +303,7 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
     result = run_study(tree, tmp_path / "out")
     assert result.failed == 0
     for record in read_all(tmp_path / "out").values():
-        assert {"ssim", "mae"} <= set(record.metrics)
+        assert {"ssim", "mae", "median_error", "mad_error"} <= set(record.metrics)
         assert result.plan.task.aggregate(record.cases) == record.metrics
     assert "ssim" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8").lower()
     model = next((tmp_path / "out" / "models").iterdir())
