@@ -180,7 +180,7 @@ class Sissi:
                 began = epoch
                 network.load_state_dict(best or network.state_dict())  # the optimizer's momentum stays
             if began is not None:
-                current = self._corrected(network, sides.target, epoch, context)
+                current = self._corrected(network, current, epoch, context)
             batches = self._batches(sides.source, current, epoch, began is not None, context)
             yield from train_with_checkpoints(
                 step,
@@ -229,7 +229,7 @@ class Sissi:
 
     # ------------------------------------------------------------ boxes and batches
     def _corrected(self, network: AnyNetwork, target: Sequence[Cohort], epoch: int, context: Context) -> list[Cohort]:
-        """The target with the network's own boxes, made anew each epoch."""
+        """The target as it is now with the network's own boxes, made anew each epoch."""
         corrected = []
         for number, cohort in enumerate(target):
             make = partial(self._pseudo_labels, network, cohort, context)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.unit.tiny import a_context
+from tests.unit.tiny import a_context, write_photographs, write_rows
 
 from allograft.batch import Batch, Boxes
+from allograft.cohort import Cohort
 from allograft.errors import SpecError
 from allograft.methods.sissi import Sissi, _epochs, clone_detections, early_learning_ended, fit_early_learning, fuse
 from allograft.networks import build
 from allograft.networks.detector import DetectionHead
 from allograft.parts.box_views import FLIPS, SCALES, unflipped, views
+from allograft.tasks.detection import Detection
 from allograft.transforms.cloning import MixedBatch, blurred, cloned
 
 CONTRACT = {
@@ -218,6 +222,23 @@ def test_an_image_is_cloned_in_grey_or_in_colour_alone() -> None:
     for channels in (2, 4):
         with pytest.raises(SpecError, match=f"an image of {channels} channels; expected 1 or 3"):
             cloned(torch.rand(channels, 32, 32), box, "weak")
+
+
+@pytest.mark.parametrize("keep_empty", [True, False])
+def test_an_image_in_which_nothing_is_found_keeps_the_boxes_of_the_last_epoch(
+    keep_empty: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_photographs(tmp_path, {"b": 1}, size=(32, 32))
+    (tmp_path / "b0.json").write_text(json.dumps({"boxes": [[1, 1, 6, 6]], "labels": ["cell"]}))
+    write_rows(manifest, [{"image": "b0.png", "boxes": "b0.json", "subject": "b0", "site": "b"}])
+    target: list[Cohort] = [Cohort.read(manifest, Detection(("cell",)).coding)]
+    found = iter([_boxes([10.0, 10, 20, 20]), _boxes()])
+    monkeypatch.setattr(Sissi, "pseudo_label", lambda *_: next(found))
+    for epoch in range(2):
+        target = Sissi(keep_empty=keep_empty)._corrected(None, target, epoch, a_context())  # type: ignore[arg-type]
+    (boxes,) = target[0].case(0).labels["boxes"]
+    assert isinstance(boxes, Boxes)
+    assert boxes.xyxy.tolist() == ([[10, 10, 20, 20]] if keep_empty else [])
 
 
 def test_bad_input_is_refused_before_anything_is_trained() -> None:
