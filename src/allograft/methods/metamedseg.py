@@ -23,7 +23,7 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.cross_domain import Companions, CrossDomain
 from allograft.parts.foreground import Foreground
-from allograft.parts.local_models import Locals, To, released_weights, squared_distances
+from allograft.parts.local_models import Locals, To, inverse_distance_weights, released_weights
 from allograft.parts.organs import chances, distance_map, names_of
 from allograft.parts.volumes import CutIntoTiles, by_dataset, checked_volumes
 from allograft.predictor import Direct
@@ -46,22 +46,6 @@ def volumetric_task(depth: int, shots: int) -> list[int]:
     if depth < 1 or shots < 1:
         raise SpecError(f"volumetric_task: found {depth} slices and {shots} shots; expected at least one of each")
     return list(range(0, depth, math.ceil(depth / shots)))
-
-
-def inverse_distance_weights(meta: Tensor, local: Tensor, *, to: To = "meta") -> Tensor:
-    """Weights of local models, 1 / squared distance, normalised to 1 (equation 2): (P,), (L, P) ->
-    (L,).
-
-    A model at no distance takes all the weight; several share it. The paper sums the squares over i
-    = 1..L, which is read as all P weights.
-
-    >>> inverse_distance_weights(torch.zeros(1), torch.tensor([[1.0], [2.0]])).tolist()
-    [0.800000011920929, 0.20000000298023224]
-    """
-    distance = squared_distances(meta, local, to)
-    closest = distance == 0
-    raw = closest.to(distance.dtype) if bool(closest.any()) else distance.min() / distance
-    return raw / raw.sum()
 
 
 def meta_update(meta: Tensor, local: Tensor, weights: Tensor, lr: float) -> Tensor:
