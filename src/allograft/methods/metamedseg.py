@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
-from allograft.cohort.orders import Episodes, Shots
+from allograft.cohort.orders import Episodes, Shots, by_cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
+from allograft.nn.processes import by_itself, follow_first
 from allograft.parts.cross_domain import Companions, CrossDomain
 from allograft.parts.foreground import Foreground
 from allograft.parts.local_models import Locals, To, inverse_distance_weights, released_weights
@@ -63,6 +64,9 @@ class TaskStep:
     """One task: a local model is trained from the meta-model; after the last task of a meta-epoch
     the meta-model moves.
 
+    Of several processes each trains on all shots, in batches as small as the paper's one image that
+    cannot be divided, and the first one's model is kept: it is that of a process alone.
+
     Args:
         recipe: its hyper-parameters.
         network: holds the meta-model between tasks.
@@ -83,7 +87,9 @@ class TaskStep:
         meta, recipe = parameters_to_vector(self.network.parameters()).detach(), self.recipe
         epoch = self.number // recipe.tasks
         slow = recipe.gamma ** (epoch // 2) if recipe.decay == "meta-epochs" else 1.0
-        terms = self._locally(batch, recipe.lr * slow)
+        with by_itself():
+            terms = self._locally(batch, recipe.lr * slow)
+        follow_first(self.network)
         self.locals.models.append(parameters_to_vector(self.network.parameters()).detach())
         self.number += 1
         if self.number % recipe.tasks == 0:
@@ -97,7 +103,7 @@ class TaskStep:
     def _locally(self, batch: Batch, lr: float) -> Terms:
         """Epochs over the shots, ``batch_size`` of them at a time, with an optimizer of the task's
         own."""
-        recipe, share = self.recipe, max(1, self.recipe.batch_size // self.context.fabric.world_size)
+        recipe = self.recipe
         request: dict[str, dict[str, object]] = {recipe.optimizer: {"lr": lr, "weight_decay": recipe.weight_decay}}
         optimizer = self.context.optimizer(self.network.parameters(), request)
         objective: Objective = Foreground(recipe.meta_loss)
@@ -109,8 +115,8 @@ class TaskStep:
         for epoch in range(recipe.local_epochs):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (recipe.gamma ** (epoch // 2) if recipe.decay == "local-epochs" else 1.0)
-            for start in range(0, len(batch), share):
-                terms = step(batch[slice(start, start + share)])
+            for start in range(0, len(batch), recipe.batch_size):
+                terms = step(batch[slice(start, start + recipe.batch_size)])
         return terms
 
 
@@ -250,7 +256,8 @@ class Metamedseg:
         share, seeds = chances(source, self.organs), context.loader_seeds("tasks")
         if self.task == "standard":
             groups = by_dataset(volumes, len(source))
-            loader = context.loader(source, "tasks", order=Shots(groups, tuple(share), self.shots, seeds))
+            order = Shots(groups, tuple(share), self.shots, seeds)
+            loader = context.loader(source, "tasks", order=order, divided=False)
             return loader, {"fewest_shots": min(self.shots, *map(len, groups)), "volumes": len(volumes)}
         fixed = [volume.part(volumetric_task(volume.depth, self.shots)) for volume in volumes]
         count = Counter(volume.dataset for volume in volumes)
@@ -263,6 +270,7 @@ class Metamedseg:
             source,
             "tasks",
             order=Episodes(tuple(volume.items for volume in fixed), chance, seeds),
+            divided=False,
             transform=CutIntoTiles(sample, tiles, self.grid) if tiles else None,
         )
         return loader, {"fewest_shots": min(volume.depth for volume in fixed), "volumes": len(volumes)}
@@ -271,9 +279,9 @@ class Metamedseg:
         """Images of other data sets by number, where a term asks for them."""
         if not (self.entropy or self.distillation):
             return None
-        groups = tuple(tuple((number, item) for item in range(len(cohort))) for number, cohort in enumerate(source))
-        order = Companions(tasks.order, groups, self.shots, context.loader_seeds("companions"))
-        loader = context.loader([cohort.unlabelled() for cohort in source], "companions", order=order)
+        order = Companions(tasks.order, by_cohort(source), self.shots, context.loader_seeds("companions"))
+        hidden = [cohort.unlabelled() for cohort in source]
+        loader = context.loader(hidden, "companions", order=order, divided=False)
         return lambda number: context.fabric.to_device(next(loader(number))).image
 
     def _check_others(self, source: Sequence[Cohort], network: AnyNetwork) -> None:

@@ -54,7 +54,8 @@ CONTRACT = {
         "tune_lr": 0.01,
         "tune_weight_decay": 0.1,
     },
-    "processes": {"task": "standard", "shots": 2, "batch_size": 2, "optimizer": "sgd"},
+    # SGD, and a small rate of the tuning's Adam, by the rule of ``session_of_processes``; its tasks have odd sizes
+    "processes": {"optimizer": "sgd", "tune_lr": 1e-4},
     "own_settings": ("optimizer", "schedule"),
     "own_optimizers": True,
     "marks": (2, 4),  # of the six steps of the tuning
