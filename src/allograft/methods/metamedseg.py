@@ -179,7 +179,7 @@ class Metamedseg:
     tune_loss: Loss = "iou"
     entropy: Annotated[float, Ge(0)] = 0.0
     distillation: Annotated[float, Ge(0)] = 0.0
-    foreground: int | dict[str, int] = 1
+    foreground: Annotated[int, Ge(1)] | dict[str, Annotated[int, Ge(1)]] = 1
     organs: dict[str, str] = field(default_factory=dict)
     tune_epochs: Annotated[int, Ge(1)] = 20
     tune_lr: Annotated[float, Gt(0)] = 5e-3
@@ -247,8 +247,8 @@ class Metamedseg:
 
     @property
     def grid(self) -> int:
-        """Tiles along each axis of a photograph."""
-        return math.isqrt(self.shots)
+        """Tiles along each axis of a photograph; a standard task has it whole."""
+        return 1 if self.task == "standard" else math.isqrt(self.shots)
 
     def episodes(self, source: Sequence[Cohort], context: Context) -> tuple[Loader, dict[str, float | int | str]]:
         """The loader of tasks, and how many there are to draw from."""
