@@ -29,8 +29,8 @@ FORGOTTEN = -0.02
 PLASTIC = 0.02
 """How much worse the forward transfer of ODEx may be."""
 AVERAGED = "odex limit=512"
-"""Of 64 px images the first feature has 8192 values, fewer than the paper's 10,000, and none is averaged; the paper's volumes
-are, 512 voxels to a value. Here 4 x 4 pixels are."""
+"""Of 64 px images the first feature has 8192 values, fewer than the paper's 10,000, and none is averaged; the
+paper's volumes are, 512 voxels to a value. Here 4 x 4 pixels are."""
 GRADUAL, CONTROL = ("none", "subtle", "medium", "severe"), ("none",) * 4
 
 
