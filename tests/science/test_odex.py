@@ -78,11 +78,12 @@ def test_sequential_training_forgets(gradual: dict[str, StreamResult]) -> None:
 @pytest.mark.xfail(
     strict=True,
     reason="seed 0, the only one that was finished: backward transfer -0.023, of sequential training -0.014; the pool "
-    "did not grow. It is what the paper's method does, and not the 8 fitted cases: of 64 px the feature has 8192 values, "
-    "of which 10,000 are allowed, so none is averaged and most of it is noise, of which the severe scanner leaves less "
-    "(mean squared deviation from the first scanner's mean 3860, of that scanner's own unseen images 6778). With 8, 20, "
-    "40 and 72 fitted cases it lies at 0.11, 0.02, -0.08 and -0.12, below thresholds of 0.39, 0.37, 0.30 and 0.27, and "
-    "with shrinkage 0.1 or 0.5 below 0; averaged 4 x 4 at 0.71, 0.54, 0.48 and 0.63, above 0.41, 0.31, 0.23 and 0.23",
+    "did not grow. It is what the paper's method does, and not the 8 fitted cases: of 64 px the feature has 8192 "
+    "values, of which 10,000 are allowed, so none is averaged and most of it is noise, of which the severe scanner "
+    "leaves less (mean squared deviation from the first scanner's mean 3860, of that scanner's own unseen images "
+    "6778). With 8, 20, 40 and 72 fitted cases it lies at 0.11, 0.02, -0.08 and -0.12, below thresholds of 0.39, "
+    "0.37, 0.30 and 0.27, and with shrinkage 0.1 or 0.5 below 0; averaged 4 x 4 at 0.71, 0.54, 0.48 and 0.63, above "
+    "0.41, 0.31, 0.23 and 0.23",
 )
 def test_odex_keeps_early_stages(gradual: dict[str, StreamResult]) -> None:
     kept, lost = (mean_of(backward_transfer, gradual[name]) for name in ("odex", "sequential"))
