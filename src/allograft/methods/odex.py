@@ -90,10 +90,11 @@ class Expert:
     Args:
         network: the model.
         history: a Gaussian for each stage that it, or the model it was copied from, was trained on.
-        held_out: (M,) distances of cases of its last stage that no Gaussian was fitted on. Those of
-            earlier stages are gone, and were to a shorter history.
+        held_out: (M,) distances of cases that no Gaussian was fitted on, each as it was after its
+            stage.
         rule: ``sum``, ``mean`` or ``last``: what is made of the distances to the history.
         dice: mean Dice of the training cases after its last stage; 0 where nobody asked.
+        inherited: how many of ``held_out`` are of the model that it was copied from.
     """
 
     network: AnyNetwork
@@ -101,6 +102,7 @@ class Expert:
     held_out: Tensor
     rule: str = "sum"
     dice: float = 0.0
+    inherited: int = 0
 
     def distance(self, features: Tensor) -> Tensor:
         """(N, D) features of this model -> (N,) squared distances to the history (equation 4)."""
@@ -135,8 +137,9 @@ class OdexPredictor:
 
     @property
     def reference_scores(self) -> Tensor:
-        """(M,) scores of the held-out cases of every model, which a new score is compared with."""
-        return torch.cat([expert.scaled(expert.held_out) for expert in self.experts])
+        """(M,) scores of the held-out cases of every model, each once, which a new score is
+        compared with."""
+        return torch.cat([expert.scaled(expert.held_out)[expert.inherited :] for expert in self.experts])
 
     def __call__(self, batch: Batch) -> Prediction:
         """Slices of one volume, ``NAME#0``, ``NAME#1``, ..., are a case and share a model."""
@@ -170,8 +173,8 @@ class Odex:
     model of its own, begun as a copy of the nearest one (ODEx).
 
     A stage's distance to a model is the mean over its cases of the squared Mahalanobis distances of
-    the model's features to each Gaussian of its history, summed; it is scaled by the held-out cases
-    of the model's last stage, mu is their mean, and a shift is at least ``factor`` mu away. A grown
+    the model's features to each Gaussian of its history, summed; it is scaled by the model's own
+    held-out cases, mu is their mean, and a shift is a distance of at least ``factor`` mu. A grown
     model copies weights and history. No site is looked at, in training or at inference. Cases that
     are held out of the Gaussian are trained on as all others. Where the paper is silent: the
     aggregation over cases is a mean, distances are squared, and mu is of the scaled ones.
@@ -238,6 +241,7 @@ class Odex:
         for phase in phases(scenario):
             place, grown, facts = self._choose(pool, phase, context)
             before = pool[place] if pool else Expert(network, (), torch.zeros(0), self.history)
+            before = replace(before, inherited=len(before.held_out)) if grown else before
             model = copied(before.network) if grown else before.network
             place = len(pool) if grown else place
             step, batches, steps = stage_training(model, phase, context)
@@ -267,13 +271,17 @@ class Odex:
         return place, self.grow == "always" or (self.grow == "shift" and distances[place] >= threshold), facts
 
     def _described(self, model: AnyNetwork, before: Expert, phase: Phase, context: Context) -> Expert:
-        """The trained model, with this stage in its history, and how far its held-out cases lie."""
+        """The trained model, with this stage in its history and among its held-out distances; the
+        ablation without a history keeps those of this stage alone."""
         held, fitted = held_out_of(phase, self.held_out, context, LEAST)
         features = self._features(model, fitted, context)
         fit = centre(features) if self.feature == "gram" else Gaussian.fit(features, shrinkage=self.shrinkage)
         dice = training_dice(model, phase.cohort, context) if self.grow == "dice-drop" else 0.0
         expert = Expert(model, (*before.history, fit), before.held_out, self.history, dice)
-        return replace(expert, held_out=expert.distance(self._features(model, held, context)))
+        distances = expert.distance(self._features(model, held, context))
+        earlier = before.held_out if self.history != "last" else torch.zeros(0)
+        inherited = min(before.inherited, len(earlier))
+        return replace(expert, held_out=torch.cat([earlier, distances]), inherited=inherited)
 
     def _features(self, network: AnyNetwork, cohort: Cohort, context: Context) -> Tensor:
         return features_of(network, cohort, context, self.feature, self.limit)
