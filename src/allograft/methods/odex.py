@@ -184,8 +184,8 @@ class Odex:
             sequential training, and ``dice-drop``: when the Dice of the training cases falls by
             more than ``drop`` (DiceEx).
         factor: xi = factor * mu; 2 in the paper. Infinite is ``grow: never``.
-        history: ``sum`` as in the paper, which penalises old models; ``mean``; or ``last``, the
-            ablation without a history.
+        history: ``sum`` as in the paper, which penalises old models, even without a shift;
+            ``mean``; or ``last``, the ablation without a history.
         feature: ``batch-norm``: the output of the first normalisation; ``gram``: the Gram matrix of
             its channels, compared by Euclidean distance (the ablation).
         limit: values of a feature at most, by average pooling; 10,000 in the paper. With far more
