@@ -28,8 +28,8 @@ class JointStream:
     needs: ClassVar[Needs] = Needs(stream=True)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.steps`` updates for each stage, or as many as ``budget.steps_per_epoch`` makes of
-        its epochs; an epoch that is one pass is one over all stages."""
+        """``budget.steps`` updates for each stage, or as many as its epochs of
+        ``budget.steps_per_epoch`` have; an epoch that is one pass is one over all stages."""
         network.train()
         every = phases(scenario)
         batches = context.loader([phase.cohort for phase in every], "joint")
