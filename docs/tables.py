@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -177,11 +177,52 @@ def pair_means(spec: Mapping[str, Any]) -> str:
     return grid(["recipe", f"mean over {len(plain)} pairs", "gain", "pairs ahead", "worst pair", *heads], body)
 
 
+def stream(spec: Mapping[str, Any]) -> str:
+    """What a stream's rows (title -> name) score at the end, forget and gain, mean ± sd over seeds.
+
+    ``sites``: those of each stage, in order; ``stages``: the stage of the recipe after each, of which a
+    row judged at the end alone has its last. ``facts``: numbers of the last stage.
+    """
+    from allograft.results.analysis.stream import Matrix, backward_transfer, forward_transfer
+
+    folder, size = DATA / spec["data"], range(len(spec["sites"]))
+    found, told = read(folder / "stages.csv"), read(folder / "facts.csv")
+
+    def matrices(title: str) -> Iterator[Matrix]:
+        own = [row for row in found if row["recipe"] == title]
+        last = own[-1]["stage"]
+        for seed in sorted({row["seed"] for row in own}):
+            at = {(row["stage"], row["site"]): float(row["score"]) for row in own if row["seed"] == seed}
+            names = spec["stages"] if len({row["stage"] for row in own}) > 1 else [last]
+            yield tuple(tuple(at[stage, site] for site in spec["sites"]) for stage in names)
+
+    def over_seeds(values: Sequence[float], digits: str) -> str:
+        spread = f" ± {stdev(values):{digits.replace('+', '')}}" if len(values) > 1 else ""
+        return f"{fmean(values):{digits}}{spread}" if values else ""
+
+    body = []
+    for title, name in spec["rows"].items():
+        every = list(matrices(title))
+        ends = [[row[-1][place] for row in every] for place in size]
+        cells = [over_seeds([fmean(row[-1]) for row in every], ".3f"), *(f"{fmean(end):.3f}" for end in ends)]
+        for measure in (backward_transfer, forward_transfer):
+            whole = [value for row in every if len(row) == len(size) and (value := measure(row)) is not None]
+            cells.append(over_seeds(whole, "+.3f"))
+        for fact in spec.get("facts", ()):
+            asked = (title, spec["stages"][-1], fact)
+            values = [float(row["value"]) for row in told if (row["recipe"], row["stage"], row["fact"]) == asked]
+            cells.append(", ".join(f"{value:g}" for value in values))
+        body.append([name, *cells])
+    heads = ["at the end", *(f"stage {place + 1}" for place in size), "backward", "forward", *spec.get("facts", ())]
+    return grid(["recipe", *heads], body)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "scores": scores,
     "stages": stages,
     "pairs": pairs,
     "pair_means": pair_means,
+    "stream": stream,
 }
 
 
@@ -201,17 +242,31 @@ def stage_rows(out: Path) -> Iterator[dict[str, Any]]:
             }
 
 
+def fact_rows(out: Path) -> Iterator[dict[str, Any]]:
+    """The numbers that each stage says of itself, once a seed."""
+    from allograft.results.record import read_all
+
+    said = {}
+    for record in read_all(out).values():
+        for name, value in record.facts.items():
+            if isinstance(value, (int, float)):
+                said[record.recipe["title"], record.stage, record.seed, name] = value
+    for (title, stage, seed, name), value in said.items():
+        yield {"recipe": title, "stage": stage, "seed": seed, "fact": name, "value": value}
+
+
 def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
-    """Copy a study's CSV files beside a page, and its stages where the page shows them."""
+    """Copy a study's CSV files beside a page, and its stages, with what they say of themselves, where
+    the page shows them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(out / name, folder / name)
-    if with_stages:
-        rows = sorted(stage_rows(out), key=lambda row: [str(value) for value in row.values()])
-        with open(folder / "stages.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    for name, found in {"stages.csv": stage_rows, "facts.csv": fact_rows}.items() if with_stages else ():
+        if rows := sorted(found(out), key=lambda row: [str(value) for value in row.values()]):
+            with open(folder / name, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 def hardware() -> dict[str, Any]:

@@ -32,6 +32,7 @@ NOTHING: list[Any] = [
     {"rw": {"strength": 0.0}},
     {"plop": {"strength": 0.0}},
     {"odex": {"grow": "never"}},
+    {"odex": {"factor": float("inf")}},
 ]
 
 

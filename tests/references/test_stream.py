@@ -4,6 +4,7 @@ of ODEx against a dense pseudo-inverse."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,21 @@ def test_distances_to_a_history_are_summed_averaged_or_the_last_and_scaled() -> 
     torch.testing.assert_close(made["last"].distance(x), every[2])
     assert made["sum"].scaled(torch.tensor([2.0, 18.0, 9.0])).tolist() == [0.0, 1.0, 7 / 16]  # (d - 2) / (18 - 2)
     assert made["sum"].mean == pytest.approx((0 + 2 + 7) / 16 / 3)
+
+
+def test_a_sum_over_the_history_counts_age_as_distance_and_a_mean_does_not() -> None:
+    """Four stages of one distribution, each with its held-out cases as they were; then a fifth."""
+    rng = torch.Generator().manual_seed(0)
+    stages = [torch.randn(240, 4, generator=rng) for _ in range(5)]
+    far = {}
+    for rule in ("sum", "mean"):
+        model = Expert(nn.Identity(), (), torch.zeros(0), rule)  # type: ignore[arg-type]
+        for stage in stages[:4]:
+            model = replace(model, history=(*model.history, Gaussian.fit(stage[:160])))
+            model = replace(model, held_out=torch.cat([model.held_out, model.distance(stage[160:])]))
+        far[rule] = float(model.scaled(model.distance(stages[4])).mean()) / model.mean
+    assert far["mean"] == pytest.approx(1.0, abs=0.1)
+    assert far["sum"] == pytest.approx(4 / 2.5, abs=0.1)  # four distances; held-out cases have 1, 2, 3 and 4
 
 
 def test_features_are_pooled_until_few_enough() -> None:

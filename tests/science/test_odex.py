@@ -28,6 +28,9 @@ FORGOTTEN = -0.02
 """The backward transfer of sequential training is at most this."""
 PLASTIC = 0.02
 """How much worse the forward transfer of ODEx may be."""
+AVERAGED = "odex limit=512"
+"""Of 64 px images the first feature has 8192 values, fewer than the paper's 10,000, and none is averaged; the
+paper's volumes are, 512 voxels to a value. Here 4 x 4 pixels are."""
 GRADUAL, CONTROL = ("none", "subtle", "medium", "severe"), ("none",) * 4
 
 
@@ -42,7 +45,7 @@ def along(folder: Path, shifts: tuple[str, ...]) -> dict[str, StreamResult]:
             "network": {"unet": {"channels": [8, 16, 32], "norm": "batch"}},
             "preprocessing": {"size": [64, 64], "intensity": "zscore"},
             "stream": [["a"], ["b"], ["c"], ["d"]],
-            "recipes": ["sequential", "odex"],
+            "recipes": ["sequential", "odex", {"odex": {"limit": 512}}],
             "test": {"fraction": 0.3},
             "seeds": SEEDS,
             "budget": {"steps": 100, "batch_size": 8},
@@ -74,23 +77,48 @@ def test_sequential_training_forgets(gradual: dict[str, StreamResult]) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="seed 0, the only one that was finished: backward transfer -0.023, of sequential training -0.014; the pool "
-    "did not grow, since 8 fitted cases span 7 of 8192 values, and the pseudo-inverse sees no shift across these",
+    reason="seed 0, the only one that was finished: backward transfer -0.022, of sequential training -0.020; the pool "
+    "did not grow. It is what the paper's method does, and not the 8 fitted cases: of 64 px the feature has 8192 "
+    "values, of which 10,000 are allowed, so none is averaged and most of it is noise, of which the severe scanner "
+    "leaves less (mean squared deviation from the first scanner's mean 3860, of that scanner's own unseen images "
+    "6778). With 8, 20, 40 and 72 fitted cases it lies at 0.11, 0.02, -0.08 and -0.12, below thresholds of 0.39, "
+    "0.37, 0.30 and 0.27, and with shrinkage 0.1 or 0.5 below 0; averaged 4 x 4 at 0.71, 0.54, 0.48 and 0.63, above "
+    "0.41, 0.31, 0.23 and 0.23",
 )
 def test_odex_keeps_early_stages(gradual: dict[str, StreamResult]) -> None:
     kept, lost = (mean_of(backward_transfer, gradual[name]) for name in ("odex", "sequential"))
     assert kept >= lost + KEPT
 
 
-def test_odex_learns_later_stages_as_sequential_training_does(gradual: dict[str, StreamResult]) -> None:
-    ours, theirs = (mean_of(forward_transfer, gradual[name]) for name in ("odex", "sequential"))
+@pytest.mark.xfail(
+    strict=True,
+    reason="seed 0, the only one that was finished: backward transfer -0.011, of sequential training -0.020; a gain of "
+    "0.009 where 0.02 was asked for: in 100 steps a stage little is forgotten that could be kept",
+)
+def test_odex_with_averaged_features_keeps_early_stages(gradual: dict[str, StreamResult]) -> None:
+    kept, lost = (mean_of(backward_transfer, gradual[name]) for name in (AVERAGED, "sequential"))
+    assert kept >= lost + KEPT
+
+
+@pytest.mark.parametrize("name", ["odex", AVERAGED])
+def test_odex_learns_later_stages_as_sequential_training_does(name: str, gradual: dict[str, StreamResult]) -> None:
+    ours, theirs = (mean_of(forward_transfer, gradual[one]) for one in (name, "sequential"))
     assert ours >= theirs - PLASTIC
 
 
-def test_the_pool_stays_smaller_than_the_stream(gradual: dict[str, StreamResult]) -> None:
-    assert fmean(facts["models"] for facts in gradual["odex"].facts) < len(GRADUAL)
+GREW = "seed 0, the only one that was finished: 4 models; the mean over five seeds is not known"
 
 
-def test_without_a_shift_the_pool_does_not_grow(tmp_path: Path) -> None:
-    control = along(tmp_path, CONTROL)
-    assert [facts["models"] for facts in control["odex"].facts] == [1.0] * SEEDS
+@pytest.mark.parametrize("name", ["odex", pytest.param(AVERAGED, marks=pytest.mark.xfail(strict=False, reason=GREW))])
+def test_the_pool_stays_smaller_than_the_stream(name: str, gradual: dict[str, StreamResult]) -> None:
+    assert fmean(facts["models"] for facts in gradual[name].facts) < len(GRADUAL)
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StreamResult]:
+    return along(tmp_path_factory.mktemp("control"), CONTROL)
+
+
+@pytest.mark.parametrize("name", ["odex", AVERAGED])
+def test_without_a_shift_the_pool_does_not_grow(name: str, control: dict[str, StreamResult]) -> None:
+    assert [facts["models"] for facts in control[name].facts] == [1.0] * SEEDS

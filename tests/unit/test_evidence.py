@@ -110,6 +110,30 @@ def test_stages_are_means_over_seeds(tables: ModuleType, tmp_path: Path, monkeyp
     ]
 
 
+def test_a_stream_says_what_is_forgotten_and_gained(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    scores = {"s1": {"a": 0.8, "b": 0.25}, "s2": {"a": 0.5, "b": 0.75}}
+    rows = [
+        f"plain,{stage},{site},{seed},{value + seed / 10}"
+        for stage, of in scores.items()
+        for site, value in of.items()
+        for seed in (0, 1)
+    ]
+    joint = [f"joint,trained,{site},0,0.9" for site in "ab"]
+    _write(tmp_path / "page", "stages.csv", "\n".join(["recipe,stage,site,seed,score", *rows, *joint]) + "\n")
+    facts = "recipe,stage,seed,fact,value\nplain,s1,0,models,1\nplain,s2,0,models,2\nplain,s2,1,models,1\n"
+    _write(tmp_path / "page", "facts.csv", facts)
+    spec = {"data": "page", "sites": ["a", "b"], "stages": ["s1", "s2"], "facts": ["models"]}
+    assert tables.stream({**spec, "rows": {"plain": "sequential", "joint": "joint"}}).splitlines() == [
+        "| recipe | at the end | stage 1 | stage 2 | backward | forward | models |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| sequential | 0.675 ± 0.071 | 0.550 | 0.800 | -0.300 ± 0.000 | +0.500 ± 0.000 | 2, 1 |",
+        "| joint | 0.900 | 0.900 | 0.900 |  |  |  |",
+    ]
+
+
 def test_a_page_is_rebuilt_between_its_marks(
     tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

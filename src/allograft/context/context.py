@@ -309,6 +309,7 @@ class Context:
         order: Order | None = None,
         transform: Transform | None = None,
         augmentation: str | None = None,
+        divided: bool = True,
     ) -> Loader:
         """Batches of these cohorts, cropped and augmented as the study says, or more strongly for a
         row that asks for it.
@@ -318,6 +319,7 @@ class Context:
             order: which cases a step sees, drawn from ``loader_seeds(name)``; by default the
                 cohorts take turns.
             transform: in the place of the study's crop and augmentation.
+            divided: False gives every process the whole batch, of any size.
         """
         cohorts, seeds = tuple(cohorts), self.loader_seeds(name)
         steps = self.settings.budget.steps_per_epoch or max(1, -(-sum(map(len, cohorts)) // self.batch_size))
@@ -328,8 +330,7 @@ class Context:
             seeds,
             transform or Sample(augmentation or self.settings.augmentation, self.settings.patch),
             self.workers,
-            self.fabric.global_rank,
-            self.fabric.world_size,
+            *((self.fabric.global_rank, self.fabric.world_size) if divided else (0, 1)),
         )
 
     def loader_seeds(self, name: str) -> Seeds:

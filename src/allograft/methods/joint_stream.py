@@ -28,13 +28,14 @@ class JointStream:
     needs: ClassVar[Needs] = Needs(stream=True)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
-        """``budget.steps`` updates for each stage; an epoch of ``budget.epochs`` is one pass over
-        all stages."""
+        """``budget.steps`` updates for each stage, or as many as its epochs of
+        ``budget.steps_per_epoch`` have; an epoch that is one pass is one over all stages."""
         network.train()
         every = phases(scenario)
         batches = context.loader([phase.cohort for phase in every], "joint")
         budget = context.settings.budget
-        steps = budget.steps * len(every) if budget.epochs is None else budget.epochs * batches.epoch
+        one_pass = budget.epochs is not None and budget.steps_per_epoch is None
+        steps = budget.training(batches.epoch) * (1 if one_pass else len(every))
         step = context.gradient_step(network, steps=steps)
         stage = Stage("trained", Direct(network), every[-1].seen)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])

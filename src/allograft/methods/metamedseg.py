@@ -17,13 +17,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
-from allograft.cohort.orders import Episodes, Shots
+from allograft.cohort.orders import Episodes, Shots, by_cohort
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
+from allograft.nn.processes import by_itself, follow_first
 from allograft.parts.cross_domain import Companions, CrossDomain
 from allograft.parts.foreground import Foreground
-from allograft.parts.local_models import Locals, To, released_weights, squared_distances
+from allograft.parts.local_models import Locals, To, inverse_distance_weights, released_weights
 from allograft.parts.organs import chances, distance_map, names_of
 from allograft.parts.volumes import CutIntoTiles, by_dataset, checked_volumes
 from allograft.predictor import Direct
@@ -48,22 +49,6 @@ def volumetric_task(depth: int, shots: int) -> list[int]:
     return list(range(0, depth, math.ceil(depth / shots)))
 
 
-def inverse_distance_weights(meta: Tensor, local: Tensor, *, to: To = "meta") -> Tensor:
-    """Weights of local models, 1 / squared distance, normalised to 1 (equation 2): (P,), (L, P) ->
-    (L,).
-
-    A model at no distance takes all the weight; several share it. The paper sums the squares over i
-    = 1..L, which is read as all P weights.
-
-    >>> inverse_distance_weights(torch.zeros(1), torch.tensor([[1.0], [2.0]])).tolist()
-    [0.800000011920929, 0.20000000298023224]
-    """
-    distance = squared_distances(meta, local, to)
-    closest = distance == 0
-    raw = closest.to(distance.dtype) if bool(closest.any()) else distance.min() / distance
-    return raw / raw.sum()
-
-
 def meta_update(meta: Tensor, local: Tensor, weights: Tensor, lr: float) -> Tensor:
     """Step to meta + lr sum_l weights_l (local_l - meta) (equations 1 and 3): (P,), (L, P), (L,) ->
     (P,).
@@ -78,6 +63,9 @@ def meta_update(meta: Tensor, local: Tensor, weights: Tensor, lr: float) -> Tens
 class TaskStep:
     """One task: a local model is trained from the meta-model; after the last task of a meta-epoch
     the meta-model moves.
+
+    Of several processes each trains on all shots, in batches as small as the paper's one image that
+    cannot be divided, and the first one's model is kept: it is that of a process alone.
 
     Args:
         recipe: its hyper-parameters.
@@ -99,7 +87,9 @@ class TaskStep:
         meta, recipe = parameters_to_vector(self.network.parameters()).detach(), self.recipe
         epoch = self.number // recipe.tasks
         slow = recipe.gamma ** (epoch // 2) if recipe.decay == "meta-epochs" else 1.0
-        terms = self._locally(batch, recipe.lr * slow)
+        with by_itself():
+            terms = self._locally(batch, recipe.lr * slow)
+        follow_first(self.network)
         self.locals.models.append(parameters_to_vector(self.network.parameters()).detach())
         self.number += 1
         if self.number % recipe.tasks == 0:
@@ -113,7 +103,7 @@ class TaskStep:
     def _locally(self, batch: Batch, lr: float) -> Terms:
         """Epochs over the shots, ``batch_size`` of them at a time, with an optimizer of the task's
         own."""
-        recipe, share = self.recipe, max(1, self.recipe.batch_size // self.context.fabric.world_size)
+        recipe = self.recipe
         request: dict[str, dict[str, object]] = {recipe.optimizer: {"lr": lr, "weight_decay": recipe.weight_decay}}
         optimizer = self.context.optimizer(self.network.parameters(), request)
         objective: Objective = Foreground(recipe.meta_loss)
@@ -125,8 +115,8 @@ class TaskStep:
         for epoch in range(recipe.local_epochs):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (recipe.gamma ** (epoch // 2) if recipe.decay == "local-epochs" else 1.0)
-            for start in range(0, len(batch), share):
-                terms = step(batch[slice(start, start + share)])
+            for start in range(0, len(batch), recipe.batch_size):
+                terms = step(batch[slice(start, start + recipe.batch_size)])
         return terms
 
 
@@ -189,7 +179,7 @@ class Metamedseg:
     tune_loss: Loss = "iou"
     entropy: Annotated[float, Ge(0)] = 0.0
     distillation: Annotated[float, Ge(0)] = 0.0
-    foreground: int | dict[str, int] = 1
+    foreground: Annotated[int, Ge(1)] | dict[str, Annotated[int, Ge(1)]] = 1
     organs: dict[str, str] = field(default_factory=dict)
     tune_epochs: Annotated[int, Ge(1)] = 20
     tune_lr: Annotated[float, Gt(0)] = 5e-3
@@ -257,8 +247,8 @@ class Metamedseg:
 
     @property
     def grid(self) -> int:
-        """Tiles along each axis of a photograph."""
-        return math.isqrt(self.shots)
+        """Tiles along each axis of a photograph; a standard task has it whole."""
+        return 1 if self.task == "standard" else math.isqrt(self.shots)
 
     def episodes(self, source: Sequence[Cohort], context: Context) -> tuple[Loader, dict[str, float | int | str]]:
         """The loader of tasks, and how many there are to draw from."""
@@ -266,7 +256,8 @@ class Metamedseg:
         share, seeds = chances(source, self.organs), context.loader_seeds("tasks")
         if self.task == "standard":
             groups = by_dataset(volumes, len(source))
-            loader = context.loader(source, "tasks", order=Shots(groups, tuple(share), self.shots, seeds))
+            order = Shots(groups, tuple(share), self.shots, seeds)
+            loader = context.loader(source, "tasks", order=order, divided=False)
             return loader, {"fewest_shots": min(self.shots, *map(len, groups)), "volumes": len(volumes)}
         fixed = [volume.part(volumetric_task(volume.depth, self.shots)) for volume in volumes]
         count = Counter(volume.dataset for volume in volumes)
@@ -279,6 +270,7 @@ class Metamedseg:
             source,
             "tasks",
             order=Episodes(tuple(volume.items for volume in fixed), chance, seeds),
+            divided=False,
             transform=CutIntoTiles(sample, tiles, self.grid) if tiles else None,
         )
         return loader, {"fewest_shots": min(volume.depth for volume in fixed), "volumes": len(volumes)}
@@ -287,9 +279,9 @@ class Metamedseg:
         """Images of other data sets by number, where a term asks for them."""
         if not (self.entropy or self.distillation):
             return None
-        groups = tuple(tuple((number, item) for item in range(len(cohort))) for number, cohort in enumerate(source))
-        order = Companions(tasks.order, groups, self.shots, context.loader_seeds("companions"))
-        loader = context.loader([cohort.unlabelled() for cohort in source], "companions", order=order)
+        order = Companions(tasks.order, by_cohort(source), self.shots, context.loader_seeds("companions"))
+        hidden = [cohort.unlabelled() for cohort in source]
+        loader = context.loader(hidden, "companions", order=order, divided=False)
         return lambda number: context.fabric.to_device(next(loader(number))).image
 
     def _check_others(self, source: Sequence[Cohort], network: AnyNetwork) -> None:

@@ -3,6 +3,7 @@ trained on, and that chooses a model for every case (Gonzalez et al. 2022)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
@@ -146,10 +147,8 @@ class OdexPredictor:
             expert.scaled(expert.distance(domain_features(expert.network, batch.image, self.kind, self.limit)))
             for expert in self.experts
         ])  # fmt: skip
-        by_case = _mean_by_case(
-            distances.to(batch.image.device), [name.rpartition("#")[0] or name for name in batch.cases]
-        )
-        score, chosen = by_case.min(0)
+        names = [name.rpartition("#")[0] or name for name in batch.cases]
+        score, chosen = _mean_by_case(distances.to(batch.image.device), names).min(0)
         outputs: dict[str, Tensor] = {}
         for number, expert in enumerate(self.experts):
             rows = (chosen == number).nonzero()[:, 0]
@@ -184,9 +183,9 @@ class Odex:
         grow: ``shift``; or the ablations ``always`` (the paper's -infinity xi), ``never``, which is
             sequential training, and ``dice-drop``: when the Dice of the training cases falls by
             more than ``drop`` (DiceEx).
-        factor: xi = factor * mu; 2 in the paper.
-        history: ``sum`` as in the paper, which penalises old models; ``mean``; or ``last``, the
-            ablation without a history.
+        factor: xi = factor * mu; 2 in the paper. Infinite is ``grow: never``.
+        history: ``sum`` as in the paper, which penalises old models, even without a shift;
+            ``mean``; or ``last``, the ablation without a history.
         feature: ``batch-norm``: the output of the first normalisation; ``gram``: the Gram matrix of
             its channels, compared by Euclidean distance (the ablation).
         limit: values of a feature at most, by average pooling; 10,000 in the paper. With far more
@@ -218,7 +217,8 @@ class Odex:
     @property
     def same_as(self) -> Recipe | None:
         """A pool that never grows is trained as ``sequential`` trains."""
-        return parse_recipe("sequential") if self.grow == "never" else None
+        never = self.grow == "never" or (self.grow == "shift" and math.isinf(self.factor))
+        return parse_recipe("sequential") if never else None
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a stage too small to fit and to hold out, and images of several

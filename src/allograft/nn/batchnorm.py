@@ -76,7 +76,7 @@ class SharedBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *spatial) -> (B, C, *spatial)."""
-        if not self.training:
+        if not self.training or processes() == 1:
             return super().forward(x)
         # the layer's own forward runs, whatever else it does: timm's have an activation inside
         with _Shared():

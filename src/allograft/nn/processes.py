@@ -3,13 +3,47 @@ divided."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+_BY_ITSELF: ContextVar[bool] = ContextVar("by_itself", default=False)
 
 
 def processes() -> int:
-    """How many processes train together; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """How many processes train together; 1 without a process group, and inside ``by_itself``."""
+    together = dist.is_available() and dist.is_initialized() and not _BY_ITSELF.get()
+    return dist.get_world_size() if together else 1
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Inside, each process trains on the whole batch as a process alone does: no gradient, loss or
+    statistic is shared. Afterwards the processes differ where they drew differently; see
+    ``follow_first``.
+
+    Example:
+        >>> with by_itself():
+        ...     processes()
+        1
+    """
+    token = _BY_ITSELF.set(True)
+    try:
+        yield
+    finally:
+        _BY_ITSELF.reset(token)
+
+
+@torch.no_grad()
+def follow_first(network: nn.Module) -> None:
+    """Parameters and buffers of every process become those of the first."""
+    if processes() > 1:
+        for value in (*network.parameters(), *network.buffers()):
+            dist.broadcast(value, 0)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

@@ -11,11 +11,13 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.networks import AnyNetwork
 from allograft.nn.overlap_losses import LOSSES
+from allograft.nn.processes import count_over_processes
 
 
 @dataclass(frozen=True)
 class Foreground:
-    """The loss of the foreground against the background, of each image, mean over images.
+    """The loss of the foreground against the background, of each image, mean over images that have
+    a labelled pixel.
 
     Args:
         loss: one of ``LOSSES``, of the logit that the two softmax channels make: their difference.
@@ -28,11 +30,13 @@ class Foreground:
         logits = network(batch.image)["mask"]
         truth = batch.labels["mask"]
         assert isinstance(truth, Tensor)
-        each = []
+        known, each = [], []
         for number, logit in enumerate(logits[:, 1] - logits[:, 0]):
             counts = truth[number, 0] >= 0
             if batch.region is not None:
                 counts = counts & batch.region[number, 0]
-            if bool(counts.any()):
+            known.append(counts.any())
+            if bool(known[-1]):
                 each.append(LOSSES[self.loss](logit[counts], truth[number, 0][counts].to(logit.dtype)))
-        return {self.loss: torch.stack(each).mean() if each else logits.sum() * 0}
+        total = count_over_processes(torch.stack(known))
+        return {self.loss: (torch.stack(each) if each else logits * 0).sum() / total}

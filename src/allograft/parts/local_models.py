@@ -1,4 +1,5 @@
-"""Models that were each trained on a task of their own, as vectors of weights."""
+"""Models that were each trained on a task of their own, as vectors of weights, and how much each
+weighs (Farshad et al. 2022)."""
 
 from __future__ import annotations
 
@@ -24,6 +25,22 @@ def squared_distances(meta: Tensor, local: Tensor, to: To = "meta") -> Tensor:
         return (local - (local.sum(0) - local) / (count - 1)).square().sum(1)
     centre = meta if to == "meta" else local.mean(0)
     return (local - centre).square().sum(1)
+
+
+def inverse_distance_weights(meta: Tensor, local: Tensor, *, to: To = "meta") -> Tensor:
+    """Weights of local models, 1 / squared distance, normalised to 1 (equation 2): (P,), (L, P) ->
+    (L,).
+
+    A model at no distance takes all the weight; several share it. The paper sums the squares over i
+    = 1..L, which is read as all P weights.
+
+    >>> inverse_distance_weights(torch.zeros(1), torch.tensor([[1.0], [2.0]])).tolist()
+    [0.800000011920929, 0.20000000298023224]
+    """
+    distance = squared_distances(meta, local, to)
+    closest = distance == 0
+    raw = closest.to(distance.dtype) if bool(closest.any()) else distance.min() / distance
+    return raw / raw.sum()
 
 
 def released_weights(meta: Tensor, local: Tensor, *, to: To = "meta") -> Tensor:

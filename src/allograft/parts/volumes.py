@@ -76,7 +76,8 @@ def volumes_of(cohorts: Sequence[Cohort], least: Sequence[int], grid: int) -> li
 
 
 def checked_volumes(source: Sequence[Cohort], least: int | Mapping[str, int], grid: int) -> list[Volume]:
-    """``volumes_of``; ``SpecError`` for a data set that shows no foreground.
+    """``volumes_of``; ``SpecError`` for a data set that shows no foreground, or has neither slices
+    nor an image as large as its tiles are many.
 
     Args:
         least: foreground pixels, of every data set, or by site or cohort; 1 where not named.
@@ -85,6 +86,8 @@ def checked_volumes(source: Sequence[Cohort], least: int | Mapping[str, int], gr
         least if isinstance(least, int) else next((least[name] for name in names_of(cohort) if name in least), 1)
         for cohort in source
     ]
+    for cohort in source:
+        _check_plane(cohort, grid)
     found = volumes_of(source, counts, grid)
     for number, cohort in enumerate(source):
         if not any(volume.dataset == number for volume in found):
@@ -93,6 +96,19 @@ def checked_volumes(source: Sequence[Cohort], least: int | Mapping[str, int], gr
                 f"foreground: {{{site_of(cohort)}: ...}}, or leave the site out"
             )
     return found
+
+
+def _check_plane(cohort: Cohort, grid: int) -> None:
+    site = site_of(cohort)
+    size = cohort.case(0).image.shape[2:]
+    if len(size) != 2:
+        raise SpecError(f"the volumes of '{site}' are not cut; its tasks are of slices: set slices: {{axis: 2}}")
+    if cohort.slices is None and grid > min(size):
+        told = " x ".join(map(str, size))
+        raise SpecError(
+            f"an image of '{site}' has {told} pixels and cannot be cut into {grid} x {grid} tiles; ask for at most "
+            f"{min(size) ** 2} shots, or set a larger preprocessing.size"
+        )
 
 
 def foreground(mask: Tensor) -> int:

@@ -19,7 +19,12 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize(
-    ("budget", "updates"), [({"steps": 3, "batch_size": 4}, 6), ({"epochs": 2, "batch_size": 30}, 2)]
+    ("budget", "updates"),
+    [
+        ({"steps": 3, "batch_size": 4}, 6),
+        ({"epochs": 2, "batch_size": 30}, 2),
+        ({"epochs": 2, "steps_per_epoch": 3, "batch_size": 4}, 12),  # of two stages
+    ],
 )
 def test_every_stage_has_its_share_of_all_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: Any, updates: int

@@ -20,7 +20,7 @@ from allograft.parts.cross_domain import Companions, CrossDomain, feature_gap, f
 from allograft.parts.foreground import Foreground
 from allograft.parts.organs import chances, distance_map
 from allograft.parts.volumes import checked_volumes, foreground, tiles_of
-from allograft.recipe import Scenario
+from allograft.recipe import Scenario, parse_recipe
 from allograft.tasks.segmentation import Segmentation
 
 CONTRACT = {
@@ -54,7 +54,8 @@ CONTRACT = {
         "tune_lr": 0.01,
         "tune_weight_decay": 0.1,
     },
-    "processes": {"task": "standard", "shots": 2, "batch_size": 2, "optimizer": "sgd"},
+    # SGD, and a small rate of the tuning's Adam, by the rule of ``session_of_processes``; its tasks have odd sizes
+    "processes": {"optimizer": "sgd", "tune_lr": 1e-4},
     "own_settings": ("optimizer", "schedule"),
     "own_optimizers": True,
     "marks": (2, 4),  # of the six steps of the tuning
@@ -156,6 +157,25 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
         Metamedseg().check(scenario, network, several)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"volumetric_task: found 0 slices"):
         volumetric_task(0, 3)
+
+
+def test_images_that_make_no_task_are_refused_and_a_standard_task_has_them_whole(tmp_path: Path) -> None:
+    uncut = replace(volumes(tmp_path / "v", [4]), slices=None)
+    with pytest.raises(SpecError, match=r"the volumes of 'organ' are not cut.*set slices: \{axis: 2\}"):
+        checked_volumes([uncut], 1, 1)
+    cohort = read(write_photographs(tmp_path / "p", {"a": 2}, size=(16, 16)))
+    with pytest.raises(SpecError, match=r"image of 'a' has 16 x 16 pixels.*20 x 20 tiles; ask for at most 256 shots"):
+        Metamedseg(shots=400).check(Scenario(source=(cohort,)), None, a_context())  # type: ignore[arg-type]
+    masks = [cohort.case(number).labels["mask"] for number in range(2)]
+    whole = min(map(foreground, masks))
+    assert whole > max(foreground(tile) for mask in masks for tile in tiles_of(mask, 2))
+    recipe = Metamedseg(shots=5, task="standard", foreground=whole)  # no tile shows as much
+    loader, facts = recipe.episodes([cohort], a_context())
+    assert next(loader(0)).image.shape == (2, 1, 16, 16)
+    assert facts == {"fewest_shots": 2, "volumes": 2}
+    for wrong in (0, {"a": 0}):
+        with pytest.raises(SpecError, match="foreground"):
+            parse_recipe({"metamedseg": {"foreground": wrong}})
 
 
 def test_companions_are_of_other_data_sets_and_two_for_each_task() -> None:

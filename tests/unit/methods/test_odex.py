@@ -113,7 +113,7 @@ def test_the_gaussian_never_sees_the_held_out_cases(
     world = session.prepare()
     cases = len(scenario_of(world, row_of(session, world)).stream[0])
     assert fitted[0] + len(expert.held_out) == cases
-    assert first.facts["rank"] == fitted[0] - 1
+    assert first.facts["rank"] == fitted[0] - 1 < first.facts["values"]  # few cases: their number is told
     own = fitted[0] - 1.0
     assert not torch.allclose(expert.held_out, torch.full_like(expert.held_out, own))
 

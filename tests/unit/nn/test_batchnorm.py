@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.nn.adversarial import weighted_cross_entropy
 from allograft.nn.batchnorm import SharedBatchNorm, batch_norm, shared_batch_norm
+from allograft.nn.processes import by_itself, follow_first
+from allograft.parts.foreground import Foreground
 from allograft.step import GradientStep, average_buffers
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
@@ -102,6 +105,7 @@ TASKS: dict[str, Any] = {
     "synthesis": Synthesis(),
     "multitask": Multitask(Segmentation(("x", "y")), Classification(("no", "yes")), weight=3.0),
     "weighted": None,
+    "foreground": None,
 }
 
 
@@ -112,6 +116,11 @@ def loss_gradient(name: str, batch: Batch, values: dict[str, Tensor]) -> dict[st
     assert isinstance(label, Tensor)
     if name == "weighted":
         loss = weighted_cross_entropy(outputs["label"], label, torch.tensor([0.2, 0.8]))
+    elif name == "foreground":
+        mask = batch.labels["mask"]
+        assert isinstance(mask, Tensor)
+        seen = Batch(batch.image, batch.site, batch.cases, {"mask": mask.clamp_max(1)}, region=batch.region)
+        loss = Foreground("iou")(lambda _: {"mask": outputs["mask"][:, :2]}, seen)["iou"]  # type: ignore[arg-type]
     else:
         labels = {**batch.labels, "label": several(label) if name == "multilabel" else label}
         if name == "multitask" and bool((label < 0).all()):
@@ -155,7 +164,7 @@ class Alone:
         loss.backward()
 
 
-def descended(rank: int, world: int) -> dict[str, Tensor]:
+def descended(rank: int, world: int, inside: AbstractContextManager[None] | None = None) -> dict[str, Tensor]:
     """Weights and buffers after twenty steps of SGD on the rank's share of batches of eight."""
     network = Smooth().train()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
@@ -164,7 +173,7 @@ def descended(rank: int, world: int) -> dict[str, Tensor]:
         return {"fit": (net(batch.image) - batch.image.roll(1, 2)).square().mean()}
 
     step = GradientStep(network, objective, optimizer, Alone())
-    with shared_batch_norm([network]):
+    with shared_batch_norm([network]), inside or nullcontext():
         for number in range(20):
             images = drawn(100 + number, 8, 1, 6, 6)[rank::world]
             step(Batch(images, torch.zeros(len(images), dtype=torch.int64), tuple(map(str, range(len(images))))))
@@ -203,6 +212,12 @@ def work(rank: int, folder: str) -> None:
             outputs = {key: value[rows] for key, value in predictions().items()}
             found[f"{name}, {which}"] = loss_gradient(name, rows_of(labelled_batch(), rows), outputs)
     found["descended"] = descended(rank, 2)
+    found["by itself"] = descended(0, 1, by_itself())
+    followed = nn.BatchNorm1d(2)
+    nn.init.constant_(followed.weight, 3.0 + rank)
+    followed.running_mean.fill_(5.0 + rank)  # type: ignore[union-attr]
+    follow_first(followed)
+    found["followed"] = {name: value.clone() for name, value in followed.state_dict().items()}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -318,3 +333,14 @@ def test_twenty_steps_of_two_processes_are_those_of_one(two: list[dict[str, Any]
         for found in two:
             apart = (found["descended"][key].double() - value.double()).norm() / value.double().norm().clamp_min(1e-6)
             assert apart <= 1e-5, f"{key}: {apart:.1e}"
+
+
+def test_a_process_by_itself_trains_as_one_that_is_alone_to_the_byte(two: list[dict[str, Any]]) -> None:
+    for key, value in descended(0, 1).items():
+        assert all(torch.equal(found["by itself"][key], value) for found in two), key
+
+
+def test_weights_and_buffers_follow_the_first_process(two: list[dict[str, Any]]) -> None:
+    for found in two:
+        followed = found["followed"]
+        assert (followed["weight"].tolist(), followed["running_mean"].tolist()) == ([3.0, 3.0], [5.0, 5.0])

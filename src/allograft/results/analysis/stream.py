@@ -29,6 +29,7 @@ class StreamResult:
         facts: numbers that the last stage of each seed reports, such as the models it holds.
         seconds: of training, per seed.
         memory: its peak in MB, per seed.
+        said: words that the last stages report, such as the feature that distances are of.
     """
 
     title: str
@@ -36,6 +37,7 @@ class StreamResult:
     facts: tuple[dict[str, float], ...] = ()
     seconds: tuple[float, ...] = ()
     memory: tuple[float, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def stream_results(plan: Plan, records: Iterable[Record], phases: Sequence[Seque
             )
             seconds = tuple(float(one.cost.get("train_seconds", 0.0)) for one in last)
             memory = tuple(float(one.cost["peak_memory_mb"]) for one in last if "peak_memory_mb" in one.cost)
-            made.append(StreamResult(title, tuple(matrix for matrix, _ in kept), facts, seconds, memory))
+            words = (item for one in last for item in one.facts.items() if isinstance(item[1], str))
+            said = tuple(dict.fromkeys(f"{key.replace('_', ' ')}: {value}" for key, value in words))
+            made.append(StreamResult(title, tuple(matrix for matrix, _ in kept), facts, seconds, memory, said))
     return made
 
 
@@ -233,6 +237,7 @@ def stream_sheet(plan: Plan, found: Sequence[StreamResult]) -> Sheet:
         "R[i][j] is the score on stage j after training on stage i.",
         "Backward transfer: mean of R[last][j] - R[j][j], below 0 is forgetting.",
         "Forward transfer: mean of R[i][i] - R[i-1][i]. Zero-shot: mean of R[i-1][i]. Mean ± sd over seeds.",
+        *(f"{one.title}: {words}." for one in found for words in one.said),
     )
     return Sheet("Transfer along the stream", columns, tuple(rows), notes)
 

@@ -79,6 +79,7 @@ def test_the_sheet_says_transfer_and_facts_over_seeds() -> None:
     assert told["dice at the end"] == "0.677 ± 0.014"
     assert told["models"] == "3.000 ± 0.000"
     assert "note" not in told
+    assert sheet.notes[-1] == f"{found.title}: note: words."
     figure = matrix_figure(found, PHASES)
     assert figure.rows == ("a", "b + c", "d")
     assert figure.values[2][0] == pytest.approx(0.51)
