@@ -34,7 +34,8 @@ FEWEST = {"spottunet_policy": 40, "united": 12}
 SUBJECTS = {"united_paper": 44}
 """Subjects of each of several cohorts without whom a row of an example is refused; else 8."""
 CROPPED = {"united": 16, "united_paper": 16}
-"""Examples that cut crops at places: pixels along a side of these, in images of ``SMALLEST``."""
+"""Examples that cut crops at places: pixels along a side of these, in images of ``SMALLEST``; their network
+is made small."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
 SIDES = {"diffmic": 112}
@@ -170,6 +171,7 @@ def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> N
     given += small if any("upsampling_head" in change for change in small) else []
     if name in CROPPED:
         given += [f"preprocessing.size={[SMALLEST] * 3}", f"patch={[CROPPED[name]] * 3}"]
+        given += ["network={unet: {spatial_dims: 3, channels: [4, 8]}}"]
     for number, part in enumerate(parts_of(read_study(EXAMPLES / f"{name}.yaml", given)).values()):
         session = Session(
             part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None

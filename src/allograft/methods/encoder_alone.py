@@ -1,5 +1,5 @@
-"""The encoder of a pre-training without its decoder: what a pre-trained decoder is worth (Guo et al.
-2022, table 3)."""
+"""The encoder of a pre-training without its decoder: what a pre-trained decoder is worth (Guo et
+al. 2022, table 3)."""
 
 from __future__ import annotations
 

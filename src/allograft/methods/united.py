@@ -40,32 +40,35 @@ Reduction = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class United:
-    """Pre-train on images of the pool: an encoder recognises what was done to an image (D), with a
-    decoder it restores the image (R), and an adversary encoder tells (distorted, restored) pairs
-    from (distorted, true) ones (A).
+    """Pre-train on images of the pool: an encoder recognises what was done to an image (D), a
+    decoder restores the image (R), and an adversary tells (distorted, restored) pairs from
+    (distorted, true) ones (A).
 
-    Stepwise, the paper's strategy, is a chain, in which every phase is trained once for all rows:
-    ``{united: {ingredients: D+R+A, first: {united: {ingredients: D+R, first: {united: {ingredients:
-    D}}}}}}`` is ((D)+R)+A. Without ``first`` all ingredients are trained at once. Encoder, decoder
-    and its head, the pretext's head and the adversary go on from the phase before; L_d stays on.
-    The adversary is left in ``Carry.parts``, a network with the encoder of the discriminative one,
-    on two images. The fact ``weights`` says which tensors arrived.
+    Stepwise pre-training, the paper's strategy, is a chain: ``ingredients: D+R+A`` with ``first`` a
+    ``united`` of D+R, and that with ``first`` a ``united`` of D, is ((D)+R)+A. Each phase is
+    trained once for all rows that contain it. Without ``first`` all ingredients are trained at
+    once.
 
-    Pretexts: ``rotation``, 10 classes of volumes and 4 of images; ``jigsaw``, blocks of half a side
-    in one of many orders; ``rubik``, which turns blocks by 180 degrees too; ``deep_clustering``,
-    k-means of the encoder's features before each epoch, after which the head is drawn anew;
-    ``transvw``, crops at a class's place, in patients that an autoencoder finds alike. The first
-    two of these restore what was permuted; of the others x is the turned image, the image, the
-    crop, and T is Models Genesis' distortion. Every phase sees T(x).
+    A phase continues the encoder, the decoder and its head, the pretext's head and the adversary of
+    the phase before; L_d stays on. Encoder and decoder are carried over; the adversary, an encoder
+    like the discriminative one that sees two images, is in ``Carry.parts``. The fact ``weights`` of
+    a phase says which tensors arrived and which start at random.
 
-    The released code's, where the paper gives none: the weights 1 : 100 : 1, which belong to means,
-    1000 permutations, 44 words, the head of 2048 and 1024 units. Ours: 10 rotations (its label 4
-    repeats label 0), 64 clusters, the neighbours of a word, the adversary's network, -log A in the
-    place of log(1 - A) in what the generator minimises. Images with 2 axes have 24 orders at most.
+    Pretexts: ``rotation``, 10 classes of volumes and 4 of images; ``jigsaw``, halves of each axis
+    in one of many orders; ``rubik``, a jigsaw whose blocks may be turned by 180 degrees;
+    ``deep_clustering``, k-means of the encoder's features before each epoch, with a new head;
+    ``transvw``, crops at the place of their class, in patients that an autoencoder finds alike.
+    Jigsaw and rubik restore the image before it was cut. The other three restore the (turned,
+    whole, cropped) image from Models Genesis' distortion of it. Every phase sees T(x), also D.
+
+    From the released code, where the paper gives no number: the weights 1 : 100 : 1, which belong
+    to means; 1000 permutations; 44 words; a head of 2048 and 1024 units. Ours: 10 rotations (of its
+    8 labels one repeats another and three mirror the volume), 64 clusters, the neighbours of a
+    word, and -log A in the place of log(1 - A) in the generator's loss. 2-D images have 24 orders.
 
     Args:
         pretext: what is recognised.
-        ingredients: of this phase.
+        ingredients: of this phase, all that are on.
         discriminative_weight, restorative_weight, adversarial_weight: lambda_d, lambda_r, lambda_a.
         reduction: of eq. 2, ``mean`` over pixels, or ``sum``, as printed, whose weights the paper
             does not give; a mean over images.
@@ -89,7 +92,7 @@ class United:
     variant: Literal["paper", "released"] = "paper"
     classes: Annotated[int, Ge(2)] | None = None
     neighbours: Annotated[int, Ge(1)] = 15
-    hidden: tuple[int, ...] = (2048, 1024)
+    hidden: tuple[Annotated[int, Ge(1)], ...] = (2048, 1024)
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
     epochs: Annotated[int, Ge(1)] | None = None
     pool: tuple[str, ...] = ()
@@ -127,18 +130,19 @@ class United:
             before = yield from context.run(self.first, scenario, network)
         pool = chosen_pool(scenario.pool, self.pool, "united")
         channels = pool[0].case(0).image.shape[1]
-        body, report = reheaded(before.network, {"paired": channels} if self.restores else {})
-        body.to(context.fabric.device).train()
-        crop = crop_of(self.pretext, pool, body.multiple, context)
-        task = task_of(self.pretext, self.count, self.neighbours, pool, crop, context)
-        width = feature_shapes(body, (1, channels, *crop))[-1][1]
-        head = self.continued_head(task.head(width, self.hidden, self.dropout), before)
+        with context.seeds.everything("new parts"):  # whether the phases before were run now or loaded
+            body, report = reheaded(before.network, {"paired": channels} if self.restores else {})
+            body.to(context.fabric.device).train()
+            crop = crop_of(self.pretext, pool, body.multiple, context)
+            task = task_of(self.pretext, self.count, self.neighbours, pool, crop, context)
+            width = feature_shapes(body, (1, channels, *crop))[-1][1]
+            head = self.continued_head(task.head(width, self.hidden, self.dropout), before)
+            adversary = self.adversary(body, channels, before, context) if self.criticises else None
         objective = Ingredients(head.to(context.fabric.device), self)
         batches = pool_loader(task.pool, context, task.transform)
         steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
         moving = [*(body if self.restores else body.encoder).parameters(), *objective.parameters()]
         learns = context.gradient_step(body, objective, context.optimizer(moving), steps=steps)
-        adversary = self.adversary(body, channels, before, context) if self.criticises else None
         if adversary is None:
             history = self.trained(learns, learns, task, batches, steps, context)
         else:

@@ -1,5 +1,5 @@
-"""What a critic and a generator minimise: the log GAN (Goodfellow et al. 2014) and the Wasserstein GAN
-with a gradient penalty (Gulrajani et al. 2017)."""
+"""What a critic and a generator minimise: the log GAN (Goodfellow et al. 2014) and the Wasserstein
+GAN with a gradient penalty (Gulrajani et al. 2017)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Gan = Literal["log", "wasserstein"]
 
 
 def critic_loss(real: Tensor, fake: Tensor, kind: Gan) -> Tensor:
-    """Minus what the critic maximises: ``log``: mean log A(real) + mean log(1 - A(fake)), with A the
-    logistic function of a logit; ``wasserstein``: the mean of real less that of fake.
+    """Minus what the critic maximises: ``log``: mean log A(real) + mean log(1 - A(fake)), with A
+    the logistic function of a logit; ``wasserstein``: the mean of real less that of fake.
 
     Args:
         real, fake: (B, 1) logits.

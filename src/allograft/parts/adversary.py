@@ -33,8 +33,8 @@ def adversary_of(network: AnyNetwork, channels: int) -> Network:
 
 
 def check_penalty(method: str, adversary: Network) -> None:
-    """Raise ``SpecError`` for batch normalisation, by which the gradient of one pair's logit reaches
-    all pairs, while it is penalised pair by pair."""
+    """Raise ``SpecError`` for batch normalisation, by which the gradient of one pair's logit
+    reaches all pairs, while it is penalised pair by pair."""
     if any(isinstance(module, _BatchNorm) for module in adversary.modules()):
         raise SpecError(
             f"{method}: variant 'released' penalises the gradient of each pair of images, and the network's batch "

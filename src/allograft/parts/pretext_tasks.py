@@ -106,8 +106,8 @@ class Distorted:
 
 @dataclass(frozen=True)
 class AtPlaces:
-    """A crop at the place of a visual word, distorted as by Models Genesis; its class is that place.
-    Which of an image's words it is, is drawn.
+    """A crop at the place of a visual word, distorted as by Models Genesis; its class is that
+    place. Which of an image's words it is, is drawn.
 
     Args:
         classes: name of an image -> its words.
@@ -127,7 +127,11 @@ class AtPlaces:
         words = self.classes[case.cases[0]]
         label = words[int(torch.randint(len(words), (1,), generator=rng))]
         way = zip(self.places[label].tolist(), case.image.shape[2:], self.crop, strict=True)
-        centre = tuple((wanted - 1) / 2 + int(share * (given - wanted + 1)) for share, given, wanted in way)
+        # in the middle along an axis that the crop does not fit, as ``crop_centre``
+        centre = tuple(
+            (wanted - 1) / 2 + int(share * (given - wanted + 1)) if given >= wanted else (given - 1) / 2
+            for share, given, wanted in way
+        )
         sample = Sample(self.strength, self.crop, centre=centre)(case, rng)
         return posed(sample, sample.image[0], self.genesis(sample.image[0], rng), label, rng)
 

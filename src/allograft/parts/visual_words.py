@@ -1,4 +1,4 @@
-"""TransVW's visual words: one place in patients that are alike (Haghighi et al. 2021, section III)."""
+"""TransVW's visual words: one place in patients that are alike (Haghighi et al. 2021)."""
 
 from __future__ import annotations
 
@@ -125,6 +125,9 @@ class Words:
 def draw_words(codes: Tensor, subjects: Sequence[str], count: int, neighbours: int, dims: int, seeds: Seeds) -> Words:
     """A place for each of ``count`` classes, with a reference patient of its own and the images
     whose codes are nearest to the reference's by Euclidean distance.
+
+    A reference for each class is our reading: the paper of United names neither the references nor
+    how many neighbours a word has.
 
     Args:
         codes: (N, L) of the images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Context, units_of
 from allograft.errors import SpecError
+from allograft.methods import united
 from allograft.methods.united import Ingredients, United, restoration_loss
-from allograft.networks import Network, Wrapped, build
+from allograft.networks import Network, Wrapped, build, rebuildable
 from allograft.networks.parts import LabelHead
 from allograft.parts.adversary import RESTORED, AdversarialStep, ToldApart, adversary_of
 from allograft.parts.pretext_tasks import CLEAN, LABEL, MIX, PretextHead
-from allograft.recipe import Scenario, title
+from allograft.recipe import Carry, Scenario, title
 from allograft.seeds import Seeds
 from allograft.tasks.segmentation import Segmentation
 from allograft.tree import digest
@@ -161,6 +163,49 @@ def test_the_adversary_learns_pairs_of_distorted_and_true(tmp_path: Path) -> Non
     torch.testing.assert_close(terms["critic"], -(real.log().mean() + (1 - fake).log().mean()))
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_two_steps_are_those_of_bare_pytorch(variant: Any, tmp_path: Path) -> None:
+    """Eqs. 1 to 4 written out, by SGD; the penalty by autograd on the mixed pair."""
+    recipe = replace(DRA, variant=variant, adversarial_weight=0.7, restorative_weight=3.0)
+    context = a_pretraining(tmp_path)
+    context = replace(context, settings=replace(context.settings, optimizer={"sgd": {"lr": 0.05}}))
+    step, body, objective = a_step(recipe, context, "instance")
+    twin, head, critic = (copy.deepcopy(each) for each in (body, objective.head, step.critic.network))
+    batch = a_batch()
+    image, clean, mix = batch.image, batch.views[CLEAN], batch.attributes[MIX].float().view(-1, 1, 1, 1)
+    learning, judging = [*twin.parameters(), *head.parameters()], [*critic.parameters()]
+    for _ in range(2):
+        terms = step(batch)
+        restored = twin(image)["paired"]
+        fake = critic(torch.cat([image, restored], 1))["label"]
+        fooled = -fake.sigmoid().log().mean() if variant == "paper" else -fake.mean()
+        entropy = -head(twin.encoder(image)).log_softmax(1)[range(4), batch.attributes[LABEL]].mean()
+        loss = entropy + 3.0 * (restored - clean).square().mean() + 0.7 * fooled
+        descend(learning, loss, 0.05)
+        torch.testing.assert_close(terms["adversarial"], 0.7 * fooled.detach())
+        pairs = torch.cat([image, clean], 1), torch.cat([image, restored.detach()], 1)
+        real, fake = (critic(pair)["label"] for pair in pairs)
+        if variant == "paper":
+            told = -(real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean())
+        else:
+            mixed = (mix * pairs[0] + (1 - mix) * pairs[1]).requires_grad_()
+            (slope,) = torch.autograd.grad(critic(mixed)["label"].sum(), mixed, create_graph=True)
+            told = fake.mean() - real.mean() + 10 * (slope.square().sum((1, 2, 3)).sqrt() - 1).square().mean()
+        descend(judging, told, 0.05)
+    for ours, theirs in ((body, twin), (objective.head, head), (step.critic.network, critic)):
+        for name, value in ours.state_dict().items():
+            torch.testing.assert_close(value, theirs.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def descend(parameters: list[nn.Parameter], loss: torch.Tensor, rate: float) -> None:
+    """One step of gradient descent."""
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter -= rate * gradient
+
+
 def test_without_weights_of_restoration_and_adversary_all_at_once_is_d(tmp_path: Path) -> None:
     scenario, network = pool_of(tmp_path / "images", a=6), unet("batch")
     found = []
@@ -250,6 +295,48 @@ def test_phases_are_nodes_that_rows_share(tmp_path: Path) -> None:
     at_once = United(ingredients="D+R+A", **HEAD)
     assert [node.key for node in units_of(at_once, scenario, network, context)][-1] not in keys[DRA]
     assert title(DRA).count("united") == 3
+
+
+def test_a_head_for_other_classes_starts_at_random(tmp_path: Path) -> None:
+    head, other = PretextHead(8, 2, 4, [8], 0.0), PretextHead(8, 2, 4, [8], 0.0)
+    carry = Carry(
+        unet(),
+        parts={"discriminator": rebuildable(PretextHead, channels=8, dims=2, outputs=4, hidden=[8], dropout=0.0)},
+    )
+    before = state(head)
+    jigsaw = United("jigsaw", first=D, classes=4, **HEAD)
+    assert same(before, jigsaw.continued_head(head, carry).state_dict())
+    assert same(state(carry.parts["discriminator"]), DR.continued_head(other, carry).state_dict())
+    wider = PretextHead(8, 2, 10, [8], 0.0)
+    before = state(wider)
+    assert same(before, DR.continued_head(wider, carry).state_dict())
+
+
+def test_each_epoch_has_clusters_and_a_head_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the optimizer remembers nothing; a rehearsal clusters once."""
+    drawn: list[dict[str, torch.Tensor]] = []
+    reset = PretextHead.reset
+
+    def watched(head: PretextHead) -> None:
+        reset(head)
+        drawn.append(state(head))
+
+    monkeypatch.setattr(PretextHead, "reset", watched)
+    counted: list[int] = []
+    real = united.clusters_by_name
+
+    def counting(*arguments: Any) -> dict[str, int]:
+        counted.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(united, "clusters_by_name", counting)
+    recipe = United("deep_clustering", classes=3, epochs=3, **HEAD)
+    scenario, network = pool_of(tmp_path / "images", a=6), unet()
+    finished(recipe, scenario, network, a_pretraining(tmp_path / "units"))
+    assert (len(drawn), len(counted)) == (3, 3)
+    assert not same(drawn[0], drawn[1])
+    finished(recipe, scenario, network, replace(a_pretraining(tmp_path / "tried"), rehearsal={}))
+    assert len(counted) == 4
 
 
 @pytest.mark.parametrize("pretext", ["rotation", "jigsaw", "rubik", "deep_clustering", "transvw"])
