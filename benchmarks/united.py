@@ -20,7 +20,7 @@ from allograft.parts.pretext_tasks import CLEAN, LABEL, MIX, PretextHead
 from allograft.run.fabric import local_fabric
 from allograft.step import GradientStep
 
-BATCH, SIZE, IMAGES, CLUSTERS = 4, 32, 256, 64
+BATCH, SIZE, IMAGES, CLUSTERS = 4, 24, 256, 64
 UNET = {"in_channels": 1, "spatial_dims": 3, "channels": [8, 16, 32]}
 
 

@@ -31,8 +31,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 FEWEST = {"spottunet_policy": 40, "united": 12}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
-SUBJECTS = {"united_paper": 44}
-"""Subjects of each of several cohorts without whom a row of an example is refused; else 8."""
+SUBJECTS = {"luna": 44}
+"""Subjects of a cohort without whom a row of an example is refused; others have 8."""
 CROPPED = {"united": 16, "united_paper": 16}
 """Examples that cut crops at places: pixels along a side of these, in images of ``SMALLEST``; their network
 is made small."""
@@ -61,15 +61,16 @@ def stand_in(study: Study, folder: Path, labelled: int = 2) -> Path:
     return write_noise(study, sites_of(study), folder, count)
 
 
-def stand_ins(study: Study, folder: Path, count: int = 8) -> list[str]:
+def stand_ins(study: Study, folder: Path) -> list[str]:
     """A cohort of noise for each of several, as overrides of the study: one site, or those it is
-    named with, of so many subjects each."""
+    named with."""
     named, changes = sites_of(study), []
     for name, spec in study.cohorts.items():
         sites = dict.fromkeys(site.partition("/")[2] or "one" for site in named if site.partition("/")[0] == name)
         sites = sites or {"one": None}
         values = None if spec.classes is None else [v for given in spec.classes.values() for v in given]
         (folder / name).mkdir()
+        count = SUBJECTS.get(name, 8)
         made = write_noise(study, sites, folder / name, count, values, spec.slices is not None)
         changes.append(f"cohorts.{name}.manifest={made}")
     return changes
@@ -164,9 +165,7 @@ def _inner(change: Mapping[str, Any]) -> str:
 def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> None:
     """Every part of a study of named settings plans, at the sizes that it states, or at small ones
     where its networks are made small."""
-    cohorts = stand_ins(study, folder, SUBJECTS.get(name, 8)) or [
-        f"cohort={stand_in(study, folder, FEWEST.get(name, 2))}"
-    ]
+    cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder, FEWEST.get(name, 2))}"]
     given = ["allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts]
     given += small if any("upsampling_head" in change for change in small) else []
     if name in CROPPED:

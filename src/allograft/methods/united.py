@@ -154,8 +154,8 @@ class United:
         reached = mean_of_last(history, batches.epoch)
         if self.restores:
             reached |= self.shown(task, body, objective, network, context)
-        facts = {"steps": steps, "steps_per_epoch": batches.epoch, **reached, "weights": str(report)}
-        yield Stage("pretrained", seen=scenario.sites, facts=facts)
+        facts: dict[str, float | int | str] = {"steps": steps, "steps_per_epoch": batches.epoch, "weights": str(report)}
+        yield Stage("pretrained", seen=scenario.sites, facts={**facts, **reached})
         parts = {"discriminator": head, **({} if adversary is None else {"adversary": adversary})}
         return Carry(body, parts=parts)
 
