@@ -50,6 +50,8 @@ METHODS = {
     "simmim": "allograft.methods.simmim:SimMim",
     "popar": "allograft.methods.popar:Popar",
     "mixcl": "allograft.methods.mixcl:MixCl",
+    "united": "allograft.methods.united:United",
+    "encoder_alone": "allograft.methods.encoder_alone:EncoderAlone",
     "sequential": "allograft.methods.sequential:Sequential",
     "joint_stream": "allograft.methods.joint_stream:JointStream",
     "ewc": "allograft.methods.ewc:Ewc",

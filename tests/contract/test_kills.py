@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.undisturbed import PLACES, Undisturbed, belongs, watch_writes, weights, with_checkpoints
+from tests.contract.undisturbed import (
+    PLACES,
+    Undisturbed,
+    belongs,
+    undisturbed_run,
+    watch_writes,
+    weights,
+    with_checkpoints,
+)
 from tests.contract.world import METHODS, request, run, session_of, told
 
 from allograft.context import Store
@@ -68,3 +76,34 @@ def test_killed_between_checkpoints_and_resumed_is_undisturbed(
         return session_of(manifest, out, request(name), **with_checkpoints(name))
 
     killed_and_resumed(undisturbed(name, checkpoints=True), place, make, tmp_path / "out", monkeypatch)
+
+
+D = {"hidden": [8]}
+PHASES = {
+    "D": {"united": D},
+    "(D)+R": {"united": {**D, "ingredients": "D+R", "first": {"united": D}}},
+    "((D)+R)+A": {
+        "united": {
+            **D,
+            "ingredients": "D+R+A",
+            "first": {"united": {**D, "ingredients": "D+R", "first": {"united": D}}},
+        }
+    },
+    "clusters": {"united": {**D, "ingredients": "D+R+A", "pretext": "deep_clustering", "classes": 3}},
+}
+"""Phases of stepwise pre-training, and one that clusters before each of its two epochs."""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("place", PLACES)
+def test_every_phase_of_united_killed_and_resumed_is_undisturbed(
+    phase: str, place: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = {"steps": 4, "steps_per_epoch": 2, "batch_size": 2}
+    changes = {"recipes": [PHASES[phase]], "budget": budget}
+
+    def make(out: Path) -> Session:
+        return session_of(manifest, out, request("united"), **changes)
+
+    expected = undisturbed_run("united", manifest, tmp_path / "undisturbed", **changes)
+    killed_and_resumed(expected, place, make, tmp_path / "out", monkeypatch)

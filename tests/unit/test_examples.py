@@ -32,8 +32,13 @@ from allograft.study.world import World
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-FEWEST = {"spottunet_policy": 40}
+FEWEST = {"spottunet_policy": 40, "united": 12}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
+SUBJECTS = {"luna": 44}
+"""Subjects of a cohort without whom a row of an example is refused; others have 8."""
+CROPPED = {"united": 16, "united_paper": 16}
+"""Examples that cut crops at places: pixels along a side of these, in images of ``SMALLEST``; their network
+is made small."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
 SIDES = {"diffmic": 112, "catenorm_vessels": 32}
@@ -69,7 +74,8 @@ def stand_ins(study: Study, folder: Path) -> list[str]:
         sites = sites or {"one": None}
         values = None if spec.classes is None else [v for given in spec.classes.values() for v in given]
         (folder / name).mkdir()
-        made = write_noise(study, sites, folder / name, 8, values, spec.slices is not None)
+        count = SUBJECTS.get(name, 8)
+        made = write_noise(study, sites, folder / name, count, values, spec.slices is not None)
         changes.append(f"cohorts.{name}.manifest={made}")
     return changes
 
@@ -213,9 +219,12 @@ def _inner(change: Mapping[str, Any]) -> str:
 def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> None:
     """Every part of a study of named settings plans, at the sizes that it states, or at small ones
     where its networks are made small."""
-    cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder)}"]
+    cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder, FEWEST.get(name, 2))}"]
     given = ["allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts]
     given += small if any("upsampling_head" in change for change in small) else []
+    if name in CROPPED:
+        given += [f"preprocessing.size={[SMALLEST] * 3}", f"patch={[CROPPED[name]] * 3}"]
+        given += ["network={unet: {spatial_dims: 3, channels: [4, 8]}}"]
     for number, part in enumerate(parts_of(read_study(EXAMPLES / f"{name}.yaml", given)).values()):
         session = Session(
             part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None

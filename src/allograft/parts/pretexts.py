@@ -210,18 +210,25 @@ def check_pool(
             f"{method}: the pool has one subject, and held_out: {share:g} sets at least one aside; name a pool of "
             "several subjects, or set held_out: 0"
         )
-    channels: dict[int, str] = {}
     for cohort in scenario.pool:
         for case in cohort.cases:
             shape, spread = _shape_and_range(cohort, case)
-            channels.setdefault(shape[0], case.name)
             if not spread > 0:
                 raise SpecError(f"{method}: {_constant(case.name)}")
             _check_size(f"{method}: image '{case.name}'", shape[1:], context.settings.patch, settings.window)
+    reheaded(network, {"paired": check_channels(method, scenario.pool)})  # refuses a network that gives no image
+
+
+def check_channels(method: str, pool: Sequence[Cohort]) -> int:
+    """The channels of a pool's images; ``SpecError`` where they differ."""
+    channels: dict[int, str] = {}
+    for cohort in pool:
+        for case in cohort.cases:
+            channels.setdefault(_shape_and_range(cohort, case)[0][0], case.name)
     if len(channels) > 1:
         found = " and ".join(f"{count} ('{name}')" for count, name in sorted(channels.items()))
         raise SpecError(f"{method}: images of the pool have {found} channels; name sites whose images have as many")
-    reheaded(network, {"paired": next(iter(channels))})  # refuses a network that gives no image
+    return next(iter(channels))
 
 
 def _check_size(image: str, size: Sequence[int], patch: tuple[int, ...] | None, window: int) -> None:

@@ -19,11 +19,17 @@ FACTS = {
     "hd95": "HD95 (mm)",
 }
 """Fact of a stage -> its column."""
+FRECHET = {"frechet_start_encoder": "Fréchet distance, start's encoder"}
+"""Fact and column of pretexts that measure it."""
 NOTES = (
     "Of held-out images of the pool, means over images and seeds. MS-SSIM has as many scales as fit. Masks of image "
     "and restoration are cut at the image's own Otsu threshold; distances are in pixels where the images state no "
     "spacing. The validation loss is each pretext's own, 1 - SSIM of the restoration unless it trains on something "
     "else.",
+)
+FRECHET_NOTE = (
+    "The Fréchet distance is of restored to true images of the pool, by features of the encoder that the study starts "
+    "from, which rows of one seed share: lower is closer, and it is no FID."
 )
 
 
@@ -37,18 +43,20 @@ def pretext_sheet(plan: Plan, records: Iterable[Record]) -> Sheet | None:
     kept = [record for record in records if record.part == "weights" and record.unit in plan.nodes]
     by_title: dict[str, list[Record]] = {}
     for record in kept:
-        if "validation_loss" in record.facts:
+        if record.facts.keys() & {"validation_loss", *FRECHET}:
             by_title.setdefault(str(record.recipe["title"]), []).append(record)
     if not by_title:
         return None
-    columns = ("pretext", *FACTS.values(), "s per epoch", "peak memory (MB)", "parameters")
-    rows = tuple((title, *_row(own)) for title, own in by_title.items())
-    return Sheet("What each pretext restores, and its cost", columns, rows, NOTES)
+    measured = any(record.facts.keys() & FRECHET.keys() for own in by_title.values() for record in own)
+    facts, notes = ({**FACTS, **FRECHET}, (*NOTES, FRECHET_NOTE)) if measured else (FACTS, NOTES)
+    columns = ("pretext", *facts.values(), "s per epoch", "peak memory (MB)", "parameters")
+    rows = tuple((title, *_row(own, facts)) for title, own in by_title.items())
+    return Sheet("What each pretext restores, and its cost", columns, rows, notes)
 
 
-def _row(records: Sequence[Record]) -> list[str]:
-    facts = [_mean([record.facts for record in records], key) for key in FACTS]
-    told = [number(value, ".0f" if key == "ms_ssim_scales" else ".3f") for key, value in zip(FACTS, facts, strict=True)]
+def _row(records: Sequence[Record], facts: Iterable[str]) -> list[str]:
+    means = {key: _mean([record.facts for record in records], key) for key in facts}
+    told = [number(value, ".0f" if key == "ms_ssim_scales" else ".3f") for key, value in means.items()]
     costs = [record.cost for record in records]
     seconds = [_seconds_per_epoch(record) for record in records]
     known = [value for value in seconds if value is not None]

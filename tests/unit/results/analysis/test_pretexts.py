@@ -38,3 +38,18 @@ def test_runs_of_another_plan_and_of_no_restoration_have_no_row() -> None:
     assert pretext_sheet(PLAN, [*a_folder(), replace(pretrained(0), unit="elsewhere")]) is None
     bare = pretrained(0)
     assert pretext_sheet(PLAN, [replace(bare, facts={"loss": 1.0})]) is None
+
+
+def test_the_frechet_distance_has_a_column_where_a_pretext_measures_it() -> None:
+    """And a row without anything else that was restored."""
+    alone = replace(pretrained(1, "united"), facts={"frechet_start_encoder": 1.25})
+    sheet = pretext_sheet(PLAN, [pretrained(0), alone])
+    assert sheet is not None
+    place = sheet.columns.index("Fréchet distance, start's encoder")
+    assert [row[place] for row in sheet.rows] == ["undefined", "1.250"]
+    assert all(len(row) == len(sheet.columns) for row in sheet.rows)
+    assert "no FID" in sheet.notes[-1]
+    without = pretext_sheet(PLAN, [pretrained(0)])
+    assert without is not None
+    assert len(without.columns) == len(sheet.columns) - 1
+    assert "no FID" not in without.notes[-1]
