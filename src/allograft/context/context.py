@@ -66,6 +66,7 @@ class Context:
             its rows, says False at the top.
         rehearsal: unit -> meter, filled in by runs whose ``train`` takes three steps in the place
             of all; None trains in earnest.
+        asked: units that the current one asked for itself, filled in as it runs.
     """
 
     fabric: Fabric
@@ -84,6 +85,7 @@ class Context:
     continued: frozenset[str] = frozenset()
     continues: bool = True
     rehearsal: dict[str, Meter] | None = None
+    asked: set[str] = field(default_factory=set)
 
     # ------------------------------------------------------------------ units
     def draws(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> str:
@@ -157,6 +159,7 @@ class Context:
     def _run_given(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
         draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
         key = self.key(draws, recipe)
+        self.asked.add(key)
         scenario = scenario.narrowed(total_needs(recipe))
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
         wanted = self.continues or key in self.continued
@@ -191,7 +194,7 @@ class Context:
             )
         seed, label = self.seeds.seed, f"{title(recipe)}, seed {self.seeds.seed}: "
         inside = replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=label, lease=lease)
-        return replace(inside, continues=self.continues or recipe.needs.optimizer_state)
+        return replace(inside, continues=self.continues or recipe.needs.optimizer_state, asked=set())
 
     def _run(
         self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None
@@ -201,9 +204,9 @@ class Context:
         inner: set[str] = set()
         while True:
             # draws outside train() too are named by content; how many stages an inner unit has does
-            # not count
+            # not count, nor what that is built on, which is not seen where it is loaded
             try:
-                with self.seeds.everything("run", len(own) + len(inner)):
+                with self.seeds.everything("run", len(own) + len(inner & self.asked)):
                     stage = next(running)
             except StopIteration as stop:
                 carry: Carry = stop.value

@@ -60,9 +60,30 @@ class Drawing:
         return Carry(network)
 
 
+@dataclass(frozen=True)
+class Noisy:
+    """Adds noise to every weight of what comes before, twice."""
+
+    number: int
+    first: AnyRecipe | None = None
+    paper: ClassVar[None] = None
+    needs: ClassVar[Needs] = Needs()
+
+    def run(self, scenario: Scenario, network: Any, context: Context) -> Generator[Stage, None, Carry]:
+        """Draws outside ``train``, before and after a stage."""
+        if self.first is not None:
+            network = (yield from context.run(self.first, scenario, network)).network
+        for name in ("one", "two"):
+            for p in network.parameters():
+                p.data += torch.randn(p.shape)
+            yield Stage(name, Direct(network))
+        return Carry(network)
+
+
 @pytest.fixture(autouse=True)
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(table.METHODS, "twice", f"{Twice.__module__}:Twice")
+    monkeypatch.setitem(table.METHODS, "noisy", f"{Noisy.__module__}:Noisy")
     monkeypatch.setitem(table.METHODS, "drawing", f"{Drawing.__module__}:Drawing")
     real = table.find
     own = {"twice": Twice, "drawing": Drawing}
@@ -233,6 +254,19 @@ def test_draws_outside_train_are_named_by_content(manifest: Path) -> None:
         return digest(carry.network)
 
     assert weights(0, 1) == weights(0, 2) != weights(1, 1)
+
+
+def test_a_chain_draws_the_same_whatever_of_it_is_there_already(manifest: Path, tmp_path: Path) -> None:
+    first = Noisy(1)
+    second = Noisy(2, first)
+    chain = Noisy(3, second)
+    weights = []
+    for number, before in enumerate(([], [first], [second], [first, second])):
+        context = a_context(tmp_path / str(number))
+        for recipe in (*before, chain):
+            _, carry = finished(context.run(recipe, cut(manifest), a_network()))
+        weights.append(digest(carry.network))
+    assert len(set(weights)) == 1
 
 
 def test_what_the_judge_draws_between_stages_changes_nothing(manifest: Path) -> None:
