@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,39 @@ def test_too_few_subjects_come_with_the_number_that_the_margin_would_need() -> N
     assert verdict(a_study(), {"supervised": [0.5], TOP: [0.9]}).reason == "too few subjects to show one"
 
 
+def test_what_the_test_set_can_show_is_at_the_level_of_the_test() -> None:
+    """Of three rows, and on one side where only gains are tested."""
+    from statsmodels.stats.power import TTestPower
+
+    scores = scored({FREE: 0.0, TOP: 0.0, FULL: 0.1}, spread=0.03)
+    sd = float(np.std(scores[FULL] - scores["supervised"], ddof=1))
+    for alternative, theirs in (("two-sided", "two-sided"), ("greater", "larger")):
+        told = {"alpha": 0.05 / 3, "power": 0.8, "alternative": theirs}
+        reach = verdict(a_study(statistics={"alternative": alternative}), scores).reach
+        assert reach is not None
+        assert reach.needed == math.ceil(TTestPower().solve_power(0.02 / sd, **told))
+        assert reach.smallest == pytest.approx(sd * TTestPower().solve_power(nobs=SUBJECTS, **told), rel=1e-4)
+
+
+def test_a_study_of_losses_has_the_verdict_of_a_two_sided_one() -> None:
+    scores = scored({FREE: 0.0, TOP: 0.1, FULL: -0.1})
+    assert verdict(a_study(statistics={"alternative": "less"}), scores) == verdict(a_study(), scores)
+
+
+def test_where_the_exact_test_can_show_nothing_no_difference_is_said_to_be_shown() -> None:
+    """Of three rows: six subjects cannot, seven can."""
+    seven = scored({FREE: 0.0, TOP: 0.1, FULL: 0.12}, subjects=7, spread=0.001)
+    found = verdict(a_study(), {row: values[:6] for row, values in seven.items()})
+    assert found.reach is not None
+    assert (found.reach.needed, found.reach.smallest) == (7, None)
+    assert "7 subjects, and 6 subjects show none, however large." in " ".join(found.how)
+    assert found.reason == "too few subjects to show one"
+    found = verdict(a_study(), seven)
+    assert found.reach is not None
+    assert found.reach.smallest is not None
+    assert f"7 subjects show one of {found.reach.smallest:.3f}." in " ".join(found.how)
+
+
 def test_the_interval_and_the_exact_test_must_both_show_the_gain() -> None:
     """Subjects that all gain: with six the interval says yes, and no p can after Holm over three
     rows; with seven both do."""
@@ -225,6 +259,23 @@ def test_a_gain_that_one_row_alone_would_show_is_not_shown_among_many() -> None:
     assert decide(among, Statistics())["action"] == "keep"
 
 
+def test_a_false_claim_is_shrunk_over_the_rows_that_compete() -> None:
+    """However much an upper bound gains, it says nothing of them."""
+    scores = scored({FREE: 0.0, TOP: 0.01, FULL: 0.015, BOUND: 0.4}, spread=0.03)
+    gains = np.stack([scores[row] - scores["supervised"] for row in (FREE, TOP, FULL, BOUND)], 1)
+    mean, error = gains.mean(0), stats.sem(gains)
+    signal = np.mean(mean[:3] ** 2 - error[:3] ** 2)
+    assert signal > 0
+    pull = np.sqrt(signal / (signal + error[:3] ** 2))
+    plan, table = planted(a_study(), scores)
+    found = {row: one.false_claim for row, one in compare(table, plan, "b").items()}
+    expected = stats.t.cdf(-mean[:3] / error[:3] * pull, SUBJECTS - 1)
+    assert [found[row] for row in (FREE, TOP, FULL)] == pytest.approx(list(expected))
+    assert found[FREE] == pytest.approx(0.5)
+    assert found[BOUND] is not None
+    assert found[BOUND] < 1e-6
+
+
 # ---- change
 
 
@@ -239,6 +290,22 @@ def test_of_rows_that_cannot_be_told_apart_the_cheapest_in_labels_then_in_time_i
     apart = verdict(a_study(), scored({FREE: 0.1, TOP: 0.15, FULL: 0.202}))
     assert (apart.row, apart.tied, apart.label_free) == (FULL, (FULL,), FREE)
     assert "with 4 labelled patients and 2 minutes of training" in apart.sentence
+
+
+@pytest.mark.parametrize(("t", "tied"), [(2.2, [0, 1]), (2.45, [0, 1]), (2.8, [0])])
+def test_two_of_three_rows_are_told_apart_at_the_level_of_two_questions(t: float, tied: list[int]) -> None:
+    """With ten subjects t reaches 2.26 at 1 - .05, 2.69 at 1 - .05 / 2, and 2.93 at 1 - .05 / 3."""
+    assert [stats.t.ppf(1 - 0.025 / k, 9) for k in (1, 2, 3)] == pytest.approx([2.262, 2.685, 2.933], abs=1e-3)
+    rng = np.random.default_rng(4)
+    apart = rng.normal(0, 1, 10)
+    apart = 0.02 + (apart - apart.mean()) * 0.02 * np.sqrt(10) / t / apart.std(ddof=1)
+    nothing = rng.beta(6, 2, 10)
+    rows = [nothing, nothing + 0.3, nothing + 0.3 - apart, nothing]
+    made = Evidence(tuple("abc"), np.column_stack(rows), (4.0, 0.0, 0.0), (1.0,) * 3)
+    found = choose(made, made.values[None])
+    assert found.gained[0].tolist() == [True, True, False]
+    assert np.flatnonzero(found.tied[0]).tolist() == tied
+    assert found.row[0] == tied[-1]
 
 
 def test_a_row_without_a_shown_gain_is_not_taken_for_being_cheap() -> None:
@@ -363,19 +430,20 @@ def test_the_best_of_many_rows_promises_too_much_and_a_single_row_does_not() -> 
     assert abs(optimism(single)) < 0.005
 
 
-def test_optimism_by_a_slow_loop() -> None:
+@pytest.mark.parametrize("alternative", ["two-sided", "greater"])
+def test_optimism_by_a_slow_loop(alternative: Any) -> None:
     rng = np.random.default_rng(3)
     nothing = rng.beta(6, 2, 9)
-    rows = [nothing, nothing + rng.normal(0.1, 0.05, 9), nothing + 0.09]
+    rows = [nothing, nothing + rng.normal(0.05, 0.05, 9), nothing + rng.normal(0.04, 0.02, 9)]
     made = Evidence(("a", "b"), np.column_stack(rows), (4.0, 0.0), (1.0, 1.0))
     drawn, outside = np.random.default_rng(0).integers(9, size=(60, 9)), []
     for picked in drawn:
         rest = [n for n in range(9) if n not in picked]
         if rest:
-            row = int(choose(made, made.values[picked][None]).row[0])
+            row = int(choose(made, made.values[picked][None], alternative).row[0])
             outside.append(made.values[rest, row + 1].mean())
-    row = int(choose(made, made.values[None]).row[0])
-    assert optimism(made, draws=60) == pytest.approx(made.values[:, row + 1].mean() - np.mean(outside))
+    row = int(choose(made, made.values[None], alternative).row[0])
+    assert optimism(made, alternative, 60) == pytest.approx(made.values[:, row + 1].mean() - np.mean(outside))
     two = Evidence(("a",), np.array([[0.5, 0.6], [0.4, 0.6]]), (0.0,), (1.0,))
     assert np.isfinite(optimism(two))  # half of the resamples leave nobody out
 
