@@ -535,6 +535,12 @@ class Plain(Classification):
     headline = "balanced_accuracy"  # type: ignore[misc]
 
 
+class Right(Classification):
+    """A task with a pooled headline that is a mean over images."""
+
+    headline = "accuracy"  # type: ignore[misc]
+
+
 def test_any_other_pooled_headline_is_judged_by_the_jackknife() -> None:
     study, plan, table = classified({"supervised": -1.0, TOP: 4.0, FULL: -1.0})
     plan = replace(plan, task=Plain(("no", "yes")))
@@ -546,6 +552,20 @@ def test_any_other_pooled_headline_is_judged_by_the_jackknife() -> None:
         [line.score("b") for line in table], abs=0.01
     )  # the jackknife's, less its bias
     assert verdicts_of(study, plan, table)["b"].row == TOP
+
+
+def test_of_a_mean_over_subjects_the_jackknife_gives_back_the_subjects() -> None:
+    """Whose scatter is that of the score: here whether each was answered rightly, mean over seeds."""
+    _, plan, table = classified({"supervised": 0.5, TOP: 1.5})
+    plan = replace(plan, task=Right(("no", "yes")))
+    evidence = evidence_of(plan, table[1:], table[0], "b")
+    assert evidence is not None
+    assert not evidence.exact
+    for column, line in zip(evidence.values.T, table, strict=True):
+        by_seed = [[case for record in run.tests["b"] for case in record.cases] for run in line.runs]
+        right = [[case["label"] == np.argmax(case["probabilities"]) for case in cases] for cases in by_seed]
+        assert column == pytest.approx(np.mean(right, 0))
+    assert 0 < evidence.values[:, 0].std() < 1
 
 
 # ---- where it is written
