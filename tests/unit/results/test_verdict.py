@@ -73,13 +73,13 @@ def planted(
     study: Study,
     scores: Mapping[str, Sequence[float]],
     *,
-    home: Mapping[str, float] | None = None,
+    home: Mapping[Any, float] | None = None,
     labels: Mapping[str, int] = LABELS,
     seconds: Mapping[str, float] = SECONDS,
     failed: Sequence[str] = (),
 ) -> tuple[Plan, list[Line]]:
-    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at the
-    source."""
+    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at its sources,
+    of a row or of a row and a source."""
     made = {row: parse_recipe(RECIPES[row]) for row in RECIPES if row in scores or row in failed}
     rows = [a_row(recipe, "b", seed, 0, f"{row}.{seed}") for seed in range(study.seeds) for row, recipe in made.items()]
     plan = Plan(tuple(rows), study.seeds, study.made_task, study.statistics, study.primary_title)
@@ -94,7 +94,9 @@ def planted(
         own = tuple(f"t{n}" for n in range(labels[name]))
         cost = {"train_seconds": seconds[name], "peak_memory_mb": 1.0, "trainable_parameters": 1}
         wobble = 0.001 * (-1) ** row.seed
-        for site, values in (("b", scores[name]), ("home", 0.8 + (home or {}).get(name, 0.0) + noise("home", 0.02))):
+        at_home = {site: (home or {}).get((name, site), (home or {}).get(name, 0.0)) for site in study.source}
+        sites = {"b": scores[name]} | {site: 0.8 + more + noise("home", 0.02) for site, more in at_home.items()}
+        for site, values in sites.items():
             cases = tuple(
                 {"case": f"{site}{n}", "subject": f"{site}{n:02d}", "dice": float(v) + wobble}
                 for n, v in enumerate(values)
@@ -410,6 +412,14 @@ def test_what_is_forgotten_beyond_the_tolerance_is_marked_with_why() -> None:
     assert "forgetting 0.030 at home (home)" in found.sentence
     assert not verdict(a_study(statistics={"tolerance": 0.05}), scored({TOP: 0.1, FULL: 0.05}), home=home).marks
     assert "tolerance 0.02" in " ".join(found.how)
+
+
+def test_the_source_that_is_forgotten_most_is_named() -> None:
+    home = {(TOP, "home"): -0.01, (TOP, "second"): -0.04, (TOP, "third"): 0.02}
+    found = verdict(a_study(source=["home", "second", "third"]), scored({TOP: 0.1, FULL: 0.0}), home=home)
+    assert found.row == TOP
+    assert "forgetting 0.040 at home (second)" in found.sentence
+    assert found.marks == {TOP: ("forgets 0.040 at second (-0.040 to -0.040)",)}
 
 
 # ---- optimism
