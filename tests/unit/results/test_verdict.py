@@ -131,6 +131,7 @@ def test_fine_tuning_listed_last_at_235_below_a_row_at_428() -> None:
     found = verdict(a_study(), scored({TOP: 0.228, FULL: 0.035}, level=0.2))
     assert (found.action, found.row, found.reason) == ("change", TOP, "gain shown")
     assert "dice 0.428" in found.sentence
+    assert "worst site b with 0.428" in found.sentence
 
 
 def test_an_ablation_listed_last_that_loses() -> None:
@@ -323,6 +324,10 @@ def test_upper_bounds_and_what_failed_never_compete() -> None:
     found = verdict(a_study(), scored({TOP: 0.1, BOUND: 0.3}), failed=[FULL])
     assert (found.row, found.rows, found.tied) == (TOP, 1, (TOP,))
     assert any("Upper bounds do not compete: target_supervised labels=all" in line for line in found.how)
+    plan, table = planted(a_study(), scored({TOP: 0.1, FULL: 0.1, BOUND: 0.3}))
+    compared = compare(table, plan, "b")
+    alone = 2 * 0.5**SUBJECTS
+    assert [compared[row].adjusted for row in (TOP, FULL, BOUND)] == [2 * alone, 2 * alone, alone]
 
 
 def test_the_test_scores_may_not_choose_before() -> None:
@@ -438,6 +443,14 @@ def test_the_best_of_many_rows_promises_too_much_and_a_single_row_does_not() -> 
     single = Evidence(("a",), made.values[:, :2] + np.array([0.0, 0.2]), (0.0,), (1.0,))
     assert np.mean(values) == pytest.approx(np.mean(biases), abs=0.02)
     assert abs(optimism(single)) < 0.005
+
+
+def test_the_optimism_of_the_choice_stands_beside_the_score() -> None:
+    found = verdict(a_study(), scored({FREE: 0.05, TOP: 0.1, FULL: 0.0}, spread=0.08))
+    assert found.action == "change"
+    assert found.optimism is not None
+    assert found.optimism > 5e-4
+    assert f"; optimism of the choice {found.optimism:.3f}) at b, " in found.sentence
 
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater"])
