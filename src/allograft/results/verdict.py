@@ -88,8 +88,9 @@ def choose(evidence: Evidence, samples: Floats, alternative: Alternative = "two-
     """The whole rule, on D samples of subjects at once: (D, N, 1 + K).
 
     1. A row gains if its paired t interval at the level 1 - .05 / K lies above 0 **and** its exact
-       signed-rank test (of a pooled metric Student's t, which is DeLong's of an area) is significant
-       after Holm over the K rows. The row named beforehand is tested alone at .05, outside the K.
+       signed-rank test (of a pooled metric Student's t, which is DeLong's of an area) is
+       significant after Holm over the K rows. The row named beforehand is tested alone at .05,
+       outside the K.
     2. Of the rows that gain the best is the one with the highest mean, and those are tied with it
        whose paired t interval to it at 1 - .05 / (rows - 1) reaches 0.
     3. Of the tied rows the cheapest in labels is taken, then in training time. The row named
