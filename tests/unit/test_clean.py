@@ -134,6 +134,14 @@ def test_what_was_cleaned_comes_back_where_it_is_asked_for(out: Path, folder: Pa
     assert not Store(gone).cleaned()
 
 
+def test_the_state_of_an_optimizer_that_a_row_continues_stays(done: Path, tmp_path: Path) -> None:
+    run_study(study(done, recipes=["octl"], seeds=1, baselines=False), tmp_path / "out")
+    kept = [unit for unit in (tmp_path / "out" / "units").iterdir() if Store(unit).optimizer_bytes()]
+    assert len(kept) == 1
+    remove(leftovers(tmp_path / "out"))
+    assert Store(kept[0]).optimizer_bytes()
+
+
 def test_an_unfinished_study_keeps_all_that_it_may_go_on_with(folder: Path, out: Path) -> None:
     """The newest study in the folder has a unit that has not come to its end."""
     remove(leftovers(out))

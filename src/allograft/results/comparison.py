@@ -45,8 +45,8 @@ class Comparison:
             ``effect_size``.
         sd: of the differences over subjects; of an area that of its influence values.
         dof: degrees of freedom of the interval.
-        false_claim: probability that the row is no better, shrunk over the rows of the table, see
-            ``claims``.
+        false_claim: probability that the row is no better, shrunk over the rows that compete (an
+            upper bound over the upper bounds), see ``claims``.
         rows: how many share the level of the test.
         note: what stands in the place of p, or must be known to read it.
     """
@@ -139,7 +139,10 @@ def compare(
     found = {title: made for title, made in others.items() if made is not None}
     for each in families(plan, [line for line in here if line.title in found]):
         found |= _adjusted({line.title: found[line.title] for line in each}, adjust, alternative)
-    return _with_claims(found)
+    # an upper bound says nothing of how much the rows that compete gain
+    bounds = {line.title for line in here if is_bound(line.recipe)}
+    claimed = [{title: one for title, one in found.items() if (title in bounds) == them} for them in (False, True)]
+    return found | _with_claims(claimed[0]) | _with_claims(claimed[1])
 
 
 def families(plan: Plan, lines: Sequence[Line]) -> list[list[Line]]:
@@ -254,8 +257,7 @@ def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alt
 
 
 def _with_claims(found: dict[str, Comparison]) -> dict[str, Comparison]:
-    """Every row's probability of a false claim, with the prior that all rows of the table together
-    suggest."""
+    """Every row's probability of a false claim, with the prior that these rows together suggest."""
     known = {
         title: (one.difference, one.sd / one.subjects**0.5, one.dof)
         for title, one in found.items()

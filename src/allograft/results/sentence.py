@@ -145,8 +145,8 @@ def _test(plan: Plan, verdict: Verdict) -> str:
     named = f"'{plan.primary}' was named beforehand and is tested alone, with K = 1. " if plan.primary else ""
     return (
         f"{named}A row gains if its paired t interval at the level 1 - {ALPHA:g} / K lies above 0 and its p (exact "
-        "signed-rank "
-        f"test, or DeLong's of an area under the curve) is at most {ALPHA:g} after Holm over the K rows. "
+        "signed-rank test; of an area under the curve DeLong's; of another score that only a whole test set has "
+        f"Student's t over the jackknife's values) is at most {ALPHA:g} after Holm over the K rows. "
         f"For {verdict.looked_at} K is {verdict.rows}: a level of {1 - ALPHA / verdict.rows:.2%}."
     )
 
@@ -181,11 +181,12 @@ def _reach(plan: Plan, verdict: Verdict) -> str:
     reach = verdict.reach
     assert reach is not None
     needed = "more than 100,000 subjects" if reach.needed is None else _counted(reach.needed, "subject")
+    shown = "none, however large" if reach.smallest is None else f"one of {reach.smallest:.3f}"
     return (
         f"The gains of {verdict.looked_at} vary between subjects with a standard deviation of {reach.sd:.3f} "
         f"({reach.sd_low:.3f} to {reach.sd_high:.3f}): a gain of {plan.statistics.margin:g} would be shown with 80 % "
         "power by "
-        f"{needed}, and {_counted(reach.subjects, 'subject')} show one of {reach.smallest:.3f}."
+        f"{needed}, and {_counted(reach.subjects, 'subject')} show {shown}."
     )
 
 

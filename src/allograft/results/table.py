@@ -44,7 +44,8 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     intervals = [score_interval(plan, line, target) for line in here]
     for shown in range(len(others), -1, -1):
         made = _bare(study, plan, here, target, others[:shown])
-        made.caption = _caption(study, compared, others[shown:], _undefined(plan, here, compared, target))
+        undefined = _undefined(plan, here, compared, target)
+        made.caption = _caption(study, compared, others[shown:], undefined, is_measured=any(intervals))
         for line, interval in zip(here, intervals, strict=True):
             made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
         if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
@@ -138,18 +139,21 @@ def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparis
     )
 
 
-def _caption(study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str], undefined: str) -> str:
+def _caption(
+    study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str], undefined: str, *, is_measured: bool
+) -> str:
     """What the signs and columns mean."""
     lines = [
         "* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."
     ]
     lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
-    if compared:
-        told, nothing = study.statistics, "supervised" if study.source else "start"
-        exact = any(one.rank_biserial is not None for one in compared.values())
+    if compared or is_measured:
         lines.append(
             f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}"
         )
+    if compared:
+        told, nothing = study.statistics, "supervised" if study.source else "start"
+        exact = any(one.rank_biserial is not None for one in compared.values())
         lines.append(
             f"vs. {nothing}: paired difference, 95 % by Student's t. "
             f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {told.alternative}, {told.adjustment.capitalize()} over "

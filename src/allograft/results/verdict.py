@@ -88,12 +88,17 @@ def choose(evidence: Evidence, samples: Floats, alternative: Alternative = "two-
     """The whole rule, on D samples of subjects at once: (D, N, 1 + K).
 
     1. A row gains if its paired t interval at the level 1 - .05 / K lies above 0 **and** its exact
-       signed-rank test (DeLong's of an area) is significant after Holm over the K rows. The row
-       named beforehand is tested alone at .05, outside the K.
+       signed-rank test (of a pooled metric Student's t, which is DeLong's of an area) is
+       significant after Holm over the K rows. The row named beforehand is tested alone at .05,
+       outside the K.
     2. Of the rows that gain the best is the one with the highest mean, and those are tied with it
        whose paired t interval to it at 1 - .05 / (rows - 1) reaches 0.
     3. Of the tied rows the cheapest in labels is taken, then in training time. The row named
        beforehand is taken before all others, if it gains.
+
+    Of 2,000 studies of eight rows without any gain 0 to 2 % are told to change, with a row named
+    beforehand 2 to 4 %, and with that and ``alternative`` greater 5 to 8 %: a level for the named
+    row, and one for the others.
     """
     gains = samples[..., 1:] - samples[..., :1]
     low, high, p = (np.zeros((len(samples), gains.shape[-1])) for _ in range(3))
@@ -180,7 +185,8 @@ class Reach:
         subjects: how many were tested.
         needed: subjects with whom ``margin`` would be shown with 80 % power; None beyond a hundred
             thousand.
-        smallest: the smallest difference that these subjects show with 80 % power.
+        smallest: the smallest difference that these subjects show with 80 % power; None where the
+            exact test cannot be significant with so few, however large the difference.
     """
 
     sd: float
@@ -188,17 +194,23 @@ class Reach:
     sd_high: float
     subjects: int
     needed: int | None
-    smallest: float
+    smallest: float | None
 
 
 def reach_of(sd: float, subjects: int, rows: int, statistics: Statistics, *, exact: bool) -> Reach:
-    """What a test set can show of a row, at its level: .05 over the ``rows`` that share it."""
-    needed = subjects_needed(statistics.margin, sd, ALPHA / rows)
-    if exact and needed is not None:
-        # nor can the exact test show it before
-        while smallest_p(needed, statistics.alternative) * rows > ALPHA:
-            needed += 1
-    return Reach(sd, *sd_limits(sd, subjects), subjects, needed, smallest_difference(sd, subjects, ALPHA / rows))
+    """What a test set can show of a row, at its level: .05 over the ``rows`` that share it, all of
+    it on one side where the study tests for gains alone."""
+    alternative = alternative_of(statistics)
+    level = (2 if alternative == "greater" else 1) * ALPHA / rows
+
+    def is_hopeless(count: int) -> bool:
+        return exact and smallest_p(count, alternative) * rows > ALPHA
+
+    needed = subjects_needed(statistics.margin, sd, level)
+    while needed is not None and is_hopeless(needed):
+        needed += 1
+    smallest = None if is_hopeless(subjects) else smallest_difference(sd, subjects, level)
+    return Reach(sd, *sd_limits(sd, subjects), subjects, needed, smallest)
 
 
 @dataclass(frozen=True)
@@ -241,10 +253,17 @@ class Verdict:
     rules_version: int = RULES_VERSION
 
 
+def alternative_of(statistics: Statistics) -> Alternative:
+    """What the verdict tests: gains alone, where the tables do, else either way. A test of losses
+    alone shows no gain, so ``less`` is for the tables."""
+    return "greater" if statistics.alternative == "greater" else "two-sided"
+
+
 def decide(evidence: Evidence, statistics: Statistics) -> dict[str, Any]:
     """The rules on the subjects as they are: the fields of a ``Verdict`` but its words and
     marks."""
-    found = choose(evidence, evidence.values[None], statistics.alternative)
+    alternative = alternative_of(statistics)
+    found = choose(evidence, evidence.values[None], alternative)
     gains = evidence.values[:, 1:].mean(0) - evidence.values[:, 0].mean()
     row = int(found.row[0])
     means = np.where(found.gained[0], gains, -np.inf)
@@ -261,7 +280,7 @@ def decide(evidence: Evidence, statistics: Statistics) -> dict[str, Any]:
         "row": "" if row == KEPT else evidence.titles[row],
         "tied": tuple(evidence.titles[k] for k in tied),
         "label_free": evidence.titles[free[0]] if free else "",
-        "optimism": optimism(evidence, statistics.alternative),
+        "optimism": optimism(evidence, alternative),
         "looked_at": evidence.titles[looked],
         "rows": rows,
         "gain": float(gains[looked]),

@@ -194,7 +194,8 @@ class Statistics:
     """How rows are tested against do-nothing.
 
     Args:
-        alternative: ``greater`` tests only whether a row is better, as some papers do.
+        alternative: ``greater`` tests only whether a row is better, as some papers do; ``less``
+            whether it is worse, in the tables alone.
         adjustment: of the p values of the tables, for the number of rows; the verdict always uses
             Holm.
         margin: the gain that would matter, in units of the headline: how many subjects would show

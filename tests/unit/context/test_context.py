@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from PIL import Image
+from tests.unit.context.test_lock import held_by
 from tests.unit.tiny import a_context, read, write_photographs
 
 from allograft import table
 from allograft.cohort import Cohort
 from allograft.context import Budget, Context, Store
-from allograft.errors import AllograftError, NeedsError, SpecError
+from allograft.errors import AllograftError, LeaseLost, NeedsError, SpecError
 from allograft.methods.adabn import AdaBn
 from allograft.methods.finetune import Finetune
 from allograft.methods.joint import Joint
@@ -305,6 +306,25 @@ def test_a_damaged_unit_is_run_again_to_the_same_bytes(damage: str, manifest: Pa
     assert len(again) == 2
     assert digest(second.network) == digest(carry.network)
     assert Store(tmp_path / stages[0].unit).load() is not None
+
+
+@pytest.mark.parametrize("yielded", [1, 2], ids=["before a stage", "before the carry"])
+def test_who_was_taken_over_keeps_neither_stage_nor_carry(
+    yielded: int, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allograft.context.lock._sleep", lambda: None)
+    running = a_context(tmp_path).run(Drawing(), cut(manifest), a_network())
+    for _ in range(yielded):
+        next(running)
+    (lock,) = tmp_path.rglob("lock")
+    lock.unlink()
+    held_by(lock, host="another")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(LeaseLost):
+        next(running)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not list(tmp_path.rglob("carry.safetensors"))
+    assert "token=another" in lock.read_text()
 
 
 def test_a_stage_yielded_twice(manifest: Path) -> None:

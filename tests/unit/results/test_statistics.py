@@ -528,12 +528,23 @@ def test_the_text_table_fits_and_says_it_all() -> None:
     assert max(map(len, printed(study, plan, table, 130).splitlines())) <= 130
 
 
+def test_intervals_name_their_unit_where_nothing_is_compared_too() -> None:
+    """Do-nothing failed, or a stream has none."""
+    study = a_study(target=["chase"])
+    scores = with_gains({TITLES[1]: [0.1] * 6}, study)
+    text = printed(study, *a_table(study, scores, failed=[("supervised", "chase", seed) for seed in range(2)]))
+    assert " to " in next(line for line in text.splitlines() if TITLES[1] in line)
+    assert "The unit is the subject" in text
+    assert "Student's t" not in text
+
+
 def test_a_study_without_target_labels_prints_no_statistics() -> None:
     study = a_study()
     plan, table = a_table(study, {})
     text = printed(study, plan, table)
     assert "no labelled test subject, nothing is ranked" in text
     assert "significant" not in text
+    assert "The unit is" not in text
     assert "over 2 pairs" not in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,13 +73,13 @@ def planted(
     study: Study,
     scores: Mapping[str, Sequence[float]],
     *,
-    home: Mapping[str, float] | None = None,
+    home: Mapping[Any, float] | None = None,
     labels: Mapping[str, int] = LABELS,
     seconds: Mapping[str, float] = SECONDS,
     failed: Sequence[str] = (),
 ) -> tuple[Plan, list[Line]]:
-    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at the
-    source."""
+    """The table of a study whose rows scored so at the target, and 0.8 plus ``home`` at its sources,
+    of a row or of a row and a source."""
     made = {row: parse_recipe(RECIPES[row]) for row in RECIPES if row in scores or row in failed}
     rows = [a_row(recipe, "b", seed, 0, f"{row}.{seed}") for seed in range(study.seeds) for row, recipe in made.items()]
     plan = Plan(tuple(rows), study.seeds, study.made_task, study.statistics, study.primary_title)
@@ -93,7 +94,9 @@ def planted(
         own = tuple(f"t{n}" for n in range(labels[name]))
         cost = {"train_seconds": seconds[name], "peak_memory_mb": 1.0, "trainable_parameters": 1}
         wobble = 0.001 * (-1) ** row.seed
-        for site, values in (("b", scores[name]), ("home", 0.8 + (home or {}).get(name, 0.0) + noise("home", 0.02))):
+        at_home = {site: (home or {}).get((name, site), (home or {}).get(name, 0.0)) for site in study.source}
+        sites = {"b": scores[name]} | {site: 0.8 + more + noise("home", 0.02) for site, more in at_home.items()}
+        for site, values in sites.items():
             cases = tuple(
                 {"case": f"{site}{n}", "subject": f"{site}{n:02d}", "dice": float(v) + wobble}
                 for n, v in enumerate(values)
@@ -128,6 +131,7 @@ def test_fine_tuning_listed_last_at_235_below_a_row_at_428() -> None:
     found = verdict(a_study(), scored({TOP: 0.228, FULL: 0.035}, level=0.2))
     assert (found.action, found.row, found.reason) == ("change", TOP, "gain shown")
     assert "dice 0.428" in found.sentence
+    assert "worst site b with 0.428" in found.sentence
 
 
 def test_an_ablation_listed_last_that_loses() -> None:
@@ -174,6 +178,39 @@ def test_too_few_subjects_come_with_the_number_that_the_margin_would_need() -> N
     # the exact test cannot be significant with four
     assert wide.reason == "too few subjects to show one"
     assert verdict(a_study(), {"supervised": [0.5], TOP: [0.9]}).reason == "too few subjects to show one"
+
+
+def test_what_the_test_set_can_show_is_at_the_level_of_the_test() -> None:
+    """Of three rows, and on one side where only gains are tested."""
+    from statsmodels.stats.power import TTestPower
+
+    scores = scored({FREE: 0.0, TOP: 0.0, FULL: 0.1}, spread=0.03)
+    sd = float(np.std(scores[FULL] - scores["supervised"], ddof=1))
+    for alternative, theirs in (("two-sided", "two-sided"), ("greater", "larger")):
+        told = {"alpha": 0.05 / 3, "power": 0.8, "alternative": theirs}
+        reach = verdict(a_study(statistics={"alternative": alternative}), scores).reach
+        assert reach is not None
+        assert reach.needed == math.ceil(TTestPower().solve_power(0.02 / sd, **told))
+        assert reach.smallest == pytest.approx(sd * TTestPower().solve_power(nobs=SUBJECTS, **told), rel=1e-4)
+
+
+def test_a_study_of_losses_has_the_verdict_of_a_two_sided_one() -> None:
+    scores = scored({FREE: 0.0, TOP: 0.1, FULL: -0.1})
+    assert verdict(a_study(statistics={"alternative": "less"}), scores) == verdict(a_study(), scores)
+
+
+def test_where_the_exact_test_can_show_nothing_no_difference_is_said_to_be_shown() -> None:
+    """Of three rows: six subjects cannot, seven can."""
+    seven = scored({FREE: 0.0, TOP: 0.1, FULL: 0.12}, subjects=7, spread=0.001)
+    found = verdict(a_study(), {row: values[:6] for row, values in seven.items()})
+    assert found.reach is not None
+    assert (found.reach.needed, found.reach.smallest) == (7, None)
+    assert "7 subjects, and 6 subjects show none, however large." in " ".join(found.how)
+    assert found.reason == "too few subjects to show one"
+    found = verdict(a_study(), seven)
+    assert found.reach is not None
+    assert found.reach.smallest is not None
+    assert f"7 subjects show one of {found.reach.smallest:.3f}." in " ".join(found.how)
 
 
 def test_the_interval_and_the_exact_test_must_both_show_the_gain() -> None:
@@ -225,6 +262,23 @@ def test_a_gain_that_one_row_alone_would_show_is_not_shown_among_many() -> None:
     assert decide(among, Statistics())["action"] == "keep"
 
 
+def test_a_false_claim_is_shrunk_over_the_rows_that_compete() -> None:
+    """However much an upper bound gains, it says nothing of them."""
+    scores = scored({FREE: 0.0, TOP: 0.01, FULL: 0.015, BOUND: 0.4}, spread=0.03)
+    gains = np.stack([scores[row] - scores["supervised"] for row in (FREE, TOP, FULL, BOUND)], 1)
+    mean, error = gains.mean(0), stats.sem(gains)
+    signal = np.mean(mean[:3] ** 2 - error[:3] ** 2)
+    assert signal > 0
+    pull = np.sqrt(signal / (signal + error[:3] ** 2))
+    plan, table = planted(a_study(), scores)
+    found = {row: one.false_claim for row, one in compare(table, plan, "b").items()}
+    expected = stats.t.cdf(-mean[:3] / error[:3] * pull, SUBJECTS - 1)
+    assert [found[row] for row in (FREE, TOP, FULL)] == pytest.approx(list(expected))
+    assert found[FREE] == pytest.approx(0.5)
+    assert found[BOUND] is not None
+    assert found[BOUND] < 1e-6
+
+
 # ---- change
 
 
@@ -241,6 +295,22 @@ def test_of_rows_that_cannot_be_told_apart_the_cheapest_in_labels_then_in_time_i
     assert "with 4 labelled patients and 2 minutes of training" in apart.sentence
 
 
+@pytest.mark.parametrize(("t", "tied"), [(2.2, [0, 1]), (2.45, [0, 1]), (2.8, [0])])
+def test_two_of_three_rows_are_told_apart_at_the_level_of_two_questions(t: float, tied: list[int]) -> None:
+    """With ten subjects t reaches 2.26 at 1 - .05, 2.69 at 1 - .05 / 2, and 2.93 at 1 - .05 / 3."""
+    assert [stats.t.ppf(1 - 0.025 / k, 9) for k in (1, 2, 3)] == pytest.approx([2.262, 2.685, 2.933], abs=1e-3)
+    rng = np.random.default_rng(4)
+    apart = rng.normal(0, 1, 10)
+    apart = 0.02 + (apart - apart.mean()) * 0.02 * np.sqrt(10) / t / apart.std(ddof=1)
+    nothing = rng.beta(6, 2, 10)
+    rows = [nothing, nothing + 0.3, nothing + 0.3 - apart, nothing]
+    made = Evidence(tuple("abc"), np.column_stack(rows), (4.0, 0.0, 0.0), (1.0,) * 3)
+    found = choose(made, made.values[None])
+    assert found.gained[0].tolist() == [True, True, False]
+    assert np.flatnonzero(found.tied[0]).tolist() == tied
+    assert found.row[0] == tied[-1]
+
+
 def test_a_row_without_a_shown_gain_is_not_taken_for_being_cheap() -> None:
     scores = scored({TOP: 0.05, FULL: 0.05})
     scores[FREE] = scores["supervised"] + 0.04 + noise(FREE, 0.2)
@@ -254,6 +324,10 @@ def test_upper_bounds_and_what_failed_never_compete() -> None:
     found = verdict(a_study(), scored({TOP: 0.1, BOUND: 0.3}), failed=[FULL])
     assert (found.row, found.rows, found.tied) == (TOP, 1, (TOP,))
     assert any("Upper bounds do not compete: target_supervised labels=all" in line for line in found.how)
+    plan, table = planted(a_study(), scored({TOP: 0.1, FULL: 0.1, BOUND: 0.3}))
+    compared = compare(table, plan, "b")
+    alone = 2 * 0.5**SUBJECTS
+    assert [compared[row].adjusted for row in (TOP, FULL, BOUND)] == [2 * alone, 2 * alone, alone]
 
 
 def test_the_test_scores_may_not_choose_before() -> None:
@@ -345,6 +419,14 @@ def test_what_is_forgotten_beyond_the_tolerance_is_marked_with_why() -> None:
     assert "tolerance 0.02" in " ".join(found.how)
 
 
+def test_the_source_that_is_forgotten_most_is_named() -> None:
+    home = {(TOP, "home"): -0.01, (TOP, "second"): -0.04, (TOP, "third"): 0.02}
+    found = verdict(a_study(source=["home", "second", "third"]), scored({TOP: 0.1, FULL: 0.0}), home=home)
+    assert found.row == TOP
+    assert "forgetting 0.040 at home (second)" in found.sentence
+    assert found.marks == {TOP: ("forgets 0.040 at second (-0.040 to -0.040)",)}
+
+
 # ---- optimism
 
 
@@ -363,19 +445,30 @@ def test_the_best_of_many_rows_promises_too_much_and_a_single_row_does_not() -> 
     assert abs(optimism(single)) < 0.005
 
 
-def test_optimism_by_a_slow_loop() -> None:
-    rng = np.random.default_rng(3)
+def test_the_optimism_of_the_choice_stands_beside_the_score() -> None:
+    found = verdict(a_study(), scored({FREE: 0.05, TOP: 0.1, FULL: 0.0}, spread=0.08))
+    assert found.action == "change"
+    assert found.optimism is not None
+    assert found.optimism > 5e-4
+    assert f"; optimism of the choice {found.optimism:.3f}) at b, " in found.sentence
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater"])
+def test_optimism_by_a_slow_loop(alternative: Any) -> None:
+    """Of gains that one side alone shows."""
+    rng = np.random.default_rng(6)
     nothing = rng.beta(6, 2, 9)
-    rows = [nothing, nothing + rng.normal(0.1, 0.05, 9), nothing + 0.09]
+    rows = [nothing, nothing + rng.normal(0.03, 0.05, 9), nothing + rng.normal(0.02, 0.03, 9)]
     made = Evidence(("a", "b"), np.column_stack(rows), (4.0, 0.0), (1.0, 1.0))
     drawn, outside = np.random.default_rng(0).integers(9, size=(60, 9)), []
     for picked in drawn:
         rest = [n for n in range(9) if n not in picked]
         if rest:
-            row = int(choose(made, made.values[picked][None]).row[0])
+            row = int(choose(made, made.values[picked][None], alternative).row[0])
             outside.append(made.values[rest, row + 1].mean())
-    row = int(choose(made, made.values[None]).row[0])
-    assert optimism(made, draws=60) == pytest.approx(made.values[:, row + 1].mean() - np.mean(outside))
+    row = int(choose(made, made.values[None], alternative).row[0])
+    assert (row == KEPT) == (alternative == "two-sided")
+    assert optimism(made, alternative, 60) == pytest.approx(made.values[:, row + 1].mean() - np.mean(outside))
     two = Evidence(("a",), np.array([[0.5, 0.6], [0.4, 0.6]]), (0.0,), (1.0,))
     assert np.isfinite(optimism(two))  # half of the resamples leave nobody out
 
@@ -465,6 +558,12 @@ class Plain(Classification):
     headline = "balanced_accuracy"  # type: ignore[misc]
 
 
+class Right(Classification):
+    """A task with a pooled headline that is a mean over images."""
+
+    headline = "accuracy"  # type: ignore[misc]
+
+
 def test_any_other_pooled_headline_is_judged_by_the_jackknife() -> None:
     study, plan, table = classified({"supervised": -1.0, TOP: 4.0, FULL: -1.0})
     plan = replace(plan, task=Plain(("no", "yes")))
@@ -476,6 +575,20 @@ def test_any_other_pooled_headline_is_judged_by_the_jackknife() -> None:
         [line.score("b") for line in table], abs=0.01
     )  # the jackknife's, less its bias
     assert verdicts_of(study, plan, table)["b"].row == TOP
+
+
+def test_of_a_mean_over_subjects_the_jackknife_gives_back_the_subjects() -> None:
+    """Whose scatter is that of the score: here whether each was answered rightly, mean over seeds."""
+    _, plan, table = classified({"supervised": 0.5, TOP: 1.5})
+    plan = replace(plan, task=Right(("no", "yes")))
+    evidence = evidence_of(plan, table[1:], table[0], "b")
+    assert evidence is not None
+    assert not evidence.exact
+    for column, line in zip(evidence.values.T, table, strict=True):
+        by_seed = [[case for record in run.tests["b"] for case in record.cases] for run in line.runs]
+        right = [[case["label"] == np.argmax(case["probabilities"]) for case in cases] for cases in by_seed]
+        assert column == pytest.approx(np.mean(right, 0))
+    assert 0 < evidence.values[:, 0].std() < 1
 
 
 # ---- where it is written
