@@ -24,7 +24,7 @@ from allograft.errors import ModelError
 from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import case_facts, stem
 from allograft.results.models import refuse_training_images
-from allograft.tasks.task import Value
+from allograft.tasks.task import Answer, Value
 
 T = TypeVar("T")
 AS_STORED = Preprocessing(orientation=None, intensity="none", nan=0.0)
@@ -40,15 +40,14 @@ class Judged:
         cohort: the cases, with the truth as the task codes it.
         absent: case -> why it has no answer; "" where it has one.
         measure: a complete case -> its metrics, and what a reader should know of the answer.
-        find: a complete case -> (*shape) int64 class indices on the image's own grid; None where
-            no mask is sought.
+        find: a complete case -> the answer on the image's own grid, to be shown.
     """
 
     task: Any
     cohort: Cohort
     absent: Callable[[Case], str]
     measure: Callable[[Whole], tuple[Mapping[str, Value], Sequence[str]]]
-    find: Callable[[Whole], Tensor | None]
+    find: Callable[[Whole], Answer]
 
     @property
     def labelled(self) -> Cohort:
@@ -86,9 +85,9 @@ def judged_model(model: Model, folder: Path, manifest: Path, task: Any) -> Judge
         prediction = model.prediction(whole)
         return task.measure(prediction, whole), case_facts(prediction).get("warnings", ())
 
-    def find(whole: Whole) -> Tensor | None:
-        found: Tensor | None = task.answer(model.prediction(whole), whole).mask
-        return found
+    def find(whole: Whole) -> Answer:
+        answer: Answer = task.answer(model.prediction(whole), whole)
+        return answer
 
     return Judged(task, cohort, lambda case: "", measure, find)
 
@@ -112,15 +111,15 @@ def judged_masks(folder: Path, manifest: Path, task: Any, coding: Coding | None 
         wanted = f"expected {bare}.png, {bare}_mask.png, .nii.gz or the like"
         return "" if files(case) else f"holds no prediction for '{case.name}'; {wanted}"
 
-    def find(whole: Whole) -> Tensor:
+    def mask_of(whole: Whole) -> Tensor:
         path = _only(files(whole.case) or [], whole.case)
         stored = aligned(read_mask(path), whole.grid, path, f"its image '{whole.case.name}'")
         return torch.from_numpy((coding or task.coding).mask_to_index(stored.array[0], str(path)))
 
     def measure(whole: Whole) -> tuple[Mapping[str, Value], Sequence[str]]:
-        return task.measure_mask(find(whole), whole), ()
+        return task.measure_mask(mask_of(whole), whole), ()
 
-    return Judged(task, cohort, absent, measure, find)
+    return Judged(task, cohort, absent, measure, lambda whole: Answer({}, mask_of(whole)))
 
 
 def mask_files(folder: Path) -> dict[str, list[Path]]:
@@ -149,9 +148,11 @@ def matching(there: Mapping[str, T], place: Path, cases: Sequence[Case]) -> Call
     Raises:
         ModelError: by the function returned, where a bare name could be of several.
     """
+    taken = {name for case in cases for name in _names(stem(case.name))}
     by_name: dict[str, list[str]] = {}
     for name in there:
-        by_name.setdefault(Path(name).name, []).append(name)
+        if name not in taken or name == Path(name).name:  # one that lies at another case's path is that case's
+            by_name.setdefault(Path(name).name, []).append(name)
     asked = Counter(one for case in cases for one in _names(Path(stem(case.name)).name)[1:])
 
     def find(case: Case) -> T | None:
