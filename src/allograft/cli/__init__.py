@@ -14,6 +14,7 @@ from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
 from allograft.cli.imports import imports
 from allograft.cli.index import index
+from allograft.cli.init import first
 from allograft.errors import AllograftError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
+app.add_typer(first)
 app.add_typer(index, name="index")
 
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]
