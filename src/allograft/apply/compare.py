@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allograft.apply import load
-from allograft.apply.evaluate import make_segmentation
+from allograft.apply.evaluate import make_segmentation, measuring
 from allograft.apply.judged import Judged, is_mask_folder, judged_masks, judged_model
 from allograft.apply.model import Model
 from allograft.apply.prediction_tables import PredictionTable, judged_table, read_predictions
@@ -74,6 +74,7 @@ def compare(
     *,
     task: Mapping[str, Any] | None = None,
     names: tuple[str, str] | None = None,
+    surface_dice: float | None = None,
     device: str = "auto",
 ) -> HeadToHead:
     """Compare two on the labelled cases of a manifest; every difference is ``b`` less ``a``.
@@ -84,6 +85,7 @@ def compare(
         out: a folder for ``compare.html``, ``cases.csv`` and ``summary.csv``; None = no files.
         task: needed where both are folders of masks: ``{"segmentation": {"classes": [...]}}``.
         names: what tables call them; by default as their folders.
+        surface_dice: a tolerance in mm, which adds that score.
 
     Raises:
         ModelError: something that is none of these, two that predict different things, an image a
@@ -99,6 +101,8 @@ def compare(
     places, manifest = (Path(a), Path(b)), Path(manifest)
     sides = [_side(name, path, device) for name, path in zip(_names(places, names), places, strict=True)]
     shared = _shared_task(sides, task)
+    if surface_dice is not None:
+        shared = measuring(shared, surface_dice=surface_dice)
     judged = [_judged(side, manifest, shared) for side in sides]
     found = _paired(sides, judged, manifest)
     if out is not None:

@@ -40,6 +40,7 @@ def evaluate(
     *,
     task: Mapping[str, Any] | None = None,
     missed: Missed = "undefined",
+    surface_dice: float | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Judge a model folder, or a folder of another tool's masks, on the labelled cases of a
@@ -50,6 +51,7 @@ def evaluate(
             same name, or of that name and ``_mask``.
         task: needed for a folder of masks: ``{"segmentation": {"classes": [...]}}``.
         missed: what the distance to a missed class is, as in ``Segmentation``.
+        surface_dice: a tolerance in mm, as in ``Segmentation``.
 
     Raises:
         ModelError: an image the model was trained on; a folder that is neither; a missing
@@ -59,7 +61,9 @@ def evaluate(
         raise SpecError(f"missed: {nearest(missed, get_args(Missed), 'way to measure a missed class')}")
     if os.path.exists(judged / "card.json"):
         model = load(judged, device=device)
-        return _evaluated(judged_model(model, judged, manifest, measuring(model.task, missed)), judged, manifest)
+        return _evaluated(
+            judged_model(model, judged, manifest, measuring(model.task, missed, surface_dice)), judged, manifest
+        )
     if not is_mask_folder(judged):
         raise ModelError(
             f"{judged}: neither a model folder (card.json) nor a folder of predicted masks "
@@ -67,7 +71,7 @@ def evaluate(
         )
     if task is None or "segmentation" not in task:
         raise ModelError(f"{judged}: a folder of masks says nothing of its classes; name them: --classes vessel")
-    masks = judged_masks(judged, manifest, measuring(make_segmentation(task), missed))
+    masks = judged_masks(judged, manifest, measuring(make_segmentation(task), missed, surface_dice))
     return _evaluated(masks, judged, manifest)
 
 
@@ -92,13 +96,23 @@ def _evaluated(judged: Judged, place: Path, manifest: Path) -> Evaluation:
     return replace(found, warnings=tuple(warnings))
 
 
-def measuring(task: Any, missed: Missed) -> Any:
-    """The task, or its segmentation, with the distance to a missed class as asked."""
+def measuring(task: Any, missed: Missed | None = None, surface_dice: float | None = None) -> Any:
+    """The task, or its segmentation, with the distance to a missed class and the tolerance as
+    asked.
+
+    Raises:
+        SpecError: a tolerance for a task without masks, or one that is not above 0.
+    """
+    if surface_dice is not None and not isinstance(getattr(task, "segmentation", task), Segmentation):
+        raise SpecError(
+            f"surface_dice: found {type(task).__name__.lower()}, which finds no masks; expected a segmentation: leave "
+            "it out"
+        )
+    named: dict[str, Any] = {"missed": missed, "surface_dice": surface_dice}
+    how = {key: value for key, value in named.items() if value is not None}
     if isinstance(task, Segmentation):
-        return replace(task, missed=missed)
-    return (
-        replace(task, segmentation=replace(task.segmentation, missed=missed)) if hasattr(task, "segmentation") else task
-    )
+        return replace(task, **how)
+    return replace(task, segmentation=replace(task.segmentation, **how)) if hasattr(task, "segmentation") else task
 
 
 def _pooled(scored: list[dict[str, Any]], task: Any, unlabelled: int, manifest: Path) -> Evaluation:

@@ -228,6 +228,9 @@ def evaluate(
             "to add hd95_diagonal and asd_diagonal, with the image's diagonal in its place."
         ),
     ] = "undefined",
+    surface_dice: Annotated[
+        float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
@@ -235,7 +238,8 @@ def evaluate(
     from allograft.apply.evaluate import summary, write_evaluation
 
     task = {"segmentation": {"classes": classes}} if classes else None
-    found = judge(judged, manifest, task=task, missed=cast(Any, missed), device=device)
+    how: dict[str, Any] = {"missed": cast(Any, missed), "surface_dice": surface_dice, "device": device}
+    found = judge(judged, manifest, task=task, **how)
     for site in found.metrics:
         print(summary(found, site))
     if found.unlabelled:

@@ -28,6 +28,9 @@ def compare(
         list[str] | None, typer.Option(help="For two folders of masks: the classes, in order; --classes vessel")
     ] = None,
     names: Annotated[str | None, typer.Option(help="What tables call the two: --names old,new", metavar="A,B")] = None,
+    surface_dice: Annotated[
+        float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Compare two models or two sets of predictions: paired differences by case, subject and site,
@@ -36,12 +39,13 @@ def compare(
     from allograft.report.head_to_head import sentence, site_lines
 
     task = {"segmentation": {"classes": classes}} if classes else None
-    found = compared(a, b, manifest, out, task=task, names=_pair(names), device=device)
+    both = _pair(names)
+    found = compared(a, b, manifest, out, task=task, names=both, surface_dice=surface_dice, device=device)
     print("\n".join(site_lines(found)))
     for one in found.unmatched[:SHOWN]:
         print(f"left out: {one.case}: {one.name} {one.reason}")
-    if (more := len(found.unmatched) - SHOWN) > 0:
-        print(f"left out: {more} more cases, see {out / 'cases.csv'}")
+    if (rest := len(found.unmatched) - SHOWN) > 0:
+        print(f"left out: {rest} more cases, see {out / 'cases.csv'}")
     if found.unlabelled:
         print(f"{found.unlabelled} cases have no label and are not compared")
     for text in found.warnings:

@@ -29,7 +29,10 @@ def study_text(first: FirstStudy, name: str) -> str:
     seeds: 3
     <BLANKLINE>
     """
-    lines = [f"# A first study, written by allograft init. Dry run:  allograft study {name} --out runs/first --plan", ""]
+    lines = [
+        f"# A first study, written by allograft init. Dry run:  allograft study {name} --out runs/first --plan",
+        "",
+    ]
     for key, value in first.keys.items():
         lines += [f"# {text}" for text in (ALWAYS.get(key, ""), first.comments.get(key, "")) if text]
         lines.append(f"{key}: {_flow(value)}" if key != "recipes" or not value else f"{key}:")
