@@ -64,7 +64,7 @@ def write_page(
         "task": task,
         "kinds": kinds,
         "head": head,
-        "rest": rest,
+        "rest": rest.replace(", p ", ", p\u00a0"),  # the letter stays with its number
         "subjects": len({case["subject"] for case in found.a}),
         "sites": _sites(found),
         "metrics": _metrics(found),
