@@ -117,11 +117,18 @@ def recipes_of(kind: str, sides: Sides, looks: Sequence[Look], sizes: Mapping[st
     """Recipes that have what they need, and what they ask."""
     if sides.within:
         asked = "one site: does strong augmentation help (always in the table)?"
-        return WITHIN[kind][0], f"{asked} {WITHIN[kind][1]}".strip()
+        recipes = [_smaller(looks) if recipe == "mris" else recipe for recipe in WITHIN[kind][0]]
+        return recipes, f"{asked} {WITHIN[kind][1]}".strip()
     free = [_reaching(looks, sizes) if recipe == "fourier" else recipe for recipe in FREE[kind]]
     if not sides.budget:
         return free, "these need no target labels, of which there are too few"
     return [*free, *FEW_SHOT], "the first need no target labels; finetune uses those of target_labels"
+
+
+def _smaller(looks: Sequence[Look]) -> Any:
+    """``mris``, with no more neighbours than a small database has; a quarter of the images are sure
+    to be trained on."""
+    return "mris" if len(looks) >= 80 else {"mris": {"k": max(1, len(looks) // 4)}}
 
 
 def _reaching(looks: Sequence[Look], sizes: Mapping[str, Any]) -> Any:

@@ -53,8 +53,8 @@ def first_study(manifest: Path, *, source: Sequence[str] = (), target: Sequence[
     broken = [look for look in looks if any(what in ("unreadable", "geometry") for what, _ in look.problems)]
     if broken:
         raise ManifestError(
-            f"{manifest}: {broken[0].case.name}: {broken[0].problems[0][1]}; {len(broken)} of {len(looks)} cases cannot "
-            "be used; correct them or remove their rows, allograft doctor lists them"
+            f"{manifest}: {broken[0].case.name}: {broken[0].problems[0][1]}; {len(broken)} of {len(looks)} cases "
+            "cannot be used; correct them or remove their rows, allograft doctor lists them"
         )
     return _written(manifest, kind, sides, looks)
 

@@ -75,7 +75,8 @@ def test_the_site_with_most_labels_is_the_source(tmp_path: Path) -> None:
     keys = keys_of(a_cohort(tmp_path, {"a": 4, "b": 8, "c": 6}, unlabelled=["c"]))
     assert (keys["source"], keys["target"]) == (["b"], ["a", "c"])
     # c has no labels, so that nothing is left to the recipes that need some
-    assert keys["recipes"] == ["fourier", "histogram", "adabn"]
+    # a radius of 0.04 x 48 pixels is more than one, that of 0.01 would be the mean alone
+    assert keys["recipes"] == [{"fourier": {"beta": 0.04}}, "histogram", "adabn"]
     assert "target_labels" not in keys
     keys = keys_of(tmp_path / "manifest.csv", source=["a"], target=["b"])
     assert (keys["source"], keys["target"]) == (["a"], ["b"])
@@ -137,6 +138,11 @@ def test_boxes(tmp_path: Path) -> None:
     )
     keys = keys_of(a_cohort(tmp_path / "2", {"a": 6}, "boxes", labels=("cell",)))
     assert (keys["source"], keys["target"], keys["recipes"]) == (["a"], ["a"], [])
+
+
+def test_pairs_of_one_site_are_retrieved_from_as_many_as_there_are(tmp_path: Path) -> None:
+    keys = keys_of(a_cohort(tmp_path, {"a": 9}, "paired"))
+    assert (keys["task"], keys["recipes"]) == ({"synthesis": {}}, [{"mris": {"k": 2}}])
 
 
 def test_a_site_with_one_patient_is_no_target(tmp_path: Path) -> None:
