@@ -25,15 +25,14 @@ def test_from_the_judge_to_the_table(tmp_path: Path, allograft: Command) -> None
     write_brain(tmp_path, dims=3, subjects=4, size=32, sites={"a": "none", "b": "severe"})
     study, out = write_study(tmp_path, "manifest.csv"), tmp_path / "out"
     found = {}
-    for tolerance in ("null", "1.0", "99.0"):
+    for tolerance in ("null", "1.0"):
         done = allograft("study", study, "-o", out, *FEW, "--set", TASK.format(tolerance))
         assert done.code == 0, done.err
         found[tolerance] = shown(out)
         assert len(list((out / "units").iterdir())) == 1  # nothing is trained again
     assert not any("surface" in metric for metric in found["null"])
-    near, far = found["1.0"], found["99.0"]
-    assert 0 < near["surface_dice"] <= far["surface_dice"]
-    assert far["surface_dice"] == 1.0  # both classes are found somewhere, and nothing is 99 mm away
+    near = found["1.0"]
+    assert 0 < near["surface_dice"] < 1
     assert {key: near[key] for key in found["null"]} == found["null"]
     assert "surface_dice" in (out / "report.html").read_text()
     record = json.loads(next((out / "records").glob("*test*.json")).read_text())
