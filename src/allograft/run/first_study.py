@@ -91,6 +91,8 @@ def _sides(manifest: Path, cases: Sequence[Case], kind: str, source: Sequence[st
             "expected two sites, one with labels and one with two subjects, or three labelled subjects at one: add "
             "rows"
         )
+    one_class = [s for s in aims if kind == "label" and classes[s] == 1]
+    notes += [f"{s} has one class alone: its auroc is undefined, accuracy and recall are measured" for s in one_class]
     return Sides(chosen if aims != chosen[:1] else aims, aims, labelled, tuple(notes))
 
 

@@ -20,8 +20,10 @@ ALWAYS = {
 def study_text(first: FirstStudy, name: str) -> str:
     """The file of this name: each key below what is to be known of it.
 
-    >>> print(study_text(FirstStudy({"source": ["a"], "seeds": 3}, {"source": "the only one with labels"}), "a.yaml"))
-    # A first study, written by allograft init. Dry run:  allograft study a.yaml --out runs/first --plan
+    >>> made = FirstStudy({"source": ["a"], "seeds": 3}, {"source": "the only one with labels"})
+    >>> print(study_text(made, "a.yaml"))
+    # A first study, written by allograft init.
+    # Dry run:  allograft study a.yaml --out runs/first --plan
     <BLANKLINE>
     # the only one with labels
     source: [a]
@@ -30,7 +32,8 @@ def study_text(first: FirstStudy, name: str) -> str:
     <BLANKLINE>
     """
     lines = [
-        f"# A first study, written by allograft init. Dry run:  allograft study {name} --out runs/first --plan",
+        "# A first study, written by allograft init.",
+        f"# Dry run:  allograft study {name} --out runs/first --plan",
         "",
     ]
     for key, value in first.keys.items():

@@ -122,6 +122,16 @@ def test_class_names_begin_with_the_healthy_one(tmp_path: Path) -> None:
         first_study(a_cohort(tmp_path / "3", {"a": 6, "b": 6}, "label", labels=("flu",)))
 
 
+def test_a_target_of_one_class_is_said_to_have_no_auroc(tmp_path: Path) -> None:
+    manifest = a_cohort(tmp_path, {"a": 4, "b": 6}, "label")
+    text = "".join(line.replace("normal", "sick") if ",b" in line else line for line in manifest.open())
+    manifest.write_text(text)
+    made = first_study(manifest)
+    # b has more subjects, a both classes
+    assert (made.keys["source"], made.keys["target"]) == (["a"], ["b"])
+    assert made.notes == ("b has one class alone: its auroc is undefined, accuracy and recall are measured",)
+
+
 def test_one_site_is_asked_within(tmp_path: Path) -> None:
     made = first_study(a_cohort(tmp_path, {"a": 6}))
     keys = keys_of(tmp_path / "manifest.csv")
