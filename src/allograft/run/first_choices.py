@@ -89,7 +89,7 @@ def task_of(manifest: Path, kind: str, looks: Sequence[Look]) -> dict[str, Any]:
         return {"synthesis": {}}
     texts = {str(look.case.labels[kind]) for look in looks if kind in look.case.labels}
     names = sorted({part.strip() for text in texts for part in text.split("|")})
-    names.sort(key=lambda name: name.lower() not in HEALTHY)
+    names.sort(key=lambda name: (*HEALTHY, name.lower()).index(name.lower()))
     if any("|" in text for text in texts):
         return {"multilabel": {"classes": names}}
     if len(names) < 2:

@@ -118,6 +118,8 @@ def test_class_names_begin_with_the_healthy_one(tmp_path: Path) -> None:
     assert keys["preprocessing"]["size"] == [64, 64]  # 48 is no multiple of 32
     keys = keys_of(a_cohort(tmp_path / "2", {"a": 6, "b": 6}, "label", labels=("flu|cold", "normal")))
     assert keys["task"] == {"multilabel": {"classes": ["normal", "cold", "flu"]}}
+    keys = keys_of(a_cohort(tmp_path / "4", {"a": 6, "b": 6}, "label", labels=("benign", "malignant", "normal")))
+    assert keys["task"] == {"classification": {"classes": ["normal", "benign", "malignant"]}}
     with pytest.raises(AllograftError, match="every label is 'flu'; expected two classes"):
         first_study(a_cohort(tmp_path / "3", {"a": 6, "b": 6}, "label", labels=("flu",)))
 
