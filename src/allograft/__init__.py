@@ -18,6 +18,7 @@ _PUBLIC = {
     "run_study": "allograft.studies",
     "read_records": "allograft.results.record",
     "load": "allograft.apply",
+    "compare": "allograft.apply.compare",
     "AllograftError": "allograft.errors",
 }
 

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from allograft.apply import load
-from allograft.cohort import Case, Cohort, Preprocessing
-from allograft.cohort.alignment import aligned
-from allograft.cohort.prepared_images import PreparedImages
-from allograft.cohort.readers import SUFFIXES, read_mask
-from allograft.cohort.readers.files import UNREAD, is_second
+from allograft.apply.judged import Judged, is_mask_folder, judged_masks, judged_model
+from allograft.cohort.readers import SUFFIXES
 from allograft.errors import ManifestError, ModelError, SpecError, nearest
 from allograft.metrics.segmentation import Missed
-from allograft.predictor.folder import sites_of
-from allograft.predictor.whole import case_facts, stem
-from allograft.results.models import refuse_training_images
 from allograft.tasks.segmentation import Segmentation
 from allograft.tree import write_json
 
@@ -48,6 +40,7 @@ def evaluate(
     *,
     task: Mapping[str, Any] | None = None,
     missed: Missed = "undefined",
+    surface_dice: float | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Judge a model folder, or a folder of another tool's masks, on the labelled cases of a
@@ -58,6 +51,7 @@ def evaluate(
             same name, or of that name and ``_mask``.
         task: needed for a folder of masks: ``{"segmentation": {"classes": [...]}}``.
         missed: what the distance to a missed class is, as in ``Segmentation``.
+        surface_dice: a tolerance in mm, as in ``Segmentation``.
 
     Raises:
         ModelError: an image the model was trained on; a folder that is neither; a missing
@@ -66,15 +60,19 @@ def evaluate(
     if missed not in get_args(Missed):
         raise SpecError(f"missed: {nearest(missed, get_args(Missed), 'way to measure a missed class')}")
     if os.path.exists(judged / "card.json"):
-        return _evaluate_model(judged, manifest, missed, device)
-    if not os.path.isdir(judged) or not any(path.name.lower().endswith(SUFFIXES) for path in judged.rglob("*")):
+        model = load(judged, device=device)
+        return _evaluated(
+            judged_model(model, judged, manifest, measuring(model.task, missed, surface_dice)), judged, manifest
+        )
+    if not is_mask_folder(judged):
         raise ModelError(
             f"{judged}: neither a model folder (card.json) nor a folder of predicted masks "
             f"({', '.join(SUFFIXES[:3])}, ...)"
         )
     if task is None or "segmentation" not in task:
         raise ModelError(f"{judged}: a folder of masks says nothing of its classes; name them: --classes vessel")
-    return _evaluate_masks(judged, manifest, replace(make_segmentation(task), missed=missed))
+    masks = judged_masks(judged, manifest, measuring(make_segmentation(task), missed, surface_dice))
+    return _evaluated(masks, judged, manifest)
 
 
 def make_segmentation(task: Mapping[str, Any]) -> Segmentation:
@@ -85,114 +83,36 @@ def make_segmentation(task: Mapping[str, Any]) -> Segmentation:
     return made
 
 
-def _evaluate_model(folder: Path, manifest: Path, missed: Missed, device: str) -> Evaluation:
-    model = load(folder, device=device)
-    task = _measuring(model.task, missed)
-    cohort = Cohort.read(manifest, task.coding)
-    prepared = PreparedImages(model.prepared().preprocessing, replace(cohort.prepared.coding))
-    cohort = replace(cohort, prepared=prepared, slices=model.slices, sites=sites_of(model.card))
-    refuse_training_images(model.card, cohort.cases, folder)
-    labelled = cohort.labelled(task.key)
+def _evaluated(judged: Judged, place: Path, manifest: Path) -> Evaluation:
     scored, warnings = [], list[str]()
-    for whole in labelled.wholes():
-        case, prediction = whole.case, model.prediction(whole)
-        told = [text for topic, text in prepared.notes(case).items() if topic == "sform"]
-        warnings += [f"{case.name}: {text}" for text in (*told, *case_facts(prediction).get("warnings", ()))]
-        measured = task.measure(prediction, whole)
-        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
-        prepared.memory.clear()  # one image at a time
-    found = _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
+    for case in judged.labelled.cases:
+        if reason := judged.absent(case):
+            raise ModelError(f"{place}: {reason}")
+    for whole in judged.labelled.wholes():
+        row, said = judged.row(whole)
+        scored.append(row)
+        warnings += [f"{whole.case.name}: {text}" for text in said]
+    found = _pooled(scored, judged.task, len(judged.cohort.cases) - len(scored), manifest)
     return replace(found, warnings=tuple(warnings))
 
 
-def _measuring(task: Any, missed: Missed) -> Any:
-    """The task, or its segmentation, with the distance to a missed class as asked."""
-    if isinstance(task, Segmentation):
-        return replace(task, missed=missed)
-    return (
-        replace(task, segmentation=replace(task.segmentation, missed=missed)) if hasattr(task, "segmentation") else task
-    )
-
-
-def _evaluate_masks(folder: Path, manifest: Path, task: Segmentation) -> Evaluation:
-    import torch
-
-    cohort = Cohort.read(
-        manifest, task.coding, preprocessing=Preprocessing(orientation=None, intensity="none", nan=0.0)
-    )
-    labelled = cohort.labelled("mask")
-    found_in = _finder(folder, labelled.cases)
-    scored, warnings = [], list[str]()
-    for whole in labelled.wholes():
-        case, path = whole.case, found_in(whole.case)
-        stored = aligned(read_mask(path), whole.grid, path, f"its image '{case.name}'")
-        mask = torch.from_numpy(task.coding.mask_to_index(stored.array[0], str(path)))
-        measured = task.measure_mask(mask, whole)
-        scored.append({"case": case.name, "subject": case.subject, "site": case.site, **measured})
-        warnings += [
-            f"{case.name}: {text}" for topic, text in labelled.prepared.notes(case).items() if topic == "sform"
-        ]
-        labelled.prepared.memory.clear()
-    found = _pooled(scored, task, len(cohort.cases) - len(labelled.cases), manifest)
-    return replace(found, warnings=tuple(warnings))
-
-
-def _finder(folder: Path, cases: Sequence[Case]) -> Callable[[Case], Path]:
-    """Case -> its prediction: by its path in the folder, or by its bare name where that is one of a
-    kind on both sides.
+def measuring(task: Any, missed: Missed | None = None, surface_dice: float | None = None) -> Any:
+    """The task, or its segmentation, with the distance to a missed class and the tolerance as
+    asked.
 
     Raises:
-        ModelError: no prediction, or more than one.
+        SpecError: a tolerance for a task without masks, or one that is not above 0.
     """
-    by_path: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if (
-            path.is_file()
-            and path.name.lower().endswith((*SUFFIXES, *UNREAD))
-            and not path.name.startswith(".")
-            and not is_second(path)
-        ):
-            by_path.setdefault(stem(path.relative_to(folder).as_posix()), []).append(path)
-    by_name: dict[str, list[str]] = {}
-    for name in by_path:
-        by_name.setdefault(Path(name).name, []).append(name)
-    asked = Counter(one for case in cases for one in _names(Path(stem(case.name)).name)[1:])
-
-    def find(case: Case) -> Path:
-        name = stem(case.name)
-        bare = Path(name).name
-        for wanted in _names(name):
-            if wanted in by_path:
-                return _only(by_path[wanted], case)
-        near = next((by_name[one] for one in _names(bare) if one in by_name), None)
-        if near is None:
-            raise ModelError(
-                f"{folder}: holds no prediction for '{case.name}'; expected {bare}.png, {bare}_mask.png, .nii.gz or "
-                "the like"
-            )
-        if asked[bare] > 1 or len(near) > 1:
-            found = f"{asked[bare]} cases and {len(near)} predictions are called '{bare}'"
-            raise ModelError(
-                f"{folder}: {found}; expected the prediction of '{case.name}' at {folder / name}.*; store it there"
-            )
-        return _only(by_path[near[0]], case)
-
-    return find
-
-
-def _names(name: str) -> tuple[str, ...]:
-    """What a prediction for an image is called; nnU-Net leaves the channel's number away.
-
-    >>> _names("case_0000")
-    ('case_0000_mask', 'case_0000', 'case')
-    """
-    return (f"{name}_mask", name, *([name[:-5]] if re.search(r"[^/]_0000$", name) else []))
-
-
-def _only(paths: Sequence[Path], case: Case) -> Path:
-    if len(paths) > 1:
-        raise ModelError(f"{paths[0]}: {paths[1].name} is a prediction for '{case.name}' too; remove one")
-    return paths[0]
+    if surface_dice is not None and not isinstance(getattr(task, "segmentation", task), Segmentation):
+        raise SpecError(
+            f"surface_dice: found {type(task).__name__.lower()}, which finds no masks; expected a segmentation: leave "
+            "it out"
+        )
+    named: dict[str, Any] = {"missed": missed, "surface_dice": surface_dice}
+    how = {key: value for key, value in named.items() if value is not None}
+    if isinstance(task, Segmentation):
+        return replace(task, **how)
+    return replace(task, segmentation=replace(task.segmentation, **how)) if hasattr(task, "segmentation") else task
 
 
 def _pooled(scored: list[dict[str, Any]], task: Any, unlabelled: int, manifest: Path) -> Evaluation:

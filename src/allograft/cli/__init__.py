@@ -11,8 +11,10 @@ import typer
 
 from allograft import __version__
 from allograft.cli.cohorts import cohorts
+from allograft.cli.compare import comparison
 from allograft.cli.imports import imports
 from allograft.cli.index import index
+from allograft.cli.init import first
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError, SpecError, UnitsFailed
 
@@ -32,6 +34,8 @@ app = typer.Typer(
 
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
+app.add_typer(comparison)
+app.add_typer(first)
 app.add_typer(index, name="index")
 
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]
@@ -226,6 +230,9 @@ def evaluate(
             "to add hd95_diagonal and asd_diagonal, with the image's diagonal in its place."
         ),
     ] = "undefined",
+    surface_dice: Annotated[
+        float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
@@ -233,7 +240,8 @@ def evaluate(
     from allograft.apply.evaluate import summary, write_evaluation
 
     task = {"segmentation": {"classes": classes}} if classes else None
-    found = judge(judged, manifest, task=task, missed=cast(Any, missed), device=device)
+    how: dict[str, Any] = {"missed": cast(Any, missed), "surface_dice": surface_dice, "device": device}
+    found = judge(judged, manifest, task=task, **how)
     for site in found.metrics:
         print(summary(found, site))
     if found.unlabelled:

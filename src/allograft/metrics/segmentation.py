@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allograft.errors import SpecError
+from allograft.metrics.surface import surface_dice
 
 METRICS = ("dice", "iou", "hd95", "asd")
 DISTANCES = ("hd95", "asd")
@@ -161,9 +162,10 @@ def case_metrics(
     region: Tensor | None = None,
     *,
     missed: Missed = "undefined",
+    tolerance: float | None = None,
 ) -> dict[str, float]:
     """Dice, IoU, 95 % Hausdorff and average surface distance (mm) of one case, for each class and
-    on average.
+    on average; surface Dice where a tolerance is named.
 
     Args:
         prediction: (*spatial) integer label map; 0 = background, i + 1 = ``classes[i]``.
@@ -173,6 +175,7 @@ def case_metrics(
         region: (*spatial) bool, the voxels that count; in both maps the others become background
             before measuring.
         missed: what the distance to a class is that only one map holds.
+        tolerance: of surface Dice, in mm.
 
     Returns:
         ``dice/NAME``, ``iou/NAME``, ``hd95/NAME``, ``asd/NAME`` for each class, and their means
@@ -181,7 +184,9 @@ def case_metrics(
         has Dice and IoU 0 and no distance, so that the case's mean distance is nan too: a mean over
         the other classes would be better than one that includes a class found a voxel off. With
         ``missed="diagonal"`` also ``hd95_diagonal`` and ``asd_diagonal``, where the distance to
-        such a class is the image's diagonal, as Reinke et al. 2024 discuss.
+        such a class is the image's diagonal, as Reinke et al. 2024 discuss. With a tolerance also
+        ``surface_dice/NAME`` and ``surface_dice``, see ``surface.surface_dice``: 0 for a class that
+        only one map holds, so that missing a class never helps.
 
     Raises:
         SpecError: shapes differ, a map holds a value that is no class, or the spacing does not fit.
@@ -198,10 +203,10 @@ def case_metrics(
         f"{metric}/{name}": value
         for number, name in enumerate(classes, start=1)
         for metric, value in _class_metrics(
-            (prediction == number) & counted, (target == number) & counted, spacing
+            (prediction == number) & counted, (target == number) & counted, spacing, tolerance
         ).items()
     }
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = (*METRICS, *(() if tolerance is None else ("surface_dice",)))
     if missed == "diagonal":
         scores |= _with_diagonal(scores, classes, image_diagonal(target.shape, spacing))
         metrics += tuple(f"{metric}_diagonal" for metric in DISTANCES)
@@ -235,11 +240,16 @@ def _mean_over_classes(metric: str, scores: dict[str, float], classes: Sequence[
     return sum(held) / len(held) if held else math.nan
 
 
-def _class_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor) -> dict[str, float]:
+def _class_metrics(
+    prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor, tolerance: float | None
+) -> dict[str, float]:
     # Both surface metrics share one pair of directed distances, which are nearly all of the cost.
     there, back = surface_distances(prediction, target, spacing)
     values = (dice(prediction, target), iou(prediction, target), _hausdorff95(there, back), _average(there, back))
-    return dict(zip(METRICS, values, strict=True))
+    found = dict(zip(METRICS, values, strict=True))
+    return (
+        found if tolerance is None else found | {"surface_dice": surface_dice(prediction, target, spacing, tolerance)}
+    )
 
 
 def _count(mask: Tensor) -> int:

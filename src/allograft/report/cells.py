@@ -22,6 +22,7 @@ ORDER = ("iou", "hd95", "asd", "hd95_diagonal", "asd_diagonal")
 FREE = "label-free/"
 INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
 CLAIM = "probability that the row is no better than doing nothing, shrunk over the rows that compete"
+CLAIM_OF_TWO = "probability that the one that is ahead is no better, with a flat prior"
 BADGES = {
     "change": "change to this",
     "keep": "keep",
@@ -68,6 +69,15 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
     note: str = ""
+
+
+def digits_of(metric: str) -> int:
+    """After the point.
+
+    >>> digits_of("hd95/vessel"), digits_of("dice")
+    (2, 3)
+    """
+    return DIGITS.get(metric.split("/")[0], 3)
 
 
 def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
@@ -199,7 +209,7 @@ def score_cell(line: Line, site: str, metric: str, *, best: float | None = None)
     values = line.metrics.get(site, {}).get(metric, ())
     if not values:
         return Cell("undefined" if line.is_measured(site) else _absent(line), kind="quiet")
-    digits = DIGITS.get(metric.split("/")[0], 3)
+    digits = digits_of(metric)
     small = [f"± {stdev(values):.{digits}f}"] if len(values) > 1 else []
     undefined = line.metrics[site].get(f"undefined/{metric}", ())
     small += [f"{max(undefined):.0f} undefined"] if undefined else []
@@ -252,7 +262,7 @@ def _beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -
         return cell
     told = _left_out(both.cases, both.undefined)
     if both.cases:
-        gap = f"{fmean(both.ours - both.theirs):+.{DIGITS.get(metric, 3)}f}".replace("-", "−")
+        gap = f"{fmean(both.ours - both.theirs):+.{digits_of(metric)}f}".replace("-", "−")
         told = f"{gap} vs nothing {told}"
     return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(told)))))
 

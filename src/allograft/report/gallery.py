@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
+import numpy as np
+from numpy.typing import NDArray
+
+from allograft.grey import plane, window_of
+from allograft.report.overlay import draw_overlay, slices_through
+
+Mask = NDArray[np.integer]
+Draw = Callable[[int, tuple[float, float] | None], bytes]
+"""Slice, and what becomes black and white -> a file's bytes."""
 PictureKey = tuple[str, str]
 DISAGREEMENT = "where recipes disagree"
 """Stands in a ``PictureKey`` in the place of a recipe's title."""
@@ -42,6 +51,36 @@ class Picture:
     def slices(self) -> tuple[Slice, ...]:
         """All that are kept, in the order in which they lie."""
         return tuple(sorted((Slice(self.place, self.png), *self.more), key=lambda one: one.place))
+
+
+def overlay_picture(
+    image: NDArray[np.generic], truth: Mask | None, found: Mask, marked: Mask, *, words: tuple[str, str], most: int
+) -> Picture:
+    """A prediction and the truth over their image; of a volume the slices through what is marked.
+
+    Args:
+        image: (C, *spatial), as stored.
+        truth, found: (*spatial) class indices; no truth is None.
+        marked: (*spatial), what the slices lead through.
+        words: title and caption.
+        most: slices at most.
+    """
+
+    def draw(index: int, window: tuple[float, float] | None) -> bytes:
+        true = None if truth is None else plane(truth[None], index)
+        return draw_overlay(plane(image, index), true, plane(found[None], index), window)
+
+    return stacked(image, marked, draw, words=words, most=most)
+
+
+def stacked(image: NDArray[np.generic], marked: Mask, draw: Draw, *, words: tuple[str, str], most: int) -> Picture:
+    """One picture of a photograph; of a volume its slices through what is marked."""
+    if marked.ndim == 2:
+        return Picture(*words, draw(0, None))
+    window = window_of(image)
+    order = slices_through(marked, most)
+    slices = tuple(Slice(index, draw(index, window)) for index in order)
+    return Picture(*words, slices[0].png, order[0], marked.shape[-1], slices[1:])
 
 
 Pictures = Mapping[PictureKey, Sequence[Picture]]

@@ -49,15 +49,23 @@ class Point:
     chosen: bool = False
 
 
-def strip_plot(strips: Sequence[Strip], axis: str, reference: float | None) -> Markup:
+def strip_plot(
+    strips: Sequence[Strip], axis: str, reference: float | None, *, rows: str = "recipe", at: str = "do nothing"
+) -> Markup:
     """One dot a subject before the outline of their density, one row a recipe; a line at the score,
-    a dashed one at ``reference``."""
+    a dashed one at ``reference``.
+
+    Args:
+        rows: what a row stands for.
+        at: what the dashed line stands for.
+    """
     values = [
         *(value for strip in strips for value in strip.dots.values()),
         *(s.mark for s in strips if s.mark is not None),
     ]
     if not values:
         return Markup("")
+    values += [] if reference is None else [reference]
     marks = ticks(min(values), max(values))
     scale = Scale(marks[0], marks[-1], GUTTER, WIDTH - RIGHT)
     bottom = 8 + ROW * len(strips)
@@ -67,12 +75,12 @@ def strip_plot(strips: Sequence[Strip], axis: str, reference: float | None) -> M
     if reference is not None:
         x = scale(reference)
         parts.append(
-            Markup('<line class="reference" x1="{0}" x2="{0}" y1="8" y2="{1}"><title>do nothing</title></line>').format(
-                x, bottom
+            Markup('<line class="reference" x1="{0}" x2="{0}" y1="8" y2="{1}"><title>{2}</title></line>').format(
+                x, bottom, at
             )
         )
     parts += [_strip(strip, scale, y) for strip, y in zip(strips, middles, strict=True)]
-    return svg(WIDTH, bottom + 46, f"{axis} of each test subject, by recipe", parts)
+    return svg(WIDTH, bottom + 46, f"{axis} of each test subject, by {rows}", parts)
 
 
 def scatter(points: Sequence[Point], x_axis_name: str, y_axis_name: str) -> Markup:

@@ -14,7 +14,7 @@ from allograft.results.claims import false_claim, shrinkage
 from allograft.results.intervals import Floats, t_limits
 from allograft.results.scores import drawn, is_scored, seed_areas, seed_cases, seed_scores
 from allograft.results.select import Line, is_bound
-from allograft.results.statistics import Paired, adjust, effect_size, paired, smallest_p, wilcoxon
+from allograft.results.statistics import Interval, Paired, adjust, effect_size, paired, smallest_p, wilcoxon
 from allograft.study.keys import Adjustment, Alternative
 from allograft.study.plan import Plan
 
@@ -197,12 +197,17 @@ def _against(plan: Plan, line: Line, base: Line, site: str, alternative: Alterna
         return None
     if not len(found[1]):
         pair = areas(plan, line, base, site)
-        return _against_pooled(plan, line, base, site, found[0]) if pair is None else _against_area(*pair, alternative)
+        return _against_pooled(plan, line, base, site, found[0]) if pair is None else of_areas(*pair, alternative)
     both = paired_scores(plan, line, base, site)
-    return replace(_against_scored(*found, alternative), cases=both.cases, undefined=both.undefined)
+    return replace(of_scores(*found, alternative), cases=both.cases, undefined=both.undefined)
 
 
-def _against_scored(mean: float, values: Floats, alternative: Alternative) -> Comparison:
+def of_scores(mean: float, values: Floats, alternative: Alternative) -> Comparison:
+    """The comparison that paired differences make, one a subject: (N,), N >= 1, and their mean.
+
+    >>> of_scores(0.2, np.array([0.2]), "two-sided").note
+    'one subject: no interval'
+    """
     count = len(values)
     if count == 1:
         return Comparison(1, mean, note="one subject: no interval")
@@ -216,7 +221,8 @@ def _against_scored(mean: float, values: Floats, alternative: Alternative) -> Co
     return replace(made, p=1.0, note="no difference") if p is None else replace(made, p=p)
 
 
-def _against_area(ours: Area, theirs: Area, alternative: Alternative) -> Comparison:
+def of_areas(ours: Area, theirs: Area, alternative: Alternative) -> Comparison:
+    """The comparison of two areas under the ROC curve of the same subjects, by DeLong."""
     found = area_difference(ours, theirs)
     count, limits = len(found.subjects), area_difference_limits(ours, theirs)
     if limits is None:
@@ -234,11 +240,14 @@ def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) 
     seeds = sorted(seed_scores(plan, line, site).keys() & seed_scores(plan, base, site).keys())
     a, b = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     subjects = set.intersection(*({str(case["subject"]) for case in cases} for cases in (*a, *b)))
-    low, high = drawn(plan, a, b).get(plan.headline, (None, None))
-    note = (
-        "one subject: no interval" if len(subjects) == 1 else f"{plan.headline} scores no single subject: interval only"
-    )
-    return Comparison(len(subjects), mean, low, high, note=note)
+    return of_pooled(plan.headline, mean, len(subjects), drawn(plan, a, b).get(plan.headline))
+
+
+def of_pooled(metric: str, mean: float, subjects: int, interval: Interval | None) -> Comparison:
+    """The comparison by a metric that only a whole test set has, with its interval by bootstrap."""
+    low, high = interval or (None, None)
+    note = "one subject: no interval" if subjects == 1 else f"{metric} scores no single subject: interval only"
+    return Comparison(subjects, mean, low, high, note=note)
 
 
 def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alternative) -> dict[str, Comparison]:

@@ -89,7 +89,7 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
             if (line.target, site) not in compared:
                 compared[line.target, site] = compare(lines, plan, line.target, site=site)
             rows.append(_row(plan, line, site, compared[line.target, site].get(line.title)))
-    return _write(out / "results.csv", COLUMNS, rows)
+    return write_rows(out / "results.csv", COLUMNS, rows)
 
 
 def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
@@ -110,9 +110,9 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
         for site in _sites(line):
             bounds = intervals(plan, line, site)
             told = {
-                "recipe": _word(line.title),
-                "target": _word(line.target),
-                "site": _word(site),
+                "recipe": word(line.title),
+                "target": word(line.target),
+                "site": word(site),
                 "seeds_done": line.done,
             }
             told |= {"subjects": len(subject_ids(line, site)), "cases": len(case_names(line, site))}
@@ -125,7 +125,7 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
                 row = {**told, "metric": metric, "mean": fmean(values) if values else "", "low": low, "high": high}
                 row |= {"sd_over_seeds": stdev(values) if len(values) > 1 else ""}
                 rows.append(row | _counts(plan, line, base, site, metric))
-    return _write(out / "metrics.csv", METRIC_COLUMNS, rows)
+    return write_rows(out / "metrics.csv", METRIC_COLUMNS, rows)
 
 
 def _counts(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> dict[str, Any]:
@@ -149,12 +149,13 @@ def join_files(path: Path, parts: Mapping[str, tuple[str, Path]]) -> Path:
     for part, (source, each) in parts.items():
         with open(each, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows += [{"part": _word(part), "source": _word(source), **row} for row in reader]
+            rows += [{"part": word(part), "source": word(source), **row} for row in reader]
             columns = ["part", "source", *(reader.fieldnames or ())]
-    return _write(path, columns, rows)
+    return write_rows(path, columns, rows)
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a CSV file with a header, whole or not at all; a column that a row lacks is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -172,9 +173,9 @@ def _sites(line: Line) -> list[str]:
 def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:
     low, high = score_interval(plan, line, site) or (None, None)
     row: dict[str, Any] = {
-        "recipe": _word(line.title),
-        "target": _word(line.target),
-        "site": _word(site),
+        "recipe": word(line.title),
+        "target": word(line.target),
+        "site": word(site),
         "metric": plan.headline,
     }
     row |= {"verdict": line.verdict if site == line.target else "", "seeds_done": line.done, "seeds": len(line.runs)}
@@ -196,10 +197,10 @@ def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[st
     return {key: "" if value is None else value for key, value in row.items()}
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """A name that no spreadsheet takes for a formula.
 
-    >>> _word("=1+1"), _word("chase")
+    >>> word("=1+1"), word("chase")
     ("'=1+1", 'chase')
     """
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

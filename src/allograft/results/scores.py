@@ -14,7 +14,7 @@ from allograft.results.statistics import Cases, Interval, bootstrap_pooled, per_
 from allograft.study.plan import Plan
 from allograft.tree import content_hash
 
-SHARES = ("dice", "iou", "ssim")
+SHARES = ("dice", "iou", "ssim", "surface_dice")
 """Scores of single cases that lie in [0, 1], and have an interval that stays there."""
 
 

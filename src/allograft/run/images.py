@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,17 @@ def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> Non
             f"{cut.count(1.0)}; trainings do not see it, while models are judged on whole images, window by window: "
             "set a larger size, or set patch in its place"
         )
+
+
+def check_millimetres(cohorts: Sequence[Cohort], task: Any) -> None:
+    """Raise ``SpecError`` for a labelled image without a voxel size, where masks are judged by a
+    tolerance in mm."""
+    masks = getattr(task, "segmentation", task)
+    if getattr(masks, "surface_dice", None) is None:
+        return
+    for cohort in cohorts:
+        for case in cohort.labelled("mask").cases:
+            masks.check_millimetres(cohort.prepared.grid(case), case.name)
 
 
 def foreground_cut_off(cohort: Cohort, case: Case) -> float | None:

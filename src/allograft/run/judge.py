@@ -140,8 +140,10 @@ class Judge:
     def _data(self, test: TestSet) -> str:
         """Fingerprint of the cases alone, and of what is asked of them beyond the usual measures:
         another site in the study leaves the records of this one as they are."""
-        missed = getattr(getattr(self.task, "segmentation", self.task), "missed", "undefined")
-        return content_hash(replace(test.cohort, sites=()).fingerprint(), *([missed] if missed != "undefined" else []))
+        masks = getattr(self.task, "segmentation", self.task)
+        missed, tolerance = getattr(masks, "missed", "undefined"), getattr(masks, "surface_dice", None)
+        asked = [*([missed] if missed != "undefined" else []), *([] if tolerance is None else [["mm", tolerance]])]
+        return content_hash(replace(test.cohort, sites=()).fingerprint(), *asked)
 
     def _label_free(self, prediction: Mapping[str, Any]) -> dict[str, float]:
         if self.task.key not in ("mask", "label"):

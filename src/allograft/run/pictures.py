@@ -4,7 +4,7 @@ they disagree without one."""
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import nn
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import budget_order
 from allograft.context.store import Kept, Store
-from allograft.grey import plane, window_of
+from allograft.grey import plane
 from allograft.predictor import load_predictor
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import sites_of
@@ -23,8 +23,7 @@ from allograft.predictor.whole import case_prediction
 from allograft.report.boxes import draw_boxes
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.report.facts import ordinals
-from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Slice
-from allograft.report.overlay import draw_overlay, slices_through
+from allograft.report.gallery import DISAGREEMENT, Mask, Picture, PictureKey, overlay_picture, stacked
 from allograft.results.models import model_folder
 from allograft.results.select import Chosen, Line
 from allograft.seeds import Seeds
@@ -38,11 +37,8 @@ SLICES, MOST_SLICES = 9, 13
 """Slices of a volume, and of the worst one."""
 DISPUTED, ASKED = 3, 32
 """Images in the map of disagreement, and test images among which they are looked for."""
-Mask = NDArray[np.integer]
 Loaded = tuple[Predictor, tuple[str, ...]]
 """A model, and the sites as it numbers them."""
-Draw = Callable[[int, tuple[float, float] | None], bytes]
-"""Slice, and what becomes black and white -> a file's bytes."""
 
 
 @dataclass(frozen=True)
@@ -167,22 +163,8 @@ def _boxes(models: Models, model: Loaded, name: str, title: str, caption: str) -
 def _overlay(models: Models, model: Loaded, name: str, title: str, caption: str) -> Picture:
     image, found, truth = models.image(name), models.find(model, name), models.truth(name)
     marked = found if truth is None else np.maximum(truth, found)
-
-    def draw(index: int, window: tuple[float, float] | None) -> bytes:
-        true = None if truth is None else plane(truth[None], index)
-        return draw_overlay(plane(image, index), true, plane(found[None], index), window)
-
-    return _stacked(image, marked, title, caption, draw)
-
-
-def _stacked(image: NDArray[np.generic], marked: Mask, title: str, caption: str, draw: Draw) -> Picture:
-    """One picture of a photograph; of a volume its slices through what is marked."""
-    if marked.ndim == 2:
-        return Picture(title, caption, draw(0, None))
-    window = window_of(image)
-    order = slices_through(marked, MOST_SLICES if title == WANTED[0] else SLICES)
-    slices = tuple(Slice(index, draw(index, window)) for index in order)
-    return Picture(title, caption, slices[0].png, order[0], marked.shape[-1], slices[1:])
+    most = MOST_SLICES if title == WANTED[0] else SLICES
+    return overlay_picture(image, truth, found, marked, words=(title, caption), most=most)
 
 
 def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Picture]:
@@ -220,4 +202,4 @@ def _heat(models: Models, name: str, share: NDArray[np.float64], title: str, cap
     def draw(index: int, window: tuple[float, float] | None) -> bytes:
         return draw_dissent(plane(image, index), plane(share[None], index).astype(np.float64), window)
 
-    return _stacked(image, (share > 0).astype(np.int64), title, caption, draw)
+    return stacked(image, (share > 0).astype(np.int64), draw, words=(title, caption), most=SLICES)

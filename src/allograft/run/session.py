@@ -32,7 +32,7 @@ from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
 from allograft.run.defaults import refused_sizes, with_defaults
-from allograft.run.images import network_shape, prepare_images
+from allograft.run.images import check_millimetres, network_shape, prepare_images
 from allograft.run.judge import Judge, failed_record
 from allograft.run.pace import Pace, Page
 from allograft.run.start import anew_in, network_of, refuse_untrained
@@ -115,6 +115,7 @@ class Session:
         _check_writable(self.out)
         world = World.read(self.study, self.out)
         prepare_images(world.cohorts, self.say)
+        check_millimetres(world.cohorts, self.study.made_task)
         refused = _refused(bare_rows(world), lambda row: check_needs(row.recipe, scenario_of(world, row), row.target))
         if self.study.start != "scratch":
             network = self.start(world, 0)

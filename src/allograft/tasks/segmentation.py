@@ -3,6 +3,7 @@ grid."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Coding, Whole
+from allograft.cohort.picture import Grid
 from allograft.errors import SpecError
 from allograft.metrics.segmentation import Missed, case_metrics
 from allograft.nn.processes import count_over_processes
@@ -101,6 +103,12 @@ class Segmentation:
             is "undefined", and with it the case's mean distance; "diagonal" adds ``hd95_diagonal``
             and ``asd_diagonal``, where it is the image's diagonal. It says how to judge, so that a
             model and its unit stay what they are.
+        surface_dice: a tolerance in mm adds ``surface_dice``: the share of the surfaces that lies
+            within it, 0 for a class that only the truth or only the prediction has. It needs images
+            with a voxel size in mm. It too says how to judge.
+
+    Raises:
+        SpecError: no class, or a tolerance that is not above 0.
     """
 
     key: ClassVar[str] = "mask"
@@ -110,8 +118,14 @@ class Segmentation:
     classes: tuple[str, ...] | dict[str, tuple[int, ...]]
     weights: dict[str, float] = field(default_factory=dict)
     missed: Missed = field(default="undefined", compare=False)
+    surface_dice: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if self.surface_dice is not None and not 0 < self.surface_dice < math.inf:
+            raise SpecError(
+                f"task: segmentation: surface_dice is {self.surface_dice:g}; expected a tolerance in mm above 0, for "
+                "example the distance between two readers: surface_dice: 1.0"
+            )
         if not self.classes:
             raise SpecError("task: segmentation: classes is empty; name at least one, for example classes: [vessel]")
         check_weights(self.weights, self.terms, "segmentation")
@@ -188,9 +202,20 @@ class Segmentation:
     def measure_mask(self, mask: Tensor, whole: Whole) -> Mapping[str, Value]:
         """``measure`` of a mask of class indices (*shape) on the image's own grid, whatever made
         it."""
-        spacing = whole.geometry.stored_spacing
-        measured = case_metrics(mask, self.truth(whole), self.names, spacing, whole.region, missed=self.missed)
+        self.check_millimetres(whole.grid, whole.case.name)
+        spacing, truth = whole.geometry.stored_spacing, self.truth(whole)
+        measured = case_metrics(
+            mask, truth, self.names, spacing, whole.region, missed=self.missed, tolerance=self.surface_dice
+        )
         return defined(measured)
+
+    def check_millimetres(self, grid: Grid, name: str) -> None:
+        """Raise ``SpecError`` for an image without a voxel size, where a tolerance is in mm."""
+        if self.surface_dice is not None and grid.affine is None:
+            raise SpecError(
+                f"{name}: found pixels without a size in mm; expected one, since surface_dice has a tolerance of "
+                f"{self.surface_dice:g} mm: store the image as NIfTI with its voxel size, or leave surface_dice out"
+            )
 
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """Means over subjects of each subject's mean; undefined cases are left out and counted in

@@ -1,0 +1,38 @@
+"""``allograft init``: a first study for a cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allograft.errors import OutputError
+
+first = typer.Typer(rich_markup_mode=None)
+Sites = list[str] | None
+
+
+@first.command(epilog="Example: allograft init data/vessels/manifest.csv -o study.yaml --source drive --target chase")
+def init(
+    manifest: Annotated[Path, typer.Argument(help="The cohort.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The study file to write.")],
+    source: Annotated[Sites, typer.Option(help="A site to train on; by default that with most labels.")] = None,
+    target: Annotated[Sites, typer.Option(help="A site to adapt to; by default the others.")] = None,
+) -> None:
+    """Write a commented study that fits a cohort's images, sites and labels, to run as it is or to
+    change."""
+    from allograft.run.first_study import first_study
+    from allograft.run.study_text import study_text
+    from allograft.study import read_study
+    from allograft.tree import write_bytes
+
+    if out.exists():
+        raise OutputError(f"{out}: is there already, and would be replaced; choose another --out, or remove it")
+    made = first_study(manifest, source=source or (), target=target or ())
+    write_bytes(out, study_text(made, str(out)).encode())
+    study = read_study(out)
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"{', '.join(study.source)} to {', '.join(study.target)}: {out}")
+    print(f"next: allograft study {out} --out runs/first --plan")

@@ -1,0 +1,275 @@
+"""The page of two models side by side, in the hand of a study's report: one file without a network,
+nobody named."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from allograft.report import plots
+from allograft.report.cells import CLAIM_OF_TWO, Cell, Column, Table, digits_of
+from allograft.report.facts import counted
+from allograft.report.gallery import Picture, fitting
+from allograft.report.overlay import AGREE, EXTRA, MISSED
+from allograft.report.page import LIMIT, scripts, template
+from allograft.results.head_to_head import Difference, HeadToHead, ordinals_of, scores_of
+from allograft.results.statistics import paired
+from allograft.results.table import p_value
+from allograft.tree import write_bytes
+
+Pair = tuple[Picture, Picture]
+"""One case as the first and as the second of the two sees it, in the same slices."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One slice of one of the two, as the template takes it."""
+
+    source: str
+    at: int
+    place: str
+    hidden: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case side by side: the ordinal and site, then of each of the two its name, score and
+    slices."""
+
+    title: str
+    sides: tuple[tuple[str, str, tuple[Shown, ...]], ...]
+    central: int
+
+
+def write_page(
+    path: Path, found: HeadToHead, *, task: str, kinds: tuple[str, str], pictures: Sequence[tuple[int, Pair]]
+) -> None:
+    """Write ``compare.html``; an older one is replaced whole or not at all.
+
+    Args:
+        task: in words.
+        kinds: what the two are: model, masks, results.csv.
+        pictures: (place of a case, its pictures), the worst first.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    head, rest = sentence(found)
+    content = {
+        "found": found,
+        "task": task,
+        "kinds": kinds,
+        "head": head,
+        "rest": rest.replace(", p ", ", p\u00a0"),  # the letter stays with its number
+        "subjects": len({case["subject"] for case in found.a}),
+        "sites": _sites(found),
+        "metrics": _metrics(found),
+        "by_subject": _by_subject(found),
+        "strips": _strips(found),
+        "left_out": _left_out(found),
+        "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA},
+        **scripts(),
+    }
+    page = template("compare.html.j2")
+    bare = page.render(**content, cases=[], dropped=0).encode()
+    keyed = {(str(place), name): [one] for place, pair in pictures for name, one in zip("ab", pair, strict=True)}
+    kept, dropped = fitting(keyed, LIMIT - len(bare) - 20_000)
+    known = ordinals_of(found)
+    cases = []
+    for place, _ in pictures:
+        both = [kept.get((str(place), name), []) for name in "ab"]
+        if all(both):
+            case = found.a[place]
+            cases.append(_case(f"{known[str(case['subject'])]} at {case['site']}", (both[0][0], both[1][0])))
+    write_bytes(path, page.render(**content, cases=cases, dropped=dropped).encode())
+
+
+def sentence(found: HeadToHead) -> tuple[str, str]:
+    """Which of the two is ahead, over all sites, as a head and a rest: by the 95 % interval, never
+    by the means alone."""
+    (a, b), one, metric = found.names, found.overall, found.headline
+    it = one.found
+    if it is None:
+        return f"{a} and {b} cannot be compared", f"no case has a defined {metric} in both."
+    ahead, behind = (b, a) if one.lead > 0 else (a, b)
+    gap = f"{abs(it.difference):.{digits_of(metric)}f} {metric}"
+    over = f"over {counted(it.subjects, 'subject')} and {counted(it.cases, 'case')}"
+    if it.low is None or it.high is None:
+        return f"{a} and {b} cannot be told apart", f"{ahead} is ahead by {gap} {over}; {it.note}."
+    words = f"{b} less {a} is {signed(it.difference, metric)} {metric}, 95 % from {signed(it.low, metric)} to "
+    words += f"{signed(it.high, metric)} {over}"
+    if it.p is not None:
+        words += f", p {p_value(it.p)}"
+    if it.false_claim is not None and it.difference:
+        words += f"; the probability that {ahead} is no better is {p_value(it.false_claim)}"
+    if it.note:
+        words += f"; {it.note}"
+    told = it.low > 0 or it.high < 0
+    return (f"{ahead} is ahead of {behind}" if told else f"{a} and {b} cannot be told apart"), words + "."
+
+
+def site_lines(found: HeadToHead) -> list[str]:
+    """The headline at every site in a line each, for the terminal."""
+    (a, b), lines = found.names, []
+    for one in found.headlines:
+        if (it := one.found) is None:
+            lines.append(f"{one.site}: no case has a defined {one.metric} in both")
+            continue
+        digits = digits_of(one.metric)
+        words = f"{one.site}: {one.metric} {a} {one.a:.{digits}f}, {b} {one.b:.{digits}f}, "
+        words += f"difference {it.difference:+.{digits}f}"
+        words += "" if it.low is None else f" ({it.low:+.{digits}f} to {it.high:+.{digits}f})"
+        words += "" if it.p is None else f", p {p_value(it.p)}"
+        words += "" if it.false_claim is None or not it.difference else f", false claim {p_value(it.false_claim)}"
+        words += f"; {counted(it.subjects, 'subject')}, {counted(it.cases, 'case')}"
+        lines.append(words + (f"; {it.note}" if it.note else ""))
+    without = [site for site in found.sites if site not in {one.site for one in found.headlines}]
+    return lines + [f"{site}: no case that both have a prediction for" for site in without]
+
+
+def signed(value: float, metric: str) -> str:
+    """``+0.031``, with a real minus sign."""
+    return f"{value:+.{digits_of(metric)}f}".replace("-", "−")
+
+
+def _sites(found: HeadToHead) -> Table:
+    rows = [
+        _row(found, one, number, Cell(one.site, value=number, kind="name"))
+        for number, one in enumerate(found.headlines)
+    ]
+    without = [site for site in found.sites if site not in {one.site for one in found.headlines}]
+    for site in without:
+        empty = Cell("–", kind="quiet")
+        rows.append((Cell(site, "no case that both have", kind="name"), *[empty] * 6))
+    return Table(_columns(found, "site"), tuple((False, row) for row in rows))
+
+
+def _metrics(found: HeadToHead) -> Table | None:
+    """Every other metric at every site."""
+    others = [one for one in found.differences if one.metric != found.headline]
+    rows = []
+    for number, one in enumerate(others):
+        better = "lower is better" if one.is_lower_better else ""
+        site = f"{one.metric} at {one.site}" if len(found.headlines) > 1 else one.metric
+        rows.append((False, _row(found, one, number, Cell(site, better, number, "name"))))
+    return Table(_columns(found, "metric"), tuple(rows)) if rows else None
+
+
+def _columns(found: HeadToHead, first: str) -> tuple[Column, ...]:
+    a, b = found.names
+    unit = found.headline if first == "site" else "mean"
+    return (
+        Column(first),
+        Column("subjects", "cases", "that both have a value for"),
+        Column(a, unit, "mean over subjects, of the cases that both have"),
+        Column(b, unit, "mean over subjects, of the cases that both have"),
+        Column("difference", f"{b} less {a}", "paired by subject; 95 % by Student's t over subjects"),
+        Column("p", "Holm over sites", "exact two-sided signed-rank test over subjects; of an AUROC DeLong's"),
+        Column("false", "claim", CLAIM_OF_TWO),
+    )
+
+
+def _row(found: HeadToHead, one: Difference, number: int, first: Cell) -> tuple[Cell, ...]:
+    it, digits = one.found, digits_of(one.metric)
+    if it is None:
+        said = [
+            Cell("undefined" if value is None else f"{value:.{digits}f}", value=value, kind="quiet")
+            for value in (one.a, one.b)
+        ]
+        none = Cell("–", kind="quiet")
+        return (first, none, *said, none, none, none)
+    undefined = [f"{count} undefined in {name}" for count, name in zip(it.undefined, found.names, strict=True) if count]
+    limits = (
+        [] if it.low is None or it.high is None else [f"{signed(it.low, one.metric)} to {signed(it.high, one.metric)}"]
+    )
+    small = "\n".join([*limits, *([it.note] if it.note and it.p is None else [])])
+    p = Cell("–", kind="quiet") if it.p is None else Cell(p_value(it.p), value=it.p)
+    if it.p is not None and it.adjusted is not None and len(found.sites) > 1:
+        p = Cell(p_value(it.adjusted), f"raw {p_value(it.p)}", it.adjusted)
+    ahead = found.names[one.lead > 0]
+    claim = Cell("–", kind="quiet")
+    if it.false_claim is not None and it.difference:
+        claim = Cell(p_value(it.false_claim), f"for {ahead}", it.false_claim)
+    return (
+        first,
+        Cell(str(it.subjects), "\n".join([counted(it.cases, "case"), *undefined]), it.subjects),
+        Cell(f"{one.a:.{digits}f}", value=one.a),
+        Cell(f"{one.b:.{digits}f}", value=one.b),
+        Cell(signed(it.difference, one.metric), small, it.difference),
+        p,
+        claim,
+    )
+
+
+def _subjects(found: HeadToHead) -> dict[str, dict[str, tuple[float, float, int]]]:
+    """Site -> ordinal -> the two scores of what single cases are shown by, and how many cases."""
+    known, metric = ordinals_of(found), found.of_cases
+    told: dict[str, dict[str, tuple[float, float, int]]] = {}
+    for site in found.sites:
+        a, b = ([{**case, **scores_of(case)} for case in cases if case["site"] == site] for cases in (found.a, found.b))
+        both = paired({0: b}, {0: a}, metric)
+        counts = [sum(str(case["subject"]) == subject for case in a) for subject in both.subjects]
+        values = zip(both.subjects, both.theirs, both.ours, counts, strict=True)
+        told[site] = {known[subject]: (float(first), float(second), count) for subject, first, second, count in values}
+    return told
+
+
+def _by_subject(found: HeadToHead) -> Table:
+    metric, (a, b) = found.of_cases, found.names
+    columns = (
+        Column("subject"),
+        Column("site"),
+        Column("cases"),
+        Column(a, metric),
+        Column(b, metric),
+        Column("difference", f"{b} less {a}"),
+    )
+    rows: list[tuple[bool, tuple[Cell, ...]]] = []
+    every = [(site, subject, told) for site, known in _subjects(found).items() for subject, told in known.items()]
+    for number, (site, subject, (first, second, count)) in enumerate(every):
+        cells = [Cell(subject, value=number, kind="name"), Cell(site, value=number), Cell(str(count), value=count)]
+        cells += [Cell(f"{value:.{digits_of(metric)}f}", value=value) for value in (first, second)]
+        rows.append((False, (*cells, Cell(signed(second - first, metric), value=second - first))))
+    return Table(columns, tuple(rows))
+
+
+def _strips(found: HeadToHead) -> Markup:
+    """The difference of every subject, a row a site."""
+    means = {one.site: one.found.difference for one in found.differences if one.found and one.metric == found.of_cases}
+    strips = [
+        plots.Strip(
+            site, {ordinal: second - first for ordinal, (first, second, _) in subjects.items()}, means.get(site)
+        )
+        for site, subjects in _subjects(found).items()
+        if subjects
+    ]
+    a, b = found.names
+    axis = f"{found.of_cases}: {b} less {a}"
+    return plots.strip_plot(strips, axis, 0.0, rows="site", at="no difference")
+
+
+def _left_out(found: HeadToHead) -> list[str]:
+    """How many cases are left out, and of whom the prediction is missing."""
+    counts = {name: sum(one.name == name for one in found.unmatched) for name in found.names}
+    told = [f"{counted(count, 'case')} without a prediction of {name}" for name, count in counts.items() if count]
+    return told + ([f"{counted(found.unlabelled, 'case')} without a label"] if found.unlabelled else [])
+
+
+def _case(title: str, pair: Pair) -> Case:
+    sides = []
+    for one in pair:
+        shown = tuple(
+            Shown(
+                "data:image/png;base64," + base64.b64encode(each.png).decode(),
+                number,
+                f"slice {each.place + 1} of {one.depth}" if one.depth else "",
+                each.place != one.place,
+            )
+            for number, each in enumerate(one.slices)
+        )
+        sides.append((one.title, one.caption, shown))
+    return Case(title, tuple(sides), next(shown.at for shown in sides[0][2] if not shown.hidden))
