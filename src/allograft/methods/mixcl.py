@@ -19,7 +19,15 @@ from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network, reheaded, transfer
 from allograft.parts.patch_pairs import PatchPairs, datasets_of
-from allograft.parts.pool import check_several, chosen_pool, class_pixels, feature_shapes, mean_of_last
+from allograft.parts.pool import (
+    check_several,
+    chosen_pool,
+    class_pixels,
+    feature_shapes,
+    mean_of_last,
+    sample_shape,
+    steps_of,
+)
 from allograft.parts.views import SECOND, UNDISTORTED, Views
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
@@ -93,7 +101,7 @@ class MixCl:
         without masks; warn of a class with fewer pixels than are to be sampled."""
         pool = chosen_pool(scenario.pool, self.pool, "mixcl")
         check_several(pool, "mixcl")
-        reheaded(network, {"paired": pool[0].case(0).image.shape[1]})  # refuses a network that gives no image
+        reheaded(network, {"paired": sample_shape(pool, context)[1]})  # refuses a network that gives no image
         for numbers in datasets_of(pool):
             cohorts = [pool[number] for number in numbers]
             counts = [class_pixels(c, case) for c in cohorts for case in c.cases if "mask" in case.labels]
@@ -111,16 +119,15 @@ class MixCl:
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Eq. 2 on pairs of patches."""
         pool = chosen_pool(scenario.pool, self.pool, "mixcl")
-        image = pool[0].case(0).image
-        restoring = reheaded(network, {"paired": image.shape[1]})[0].to(context.fabric.device).train()
-        size = context.settings.patch or tuple(image.shape[2:])
-        shapes = feature_shapes(restoring, (1, image.shape[1], *size))
+        shape = sample_shape(pool, context)
+        restoring = reheaded(network, {"paired": shape[1]})[0].to(context.fabric.device).train()
+        levels = feature_shapes(restoring, shape)
         order = PatchPairs(pool, context.batch_size, context.loader_seeds("pool"), context.fabric.world_size)
         views = Views(Sample("none", context.settings.patch))
-        sampled = Sampled(views, tuple(shapes[LEVEL][2:]), len(pool[0].prepared.coding.mask), self)
+        sampled = Sampled(views, tuple(levels[LEVEL][2:]), len(pool[0].prepared.coding.mask), self)
         batches = context.loader(pool, "pool", order=order, transform=sampled)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
-        objective = Mixed([shape[1] for shape in shapes], len(size), self).to(context.fabric.device)
+        steps = steps_of(context, self.epochs, batches.epoch)
+        objective = Mixed([level[1] for level in levels], len(shape) - 2, self).to(context.fabric.device)
         history = train(context.gradient_step(restoring, objective, steps=steps), batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)
         facts = {"steps": steps, "datasets": len(order.datasets), **reached}

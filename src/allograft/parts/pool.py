@@ -105,6 +105,17 @@ def feature_shapes(network: Network, shape: Sequence[int]) -> list[torch.Size]:
         return [feature.shape for feature in network.encoder(torch.zeros(tuple(shape), device=device))]
 
 
+def sample_shape(pool: Sequence[Cohort], context: Context) -> tuple[int, ...]:
+    """(1, C, *spatial) of a sample of the pool: of the study's patch, or of the first image."""
+    image = pool[0].unlabelled().case(0).image  # whose label the task may not know
+    return (*image.shape[:2], *(context.settings.patch or image.shape[2:]))
+
+
+def steps_of(context: Context, epochs: int | None, epoch: int) -> int:
+    """Steps of a pre-training: of so many epochs, by default the budget's."""
+    return context.settings.budget.training(epoch) if epochs is None else epochs * epoch
+
+
 def pool_loader(pool: Sequence[Cohort], context: Context, transform: Transform) -> Loader:
     """Batches named ``pool``, in which every image is as likely, however large its site."""
     items = tuple(item for group in by_cohort(pool) for item in group)
