@@ -122,7 +122,7 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     if isinstance(study.target_labels, TargetLabels):
         counted = "cases" if study.target_labels.cases is not None else "subjects"
-        small += [f"target_labels.{counted}={labelled}"]
+        small += [f"target_labels={{{counted}: {labelled}}}"]
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]
@@ -138,8 +138,8 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
         sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
         out = tmp_path / "pairs" / str(number)
-        _, plan = planned(name, manifest, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
-        assert len(plan.rows) == len(study.rows) * len(part.questions)
+        world, plan = planned(name, manifest, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
+        assert len(plan.rows) == len(study.rows) * len(part.questions) * world.folds
         assert plan.units
 
 

@@ -3,6 +3,7 @@ and what is shown of it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -81,6 +82,22 @@ def check_patches(
                     f"{samples} ('{case.cases[0]}') cannot be cut into {what} pixels; set preprocessing: size, or "
                     f"patch, to a multiple, or change {field}"
                 )
+
+
+def check_masks(dataset: Sequence[Cohort], pixels: int, method: str) -> None:
+    """Raise ``SpecError`` for a data set of which no image has a mask; warn of a class that has
+    fewer pixels than are sampled."""
+    counts = [class_pixels(cohort, case) for cohort in dataset for case in cohort.cases if "mask" in case.labels]
+    if not counts:
+        sites = ", ".join(sorted({case.site for cohort in dataset for case in cohort.cases}))
+        raise SpecError(f"{method}: {sites}: no image has a mask; drop it from pool, or add its masks")
+    for number, name in enumerate(dataset[0].prepared.coding.mask, 1):
+        if 0 < (count := max(each[number] for each in counts)) < pixels:
+            warnings.warn(
+                f"{method}: class '{name}' has at most {count} pixels in an image, fewer than the {pixels} to be "
+                "sampled; all of them are taken; lower pixels, or leave it so",
+                stacklevel=3,
+            )
 
 
 def class_pixels(cohort: Cohort, case: Case) -> tuple[int, ...]:
