@@ -157,7 +157,8 @@ def load(path: Path) -> Any:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            # copies, as torch aligns its own: products of unaligned numbers round otherwise
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
         shape, checksum = metadata["tree"], metadata["blake2b"]
     # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
     except Exception as error:
@@ -175,14 +176,15 @@ def load_whole(path: Path) -> Any:
         return None
 
 
-def on_cpu(tree: Any) -> Any:
-    """The same tree of dicts, lists, tuples and values, its tensors detached and on the CPU."""
+def copied_to_cpu(tree: Any) -> Any:
+    """The same tree of dicts, lists, tuples and values, its tensors copied: what they were taken
+    from may change, on whatever device it is."""
     if isinstance(tree, Tensor):
-        return tree.detach().cpu()
+        return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):
-        return {key: on_cpu(value) for key, value in tree.items()}
+        return {key: copied_to_cpu(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return type(tree)(on_cpu(value) for value in tree)
+        return type(tree)(copied_to_cpu(value) for value in tree)
     return tree
 
 

@@ -38,3 +38,14 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return undisturbed_run(name, manifest, tmp_path_factory.mktemp(name), **changes)
 
     return of
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of one method run in one process, so that what they share is made once."""
+    here = Path(__file__).parent
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.is_relative_to(here) and hasattr(item, "callspec"):
+            method = item.callspec.params.get("name")
+            if method and item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(f"contract of {method}"))

@@ -45,7 +45,8 @@ def test_a_fresh_adapter_changes_nothing_and_freezes_all_but_itself_and_the_head
     network, x = made(key), tiny.images(key)
     expected, before = network(x), count_parameters(network)
     adapted = operate(network, "lora", rank=2)
-    assert all(torch.equal(adapted(x)[key], value) for key, value in expected.items())
+    for name, value in adapted(x).items():  # a sum with zeros may lie otherwise in memory
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
     moving = {key for key, p in adapted.named_parameters() if p.requires_grad}
     assert all(".lora_" in key or key.startswith("heads.") for key in moving)
     assert any(".lora_A." in key for key in moving)

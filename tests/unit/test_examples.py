@@ -4,7 +4,10 @@ images."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +36,9 @@ FEWEST = {"spottunet_policy": 40}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
-SIDES = {"diffmic": 112}
-"""Pixels along a side that an example needs: regions are chosen among the cells of the last feature."""
+SIDES = {"diffmic": 112, "catenorm_vessels": 32}
+"""Pixels along a side that an example needs: regions are chosen among the cells of the last feature,
+or a normalisation needs two."""
 
 
 def sites_of(study: Study) -> tuple[str, ...]:
@@ -117,7 +121,55 @@ def write_noise(
 @pytest.mark.filterwarnings("ignore:mixcl. class:UserWarning")  # masks of a few pixels
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
 def test_every_example_plans(name: str, tmp_path: Path) -> None:
-    study = read_study(EXAMPLES / f"{name}.yaml")
+    check_plans(name, tmp_path)
+
+
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
+
+
+def evidence_studies() -> list[tuple[str, str, tuple[str, ...]]]:
+    """(page, example, overrides) of every ``allograft study`` of the evidence pages that is not the
+    example as it stands, with the first value of a loop."""
+    found = []
+    for page in sorted(EVIDENCE.glob("*.md")):
+        for words in commands_in(page.read_text(encoding="utf-8")):
+            if "study" not in words:
+                continue
+            loop = re.match(r"for (\w+) in (\w+)", " ".join(words))
+            if loop is not None:
+                words = [word.replace(f"${loop[1]}", loop[2]).rstrip(";") for word in words]
+            changes = tuple(after for word, after in pairwise(words) if word == "--set")
+            if any(not change.startswith("seeds=") for change in changes):
+                found.append((page.stem, Path(words[words.index("study") + 1]).stem, changes))
+    return found
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """The commands of the indented blocks of a page, as a shell splits them."""
+    left = ""
+    for line in text.splitlines():
+        if not (line.startswith("    ") or left):
+            continue
+        left += line.removesuffix("\\") + "\n"
+        if line.endswith("\\"):
+            continue
+        try:
+            words = shlex.split(left, comments=True)
+        except ValueError:  # a quotation goes on
+            continue
+        left = ""
+        if words:
+            yield words
+
+
+@pytest.mark.parametrize(("page", "name", "changes"), evidence_studies())
+def test_every_study_of_an_evidence_page_plans(page: str, name: str, changes: tuple[str, ...], tmp_path: Path) -> None:
+    check_plans(name, tmp_path, changes)
+
+
+def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
+    """A shipped study with these overrides plans on noise."""
+    study = read_study(EXAMPLES / f"{name}.yaml", changes)
     side, labelled = SIDES.get(name, SMALLEST if "cyclegan" in str(study.recipes).lower() else 16), FEWEST.get(name, 2)
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     if isinstance(study.target_labels, TargetLabels):
@@ -127,18 +179,21 @@ def test_every_example_plans(name: str, tmp_path: Path) -> None:
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]
         heads = {key: _inner(change) for key, change in study.each.items() if "upsampling_head" in str(change)}
-        check_each(name, study, tmp_path, [*small, *(f"each.{key}.network={SMALL[net]}" for key, net in heads.items())])
+        check_each(
+            name, study, folder, [*changes, *small, *(f"each.{key}.network={SMALL[net]}" for key, net in heads.items())]
+        )
         return
     small += [
         f"cohorts.{key}.preprocessing.size={[side] * len(spec.preprocessing['size'])}"
         for key, spec in study.cohorts.items()
         if "size" in spec.preprocessing
     ]
-    manifest = [*stand_ins(study, tmp_path)] or stand_in(study, tmp_path, labelled)
+    manifest = [*stand_ins(study, folder)] or stand_in(study, folder, labelled)
     for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
         sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
-        out = tmp_path / "pairs" / str(number)
-        world, plan = planned(name, manifest, out, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
+        out = folder / "pairs" / str(number)
+        everything = (*changes, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
+        world, plan = planned(name, manifest, out, *everything)
         assert len(plan.rows) == len(study.rows) * len(part.questions) * world.folds
         assert plan.units
 
@@ -178,7 +233,7 @@ def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> N
 def planned(name: str, manifest: Path | Sequence[str], out: Path, *changes: str) -> tuple[World, Plan]:
     """A shipped study's world and plan for one seed."""
     cohorts = (f"cohort={manifest}",) if isinstance(manifest, Path) else manifest
-    study = read_study(EXAMPLES / f"{name}.yaml", (*cohorts, "seeds=1", *changes))
+    study = read_study(EXAMPLES / f"{name}.yaml", (*cohorts, *changes, "seeds=1"))
     session = Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
     world = session.prepare()
     return world, session.plan(world)

@@ -320,6 +320,7 @@ def _show_plan(session: Session) -> None:
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
     for name, part in part_sessions(session).items():
+        shown: Any
         try:
             shown = preview_table(preview(part))
         except MissingWeightsError as error:

@@ -35,7 +35,7 @@ from allograft.step import GradientStep, Objective
 from allograft.table import find
 from allograft.tasks import Task
 from allograft.transforms.sample import Sample
-from allograft.tree import content_hash, digest, on_cpu, plain
+from allograft.tree import content_hash, copied_to_cpu, digest, plain
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -267,12 +267,12 @@ class Context:
                 for other processes.
 
         Returns:
-            The tree, its tensors on the CPU. Global generators are as they were before.
+            The tree, its tensors copied to the CPU. Global generators are as they were before.
         """
         made: Made | None = None
         if self.fabric.is_global_zero:
             with generators_kept():
-                made = self.journal.once(name, lambda: on_cpu(make()))
+                made = self.journal.once(name, lambda: copied_to_cpu(make()))
         return cast(Made, self.fabric.broadcast(made))
 
     def show(self, name: str, figure: Figure) -> None:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -25,7 +24,8 @@ from allograft.metrics.detection import detection_metrics, match
 from allograft.networks import AnyNetwork, Network
 from allograft.networks.detector import DetectionHead
 from allograft.parts.box_views import fuse, views
-from allograft.predictor import Direct, evaluation_mode
+from allograft.parts.held_out import mean_loss, split_subjects
+from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train_with_checkpoints
 from allograft.transforms.cloning import MixedBatch, clone_detections
@@ -51,33 +51,39 @@ def early_learning_ended(ap50: Sequence[float], threshold: float = 0.9) -> bool:
         >>> early_learning_ended([0.4, 0.6, 0.61, 0.61, 0.61]), early_learning_ended([0.1, 0.2])
         (True, False)
     """
-    if len(ap50) < 3:
+    fitted = fit_early_learning(ap50)
+    if fitted is None:
         return False
-    a, b, c = fit_early_learning(ap50)
-    first, last = (_slope(float(epoch), a, b, c) for epoch in (1, len(ap50)))
+    first, last = (_slope(float(epoch), *fitted) for epoch in (1, len(ap50)))
     return first != 0 and abs(first - last) / abs(first) > threshold
 
 
-def fit_early_learning(ap50: Sequence[float]) -> tuple[float, float, float]:
+def fit_early_learning(ap50: Sequence[float]) -> tuple[float, float, float] | None:
     """a, b, c of a (1 - exp(-x^b / c)): 0 <= a, b <= 1, c >= 0, by least squares weighted as the
-    released code has it: sigma falls from 1 to 0.1; x are n points over [0, n]."""
+    released code has it: sigma falls from 1 to 0.1; x are n points over [0, n]. None for fewer than
+    three epochs, and where the fit does not converge."""
     from scipy.optimize import curve_fit
 
     def curve(x: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
         return np.asarray(a * (1 - np.exp(-(x**b) / c)))
 
     count = len(ap50)
-    fitted, _ = curve_fit(
-        curve,
-        np.linspace(0, count, count),
-        np.asarray(ap50, dtype=np.float64),
-        p0=(1, 1, 1),
-        method="trf",
-        sigma=np.geomspace(1, 0.1, count),
-        absolute_sigma=True,
-        bounds=([0, 0, 0], [1, 1, np.inf]),
-        max_nfev=10_000,
-    )
+    if count < 3:
+        return None
+    try:
+        fitted, _ = curve_fit(
+            curve,
+            np.linspace(0, count, count),
+            np.asarray(ap50, dtype=np.float64),
+            p0=(1, 1, 1),
+            method="trf",
+            sigma=np.geomspace(1, 0.1, count),
+            absolute_sigma=True,
+            bounds=([0, 0, 0], [1, 1, np.inf]),
+            max_nfev=10_000,
+        )
+    except RuntimeError:  # SciPy's word for no convergence
+        return None
     a, b, c = map(float, fitted)
     return a, b, c
 
@@ -152,25 +158,24 @@ class Sissi:
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a network that is no detector, an odd batch, or source subjects
-        too few to hold one out."""
+        """Raise ``SpecError`` for a network that is no detector, an odd batch, or too few source
+        subjects to hold one out."""
         _head(network)
         if context.batch_size % 2:
             raise SpecError(f"sissi: batch_size is {context.batch_size}; half a batch is source, so it must be even")
-        if self.start == "source-val" and len({s for cohort in scenario.source for s in cohort.subjects}) < 2:
-            raise SpecError("sissi: start 'source-val' holds out source subjects, and there is one; use early-learning")
+        self._sides(scenario, context)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithm 1. An epoch is one pass over the target's images."""
         network.train()
         sides = self._sides(scenario, context)
-        length, epochs = self._lengths(sides.target, context)
-        step = context.gradient_step(network, steps=epochs * length)
+        epochs = _epochs(sides.target, context)
+        step = context.gradient_step(network, steps=epochs[-1].stop)
         curve: list[float] = []
         best: dict[str, Tensor] = {}
         began: int | None = None
         current: Sequence[Cohort] = sides.target
-        for epoch in range(epochs):
+        for epoch, steps in enumerate(epochs):
             if began is None and self._begins(curve):
                 began = epoch
                 network.load_state_dict(best or network.state_dict())  # the optimizer's momentum stays
@@ -180,11 +185,11 @@ class Sissi:
             yield from train_with_checkpoints(
                 step,
                 batches,
-                steps=range(epoch * length, (epoch + 1) * length),
+                steps=steps,
                 context=context,
                 along=[Stage("corrected", Direct(network), scenario.sites)],
                 name=f"epoch-{epoch}",
-                total=epochs * length,
+                total=epochs[-1].stop,
             )
             if began is None:
                 value, weights = self._watched(network, sides, epoch, min(curve, default=math.inf), context)
@@ -200,18 +205,8 @@ class Sissi:
         target = tuple(cohort for cohort in scenario.target if cohort.has_labels)
         if self.start == "early-learning":
             return Sides(scenario.source, (), target)
-        subjects = sorted({subject for cohort in scenario.source for subject in cohort.subjects})
-        order = torch.randperm(len(subjects), generator=context.seeds.rng("held out")).tolist()
-        held = {subjects[index] for index in order[: max(1, len(subjects) // 5)]}
-        kept = (cohort.where(lambda case: case.subject not in held) for cohort in scenario.source)
-        out = (cohort.where(lambda case: case.subject in held) for cohort in scenario.source)
-        return Sides(tuple(c for c in kept if c.cases), tuple(c for c in out if c.cases), target)
-
-    def _lengths(self, target: Sequence[Cohort], context: Context) -> tuple[int, int]:
-        """Steps of an epoch, one pass over the target, and how many epochs."""
-        budget = context.settings.budget
-        length = budget.steps_per_epoch or max(1, -(-2 * sum(map(len, target)) // context.batch_size))
-        return length, max(1, budget.adaptation(length) // length)
+        kept, out = split_subjects(scenario.source, 0.2, context, "sissi", instead="set start: early-learning")
+        return Sides(tuple(kept), tuple(out), target)
 
     def _begins(self, curve: Sequence[float]) -> bool:
         if self.start == "early-learning":
@@ -226,7 +221,7 @@ class Sissi:
 
         def measured() -> tuple[float, dict[str, Tensor]]:
             with context.seeds.everything("held out", epoch):  # a detector draws the anchors that count
-                loss = held_out_loss(network, sides.held_out, context)
+                loss = mean_loss(network, context.supervised_task, sides.held_out, context)
             return loss, dict(network.state_dict()) if loss < least else {}
 
         loss, weights = context.once(f"held-out-{epoch}", measured)
@@ -283,10 +278,19 @@ class Sissi:
         epochs = tuple(float(epoch) for epoch in range(1, len(curve) + 1))
         start = "correction never starts" if began is None else f"correction starts after epoch {began}"
         lines: dict[str, tuple[float | None, ...]] = {what: tuple(curve)}
-        if self.start == "early-learning" and len(curve) >= 3:
-            a, b, c = fit_early_learning(curve)
+        if self.start == "early-learning" and (fitted := fit_early_learning(curve)) is not None:
+            a, b, c = fitted
             lines["fitted"] = tuple(a * (1 - math.exp(-(epoch**b) / c)) for epoch in epochs)
         return Lines(f"early learning; {start}", epochs, lines, "epoch", what)
+
+
+def _epochs(target: Sequence[Cohort], context: Context) -> list[range]:
+    """The steps of each epoch, one pass over the target; the last may be shorter, so that all make
+    up the budget."""
+    budget = context.settings.budget
+    length = budget.steps_per_epoch or max(1, -(-2 * sum(map(len, target)) // context.batch_size))
+    total = budget.adaptation(length)
+    return [range(first, min(first + length, total)) for first in range(0, total, length)]
 
 
 def _head(network: AnyNetwork) -> DetectionHead:
@@ -312,19 +316,6 @@ def noisy_ap50(network: AnyNetwork, target: Sequence[Cohort], context: Context) 
             images.append(match(found.xyxy, found.label, found.score, truth.xyxy, truth.label))
     value = detection_metrics(images)["ap50"]
     return value if value == value else 0.0
-
-
-@torch.no_grad()
-def held_out_loss(network: AnyNetwork, held_out: Sequence[Cohort], context: Context) -> float:
-    """The mean over images of the task's loss, in evaluation mode."""
-    losses = []
-    with evaluation_mode(network):
-        for cohort in held_out:
-            for index in range(len(cohort)):
-                case = context.fabric.to_device(cohort.case(index))
-                terms = context.supervised_task.objective(network, case)
-                losses.append(float(torch.stack([*terms.values()]).sum()))
-    return sum(losses) / len(losses)
 
 
 def _facts(target: Sequence[Cohort], current: Sequence[Cohort], began: int | None) -> dict[str, float | int | str]:

@@ -137,7 +137,8 @@ def faster_rcnn(
         in_channels: image channels.
         outputs: ``{"boxes": K}``, the background counted.
         backbone: ``resnet50`` (FPN, Lin et al. 2017), ``mobilenet_v3_large`` (for the CPU), or
-            ``tiny`` (three convolutions, for tests). All have batch normalisation that is trained.
+            ``tiny`` (three convolutions and a narrow head, for tests). All have batch
+            normalisation that is trained.
         anchors: sides of the anchors in pixels.
         detections: most boxes an image.
         score: boxes that are less certain are left out.
@@ -146,6 +147,7 @@ def faster_rcnn(
     """
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
     if set(outputs) - {"boxes"}:
         raise SpecError(
@@ -153,13 +155,14 @@ def faster_rcnn(
         )
     if backbone not in BACKBONES:
         raise SpecError(f"network faster_rcnn: backbone is '{backbone}'; expected one of {', '.join(BACKBONES)}")
-    make, names, stride, multiple = BACKBONES[backbone]
+    make, names, stride, multiple, width = BACKBONES[backbone]
     body = make(in_channels)
     # resnet50: one size for each level of the pyramid; else all sizes at every level
     sizes = [(side,) for side in anchors] if len(anchors) == len(names) else [tuple(anchors)] * len(names)
     whole = FasterRCNN(
         body,
-        num_classes=outputs.get("boxes", 2),
+        box_head=TwoMLPHead(body.out_channels * 7**2, width),
+        box_predictor=FastRCNNPredictor(width, outputs.get("boxes", 2)),
         rpn_anchor_generator=AnchorGenerator(tuple(sizes), ((0.5, 1.0, 2.0),) * len(names)),
         box_score_thresh=score,
         box_nms_thresh=overlap,
@@ -202,10 +205,10 @@ def _tiny(in_channels: int) -> nn.Module:
     return BackboneWithFPN(body, {"second": "0", "third": "1"}, [16, 16], 16)
 
 
-BACKBONES: Mapping[str, tuple[Callable[[int], nn.Module], tuple[str, ...], int, int]] = {
-    "resnet50": (_resnet50, ("0", "1", "2", "3", "pool"), 4, 32),
-    "mobilenet_v3_large": (_mobilenet, ("0", "1", "pool"), 32, 32),
-    "tiny": (_tiny, ("0", "1", "pool"), 4, 16),
+BACKBONES: Mapping[str, tuple[Callable[[int], Any], tuple[str, ...], int, int, int]] = {
+    "resnet50": (_resnet50, ("0", "1", "2", "3", "pool"), 4, 32, 1024),
+    "mobilenet_v3_large": (_mobilenet, ("0", "1", "pool"), 32, 32, 1024),
+    "tiny": (_tiny, ("0", "1", "pool"), 4, 16, 64),
 }
-"""Name -> how it is made, the names of its pyramid's levels, pixels a cell of the finest, and what
-sides must be a multiple of."""
+"""Name -> how it is made, the names of its pyramid's levels, pixels a cell of the finest, what
+sides must be a multiple of, and the width of the head that looks at each box."""

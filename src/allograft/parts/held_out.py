@@ -23,32 +23,30 @@ from allograft.tasks import Task
 
 
 def split_subjects(
-    cohorts: Sequence[Cohort], share: float, context: Context, name: str
+    cohorts: Sequence[Cohort], share: float, context: Context, name: str, instead: str = "leave out patience"
 ) -> tuple[list[Cohort], list[Cohort]]:
     """Those to train on, and those held out: a share of the subjects of all cohorts together, drawn
-    at random; of either at least one.
+    at random; of either at least one. A patient who was seen at two sites is on one side.
 
     Args:
         name: of the recipe, for the error.
+        instead: what else the user can do, for the error.
 
     Raises:
         SpecError: fewer than two subjects.
     """
-    subjects = sorted({(number, subject) for number, cohort in enumerate(cohorts) for subject in cohort.subjects})
+    subjects = sorted({subject for cohort in cohorts for subject in cohort.subjects})
     if len(subjects) < 2:
         raise SpecError(
             f"{name}: {len(subjects)} subject to train on, of which none can be held out; expected two at least, or "
-            "leave out patience"
+            f"{instead}"
         )
     count = min(max(1, round(share * len(subjects))), len(subjects) - 1)
     order = torch.randperm(len(subjects), generator=context.seeds.rng("held-out", len(subjects))).tolist()
     out = {subjects[place] for place in order[:count]}
 
     def part(inside: bool) -> list[Cohort]:
-        views = [
-            cohort.where(lambda case, number=number: ((number, case.subject) in out) == inside)  # type: ignore[misc]
-            for number, cohort in enumerate(cohorts)
-        ]
+        views = [cohort.where(lambda case: (case.subject in out) == inside) for cohort in cohorts]
         return [view for view in views if len(view)]
 
     return part(False), part(True)

@@ -373,7 +373,8 @@ def _restore(shape: Any, source: _Source, at: str) -> Any:
     if not isinstance(shape, dict):
         return shape
     if "tensor" in shape:
-        return source.tensors[shape["tensor"]]
+        # a copy, as torch aligns its own: products of unaligned numbers round otherwise
+        return source.tensors[shape["tensor"]].clone()
     if "mapped" in shape:
         hashes = source.tensors[shape["hashes"]]
         return Mapped.open(source.folder / shape["mapped"], shape["dtype"], tuple(shape["shape"]), hashes)

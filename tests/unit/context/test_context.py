@@ -319,3 +319,14 @@ def test_epochs_or_steps() -> None:
     for name in ("steps", "adapt_steps", "epochs", "adapt_epochs", "batch_size", "steps_per_epoch"):
         with pytest.raises(SpecError, match=f"budget.{name}: found 0, expected at least 1"):
             Budget(**{name: 0})
+
+
+def test_what_is_computed_once_stays_as_it_was() -> None:
+    """Also where it was taken from weights that train on."""
+    network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 4]}}})
+    kept = a_context().once("weights", lambda: dict(network.state_dict()))
+    before = {key: value.clone() for key, value in kept.items()}
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(1.0)
+    assert all(torch.equal(kept[key], before[key]) for key in before)

@@ -12,7 +12,7 @@ from tests.unit.tiny import a_context
 
 from allograft.batch import Batch, Boxes
 from allograft.errors import SpecError
-from allograft.methods.sissi import Sissi, clone_detections, early_learning_ended, fuse
+from allograft.methods.sissi import Sissi, _epochs, clone_detections, early_learning_ended, fit_early_learning, fuse
 from allograft.networks import build
 from allograft.networks.detector import DetectionHead
 from allograft.parts.box_views import FLIPS, SCALES, unflipped, views
@@ -36,7 +36,7 @@ CONTRACT = {
     },
     "under": {
         "slowed": {"arguments": {"start": "early-learning"}},
-        "fused_score": {"arguments": {"score": 0.3}},
+        "fused_score": {"arguments": {"score": 0.15}},
         "keep_empty": {"arguments": {"score": 0.99}},
     },
     "own_settings": ("augmentation",),
@@ -51,6 +51,8 @@ CONTRACT = {
         "task": {"detection": {"classes": ["brain"]}},
         "network": {"faster_rcnn": {"backbone": "tiny", "detections": 20}},
         "budget": {"steps": 3, "adapt_steps": 8, "batch_size": 2, "steps_per_epoch": 2},
+        "optimizer": {"sgd": {"lr": 2.0}},  # at which the loss on the held-out source rises again
+        "clip": 1.0,
     },
 }
 SPEC = {"build": {"faster_rcnn": {"in_channels": 1, "outputs": {"boxes": 2}, "backbone": "tiny"}}}
@@ -120,6 +122,24 @@ def test_every_view_comes_back_to_the_image_and_flips_share_a_pass() -> None:
     for boxes in found:
         assert boxes.xyxy[0].tolist() == pytest.approx([20, 10, 60, 30], abs=2.0)
     assert head.roi_heads.score_thresh == 0.05  # as it was
+
+
+def test_a_curve_that_nothing_fits_has_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_convergence(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Optimal parameters not found")
+
+    monkeypatch.setattr("scipy.optimize.curve_fit", no_convergence)
+    assert fit_early_learning([0.4, 0.6, 0.61, 0.61]) is None
+    assert not early_learning_ended([0.4, 0.6, 0.61, 0.61])
+
+
+@pytest.mark.parametrize(("steps", "lengths"), [(8, [3, 3, 2]), (6, [3, 3]), (2, [2])])
+def test_epochs_make_up_the_budget(steps: int, lengths: list[int]) -> None:
+    context = a_context()
+    budget = replace(context.settings.budget, adapt_steps=steps, steps_per_epoch=3)
+    epochs = _epochs([], replace(context, settings=replace(context.settings, budget=budget)))
+    assert [len(epoch) for epoch in epochs] == lengths
+    assert [step for epoch in epochs for step in epoch] == list(range(steps))
 
 
 def test_early_learning_needs_three_epochs_and_a_bend() -> None:

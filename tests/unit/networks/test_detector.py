@@ -100,7 +100,7 @@ def test_parts_and_scopes(network: Network) -> None:
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 def test_the_stated_stride_is_that_of_the_finest_level(backbone: str) -> None:
-    make, names, stride, multiple = BACKBONES[backbone]
+    make, names, stride, multiple, _ = BACKBONES[backbone]
     with torch.no_grad():
         levels = make(3).eval()(torch.zeros(1, 3, 2 * multiple, 4 * multiple))
     assert tuple(levels) == names
