@@ -87,6 +87,11 @@ def gain(seeds: list[dict[str, float]]) -> float:
     return fmean(one["mixcl"] - one["scratch"] for one in seeds)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="Dice 0.554 from scratch, 0.549 after MixCL: gains of 0.027, 0.006 and -0.048. Where MixCL gains, a pool of "
+    "noise gains as much (0.025, 0.006), so it is not the labels that help after 100 steps",
+)
 def test_labels_of_two_data_sets_help_where_labels_are_few(found: dict[str, list[dict[str, float]]]) -> None:
     print(found["brains"])
     assert gain(found["brains"]) >= 0.02
