@@ -15,6 +15,7 @@ from scipy.stats import ttest_ind
 
 from allograft import read_records
 from allograft.recipe import parse_recipe, title
+from allograft.studies import missing_parts
 
 TABLES = {"transformers": ("vit", "swin"), "CNN": ("resnet",), "table 2": ("domains",)}
 
@@ -22,7 +23,7 @@ TABLES = {"transformers": ("vit", "swin"), "CNN": ("resnet",), "table 2": ("doma
 def scores(out: Path) -> pd.DataFrame:
     """A row a part, recipe and seed: AUROC at the test patients."""
     frames = []
-    for folder in sorted((out / "parts").iterdir()):
+    for folder in sorted(folder for folder in (out / "parts").iterdir() if (folder / "study.json").exists()):
         records = read_records(folder)
         tested = records[(records["part"] == "test") & (records["status"] == "done")]
         names = [title(parse_recipe({recipe["name"]: recipe["parameters"]})) for recipe in tested["recipe"]]
@@ -51,3 +52,5 @@ if __name__ == "__main__":
     (transformer, ours), (cnn, theirs) = bests["transformers"], bests["CNN"]
     print(f"\nbest pre-trained transformer, {transformer}, against best pre-trained CNN, {cnn}:")
     print(f"  p {float(ttest_ind(ours, theirs).pvalue):.3f}")
+    for part, why in missing_parts(Path(sys.argv[1])).items():
+        print(f"\nmissing: {part}: {why}")

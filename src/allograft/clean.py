@@ -15,7 +15,7 @@ from allograft.results.select import as_recorded
 from allograft.results.standing import standing_of
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
-from allograft.studies import part_sessions
+from allograft.studies import missing_parts, part_sessions
 from allograft.study.plan import Plan
 from allograft.study.reading import kept_study
 from allograft.study.world import World
@@ -152,7 +152,10 @@ def _remove(store: Store, one: Leftover) -> None:
 def _use(out: Path, say: Callable[[str], None]) -> _Use:
     plans, recorded, shown, finished = [], [], set[tuple[str, str]](), True
     whole = Session(kept_study(out), out, None, local_fabric(accelerator="cpu"), 0, 60.0, say)
-    for session in part_sessions(whole).values():
+    missing = missing_parts(out)
+    for name, session in part_sessions(whole).items():
+        if name in missing:
+            continue
         began = (session.out / "study.json").exists()
         world = World.read(kept_study(session.out) if began else session.study, session.out)
         records = read_all(session.out)

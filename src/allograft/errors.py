@@ -42,6 +42,10 @@ class ModelError(AllograftError):
     """A model folder or weights file cannot be used."""
 
 
+class MissingWeightsError(ModelError):
+    """Published weights are not on this machine and cannot be fetched."""
+
+
 class OutputError(AllograftError):
     """The output folder cannot be written, or holds something else."""
 

@@ -3,14 +3,15 @@ models, part by part."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allograft import tree
 from allograft.context import Store
-from allograft.errors import SpecError
+from allograft.errors import MissingWeightsError, SpecError
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Grid, candidates, title, total_needs
 from allograft.report.overview import Part, write_overview
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+MISSING = "missing.json"
+"""Parts of a study that were not run, each with the reason."""
+
+
 @dataclass(frozen=True)
 class PartsResult:
     """What a study of several parts leaves: pairs of sites, named settings, numbers of target
@@ -41,11 +46,14 @@ class PartsResult:
         out: the folder.
         study: what was asked.
         parts: ``from a``, ``swin24`` or ``subjects-4`` -> what that study left.
+        missing: parts that were not run, since the published weights that they start from are not
+            on this machine and cannot be fetched -> which file, and where to put it.
     """
 
     out: Path
     study: Study
     parts: Mapping[str, Result]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -81,17 +89,15 @@ def run_study(
         it, with their reasons: see ``Result.failed``.
 
     Raises:
-        AllograftError: bad input, of any part, before anything is trained.
+        AllograftError: bad input, of any part, before anything is trained. A part whose published
+            weights are missing is not run, and is listed as missing, where others can be.
     """
     study, out = make_study(study), Path(out)
     whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say)
-    sessions, worlds = part_sessions(whole), {}
-    for number, (name, session) in enumerate(sessions.items(), 1):
-        _announce(say, name, number, len(sessions))
-        sessions[name] = session.completed()
-        worlds[name] = sessions[name].prepare()
+    sessions, worlds, missing = _prepared(part_sessions(whole), say)
     if whole.fabric.is_global_zero and study.is_parted:
         tree.write_json(out / "study.json", study.spelt_out())
+        tree.write_json(out / MISSING, missing)
     results: dict[str, Result] = {}
     continued = _continued(sessions, worlds)
     for number, (name, session) in enumerate(sessions.items(), 1):
@@ -105,8 +111,33 @@ def run_study(
             continue
         results[name] = session.finish(worlds[name], plan, report=report, keeps_page=True)
         if study.is_parted:
-            _join(out, study, results, len(sessions), report=report)
-    return PartsResult(out, study, results) if study.is_parted else results[""]
+            _join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
+    return PartsResult(out, study, results, missing) if study.is_parted else results[""]
+
+
+def _prepared(
+    sessions: Mapping[str, Session], say: Callable[[str], None]
+) -> tuple[dict[str, Session], dict[str, World], dict[str, str]]:
+    """The parts that can be run, with their worlds, and those whose weights are missing."""
+    completed, worlds, missing = dict[str, Session](), dict[str, World](), dict[str, str]()
+    for number, (name, session) in enumerate(sessions.items(), 1):
+        _announce(say, name, number, len(sessions))
+        try:
+            completed[name] = session.completed()
+            worlds[name] = completed[name].prepare()
+        except MissingWeightsError as error:
+            if len(missing) + 1 == len(sessions):
+                raise
+            completed.pop(name, None)
+            missing[name] = str(error)
+            say(f"missing: {error}")
+    return completed, worlds, missing
+
+
+def missing_parts(out: Path) -> dict[str, str]:
+    """The parts of a study that were not run, each with the reason."""
+    found: dict[str, str] = json.loads((out / MISSING).read_text()) if (out / MISSING).exists() else {}
+    return found
 
 
 def rebuild(
@@ -124,7 +155,8 @@ def rebuild(
         OutputError: a folder that no study wrote.
     """
     study = kept_study(out)
-    sessions = part_sessions(Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, say))
+    missing, whole = missing_parts(out), Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, say)
+    sessions = {name: session for name, session in part_sessions(whole).items() if name not in missing}
     results: dict[str, Result] = {}
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
@@ -134,8 +166,9 @@ def rebuild(
         results[name] = session.finish(world, plan, report=True, pictures=pictures)
     if not study.is_parted:
         return results[""]
-    _join(out, study, results, len(results), report=True)
-    return PartsResult(out, study, results)
+    result = PartsResult(out, study, results, missing)
+    _join(out, result, len(results), report=True)
+    return result
 
 
 def part_sessions(whole: Session) -> dict[str, Session]:
@@ -164,8 +197,10 @@ def _announce(say: Callable[[str], None], name: str, number: int, total: int) ->
         say(f"== {name} ({number} of {total})")
 
 
-def _join(out: Path, study: Study, results: Mapping[str, Result], parts: int, *, report: bool) -> None:
-    """What holds over all parts that are there: one table, and a page over them."""
+def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
+    """What holds over all parts that are there, of so many that can be run: one table, and a page
+    over them."""
+    study, results = whole.study, whole.parts
     for file in ("results.csv", "metrics.csv"):
         join_files(
             out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
@@ -187,7 +222,8 @@ def _join(out: Path, study: Study, results: Mapping[str, Result], parts: int, *,
             Part(name, link, one.study, one.plan, one.standing)
             for (name, one), link in zip(results.items(), links, strict=True)
         ]
-        write_overview(out / "report.html", study, shown, parts, severity_sheet(records, made[0].plan.headline))
+        severity = severity_sheet(records, made[0].plan.headline)
+        write_overview(out / "report.html", study, shown, parts, severity, missing=whole.missing)
 
 
 def train_model(

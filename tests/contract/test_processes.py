@@ -56,16 +56,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return manifest, folder / "out"
 
 
-OPEN = {
-    "barlow_twins": "its correlations over small batches amplify rounding: 1e-3 after three steps",
-}
-"""Methods whose comparison does not hold yet, and why."""
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one(name: str, together: tuple[Path, Path], tmp_path: Path) -> None:
-    if name in OPEN:
-        pytest.xfail(OPEN[name])
     manifest, out = together
     _, row, records = run(session_of_processes(manifest, tmp_path, name))
     assert all(record.status == "done" for record in records.values())

@@ -104,6 +104,11 @@ def test_a_pretext_gains_where_labels_are_few(found: dict[str, list[dict[str, fl
     assert max(means[name] for name in PRETEXTS) >= means["scratch"] + MARGIN
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="over 3 of the seeds 0.103 from scratch, 0.169 reconstruction, 0.216 contrastive, 0.195 adversarial: with "
+    "60 steps from scratch, more steps on noise help too (a pool of brains: 0.334, 0.188, 0.279)",
+)
 def test_noise_teaches_nothing(found: dict[str, list[dict[str, float]]]) -> None:
     means = {row: mean(one[row] for one in found["noise"]) for row in found["noise"][0]}
     print(means)

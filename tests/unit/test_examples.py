@@ -180,7 +180,7 @@ def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
     if isinstance(study.target_labels, TargetLabels):
         counted = "cases" if study.target_labels.cases is not None else "subjects"
-        small += [f"target_labels.{counted}={labelled}"]
+        small += [f"target_labels={{{counted}: {labelled}}}"]
     small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]
@@ -198,8 +198,9 @@ def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
     for number, part in enumerate([study] if study.pairs == "listed" else parts_of(study).values()):
         sides = [] if part is study else ["pairs=listed", f"source={list(part.source)}", f"target={list(part.target)}"]
         out = folder / "pairs" / str(number)
-        _, plan = planned(name, manifest, out, *changes, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
-        assert len(plan.rows) == len(study.rows) * len(part.questions)
+        everything = (*changes, "allow_duplicates=[]", "near_duplicates=warn", *sides, *small)
+        world, plan = planned(name, manifest, out, *everything)
+        assert len(plan.rows) == len(study.rows) * len(part.questions) * world.folds
         assert plan.units
 
 

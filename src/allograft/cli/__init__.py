@@ -16,7 +16,7 @@ from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
 from allograft.cli.warned import say_warnings_plainly
-from allograft.errors import AllograftError, SpecError, UnitsFailed
+from allograft.errors import AllograftError, MissingWeightsError, SpecError, UnitsFailed
 
 if TYPE_CHECKING:
     from allograft.run.session import Result, Session
@@ -330,7 +330,14 @@ def _show_plan(session: Session) -> None:
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
     for name, part in part_sessions(session).items():
-        console.print(*([f"== {name}"] if name else []), preview_table(preview(part)), sep="\n")
+        shown: Any
+        title = [f"== {name}"] if name else []
+        try:
+            console.print(*title, preview_table(preview(part)), sep="\n")
+        except MissingWeightsError as error:
+            if not name:
+                raise
+            console.print(*title, f"missing: {error}", sep="\n")
 
 
 def _show(result: Result | PartsResult) -> None:
@@ -343,6 +350,8 @@ def _show(result: Result | PartsResult) -> None:
         _show_part(part, how=not isinstance(result, PartsResult))
     if isinstance(result, PartsResult):
         print_over(result.study, parts[0].plan, [part.lines for part in parts])
+        for name, why in result.missing.items():
+            print(f"{name}: missing: {why}")
         print(f"report over all parts: {result.out / 'report.html'}")
     if result.failed:
         runs = sum(len(line.runs) for part in parts for line in part.lines)

@@ -23,8 +23,8 @@ _PAIRS = ("RL", "AP", "SI")
 
 @dataclass(frozen=True)
 class Mirror:
-    """Which images are mirrored before a network sees them, with all that lies on them: right knees,
-    so that all look like left ones. Predictions are mirrored back.
+    """Which images are mirrored before a network sees them, with all that lies on them: right
+    knees, so that all look like left ones. Predictions are mirrored back.
 
     Args:
         attribute, value: a column of the manifest, and the cell of those that are mirrored. An image

@@ -19,19 +19,17 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network, rebuildable, reheaded
 from allograft.nn.critic import Critic
 from allograft.nn.ssim import Ssim
+from allograft.parts.pool import steps_of
 from allograft.parts.pretexts import (
     PAPER,
     Ranged,
     check_pool,
     dropped,
-    facts_of,
     held_out,
     restoration_loss,
     restored_by,
+    restored_stage,
     restorer,
-    show_restored,
-    steps_of,
-    validation_of,
 )
 from allograft.predictor import evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -205,9 +203,8 @@ class Adversarial:
         def restore(batch: Batch) -> Tensor:
             return restored_by(restoring, batch.image)
 
-        found = validation_of(restore, validating, context, self.ssim)
-        show_restored(restore, validating, context)
-        yield Stage("pretrained", seen=scenario.sites, facts=facts_of(steps, batches.epoch, found))
+        lengths = steps, batches.epoch
+        yield restored_stage(restore, validating, context, self.ssim, lengths, sites=scenario.sites)
         return Carry(reheaded(restoring, {})[0], parts={"critic": step.critic})
 
     def _step(self, network: Network, image: Tensor, context: Context, lengths: tuple[int, int]) -> TurnsStep:

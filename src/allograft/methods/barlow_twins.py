@@ -17,7 +17,16 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.paired_batches import gathered, of_all, require_encoder
-from allograft.parts.pool import TwoViews, check_several, chosen_pool, feature_shapes, mean_of_last, pool_loader
+from allograft.parts.pool import (
+    TwoViews,
+    check_several,
+    chosen_pool,
+    feature_shapes,
+    mean_of_last,
+    pool_loader,
+    sample_shape,
+    steps_of,
+)
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.sample import Sample
@@ -72,9 +81,8 @@ class BarlowTwins:
         pool = chosen_pool(scenario.pool, self.pool, "barlow_twins")
         views = TwoViews(Sample(self.augmentation, context.settings.patch))
         batches = pool_loader(pool, context, views)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
-        size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
-        features = feature_shapes(network, (1, pool[0].case(0).image.shape[1], *size))
+        steps = steps_of(context, self.epochs, batches.epoch)
+        features = feature_shapes(network, sample_shape(pool, context))
         objective = Correlation(features[-1][1], views.name, self).to(context.fabric.device)
         history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)

@@ -19,18 +19,16 @@ from allograft.networks import AnyNetwork, Network, reheaded
 from allograft.nn.contrastive import nt_xent
 from allograft.nn.ssim import Ssim
 from allograft.parts.paired_batches import gathered, of_all
+from allograft.parts.pool import steps_of
 from allograft.parts.pretexts import (
     PAPER,
     check_pool,
-    dropped,
-    facts_of,
+    dropping_step,
     held_out,
     restoration_loss,
     restored_by,
+    restored_stage,
     restorer,
-    show_restored,
-    steps_of,
-    validation_of,
     with_range,
 )
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -106,16 +104,14 @@ class Contrastive:
         views = TwoViews(self.augmentation, context.settings.patch)
         batches = context.loader(training, "pool", order=order, transform=views)
         steps = steps_of(context, self.epochs, batches.epoch)
-        step = context.gradient_step(restoring, self.objective)
-        step.schedule = dropped(context, step.optimizer, steps, self.drop)
+        step = dropping_step(restoring, self.objective, context, steps, self.drop)
         train(step, batches, steps=steps, context=context)
 
         def restore(batch: Batch) -> Tensor:
             return restored_by(restoring, batch.image)
 
-        found = validation_of(restore, validating, context, self.ssim)
-        show_restored(restore, validating, context)
-        yield Stage("pretrained", seen=scenario.sites, facts=facts_of(steps, batches.epoch, found))
+        lengths = steps, batches.epoch
+        yield restored_stage(restore, validating, context, self.ssim, lengths, sites=scenario.sites)
         return Carry(reheaded(restoring, {})[0])
 
     def objective(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:

@@ -19,18 +19,16 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network, reheaded
 from allograft.networks.diffusion_unet import DiffusionDecoder, DiffusionEncoder
 from allograft.nn.ssim import Ssim
+from allograft.parts.pool import steps_of
 from allograft.parts.pretexts import (
     PAPER,
     Ranged,
     check_pool,
-    dropped,
-    facts_of,
+    dropping_step,
     held_out,
     restoration_loss,
+    restored_stage,
     restorer,
-    show_restored,
-    steps_of,
-    validation_of,
 )
 from allograft.predictor import evaluation_mode
 from allograft.predictor.noise import content_noise
@@ -176,8 +174,7 @@ class DenoisingDiffusion:
         sample = Ranged(Sample(context.settings.augmentation, context.settings.patch))
         batches = context.loader(training, "pool", transform=Noisy(sample, self.train_steps))
         steps = steps_of(context, self.epochs, batches.epoch)
-        step = context.gradient_step(restoring, self.objective)
-        step.schedule = dropped(context, step.optimizer, steps, self.drop)
+        step = dropping_step(restoring, self.objective, context, steps, self.drop)
         train(step, batches, steps=steps, context=context)
 
         def restore(batch: Batch) -> Tensor:
@@ -186,9 +183,8 @@ class DenoisingDiffusion:
         def missed(batch: Batch) -> Tensor:
             return self.validation_loss(restoring, batch)
 
-        found = validation_of(restore, validating, context, self.ssim, loss=missed)
-        show_restored(restore, validating, context)
-        yield Stage("pretrained", seen=scenario.sites, facts=facts_of(steps, batches.epoch, found))
+        lengths = steps, batches.epoch
+        yield restored_stage(restore, validating, context, self.ssim, lengths, sites=scenario.sites, loss=missed)
         return Carry(reheaded(restoring, {})[0])
 
     @property

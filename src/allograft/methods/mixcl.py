@@ -3,7 +3,6 @@ image (Li et al. 2022)."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,7 +18,15 @@ from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network, reheaded, transfer
 from allograft.parts.patch_pairs import PatchPairs, datasets_of
-from allograft.parts.pool import check_several, chosen_pool, class_pixels, feature_shapes, mean_of_last
+from allograft.parts.pool import (
+    check_masks,
+    check_several,
+    chosen_pool,
+    feature_shapes,
+    mean_of_last,
+    sample_shape,
+    steps_of,
+)
 from allograft.parts.views import SECOND, UNDISTORTED, Views
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
@@ -39,22 +46,21 @@ class MixCl:
     restores the image.
 
     A step sees as many pairs of patches as the study's batch size, P1 and P2 from one image or from
-    two images of one data set, 1 : 1.
-    A data set is a cohort of the study; data sets may have different classes, so that pairs of
-    background pixels, which may be of anything, do not count. Images without a mask take part in
-    the other two terms. The encoder alone is carried over.
+    two images of one data set, 1 : 1. A data set is a cohort of the study; data sets may have
+    different classes, so that pairs of background pixels, which may be of anything, do not count.
+    Images without a mask take part in the other two terms. The encoder alone is carried over.
 
     Corrected, as the paper's text has it: C_ij in the second sum of eq. 4, Z and Z' in eq. 5, Z1
     and Z2 in eq. 6. Kept: no centring in eq. 5, which Barlow Twins has, and the sum over positive
     pairs inside the logarithm of eq. 6, one fraction for all pairs. Eq. 3 is a squared norm; here
     its mean, and by ``reduction: sum`` the norm itself. Ours, where the paper gives none: lambda is
     Barlow Twins', 64 pixels a class, and the ranges of distortions. Correlations are taken image by
-    image: the paper has one image a process. Of UNETR, layer l is the encoder's output l.
-
-    Paper: 96^3 at 1.5 x 1.5 x 2 mm, -150 to 250 HU; AdamW, 1e-4, decay 1e-5, cosine, 1000 steps.
+    image: the paper has one image a process. Of UNETR, layer l is the encoder's output l. The
+    paper's sizes are in ``examples/mixcl_paper.yaml``.
 
     Args:
-        label_weight, restoration_weight: alpha and beta of eq. 2; the identity term has 1.
+        label_weight, restoration_weight: alpha and beta of eq. 2.
+        identity_weight: of the third term, 1 in eq. 2; a term of weight 0 is left out (table 2).
         balance: lambda of eq. 4.
         temperature: tau of eq. 6.
         pixels: r, sampled from each class, background included; all of a class that has fewer.
@@ -78,6 +84,7 @@ class MixCl:
     reduction: Literal["mean", "sum"] = "mean"
     epochs: Annotated[int, Ge(1)] | None = None
     pool: tuple[str, ...] = ()
+    identity_weight: Annotated[float, Ge(0)] = 1.0
 
     paper: ClassVar[Paper | None] = Paper(
         key="li2022mixcl",
@@ -88,39 +95,37 @@ class MixCl:
     )
     needs: ClassVar[Needs] = Needs(pool=True, pool_labels=True)
 
+    def __post_init__(self) -> None:
+        if not any(self.weights.values()):
+            raise SpecError("mixcl: all three weights are 0; give one of the terms a weight")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each term of eq. 2."""
+        weights = self.identity_weight, self.label_weight, self.restoration_weight
+        return dict(zip(("identity", "label", "restoration"), weights, strict=True))
+
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a network without a decoder, a pool of one image, a data set
         without masks; warn of a class with fewer pixels than are to be sampled."""
         pool = chosen_pool(scenario.pool, self.pool, "mixcl")
         check_several(pool, "mixcl")
-        reheaded(network, {"paired": pool[0].case(0).image.shape[1]})  # refuses a network that gives no image
+        reheaded(network, {"paired": sample_shape(pool, context)[1]})  # refuses a network that gives no image
         for numbers in datasets_of(pool):
-            cohorts = [pool[number] for number in numbers]
-            counts = [class_pixels(c, case) for c in cohorts for case in c.cases if "mask" in case.labels]
-            if not counts:
-                sites = ", ".join(sorted({case.site for cohort in cohorts for case in cohort.cases}))
-                raise SpecError(f"mixcl: {sites}: no image has a mask; drop it from pool, or add its masks")
-            for number, name in enumerate(cohorts[0].prepared.coding.mask, 1):
-                if 0 < (count := max(each[number] for each in counts)) < self.pixels:
-                    warnings.warn(
-                        f"mixcl: class '{name}' has at most {count} pixels in an image, fewer than the {self.pixels} "
-                        "to be sampled; all of them are taken; lower pixels, or leave it so",
-                        stacklevel=2,
-                    )
+            check_masks([pool[number] for number in numbers], self.pixels, "mixcl")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Eq. 2 on pairs of patches."""
         pool = chosen_pool(scenario.pool, self.pool, "mixcl")
-        image = pool[0].case(0).image
-        restoring = reheaded(network, {"paired": image.shape[1]})[0].to(context.fabric.device).train()
-        size = context.settings.patch or tuple(image.shape[2:])
-        shapes = feature_shapes(restoring, (1, image.shape[1], *size))
+        shape = sample_shape(pool, context)
+        restoring = reheaded(network, {"paired": shape[1]})[0].to(context.fabric.device).train()
+        levels = feature_shapes(restoring, shape)
         order = PatchPairs(pool, context.batch_size, context.loader_seeds("pool"), context.fabric.world_size)
         views = Views(Sample("none", context.settings.patch))
-        sampled = Sampled(views, tuple(shapes[LEVEL][2:]), len(pool[0].prepared.coding.mask), self)
+        sampled = Sampled(views, tuple(levels[LEVEL][2:]), len(pool[0].prepared.coding.mask), self)
         batches = context.loader(pool, "pool", order=order, transform=sampled)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
-        objective = Mixed([shape[1] for shape in shapes], len(size), self).to(context.fabric.device)
+        steps = steps_of(context, self.epochs, batches.epoch)
+        objective = Mixed([level[1] for level in levels], len(shape) - 2, self).to(context.fabric.device)
         history = train(context.gradient_step(restoring, objective, steps=steps), batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)
         facts = {"steps": steps, "datasets": len(order.datasets), **reached}
@@ -280,11 +285,10 @@ class Mixed(nn.Module):
         missed = (restored - clean).square().flatten(1)
         terms = {
             "identity": torch.stack(identity).sum() / pairs,
-            "label": ours.label_weight * torch.stack(label).mean(),
-            "restoration": ours.restoration_weight * getattr(missed, ours.reduction)(1).mean(),
+            "label": torch.stack(label).mean(),
+            "restoration": getattr(missed, ours.reduction)(1).mean(),
         }
-        off = {"label": not ours.label_weight, "restoration": not ours.restoration_weight}
-        return {name: term for name, term in terms.items() if not off.get(name)}
+        return {name: weight * terms[name] for name, weight in ours.weights.items() if weight}
 
 
 def projector(channels: int, dims: int) -> nn.Sequential:

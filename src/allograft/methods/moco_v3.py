@@ -23,7 +23,16 @@ from allograft.networks import AnyNetwork, Network
 from allograft.networks.tokens import TokenEncoder
 from allograft.nn.processes import processes
 from allograft.parts.paired_batches import gathered, require_encoder
-from allograft.parts.pool import TwoViews, check_several, chosen_pool, feature_shapes, mean_of_last, pool_loader
+from allograft.parts.pool import (
+    TwoViews,
+    check_several,
+    chosen_pool,
+    feature_shapes,
+    mean_of_last,
+    pool_loader,
+    sample_shape,
+    steps_of,
+)
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import GradientStep
 from allograft.train import train
@@ -89,9 +98,8 @@ class MocoV3:
         pool = chosen_pool(scenario.pool, self.pool, "moco_v3")
         views = TwoViews(Sample(self.augmentation, context.settings.patch))
         batches = pool_loader(pool, context, views)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
-        size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
-        features = feature_shapes(network, (1, pool[0].case(0).image.shape[1], *size))
+        steps = steps_of(context, self.epochs, batches.epoch)
+        features = feature_shapes(network, sample_shape(pool, context))
         objective = Contrast(network, features[-1][1], views.name, self).to(context.fabric.device)
         moving = [p for p in (*network.parameters(), *objective.parameters()) if p.requires_grad]
         inner = context.gradient_step(network, objective, context.optimizer(moving), steps=steps)

@@ -21,7 +21,15 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.paired_batches import require_encoder
 from allograft.parts.patch_pairs import datasets_of
-from allograft.parts.pool import check_several, chosen_pool, feature_shapes, mean_of_last, pool_loader
+from allograft.parts.pool import (
+    check_several,
+    chosen_pool,
+    feature_shapes,
+    mean_of_last,
+    pool_loader,
+    sample_shape,
+    steps_of,
+)
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.sample import Sample
@@ -79,10 +87,8 @@ class PoolLabels:
         known = {case.name: classes[name] for case, name in named(pool)}
         transform = Classed(Sample(context.settings.augmentation, context.settings.patch), known)
         batches = pool_loader([cohort.unlabelled() for cohort in pool], context, transform)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
-        image = chosen[0].unlabelled().case(0).image  # whose label the task may not know
-        size = context.settings.patch or tuple(image.shape[2:])
-        features = feature_shapes(network, (1, image.shape[1], *size))
+        steps = steps_of(context, self.epochs, batches.epoch)
+        features = feature_shapes(network, sample_shape(chosen, context))
         objective = Classes(features[-1][1], len(classes)).to(context.fabric.device)
         history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)

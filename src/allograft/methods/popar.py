@@ -21,7 +21,15 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork
 from allograft.networks.tokens import token_encoder
 from allograft.parts.patches import from_patches, in_patches, permutations, pixels_of
-from allograft.parts.pool import check_patches, chosen_pool, mean_of_last, pool_loader, show_pool
+from allograft.parts.pool import (
+    check_patches,
+    chosen_pool,
+    mean_of_last,
+    pool_loader,
+    sample_shape,
+    show_pool,
+    steps_of,
+)
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.genesis import Genesis
@@ -87,7 +95,7 @@ class Popar:
         patch = token_encoder(network, "popar").strides[-1]
         pool = chosen_pool(scenario.pool, self.pool, "popar")
         check_patches(pool, context, patch, "popar", field="the network's patch_size")
-        size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
+        size = sample_shape(pool, context)[2:]
         if math.prod(side // patch for side in size) < 2:
             raise SpecError(
                 f"popar: samples of {'x'.join(map(str, size))} are one patch of {patch} pixels, which has no order; "
@@ -107,9 +115,9 @@ class Popar:
         sample = Sample(context.settings.augmentation, context.settings.patch)
         transform = Distorted(sample, patch, Genesis(shuffle=1.0, mix_channels=self.mix_channels), self.shuffled_share)
         batches = pool_loader(pool, context, transform)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
-        size = context.settings.patch or tuple(pool[0].case(0).image.shape[2:])
-        count, channels = math.prod(side // patch for side in size), pool[0].case(0).image.shape[1]
+        steps = steps_of(context, self.epochs, batches.epoch)
+        _, channels, *size = sample_shape(pool, context)
+        count = math.prod(side // patch for side in size)
         objective = OrderAndAppearance(network, count, channels, len(size), self).to(context.fabric.device)
         history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         show_pool(

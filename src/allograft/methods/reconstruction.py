@@ -13,19 +13,17 @@ from allograft.batch import Batch
 from allograft.context import Context
 from allograft.networks import AnyNetwork, reheaded
 from allograft.nn.ssim import Ssim
+from allograft.parts.pool import steps_of
 from allograft.parts.pretexts import (
     PAPER,
     Ranged,
     check_pool,
-    dropped,
-    facts_of,
+    dropping_step,
     held_out,
     restoration_loss,
     restored_by,
+    restored_stage,
     restorer,
-    show_restored,
-    steps_of,
-    validation_of,
 )
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
@@ -42,7 +40,8 @@ class Reconstruction:
 
     The paper trains Swin-UNETR of 24 or 12 features on patches of 64^3 for 600 epochs, Adam with a
     learning rate of 5e-3 and a weight decay of 1e-4; here network, patch, optimizer and budget are
-    the study's. Its eq. 1 names neither the window nor the constants of SSIM, nor the range.
+    the study's. Its eq. 1 names neither the window nor the constants of SSIM, nor the range. SSIM is
+    meant for intensities from 0 on: ``preprocessing: {intensity: minmax}``.
 
     Args:
         epochs: how long; by default the budget's ``steps`` or ``epochs``.
@@ -73,16 +72,14 @@ class Reconstruction:
         sample = Sample(context.settings.augmentation, context.settings.patch)
         batches = context.loader(training, "pool", transform=Ranged(sample))
         steps = steps_of(context, self.epochs, batches.epoch)
-        step = context.gradient_step(restoring, self.objective)
-        step.schedule = dropped(context, step.optimizer, steps, self.drop)
+        step = dropping_step(restoring, self.objective, context, steps, self.drop)
         train(step, batches, steps=steps, context=context)
 
         def restore(batch: Batch) -> Tensor:
             return restored_by(restoring, batch.image)
 
-        found = validation_of(restore, validating, context, self.ssim)
-        show_restored(restore, validating, context)
-        yield Stage("pretrained", seen=scenario.sites, facts=facts_of(steps, batches.epoch, found))
+        lengths = steps, batches.epoch
+        yield restored_stage(restore, validating, context, self.ssim, lengths, sites=scenario.sites)
         return Carry(reheaded(restoring, {})[0])
 
     def objective(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:

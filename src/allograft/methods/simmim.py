@@ -19,7 +19,7 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork
 from allograft.networks.tokens import TokenEncoder, token_encoder
 from allograft.parts.patches import enlarged, permutations, pixels_of
-from allograft.parts.pool import check_patches, chosen_pool, mean_of_last, pool_loader, show_pool
+from allograft.parts.pool import check_patches, chosen_pool, mean_of_last, pool_loader, show_pool, steps_of
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.sample import Sample
@@ -93,7 +93,7 @@ class SimMim:
         pool = chosen_pool(scenario.pool, self.pool, "simmim")
         transform = Masked(Sample(context.settings.augmentation, context.settings.patch), self.patch, self.ratio)
         batches = pool_loader(pool, context, transform)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
+        steps = steps_of(context, self.epochs, batches.epoch)
         objective = MaskedRestoration(network, pool[0].case(0).image, self.patch).to(context.fabric.device)
         history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         show_pool(

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from allograft.errors import ModelError
+from allograft.errors import MissingWeightsError, ModelError
 
 FILE = "model.safetensors"
 _NAMED = re.compile(r"(?:^|[\\/])(timm|hf):(.+)$")
@@ -22,8 +22,9 @@ def named_weights(start: Path | str) -> Path | None:
     Hugging Face library.
 
     Raises:
-        ModelError: an unknown timm name, or weights that are not here and cannot be fetched: which
-            file, and where to put it.
+        ModelError: an unknown timm name.
+        MissingWeightsError: weights that are not here and cannot be fetched: which file, and where
+            to put it.
 
     Example:
         >>> named_weights("runs/vessels/models/finetune@chase") is None
@@ -70,7 +71,7 @@ def _downloaded(name: str, repository: str, file: str, kept: Path) -> Path:
         return Path(hf_hub_download(repository, file))
     # the library raises many kinds, for no network, no such repository, no right to it
     except Exception as error:
-        raise ModelError(
+        raise MissingWeightsError(
             f"start: {name}: its weights are not on this machine and cannot be fetched ({type(error).__name__}); "
             "where there is a network, "
             f"take the file '{file}' of the Hugging Face repository '{repository}', and put it here: {kept}"

@@ -51,7 +51,8 @@ def ssim(x: Tensor, y: Tensor, data_range: Tensor, settings: Ssim | None = None)
     loss of restorations of Mamalakis et al. 2024, eq. 1, which call it SSIM and name no window.
 
     Args:
-        x: (B, C, *spatial), floating point.
+        x: (B, C, *spatial), floating point. The first quotient is meant for values from 0 on: near
+            a mean of 0, as z-scores have it, a small offset costs as much as a large one elsewhere.
         y: the same shape.
         data_range: (B,), the difference between the largest and the smallest value of each image.
         settings: window and constants.

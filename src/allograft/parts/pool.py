@@ -3,6 +3,7 @@ and what is shown of it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,6 +84,22 @@ def check_patches(
                 )
 
 
+def check_masks(dataset: Sequence[Cohort], pixels: int, method: str) -> None:
+    """Raise ``SpecError`` for a data set of which no image has a mask; warn of a class that has
+    fewer pixels than are sampled."""
+    counts = [class_pixels(cohort, case) for cohort in dataset for case in cohort.cases if "mask" in case.labels]
+    if not counts:
+        sites = ", ".join(sorted({case.site for cohort in dataset for case in cohort.cases}))
+        raise SpecError(f"{method}: {sites}: no image has a mask; drop it from pool, or add its masks")
+    for number, name in enumerate(dataset[0].prepared.coding.mask, 1):
+        if 0 < (count := max(each[number] for each in counts)) < pixels:
+            warnings.warn(
+                f"{method}: class '{name}' has at most {count} pixels in an image, fewer than the {pixels} to be "
+                "sampled; all of them are taken; lower pixels, or leave it so",
+                stacklevel=3,
+            )
+
+
 def class_pixels(cohort: Cohort, case: Case) -> tuple[int, ...]:
     """How many pixels of a case's mask are of the background and of each class; counted once a
     case, whatever the number of rows."""
@@ -103,6 +120,17 @@ def feature_shapes(network: Network, shape: Sequence[int]) -> list[torch.Size]:
     device = next(network.parameters()).device
     with evaluation_mode(network):
         return [feature.shape for feature in network.encoder(torch.zeros(tuple(shape), device=device))]
+
+
+def sample_shape(pool: Sequence[Cohort], context: Context) -> tuple[int, ...]:
+    """(1, C, *spatial) of a sample of the pool: of the study's patch, or of the first image."""
+    image = pool[0].unlabelled().case(0).image  # whose label the task may not know
+    return (*image.shape[:2], *(context.settings.patch or image.shape[2:]))
+
+
+def steps_of(context: Context, epochs: int | None, epoch: int) -> int:
+    """Steps of a pre-training: of so many epochs, by default the budget's."""
+    return context.settings.budget.training(epoch) if epochs is None else epochs * epoch
 
 
 def pool_loader(pool: Sequence[Cohort], context: Context, transform: Transform) -> Loader:

@@ -4,7 +4,7 @@ range, the step, and how good restorations are."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,9 +23,10 @@ from allograft.metrics.restoration import restoration_metrics
 from allograft.networks import AnyNetwork, Network, reheaded
 from allograft.nn.ssim import Ssim, multi_scale_ssim, ssim
 from allograft.predictor.direct import Padded, evaluation_mode, padded
-from allograft.recipe import Paper, Scenario
+from allograft.recipe import Paper, Scenario, Stage
 from allograft.schedule import Planned, Schedule
 from allograft.seeds import Seeds
+from allograft.step import GradientStep, Objective
 from allograft.transforms.sample import Sample
 
 PAPER = Paper(
@@ -100,9 +101,11 @@ def dropped(context: Context, optimizer: torch.optim.Optimizer, steps: int, drop
     )
 
 
-def steps_of(context: Context, epochs: int | None, epoch: int) -> int:
-    """Steps of a pre-training: of so many epochs, by default the budget's."""
-    return context.settings.budget.training(epoch) if epochs is None else epochs * epoch
+def dropping_step(network: Network, objective: Objective, context: Context, steps: int, drop: float) -> GradientStep:
+    """The update of an objective, with the learning rate of ``dropped``."""
+    step = context.gradient_step(network, objective)
+    step.schedule = dropped(context, step.optimizer, steps, drop)
+    return step
 
 
 def restorer(network: AnyNetwork, pool: Sequence[Cohort], context: Context) -> Network:
@@ -112,6 +115,30 @@ def restorer(network: AnyNetwork, pool: Sequence[Cohort], context: Context) -> N
 
 
 # ------------------------------------------------------------------ what restorations are worth
+def restored_stage(
+    restore: Restore,
+    validating: Sequence[Cohort],
+    context: Context,
+    settings: Ssim,
+    lengths: tuple[int, int],
+    *,
+    sites: tuple[str, ...],
+    loss: Callable[[Batch], Tensor] | None = None,
+) -> Stage:
+    """The one stage of a pre-training: how well it restores held-out images, some of which are
+    shown.
+
+    Args:
+        restore, validating, context, settings, loss: as of ``validation_of``.
+        lengths: steps of all and of an epoch.
+        sites: that were seen.
+    """
+    steps, epoch = lengths
+    found = validation_of(restore, validating, context, settings, loss=loss)
+    show_restored(restore, validating, context)
+    return Stage("pretrained", seen=sites, facts={"steps": steps, "steps_per_epoch": epoch, **found})
+
+
 def validation_of(
     restore: Restore,
     cohorts: Sequence[Cohort],
@@ -268,8 +295,3 @@ def _shape_and_range(cohort: Cohort, case: Case) -> tuple[tuple[int, ...], float
         del size[cohort.slices.axis]
         shape = (count, *size)
     return shape, spread
-
-
-def facts_of(steps: int, epoch: int, extra: Mapping[str, float]) -> dict[str, float]:
-    """Facts of the stage of a pre-training: how long it was, and what it reached."""
-    return {"steps": steps, "steps_per_epoch": epoch, **extra}

@@ -63,8 +63,8 @@ NOISE: Mapping[str, BoxNoise] = MappingProxyType({"b": BoxNoise(drop=0.4, jitter
 READERS: Mapping[str, BoxNoise] = MappingProxyType(
     {"reader2": BoxNoise(drop=0.03, jitter=0.05), "reader3": BoxNoise(drop=0.1, jitter=0.03, merge=0.03)}
 )
-"""Further readers of the test images: the first one's boxes are true, one who is less exact, and one
-who finds fewer cells."""
+"""Further readers of the test images: the first one's boxes are true, one who is less exact, and
+one who finds fewer cells."""
 
 
 def cells(rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64], list[list[float]]]:

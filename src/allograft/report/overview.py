@@ -3,7 +3,7 @@ all pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -78,13 +78,22 @@ class Part:
         return unfinished(self.standing.done, self.standing.total) + "." if verdict is None else verdict.sentence
 
 
-def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, severity: Sheet | None) -> None:
+def write_overview(
+    path: Path,
+    study: Study,
+    parts: Sequence[Part],
+    total: int,
+    severity: Sheet | None,
+    *,
+    missing: Mapping[str, str],
+) -> None:
     """Write the page as one HTML file that needs no network; an older one is replaced whole or not
     at all.
 
     Args:
         parts: those that have been run so far, of ``total``.
         severity: recipes by how much do-nothing loses.
+        missing: parts that were not run, each with the reason.
 
     Raises:
         OutputError: the file cannot be written.
@@ -104,7 +113,8 @@ def write_overview(path: Path, study: Study, parts: Sequence[Part], total: int, 
         "recipes": _recipes(plan, parts),
         "severity": severity,
         "verdicts": [
-            (part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions
+            *((part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions),
+            *((name, f"missing: {why}") for name, why in missing.items()),
         ],
         **scripts(),
     }

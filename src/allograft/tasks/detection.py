@@ -29,8 +29,8 @@ class Detection:
 
     Metrics are COCO's (``metrics.detection``), pooled over the images of a test set: a ranking of
     boxes is no property of a single image. Resampling draws subjects, with all their images.
-    Where several readers drew boxes, ``boxes`` holds the first one's, which alone are trained on and
-    give the headline, and ``boxes_reader2`` and the like those of the others: the same metrics
+    Where several readers drew boxes, ``boxes`` holds the first one's, which alone are trained on
+    and give the headline, and ``boxes_reader2`` and the like those of the others: the same metrics
     against each, ``ap50/reader2`` say, over the images which that reader has seen.
 
     Args:

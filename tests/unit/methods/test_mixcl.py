@@ -66,6 +66,7 @@ CONTRACT = {
         "reduction": "sum",
         "epochs": 1,
         "pool": ["a"],
+        "identity_weight": 0.5,
     },
     "processes_study": {
         "network": {
@@ -325,7 +326,7 @@ def test_processes_share_the_pairs_of_one(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ the whole
 def test_the_objective_reads_the_second_level_and_restores_the_undistorted_patch(tmp_path: Path) -> None:
-    recipe = MixCl(label_weight=0.5, restoration_weight=2.0, pixels=6)
+    recipe = MixCl(label_weight=0.5, restoration_weight=2.0, pixels=6, identity_weight=3.0)
     network, _ = reheaded(made("unetr"), {"paired": 1})
     network.train()
     shapes = feature_shapes(network, (1, 1, 16, 16))
@@ -359,11 +360,15 @@ def test_the_objective_reads_the_second_level_and_restores_the_undistorted_patch
     views = [(c.image, c.views[UNDISTORTED]) for c in cases]
     views += [(c.views[SECOND], c.views[UNDISTORTED]) for c in cases[::2]]
     restoration = [(network(view)["paired"] - clean).square().mean() for view, clean in views]
-    torch.testing.assert_close(terms["identity"], sum(identity) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(terms["identity"], 3 * sum(identity) / 2, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(terms["label"], 0.5 * sum(label) / 2, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(terms["restoration"], 2 * sum(restoration) / 6, rtol=1e-4, atol=1e-5)
     assert set(Mixed([4, 8, 16, 32, 12], 2, MixCl(label_weight=0))(network, batch)) == {"identity", "restoration"}
     assert set(Mixed([4, 8, 16, 32, 12], 2, MixCl(restoration_weight=0))(network, batch)) == {"identity", "label"}
+    alone = Mixed([4, 8, 16, 32, 12], 2, MixCl(identity_weight=0, restoration_weight=0))(network, batch)
+    assert set(alone) == {"label"}
+    with pytest.raises(SpecError, match="mixcl: all three weights are 0"):
+        MixCl(identity_weight=0, label_weight=0, restoration_weight=0)
     layers = [type(layer).__name__ for layer in objective.projectors[1]]  # type: ignore[arg-type]
     assert layers == ["Conv2d", "GroupNorm", "ReLU", "Conv2d", "GroupNorm", "ReLU", "Conv2d"]
     assert [objective.projectors[1][n].out_channels for n in (0, 3, 6)] == [8, 8, 16]  # type: ignore[index]

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.cohort.splits import read_splits
-from allograft.errors import SpecError, SplitError
+from allograft.errors import MissingWeightsError, SpecError, SplitError
 from allograft.results.record import read_all
 from allograft.studies import PartsResult, rebuild, run_study
 from allograft.study.parts import part_folder, parts_of
@@ -161,6 +161,35 @@ def test_again_it_runs_nothing_and_writes_the_same(ran: PartsResult, manifest: P
     assert (ran.out / "report.html").read_bytes() == before
     rebuild(ran.out)
     assert (ran.out / "report.html").read_bytes() == before
+
+
+def test_a_part_whose_published_weights_are_missing_is_listed_and_never_trained_from_scratch(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(repository: str, file: str) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path / "weights"))
+    one_pair = {**TREE, "cohort": str(manifest), "source": ["a"], "target": ["b"], "pairs": "listed"}
+    published = {"start": "timm:resnet18.a1_in1k"}
+    with pytest.raises(MissingWeightsError, match="its weights are not on this machine"):
+        run_study({**one_pair, **published}, tmp_path / "alone")
+    with pytest.raises(MissingWeightsError):
+        run_study({**one_pair, "each": {"one": published, "two": published}}, tmp_path / "none")
+    said: list[str] = []
+    made = run_study({**one_pair, "each": {"published": published, "own": {}}}, tmp_path / "out", say=said.append)
+    assert isinstance(made, PartsResult)
+    assert list(made.parts) == ["own"]
+    assert list(made.missing) == ["published"]
+    assert any(line.startswith("missing: start: timm:resnet18.a1_in1k") for line in said)
+    page = (made.out / "report.html").read_text()
+    assert "<dt>published</dt><dd>missing: start: timm:resnet18.a1_in1k" in page
+    assert "The study is not finished" not in page
+    with open(made.out / "results.csv", newline="") as opened:
+        assert {row["part"] for row in csv.DictReader(opened)} == {"own"}
+    assert rebuild(made.out).missing == made.missing  # type: ignore[union-attr]
+    assert (made.out / "report.html").read_text() == page
 
 
 def test_shards_share_the_work(manifest: Path, tmp_path: Path) -> None:

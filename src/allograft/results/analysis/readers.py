@@ -1,5 +1,5 @@
-"""Boxes judged by several readers (Elbatel, Bornberg et al. 2022, table 1): the metrics against each
-one's boxes, a row per recipe."""
+"""Boxes judged by several readers (Elbatel, Bornberg et al. 2022, table 1): the metrics against
+each one's boxes, a row per recipe."""
 
 from __future__ import annotations
 
