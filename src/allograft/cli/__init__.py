@@ -330,7 +330,6 @@ def _show_plan(session: Session) -> None:
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
     for name, part in part_sessions(session).items():
-        shown: Any
         title = [f"== {name}"] if name else []
         try:
             console.print(*title, preview_table(preview(part)), sep="\n")

@@ -27,8 +27,8 @@ class Mirror:
     knees, so that all look like left ones. Predictions are mirrored back.
 
     Args:
-        attribute, value: a column of the manifest, and the cell of those that are mirrored. An image
-            whose cell is empty is refused.
+        attribute, value: a column of the manifest, and the cell of those that are mirrored. An
+            image whose cell is empty is refused.
         axis: of the study's grid; 1 of a photograph swaps its left and its right.
     """
 

@@ -40,8 +40,8 @@ class Reconstruction:
 
     The paper trains Swin-UNETR of 24 or 12 features on patches of 64^3 for 600 epochs, Adam with a
     learning rate of 5e-3 and a weight decay of 1e-4; here network, patch, optimizer and budget are
-    the study's. Its eq. 1 names neither the window nor the constants of SSIM, nor the range. SSIM is
-    meant for intensities from 0 on: ``preprocessing: {intensity: minmax}``.
+    the study's. Its eq. 1 names neither the window nor the constants of SSIM, nor the range. SSIM
+    is meant for intensities from 0 on: ``preprocessing: {intensity: minmax}``.
 
     Args:
         epochs: how long; by default the budget's ``steps`` or ``epochs``.

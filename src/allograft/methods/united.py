@@ -18,7 +18,7 @@ from allograft.networks import AnyNetwork, Network, reheaded
 from allograft.nn.gan import Gan
 from allograft.parts.adversary import AdversarialStep, ToldApart, adversary_of, check_penalty
 from allograft.parts.deep_clusters import ClusteredEpochs, clusters_by_name
-from allograft.parts.pool import chosen_pool, feature_shapes, mean_of_last, pool_loader, show_pool
+from allograft.parts.pool import chosen_pool, feature_shapes, mean_of_last, pool_loader, show_pool, steps_of
 from allograft.parts.pretext_checks import check_pretext, crop_of
 from allograft.parts.pretext_tasks import (
     CLASSES,
@@ -140,7 +140,7 @@ class United:
             adversary = self.adversary(body, channels, before, context) if self.criticises else None
         objective = Ingredients(head.to(context.fabric.device), self)
         batches = pool_loader(task.pool, context, task.transform)
-        steps = context.settings.budget.training(batches.epoch) if self.epochs is None else self.epochs * batches.epoch
+        steps = steps_of(context, self.epochs, batches.epoch)
         moving = [*(body if self.restores else body.encoder).parameters(), *objective.parameters()]
         learns = context.gradient_step(body, objective, context.optimizer(moving), steps=steps)
         if adversary is None:
