@@ -89,17 +89,17 @@ def adaptation(
 def _keep_old(result: Result, model: Path, say: Callable[[str], None]) -> None:
     """Copy the old model beside a new one that is not "never worse"."""
     new = {title(source_free(row)) for row in result.study.recipes if not isinstance(row, Grid)}
-    told = [
+    marked = [
         (name, why)
         for verdict in result.standing.verdicts.values()
         for name, why in verdict.marks.items()
         if name in new
     ]
-    if told:
+    if marked:
         kept = result.out / "models" / BEFORE
         tree.remove(kept)
         tree.copy_folder(model, kept)
-        worse = "; ".join(f"{name} {', '.join(why)}" for name, why in told)
+        worse = "; ".join(f"{name} {', '.join(why)}" for name, why in marked)
         say(f"the new model is worse somewhere: {worse}. The old one is kept beside it: {kept}")
 
 

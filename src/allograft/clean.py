@@ -197,7 +197,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def told(found: Leftovers) -> list[str]:
+def lines_of(found: Leftovers) -> list[str]:
     """What can go and how much of it, a line a kind."""
     lines = [f"{found.out}: {_amount(found.total)} in {found.out / 'units'}"]
     for kind, words in KINDS.items():

@@ -60,8 +60,8 @@ def plain(thing: object, *, sparse: bool = False) -> Any:
         return plain(thing.tree())
     if is_dataclass(thing) and not isinstance(thing, type):
         named = ((f, getattr(thing, f.name)) for f in fields(thing) if f.compare)
-        told = ((f, value) for f, value in named if not (sparse and (value == default(f) or f.metadata.get("how"))))
-        body = {f.name: plain(value, sparse=sparse) for f, value in told}
+        shown = ((f, value) for f, value in named if not (sparse and (value == default(f) or f.metadata.get("how"))))
+        body = {f.name: plain(value, sparse=sparse) for f, value in shown}
         return {_table_name(thing): body} if hasattr(thing, "run") else body
     if isinstance(thing, Mapping):
         return {str(key): plain(value, sparse=sparse) for key, value in thing.items()}

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.tiny import write_photographs
 
 from allograft import load, run_study, tree
-from allograft.clean import Leftovers, leftovers, remove, told
+from allograft.clean import Leftovers, leftovers, lines_of, remove
 from allograft.cli import main
 from allograft.context import Store
 from allograft.context.lock import locked
@@ -86,7 +86,7 @@ def test_looking_changes_nothing_and_says_what_and_how_much(out: Path, capsys: p
     assert len(by_kind["stage"]) == 5
     assert found.total == sum(len(data) for name, data in before.items() if name.startswith("units/"))
     assert found.size < found.total
-    text = "\n".join(told(found))
+    text = "\n".join(lines_of(found))
     assert "journals of finished units                     1" in text
     assert "units that no row of the study has             1" in text
 
@@ -155,7 +155,7 @@ def test_an_unfinished_study_keeps_all_that_it_may_go_on_with(folder: Path, out:
     found = leftovers(out)
     assert found.found == ()
     assert found.unknown == len(before)
-    assert "kept: the study is not finished with this version" in told(found)[-1]
+    assert "kept: the study is not finished with this version" in lines_of(found)[-1]
     run_study(study(folder, recipes=["supervised"], seeds=1, budget={"steps": 3, "batch_size": 2}), out)
     assert {one.unit for one in leftovers(out).found if one.kind == "unit"} == {path.name for path in before}
 

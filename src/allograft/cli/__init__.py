@@ -271,10 +271,10 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, nothing is removed.")] = False,
 ) -> None:
     """List, and with --yes remove, what no table, report, model or resumed run needs."""
-    from allograft.clean import leftovers, remove, told
+    from allograft.clean import leftovers, lines_of, remove
 
     found = leftovers(out, _say)
-    print("\n".join(told(found)))
+    print("\n".join(lines_of(found)))
     if yes:
         print(f"removed {remove(found) / 2**20:.1f} MiB")
     elif found.found:

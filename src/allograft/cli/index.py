@@ -65,5 +65,5 @@ def recall(
     found = recall_of(model, manifest, where=wanted, device=device)
     for number, band in enumerate(found.bands, 1):
         name = "" if len(found.bands) == 1 else f"band {number}: "
-        told = ", ".join(f"recall@{k} {share:.1%}" for k, share in band.items())
-        print(f"{name}{told}, of {found.pairs} pairs")
+        shares = ", ".join(f"recall@{k} {share:.1%}" for k, share in band.items())
+        print(f"{name}{shares}, of {found.pairs} pairs")

@@ -88,8 +88,8 @@ class PreparedImages:
                 array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
             grid = to_grid(array, place, nearest=False)
             facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
-            told = {"geometry": asdict(place), "grid": facts, "notes": dict(picture.notes)}
-            text = json.dumps(told).encode()
+            described = {"geometry": asdict(place), "grid": facts, "notes": dict(picture.notes)}
+            text = json.dumps(described).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 

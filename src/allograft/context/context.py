@@ -103,7 +103,7 @@ class Context:
         task = None if self.task is None else [type(self.task).__name__, plain(self.task, sparse=True)]
         network_key = [dict(network.spec), digest(network)]
         drawn_as = getattr(recipe, "same_as", None) or recipe
-        told = [
+        content = [
             plain(drawn_as, sparse=True),
             narrowed.fingerprint(),
             network_key,
@@ -111,7 +111,7 @@ class Context:
             plain(self.settings, sparse=True),
             task,
         ]
-        return content_hash(*told)
+        return content_hash(*content)
 
     def given(self, recipe: Recipe, network: AnyNetwork) -> tuple[Context, AnyNetwork]:
         """The context and the network that a recipe is given.

@@ -93,8 +93,8 @@ class Fourier:
             )
         tuned = total_needs(self.first)
         if self.beta == "averaged" and (tuned.target_images or tuned.target_labels or tuned.all_target_labels):
-            told = f"beta averaged is one model for all targets, and first, '{title(self.first)}', is adapted to one"
-            raise SpecError(f"fourier: {told}; choose per-pair, or a first that sees no target")
+            message = f"beta averaged is one model for all targets, and first, '{title(self.first)}', is adapted to one"
+            raise SpecError(f"fourier: {message}; choose per-pair, or a first that sees no target")
 
     @property
     def needs(self) -> Needs:
@@ -132,11 +132,11 @@ class Fourier:
             images = torch.cat([crop_or_pad(scan, donors.compared) if not one_size else scan for scan in scans])
         size = (images.shape[-2], images.shape[-1])
         if 0 < largest * min(size) <= 1:
-            told = (
+            message = (
                 f"beta {largest} is a radius of {largest * min(size):.2f} pixels of images of {min(size)}, so the "
                 "mean alone is swapped"
             )
-            warnings.warn(f"fourier: {told}; a beta above {1 / min(size):.3f} swaps more", stacklevel=2)
+            warnings.warn(f"fourier: {message}; a beta above {1 / min(size):.3f} swaps more", stacklevel=2)
         kept = low_amplitude(images, largest) if one_size else images
 
         def build(inner: Predictor, beta: float) -> FourierPredictor:
@@ -202,11 +202,11 @@ def beta_grid(side: int) -> tuple[float, ...]:
         return GRID
     further = (round(beta * PAPERS_SIDE / side, 4) for beta in GRID)
     grid = (*GRID, *(beta for beta in further if GRID[-1] < beta <= 0.5))
-    told = (
+    message = (
         f"on images of {side} pixels a beta of {1 / side:.3f} or less swaps the mean alone; the grid is extended to "
         f"{grid[-1]}"
     )
-    warnings.warn(f"fourier: {told}", stacklevel=2)
+    warnings.warn(f"fourier: {message}", stacklevel=2)
     return grid
 
 

@@ -136,17 +136,17 @@ class MsNetStep:
     def __call__(self, batch: Batch) -> Terms:
         with self.fabric.autocast():
             logits = self.branches(self._features(batch), batch.site)
-            told = {f"auxiliary/{key}": value for key, value in self.task.loss({"mask": logits}, batch).items()}
-        self._descend(told, self.auxiliary)
+            losses = {f"auxiliary/{key}": value for key, value in self.task.loss({"mask": logits}, batch).items()}
+        self._descend(losses, self.auxiliary)
         self.number += 1
         if self.number > self.begin:
             with self.fabric.autocast():
                 terms = self._shared(batch)
             self._descend(terms, self.shared)
-            told |= terms
+            losses |= terms
         for schedule in self.schedules:
-            schedule(torch.stack([*told.values()]).sum().detach())
-        return {key: value.detach() for key, value in told.items()}
+            schedule(torch.stack([*losses.values()]).sum().detach())
+        return {key: value.detach() for key, value in losses.items()}
 
     def _features(self, batch: Batch) -> Sequence[Tensor]:
         with at_domains(self.network, batch.site):

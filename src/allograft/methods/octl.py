@@ -74,8 +74,8 @@ def continue_optimizer(
         )
     held = state.get("state", {})
     known = _keyed(optimizer, held, network)
-    told = ((known[key], values) for key, values in held.items() if key in known)
-    histories = [(p, history) for p, values in told if (history := _history(values))]
+    matched = ((known[key], values) for key, values in held.items() if key in known)
+    histories = [(p, history) for p, values in matched if (history := _history(values))]
     _check_kept(optimizer, histories, state.get("kind"))
     fitting = [(p, history) for p, history in histories if _fits(history, p)]
     for p, history in fitting:

@@ -248,9 +248,9 @@ class Odex:
             train(step, batches, steps=steps, context=context, name=phase.name)
             pool[place : place + 1] = [self._described(model, before, phase, context)]
             newest = pool[place].history[-1]
-            told: dict[str, float | int | str] = {"models": len(pool), "storage_mb": storage(pool), **facts}
-            told |= {"rank": len(newest.variances), "values": len(newest.mean), "feature": feature_name(model)}
-            yield Stage(phase.name, OdexPredictor(tuple(pool), self.feature, self.limit), phase.seen, facts=told)
+            reached: dict[str, float | int | str] = {"models": len(pool), "storage_mb": storage(pool), **facts}
+            reached |= {"rank": len(newest.variances), "values": len(newest.mean), "feature": feature_name(model)}
+            yield Stage(phase.name, OdexPredictor(tuple(pool), self.feature, self.limit), phase.seen, facts=reached)
         others = {f"model-{number}": expert.network for number, expert in enumerate(pool) if number != place}
         return Carry(model, named_state(step.optimizer, model), others)
 

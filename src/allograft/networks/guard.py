@@ -46,10 +46,10 @@ def offline(name: str, builder: Any) -> dict[str, Any]:
     >>> offline("x", lambda in_channels, pretrained=True: None)
     {'pretrained': False}
     """
-    told = {key: given.default for key, given in inspect.signature(builder).parameters.items() if key in FETCHING}
-    if told.get("path_or_repo_id"):
+    defaults = {key: given.default for key, given in inspect.signature(builder).parameters.items() if key in FETCHING}
+    if defaults.get("path_or_repo_id"):
         raise SpecError(f"network: {name}: is made of weights that it downloads; choose another network")
-    return {"pretrained": False} if told.get("pretrained") is True else {}
+    return {"pretrained": False} if defaults.get("pretrained") is True else {}
 
 
 @contextmanager

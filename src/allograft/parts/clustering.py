@@ -120,8 +120,8 @@ def cluster(
         points = embed(seen, seed)
         k = min(clusters, *(len(np.unique(part, axis=0)) for part in (points[:split], points[split:])))
         a = KMeans(k, n_init=10, random_state=seed).fit(points[:split])
-        told = {"n_init": 10} if position is None else {"init": a.cluster_centers_, "n_init": 1}
-        b = KMeans(k, random_state=seed, **told).fit(points[split:])
+        start = {"n_init": 10} if position is None else {"init": a.cluster_centers_, "n_init": 1}
+        b = KMeans(k, random_state=seed, **start).fit(points[split:])
     joined, rest = b.labels_, [pca.transform(batch.numpy()) for batch in others]
     if rest:
         joined = np.concatenate([joined, nearest_mean(np.concatenate(rest), reduced[split:], joined)])

@@ -214,12 +214,12 @@ def draw_donors(source: Sequence[Cohort], count: int, rng: torch.Generator) -> T
     images = [case.image[0] for case in cases]
     for case, image in zip(cases, images, strict=True):
         if image.shape[:-2] != images[0].shape[:-2]:
-            told = (
+            message = (
                 f"'{case.cases[0]}' has (channels, slices) {tuple(image.shape[:-2])}, '{cases[0].cases[0]}' "
                 f"{tuple(images[0].shape[:-2])}"
             )
             raise SpecError(
-                f"donors: source image {told}; bring the images to one shape, for example preprocessing: "
+                f"donors: source image {message}; bring the images to one shape, for example preprocessing: "
                 f"{{size: [...]}}"
             )
     return torch.stack([crop_or_pad(image, images[0].shape[-2:]) for image in images])

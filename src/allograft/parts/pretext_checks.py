@@ -40,22 +40,22 @@ def check_pretext(pretext: Pretext, classes: int, pool: Sequence[Cohort], networ
     check_several(pool, "united")
     channels = check_channels("united", pool)
     crop = crop_of(pretext, pool, network.multiple, context)
-    told = "x".join(map(str, crop))
+    shown = "x".join(map(str, crop))
     if pretext == "rotation" and len(set(crop)) > 1:
         raise SpecError(
-            f"united: samples of {told} have another shape once they are turned; set preprocessing: size, or patch, to "
-            f"equal sides such as {[min(crop)] * len(crop)}"
+            f"united: samples of {shown} have another shape once they are turned; set preprocessing: size, or patch, "
+            f"to equal sides such as {[min(crop)] * len(crop)}"
         )
     if pretext in ("jigsaw", "rubik"):
         blocks(crop)
     if pretext == "deep_clustering":
         check_clusters(classes, pool, context.settings.patch)
     if pretext == "transvw":
-        _check_words(classes, pool, crop, told)
+        _check_words(classes, pool, crop, shown)
     return channels
 
 
-def _check_words(classes: int, pool: Sequence[Cohort], crop: tuple[int, ...], told: str) -> None:
+def _check_words(classes: int, pool: Sequence[Cohort], crop: tuple[int, ...], shown: str) -> None:
     patients = {case.subject for cohort in pool for case in cohort.cases}
     if len(patients) < classes:
         raise SpecError(
@@ -65,6 +65,6 @@ def _check_words(classes: int, pool: Sequence[Cohort], crop: tuple[int, ...], to
     size = pool[0].case(0).image.shape[2:]
     if all(cut >= side for cut, side in zip(crop, size, strict=True)):
         raise SpecError(
-            f"united: crops of {told} have one place in images of {'x'.join(map(str, size))}, and transvw tells places "
-            "apart; lower patch"
+            f"united: crops of {shown} have one place in images of {'x'.join(map(str, size))}, and transvw tells "
+            "places apart; lower patch"
         )

@@ -261,8 +261,8 @@ def check_channels(method: str, pool: Sequence[Cohort]) -> int:
 def _check_size(image: str, size: Sequence[int], patch: tuple[int, ...] | None, window: int) -> None:
     found = f"{image} of {'x'.join(map(str, size))}"
     if patch is not None and len(patch) == len(size) and any(a < b for a, b in zip(size, patch, strict=True)):
-        told = "x".join(map(str, patch))
-        raise SpecError(f"{found} is smaller than the patch of {told}; lower patch, or pad by preprocessing.size")
+        wanted = "x".join(map(str, patch))
+        raise SpecError(f"{found} is smaller than the patch of {wanted}; lower patch, or pad by preprocessing.size")
     if min(patch or size) < window:
         what = found if patch is None else f"{image}: a patch of {'x'.join(map(str, patch))}"
         raise SpecError(

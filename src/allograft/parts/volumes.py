@@ -104,9 +104,9 @@ def _check_plane(cohort: Cohort, grid: int) -> None:
     if len(size) != 2:
         raise SpecError(f"the volumes of '{site}' are not cut; its tasks are of slices: set slices: {{axis: 2}}")
     if cohort.slices is None and grid > min(size):
-        told = " x ".join(map(str, size))
+        shape = " x ".join(map(str, size))
         raise SpecError(
-            f"an image of '{site}' has {told} pixels and cannot be cut into {grid} x {grid} tiles; ask for at most "
+            f"an image of '{site}' has {shape} pixels and cannot be cut into {grid} x {grid} tiles; ask for at most "
             f"{min(size) ** 2} shots, or set a larger preprocessing.size"
         )
 

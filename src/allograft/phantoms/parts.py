@@ -123,16 +123,18 @@ def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any], endin
             if not lines:
                 lines.append(columns)
             stem = str(row.get(FILE, row["subject"]))
-            lines.append([_told(out, column, stem, row[column], ending) for column in columns])
+            lines.append([_stored(out, column, stem, row[column], ending) for column in columns])
         (out / "shift.json").write_bytes((json.dumps(facts, indent=2) + "\n").encode())
         (out / "manifest.csv").write_bytes("".join(",".join(line) + "\n" for line in lines).encode())
     except OSError as error:
-        told = f"the {facts['phantom']} phantom cannot be written ({error.strerror}); give a folder that can be written"
-        raise OutputError(f"{out}: {told}") from error
+        message = (
+            f"the {facts['phantom']} phantom cannot be written ({error.strerror}); give a folder that can be written"
+        )
+        raise OutputError(f"{out}: {message}") from error
     return out / "manifest.csv"
 
 
-def _told(out: Path, column: str, stem: str, value: str | Pixels, ending: str) -> str:
+def _stored(out: Path, column: str, stem: str, value: str | Pixels, ending: str) -> str:
     if isinstance(value, str):
         return value
     name = f"{column}s/{stem}{ending}"

@@ -254,14 +254,14 @@ def write_skin(
                     draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair
                 )
                 image = photograph(lesion, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                told = {
+                attributes = {
                     "label": lesion.label,
                     "subject": subject,
                     "site": site,
                     "tone": str(tone),
                     "ita": f"{lesion.angle:.2f}",
                 }
-                yield {"image": image, "mask": lesion.mask, **told}
+                yield {"image": image, "mask": lesion.mask, **attributes}
 
     cameras = {
         site: {"shift": shift, "confounding": strength[site], **asdict(SHIFTS[shift])} for site, shift in sites.items()

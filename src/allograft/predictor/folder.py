@@ -83,13 +83,13 @@ def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
     weights = to_bytes(flat)
     write_bytes(folder / "model.safetensors", weights)
-    told = {
+    facts = {
         "format": FORMAT,
         "allograft": __version__,
         "contains_images": holds_images(predictor),
         "checksum": _checksum(shape, weights),
     }
-    write_json(folder / "card.json", {**card, **told, "predictor": shape})
+    write_json(folder / "card.json", {**card, **facts, "predictor": shape})
 
 
 def holds_images(thing: object) -> bool:
@@ -158,11 +158,11 @@ def _mapped(shape: object) -> Iterator[Mapping[str, Any]]:
                 yield from _mapped(one)
 
 
-def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
+def _is_there(folder: Path, mapped: Mapping[str, Any]) -> bool:
     """Whether a file of rows has its size; what is in it is compared row by row, when it is
     read."""
-    size = math.prod(told["shape"]) * np.dtype(DTYPES[told["dtype"]]).itemsize
-    return os.path.isfile(folder / told["mapped"]) and os.path.getsize(folder / told["mapped"]) == size
+    size = math.prod(mapped["shape"]) * np.dtype(DTYPES[mapped["dtype"]]).itemsize
+    return os.path.isfile(folder / mapped["mapped"]) and os.path.getsize(folder / mapped["mapped"]) == size
 
 
 def _unchanged(folder: Path, card: Mapping[str, Any]) -> bool:

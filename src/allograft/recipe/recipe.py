@@ -277,18 +277,18 @@ def title(recipe: object, *, without: str = "") -> str:
     for key, value in shown(recipe).items():
         if key == without:
             continue
-        text = title(getattr(recipe, key)) if is_recipe(getattr(recipe, key)) else _told(value)
+        text = title(getattr(recipe, key)) if is_recipe(getattr(recipe, key)) else _as_written(value)
         words.append(f"{key}=({text})" if " " in text else f"{key}={text}")
     return " ".join(words)
 
 
-def _told(value: object) -> str:
+def _as_written(value: object) -> str:
     """``{"adam": {"lr": 0.1}}`` as people write it: ``adam(lr=0.1)``, in whatever order a file
     names the arguments; ``a, b`` of several."""
     if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
-        told = {
+        written = {
             name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items()))
             for name, inner in value.items()
         }
-        return " ".join(f"{name}({arguments})" for name, arguments in told.items())
+        return " ".join(f"{name}({arguments})" for name, arguments in written.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

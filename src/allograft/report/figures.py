@@ -103,9 +103,9 @@ def _curve(name: str, curve: Sequence[tuple[float, float | None]], which: int, t
         path.append(f"{pen}{to_x(x):g} {to_y(y):g}")
         pen = "L"
     last = next((y for _, y in reversed(curve) if y is not None), None)
-    told = name if last is None else f"{name}: {number(last)} at the end"
+    label = name if last is None else f"{name}: {number(last)} at the end"
     shown = Markup('<path class="curve c{}"{} d="{}"><title>{}</title></path>').format(
-        which % COLOURS, _dash(which), "".join(path), told
+        which % COLOURS, _dash(which), "".join(path), label
     )
     known = [(x, y) for x, y in curve if y is not None]
     if len(known) > MOST_DOTS:
@@ -149,8 +149,8 @@ def _points(figure: Points, hide: Hide) -> Drawn:
     for n in kept:
         (which, name), value = groups[figure.group[n]], colours[n] if colours else None
         kind, fill = _paint(which, value, classes, ends)
-        told = name + ("" if value is None else f", {axis or 'colour'} {number(value)}")
-        parts.append(_symbol(which, to_x(figure.x[n]), to_y(figure.y[n]), kind, fill, told))
+        label = name + ("" if value is None else f", {axis or 'colour'} {number(value)}")
+        parts.append(_symbol(which, to_x(figure.x[n]), to_y(figure.y[n]), kind, fill, label))
     legend = [_key(which, name, grey=bool(colours)) for which, name in groups.values()]
     legend += [_chip(index, f"{axis} {index}".strip()) for index in sorted(set(colours))] if classes else []
     legend += [colour_bar(*ends, axis)] if ends else []
@@ -186,7 +186,7 @@ def _look(index: int) -> str:
     return f"c{index % COLOURS}{FILLS[index // COLOURS % len(FILLS)]}"
 
 
-def _symbol(group: int, x: float, y: float, kind: str, fill: str, told: str) -> Markup:
+def _symbol(group: int, x: float, y: float, kind: str, fill: str, label: str) -> Markup:
     shape = SYMBOLS[group % len(SYMBOLS)]
     path = {
         "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -198,7 +198,7 @@ def _symbol(group: int, x: float, y: float, kind: str, fill: str, told: str) -> 
     }[shape]
     colour = Markup(' style="fill:{}"').format(fill) if fill else Markup("")
     mark = Markup('<path class="point {}"{} transform="translate({} {})" d="{}"><title>{}</title></path>')
-    return mark.format(kind, colour, x, y, path, told)
+    return mark.format(kind, colour, x, y, path, label)
 
 
 def _key(group: int, name: str, *, grey: bool) -> Markup:

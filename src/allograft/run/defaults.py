@@ -53,7 +53,7 @@ class _Seen:
         return sorted(set(self.sizes))
 
     @property
-    def told(self) -> str:
+    def words(self) -> str:
         """``584 x 565``, or ``2 sizes from 584 x 565 to 960 x 999``."""
         first, *_, last = (" x ".join(map(str, size)) for size in (*self.distinct, self.distinct[-1]))
         return first if len(self.distinct) == 1 else f"{len(self.distinct)} sizes from {first} to {last}"
@@ -166,15 +166,15 @@ def _patch(study: Study, seen: _Seen, multiple: int, say: Say) -> tuple[int, ...
     if whole or (len(seen.distinct) == 1 and not is_slow):
         if len(seen.distinct) > 1 and max(padded) > LONGEST_WHOLE[len(padded)]:
             raise SpecError(
-                f"preprocessing.size: images have {seen.told}, and a batch needs one; a crop may not show what a label "
-                f"says: set preprocessing: {{size: {list(_middle(seen, multiple))}}}, or name a patch"
+                f"preprocessing.size: images have {seen.words}, and a batch needs one; a crop may not show what a "
+                f"label says: set preprocessing: {{size: {list(_middle(seen, multiple))}}}, or name a patch"
             )
-        say(f"patch: {list(padded)}, because images have {seen.told}: they are padded to it for training")
+        say(f"patch: {list(padded)}, because images have {seen.words}: they are padded to it for training")
         return padded
     longest = max(multiple, LONGEST_CROP[len(padded)] // multiple * multiple)
     crop = tuple(min(length, longest) for length in _middle(seen, multiple))
     slow = ", and training on whole ones is slow" if len(seen.distinct) == 1 else ""
-    say(f"patch: {list(crop)}, crops for training, because images have {seen.told}{slow}; name a patch to choose")
+    say(f"patch: {list(crop)}, crops for training, because images have {seen.words}{slow}; name a patch to choose")
     return crop
 
 

@@ -63,9 +63,9 @@ def _check_alike(case: Case, shape: Sequence[int], first: Case, others: Sequence
     """Raise for an image of other channels, or other dimensions, than the first: no network takes
     both."""
     if (shape[0], len(shape)) != (others[0], len(others)):
-        told = f"'{case.name}' of site '{case.site}' has {shape[0]} channels and {len(shape) - 1} dimensions"
+        seen = f"'{case.name}' of site '{case.site}' has {shape[0]} channels and {len(shape) - 1} dimensions"
         expected = f"{others[0]} and {len(others) - 1} like '{first.name}' of site '{first.site}'"
-        raise ImageError(f"image {told}; expected {expected}: convert the images to one kind, or leave the site out")
+        raise ImageError(f"image {seen}; expected {expected}: convert the images to one kind, or leave the site out")
 
 
 def network_shape(cohort: Cohort, case: Case) -> tuple[int, ...]:

@@ -175,7 +175,7 @@ def failed_record(
 ) -> Record:
     """The record of a unit that went wrong: shown, never averaged away."""
     name = next(iter(plain(recipe)))
-    told = str(error) if isinstance(error, (AllograftError, DamagedFile)) else f"{type(error).__name__}: {error}"
+    message = str(error) if isinstance(error, (AllograftError, DamagedFile)) else f"{type(error).__name__}: {error}"
     return Record(
         unit=unit,
         recipe={"name": name, "title": title(recipe), "parameters": plain(recipe)[name]},
@@ -187,6 +187,6 @@ def failed_record(
         target=target,
         fold=fold,
         status="failed",
-        error=told,
+        error=message,
         environment=environment(fabric),
     )

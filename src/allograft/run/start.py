@@ -75,10 +75,10 @@ def refuse_untrained(anew: Mapping[str, str], *, trained: bool) -> None:
     """Raise ``SpecError`` where a head begins anew and the study has no label, of source or target,
     to train it on."""
     if anew and not trained:
-        told = "; ".join(anew.values())
+        reasons = "; ".join(anew.values())
         raise SpecError(
-            f"start: {told}, and no label in this study trains it; name source sites, set target_labels, or keep the "
-            "classes"
+            f"start: {reasons}, and no label in this study trains it; name source sites, set target_labels, or keep "
+            "the classes"
         )
 
 
@@ -95,12 +95,14 @@ def _classes_in(folder: Path) -> dict[str, Classes]:
 
 def _why(key: str, theirs: Classes | None, ours: Classes) -> str:
     trained = (
-        "it has no such head, or its card names no classes" if theirs is None else f"it was trained for {_told(theirs)}"
+        "it has no such head, or its card names no classes"
+        if theirs is None
+        else f"it was trained for {_named(theirs)}"
     )
-    return f"the head '{key}' of the model starts at random: {trained}, the study asks for {_told(ours)}"
+    return f"the head '{key}' of the model starts at random: {trained}, the study asks for {_named(ours)}"
 
 
-def _told(classes: Classes) -> str:
+def _named(classes: Classes) -> str:
     how, names = classes
     return f"{len(names)} channels" if how == "channels" else f"{how} {', '.join(names)}"
 

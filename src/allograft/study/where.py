@@ -46,9 +46,9 @@ class Where:
         >>> Where({"tone": (1, 2)}, {"tone": (3, 4), "sex": "f"}).part_of("isic")
         'isic (tone 3, 4; sex f)'
         """
-        told = {key: _texts(values) for key, values in self.target.items()}
-        listed = "; ".join(f"{key} {', '.join(texts)}" for key, texts in told.items())
-        counted = "; ".join(f"{key}, {len(texts)} values" for key, texts in told.items())
+        wanted = {key: _texts(values) for key, values in self.target.items()}
+        listed = "; ".join(f"{key} {', '.join(texts)}" for key, texts in wanted.items())
+        counted = "; ".join(f"{key}, {len(texts)} values" for key, texts in wanted.items())
         return f"{site} ({listed if len(listed) <= LONGEST else counted})"
 
     def parted(self, source: Sequence[str], target: Sequence[str]) -> tuple[str, ...]:

@@ -115,12 +115,12 @@ def _sites(src: Path, column: str) -> Mapping[str, str]:
     for wanted in ("participant_id", column):
         if rows and wanted not in rows[0]:
             raise ManifestError(f"{path}: {nearest(wanted, filter(None, rows[0]), 'column')}")
-    told: dict[str, str] = {}
+    site_of: dict[str, str] = {}
     for row in rows:
         name, site = (row["participant_id"] or "").strip().removeprefix("sub-"), (row[column] or "").strip()
-        if told.setdefault(name, site) != site:
+        if site_of.setdefault(name, site) != site:
             raise ManifestError(
-                f"{path}: sub-{name} is listed twice, at {column} '{told[name]}' and '{site}'; expected one site per "
-                "participant; correct it"
+                f"{path}: sub-{name} is listed twice, at {column} '{site_of[name]}' and '{site}'; expected one site "
+                "per participant; correct it"
             )
-    return {name: "" if site.lower() == "n/a" else site for name, site in told.items()}  # as BIDS writes no value
+    return {name: "" if site.lower() == "n/a" else site for name, site in site_of.items()}  # as BIDS writes no value

@@ -84,10 +84,10 @@ def embeddings_of(
         ):
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
-        told: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
-        found = embedding(predictor, world.study.made_task, groups_of(world, line.target, run.row.fold), **told)
+        options: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
+        found = embedding(predictor, world.study.made_task, groups_of(world, line.target, run.row.fold), **options)
         if found is not None:
-            classes = by_class(predictor, world.study.made_task, unseen_of(world, line.target, run.row.fold), **told)
+            classes = by_class(predictor, world.study.made_task, unseen_of(world, line.target, run.row.fold), **options)
             made[line.title, line.target] = replace(found, figures=(*found.figures, *classes))
     return made
 

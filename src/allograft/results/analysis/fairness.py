@@ -177,7 +177,7 @@ def _audit(
     missing: int = 0,
 ) -> Audit:
     made = tuple(_group(task, name, by_seed, points) for name, by_seed in groups.items())
-    return Audit(line.title, line.target, attribute, task.headline, made, missing, points.told)
+    return Audit(line.title, line.target, attribute, task.headline, made, missing, points.how)
 
 
 def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints) -> Group:
@@ -201,11 +201,11 @@ class OperatingPoints:
 
     Args:
         of: seed -> threshold.
-        told: how they were chosen, as a sentence.
+        how: they were chosen, as a sentence.
     """
 
     of: Mapping[int, float] = field(default_factory=dict)
-    told: str = ""
+    how: str = ""
 
 
 def operating_points(task: Any, line: Line) -> OperatingPoints:
@@ -220,13 +220,13 @@ def operating_points(task: Any, line: Line) -> OperatingPoints:
     finding = task.names[1]
     chosen = {run.row.seed: _threshold(run) for run in line.runs if not run.error}
     if any(value is None for value in chosen.values()):
-        told = f"no validation case of the source has {finding}: threshold 0.5"
-        return OperatingPoints(dict.fromkeys(chosen, 0.5), told)
-    told = (
+        how = f"no validation case of the source has {finding}: threshold 0.5"
+        return OperatingPoints(dict.fromkeys(chosen, 0.5), how)
+    how = (
         f"of each seed's model the highest threshold that finds at least {SENSITIVITY:.0%} of {finding} on the "
         "source's validation cases"
     )
-    return OperatingPoints({seed: value for seed, value in chosen.items() if value is not None}, told)
+    return OperatingPoints({seed: value for seed, value in chosen.items() if value is not None}, how)
 
 
 def _threshold(run: Chosen) -> float | None:

@@ -34,13 +34,15 @@ def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str) -> Fa
     no classification, or without groups."""
     here = [line for line in lines if line.target == target and line.done]
     cases = tuple(world.cases())
-    told = {line.title: audits(plan, line, cases) for line in here}
-    every = [audit for each in told.values() for audit in each]
+    audited = {line.title: audits(plan, line, cases) for line in here}
+    every = [audit for each in audited.values() for audit in each]
     if not every:
         return None
     attributes = dict.fromkeys(audit.attribute for audit in every)
     gaps = tuple(gap_sheet([audit for audit in every if audit.attribute == one]) for one in attributes)
-    return Fairness(gaps, tuple(group_sheet(audit) for line in here if _is_shown(line) for audit in told[line.title]))
+    return Fairness(
+        gaps, tuple(group_sheet(audit) for line in here if _is_shown(line) for audit in audited[line.title])
+    )
 
 
 def _is_shown(line: Line) -> bool:

@@ -35,14 +35,14 @@ def watched(prediction: Mapping[str, Any], task: Any, name: str) -> dict[str, An
         ``snd``, None where it is undefined.
     """
     logits, several = prediction[task.key], task.coding.several
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "entropy": mean_entropy(logits, several=several),
         "prediction": mean_prediction(logits, several=several).tolist(),
     }
     if task.key == "mask":
         density = pixel_density(logits, Seeds(0, ("snd",)).rng("pixels", name))
-        told["snd"] = None if math.isnan(density) else density
-    return told
+        values["snd"] = None if math.isnan(density) else density
+    return values
 
 
 def score(rule: str, cases: Sequence[Mapping[str, Any]], task: Any) -> float | None:

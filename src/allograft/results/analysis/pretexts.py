@@ -56,12 +56,12 @@ def pretext_sheet(plan: Plan, records: Iterable[Record]) -> Sheet | None:
 
 def _row(records: Sequence[Record], facts: Iterable[str]) -> list[str]:
     means = {key: _mean([record.facts for record in records], key) for key in facts}
-    told = [number(value, ".0f" if key == "ms_ssim_scales" else ".3f") for key, value in means.items()]
+    numbers = [number(value, ".0f" if key == "ms_ssim_scales" else ".3f") for key, value in means.items()]
     costs = [record.cost for record in records]
     seconds = [_seconds_per_epoch(record) for record in records]
     known = [value for value in seconds if value is not None]
     return [
-        *told,
+        *numbers,
         number(fmean(known) if known else None, ".1f"),
         number(_mean(costs, "peak_memory_mb"), ".0f"),
         number(_mean(costs, "trainable_parameters"), ".0f"),

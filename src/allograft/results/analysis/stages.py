@@ -26,19 +26,19 @@ def stage_sheet(plan: Plan, records: Iterable[Record], target: str, sites: Seque
     for record in records:
         if record.part == "test" and record.status == "done":
             of_unit.setdefault(record.unit, []).append(record)
-    told = []
+    shown: list[tuple[str, ...]] = []
     for (title, its_target), rows in plan.lines().items():
         own = [record for unit in dict.fromkeys(row.unit for row in rows) for record in of_unit.get(unit, ())]
         stages = [stage for _, stage in sorted({(record.ordinal, record.stage) for record in own})]
         if its_target == target and len(stages) > 1:
-            told += [(title, stage, *(_score(plan, own, stage, site) for site in sites)) for stage in stages]
-    if not told:
+            shown += [(title, stage, *(_score(plan, own, stage, site) for site in sites)) for stage in stages]
+    if not shown:
         return None
     columns = ("recipe", "stage", *(f"{plan.headline} at {site}" for site in sites))
     return Sheet(
         "Each stage of a run",
         columns,
-        tuple(told),
+        tuple(shown),
         ("Mean ± sd over seeds. The table above shows the stage that the rule picked.",),
     )
 

@@ -36,7 +36,7 @@ def strata_sheet(lines: Sequence[Line], cases: Iterable[Case], target: str) -> S
                         counts.setdefault(name, set()).add(str(case["case"]))
             by_seed.append(parted)
         names = dict.fromkeys(name for parted in by_seed for name in parted)
-        rows[line.title] = {name: _told([parted[name] for parted in by_seed if name in parted]) for name in names}
+        rows[line.title] = {name: _spread([parted[name] for parted in by_seed if name in parted]) for name in names}
     strata = sorted(counts.keys() - {ALL})
     if len(strata) < 2:
         return None
@@ -46,7 +46,7 @@ def strata_sheet(lines: Sequence[Line], cases: Iterable[Case], target: str) -> S
     return Sheet("Error of made images by label", columns, body, notes)
 
 
-def _told(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+def _spread(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     median, deviation = (fmean(_over_subjects(cases, name) for cases in seeds) for name in (MEDIAN, DEVIATION))
     return f"{median:.3f} ± {deviation:.3f}"
 

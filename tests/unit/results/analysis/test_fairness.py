@@ -243,10 +243,10 @@ def test_the_operating_point_is_fixed_on_source_validation() -> None:
         score = [case["probabilities"][1] for record in run.validation for case in record.cases if case["label"] == 1]
         assert np.mean(np.array(score) >= before.of[run.row.seed]) >= 0.9
         assert before.of[run.row.seed] in score
-    assert "at least 90% of melanoma on the source's validation cases" in before.told
+    assert "at least 90% of melanoma on the source's validation cases" in before.how
     without = operating_points(plan.task, a_line(plan, source=False))
     assert set(without.of.values()) == {0.5}
-    assert "threshold 0.5" in without.told
+    assert "threshold 0.5" in without.how
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.sampled_from([0.5, 0.75, 0.9, 1.0]))
