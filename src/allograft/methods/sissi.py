@@ -188,7 +188,6 @@ class Sissi:
                 steps=steps,
                 context=context,
                 along=[Stage("corrected", Direct(network), scenario.sites)],
-                name=f"epoch-{epoch}",
                 total=epochs[-1].stop,
             )
             if began is None:
