@@ -263,7 +263,7 @@ class Context:
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """A result computed once in the life of a unit, also across restarts, on the first process;
-        the others are given it.
+        the others are given it, or the error that it ended with.
 
         Args:
             make: gives a tree of dicts, lists, numbers and tensors, and calls nothing that waits
@@ -273,10 +273,21 @@ class Context:
             The tree, its tensors copied to the CPU. Global generators are as they were before.
         """
         made: Made | None = None
+        failure: Exception | None = None
         if self.fabric.is_global_zero:
-            with generators_kept():
-                made = self.journal.once(name, lambda: copied_to_cpu(make()))
-        return cast(Made, self.fabric.broadcast(made))
+            try:
+                with generators_kept():
+                    made = self.journal.once(name, lambda: copied_to_cpu(make()))
+            except Exception as error:  # the others wait for a word of it
+                if self.fabric.world_size == 1:
+                    raise
+                failure = (
+                    error if isinstance(error, AllograftError) else RuntimeError(f"{type(error).__name__}: {error}")
+                )
+        made, failure = self.fabric.broadcast((made, failure))
+        if failure is not None:
+            raise failure
+        return cast(Made, made)
 
     def show(self, name: str, figure: Figure) -> None:
         """Keep a figure beside the unit; the report draws it under the recipe's name."""

@@ -12,6 +12,7 @@ from allograft.batch import Batch, collate
 from allograft.cohort import Cohort
 from allograft.cohort.loader import Transform
 from allograft.context import Context
+from allograft.errors import TrainingError
 from allograft.metrics.frechet import frechet_distance
 from allograft.networks import Network
 from allograft.predictor import evaluation_mode
@@ -54,6 +55,12 @@ def frechet_by_start(
                 images = restore(context.fabric.to_device(collate([sample])))
                 for kept, name in zip(rows, ("restored", "true"), strict=True):
                     kept.append(start.encoder(images[name])[-1].flatten(2).mean(2).cpu())
-        return {"frechet_start_encoder": frechet_distance(torch.cat(rows[0]), torch.cat(rows[1]))}
+        restored, true = (torch.cat(row) for row in rows)
+        if not bool(torch.isfinite(restored).all()):
+            raise TrainingError(
+                "restored images are not finite after the training; lower the learning rate, or clip the gradients "
+                "(clip: 1.0)"
+            )
+        return {"frechet_start_encoder": frechet_distance(restored, true)}
 
     return context.once("frechet", found)

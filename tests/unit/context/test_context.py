@@ -384,3 +384,30 @@ def test_what_is_computed_once_stays_as_it_was() -> None:
         for weight in network.parameters():
             weight.add_(1.0)
     assert all(torch.equal(kept[key], before[key]) for key in before)
+
+
+def test_an_error_of_the_first_process_reaches_the_others() -> None:
+    """They would wait for its result for ever."""
+    said: list[Any] = []
+
+    class First:
+        world_size, is_global_zero = 2, True
+
+        def broadcast(self, value: Any) -> Any:
+            said.append(value)
+            return value
+
+    class Second(First):
+        is_global_zero = False
+
+        def broadcast(self, value: Any) -> Any:
+            return said[-1]
+
+    for error, kind in ((SpecError("no"), SpecError), (ZeroDivisionError("by 0"), RuntimeError)):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        for process in (First(), Second()):
+            with pytest.raises(kind, match=r"no|ZeroDivisionError: by 0"):
+                replace(a_context(), fabric=process).once("x", fail)  # type: ignore[arg-type]

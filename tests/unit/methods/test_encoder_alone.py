@@ -17,6 +17,9 @@ from allograft.networks import Wrapped, build
 CONTRACT = {
     "arguments": {"first": {"united": {"ingredients": "D+R", "hidden": [8]}}},
     "study": {"pool": ["a", "d", "b"]},
+    "processes": {
+        "first": {"united": {"ingredients": "D+R", "hidden": [8], "dropout": 0.0, "restorative_weight": 1.0}}
+    },
     "trains": False,
     "marks": (),
 }
