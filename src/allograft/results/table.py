@@ -45,7 +45,7 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     for shown in range(len(others), -1, -1):
         made = _bare(study, plan, here, target, others[:shown])
         undefined = _undefined(plan, here, compared, target)
-        made.caption = _caption(study, compared, others[shown:], undefined, is_measured=any(intervals))
+        made.caption = _caption(study, here, compared, others[shown:], undefined, is_measured=any(intervals))
         for line, interval in zip(here, intervals, strict=True):
             made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
         if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
@@ -140,24 +140,31 @@ def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparis
 
 
 def _caption(
-    study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str], undefined: str, *, is_measured: bool
+    study: Study,
+    here: Sequence[Line],
+    compared: Mapping[str, Comparison],
+    hidden: Sequence[str],
+    undefined: str,
+    *,
+    is_measured: bool,
 ) -> str:
-    """What the signs and columns mean."""
-    lines = [
-        "* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."
-    ]
+    """What the signs that stand in the table and its columns mean."""
+    signs = "".join(_signs(line) for line in here)
+    told = ["* the row of the verdict, below."] if "*" in signs else []
+    told += ["! loses here or forgets at home."] if "!" in signs else []
+    lines = [" ".join([*told, "Recipes at their papers' settings, untuned."])]
     lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
     if compared or is_measured:
         lines.append(
             f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}"
         )
     if compared:
-        told, nothing = study.statistics, "supervised" if study.source else "start"
+        statistics, nothing = study.statistics, "supervised" if study.source else "start"
         exact = any(one.rank_biserial is not None for one in compared.values())
         lines.append(
             f"vs. {nothing}: paired difference, 95 % by Student's t. "
-            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {told.alternative}, {told.adjustment.capitalize()} over "
-            "rows."
+            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, {statistics.adjustment.capitalize()} "
+            "over rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     lines += [undefined] if undefined else []

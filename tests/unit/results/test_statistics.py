@@ -528,6 +528,20 @@ def test_the_text_table_fits_and_says_it_all() -> None:
     assert max(map(len, printed(study, plan, table, 130).splitlines())) <= 130
 
 
+def test_a_sign_is_explained_where_it_stands() -> None:
+    study = a_study(target=["chase"])
+    plan, table = a_table(study, with_gains({TITLES[1]: [0.1] * 6}, study))
+    star, worse = "* the row of the verdict", "! loses here"
+    assert star not in printed(study, plan, table)
+    assert worse not in printed(study, plan, table)
+    named = [replace(table[0], verdict="keep"), *table[1:]]
+    assert star in printed(study, plan, named)
+    assert worse not in printed(study, plan, named)
+    lost = [*table[:2], replace(table[2], verdict="loses")]
+    assert star not in printed(study, plan, lost)
+    assert worse in printed(study, plan, lost)
+
+
 def test_intervals_name_their_unit_where_nothing_is_compared_too() -> None:
     """Do-nothing failed, or a stream has none."""
     study = a_study(target=["chase"])
