@@ -77,6 +77,10 @@ class OverPairs:
         pairs: how many, of those with labelled test subjects.
         seeds: how many have every pair; the others are left out.
         mean, sd: over these seeds (n - 1); None where there are too few.
+        measured: pairs in which it has a score in some seed.
+        done, runs: how many of its runs finished, judged or not.
+        leaves_weights_only: whether all that finished left weights for other recipes and nothing to
+            judge.
     """
 
     title: str
@@ -84,6 +88,17 @@ class OverPairs:
     seeds: int
     mean: float | None
     sd: float | None
+    measured: int
+    done: int
+    runs: int
+    leaves_weights_only: bool
+
+    @property
+    def absent(self) -> str:
+        """What stands in the place of the mean where there is none."""
+        if self.leaves_weights_only:
+            return "weights only"
+        return f"{self.measured} of {self.pairs} pairs" if self.measured else "not measured"
 
 
 def paired_scores(plan: Plan, line: Line, base: Line, site: str, metric: str = "") -> Paired:
@@ -175,9 +190,19 @@ def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -
         each = [scores.get((title, pair), {}) for pair in sorted(pairs)]
         seeds = sorted(set(each[0]).intersection(*each)) if each else []
         means = [fmean(one[seed] for one in each) for seed in seeds]
+        own = [line for line, _ in every if line.title == title]
+        finished = [line for line in own if line.done]
         made.append(
             OverPairs(
-                title, len(each), len(means), fmean(means) if means else None, stdev(means) if len(means) > 1 else None
+                title,
+                len(each),
+                len(means),
+                fmean(means) if means else None,
+                stdev(means) if len(means) > 1 else None,
+                measured=sum(bool(one) for one in each),
+                done=sum(line.done for line in own),
+                runs=sum(len(line.runs) for line in own),
+                leaves_weights_only=bool(finished) and all(line.leaves_weights_only for line in finished),
             )
         )
     return made

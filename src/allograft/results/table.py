@@ -61,10 +61,11 @@ def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> T
         return None
     made = Table(title=f"over {rows[0].pairs} pairs: {plan.headline}", **LAYOUT)
     made.add_column("recipe", min_width=16)
-    for name in ("mean over pairs ± sd over seeds", "seeds with every pair"):
+    for name in ("mean over pairs ± sd over seeds", "seeds with every pair", "runs"):
         made.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        made.add_row(row.title, _spread(row.mean, row.sd) or "not measured", f"{row.seeds} of {study.seeds}")
+        seeds = "" if row.leaves_weights_only else f"{row.seeds} of {study.seeds}"
+        made.add_row(row.title, _spread(row.mean, row.sd) or row.absent, seeds, f"{row.done} of {row.runs}")
     return made
 
 
