@@ -154,7 +154,12 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column("test", "subjects"),
         Column(plan.headline, "do nothing", "mean ± sd over seeds"),
         Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
-        Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
+        Column(
+            "gain",
+            "vs nothing",
+            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to "
+            "target_supervised",
+        ),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
     return Table(
@@ -171,7 +176,7 @@ def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
         Cell(str(subjects), value=subjects),
         NONE if nothing is None else score_cell(nothing, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
-        gain_cell(found, is_base=choice is not None and choice.title in NOTHING),
+        gain_cell(found, "do-nothing" if choice is not None and choice.title in NOTHING else ""),
     )
 
 
@@ -224,9 +229,7 @@ def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, .
     mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
     return (
         Cell(over.title, value=order, kind="name"),
-        Cell(over.absent, kind="quiet")
-        if mean is None
-        else Cell(f"{mean:.3f}", spread, mean),
+        Cell(over.absent, kind="quiet") if mean is None else Cell(f"{mean:.3f}", spread, mean),
         Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains))
         if len(gains) == over.pairs and gains and mean is not None
         else NONE,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, reference
 from allograft.results.scores import case_names, score_interval, subject_ids, undefined_cases
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
@@ -84,7 +84,7 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
     names = (
         f"at {target}",
         "subjects' 95 %",
-        f"vs. {'supervised' if study.source else 'start'}",
+        f"vs. {_versus(here, target)}",
         "subjects' 95 %",
         f"p, {study.statistics.adjustment.capitalize()}",
         *(f"at {site}" for site in others),
@@ -108,6 +108,12 @@ def _cells(
     cells.append(f"{line.done} of {len(line.runs)}")
     cells += [_number(line.cost(key), form) for key, form in (("train_seconds", ".1f"), ("peak_memory_mb", ".0f"))]
     return [*cells, short_count(line.cost("trainable_parameters"))]
+
+
+def _versus(here: Sequence[Line], target: str) -> str:
+    """The row that the others are compared with."""
+    base = reference(here, target)
+    return "none" if base is None else base.title
 
 
 def _signs(line: Line) -> str:
@@ -160,12 +166,12 @@ def _caption(
             f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}"
         )
     if compared:
-        statistics, nothing = study.statistics, "supervised" if study.source else "start"
+        statistics = study.statistics
         exact = any(one.rank_biserial is not None for one in compared.values())
         lines.append(
-            f"vs. {nothing}: paired difference, 95 % by Student's t. "
-            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, {statistics.adjustment.capitalize()} "
-            "over rows."
+            f"vs. {_versus(here, here[0].target)}: paired difference, 95 % by Student's t. "
+            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, "
+            f"{statistics.adjustment.capitalize()} over rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     lines += [undefined] if undefined else []

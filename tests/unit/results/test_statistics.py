@@ -552,9 +552,7 @@ def test_over_pairs_a_pre_training_leaves_weights_only_and_what_is_done_counts()
     # a tuning that stands in one part alone, and a pre-training that is done
     rows = [line for line in table if line.title != TITLES[1] or line.target == "chase"]
     bare = {"stage": "end", "error": "", "tests": {}}
-    rows = [
-        replace(line, runs=(replace(line.runs[0], **bare),)) if line.title == TITLES[2] else line for line in rows
-    ]
+    rows = [replace(line, runs=(replace(line.runs[0], **bare),)) if line.title == TITLES[2] else line for line in rows]
     text = printed(study, plan, rows).split("over 2 pairs")[1]
     words = {line.split("  ")[0].strip(): " ".join(line.split()) for line in text.splitlines()}
     assert words["supervised"] == "supervised 0.500 1 of 1 2 of 2"
