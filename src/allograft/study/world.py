@@ -95,6 +95,23 @@ class World:
             for fold in range(self.folds):
                 self.scenario(question, 0, fold)
 
+    def untested(self) -> dict[str, str]:
+        """Target sites of which no subject is tested, so that no row is ever judged there, each
+        with the reason and the mend."""
+        told = {}
+        for site in self.study.target:
+            if any(self.part(site, "test", fold).cases for fold in range(self.folds)):
+                continue
+            count = len({case.subject for case in self.cohort_of(site).cases if case.site == site})
+            why = (
+                "has one subject, which trains: no row can be judged there; add subjects"
+                if count == 1
+                else f"has {count} subjects and none is tested: no row can be judged there; raise test: "
+                "{fraction: ...}, mend the manifest's split column, or choose another --out"
+            )
+            told[site] = f"target '{site}' {why}"
+        return told
+
     @property
     def folds(self) -> int:
         """How often the target's subjects rotate."""
