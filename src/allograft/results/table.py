@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, reference
-from allograft.results.scores import case_names, score_interval, subject_ids, undefined_cases
+from allograft.results.scores import case_names, score_interval, seed_cases, subject_ids, undefined_cases
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
 from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here
@@ -131,7 +131,11 @@ def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
 
 
 def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparison], site: str) -> str:
-    """How many cases each row leaves out because its headline has no value there; "" for none."""
+    """How many cases each row leaves out because its headline has no value there, or that it has
+    none in any row; "" for none."""
+    if any(line.is_measured(site) for line in here) and all(line.score(site) is None for line in here):
+        why = _one_class(plan, here, site)
+        return f"{plan.headline} is undefined on the test cases of {site}{why}: nothing is ranked."
     counts = {line.title: undefined_cases(line, site, plan.headline) for line in here}
     if not any(counts.values()):
         return ""
@@ -144,6 +148,13 @@ def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparis
         f"Cases of {total} where {plan.headline} is undefined, left out of a row's mean, and of both rows of a "
         f"difference: {', '.join(told)}."
     )
+
+
+def _one_class(plan: Plan, here: Sequence[Line], site: str) -> str:
+    """Which class all test cases have, where they are of one."""
+    every = [case.get("label") for line in here for cases in seed_cases(line, site).values() for case in cases]
+    found = {label for label in every if isinstance(label, int)}
+    return f", which are all '{plan.task.coding.label[found.pop()]}'" if len(found) == 1 else ""
 
 
 def _caption(

@@ -112,6 +112,20 @@ class World:
             told[site] = f"target '{site}' {why}"
         return told
 
+    def one_class(self) -> dict[str, str]:
+        """Target sites where the task's headline, an area under the ROC curve, is undefined because
+        all labelled test cases, over all folds, have one label; each with the mend."""
+        task, told = self.study.made_task, {}
+        for site in self.study.target if task.headline == "auroc" else ():
+            tested = [self.part(site, "test", fold).labelled(task.key) for fold in range(self.folds)]
+            found = {str(case.labels[task.key]) for cohort in tested for case in cohort.cases}
+            if len(found) == 1:
+                told[site] = (
+                    f"target '{site}': every labelled test case is '{found.pop()}', so {task.headline} is undefined "
+                    "and no row is ranked there; add test subjects of another class"
+                )
+        return told
+
     @property
     def folds(self) -> int:
         """How often the target's subjects rotate."""
