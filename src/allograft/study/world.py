@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from allograft.cohort import Case, Cohort
-from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.splits import Assignment, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError
 from allograft.metrics.label_free import KEYS
@@ -260,6 +260,8 @@ def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tup
     With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps
     a row of its own in ``splits.csv``. Subjects of sites that are in the pool alone train.
     """
+    for cohort in cohorts:
+        check_masks(cohort.cases)
     known = read_splits(out / "splits.csv")
     before = tuple(case for cohort in cohorts for case in cohort.cases)
     findings = find_duplicates(before, cache=shared_folder(out) / "cache")

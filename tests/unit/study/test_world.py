@@ -185,6 +185,17 @@ def test_a_target_without_a_test_subject_is_named_before_anything_is_trained(fol
     assert World.read(study_of(folder, source=["a"], target=["b"]), tmp_path / "other").untested() == {}
 
 
+def test_one_mask_for_two_subjects_is_refused(tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path / "cohort", {"a": 4, "b": 4})
+    manifest.write_text(manifest.read_text().replace("b1-mask.png", "b0-mask.png"))
+    study = make_study({"cohort": str(manifest), **TREE, "source": ["a"], "target": ["b"]})
+    said = r"mask 'b0-mask.png' is named for 2 subjects, by images 'b0.png', 'b1.png'; give each subject a mask"
+    with pytest.raises(ManifestError, match=said):
+        World.read(study, tmp_path / "out")
+    manifest.write_text(manifest.read_text().replace(",b1,", ",b0,"))  # two images of one subject
+    World.read(study, tmp_path / "out")
+
+
 # ---------------------------------------------------------- streams
 def test_a_stream_is_one_question_about_all_its_sites(folder: Path, tmp_path: Path) -> None:
     world = World.read(study_of(folder, stream=[["a"], ["b", "c"]]), tmp_path)
