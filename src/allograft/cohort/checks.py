@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from allograft.cohort.gate import Findings, check_leakage
+from allograft.cohort.gate import Findings, check_leakage, shared_masks
 from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.survey import Look
 from allograft.errors import LeakageError
@@ -327,6 +327,18 @@ def check_intensity(sites: Sequence[Site], preprocessing: Preprocessing) -> Iter
             "zscore"
         )
         yield Finding("warning", "intensity scale", text)
+
+
+def check_shared_masks(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
+    """One mask file that is named for several subjects."""
+    by_name = {look.case.name: look for look in looks}
+    found = shared_masks(look.case for look in looks)
+    if found:
+        examples = tuple(
+            name(by_name[case.name], f"mask {number}") for number, each in enumerate(found[:5], 1) for case in each[:2]
+        )
+        text = f"{_count(len(found), 'mask file')} named for several subjects; give each subject a mask of its own"
+        yield Finding("stop", "shared mask", text, examples)
 
 
 def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name) -> Iterator[Finding]:

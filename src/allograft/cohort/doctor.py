@@ -24,6 +24,7 @@ from allograft.cohort.checks import (
     check_intensity,
     check_labels,
     check_places,
+    check_shared_masks,
     check_subjects,
 )
 from allograft.cohort.coding import Coding
@@ -115,6 +116,7 @@ def examine(
         *check_subjects(sites),
         *check_labels(sites),
         *check_intensity(sites, preprocessing),
+        *check_shared_masks(looks, name),
         *check_duplicates(duplicates, read, name),
         *_shifts(distances),
     )

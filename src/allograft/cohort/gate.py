@@ -26,7 +26,7 @@ from allograft.cohort.near_duplicates import (
 from allograft.cohort.prepared_images import file_hash
 from allograft.cohort.readers import read_image
 from allograft.cohort.splits import Assignment
-from allograft.errors import LeakageError, SpecError
+from allograft.errors import LeakageError, ManifestError, SpecError
 from allograft.tree import content_hash, write_bytes, write_json
 
 NearDuplicates = Literal["group", "warn", "stop"]
@@ -214,6 +214,34 @@ def check_leakage(
     if leaks:
         raise LeakageError(_refusal(sorted(leaks.values(), key=_rank), sides, near_duplicates))
     return (*near, *across(findings.weak))
+
+
+def shared_masks(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
+    """Cases whose one mask file is named for several subjects: of all but one it is not theirs. The
+    images of one subject may share a mask."""
+    named: dict[Path | str, list[Case]] = {}
+    for case in cases:
+        if (mask := case.labels.get("mask")) is not None:
+            named.setdefault(mask, []).append(case)
+    return tuple(tuple(each) for each in named.values() if len({case.subject for case in each}) > 1)
+
+
+def check_masks(cases: Iterable[Case]) -> None:
+    """Refuse one mask file for several subjects, before subjects are grouped.
+
+    Raises:
+        ManifestError: the first of them, how many there are, and the mend.
+    """
+    found = shared_masks(cases)
+    if found:
+        first = found[0]
+        more = f" (and {len(found) - 1} more such files)" if len(found) > 1 else ""
+        images = ", ".join(repr(case.name) for case in first[:5])
+        raise ManifestError(
+            f"mask '{Path(first[0].labels['mask']).name}' is named for {len({case.subject for case in first})} "
+            f"subjects, by images {images}{more}; give each subject a mask of its own, "
+            "or leave the cell empty where there is none"
+        )
 
 
 def _allowed(allow: Sequence[tuple[str, str]], findings: Findings) -> set[frozenset[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, mean, stdev
 
-from allograft.results.comparison import NOTHING, Comparison, compare, difference, do_nothing, paired_scores
+from allograft.results.comparison import NOTHING, Comparison, compare, difference, paired_scores, reference
 from allograft.results.scores import score_interval
 from allograft.results.select import NOT_YET, Line
 from allograft.results.table import p_value
@@ -90,6 +90,9 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     """The table of one target, in the order of the study."""
     here = [line for line in lines if line.target == target]
     others = [site for site in (*study.source, *study.target) if site != target]
+    base = reference(here, target)
+    other = "" if base is None or base.title in NOTHING else base.title
+    role = "reference" if other else "do-nothing"
     compared = compare(lines, plan, target)
     notes = {found.note for found in compared.values()}
     common = notes.pop() if len(notes) == 1 else ""
@@ -104,15 +107,15 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [
         Column(
             "gain",
-            "vs nothing",
-            "difference to do-nothing, over the subjects and seeds that both have; 95 % by Student's t",
+            f"vs {other or 'nothing'}",
+            f"difference to {other or 'do-nothing'}, over the subjects and seeds that both have; 95 % by Student's t",
         )
     ]
     told, exact = study.statistics, any(found.rank_biserial is not None for found in compared.values())
     test = f"{'exact ' * exact}{told.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over subjects, "
     test += f"{told.adjustment.capitalize()} over the rows of this table"
     columns += [Column("p", "unadjusted" if told.adjustment == "none" else told.adjustment.capitalize(), test)]
-    columns += [Column("false", "claim", CLAIM)]
+    columns += [Column("false", "claim", CLAIM.replace("doing nothing", other or "doing nothing"))]
     columns += [Column("seeds", "done", "finished seeds")]
     columns += [
         Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target")
@@ -139,11 +142,11 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
         ]
         cells += [
             _interval(score_interval(plan, line, target)),
-            gain_cell(compared.get(line.title), line.title in NOTHING),
+            gain_cell(compared.get(line.title), role if line is base else ""),
         ]
         cells += [_p(compared.get(line.title), common), _claim(compared.get(line.title)), _seeds(line)]
         cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
-        cells += [_beside(plan, line, do_nothing(here, target), target, metric) for metric in extra]
+        cells += [_beside(plan, line, base, target, metric) for metric in extra]
         cells += [_free(line, target, name) for name in free]
         costs = [
             line.cost("train_seconds"),
@@ -236,10 +239,10 @@ def _interval(interval: tuple[float, float] | None) -> Cell:
     )
 
 
-def gain_cell(found: Comparison | None, is_base: bool) -> Cell:
-    """Difference to do-nothing with its interval."""
+def gain_cell(found: Comparison | None, role: str = "") -> Cell:
+    """Difference to the reference with its interval; of the reference itself its ``role``."""
     if found is None:
-        return Cell("–", "do-nothing" if is_base else "", kind="quiet")
+        return Cell("–", role, kind="quiet")
     interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
     small = [interval, *([_left_out(found.cases, found.undefined)] if any(found.undefined) else [])]
     return Cell(

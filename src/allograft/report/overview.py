@@ -110,7 +110,7 @@ def write_overview(
         "ways": WAYS[study.pairs],
         "pairs": _pairs(plan, parts),
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
-        "recipes": _recipes(plan, parts),
+        "recipes": recipes_over(parts),
         "severity": severity,
         "verdicts": [
             *((part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions),
@@ -154,7 +154,12 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column("test", "subjects"),
         Column(plan.headline, "do nothing", "mean ± sd over seeds"),
         Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
-        Column("gain", "vs nothing", "over the subjects and seeds that both have; 95 % over subjects"),
+        Column(
+            "gain",
+            "vs nothing",
+            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to "
+            "target_supervised",
+        ),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
     return Table(
@@ -171,7 +176,7 @@ def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
         Cell(str(subjects), value=subjects),
         NONE if nothing is None else score_cell(nothing, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
-        gain_cell(found, is_base=choice is not None and choice.title in NOTHING),
+        gain_cell(found, "do-nothing" if choice is not None and choice.title in NOTHING else ""),
     )
 
 
@@ -201,8 +206,9 @@ def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
     )
 
 
-def _recipes(plan: Plan, parts: Sequence[Part]) -> Table:
+def recipes_over(parts: Sequence[Part]) -> Table:
     """One row a recipe; a mean stands only where it has every measured pair."""
+    plan = parts[0].plan
     columns = (
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
@@ -220,13 +226,10 @@ def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, .
     scores = [(score, part.label(line.target)) for part, line in here if (score := line.score(line.target)) is not None]
     differences = [gain(part.plan, line, do_nothing(part.lines, line.target), line.target) for part, line in here]
     gains = [one for one in differences if one is not None]
-    done, runs = sum(line.done for _, line in here), sum(len(line.runs) for _, line in here)
     mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
     return (
         Cell(over.title, value=order, kind="name"),
-        Cell(f"{len(scores)} of {over.pairs} pairs", kind="quiet")
-        if mean is None
-        else Cell(f"{mean:.3f}", spread, mean),
+        Cell(over.absent, kind="quiet") if mean is None else Cell(f"{mean:.3f}", spread, mean),
         Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains))
         if len(gains) == over.pairs and gains and mean is not None
         else NONE,
@@ -234,5 +237,5 @@ def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, .
         if gains
         else NONE,
         Cell(f"{min(scores)[0]:.3f}", min(scores)[1], min(scores)[0]) if scores else NONE,
-        Cell(f"{done} of {runs}", value=done, kind="number" if done == runs else "warn"),
+        Cell(f"{over.done} of {over.runs}", value=over.done, kind="number" if over.done == over.runs else "warn"),
     )

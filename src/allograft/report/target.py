@@ -16,7 +16,7 @@ from allograft.report.drawn import Drawn, Hide
 from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import do_nothing
+from allograft.results.comparison import NOTHING, reference
 from allograft.results.models import model_name, predict_command
 from allograft.results.scores import seed_scores, subject_scores
 from allograft.results.select import Line
@@ -103,6 +103,7 @@ class Target:
     smallest: str
     hopeless: bool
     strips: Markup
+    dashed: str
     thinned: bool
     scatter: Markup
     violins: bool
@@ -128,6 +129,7 @@ def target_of(
     subjects = max((subjects_at(line, site) for line in here), default=0)
     smallest = smallest_p(subjects, study.statistics.alternative)
     strips = _strips(plan, lines, here, site)
+    base = reference(here, site)
     wanted = to_annotate(lines, site)
     return Target(
         site=site,
@@ -140,6 +142,7 @@ def target_of(
         smallest=f"{smallest:.2g}",
         hopeless=smallest > 0.05,
         strips=_strip_plot(plan, here, site, strips),
+        dashed="doing nothing" if base is None or base.title in NOTHING else base.title,
         thinned=any(len(strip.dots) > plots.MOST_DOTS for strip in strips),
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
         scatter=_scatter(plan, here, site),
@@ -221,7 +224,7 @@ def _strips(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) 
 def _strip_plot(plan: Plan, here: Sequence[Line], site: str, strips: Sequence[plots.Strip]) -> Markup:
     if not any(strip.dots for strip in strips):
         return Markup("")
-    base = do_nothing(here, site)
+    base = reference(here, site)
     return plots.strip_plot(strips, plan.headline, None if base is None else base.score(site))
 
 

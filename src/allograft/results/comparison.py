@@ -1,4 +1,4 @@
-"""Rows against do-nothing, subject by subject, and means over pairs of sites as the papers print
+"""Rows against the reference, subject by subject, and means over pairs of sites as the papers print
 them."""
 
 from __future__ import annotations
@@ -21,11 +21,25 @@ from allograft.study.plan import Plan
 ALPHA = 0.05
 NOTHING = ("supervised", "start")
 """The row that does nothing, with a source and without one: every difference is to it."""
+TARGET_ALONE = "target_supervised"
+"""The reference where no row does nothing: from scratch and without a source."""
 
 
 def do_nothing(lines: Sequence[Line], target: str) -> Line | None:
-    """The line of a target that every other is compared with."""
+    """The line of a target that does nothing; None from scratch without a source, and of a stream
+    from scratch."""
     return next((line for line in lines if line.target == target and line.title in NOTHING), None)
+
+
+def reference(lines: Sequence[Line], target: str) -> Line | None:
+    """The line of a target that every other is compared with: do-nothing; in a study without one
+    the training on the budget's target labels alone; None where there is neither.
+
+    Args:
+        lines: all of the study: of some alone another would be the reference.
+    """
+    alone = next((line for line in lines if line.target == target and line.title == TARGET_ALONE), None)
+    return do_nothing(lines, target) or alone
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,10 @@ class OverPairs:
         pairs: how many, of those with labelled test subjects.
         seeds: how many have every pair; the others are left out.
         mean, sd: over these seeds (n - 1); None where there are too few.
+        measured: pairs in which it has a score in some seed.
+        done, runs: how many of its runs finished, judged or not.
+        leaves_weights_only: whether all that finished left weights for other recipes and nothing to
+            judge.
     """
 
     title: str
@@ -84,6 +102,17 @@ class OverPairs:
     seeds: int
     mean: float | None
     sd: float | None
+    measured: int
+    done: int
+    runs: int
+    leaves_weights_only: bool
+
+    @property
+    def absent(self) -> str:
+        """What stands in the place of the mean where there is none."""
+        if self.leaves_weights_only:
+            return "weights only"
+        return f"{self.measured} of {self.pairs} pairs" if self.measured else "not measured"
 
 
 def paired_scores(plan: Plan, line: Line, base: Line, site: str, metric: str = "") -> Paired:
@@ -123,7 +152,7 @@ def compare(
     subject with it are absent.
 
     Args:
-        baseline: the other's title; do-nothing by default.
+        baseline: the other's title; by default the ``reference``.
         site: where both are judged; the target by default.
         adjust: over the rows that have a p, at this site; by default as the study says. A row
             without any difference counts among them, with p = 1.
@@ -132,7 +161,7 @@ def compare(
     """
     adjust, alternative = adjust or plan.statistics.adjustment, alternative or plan.statistics.alternative
     here = [line for line in lines if line.target == target]
-    base = next((line for line in here if line.title == baseline), None) if baseline else do_nothing(lines, target)
+    base = next((line for line in here if line.title == baseline), None) if baseline else reference(lines, target)
     if base is None:
         return {}
     others = {line.title: _against(plan, line, base, site or target, alternative) for line in here if line is not base}
@@ -175,9 +204,19 @@ def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -
         each = [scores.get((title, pair), {}) for pair in sorted(pairs)]
         seeds = sorted(set(each[0]).intersection(*each)) if each else []
         means = [fmean(one[seed] for one in each) for seed in seeds]
+        own = [line for line, _ in every if line.title == title]
+        finished = [line for line in own if line.done]
         made.append(
             OverPairs(
-                title, len(each), len(means), fmean(means) if means else None, stdev(means) if len(means) > 1 else None
+                title,
+                len(each),
+                len(means),
+                fmean(means) if means else None,
+                stdev(means) if len(means) > 1 else None,
+                measured=sum(bool(one) for one in each),
+                done=sum(line.done for line in own),
+                runs=sum(len(line.runs) for line in own),
+                leaves_weights_only=bool(finished) and all(line.leaves_weights_only for line in finished),
             )
         )
     return made

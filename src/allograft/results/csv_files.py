@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from allograft.results.comparison import Comparison, compare, do_nothing, paired_scores
+from allograft.results.comparison import Comparison, compare, paired_scores, reference
 from allograft.results.scores import case_names, intervals, score_interval, subject_ids, undefined_cases
 from allograft.results.select import Line
 from allograft.results.verdict import reach_of
@@ -116,7 +116,7 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
                 "seeds_done": line.done,
             }
             told |= {"subjects": len(subject_ids(line, site)), "cases": len(case_names(line, site))}
-            base = do_nothing(lines, line.target)
+            base = reference(lines, line.target)
             for metric in dict.fromkeys(key.removeprefix("undefined/") for key in line.metrics.get(site, {})):
                 values = line.metrics[site].get(metric, ())
                 if not values and not undefined_cases(line, site, metric):

@@ -14,11 +14,11 @@ import numpy as np
 
 from allograft import tree
 from allograft.results.areas import area_difference
-from allograft.results.comparison import areas, compare, do_nothing
+from allograft.results.comparison import NOTHING, areas, compare, reference
 from allograft.results.intervals import Floats
 from allograft.results.scores import is_scored, labelled_subjects, line_area, seed_cases, subject_ids
 from allograft.results.select import Line, is_bound
-from allograft.results.sentence import decided, sentence
+from allograft.results.sentence import NO_REFERENCE, decided, sentence
 from allograft.results.statistics import Cases, paired, per_subject, undefined_in
 from allograft.results.verdict import Evidence, Verdict, decide
 from allograft.study.plan import Plan
@@ -34,7 +34,7 @@ def verdicts_of(study: Study, plan: Plan, lines: Sequence[Line]) -> dict[str, Ve
 
 def _verdict(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Verdict:
     here = [line for line in lines if line.target == target]
-    base = do_nothing(here, target)
+    base = reference(here, target)
     rows = [line for line in here if line is not base and not is_bound(line.recipe) and line.score(target) is not None]
     unknown = _unknown(study, plan, here, base, rows)
     if unknown or base is None:
@@ -47,6 +47,7 @@ def _verdict(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Ve
             else Verdict(**decide(evidence, plan.statistics))
         )
         made = replace(made, marks=marks(study, plan, here, target))
+    made = replace(made, reference="" if base is None else base.title)
     made = replace(made, sentence=sentence(study, plan, made, here, base, target))
     return replace(made, how=decided(study, plan, made, here, target))
 
@@ -56,12 +57,18 @@ def _unknown(study: Study, plan: Plan, here: Sequence[Line], base: Line | None, 
     target = here[0].target if here else ""
     if study.selection == "oracle":
         return "the test scores chose the stages, settings and seeds (selection: oracle)"
+    weights_only = [line.leaves_weights_only for line in here if line.done]
+    if base is None and weights_only and all(weights_only):
+        return "its rows leave weights only, which other rows start from"
     if not any(line.is_measured(target) for line in here):
         return "no test subject has labels"
     if not any(line.score(target) is not None for line in here):
         return f"{plan.headline} is undefined on these test subjects"
-    if base is None or base.score(target) is None:
-        return "doing nothing has no score to compare with"
+    if base is None:
+        return NO_REFERENCE
+    if base.score(target) is None:
+        nothing = base.title in NOTHING
+        return f"{'doing nothing' if nothing else f'the reference, {base.title},'} has no score to compare with"
     return "" if rows else "no other row was measured"
 
 
@@ -173,7 +180,7 @@ def _word(line: Line, verdict: Verdict) -> str:
         words.insert(0, "change")
     elif line.title in verdict.tied:
         words.insert(0, "tied")
-    elif verdict.action == "keep" and line is do_nothing([line], line.target):
+    elif verdict.action == "keep" and line.title == verdict.reference:
         words.insert(0, "keep")
     return "; ".join(dict.fromkeys(words))
 

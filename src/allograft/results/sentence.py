@@ -6,17 +6,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from allograft.results.comparison import compare
+from allograft.results.comparison import NOTHING, compare
 from allograft.results.scores import labelled_subjects, score_interval, subject_ids
 from allograft.results.select import Line, is_bound
 from allograft.results.verdict import ALPHA, DRAWS, Verdict
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
+NO_REFERENCE = "no row is a reference"
+"""The reason of a verdict that compares nothing: from scratch no row does nothing, and none trains
+on the target's labels alone."""
+
 
 def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], base: Line | None, target: str) -> str:
     """Score, gain, labelled patients, minutes, worst site and what is forgotten at home, in one
     sentence."""
+    if verdict.reason == NO_REFERENCE:
+        return _scores_alone(plan, here, target)
     if base is None or verdict.action == "not-measured":
         return f"Nothing can be said of {target}: {verdict.reason}."
     row = next((line for line in here if line.title == verdict.looked_at), None)
@@ -26,7 +32,12 @@ def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], b
             f"{_cost(row, target)}; "
             f"{_worst(row)}, {_home(study, plan, row, here, target)}."
         )
-    told = f"Keep your model: {_score(plan, base, target)}, {_worst(base)}; {_why(plan, verdict)}"
+    stay = (
+        "Keep your model"
+        if base.title in NOTHING
+        else f"Stay with {base.title}, the reference where no row does nothing"
+    )
+    told = f"{stay}: {_score(plan, base, target)}, {_worst(base)}; {_why(plan, verdict)}"
     if row is None:
         return told + "."
     what = "the row named beforehand is" if row.title == plan.primary else "the highest is"
@@ -60,13 +71,24 @@ def _score(plan: Plan, line: Line, target: str, optimism: float | None = None) -
     return f"{plan.headline} {score:.3f}" + (f" ({'; '.join(words)})" if words else "") + f" at {target}"
 
 
+def _scores_alone(plan: Plan, here: Sequence[Line], target: str) -> str:
+    """The scores in the order of the study, where there is nothing to compare them with."""
+    every = ", ".join(
+        f"{line.title} {score:.3f}{' (an upper bound)' if is_bound(line.recipe) else ''}"
+        for line in here
+        if (score := line.score(target)) is not None
+    )
+    return f"No row is a reference at {target}, so none is compared or chosen: {plan.headline} of {every}."
+
+
 def _gain(plan: Plan, verdict: Verdict) -> str:
     assert verdict.gain is not None
     assert verdict.p is not None
     p = "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
     alone = "named beforehand" if verdict.row else "tested alone"
+    model = "your model" if verdict.reference in NOTHING else verdict.reference
     how = alone if verdict.looked_at == plan.primary else f"jointly over {_counted(verdict.rows, 'row')}"
-    return f"{verdict.gain:+.3f} over your model ({verdict.low:+.3f} to {verdict.high:+.3f}, p {p}, {how})"
+    return f"{verdict.gain:+.3f} over {model} ({verdict.low:+.3f} to {verdict.high:+.3f}, p {p}, {how})"
 
 
 def _cost(line: Line, target: str) -> str:
@@ -116,7 +138,7 @@ def decided(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], ta
     if verdict.action == "not-measured":
         return (f"No row was compared: {verdict.reason}.", rules)
     subjects = len(set().union(*(subject_ids(line, target) for line in here)))
-    told = [_unit(plan, subjects), _competitors(study, here)]
+    told = [_unit(plan, subjects), _competitors(study, verdict, here)]
     if verdict.gain is None:
         return (*told, "A single subject, or a class with a single subject, shows nothing.", rules)
     if verdict.reach is not None and verdict.reach.subjects < subjects:
@@ -135,9 +157,11 @@ def _unit(plan: Plan, subjects: int) -> str:
     )
 
 
-def _competitors(study: Study, here: Sequence[Line]) -> str:
+def _competitors(study: Study, verdict: Verdict, here: Sequence[Line]) -> str:
     bounds = [line.title for line in here if is_bound(line.recipe)]
     chosen = f"Selection '{study.selection}' chose stages, settings and seeds, and never a row."
+    if verdict.reference not in NOTHING:
+        chosen += f" No row does nothing, so {verdict.reference} is the reference that every row is compared with."
     return chosen + (f" Upper bounds do not compete: {', '.join(bounds)}." if bounds else "")
 
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
-from allograft.results.scores import case_names, score_interval, subject_ids, undefined_cases
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, reference
+from allograft.results.scores import case_names, score_interval, seed_cases, subject_ids, undefined_cases
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
 from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here
@@ -45,7 +45,7 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     for shown in range(len(others), -1, -1):
         made = _bare(study, plan, here, target, others[:shown])
         undefined = _undefined(plan, here, compared, target)
-        made.caption = _caption(study, compared, others[shown:], undefined, is_measured=any(intervals))
+        made.caption = _caption(study, here, compared, others[shown:], undefined, is_measured=any(intervals))
         for line, interval in zip(here, intervals, strict=True):
             made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
         if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
@@ -61,10 +61,11 @@ def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> T
         return None
     made = Table(title=f"over {rows[0].pairs} pairs: {plan.headline}", **LAYOUT)
     made.add_column("recipe", min_width=16)
-    for name in ("mean over pairs ± sd over seeds", "seeds with every pair"):
+    for name in ("mean over pairs ± sd over seeds", "seeds with every pair", "runs"):
         made.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        made.add_row(row.title, _spread(row.mean, row.sd) or "not measured", f"{row.seeds} of {study.seeds}")
+        seeds = "" if row.leaves_weights_only else f"{row.seeds} of {study.seeds}"
+        made.add_row(row.title, _spread(row.mean, row.sd) or row.absent, seeds, f"{row.done} of {row.runs}")
     return made
 
 
@@ -83,7 +84,7 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
     names = (
         f"at {target}",
         "subjects' 95 %",
-        f"vs. {'supervised' if study.source else 'start'}",
+        f"vs. {_versus(here, target)}",
         "subjects' 95 %",
         f"p, {study.statistics.adjustment.capitalize()}",
         *(f"at {site}" for site in others),
@@ -109,6 +110,12 @@ def _cells(
     return [*cells, short_count(line.cost("trainable_parameters"))]
 
 
+def _versus(here: Sequence[Line], target: str) -> str:
+    """The row that the others are compared with."""
+    base = reference(here, target)
+    return "none" if base is None else base.title
+
+
 def _signs(line: Line) -> str:
     """``*`` for the row of the verdict, ``!`` for one that is worse somewhere."""
     worse = any(word in line.verdict for word in ("loses", "forgets"))
@@ -124,7 +131,11 @@ def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
 
 
 def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparison], site: str) -> str:
-    """How many cases each row leaves out because its headline has no value there; "" for none."""
+    """How many cases each row leaves out because its headline has no value there, or that it has
+    none in any row; "" for none."""
+    if any(line.is_measured(site) for line in here) and all(line.score(site) is None for line in here):
+        why = _one_class(plan, here, site)
+        return f"{plan.headline} is undefined on the test cases of {site}{why}: nothing is ranked."
     counts = {line.title: undefined_cases(line, site, plan.headline) for line in here}
     if not any(counts.values()):
         return ""
@@ -139,25 +150,39 @@ def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparis
     )
 
 
+def _one_class(plan: Plan, here: Sequence[Line], site: str) -> str:
+    """Which class all test cases have, where they are of one."""
+    every = [case.get("label") for line in here for cases in seed_cases(line, site).values() for case in cases]
+    found = {label for label in every if isinstance(label, int)}
+    return f", which are all '{plan.task.coding.label[found.pop()]}'" if len(found) == 1 else ""
+
+
 def _caption(
-    study: Study, compared: Mapping[str, Comparison], hidden: Sequence[str], undefined: str, *, is_measured: bool
+    study: Study,
+    here: Sequence[Line],
+    compared: Mapping[str, Comparison],
+    hidden: Sequence[str],
+    undefined: str,
+    *,
+    is_measured: bool,
 ) -> str:
-    """What the signs and columns mean."""
-    lines = [
-        "* the row of the verdict, below. ! loses here or forgets at home. Recipes at their papers' settings, untuned."
-    ]
+    """What the signs that stand in the table and its columns mean."""
+    signs = "".join(_signs(line) for line in here)
+    told = ["* the row of the verdict, below."] if "*" in signs else []
+    told += ["! loses here or forgets at home."] if "!" in signs else []
+    lines = [" ".join([*told, "Recipes at their papers' settings, untuned."])]
     lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
     if compared or is_measured:
         lines.append(
             f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}"
         )
     if compared:
-        told, nothing = study.statistics, "supervised" if study.source else "start"
+        statistics = study.statistics
         exact = any(one.rank_biserial is not None for one in compared.values())
         lines.append(
-            f"vs. {nothing}: paired difference, 95 % by Student's t. "
-            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {told.alternative}, {told.adjustment.capitalize()} over "
-            "rows."
+            f"vs. {_versus(here, here[0].target)}: paired difference, 95 % by Student's t. "
+            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, "
+            f"{statistics.adjustment.capitalize()} over rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     lines += [undefined] if undefined else []

@@ -218,7 +218,8 @@ class Verdict:
     """What a study says of one target.
 
     Args:
-        action: keep the model, change to ``row``, or nothing, since nothing was measured.
+        action: keep the model, change to ``row``, or nothing, since nothing was measured or no row
+            is a reference.
         reason: in a few words.
         row: the row to change to, "" for none.
         tied: rows that gain and cannot be told from the best of them, the best first.
@@ -230,6 +231,7 @@ class Verdict:
         gain, low, high, p: of ``looked_at`` over do-nothing, with joint limits and the adjusted p.
         reach: what the test set can show of ``looked_at``.
         marks: row -> why it is not "never worse".
+        reference: the row that all others are compared with, "" where there is none.
         sentence: all of it in one sentence.
         how: how it was decided, a sentence for each rule.
     """
@@ -248,6 +250,7 @@ class Verdict:
     p: float | None = None
     reach: Reach | None = None
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reference: str = ""
     sentence: str = ""
     how: tuple[str, ...] = ()
     rules_version: int = RULES_VERSION

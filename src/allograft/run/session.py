@@ -116,6 +116,8 @@ class Session:
         world = World.read(self.study, self.out)
         prepare_images(world.cohorts, self.say)
         check_millimetres(world.cohorts, self.study.made_task)
+        for told in (*world.untested().values(), *world.one_class().values()):
+            self.say(f"warning: {told}")
         refused = _refused(bare_rows(world), lambda row: check_needs(row.recipe, scenario_of(world, row), row.target))
         if self.study.start != "scratch":
             network = self.start(world, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from allograft.cohort import Case, Cohort
-from allograft.cohort.gate import check_leakage, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, find_duplicates, grouped, sides_of
 from allograft.cohort.splits import Assignment, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError
 from allograft.metrics.label_free import KEYS
@@ -94,6 +94,37 @@ class World:
         for question in self.study.questions:
             for fold in range(self.folds):
                 self.scenario(question, 0, fold)
+
+    def untested(self) -> dict[str, str]:
+        """Target sites of which no subject is tested, so that no row is ever judged there, each
+        with the reason and the mend."""
+        told = {}
+        for site in self.study.target:
+            if any(self.part(site, "test", fold).cases for fold in range(self.folds)):
+                continue
+            count = len({case.subject for case in self.cohort_of(site).cases if case.site == site})
+            why = (
+                "has one subject, which trains: no row can be judged there; add subjects"
+                if count == 1
+                else f"has {count} subjects and none is tested: no row can be judged there; raise test: "
+                "{fraction: ...}, mend the manifest's split column, or choose another --out"
+            )
+            told[site] = f"target '{site}' {why}"
+        return told
+
+    def one_class(self) -> dict[str, str]:
+        """Target sites where the task's headline, an area under the ROC curve, is undefined because
+        all labelled test cases, over all folds, have one label; each with the mend."""
+        task, told = self.study.made_task, {}
+        for site in self.study.target if task.headline == "auroc" else ():
+            tested = [self.part(site, "test", fold).labelled(task.key) for fold in range(self.folds)]
+            found = {str(case.labels[task.key]) for cohort in tested for case in cohort.cases}
+            if len(found) == 1:
+                told[site] = (
+                    f"target '{site}': every labelled test case is '{found.pop()}', so {task.headline} is undefined "
+                    "and no row is ranked there; add test subjects of another class"
+                )
+        return told
 
     @property
     def folds(self) -> int:
@@ -229,6 +260,8 @@ def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tup
     With ``near_duplicates: group`` the subjects of near-duplicates count as one patient; each keeps
     a row of its own in ``splits.csv``. Subjects of sites that are in the pool alone train.
     """
+    for cohort in cohorts:
+        check_masks(cohort.cases)
     known = read_splits(out / "splits.csv")
     before = tuple(case for cohort in cohorts for case in cohort.cases)
     findings = find_duplicates(before, cache=shared_folder(out) / "cache")

@@ -245,6 +245,18 @@ def test_copies_and_leaks_of_the_split_column(tmp_path: Path) -> None:
     assert one["duplicates"].startswith("note: 1 group of images with the same pixels within a subject")
 
 
+def test_one_mask_for_two_subjects_is_found(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"image": picture(i), "mask": binary(i)} for i in range(3)]
+    rows += [{"image": picture(3), "mask": "mask-0.png"}]
+    found = examine(cohort(tmp_path, rows))
+    told = topics(found)["shared mask"]
+    assert told == "stop: 1 mask file named for several subjects; give each subject a mask of its own"
+    (one,) = (finding for finding in found.findings if finding.topic == "shared mask")
+    assert [(case.row, case.detail) for case in one.cases] == [(2, "mask 1"), (5, "mask 1")]
+    same = [{**row, "subject": "p"} for row in rows]
+    assert "shared mask" not in topics(examine(cohort(tmp_path, same)))
+
+
 def test_the_page_is_escaped_and_names_nobody_and_the_diagnosis_is_json(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"image": b"x", "subject": "secret-123", "site": "<script>alert(1)</script>"}]
     rows += [{"image": picture(i), "subject": f"secret-{i}", "site": "b"} for i in range(3)]

@@ -18,6 +18,7 @@ from rich.console import Console
 from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
+from allograft.report import overview
 from allograft.report.cells import decision_table
 from allograft.results import statistics
 from allograft.results.comparison import Comparison, compare, difference, over_pairs
@@ -26,6 +27,7 @@ from allograft.results.evidence import verdicts_of
 from allograft.results.record import Record
 from allograft.results.scores import score_interval, seed_scores, subject_scores
 from allograft.results.select import Line, lines
+from allograft.results.standing import Standing
 from allograft.results.statistics import (
     adjust,
     bootstrap_pooled,
@@ -526,6 +528,40 @@ def test_the_text_table_fits_and_says_it_all() -> None:
     assert "(1) cannot be significant with 4 subjects" in text
     assert "over 2 pairs: dice" in text
     assert max(map(len, printed(study, plan, table, 130).splitlines())) <= 130
+
+
+def test_a_sign_is_explained_where_it_stands() -> None:
+    study = a_study(target=["chase"])
+    plan, table = a_table(study, with_gains({TITLES[1]: [0.1] * 6}, study))
+    star, worse = "* the row of the verdict", "! loses here"
+    assert star not in printed(study, plan, table)
+    assert worse not in printed(study, plan, table)
+    named = [replace(table[0], verdict="keep"), *table[1:]]
+    assert star in printed(study, plan, named)
+    assert worse not in printed(study, plan, named)
+    lost = [*table[:2], replace(table[2], verdict="loses")]
+    assert star not in printed(study, plan, lost)
+    assert worse in printed(study, plan, lost)
+
+
+def test_over_pairs_a_pre_training_leaves_weights_only_and_what_is_done_counts() -> None:
+    study = a_study(seeds=1)
+    scores: dict[Any, Any] = {("supervised", site, 0): {"p": [0.5]} for site in study.target}
+    scores |= {(TITLES[1], "chase", 0): {"p": [0.6]}}
+    plan, table = a_table(study, scores)
+    # a tuning that stands in one part alone, and a pre-training that is done
+    rows = [line for line in table if line.title != TITLES[1] or line.target == "chase"]
+    bare = {"stage": "end", "error": "", "tests": {}}
+    rows = [replace(line, runs=(replace(line.runs[0], **bare),)) if line.title == TITLES[2] else line for line in rows]
+    text = printed(study, plan, rows).split("over 2 pairs")[1]
+    words = {line.split("  ")[0].strip(): " ".join(line.split()) for line in text.splitlines()}
+    assert words["supervised"] == "supervised 0.500 1 of 1 2 of 2"
+    assert words[TITLES[1]] == f"{TITLES[1]} 1 of 2 pairs 0 of 1 1 of 1"
+    assert words[TITLES[2]] == f"{TITLES[2]} weights only 2 of 2"
+    recipes = overview.recipes_over([overview.Part("", "", study, plan, Standing(tuple(rows)))])
+    page = {cells[0].text: (cells[1].text, cells[5].text) for _, cells in recipes.rows}
+    assert page[TITLES[1]] == ("1 of 2 pairs", "1 of 1")
+    assert page[TITLES[2]] == ("weights only", "2 of 2")
 
 
 def test_intervals_name_their_unit_where_nothing_is_compared_too() -> None:

@@ -17,11 +17,13 @@ from tests.unit.tiny import a_row
 
 from allograft.errors import SpecError
 from allograft.recipe import parse_recipe, title
+from allograft.report.cells import decision_table
 from allograft.results.comparison import compare
 from allograft.results.csv_files import write_results
 from allograft.results.evidence import evidence_of, marked, verdicts_of, write_verdicts
 from allograft.results.record import Record
 from allograft.results.select import Line, lines
+from allograft.results.table import table_of
 from allograft.results.verdict import KEPT, Evidence, Verdict, choose, decide, optimism
 from allograft.study.keys import Statistics
 from allograft.study.plan import Plan
@@ -347,6 +349,76 @@ def test_where_nothing_was_measured_nothing_is_said() -> None:
     assert (
         verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "doing nothing has no score to compare with"
     )
+
+
+# ---- where no row does nothing
+
+ALONE = "target_supervised"
+
+
+@pytest.fixture
+def from_scratch(monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setitem(RECIPES, ALONE, "target_supervised")
+    monkeypatch.setitem(LABELS, ALONE, 4)
+    monkeypatch.setitem(SECONDS, ALONE, 60.0)
+    return a_study(source=[], recipes=[])
+
+
+def without_nothing(gains: Mapping[str, float]) -> dict[str, Any]:
+    rows = scored(gains)
+    return {ALONE: rows.pop("supervised"), **rows}
+
+
+def test_target_supervised_is_the_reference_where_no_row_does_nothing(from_scratch: Study) -> None:
+    found = verdict(from_scratch, without_nothing({TOP: 0.1, BOUND: 0.3}))
+    same = verdict(a_study(), scored({TOP: 0.1, BOUND: 0.3}))
+    assert (found.action, found.row, found.reference, same.reference) == ("change", TOP, ALONE, "supervised")
+    assert (found.gain, found.low, found.p) == (same.gain, same.low, same.p)
+    assert f"+0.100 over {ALONE} (" in found.sentence
+    assert any(f"No row does nothing, so {ALONE} is the reference" in line for line in found.how)
+    assert not any("No row does nothing" in line for line in same.how)
+
+
+def test_the_reference_is_stayed_with_and_named_everywhere(from_scratch: Study) -> None:
+    plan, table = planted(from_scratch, without_nothing({TOP: 0.0}))
+    found = verdicts_of(from_scratch, plan, table)
+    assert found["b"].sentence.startswith(f"Stay with {ALONE}, the reference where no row does nothing: dice 0.500")
+    assert "your model" not in found["b"].sentence
+    made = marked(table, found)
+    assert [line.verdict for line in made if line.title == ALONE] == ["keep"]
+    assert f"vs. {ALONE}" in {str(column.header) for column in table_of(from_scratch, plan, made, "b").columns}
+    page = decision_table(from_scratch, plan, made, "b")
+    assert f"vs {ALONE}" in {column.small for column in page.columns}
+    assert sum(cell.small == "reference" for _, cells in page.rows for cell in cells) == 1
+
+
+def test_beside_do_nothing_target_supervised_is_a_row_like_others(from_scratch: Study) -> None:
+    nothing = scored({TOP: 0.0})
+    plan, table = planted(a_study(), nothing | {ALONE: nothing["supervised"]})
+    found = verdicts_of(a_study(), plan, table)
+    assert found["b"].reference == "supervised"
+    assert {line.title: line.verdict for line in marked(table, found)} == {"supervised": "keep", TOP: "", ALONE: ""}
+
+
+def test_without_a_reference_the_scores_are_listed(from_scratch: Study) -> None:
+    scores = without_nothing({TOP: 0.1, BOUND: 0.3})
+    del scores[ALONE]
+    found = verdict(from_scratch, scores)
+    assert (found.action, found.reason, found.reference) == ("not-measured", "no row is a reference", "")
+    assert found.sentence == (
+        f"No row is a reference at b, so none is compared or chosen: dice of {TOP} 0.600, {BOUND} 0.800 (an upper "
+        "bound)."
+    )
+    assert verdict(from_scratch, scores, failed=[ALONE]).reason == (
+        f"the reference, {ALONE}, has no score to compare with"
+    )
+
+
+def test_where_only_weights_are_left_it_is_said(from_scratch: Study) -> None:
+    plan, table = planted(from_scratch, {TOP: without_nothing({TOP: 0.1})[TOP]})
+    bare = [replace(line, scores={}, runs=tuple(replace(run, tests={}) for run in line.runs)) for line in table]
+    said = verdicts_of(from_scratch, plan, bare)["b"].sentence
+    assert said == "Nothing can be said of b: its rows leave weights only, which other rows start from."
 
 
 # ---- the row named beforehand

@@ -21,6 +21,8 @@ from allograft.studies import run_study
 from allograft.study import read_study
 
 CLASSES = ("dark", "bright")
+SAID: list[str] = []
+"""What the study of the fixture said."""
 
 
 def write_blobs(folder: Path, sites: dict[str, float], subjects: int = 8) -> Path:
@@ -61,7 +63,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
     }
     with pytest.MonkeyPatch.context() as patch:  # thousands of draws a row, tested elsewhere
         patch.setattr("allograft.results.scores.bootstrap_pooled", lambda *arguments, **options: {})
-        result = run_study(tree, folder / "out")
+        result = run_study(tree, folder / "out", say=SAID.append)
     return manifest, folder / "out", result
 
 
@@ -100,7 +102,19 @@ def test_the_table_says_undefined_where_one_class_was_judged(
     print_tables(done[2].study, done[2].plan, done[2].lines)
     told = capsys.readouterr().out
     assert "undefined" in told
+    note = "auroc is undefined on the test cases of c, which are all 'bright': nothing is ranked."
+    assert told.count(note) == 1
+    assert "undefined on the test cases of b" not in told
     assert "not measured" not in told
+
+
+def test_a_test_set_of_one_class_is_named_before_anything_is_trained(done: tuple[Path, Path, Any]) -> None:
+    (told,) = (number for number, line in enumerate(SAID) if "auroc is undefined" in line)
+    assert SAID[told] == (
+        "warning: target 'c': every labelled test case is 'bright', so auroc is undefined and no row is ranked there; "
+        "add test subjects of another class"
+    )
+    assert told < next(number for number, line in enumerate(SAID) if line.startswith("[1 of"))
 
 
 def test_a_kept_model_predicts_what_was_judged(done: tuple[Path, Path, Any], tmp_path: Path) -> None:

@@ -167,6 +167,35 @@ def test_label_efficiency_within_a_site_has_target_only_as_its_reference(folder:
         study_of(folder, source=[], target=["a"], target_labels="all", recipes=["finetune"])
 
 
+def test_a_target_without_a_test_subject_is_named_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path / "few", {"a": 5, "b": 1, "c": 2})
+    text = manifest.read_text().splitlines()
+    manifest.write_text(
+        "\n".join([f"{text[0]},split", *(f"{row},{'train' if row.endswith('c') else ''}" for row in text[1:]), ""])
+    )
+    said: list[str] = []
+    study = make_study({"cohort": str(manifest), **TREE, "source": ["a"], "target": ["b", "c"]})
+    world = Session(study, tmp_path / "out", None, local_fabric(accelerator="cpu"), 0, 60.0, said.append).prepare()
+    assert list(world.untested()) == ["b", "c"]
+    told = [line for line in said if line.startswith("warning: ")]
+    assert told[0] == ("warning: target 'b' has one subject, which trains: no row can be judged there; add subjects")
+    assert told[1].startswith(
+        "warning: target 'c' has 2 subjects and none is tested: no row can be judged there; raise"
+    )
+    assert World.read(study_of(folder, source=["a"], target=["b"]), tmp_path / "other").untested() == {}
+
+
+def test_one_mask_for_two_subjects_is_refused(tmp_path: Path) -> None:
+    manifest = write_photographs(tmp_path / "cohort", {"a": 4, "b": 4})
+    manifest.write_text(manifest.read_text().replace("b1-mask.png", "b0-mask.png"))
+    study = make_study({"cohort": str(manifest), **TREE, "source": ["a"], "target": ["b"]})
+    said = r"mask 'b0-mask.png' is named for 2 subjects, by images 'b0.png', 'b1.png'; give each subject a mask"
+    with pytest.raises(ManifestError, match=said):
+        World.read(study, tmp_path / "out")
+    manifest.write_text(manifest.read_text().replace(",b1,", ",b0,"))  # two images of one subject
+    World.read(study, tmp_path / "out")
+
+
 # ---------------------------------------------------------- streams
 def test_a_stream_is_one_question_about_all_its_sites(folder: Path, tmp_path: Path) -> None:
     world = World.read(study_of(folder, stream=[["a"], ["b", "c"]]), tmp_path)
