@@ -243,9 +243,11 @@ def name_of(kind: str, thing: object) -> str:
 
 
 def summaries(kind: str) -> Iterator[tuple[str, str]]:
-    """Each name with the first line of its docstring. Ours are read from the source text, and nothing
-    of them is imported; what packages add is imported, and one that cannot be has the reason in
-    place of its line."""
+    """Each name with the first line of its docstring.
+
+    Ours are read from the source text, and nothing of them is imported. What packages add is
+    imported, and one that cannot be has the reason in place of its line.
+    """
     for name, row in _TABLES[kind].items():
         yield name, _first_line(*row.split(":"))
     for name, entry in _added(kind).items():
