@@ -25,6 +25,11 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 
+def __dir__() -> list[str]:
+    """The public names alone, whether or not they have been used."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import allograft`` alone costs nothing."""
     if name not in _PUBLIC:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -168,35 +171,52 @@ _TABLES = {
 
 
 def rows(kind: str) -> dict[str, str]:
-    """Every name of a kind (``method``, ``network``, ...), our own and those that installed
-    packages add.
+    """Every name of a kind (``method``, ``network``, ...): ours, then those that installed packages
+    add. A package cannot replace a name of ours.
 
     >>> rows("method")["finetune"]
     'allograft.methods.finetune:Finetune'
     """
-    return {**_added(kind), **_TABLES[kind]}
+    return {**_TABLES[kind], **{name: entry.value for name, entry in _added(kind).items()}}
 
 
 @cache
-def _added(kind: str) -> dict[str, str]:
-    return {
-        entry.name: entry.value for entry in entry_points(group=f"allograft.{kind}s")
-    }  # reads every installed package
-
-
-def place(kind: str, name: str) -> tuple[str, str]:
-    """Module and attribute of a name; ``SpecError`` with the nearest name when there is none."""
-    known = rows(kind)
-    if name not in known:
-        raise SpecError(nearest(name, known, "recipe" if kind == "method" else kind))
-    module, attribute = known[name].split(":")
-    return module, attribute
+def _added(kind: str) -> dict[str, EntryPoint]:
+    found = entry_points(group=f"allograft.{kind}s")  # reads every installed package
+    return {entry.name: entry for entry in found if entry.name not in _TABLES[kind]}
 
 
 def find(kind: str, name: str) -> Any:
-    """The object a name stands for; only now is its module imported."""
-    module, attribute = place(kind, name)
-    return getattr(importlib.import_module(module), attribute)
+    """The object a name stands for; only now is its module imported.
+
+    Raises:
+        SpecError: an unknown name, with the nearest one; or a name that an installed package adds
+            and that cannot be imported, with the package and the reason.
+    """
+    what = "recipe" if kind == "method" else kind
+    if name in _TABLES[kind]:
+        module, attribute = _TABLES[kind][name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+    if name not in _added(kind):
+        raise SpecError(nearest(name, rows(kind), what))
+    entry = _added(kind)[name]
+    try:
+        return _load(entry)
+    except Exception as error:  # of somebody else's module, which may raise anything
+        raise SpecError(f"{what} '{name}' {_reason(entry, error)}") from error
+
+
+def _load(entry: EntryPoint) -> Any:
+    if not re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", entry.value):
+        raise ValueError("expected module:name")
+    return entry.load()
+
+
+def _reason(entry: EntryPoint, error: Exception) -> str:
+    package = f"package '{entry.dist.name}'" if entry.dist else "package that adds it"
+    said = str(error).strip().partition("\n")[0]
+    found = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"cannot be loaded from '{entry.value}' ({found}); fix or uninstall the {package}"
 
 
 def name_of(kind: str, thing: object) -> str:
@@ -213,8 +233,9 @@ def name_of(kind: str, thing: object) -> str:
             return name
     # re-exported under another module: torch.optim:Adam lives in torch.optim.adam
     for name in known:
-        if find(kind, name) is thing:
-            return name
+        with suppress(SpecError):  # a package that cannot be loaded
+            if find(kind, name) is thing:
+                return name
     raise SpecError(
         f"{where} stands in no row of the table of {kind}s; add a line, or an entry point of the group "
         f"'allograft.{kind}s'"
@@ -222,11 +243,19 @@ def name_of(kind: str, thing: object) -> str:
 
 
 def summaries(kind: str) -> Iterator[tuple[str, str]]:
-    """Each name with the first line of its docstring, read from the source text: nothing of it is
-    imported."""
-    for name in rows(kind):
-        module, attribute = place(kind, name)
-        yield name, _first_line(module, attribute)
+    """Each name with the first line of its docstring.
+
+    Ours are read from the source text, and nothing of them is imported. What packages add is
+    imported, and one that cannot be has the reason in place of its line.
+    """
+    for name, row in _TABLES[kind].items():
+        yield name, _first_line(*row.split(":"))
+    for name, entry in _added(kind).items():
+        try:
+            line = (inspect.getdoc(_load(entry)) or "").partition("\n")[0]
+        except Exception as error:  # of somebody else's module, which may raise anything
+            line = _reason(entry, error)
+        yield name, line
 
 
 def _first_line(module: str, attribute: str) -> str:
