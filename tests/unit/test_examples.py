@@ -32,7 +32,7 @@ from allograft.study.world import World
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-FEWEST = {"gradient_transfer": 8, "spottunet_policy": 40, "united": 12}
+FEWEST = {"gradient_transfer": 8, "skin_automatic": 12, "spottunet_policy": 40, "united": 12}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SUBJECTS = {"luna": 44}
 """Subjects of a cohort without whom a row of an example is refused; others have 8."""
@@ -120,7 +120,8 @@ def write_noise(
             if study.made_task.key == "boxes":
                 seen["boxes"] = f"{stem}.json"
                 (folder / seen["boxes"]).write_text(json.dumps({"boxes": [[1, 1, 6, 6]], "labels": [names[0]]}))
-            rows.append({**seen, "subject": stem, "site": site, "tone": str(number // 2 % 6 + 1)})
+            tone = str(number // 2 % 6 + 1)
+            rows.append({**seen, "subject": stem, "site": site, "tone": tone, "measured": tone})
     return write_rows(folder / "manifest.csv", rows)
 
 
