@@ -32,7 +32,7 @@ from allograft.study.world import World
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-FEWEST = {"spottunet_policy": 40, "united": 12}
+FEWEST = {"gradient_transfer": 8, "skin_automatic": 12, "spottunet_policy": 40, "united": 12}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SUBJECTS = {"luna": 44}
 """Subjects of a cohort without whom a row of an example is refused; others have 8."""
@@ -120,7 +120,8 @@ def write_noise(
             if study.made_task.key == "boxes":
                 seen["boxes"] = f"{stem}.json"
                 (folder / seen["boxes"]).write_text(json.dumps({"boxes": [[1, 1, 6, 6]], "labels": [names[0]]}))
-            rows.append({**seen, "subject": stem, "site": site, "tone": str(number // 2 % 6 + 1)})
+            tone = str(number // 2 % 6 + 1)
+            rows.append({**seen, "subject": stem, "site": site, "tone": tone, "measured": tone})
     return write_rows(folder / "manifest.csv", rows)
 
 
@@ -275,6 +276,16 @@ def test_spottunet_is_two_optimizers_by_two_budgets(tmp_path: Path) -> None:
     }
     assert all(row.recipe.first.optimizer == row.recipe.optimizer for row in spotted)
     assert all(row.recipe.chosen(list(scenario_of(world, row).target[:1]), 0) for row in spotted)
+
+
+def test_gradient_transfer_is_two_optimizers_by_four_budgets() -> None:
+    made = parts_of(read_study(EXAMPLES / "gradient_transfer.yaml"))
+    labels = [part.target_labels for part in made.values()]
+    assert {(*part.optimizer, label.subjects) for part, label in zip(made.values(), labels, strict=True)} == {
+        (optimizer, count) for optimizer in ("sgd", "adam") for count in (1, 2, 4, 8)
+    }
+    tuned = {"finetune", "finetune scope=first", "l2sp", "spottunet", "octl", "mmtl"}
+    assert all(tuned < {title(row) for row in part.rows} for part in made.values())
 
 
 def test_vessels_have_one_set_of_test_children_for_every_budget(tmp_path: Path) -> None:
