@@ -24,9 +24,9 @@ from allograft.cohort.near_duplicates import (
     without_common,
 )
 from allograft.cohort.prepared_images import file_hash
-from allograft.cohort.readers import read_image
+from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.splits import Assignment
-from allograft.errors import LeakageError, ManifestError, SpecError
+from allograft.errors import ImageError, LeakageError, ManifestError, SpecError
 from allograft.tree import content_hash, write_bytes, write_json
 
 NearDuplicates = Literal["group", "warn", "stop"]
@@ -218,12 +218,22 @@ def check_leakage(
 
 def shared_masks(cases: Iterable[Case]) -> tuple[tuple[Case, ...], ...]:
     """Cases whose one mask file is named for several subjects: of all but one it is not theirs. The
-    images of one subject may share a mask."""
+    images of one subject may share a mask, and those in which nothing is to be found a blank
+    one."""
     named: dict[Path | str, list[Case]] = {}
     for case in cases:
         if (mask := case.labels.get("mask")) is not None:
             named.setdefault(mask, []).append(case)
-    return tuple(tuple(each) for each in named.values() if len({case.subject for case in each}) > 1)
+    several = {mask: each for mask, each in named.items() if len({case.subject for case in each}) > 1}
+    return tuple(tuple(each) for mask, each in several.items() if not _is_blank(Path(mask)))
+
+
+def _is_blank(mask: Path) -> bool:
+    """Whether a mask that can be read marks nothing."""
+    try:
+        return not read_mask(mask).array.any()
+    except ImageError:
+        return False
 
 
 def check_masks(cases: Iterable[Case]) -> None:

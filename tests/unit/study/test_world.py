@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.unit.tiny import write_photographs
@@ -192,8 +193,13 @@ def test_one_mask_for_two_subjects_is_refused(tmp_path: Path) -> None:
     said = r"mask 'b0-mask.png' is named for 2 subjects, by images 'b0.png', 'b1.png'; give each subject a mask"
     with pytest.raises(ManifestError, match=said):
         World.read(study, tmp_path / "out")
-    manifest.write_text(manifest.read_text().replace(",b1,", ",b0,"))  # two images of one subject
+    mask, blank = manifest.with_name("b0-mask.png"), np.zeros((16, 16), np.uint8)
+    kept = mask.read_bytes()
+    Image.fromarray(blank).save(mask)  # of two in which nothing is found
     World.read(study, tmp_path / "out")
+    mask.write_bytes(kept)
+    manifest.write_text(manifest.read_text().replace(",b1,", ",b0,"))  # two images of one subject
+    World.read(study, tmp_path / "other")
 
 
 # ---------------------------------------------------------- streams
