@@ -179,5 +179,7 @@ MANIFESTS: dict[str, Hostile] = {
     "manifest: scripts in names": Hostile(
         damaged(replaced(",a\n", ",<script>alert(1)</script>\n"), "doctor"), success=True
     ),
-    "manifest: names from right to left": Hostile(damaged(replaced(",b-00", ",\u202eb-"), "doctor"), success=True),
+    "manifest: names from right to left": Hostile(
+        damaged(replaced(",b-00", ",\u202eb-"), "doctor"), ("a character that nobody sees",)
+    ),
 }

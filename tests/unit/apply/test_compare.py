@@ -240,7 +240,7 @@ def test_two_models_that_make_images(folders: Path) -> None:
         card = {"task": {"synthesis": {}}, "preprocessing": {"size": [12, 12]}, "channels": 1}
         save_predictor(Direct(network), folders / name, {**card, "sites": ["a"], "slices": None})
     found = compare(folders / "one", folders / "two", manifest, folders / "out")
-    assert {one.metric for one in found.differences} == {"ssim", "mae"}
+    assert {one.metric for one in found.differences} == {"ssim", "mae", "median_error", "mad_error"}
     assert at(found, "b", "mae").is_lower_better
     assert (folders / "out" / "compare.html").read_text().count("<figcaption><strong>two</strong> ssim") == 10
     with pytest.raises(ModelError, match="found a folder of masks; expected synthesis of images"):

@@ -428,9 +428,10 @@ def test_images_are_mirrored_by_an_attribute_and_predictions_back(tmp_path):
         whole = cohort.whole(number)
         found = torch.nn.functional.one_hot(cohort.case(number).labels["mask"][0, 0], 2).movedim(-1, 0)[None].float()
         assert torch.equal(whole.on_image(found)[1].long(), whole.mask)  # on the stored image again
-    # the same file on both sides is prepared twice
+    # a file and its copy on both sides are prepared once each
+    (tmp_path / "copy.png").write_bytes((tmp_path / "right.png").read_bytes())
     rows[0]["image"] = "right.png"
-    rows[1]["image"] = "./right.png"
+    rows[1]["image"] = "copy.png"
     write_rows(tmp_path / "both.csv", rows)
     both = Cohort.read(tmp_path / "both.csv", preprocessing=mirrored)
     assert torch.equal(both.case(0).image, both.case(1).image.flip(-1))

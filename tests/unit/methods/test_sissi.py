@@ -40,7 +40,7 @@ CONTRACT = {
     },
     "under": {
         "slowed": {"arguments": {"start": "early-learning"}},
-        "fused_score": {"arguments": {"score": 0.15}},
+        "fused_score": {"arguments": {"most": 2}},
         "keep_empty": {"arguments": {"score": 0.99}},
     },
     "own_settings": ("augmentation",),
