@@ -15,10 +15,19 @@ from tests.unit.tiny import a_context, write_photographs, write_rows
 from allograft.batch import Batch, Boxes
 from allograft.cohort import Cohort
 from allograft.errors import SpecError
-from allograft.methods.sissi import Sissi, _epochs, clone_detections, early_learning_ended, fit_early_learning, fuse
+from allograft.methods.sissi import (
+    Sides,
+    Sissi,
+    _epochs,
+    clone_detections,
+    early_learning_ended,
+    fit_early_learning,
+    fuse,
+)
 from allograft.networks import build
 from allograft.networks.detector import DetectionHead
 from allograft.parts.box_views import FLIPS, SCALES, unflipped, views
+from allograft.recipe import Scenario
 from allograft.tasks.detection import Detection
 from allograft.transforms.cloning import MixedBatch, blurred, cloned
 
@@ -249,3 +258,21 @@ def test_bad_input_is_refused_before_anything_is_trained() -> None:
     odd = replace(context, settings=replace(context.settings, budget=replace(context.settings.budget, batch_size=3)))
     with pytest.raises(SpecError, match="must be even"):
         Sissi().check(None, build(SPEC), odd)  # type: ignore[arg-type]
+
+
+def test_each_epoch_corrects_what_the_last_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def corrected(self: Sissi, network: Any, target: Any, epoch: int, context: Any) -> list[str]:
+        seen.append(target)
+        return [f"after {epoch}"]
+
+    monkeypatch.setattr(Sissi, "_corrected", corrected)
+    monkeypatch.setattr(Sissi, "_begins", lambda *_: True)
+    monkeypatch.setattr(Sissi, "_batches", lambda *_: None)
+    monkeypatch.setattr(Sissi, "_sides", lambda *_: Sides((), (), ("noisy",)))  # type: ignore[arg-type]
+    monkeypatch.setattr("allograft.methods.sissi._epochs", lambda *_: [range(1), range(1, 2)])
+    monkeypatch.setattr("allograft.methods.sissi._facts", lambda *_: {})
+    monkeypatch.setattr("allograft.methods.sissi.train_with_checkpoints", lambda *_, **__: iter(()))
+    list(Sissi().run(Scenario(), build(SPEC), a_context()))  # type: ignore[arg-type]
+    assert seen == [("noisy",), ["after 0"]]
