@@ -23,9 +23,9 @@ from allograft.report.drawn import Hide
 from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Pictures, fitting
 from allograft.report.overlay import AGREE, EXTRA, MISSED
 from allograft.report.target import Extra, fitting_figures, target_of
+from allograft.results.caption import COVERAGE
 from allograft.results.select import RULES, Line
 from allograft.results.standing import Standing
-from allograft.results.table import COVERAGE
 from allograft.study.cite import papers
 from allograft.study.plan import Plan
 from allograft.study.spec import Study

@@ -386,7 +386,8 @@ def test_the_reference_is_stayed_with_and_named_everywhere(from_scratch: Study) 
     assert "your model" not in found["b"].sentence
     made = marked(table, found)
     assert [line.verdict for line in made if line.title == ALONE] == ["keep"]
-    assert f"vs. {ALONE}" in {str(column.header) for column in table_of(from_scratch, plan, made, "b").columns}
+    headings = {str(column.header).replace("\n", " ") for column in table_of(from_scratch, plan, made, "b").columns}
+    assert f"vs. {ALONE}" in headings
     page = decision_table(from_scratch, plan, made, "b")
     assert f"vs {ALONE}" in {column.small for column in page.columns}
     assert sum(cell.small == "reference" for _, cells in page.rows for cell in cells) == 1
