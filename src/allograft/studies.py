@@ -70,6 +70,7 @@ def run_study(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
     say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
     report: bool = True,
     shard: tuple[int, int] = (1, 1),
 ) -> Result | PartsResult:
@@ -81,6 +82,7 @@ def run_study(
             makes one (drawn anew by seed).
         fabric: a lightning ``Fabric``; one process on the default device when None.
         say: called with progress lines.
+        progress: whether a terminal shows a bar of each training.
         shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines
             may share ``out`` with or without it.
 
@@ -93,7 +95,7 @@ def run_study(
             weights are missing is not run, and is listed as missing, where others can be.
     """
     study, out = make_study(study), Path(out)
-    whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say)
+    whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say, progress=progress)
     sessions, worlds, missing = _prepared(part_sessions(whole), say)
     if whole.fabric.is_global_zero and study.is_parted:
         tree.write_json(out / "study.json", study.spelt_out())
@@ -141,7 +143,7 @@ def missing_parts(out: Path) -> dict[str, str]:
 
 
 def rebuild(
-    out: Path, *, pictures: bool = True, say: Callable[[str], None] = lambda line: None
+    out: Path, *, report: bool = True, pictures: bool = True, say: Callable[[str], None] = lambda line: None
 ) -> Result | PartsResult:
     """Tables, CSV files, models and reports of a finished or unfinished study, from its records
     alone; nothing is trained.
@@ -149,7 +151,8 @@ def rebuild(
     Units that an earlier version ran stand for those that this version would run.
 
     Args:
-        pictures: whether the report may show images.
+        report: whether the report is written too.
+        pictures: whether it may show images.
 
     Raises:
         OutputError: a folder that no study wrote.
@@ -163,11 +166,11 @@ def rebuild(
         session = replace(session, study=kept_study(session.out))  # with the defaults it was run with
         world = World.read(session.study, session.out)
         plan = as_recorded(session.plan(world), read_all(session.out).values())
-        results[name] = session.finish(world, plan, report=True, pictures=pictures)
+        results[name] = session.finish(world, plan, report=report, pictures=pictures)
     if not study.is_parted:
         return results[""]
     result = PartsResult(out, study, results, missing)
-    _join(out, result, len(results), report=True)
+    _join(out, result, len(results), report=report)
     return result
 
 
@@ -227,7 +230,12 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
 
 
 def train_model(
-    study: Study, out: Path, *, fabric: Fabric | None = None, say: Callable[[str], None] = lambda line: None
+    study: Study,
+    out: Path,
+    *,
+    fabric: Fabric | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
 ) -> Path:
     """Run the study's one recipe once, for its first target, and leave ``OUT/model``; nothing is
     judged.
@@ -243,7 +251,7 @@ def train_model(
         raise SpecError(
             f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them"
         )
-    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say).completed()
+    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say, progress=progress).completed()
     world = session.prepare()
     row = Row(study.recipes[0], world.study.questions[0], 0, 0)
     stages = list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))

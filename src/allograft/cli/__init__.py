@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from allograft import __version__
+from allograft.cli.channel import Log, Quiet, Verbose, opened, resumption
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
 from allograft.cli.imports import imports
@@ -27,7 +28,6 @@ app = typer.Typer(
     "protocol. "
     "Research use only, not a medical device.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,14 +54,18 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print(resumption("interrupted"), file=sys.stderr)
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            print(resumption("interrupted"), file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except BaseException as reason:
         if type(reason).__name__ != "Stopped":  # named, not imported: its module is heavy
             raise
-        print("stopped; the place is kept, run the same command again to go on", file=sys.stderr)
+        print(resumption("stopped, the place is kept"), file=sys.stderr)
         sys.exit(143)
 
 
@@ -102,6 +106,9 @@ def study(
     ] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report
     and models."""
@@ -113,16 +120,16 @@ def study(
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
     fabric = local_fabric(devices, precision, strategy, device)
-    say = _say if fabric.is_global_zero else lambda line: None
-    if plan:
-        from allograft.run.session import Session
+    if not fabric.is_global_zero:
+        run_study(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, shard=part)
+        return
+    with opened(quiet, verbose, log) as say:
+        if plan:
+            from allograft.run.session import Session
 
-        return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
-    result = run_study(
-        asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part
-    )
-    if fabric.is_global_zero:
-        _show(result)
+            return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
+        how: dict[str, Any] = {"workers": workers, "checkpoint_seconds": checkpoint_seconds, "shard": part}
+        _show(run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how))
 
 
 @app.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
@@ -131,6 +138,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
     set_: Set = None,
     device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Run one recipe once and leave a model folder; nothing is judged."""
     from allograft.results.models import predict_command
@@ -139,7 +149,9 @@ def train(
     from allograft.study import read_study
 
     fabric = local_fabric(accelerator=device)
-    print(predict_command(train_model(read_study(file, set_ or ()), out, fabric=fabric, say=_say)))
+    with opened(quiet, verbose, log) as say:
+        asked = read_study(file, set_ or ())
+        print(predict_command(train_model(asked, out, fabric=fabric, say=say, progress=not quiet)))
 
 
 @app.command(
@@ -194,6 +206,9 @@ def adapt(
         bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
     ] = False,
     device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Adapt a finished model to a new site, without its source images."""
     from allograft.adapt import adapt_model, adaptation
@@ -205,12 +220,14 @@ def adapt(
         overridden({}, set_ or ()),
         local_fabric(accelerator=device),
     )
-    if plan:
-        from allograft.run.session import Session
+    how: dict[str, Any] = {"compare": compare, "overrides": changes}
+    with opened(quiet, verbose, log) as say:
+        if plan:
+            from allograft.run.session import Session
 
-        study_ = adaptation(model, manifest, asked, compare=compare, overrides=changes)
-        return _show_plan(Session(study_, out, None, fabric, 0, 60.0, _say))
-    _show(adapt_model(model, manifest, asked, out, compare=compare, overrides=changes, fabric=fabric, say=_say))
+            study_ = adaptation(model, manifest, asked, **how)
+            return _show_plan(Session(study_, out, None, fabric, 0, 60.0, say))
+        _show(adapt_model(model, manifest, asked, out, **how, fabric=fabric, say=say, progress=not quiet))
 
 
 @app.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
@@ -252,17 +269,32 @@ def evaluate(
         write_evaluation(found, out)
 
 
-@app.command(epilog="Example: allograft report runs/vessels --without-images")
+@app.command(epilog="Example: allograft report runs/vessels --format markdown > table.md")
 def report(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
     without_images: Annotated[
         bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
     ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Print the table alone, as csv, json, markdown or latex, and leave the page as it is.",
+            metavar="FORMAT",
+        ),
+    ] = None,
 ) -> None:
     """Make report.html, results.csv and metrics.csv anew from the records."""
     from allograft.studies import rebuild
 
-    _show(rebuild(out, pictures=not without_images, say=_say))
+    if form is None:
+        return _show(rebuild(out, pictures=not without_images, say=_say))
+    from allograft.results.formats import check_form, formatted
+
+    check_form(form)
+    result = rebuild(out, report=False)
+    print(formatted(out / "results.csv", form), end="")
+    _raise_failed(result)
 
 
 @app.command(epilog="Example: allograft clean runs/vessels --yes")
@@ -352,7 +384,15 @@ def _show(result: Result | PartsResult) -> None:
         for name, why in result.missing.items():
             print(f"{name}: missing: {why}")
         print(f"report over all parts: {result.out / 'report.html'}")
+    _raise_failed(result)
+
+
+def _raise_failed(result: Result | PartsResult) -> None:
+    """``UnitsFailed``, for exit code 3, where some runs failed."""
+    from allograft.studies import PartsResult
+
     if result.failed:
+        parts = list(result.parts.values()) if isinstance(result, PartsResult) else [result]
         runs = sum(len(line.runs) for part in parts for line in part.lines)
         raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,6 +49,7 @@ from allograft.tree import content_hash, plain
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_LOG = logging.getLogger(__name__)
 NetworkSource = nn.Module | Callable[[], nn.Module]
 
 
@@ -82,6 +84,7 @@ class Session:
 
     Args:
         continued: units whose optimizer a row of another part of the study continues.
+        progress: whether a terminal shows a bar of each training.
     """
 
     study: Study
@@ -92,6 +95,7 @@ class Session:
     checkpoint_seconds: float
     say: Callable[[str], None]
     continued: frozenset[str] = frozenset()
+    progress: bool = True
 
     @property
     def units(self) -> Path:
@@ -203,6 +207,7 @@ class Session:
             template=template,
             continued=self.continued,
             continues=False,
+            progress=self.progress,
         )
 
     def start(self, world: World, seed: int) -> AnyNetwork:
@@ -299,11 +304,15 @@ class Session:
             + (f", fold {row.fold}" if world.folds > 1 else "")
         )
         ordinals: dict[str, int] = {}
+        began = time.monotonic()
         try:
             for stage in context.run(row.recipe, scenario_of(world, row), self.start(world, row.seed)):
                 ordinal = ordinals[stage.unit] = ordinals.get(stage.unit, -1) + 1
                 if self.fabric.is_global_zero:
                     judge(stage, ordinal, row.seed)
+                    if _LOG.isEnabledFor(logging.DEBUG):
+                        spent = time.monotonic() - began
+                        _LOG.debug("[%s] %s after %.1f s: %s", place, stage.name, spent, judge.scores(stage))
                 self.fabric.barrier()
         # no fault of the recipe's; a full disk the next unit would meet too
         except (OutputError, LeaseLost):
