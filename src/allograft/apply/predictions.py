@@ -230,7 +230,8 @@ def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: 
         if overlay:
             image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)
-            write_bytes(beside("overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
+            drawn = draw_overlay(plane(image, index), None, plane(found[None], index), classes=len(answer.maps))
+            write_bytes(beside("overlay.png"), drawn)
     if answer.boxes is not None:
         write_json(beside("boxes.json"), boxes_file(answer))
         if overlay:

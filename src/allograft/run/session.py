@@ -26,12 +26,14 @@ from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
+from allograft.results.costs import unit_seconds
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.evidence import write_verdicts
 from allograft.results.models import export_models, refuse_training_images
 from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
+from allograft.run.curves import curves_of
 from allograft.run.defaults import refused_sizes, with_defaults
 from allograft.run.images import check_millimetres, network_shape, prepare_images
 from allograft.run.judge import Judge, failed_record
@@ -390,7 +392,8 @@ class Session:
         }
         extras = sections_of(self.out, world, plan, records, table, template, device=device) if now is not None else {}
         write_annotate(self.out, table)
-        shows = Shows(drawn, figures, extras, world)
+        curves = curves_of(plan, self.units, records.values()) if made.done < made.total else []
+        shows = Shows(drawn, figures, extras, world, unit_seconds(records.values()), curves)
         page = self.out / "report.html"
         Page.forget(self.out)
         write_report(page, study=world.study, plan=plan, standing=made, shows=shows)
