@@ -182,8 +182,8 @@ def rows(kind: str) -> dict[str, str]:
 
 @cache
 def _added(kind: str) -> dict[str, EntryPoint]:
-    found = entry_points(group=f"allograft.{kind}s")  # reads every installed package
-    return {entry.name: entry for entry in found if entry.name not in _TABLES[kind]}
+    points = entry_points(group=f"allograft.{kind}s")  # reads every installed package
+    return {entry.name: entry for entry in points if entry.name not in _TABLES[kind]}
 
 
 def find(kind: str, name: str) -> Any:

@@ -144,16 +144,16 @@ def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, thresho
         np.stack([np.asarray(prints[name].thumbnail) for name in names]) if names else np.zeros((0, 1, 1), np.float32)
     )
     own = without_common(stack, [known[name].site for name in names])
-    found = [
+    alike = [
         (i, j, value)
         for i, j, value in near_duplicate_pairs(stack, [known[name].subject for name in names], WEAK)
         if pixels[names[i]] != pixels[names[j]]
     ]
-    doubtful = np.array([(i, j) for i, j, value in found if value <= threshold], np.int64).reshape(-1, 2)
+    doubtful = np.array([(i, j) for i, j, value in alike if value <= threshold], np.int64).reshape(-1, 2)
     beyond = dict(zip(map(tuple, doubtful.tolist()), correlate_pairs(own, doubtful), strict=True))
     pairs = [
         Pair(names[i], names[j], "near" if value > threshold else "weak", round(value, 4))
-        for i, j, value in found
+        for i, j, value in alike
         if value > threshold or beyond[i, j] > _OWN
     ]
     pairs.sort(key=lambda pair: (-pair.correlation, pair))
@@ -163,8 +163,8 @@ def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, thresho
 
 def sides_of(cases: Iterable[Case], assignments: Mapping[str, Assignment]) -> dict[str, str]:
     """Case -> its side: train, val, test, or the fold in which it is tested."""
-    found = ((case.name, assignments[case.subject]) for case in cases if case.subject in assignments)
-    return {name: f"fold {place.fold}" if place.split == "fold" else place.split for name, place in found}
+    assigned = ((case.name, assignments[case.subject]) for case in cases if case.subject in assignments)
+    return {name: f"fold {place.fold}" if place.split == "fold" else place.split for name, place in assigned}
 
 
 def check_leakage(
@@ -242,10 +242,10 @@ def check_masks(cases: Iterable[Case]) -> None:
     Raises:
         ManifestError: the first of them, how many there are, and the mend.
     """
-    found = shared_masks(cases)
-    if found:
-        first = found[0]
-        more = f" (and {len(found) - 1} more such files)" if len(found) > 1 else ""
+    shared = shared_masks(cases)
+    if shared:
+        first = shared[0]
+        more = f" (and {len(shared) - 1} more such files)" if len(shared) > 1 else ""
         images = ", ".join(repr(case.name) for case in first[:5])
         raise ManifestError(
             f"mask '{Path(first[0].labels['mask']).name}' is named for {len({case.subject for case in first})} "
@@ -282,10 +282,10 @@ def _refusal(leaks: Sequence[Pair], sides: Mapping[str, str], near_duplicates: N
         mend = f"{fixed}: give them one split, remove one of each, or choose another --out"
     else:
         mend = "near_duplicates: group gives them one split"
-    one = leaks[0]
+    leak = leaks[0]
     return (
         f"{count} on two sides: {shown}{more}. Mend: {mend}, or allow a pair by name: allow_duplicates: "
-        f"[['{one.first}', '{one.second}']]"
+        f"[['{leak.first}', '{leak.second}']]"
     )
 
 
@@ -365,9 +365,9 @@ def contact_sheet(pairs: Sequence[Pair], cases: Iterable[Case], path: Path, *, m
     for number, pair in enumerate(shown):
         left, top = number % columns * (2 * side + gap), number // columns * (side + gap)
         pen.text((left + 2, top + 3), f"{number + 1}: {pair.why} {pair.correlation:.3f}", fill=0)
-        for place, name in enumerate((pair.first, pair.second)):
+        for column, name in enumerate((pair.first, pair.second)):
             sheet.paste(
-                Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + place * side, top + gap)
+                Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + column * side, top + gap)
             )
     buffer = BytesIO()
     sheet.save(buffer, "PNG")

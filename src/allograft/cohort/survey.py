@@ -109,12 +109,12 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
     if "paired" in case.labels:
         _on_image("paired", Path(case.labels["paired"]), picture, problems, notes)
     try:
-        place = geometry(picture, preprocessing, case.name)
-        facts["prepared"] = place.size
+        laid = geometry(picture, preprocessing, case.name)
+        facts["prepared"] = laid.size
         if styled:
             after = to_grid(
                 normalise(windowed(picture.array.astype(np.float32), preprocessing.window), preprocessing.intensity),
-                place,
+                laid,
                 nearest=False,
             )
             facts |= {"before": style(picture.array), "after": style(after), "scale_after": _scale(after)}

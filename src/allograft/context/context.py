@@ -164,13 +164,15 @@ class Context:
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
         wanted = self.continues or key in self.continued
         with self._alone(store, wanted) as lease:
-            found = store.load(optimizer=wanted) if store and self.fabric.broadcast(store.carry_file.exists()) else None
-            if found is None:
+            carried = (
+                store.load(optimizer=wanted) if store and self.fabric.broadcast(store.carry_file.exists()) else None
+            )
+            if carried is None:
                 inner = replace(
                     self._inside(recipe, draws, store, lease), continued=self.continued | ({key} if wanted else set())
                 )
                 return (yield from inner._run(recipe, scenario, network, key, store))
-        carry, stages, _ = found
+        carry, stages, _ = carried
         if store:
             store.tidy()
         for stage in stages:

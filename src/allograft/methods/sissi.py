@@ -247,9 +247,9 @@ class Sissi:
 
     def pseudo_label(self, network: AnyNetwork, image: Tensor) -> Boxes:
         """The fused boxes of an image (1, C, H, W), section 3.4."""
-        found = views(network, _head(network), image, keep=self.keep)
+        detected = views(network, _head(network), image, keep=self.keep)
         rows, columns = image.shape[-2:]
-        boxes = fuse(found, (rows, columns), overlap=self.overlap, skip=self.skip, score=self.fused_score)
+        boxes = fuse(detected, (rows, columns), overlap=self.overlap, skip=self.skip, score=self.fused_score)
         assert boxes.score is not None
         boxes = boxes[boxes.score >= self.score]
         assert boxes.score is not None
@@ -306,13 +306,13 @@ def noisy_ap50(network: AnyNetwork, target: Sequence[Cohort], context: Context) 
     for cohort in target:
         for index in range(len(cohort)):
             case = cohort.case(index)
-            (found,) = Direct(network)(context.fabric.to_device(case.unlabelled()))["boxes"]
+            (detected,) = Direct(network)(context.fabric.to_device(case.unlabelled()))["boxes"]
             (truth,) = case.labels["boxes"]
-            assert isinstance(found, Boxes)
+            assert isinstance(detected, Boxes)
             assert isinstance(truth, Boxes)
-            found = found.each(Tensor.cpu)
-            assert found.score is not None
-            images.append(match(found.xyxy, found.label, found.score, truth.xyxy, truth.label))
+            detected = detected.each(Tensor.cpu)
+            assert detected.score is not None
+            images.append(match(detected.xyxy, detected.label, detected.score, truth.xyxy, truth.label))
     value = detection_metrics(images)["ap50"]
     return value if value == value else 0.0
 

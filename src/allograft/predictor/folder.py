@@ -120,8 +120,8 @@ def load_predictor(
         source = _Source(tensors, folder, template, device)
         predictor = _restore(card["predictor"], source, f"{folder / 'card.json'}: predictor")
     except AllograftError as error:
-        place = str(folder / "card.json")
-        raise ModelError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
+        card_path = str(folder / "card.json")
+        raise ModelError(str(error) if str(error).startswith(card_path) else f"{card_path}: {error}") from error
     # builders may raise anything on arguments that nobody in his senses wrote
     except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -140,7 +140,11 @@ def intact(folder: Path) -> bool:
     """Whether a model folder has card and weights, and both are as they were written."""
     try:
         card = read_card(folder)
-        return "predictor" in card and _unchanged(folder, card) and all(_is_there(folder, one) for one in _mapped(card))
+        return (
+            "predictor" in card
+            and _unchanged(folder, card)
+            and all(_is_there(folder, mapped) for mapped in _mapped(card))
+        )
     except (ModelError, OSError):
         return False
 
@@ -148,14 +152,14 @@ def intact(folder: Path) -> bool:
 def _mapped(shape: object) -> Iterator[Mapping[str, Any]]:
     """What a card says of each file of rows."""
     if isinstance(shape, list):
-        for one in shape:
-            yield from _mapped(one)
+        for part in shape:
+            yield from _mapped(part)
     elif isinstance(shape, dict):
         if "mapped" in shape:
             yield shape
         else:
-            for one in shape.values():
-                yield from _mapped(one)
+            for part in shape.values():
+                yield from _mapped(part)
 
 
 def _is_there(folder: Path, mapped: Mapping[str, Any]) -> bool:
@@ -227,7 +231,7 @@ def _check_card(card: Mapping[str, Any], path: Path) -> None:
     if len(card.get("task", {"": {}})) != 1:
         found = ", ".join(card["task"]) or "nothing"
         raise ModelError(f"{path}: task: expected one {{name: {{...}}}}, found {found}; export the model again")
-    if not all(isinstance(one, str) for one in card.get("training_images", ())):
+    if not all(isinstance(image, str) for image in card.get("training_images", ())):
         raise ModelError(f"{path}: training_images: expected a list of hashes; export the model again")
     if "predictor" in card:
         _check_shape(card["predictor"], f"{path}: predictor")
@@ -249,13 +253,13 @@ def _check_shape(shape: object, at: str, depth: int = 0) -> None:
     if depth > DEEPEST:
         raise ModelError(f"{at[:200]}: predictors inside predictors, more than {DEEPEST} deep; export the model again")
     if isinstance(shape, list):
-        for number, one in enumerate(shape):
-            _check_shape(one, f"{at}.{number}", depth + 1)
+        for number, part in enumerate(shape):
+            _check_shape(part, f"{at}.{number}", depth + 1)
     elif isinstance(shape, dict):
         kinds = {key: type(value) for key, value in shape.items()}
         if kinds == {"kind": str, "fields": dict}:
-            for key, one in shape["fields"].items():
-                _check_shape(one, f"{at}.{key}", depth + 1)
+            for key, part in shape["fields"].items():
+                _check_shape(part, f"{at}.{key}", depth + 1)
         elif kinds == {"network": dict, "at": str}:
             _check_spec(shape["network"], at)
         elif kinds == MAPPED:
@@ -283,7 +287,8 @@ def _check_spec(spec: Spec, at: str) -> None:
     build, surgery = spec.get("build"), spec.get("surgery", [])
     steps = [build, *surgery] if isinstance(surgery, list) else []
     if not steps or any(
-        not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps
+        not isinstance(network, dict) or len(network) != 1 or not isinstance(next(iter(network.values())), dict)
+        for network in steps
     ):
         expected = "{'build': {name: {...}}, 'surgery': [{name: {...}}, ...]}"
         raise ModelError(f"{at}: expected a network as {expected}, found {str(spec)[:60]}; export the model again")
@@ -319,13 +324,13 @@ def _check_once(folder: Path, *times: int) -> None:
 
 def _networks(shape: object) -> Iterator[Spec]:
     if isinstance(shape, list):
-        for one in shape:
-            yield from _networks(one)
+        for part in shape:
+            yield from _networks(part)
     elif isinstance(shape, dict) and "network" in shape:
         yield shape["network"]
     elif isinstance(shape, dict) and "fields" in shape:
-        for one in shape["fields"].values():
-            yield from _networks(one)
+        for part in shape["fields"].values():
+            yield from _networks(part)
 
 
 def _flatten(thing: object, at: str, tensors: dict[str, Tensor], mapped: dict[str, Mapped]) -> Json:
