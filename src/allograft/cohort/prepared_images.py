@@ -23,17 +23,10 @@ from allograft.batch import Boxes
 from allograft.cohort.alignment import aligned
 from allograft.cohort.boxes import boxes_to_grid, read_boxes
 from allograft.cohort.coding import Coding
+from allograft.cohort.geometry import Geometry, geometry, to_grid
 from allograft.cohort.manifest import Case, is_missing
 from allograft.cohort.picture import Grid, Picture, check_pixels
-from allograft.cohort.preprocessing import (
-    Geometry,
-    Preprocessing,
-    geometry,
-    normalise,
-    to_grid,
-    windowed,
-    with_channels,
-)
+from allograft.cohort.preprocessing import Preprocessing, normalise, windowed, with_channels
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
 from allograft.errors import ImageError, ManifestError

@@ -15,10 +15,11 @@ import numpy as np
 
 from allograft.cohort.alignment import aligned
 from allograft.cohort.coding import Coding
+from allograft.cohort.geometry import geometry, to_grid
 from allograft.cohort.manifest import READER, Case
 from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.cohort.picture import Picture
-from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid, windowed
+from allograft.cohort.preprocessing import Preprocessing, normalise, windowed
 from allograft.cohort.readers import read_image, read_mask
 from allograft.errors import AllograftError, ImageError
 from allograft.seeds import Seeds

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from allograft.batch import Batch, Boxes
+from allograft.cohort.geometry import Geometry, from_grid
 from allograft.cohort.manifest import READER, Case
 from allograft.cohort.picture import Grid
 from allograft.cohort.prepared_images import PreparedImages
-from allograft.cohort.preprocessing import Geometry, from_grid
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
 from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, title, total_needs
 from allograft.recipe.needs import check_needs
 from allograft.schedule import Schedule, make_schedule

@@ -18,7 +18,8 @@ from allograft.figure import Figure, from_json, to_json
 from allograft.networks import own_spec, rebuilt, remade
 from allograft.networks.network import Spec
 from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
-from allograft.predictor.folder import intact, read_card
+from allograft.predictor.card import read_card
+from allograft.predictor.folder import intact
 from allograft.predictor.whole import sees_whole_images
 from allograft.recipe import Carry, Stage
 
