@@ -17,6 +17,7 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Order, Turns, by_cohort
+from allograft.context.foreign import foreign_code
 from allograft.context.journal import Journal, NoJournal
 from allograft.context.lock import Lease, locked
 from allograft.context.meter import Meter
@@ -27,7 +28,7 @@ from allograft.figure import Figure
 from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
 from allograft.predictor.card import read_card
-from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, title, total_needs
+from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, every_recipe, title, total_needs
 from allograft.recipe.needs import check_needs
 from allograft.schedule import Schedule, make_schedule
 from allograft.seeds import Seeds, generators_kept
@@ -127,11 +128,12 @@ class Context:
         return replace(self, task=None, settings=replace(self.settings, budget=budget)), bare
 
     def key(self, draws: str, recipe: Recipe) -> str:
-        """The unit of a run: its draws, and all else that its bytes depend on, defaults
-        included."""
+        """The unit of a run: its draws, and all else that its bytes depend on: defaults, versions,
+        and the code of what other packages add."""
         defaults = [plain(recipe), plain(self.settings), plain(self.task)]
         machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
-        return content_hash(draws, defaults, machine)
+        foreign = foreign_code((*every_recipe(recipe), self.task, self.template))
+        return content_hash(draws, defaults, machine, *foreign)
 
     def unit(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> str:
         """The content key under which a run is kept; the whole scenario may be given."""
