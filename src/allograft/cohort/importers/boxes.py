@@ -12,6 +12,8 @@ from pathlib import Path
 from allograft.cohort.importers.rows import manifest_path, relative
 from allograft.errors import ManifestError
 
+TWICE = "is listed twice"
+
 
 @dataclass
 class BoxFile:
@@ -24,7 +26,8 @@ class BoxFile:
         """Add x0, y0, x1, y1, cut to the image's (width, height) where it is known.
 
         Returns:
-            Why it was left out: it has no area in the image; None where it was added.
+            Why it was left out: it has no area in the image, or is there already; None where it
+            was added.
 
         >>> some = BoxFile()
         >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"); some.boxes
@@ -46,6 +49,8 @@ class BoxFile:
             return f"{where}: box {str(box)[:80]} has no area{inside}, left out"
         if not label.strip():
             raise ManifestError(f"{where}: a box without a class; name it")
+        if ([x0, y0, x1, y1], label.strip()) in zip(self.boxes, self.labels, strict=True):
+            return f"{where}: box {str(box)[:80]} of '{label.strip()}' {TWICE}, left out"
         self.boxes.append([x0, y0, x1, y1])
         self.labels.append(label.strip())
         return None

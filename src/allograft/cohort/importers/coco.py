@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
 
-from allograft.cohort.importers.boxes import BoxFile
+from allograft.cohort.importers.boxes import TWICE, BoxFile
 from allograft.cohort.importers.files import images_among, other_suffix
 from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
@@ -56,7 +56,7 @@ def import_coco(
         if os.path.abspath(path) not in known:
             unmatched.append(f"{path.relative_to(images).as_posix()}: an image that the JSON does not name")
     notes = [f"classes: {', '.join(sorted({label for image in boxes_of.values() for label in image.labels}))}"]
-    notes += [f"{count} {what} left out" for what, count in left_out.items() if count]
+    notes += [f"{what} left out: {count}" for what, count in left_out.items() if count]
     return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
@@ -68,7 +68,7 @@ def _boxes(
     categories = {str(entry.get("id")): str(entry.get("name", "")) for entry in _entries(held, "categories", src)}
     boxes_of = {entry["id"]: BoxFile() for entry in listed}
     sizes = {entry["id"]: _size(entry) for entry in listed}
-    left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area"), 0)
+    left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area", "boxes listed twice"), 0)
     for note in _entries(held, "annotations", src):
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
         if not isinstance(image, (int, str)) or image not in boxes_of or str(note.get("category_id")) not in categories:
@@ -89,7 +89,7 @@ def _boxes(
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         why = boxes_of[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
         if why:
-            left_out["boxes without area"] += 1
+            left_out["boxes listed twice" if TWICE in why else "boxes without area"] += 1
             left.append(why.removeprefix(f"{src}, "))
     if left and not any(entry.boxes for entry in boxes_of.values()):
         raise ManifestError(

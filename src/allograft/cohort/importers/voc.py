@@ -39,6 +39,7 @@ def import_voc(
     by_stem = _by_stem(images, unmatched)
     used: set[Path] = set()
     labels: set[str] = set()
+    difficult = 0
     for xml in visible(src.glob("*.xml")):
         tree = _parsed(xml)
         images_ = by_stem.get(xml.stem) or by_stem.get(stem(Path(tree.findtext("filename") or "").name)) or []
@@ -50,6 +51,7 @@ def import_voc(
         boxes.check(images_[0], _size(tree), str(xml))
         used.add(images_[0])
         labels.update(boxes.labels)
+        difficult += sum((element.findtext("difficult") or "").strip() == "1" for element in tree.iter("object"))
         files.append(boxes.file(images_[0], out))
         who = subject_of(stem(images_[0].name), subject, one_image_per_subject=one_image_per_subject, source=src)
         rows.append(Row(image=[images_[0]], boxes=files[-1][0], subject=who, site=site))
@@ -58,7 +60,10 @@ def import_voc(
     unmatched += [
         f"{path.name}: an image without an XML" for paths in by_stem.values() for path in paths if path not in used
     ]
-    return write_manifest(out, rows, unmatched, files=files, notes=[f"classes: {', '.join(sorted(labels))}"], **options)
+    notes = [f"classes: {', '.join(sorted(labels))}"]
+    if difficult:
+        notes.append(f"boxes marked difficult, kept like all others: {difficult}")
+    return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
 def _by_stem(folder: Path, unmatched: list[str]) -> dict[str, list[Path]]:
