@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 
 from allograft.cohort.checks import (
-    Finding,
-    Named,
-    Site,
     check_duplicates,
     check_files,
     check_grids,
@@ -28,7 +25,8 @@ from allograft.cohort.checks import (
     check_subjects,
 )
 from allograft.cohort.coding import Coding
-from allograft.cohort.gate import compare
+from allograft.cohort.copies import compare
+from allograft.cohort.findings import Finding, Named, Site
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.splits import draw_splits

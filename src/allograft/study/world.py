@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from allograft.cohort import Case, Cohort
-from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort.copies import find_duplicates
+from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, grouped, sides_of
 from allograft.cohort.splits import Assignment, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError
 from allograft.metrics.label_free import KEYS
