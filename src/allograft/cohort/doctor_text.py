@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from allograft.cohort.checks import Site
 from allograft.cohort.doctor import Diagnosis, Gap
+from allograft.cohort.findings import Site
 
 
 def to_text(diagnosis: Diagnosis) -> str:
@@ -19,8 +19,8 @@ def to_text(diagnosis: Diagnosis) -> str:
     for finding in diagnosis.findings:
         lines.append(f"  {finding.severity:8} {finding.text}")
         lines += [
-            f"           row {one.row}: {one.name}" + (f" ({one.detail})" if one.detail else "")
-            for one in finding.cases
+            f"           row {case.row}: {case.name}" + (f" ({case.detail})" if case.detail else "")
+            for case in finding.cases
         ]
     if diagnosis.distances:
         lines += ["", f"{'distance between sites (within)':34} {'as stored':>20} {'prepared':>20}"]
@@ -57,9 +57,9 @@ def distance_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
 
     return [
         (
-            f"{one.sites[0]} - {one.sites[1]}: {one.measure}",
-            shown(one.before, one.measure),
-            shown(one.after, one.measure),
+            f"{measured.sites[0]} - {measured.sites[1]}: {measured.measure}",
+            shown(measured.before, measured.measure),
+            shown(measured.after, measured.measure),
         )
-        for one in diagnosis.distances
+        for measured in diagnosis.distances
     ]
