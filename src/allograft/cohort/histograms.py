@@ -45,7 +45,7 @@ def histograms(looks: Sequence[Look]) -> tuple[Histogram, ...]:
         low, high = float(every.min()), float(every.max())
         edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
         shares = {
-            site: tuple(np.mean([shares_of(one, edges) for one in each], 0).round(6).tolist())
+            site: tuple(np.mean([shares_of(quantiles, edges) for quantiles in each], 0).round(6).tolist())
             for site, each in sorted(styled.items())
         }
         made.append(Histogram(when, tuple(edges.round(6).tolist()), shares))

@@ -51,32 +51,32 @@ def beside(title: str, pictures: Mapping[str, Picture], chosen: Sequence[str] = 
         pictures: whose -> picture.
         chosen: whom the verdict names.
     """
-    shared = reduce(set.intersection, [{one.place for one in picture.slices} for picture in pictures.values()])
+    shared = reduce(set.intersection, [{part.place for part in picture.slices} for picture in pictures.values()])
     if not shared:  # each shows its own
         pictures = {name: replace(picture, more=(), place=0) for name, picture in pictures.items()}
         shared = {0}
     order = sorted(shared)
     first = next(iter(pictures.values())).place
     central = order.index(first) if first in shared else len(order) // 2
-    sides = [
+    columns = [
         Side(
             name,
             name in chosen,
             picture.caption,
             tuple(
                 Shown(
-                    "data:image/png;base64," + base64.b64encode(one.png).decode(),
-                    order.index(one.place),
-                    f"slice {one.place + 1} of {picture.depth}" if picture.depth else "",
-                    order.index(one.place) != central,
+                    "data:image/png;base64," + base64.b64encode(part.png).decode(),
+                    order.index(part.place),
+                    f"slice {part.place + 1} of {picture.depth}" if picture.depth else "",
+                    order.index(part.place) != central,
                 )
-                for one in picture.slices
-                if one.place in shared
+                for part in picture.slices
+                if part.place in shared
             ),
         )
         for name, picture in pictures.items()
     ]
-    return Case(title, tuple(sides), central)
+    return Case(title, tuple(columns), central)
 
 
 def cases_of(
@@ -99,6 +99,6 @@ def cases_of(
             if any(picture.title == title for picture in pictures)
         }
         case = beside(hide(title), shown, chosen)
-        sides = tuple(Side(one.name, one.chosen, hide(one.caption), one.slices) for one in case.sides)
-        made.append(Case(case.title, sides, case.central))
+        unnamed = tuple(replace(side, caption=hide(side.caption)) for side in case.sides)
+        made.append(replace(case, sides=unnamed))
     return made

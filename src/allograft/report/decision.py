@@ -51,7 +51,7 @@ def decision_table(
     """
     here = [line for line in lines if line.target == target]
     compared = compare(lines, plan, target)
-    notes = {found.note for found in compared.values()}
+    notes = {comparison.note for comparison in compared.values()}
     common = notes.pop() if len(notes) == 1 else ""
     first = Column("recipe", hint="as in the study; sorts back to its order")
     names = [Cell(line.title, badges_of(line), order, kind="name") for order, line in enumerate(here)]
@@ -71,7 +71,7 @@ def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
     scores = [score for line in here if (score := line.score(target)) is not None]
     best = max(scores) if len(scores) > 1 else None
     group = "score"
-    told: list[Filled] = [
+    filled: list[Filled] = [
         (
             Column(plan.headline, f"at {target}", "mean ± sd over seeds", group),
             [score_cell(line, target, plan.headline, best=best) for line in here],
@@ -83,9 +83,9 @@ def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
     ]
     for name in label_free(here, target):
         hint = "of test cases; lower is surer, which is not better"
-        told.append((Column(name, "label-free", hint, group), [free_cell(line, target, name) for line in here]))
-    told.append((Column("seeds", "done", "finished seeds", group), [seeds_cell(line) for line in here]))
-    return told
+        filled.append((Column(name, "label-free", hint, group), [free_cell(line, target, name) for line in here]))
+    filled.append((Column("seeds", "done", "finished seeds", group), [seeds_cell(line) for line in here]))
+    return filled
 
 
 def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: str) -> list[Filled]:
@@ -93,21 +93,22 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
     other = "" if base is None or base.title in NOTHING else base.title
     role = "reference" if other else "do-nothing"
     compared = compare(here, plan, target)
-    found = [compared.get(line.title) for line in here]
-    statistics, exact = study.statistics, any(one.rank_biserial is not None for one in compared.values())
+    comparisons = [compared.get(line.title) for line in here]
+    statistics, exact = study.statistics, any(row.rank_biserial is not None for row in compared.values())
     test = f"{'exact ' * exact}{statistics.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over "
     test += f"subjects, {statistics.adjustment.capitalize()} over the rows of this table"
     gain = f"difference to {other or 'do-nothing'}, over the subjects and seeds that both have; 95 % by Student's t"
     adjusted = "unadjusted" if statistics.adjustment == "none" else statistics.adjustment.capitalize()
     gains = [
-        gain_cell(one, role if line is base else "", other or "nothing") for line, one in zip(here, found, strict=True)
+        gain_cell(row, role if line is base else "", other or "nothing")
+        for line, row in zip(here, comparisons, strict=True)
     ]
     return [
         (Column("gain", f"vs {other or 'nothing'}", gain, "gain"), gains),
-        (Column("p", adjusted, test, "gain"), [p_cell(one, common) for one in found]),
+        (Column("p", adjusted, test, "gain"), [p_cell(row, common) for row in comparisons]),
         (
             Column("false", "claim", CLAIM.replace("doing nothing", other or "doing nothing"), "gain"),
-            [claim_cell(one) for one in found],
+            [claim_cell(row) for row in comparisons],
         ),
     ]
 
@@ -143,14 +144,14 @@ def _details(study: Study, plan: Plan, here: Sequence[Line], target: str) -> lis
     base = reference(here, target)
     others = [site for site in study.target if site not in (target, *study.source)]
     extra = [metric for metric in metrics_of(here, target) if "/" not in metric and metric != plan.headline]
-    told: list[tuple[str, str, str, list[Cell]]] = [
+    columns: list[tuple[str, str, str, list[Cell]]] = [
         (plan.headline, f"at {site}", "another target", [score_cell(line, site, plan.headline) for line in here])
         for site in others
     ]
-    told.append(("worst", "site", "the lowest of the scores at all sites", [worst_cell(line) for line in here]))
+    columns.append(("worst", "site", "the lowest of the scores at all sites", [worst_cell(line) for line in here]))
     for metric in extra:
         cells = [cell_beside(plan, line, base, target, metric) for line in here]
-        told.append((metric, f"at {target}", "mean ± sd over seeds", cells))
+        columns.append((metric, f"at {target}", "mean ± sd over seeds", cells))
     speed = "of test cases at the target, with reading them; what a batch of them would take is less"
     costs = (
         ("predict", "s / 100 cases", speed, [line.predict_seconds(target) for line in here]),
@@ -158,8 +159,8 @@ def _details(study: Study, plan: Plan, here: Sequence[Line], target: str) -> lis
         ("trainable", "parameters", "", [line.cost("trainable_parameters") for line in here]),
     )
     for (name, small, hint, values), form in zip(costs, FORMS, strict=True):
-        told.append((name, small, hint, [cost_cell(value, form) for value in values]))
-    return [(Column(name, small, hint, "details", detail=True), cells) for name, small, hint, cells in told]
+        columns.append((name, small, hint, [cost_cell(value, form) for value in values]))
+    return [(Column(name, small, hint, "details", detail=True), cells) for name, small, hint, cells in columns]
 
 
 def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:

@@ -39,7 +39,7 @@ def write_examination(path: Path, diagnosis: Diagnosis, manifest: Path | None) -
     facts = {site.name: dict(site_facts(site)) for site in diagnosis.sites}
     page = template("examination.html.j2").render(
         diagnosis=diagnosis,
-        names=list(dict.fromkeys(name for told in facts.values() for name in told)),
+        names=list(dict.fromkeys(name for values in facts.values() for name in values)),
         facts=facts,
         distances=distance_rows(diagnosis),
         codes=[(f"mask value {code}", class_colour(number)) for number, code in enumerate(codes, 1)],

@@ -39,8 +39,8 @@ def spans(sites: Mapping[str, Mapping[str, int]]) -> dict[str, Counter[float]]:
             else:
                 same.append(axis)
         for names, values in groups:
-            told = f", axis {' and '.join(map(str, names))}" if len(groups) > 1 else ""
-            rows[site + told] = values
+            suffix = f", axis {' and '.join(map(str, names))}" if len(groups) > 1 else ""
+            rows[site + suffix] = values
     return rows
 
 
@@ -57,8 +57,8 @@ def span_plot(rows: Rows, axis: str) -> Markup:
     scale = Scale(marks[0], marks[-1], GUTTER, WIDTH - RIGHT)
     bottom = 6 + ROW * len(rows)
     parts = [x_axis(marks, scale, 6, bottom, axis)]
-    for place, (name, counts) in enumerate(rows.items()):
-        parts.append(_row(name, counts, 6 + ROW * (place + 0.5), scale))
+    for row, (name, counts) in enumerate(rows.items()):
+        parts.append(_row(name, counts, 6 + ROW * (row + 0.5), scale))
     return svg(WIDTH, bottom + 44, f"{axis} by site", parts)
 
 

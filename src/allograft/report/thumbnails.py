@@ -69,7 +69,7 @@ def _drawn(case: Case, codes: Sequence[int]) -> bytes | None:
             values = aligned(read_mask(path), picture.grid, path, "its image").array[0]
             for number, code in enumerate(codes, 1):
                 index[values == code] = number
-        place = slice_of(picture.array, largest(index)) if index.ndim == 3 else 0
-        return draw_overlay(plane(picture.array, place), None, plane(index[None], place), classes=max(2, len(codes)))
+        chosen = slice_of(picture.array, largest(index)) if index.ndim == 3 else 0
+        return draw_overlay(plane(picture.array, chosen), None, plane(index[None], chosen), classes=max(2, len(codes)))
     except (AllograftError, ValueError):
         return None

@@ -62,5 +62,5 @@ def training_cost(line: Line, source: Line | None, seconds: Mapping[str, float])
 
 def _built_on(run: Chosen) -> set[str]:
     """The units below those of a run, and of the settings that were passed over."""
-    rows = [one.row for one in (run, *run.passed_over)]
+    rows = [settings.row for settings in (run, *run.passed_over)]
     return {node.key for row in rows for node in row.nodes} - {row.unit for row in rows}

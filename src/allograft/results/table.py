@@ -148,24 +148,24 @@ def _columns(
 ) -> list[Heading]:
     """All columns of numbers, in their order."""
     target = here[0].target if here else ""
-    found, notes = [compared.get(line.title) for line in here], notes_of(compared)
+    rows, notes = [compared.get(line.title) for line in here], notes_of(compared)
     costs = {
         key: [_number(line.cost(key), form) for line in here]
         for key, form in (("train_seconds", ".1f"), ("peak_memory_mb", ".0f"))
     }
     return [
         Heading(f"at {target}", [_score(line, target) for line in here]),
-        Heading("subjects' 95 %", [_interval(one) for one in intervals], 3),
-        Heading(f"vs. {versus(here, target)}", ["" if one is None else f"{one.difference:+.3f}" for one in found], 0),
-        Heading("95 % of it", ["" if one is None else _interval(_limits(one), "+") for one in found], 1),
+        Heading("subjects' 95 %", [_interval(interval) for interval in intervals], 3),
+        Heading(f"vs. {versus(here, target)}", ["" if row is None else f"{row.difference:+.3f}" for row in rows], 0),
+        Heading("95 % of it", ["" if row is None else _interval(_limits(row), "+") for row in rows], 1),
         Heading(
-            f"p, {study.statistics.adjustment.capitalize()}", ["" if one is None else _p(one, notes) for one in found]
+            f"p, {study.statistics.adjustment.capitalize()}", ["" if row is None else _p(row, notes) for row in rows]
         ),
         *(
             Heading(f"at {site}", [_score(line, site) for line in here], DETAILS + number, site)
             for number, site in enumerate(others)
         ),
-        Heading("worst site", ["" if one is None else f"{one[1]:.3f} {one[0]}" for one in (w.worst for w in here)], 97),
+        Heading("worst site", [_worst(line) for line in here], 97),
         Heading("runs", [f"{line.done} of {len(line.runs)}" for line in here], 2),
         Heading("train s", costs["train_seconds"], 4),
         Heading("MB", costs["peak_memory_mb"], 99),
@@ -173,8 +173,12 @@ def _columns(
     ]
 
 
-def _limits(found: Comparison) -> tuple[float, float] | None:
-    return None if found.low is None or found.high is None else (found.low, found.high)
+def _worst(line: Line) -> str:
+    return "" if line.worst is None else f"{line.worst[1]:.3f} {line.worst[0]}"
+
+
+def _limits(row: Comparison) -> tuple[float, float] | None:
+    return None if row.low is None or row.high is None else (row.low, row.high)
 
 
 def _score(line: Line, site: str) -> str:

@@ -27,30 +27,30 @@ def curves_of(plan: Plan, units: Path, records: Iterable[Record]) -> list[Lines]
         units: the folder of the units.
     """
     labels = _labels(plan)
-    found: dict[str, dict[str, Lines]] = {}
+    losses_of: dict[str, dict[str, Lines]] = {}
     running: set[str] = set()
     for unit, (recipe, label) in labels.items():
         store = Store(units / unit)
         is_done = store.carry_file.exists()
         for name, curve in _finished(store) if is_done else _begun(units / unit):
             key = f"{recipe}: loss" + ("" if name == "train" else f" of '{name}'")
-            found.setdefault(key, {})[label] = curve
+            losses_of.setdefault(key, {})[label] = curve
             running |= set() if is_done else {key}
-    ordered = sorted(found, key=lambda key: key not in running)
-    losses = [_joined(key, found[key]) for key in ordered]
+    ordered = sorted(losses_of, key=lambda key: key not in running)
+    losses = [_joined(key, losses_of[key]) for key in ordered]
     return [*losses[:MOST], *_validation(plan, labels, records)[:MOST]]
 
 
 def _labels(plan: Plan) -> dict[str, tuple[str, str]]:
     """Unit -> recipe, and which of its runs it is; of a training that rows share the seed alone."""
-    told: dict[str, tuple[str, str]] = {}
+    labels: dict[str, tuple[str, str]] = {}
     for row in plan.rows:
         for node in row.nodes:
             own = node.key == row.unit and len(row.nodes) > 1
-            told.setdefault(
+            labels.setdefault(
                 node.key, (title(node.recipe), f"{row.target}, seed {row.seed}" if own else f"seed {row.seed}")
             )
-    return told
+    return labels
 
 
 def _finished(store: Store) -> Iterator[tuple[str, Lines]]:

@@ -182,11 +182,11 @@ def _pictures(models: Models, line: Line, cases: Sequence[Shown], known: Mapping
         return []
     key, scores = _scores(models, line)
     model = models.load(folder)
-    words = [(one, f"{key} {scores[one.name]:.3f}") for one in cases]
+    captions = [(shown, f"{key} {scores[shown.name]:.3f}") for shown in cases]
     if "boxes" in models.world.study.made_task.outputs:
-        return [_boxes(models, model, one, caption) for one, caption in words]
+        return [_boxes(models, model, shown, caption) for shown, caption in captions]
     return [
-        *(_overlay(models, model, one, caption) for one, caption in words),
+        *(_overlay(models, model, shown, caption) for shown, caption in captions),
         *_along_the_stream(models, run, known),
     ]
 
