@@ -19,8 +19,8 @@ from allograft.report.spans import span_plot, spans
 from allograft.report.thumbnails import thumbnails
 from allograft.tree import write_bytes
 
-MOST_SITES = 12
-"""Curves in a plot of grey values."""
+MOST_SITES, MOST_CODES = 12, 14
+"""Curves in a plot of grey values, and mask values in the legend; colours come round again."""
 
 
 def write_examination(path: Path, diagnosis: Diagnosis, manifest: Path | None) -> None:
@@ -42,7 +42,7 @@ def write_examination(path: Path, diagnosis: Diagnosis, manifest: Path | None) -
         names=list(dict.fromkeys(name for values in facts.values() for name in values)),
         facts=facts,
         distances=distance_rows(diagnosis),
-        codes=[(f"mask value {code}", class_colour(number)) for number, code in enumerate(codes, 1)],
+        codes=[(f"mask value {code}", class_colour(number)) for number, code in enumerate(codes[:MOST_CODES], 1)],
         thumbnails={} if manifest is None else thumbnails(read_manifest(manifest), codes),
         plots=[
             ("Sizes", span_plot(sizes, "pixels along an axis")),

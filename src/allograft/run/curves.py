@@ -68,7 +68,7 @@ def _begun(folder: Path) -> Iterator[tuple[str, Lines]]:
 
 def _joined(name: str, runs: Mapping[str, Lines]) -> Lines:
     """The losses of several runs in one figure."""
-    curves = {label: dict(zip(lines.x, _sums(lines), strict=True)) for label, lines in runs.items()}
+    curves = {label: dict(zip(lines.x, _sums(lines), strict=True)) for label, lines in sorted(runs.items())}
     x = sorted({step for curve in curves.values() for step in curve})
     y = {label: tuple(curve.get(step) for step in x) for label, curve in curves.items()}
     return Lines(name, tuple(x), y, "step", "loss")
@@ -93,7 +93,7 @@ def _validation(plan: Plan, labels: Mapping[str, tuple[str, str]], records: Iter
     for recipe, runs in scores.items():
         stages = sorted({stage for run in runs.values() for stage in run})
         if len(stages) > 1:
-            y = {label: tuple(run.get(stage) for stage in stages) for label, run in runs.items()}
+            y = {label: tuple(run.get(stage) for stage in stages) for label, run in sorted(runs.items())}
             x = tuple(map(float, stages))
             made.append(Lines(f"{recipe}: {plan.headline} on validation subjects", x, y, "stage", plan.headline))
     return made
