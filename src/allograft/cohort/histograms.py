@@ -53,8 +53,8 @@ def histograms(looks: Sequence[Look]) -> tuple[Histogram, ...]:
 
 
 def shares_of(quantiles: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The shares of an image's pixels in bins, from its quantiles at ``LEVELS``: between two of them
-    pixels lie evenly, at two equal ones all at one value. (25,), (B + 1,) -> (B,)
+    """The shares of an image's pixels in bins, from its quantiles at ``LEVELS``: between two of
+    them pixels lie evenly, at two equal ones all at one value. (25,), (B + 1,) -> (B,)
 
     Example:
         >>> shares_of(np.linspace(0.0, 24.0, 25), np.array([0.0, 12.0, 24.0])).round(2).tolist()

@@ -1,5 +1,5 @@
-"""The page of ``allograft doctor``: what a cohort holds and what stops a study of it, in the hand of
-a study's report."""
+"""The page of ``allograft doctor``: what a cohort holds and what stops a study of it, in the hand
+of a study's report."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from allograft.report.svg import Scale, svg, ticks, x_axis
 
 WIDTH, GUTTER, RIGHT = 860, 220, 24
 WIDER, BETWEEN, SHARE = 1112, 56, 0.62
-"""Of a plot with costs: its width, the room before them, and the share of the plots that scores have."""
+"""Of a plot with costs: its width, the room before them, and the share of the plots that scores
+have."""
 ROW, RADIUS, LANES = 38, 4.0, (0, 1, -1, 2, -2)
 MOST_DOTS = 200
 """Of more subjects every k-th in the order of their scores is drawn."""

@@ -137,8 +137,8 @@ def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embeddi
 
 
 def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
-    """The reference and the row that the verdict names, and in a fold the other lines; all in the open
-    where there are no first ones."""
+    """The reference and the row that the verdict names, and in a fold the other lines; all in the
+    open where there are no first ones."""
     folded = _drawn("The features of the other recipes", others)
     found = _drawn("What the features see", first)
     if found is None:
