@@ -405,6 +405,20 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
     assert "jane" not in chase + stare
 
 
+def test_empty_tables_and_sections_are_left_out(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = a_table(study)
+    empty, full = Sheet("nobody", ("group", "dice"), (("old", ""), ("young", " "))), Sheet("all", ("a",), (("b", "1"),))
+    extras = {"chase": [Extra("Hollow", (empty,), (), ("A note.",)), Extra("Half", (empty, full))]}
+    shows = Shows(extras=extras)
+    write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
+    html = (tmp_path / "report.html").read_text()
+    assert "Hollow" not in html
+    assert "nobody" not in html
+    assert ">Half<" in html
+    assert "<caption>all</caption>" in html
+
+
 def test_subjects_of_training_images_are_numbered_after_those_that_were_tested(tmp_path: Path) -> None:
     study = a_study()
     plan, table = a_table(study)
@@ -521,6 +535,15 @@ def test_a_study_without_labels_shows_slices_disagreement_and_curves_and_hides_a
     assert re.search(r">surest, S\d{3}</label>", html)
     assert re.search(r"<strong>supervised</strong> entropy 0\.\d{3}", html)
     assert html.count("data-slices>") >= 3
+    shown: dict[str, list[tuple[str, str]]] = {}
+    for subject, row, place in re.findall(r'<img alt="(\w[^",]*, S\d{3}), ([^",]+), (slice \d+ of \d+)"', html):
+        shown.setdefault(subject, []).append((row, place))
+    rows = {row for row, _ in shown[min(shown)]}
+    assert len(rows) == 3
+    for every in shown.values():  # the same subjects for every row, in the same slices
+        slices = {place for _, place in every}
+        assert len(slices) == 2
+        assert sorted(every) == sorted((row, place) for row in rows for place in slices)
     assert "loss of" in html
     assert "To annotate for judging" in html
     assert (out / "annotate.csv").exists()
