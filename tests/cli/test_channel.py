@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Command, write_study
 
-from allograft.cli.channel import LOGGER
+from allograft.cli.channel import LOGGER, opened
 from allograft.phantoms.brain import write_brain
 
 PROGRESS = re.compile(r"\[1 of \d+\] supervised -> b, seed 0")
@@ -77,6 +77,16 @@ def test_quiet_and_verbose_exclude_each_other(study: Path, allograft: Command, t
     answer = allograft("study", study, "--out", tmp_path / "out", "--log", tmp_path)
     assert answer.code == 2
     assert "cannot be written (Is a directory); choose another file" in answer.err
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_is_grave_reaches_the_quiet(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    grave = ["warning: one class", "missing: weights", "[2 of 3] failed: ValueError: x", "the new model is worse here"]
+    with opened(quiet, False, None) as say:
+        for line in ("[1 of 3] supervised -> b, seed 0", *grave):
+            say(line)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == (grave if quiet else ["[1 of 3] supervised -> b, seed 0", *grave])
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "markdown", "latex"])

@@ -21,6 +21,8 @@ Verbose = Annotated[
 Log = Annotated[Path | None, typer.Option("--log", help="Append all of it, with times, to this file.", metavar="FILE")]
 LOGGER = logging.getLogger("allograft")
 STAMP = "%(asctime)s %(message)s"
+GRAVE = ("warning: ", "missing: ", "the new model is worse")
+"""How a line starts that the quiet have to know too."""
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def opened(quiet: bool, verbose: bool, log: Path | None) -> Iterator[Callable[[s
 
 def say(line: str) -> None:
     """One line of progress; warnings and failures are said to the quiet too."""
-    grave = line.startswith(("warning: ", "missing: ")) or "] failed: " in line
+    grave = line.startswith(GRAVE) or "] failed: " in line
     LOGGER.log(logging.WARNING if grave else logging.INFO, "%s", line)
 
 
