@@ -59,11 +59,22 @@ def test_the_tutorial_runs_as_it_stands(
     assert any(Path("predictions").iterdir())
 
 
+def links_of(page: Path) -> list[str]:
+    """The files that a page links to."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    return [link for link in links if not link.startswith("http") and "generated" not in link]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path):
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not link.startswith("http") and "generated" not in link:
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    for link in links_of(page):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_there_are_pages_and_links_to_look_at():
+    """Else the test above would pass on nothing."""
+    assert len(PAGES) > 20
+    assert sum(map(len, map(links_of, PAGES))) > 10
 
 
 def test_tests_that_are_named_exist():
