@@ -598,7 +598,13 @@ def test_cells_of_the_report() -> None:
     assert cells[0]["gain"].text == cells[0]["p"].text == "–"
     assert cells[1]["gain"].text == "+0.135"
     assert cells[2]["gain"].text == "−0.135"
-    assert cells[2]["gain"].small.count("−") == 2
+    found = compare(table, plan, "chase")
+    low, high = found[TITLES[1]].low, found[TITLES[1]].high
+    assert low is not None
+    assert high is not None
+    assert cells[1]["gain"].small == f"+{low:.3f} to +{high:.3f}"
+    assert low < high
+    assert cells[2]["gain"].small == f"−{high:.3f} to −{low:.3f}"
     assert cells[1]["p"].text == "0.016"
     assert cells[1]["p"].small == "raw 0.008"
     interval = score_interval(plan, table[1], "chase")
