@@ -150,8 +150,9 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     Metamedseg(foreground=9, shots=100).check(scenario, network, a_context())  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"'lung' is no source site or cohort; expected one of organ"):
         Metamedseg(organs={"lung": "x"}).check(scenario, network, a_context())  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match=r"entropy and distillation need a second data set"):
-        Metamedseg(entropy=0.1).check(scenario, network, a_context())  # type: ignore[arg-type]
+    for term in ("entropy", "distillation"):
+        with pytest.raises(SpecError, match=r"entropy and distillation need a second data set"):
+            Metamedseg(**{term: 0.1}).check(scenario, network, a_context())  # type: ignore[arg-type]
     several = replace(a_context(), task=Segmentation(("one", "two")))
     with pytest.raises(SpecError, match=r"segments one foreground; give the task one class"):
         Metamedseg().check(scenario, network, several)  # type: ignore[arg-type]
