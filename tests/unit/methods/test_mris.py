@@ -54,6 +54,7 @@ CONTRACT = {
 
 TASK = Synthesis(range=(0, 255))
 QUICK: dict[str, Any] = {"k": 3, "encoder": {"unet": {"channels": [4, 8], "norm": "batch"}}}
+QUICK_SPEC = {"build": {"unet": {"in_channels": 1, "outputs": {}, "channels": [4, 8], "norm": "batch"}}}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,19 @@ def test_batches_rates_and_what_an_encoder_sees(cohort: Cohort, monkeypatch: pyt
     for name, part in carry.parts.items():
         own = {"query-0": band.query, "key-0": band.key}[name]
         assert all(torch.equal(a, b) for a, b in zip(part.parameters(), own.parameters(), strict=True))
+
+
+def test_recall_is_that_of_images_among_keys(cohort: Cohort) -> None:
+    query, context = build(QUICK_SPEC), a_context()
+    keys = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images = torch.cat([query.eval().encoder(cohort.case(number).image)[-1].mean((2, 3)) for number in range(30)])  # type: ignore[union-attr, operator]
+    alike = torch.nn.functional.cosine_similarity(images[:, None], keys[None], dim=2)
+    own = alike.diagonal()
+    of_image, of_key = (alike >= own[:, None]).sum(1), (alike >= own).sum(0)
+    found = Mris(**QUICK)._recall(query, keys, [cohort], context)  # type: ignore[arg-type]
+    assert found == {k: pytest.approx(float((of_image <= k).double().mean())) for k in (1, 5, 10, 20)}
+    assert any((of_image <= k).sum() != (of_key <= k).sum() for k in found)  # else this says nothing
 
 
 def test_the_map_stays_where_the_image_turns(cohort: Cohort) -> None:
