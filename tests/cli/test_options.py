@@ -97,44 +97,45 @@ COMMANDS = {
     "index remove": Called("model --subject a", ("allograft.apply.index:remove_from_index",)),
     "index recall": Called("model m.csv", ("allograft.apply.index:recall_of",)),
 }
-CLASSES = {"segmentation": {"classes": ["else"]}}
+CLASSES = {"segmentation": {"classes": ["else", "more"]}}
 OTHER: dict[tuple[str, str], tuple[str, str, Any]] = {
-    ("study", "--set"): ("seeds=2", "overrides", ["seeds=2"]),
+    ("study", "--set"): ("seeds=2 split=3", "overrides", ["seeds=2", "split=3"]),
     ("study", "--workers"): ("3", "workers", 3),
     ("study", "--checkpoint-seconds"): ("7", "checkpoint_seconds", 7.0),
     ("study", "--shard"): ("2/3", "shard", (2, 3)),
     ("study", "--devices"): ("2", "devices", 2),
     ("study", "--device"): ("cuda:1", "accelerator", "cuda:1"),
-    ("train", "--set"): ("seeds=2", "overrides", ["seeds=2"]),
+    ("train", "--set"): ("seeds=2 split=3", "overrides", ["seeds=2", "split=3"]),
     ("train", "--device"): ("cuda:1", "accelerator", "cuda:1"),
     ("predict", "--abstain"): ("0.9", "abstain", 0.9),
-    ("adapt", "--set"): ("seeds=2", "overrides", {"seeds": 2}),
+    ("adapt", "--set"): ("seeds=2 clip=1", "overrides", {"seeds": 2, "clip": 1}),
     ("adapt", "--device"): ("cuda:1", "accelerator", "cuda:1"),
-    ("evaluate", "--classes"): ("else", "task", CLASSES),
+    ("evaluate", "--classes"): ("else more", "task", CLASSES),
     ("evaluate", "--surface-dice"): ("1.5", "surface_dice", 1.5),
     ("report", "--without-images"): ("", "pictures", False),
-    ("import medmnist", "--class"): ("0=normal", "classes", {"0": "normal"}),
-    ("import table", "--class"): ("0=normal", "classes", {"0": "normal"}),
-    ("import table", "--attribute"): ("else", "attributes", ["else"]),
+    ("import medmnist", "--class"): ("0=normal 1=ill", "classes", {"0": "normal", "1": "ill"}),
+    ("import table", "--class"): ("0=normal 1=ill", "classes", {"0": "normal", "1": "ill"}),
+    ("import table", "--attribute"): ("else more", "attributes", ["else", "more"]),
     ("phantom", "--dims"): ("3", "dims", 3),
     ("phantom", "--subjects"): ("5", "subjects", 5),
     ("phantom", "--size"): ("16", "size", 16),
-    ("phantom", "--site"): ("b=severe", "sites", {"b": "severe"}),
-    ("phantom", "--confounding"): ("a=0.6", "confounding", {"a": 0.6}),
+    ("phantom", "--site"): ("a=none b=severe", "sites", {"a": "none", "b": "severe"}),
+    ("phantom", "--confounding"): ("a=0.6 b=0", "confounding", {"a": 0.6, "b": 0.0}),
     ("phantom", "--seed"): ("4", "seed", 4),
     ("label skin-tone", "--skin"): ("ycbcr", "skin", "ycbcr"),
     ("label skin-tone", "--thresholds"): ("kinyanjui", "thresholds", "kinyanjui"),
     ("label boxes", "--radius"): ("4,8", "radius", (4.0, 8.0)),
     ("label boxes", "--method"): ("edges", "method", "edges"),
     ("label boxes", "--pixel-size"): ("0.5", "pixel_size", 0.5),
-    ("compare", "--classes"): ("else", "task", CLASSES),
+    ("compare", "--classes"): ("else more", "task", CLASSES),
     ("compare", "--names"): ("old,new", "names", ("old", "new")),
     ("compare", "--surface-dice"): ("1.5", "surface_dice", 1.5),
     ("init", "--out"): ("else", "name path", "else"),
-    ("index recall", "--where"): ("timepoint=0", "where", {"timepoint": "0"}),
+    ("index recall", "--where"): ("timepoint=0 side=left", "where", {"timepoint": "0", "side": "left"}),
 }
-"""(Command, option) -> what is given, which argument it is (or several of this value), and its
-value; by default a word, the argument of the option's name, and that word, or True of a flag."""
+"""(Command, option) -> what is given, one word each time, which argument it is (or several of this
+value), and its value; by default a word, or two, the argument of the option's name, and these, or
+True of a flag."""
 CALLS: dict[tuple[str, str], str] = {
     ("study", "--plan"): "Session",
     ("adapt", "--plan"): "Session",
@@ -220,11 +221,15 @@ def test_no_option_is_ignored(name: str, option: Any, calls: Callable[..., Calls
         key, ("" if option.is_flag else "else", flag.removeprefix("--").replace("-", "_"), None)
     )
     if value is None:
-        value = True if option.is_flag else [word] if option.multiple else word
+        word += " more" * option.multiple
+        value = True if option.is_flag else word.split() if option.multiple else word
     words = WORDS.get(key, COMMANDS[name].words).split()
     # the word in the place of the one that is there
     others = [*words[: words.index(flag)], *words[words.index(flag) + 2 :]] if flag in words else words
-    without, given = calls(name, *words), calls(name, *others, flag, *([word] if word else []))
+    without, given = (
+        calls(name, *words),
+        calls(name, *others, *(flag if not word else " ".join(f"{flag} {each}" for each in word.split())).split()),
+    )
     if key in CALLS:
         assert CALLS[key] in set(given) - set(without)
         assert option.is_flag or Path(word) in given[CALLS[key]].values()

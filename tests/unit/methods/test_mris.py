@@ -24,6 +24,7 @@ from allograft.cohort import Cohort, Preprocessing
 from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
 from allograft.errors import ModelError, SpecError
+from allograft.methods import mris
 from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
 from allograft.networks import build
 from allograft.phantoms.knee import write_knee
@@ -155,6 +156,21 @@ def test_bands_have_networks_and_databases_of_their_own(cohort: Cohort) -> None:
     torch.testing.assert_close(whole.float(), cohort.case(4).labels["paired"], rtol=1e-3, atol=1e-3)
     assert set(carry.parts) == {"query-0", "key-0", "query-1", "key-1"}
     assert predictor(cohort.case(0))["paired"].shape == (1, 1, 32, 32)  # type: ignore[union-attr]
+
+
+def test_each_band_trains_on_its_part_of_the_map(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Batch] = []
+    embedded: list[torch.Tensor] = []
+    real, step = mris.embed, TripletStep.__call__
+    monkeypatch.setattr(mris, "embed", lambda network, image: embedded.append(image) or real(network, image))
+    monkeypatch.setattr(TripletStep, "__call__", lambda self, batch: batches.append(batch) or step(self, batch))
+    finished(Mris(**QUICK, bands=2), cohort, a_context())
+    parts = [image for image in embedded if image.shape[2] == 16]
+    assert len(parts) == len(batches) == 12
+    for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
+        whole = batch.labels["paired"]
+        assert isinstance(whole, torch.Tensor)
+        assert torch.equal(part, whole[:, :, :16] if number < 6 else whole[:, :, 16:])
 
 
 def test_cases_without_a_pair_are_left_out_and_named(cohort: Cohort) -> None:
