@@ -253,6 +253,14 @@ def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, cap
         remove_from_index(model, "a-000")
 
 
+def test_after_a_removal_no_band_asks_for_more_neighbours_than_another(model: Path) -> None:
+    loaded = load(model)
+    (band,) = loaded.predictor.bands  # type: ignore[attr-defined]
+    save_predictor(Retrieval((band, replace(band, k=2))), model, loaded.card)
+    remove_from_index(model, "a-000")
+    assert [band.k for band in load(model).predictor.bands] == [2, 2]  # type: ignore[attr-defined]
+
+
 def test_recall_is_asked_of_pairs_that_the_model_has_not_seen(model: Path, manifest: Path, capsys: Any) -> None:
     rows = [
         row for row in csv.DictReader(manifest.read_text().splitlines()) if row["subject"] not in ("a-000", "a-001")
