@@ -14,7 +14,7 @@ import pytest
 import torch
 from tests.cli.conftest import Command, write_study
 
-from allograft import cli, tree
+from allograft import tree
 from allograft.apply import load
 from allograft.apply.evaluate import evaluate
 from allograft.apply.predictions import write_predictions
@@ -174,9 +174,7 @@ def test_adapt_plans_without_training(place: Path, tmp_path: Path, allograft: Co
 
 
 # ---------------------------------------------------------- devices
-def test_every_command_that_computes_takes_a_device_and_finds_one_itself() -> None:
-    for command in (cli.study, cli.train, cli.predict, cli.adapt, cli.evaluate):
-        assert inspect.signature(command).parameters["device"].default == "auto", command
+def test_every_function_that_computes_takes_a_device_and_finds_one_itself() -> None:
     for function in (load, evaluate, write_predictions):
         assert inspect.signature(function).parameters["device"].default == "auto", function
 

@@ -213,6 +213,13 @@ def test_every_command_with_an_option_is_here() -> None:
     assert set(COMMANDS) == {name for name, _ in OPTIONS}
 
 
+def test_every_command_that_computes_takes_a_device_and_finds_one_itself() -> None:
+    devices = {name: option.default for name, option in OPTIONS if option.name == "device"}
+    assert devices == dict.fromkeys(
+        ("study", "train", "predict", "adapt", "evaluate", "compare", "index add", "index recall"), "auto"
+    )
+
+
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda value: getattr(value, "opts", [value])[0])
 def test_no_option_is_ignored(name: str, option: Any, calls: Callable[..., Calls]) -> None:
     flag = max(option.opts, key=len)
