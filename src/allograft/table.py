@@ -72,6 +72,8 @@ METHODS = {
     "contrastive": "allograft.methods.contrastive:Contrastive",
     "adversarial": "allograft.methods.adversarial:Adversarial",
     "denoising_diffusion": "allograft.methods.denoising_diffusion:DenoisingDiffusion",
+    "tent": "allograft.methods.tent:Tent",
+    "minent": "allograft.methods.minent:MinEnt",
 }
 
 NETWORKS = {
@@ -107,6 +109,7 @@ PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "weights": "allograft.predictor.direct:Weights",
     "fourier": "allograft.methods.fourier:FourierPredictor",
+    "tent": "allograft.methods.tent:TentPredictor",
     "donors": "allograft.parts.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
     "by_site": "allograft.parts.by_site:SitePredictor",
