@@ -74,6 +74,11 @@ METHODS = {
     "denoising_diffusion": "allograft.methods.denoising_diffusion:DenoisingDiffusion",
     "tent": "allograft.methods.tent:Tent",
     "minent": "allograft.methods.minent:MinEnt",
+    "coral": "allograft.methods.coral:Coral",
+    "mixstyle": "allograft.methods.mixstyle:MixStyle",
+    "groupdro": "allograft.methods.groupdro:GroupDro",
+    "mean_teacher": "allograft.methods.mean_teacher:MeanTeacher",
+    "bigaug": "allograft.methods.bigaug:BigAug",
 }
 
 NETWORKS = {
