@@ -171,11 +171,12 @@ class BigAug:
 
     Each is applied with ``probability``, in the paper's order and ranges (``NINE``): sharpness,
     blurriness, noise; brightness, contrast, perturbation of the intensities; rotation, scale,
-    deformation. The docs compare them with ``augmentation: strong`` and nnU-Net's.
+    deformation. ``docs/howto/augmentation.md`` compares them with ``augmentation: strong`` and with
+    nnU-Net's.
 
     Where we differ: pixels are moved first, rotation and scale in one resampling, so that noise is
-    not interpolated; intensities that the paper adds to images of unit spread are in units of the
-    channel's own standard deviation, so that they mean the same whatever ``preprocessing.intensity``;
+    not interpolated; what the paper adds to images of unit spread is in units of the channel's own
+    standard deviation, so that it means the same whatever ``preprocessing.intensity``;
     displacements are drawn for the crop.
 
     Args:

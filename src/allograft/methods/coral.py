@@ -53,7 +53,7 @@ def coral_loss(source: Tensor, target: Tensor) -> Tensor:
     return (covariance(source) - covariance(target)).square().sum() / (4 * source.shape[1] ** 2)
 
 
-def places(features: Tensor | Sequence[Tensor]) -> Tensor:
+def as_samples(features: Tensor | Sequence[Tensor]) -> Tensor:
     """What an encoder returns -> its last feature, each place of each image as a sample: (B *
     places, C)."""
     last = features if isinstance(features, Tensor) else features[-1]
@@ -74,9 +74,9 @@ class SourceAndCoral:
             return dict(self.task.objective(network, source))
         assert isinstance(network, Network)
         with captured(network.encoder) as seen:
-            output, other = network(source.image), network(target.image)
-        pair = (output["label"], other["label"]) if compares_logits(self.task) else (places(seen[0]), places(seen[1]))
-        own, others = (gathered(features.float()) for features in pair)
+            output, output_target = network(source.image), network(target.image)
+        features = [output["label"], output_target["label"]] if compares_logits(self.task) else map(as_samples, seen)
+        own, others = (gathered(samples.float()) for samples in features)
         return {**self.task.loss(output, source), "coral": self.weight * of_all(coral_loss(own, others))}
 
 

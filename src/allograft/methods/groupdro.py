@@ -86,10 +86,10 @@ class GroupDro:
     grows with its loss (distributionally robust optimisation over groups).
 
     Groups are the source sites. In each step ``q_g`` is multiplied by ``exp(rate loss_g)``, divided
-    by the sum, and the loss is ``sum_g q_g loss_g`` (algorithm 1). The paper draws one group a step;
-    here, as in its published code, a batch holds cases of all, the sites taking turns, and a site
-    that a batch lacks keeps its weight but for the division. With one source site this is plain
-    supervised training, and a study says so.
+    by the sum, and the loss is ``sum_g q_g loss_g`` (algorithm 1). The paper draws one group per
+    step; here, as in its published code, a batch holds cases of all, the sites taking turns, and a
+    site that a batch lacks keeps its weight but for the division. With one source site this is
+    plain supervised training, and a study warns of it.
 
     The paper's finding is that it helps only with stronger regularisation than usual, weight decay
     or early stopping: set the study's ``optimizer`` and ``selection``. Its adjustment of the losses

@@ -32,7 +32,7 @@ from allograft.train import train_with_checkpoints
 from allograft.transforms.augmentation import Draw, affine, apply, draw
 from allograft.transforms.sample import Sample
 
-TEACHER, PLACE = "teacher", "place in the teacher's view"
+TEACHER, THETA = "teacher", "theta to the teacher's view"
 """The view of an image that the teacher sees, and the attribute that leads there."""
 
 
@@ -43,8 +43,8 @@ class MeanTeacher:
 
     Both see the same crop of a target image under draws of their own. The loss is the task's on the
     source + ``weight`` times the mean squared difference of the two's probabilities; no gradient
-    reaches the teacher. Of masks, the teacher's are brought to the student's view: its rotation,
-    scale and flips are undone and the student's done, linearly, and pixels that either lacks do not
+    reaches the teacher. A mask of the teacher is brought to the student's view: its rotation, scale
+    and flips are undone and the student's done, linearly, and pixels that either view lacks do not
     count. The weight rises as ``exp(-5 (1 - t)^2)`` over the first ``ramp_up`` of the training.
     After step n the teacher is ``a teacher + (1 - a) network`` with ``a = min(1 - 1 / (n + 1),
     momentum)``. The teacher, whose batch statistics are those of target images alone, is what is
@@ -125,32 +125,34 @@ def follow(teacher: nn.Module, network: nn.Module, momentum: float) -> None:
         slow.lerp_(fast, 1 - momentum)
 
 
-def place_in_other(one: Draw, other: Draw, size: tuple[int, ...], spacing: list[float] | None) -> Tensor:
-    """Where a pixel of one view of an image lies in the other view: ``theta`` of ``affine_grid``,
-    (D, D + 1) float64, from places in [-1, 1] to places, x first.
+def theta_between(student: Draw, teacher: Draw, size: tuple[int, ...], spacing: list[float] | None) -> Tensor:
+    """Where a pixel of the student's view of an image lies in the teacher's: ``theta`` of
+    ``affine_grid``, (D, D + 1) float64, from positions in [-1, 1] to positions, x first.
 
     Args:
-        one, other: draws of ``augmentation.apply`` on one image of this size.
+        student, teacher: draws of ``augmentation.apply`` on one image of this size.
         size: (*spatial).
         spacing: of its pixels, None = cubes.
     """
     start = [0] * len(size)
     last = torch.eye(len(size) + 1, dtype=torch.float64)[-1:]
-    to_image, from_image = (torch.cat([affine(each, size, size, start, spacing), last]) for each in (one, other))
+    to_image, from_image = (
+        torch.cat([affine(drawn, size, size, start, spacing), last]) for drawn in (student, teacher)
+    )
     return torch.linalg.solve(from_image, to_image)[:-1]
 
 
-def brought(probabilities: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+def in_students_view(probabilities: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     """The teacher's maps in the student's view, and where it has any.
 
     Args:
         probabilities: (B, K, *spatial).
-        place: (B, D, D + 1), see ``place_in_other``.
+        theta: (B, D, D + 1), see ``theta_between``.
 
     Returns:
         (B, K, *spatial), linear between pixels; (B, *spatial) bool.
     """
-    grid = F.affine_grid(place.to(probabilities), list(probabilities.shape), align_corners=False)
+    grid = F.affine_grid(theta.to(probabilities), list(probabilities.shape), align_corners=False)
     moved = F.grid_sample(probabilities, grid, padding_mode="border", align_corners=False)
     return moved, (grid.abs() <= 1).all(-1)
 
@@ -173,17 +175,17 @@ class TwoDraws:
         crop = Sample("none", self.patch)(case.unlabelled(), rng)
         image, size = crop.image[0], tuple(crop.image.shape[2:])
         spacing = None if case.spacing is None else case.spacing[0].tolist()
-        one, other = draw(self.strength, len(size), rng), draw(self.strength, len(size), rng)
+        first, second = draw(self.strength, len(size), rng), draw(self.strength, len(size), rng)
         region = {} if crop.region is None else {"region": crop.region[0]}
-        student, moved = apply(image, region, one, rng, spacing=spacing)
-        teacher, _ = apply(image, {}, other, rng, spacing=spacing)
-        place = place_in_other(one, other, size, spacing).float().flatten()
+        student, moved = apply(image, region, first, rng, spacing=spacing)
+        teacher, _ = apply(image, {}, second, rng, spacing=spacing)
+        theta = theta_between(first, second, size, spacing).float().flatten()
         return replace(
             crop,
             image=student[None],
             region=moved["region"][None] if region else None,
             views={TEACHER: teacher[None]},
-            attributes={**crop.attributes, PLACE: place[None]},
+            attributes={**crop.attributes, THETA: theta[None]},
         )
 
 
@@ -237,7 +239,7 @@ class Consistency:
             each = (student - teacher).square().mean(1)
             return each.sum() / count_over_processes(torch.ones_like(each, dtype=torch.bool))
         dims = student.ndim - 2
-        teacher, counts = brought(teacher, target.attributes[PLACE].view(-1, dims, dims + 1))
+        teacher, counts = in_students_view(teacher, target.attributes[THETA].view(-1, dims, dims + 1))
         if target.region is not None:
             counts = counts & target.region[:, 0]
         pixels = counts.flatten(1).sum(1)

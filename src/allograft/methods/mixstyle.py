@@ -29,8 +29,8 @@ EPSILON = 1e-6
 
 
 def mix_style(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """``gamma_mix (x - mu(x)) / sigma(x) + beta_mix`` with ``gamma_mix = share sigma(x) + (1 - share)
-    sigma(x')`` and ``beta_mix`` of the means alike (equations 6 to 8).
+    """``gamma_mix (x - mu(x)) / sigma(x) + beta_mix``, where ``gamma_mix = lambda sigma(x) + (1 -
+    lambda) sigma(x')`` and ``beta_mix`` is the same of the means (equations 6 to 8).
 
     Mean and standard deviation are those of each channel of each image over its places; no gradient
     flows through them.

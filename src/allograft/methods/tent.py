@@ -146,8 +146,9 @@ def has_batch_statistics(network: nn.Module) -> bool:
 
 @contextmanager
 def by_own_statistics(network: nn.Module) -> Iterator[None]:
-    """Inside, each batch normalisation takes the statistics of its batch, gradients reach scales and
-    shifts alone, and all else is as in evaluation; afterwards modes and gradients are as before."""
+    """Inside, each batch normalisation takes the statistics of its batch, gradients reach scales
+    and shifts alone, and all else is as in evaluation; afterwards modes and gradients are as
+    before."""
     modes = [(module, module.training) for module in network.modules()]
     wanted = [(p, p.requires_grad) for p in network.parameters()]
     tuned = {id(p) for p in affine_parameters(network)}

@@ -98,8 +98,8 @@ def test_shifts_and_noise_are_in_units_of_the_channels_deviation() -> None:
 @settings(max_examples=15)
 def test_contrast_is_a_power_of_the_share_between_minimum_and_maximum(gamma: float) -> None:
     image = an_image((4, 5))
-    found = changed(image, Drawn(contrast=gamma), rng())
-    for channel, made in zip(image.tolist(), found.tolist(), strict=True):
+    result = changed(image, Drawn(contrast=gamma), rng())
+    for channel, made in zip(image.tolist(), result.tolist(), strict=True):
         values = [value for row in channel for value in row]
         low, high = min(values), max(values)
         expected = [((value - low) / (high - low)) ** gamma * (high - low) + low for value in values]
@@ -166,9 +166,9 @@ def test_each_transformation_is_drawn_by_itself_in_the_papers_ranges() -> None:
     draws = [draw_nine(3, 0.5, rng(seed)) for seed in range(600)]
 
     def values(get: Any, off: Any) -> list[Any]:
-        found = [get(drawn) for drawn in draws if get(drawn) != off]
-        assert len(found) == pytest.approx(300, abs=60)
-        return found
+        result = [get(drawn) for drawn in draws if get(drawn) != off]
+        assert len(result) == pytest.approx(300, abs=60)
+        return result
 
     columns = {
         "sharpness": [v[0] for v in values(lambda d: d.sharpness, None)],

@@ -18,7 +18,7 @@ from torch import nn
 from allograft.batch import Batch
 from allograft.context import Budget
 from allograft.errors import SpecError
-from allograft.methods.coral import Coral, SourceAndCoral, coral_loss, covariance, places
+from allograft.methods.coral import Coral, SourceAndCoral, as_samples, coral_loss, covariance
 from allograft.networks import Wrapped, build
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
@@ -80,10 +80,10 @@ def test_the_gradient_is_the_papers() -> None:
 
 def test_each_place_of_each_image_is_a_sample() -> None:
     features = [torch.rand(2, 4, 8, 8), torch.rand(2, 6, 3, 5)]
-    samples = places(features)
+    samples = as_samples(features)
     assert samples.shape == (2 * 15, 6)
     assert torch.equal(samples[15 + 2 * 5 + 4], features[1][1, :, 2, 4])
-    assert torch.equal(places(features[1][:, :, 0, 0]), features[1][:, :, 0, 0])
+    assert torch.equal(as_samples(features[1][:, :, 0, 0]), features[1][:, :, 0, 0])
 
 
 # ---------------------------------------------------------- the objective
@@ -101,7 +101,7 @@ def test_the_terms_are_those_of_the_source_and_of_the_features(task: Any, dims: 
         name: float(value.detach()) for name, value in plain.items()
     }
     if task is VESSEL:
-        pair = [places(network.encoder(part)) for part in image.split(2)]
+        pair = [as_samples(network.encoder(part)) for part in image.split(2)]
         assert pair[0].shape == (2 * 4**dims, 8)
     else:
         pair = [network(part)["label"] for part in image.split(2)]
@@ -120,14 +120,14 @@ def test_steps_bring_the_covariances_together() -> None:
         tuple("abcd"),
         {"mask": torch.zeros(4, 1, 8, 8, dtype=torch.int64)},
     )
-    optimizer, found = torch.optim.SGD(network.parameters(), lr=0.05), []
+    optimizer, result = torch.optim.SGD(network.parameters(), lr=0.05), []
     for _ in range(8):
         loss = SourceAndCoral(VESSEL, 1.0)(network, batch)["coral"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        found.append(float(loss.detach()))
-    assert found == sorted(found, reverse=True)
+        result.append(float(loss.detach()))
+    assert result == sorted(result, reverse=True)
 
 
 # ---------------------------------------------------------- the recipe

@@ -141,12 +141,12 @@ def test_with_one_source_site_it_is_plain_training_bit_for_bit_and_says_so(rate:
     arguments = {"norm": "batch", "dropout": 0.3}
     with torch.random.fork_rng():
         _, plain = finished(Supervised().run(scenario, a_network(**arguments), a_context()))
-        stage, found = finished(GroupDro(rate).run(scenario, a_network(**arguments), a_context()))
-    for (name, one), other in zip(plain.state_dict().items(), found.state_dict().values(), strict=True):
+        stage, result = finished(GroupDro(rate).run(scenario, a_network(**arguments), a_context()))
+    for (name, one), other in zip(plain.state_dict().items(), result.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
     assert stage.facts == {"weight/a": 1.0}
     with pytest.warns(UserWarning, match="groupdro: 'a' is the only source site"):
-        GroupDro().check(scenario, found, a_context())
+        GroupDro().check(scenario, result, a_context())
 
 
 def test_several_sites_are_weighed_and_nothing_is_said(cohort: Cohort) -> None:
@@ -156,10 +156,10 @@ def test_several_sites_are_weighed_and_nothing_is_said(cohort: Cohort) -> None:
         GroupDro().check(scenario, a_network(), a_context())
     stage, even = finished(GroupDro(0.0).run(scenario, a_network(), a_context()))
     assert stage.facts == {"weight/a": 0.5, "weight/b": 0.5}
-    stage, found = finished(GroupDro(5.0).run(scenario, a_network(), a_context()))
+    stage, result = finished(GroupDro(5.0).run(scenario, a_network(), a_context()))
     assert sum(stage.facts.values()) == pytest.approx(1.0)
     assert stage.facts["weight/a"] != 0.5
-    assert any(not torch.equal(p, q) for p, q in zip(even.parameters(), found.parameters(), strict=True))
+    assert any(not torch.equal(p, q) for p, q in zip(even.parameters(), result.parameters(), strict=True))
 
 
 def test_weights_are_part_of_the_state_that_is_kept() -> None:

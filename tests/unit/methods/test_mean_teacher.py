@@ -1,4 +1,4 @@
-"""Mean teacher: the average, the ramp, views brought together, the loss against a loop, weight 0,
+"""Mean teacher: the average, the ramp, views in_students_view together, the loss against a loop, weight 0,
 and what is evaluated."""
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from allograft.cohort import Cohort
 from allograft.context import Budget
 from allograft.errors import SpecError
 from allograft.methods.mean_teacher import (
-    PLACE,
     TEACHER,
+    THETA,
     Consistency,
     MeanTeacher,
     TwoDraws,
-    brought,
     follow,
-    place_in_other,
+    in_students_view,
     rise,
+    theta_between,
 )
 from allograft.methods.start import Start
 from allograft.methods.supervised import Supervised
@@ -102,7 +102,7 @@ def test_the_ramp() -> None:
 
 # ---------------------------------------------------------- views of an image
 def smooth(size: tuple[int, ...]) -> Tensor:
-    """A function of the place that bilinear sampling reads nearly exactly: (1, *size)."""
+    """A function of the theta that bilinear sampling reads nearly exactly: (1, *size)."""
     axes = torch.meshgrid(*(torch.arange(count, dtype=F64) / count for count in size), indexing="ij")
     return torch.stack([(number + 1) * torch.sin(2 * axis) for number, axis in enumerate(axes)]).sum(0)[None]
 
@@ -115,7 +115,7 @@ MOVES = {
 
 @pytest.mark.parametrize("spacing", [None, [1.0, 2.0, 3.0]])
 @pytest.mark.parametrize(("dims", "size"), [(2, (48, 40)), (3, (24, 20, 28))])
-def test_what_one_draw_moved_is_brought_to_where_another_moved_it(
+def test_what_one_draw_moved_is_in_students_view_to_where_another_moved_it(
     dims: int, size: tuple[int, ...], spacing: list[float] | None
 ) -> None:
     """A network that answers pixel by pixel gives the same answer in both views."""
@@ -124,14 +124,14 @@ def test_what_one_draw_moved_is_brought_to_where_another_moved_it(
         for other in MOVES[dims]:
             student, _ = apply(image, {}, one, rng(), spacing=voxel)
             teacher, _ = apply(image, {}, other, rng(), spacing=voxel)
-            moved, inside = brought(teacher[None], place_in_other(one, other, size, voxel)[None])
+            moved, inside = in_students_view(teacher[None], theta_between(one, other, size, voxel)[None])
             # away from the border of the image, which views repeat, and of the teacher's view
             inner = torch.zeros(1, *size, dtype=torch.int64)
             inner[(0, *(slice(2, -2) for _ in size))] = 1
             shown, there = (
                 apply(image, {"seen": inner}, each, rng(), spacing=voxel)[1]["seen"] for each in (one, other)
             )
-            seen, _ = brought((there * inner > 0).double()[None], place_in_other(one, other, size, voxel)[None])
+            seen, _ = in_students_view((there * inner > 0).double()[None], theta_between(one, other, size, voxel)[None])
             counts = inside[0] & (shown[0] > 0) & (seen[0, 0] > 0.999)
             assert counts.double().mean() > 0.2
             torch.testing.assert_close(moved[0, 0][counts], student[0][counts], rtol=0, atol=0.02)
@@ -142,7 +142,9 @@ def test_what_one_draw_moved_is_brought_to_where_another_moved_it(
 def test_flips_are_undone_exactly(one: tuple[bool, bool], other: tuple[bool, bool]) -> None:
     image = torch.rand(1, 6, 8, generator=rng())
     student, teacher = (apply(image, {}, Draw(flips=flips), rng())[0] for flips in (one, other))
-    moved, inside = brought(teacher[None], place_in_other(Draw(flips=one), Draw(flips=other), (6, 8), None)[None])
+    moved, inside = in_students_view(
+        teacher[None], theta_between(Draw(flips=one), Draw(flips=other), (6, 8), None)[None]
+    )
     assert inside.all()
     torch.testing.assert_close(moved[0], student, rtol=0, atol=1e-5)
 
@@ -150,8 +152,8 @@ def test_flips_are_undone_exactly(one: tuple[bool, bool], other: tuple[bool, boo
 def test_places_that_the_teacher_does_not_see_do_not_count() -> None:
     """Twice as near: the teacher sees the middle half of each side, so a quarter of the student's
     pixels."""
-    place = place_in_other(Draw(), Draw(log_scale=math.log(2)), (8, 8), None)
-    _, inside = brought(torch.zeros(1, 1, 8, 8), place[None])
+    theta = theta_between(Draw(), Draw(log_scale=math.log(2)), (8, 8), None)
+    _, inside = in_students_view(torch.zeros(1, 1, 8, 8), theta[None])
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[2:6, 2:6] = True
     assert torch.equal(inside[0], expected)
@@ -163,12 +165,12 @@ def test_both_views_are_of_one_crop_under_draws_of_their_own(patch: tuple[int, .
     case = TwoDraws("strong", patch)(cohort.case(0), rng(3))
     size = patch or (16, 16)
     assert case.image.shape == case.views[TEACHER].shape == (1, 1, *size)
-    assert case.attributes[PLACE].shape == (1, 6)
+    assert case.attributes[THETA].shape == (1, 6)
     assert not torch.equal(case.image, case.views[TEACHER])
     assert case.labels == {}
     still = TwoDraws("none", patch)(cohort.case(0), rng(3))
     assert torch.equal(still.image, still.views[TEACHER])
-    torch.testing.assert_close(still.attributes[PLACE].view(2, 3), torch.eye(3)[:2])
+    torch.testing.assert_close(still.attributes[THETA].view(2, 3), torch.eye(3)[:2])
 
 
 # ---------------------------------------------------------- the loss
@@ -189,13 +191,13 @@ def test_the_loss_is_that_of_a_loop(task: Any, several: bool, dims: int) -> None
     labels["label"] = torch.ones(4, 3) if several else torch.tensor([0, 2, 1, 1])
     region = torch.ones(4, 1, *size, dtype=torch.bool)
     region[3, :, 2:] = False
-    flipped = place_in_other(Draw(), Draw(flips=(True,) + (False,) * (dims - 1)), size, None).float().flatten()
+    flipped = theta_between(Draw(), Draw(flips=(True,) + (False,) * (dims - 1)), size, None).float().flatten()
     batch = Batch(
         image,
         torch.tensor([0, 0, 1, 1]),
         tuple("abcd"),
         {key: labels[key]},
-        attributes={PLACE: flipped.expand(4, -1)},
+        attributes={THETA: flipped.expand(4, -1)},
         region=region,
         views={TEACHER: view},
     )
@@ -223,17 +225,17 @@ def test_the_loss_is_that_of_a_loop(task: Any, several: bool, dims: int) -> None
 def test_agreement_costs_nothing() -> None:
     network = a_network()
     image = torch.rand(4, 1, 8, 8, generator=rng())
-    place = place_in_other(Draw(), Draw(), (8, 8), None).float().flatten().expand(4, -1)
+    theta = theta_between(Draw(), Draw(), (8, 8), None).float().flatten().expand(4, -1)
     batch = Batch(
         image,
         torch.zeros(4),
         ("",) * 4,
         {"mask": torch.zeros(4, 1, 8, 8, dtype=torch.int64)},
-        {PLACE: place},
+        {THETA: theta},
         views={TEACHER: image},
     )
-    found = Consistency(VESSEL, copy.deepcopy(network), 20.0)(network, batch)["consistency/mask"]
-    assert found.item() == pytest.approx(0, abs=1e-9)
+    result = Consistency(VESSEL, copy.deepcopy(network), 20.0)(network, batch)["consistency/mask"]
+    assert result.item() == pytest.approx(0, abs=1e-9)
 
 
 # ---------------------------------------------------------- the recipe
@@ -259,19 +261,19 @@ def test_at_weight_0_and_momentum_0_the_teacher_is_what_the_source_alone_gives(c
     recipe = MeanTeacher(weight=0.0, momentum=0.0, late_momentum=0.0, first=Start())
     budget = Budget(steps=3, adapt_steps=3, batch_size=2)
     arguments = {"dropout": 0.3}
-    _, found = finished(recipe.run(scenario(cohort), a_network(**arguments), a_context(budget=budget)))
+    _, result = finished(recipe.run(scenario(cohort), a_network(**arguments), a_context(budget=budget)))
     _, plain = finished(Supervised().run(scenario(cohort), a_network(**arguments), a_context(budget=budget)))
-    for (name, p), q in zip(plain.named_parameters(), found.parameters(), strict=True):
+    for (name, p), q in zip(plain.named_parameters(), result.parameters(), strict=True):
         assert torch.equal(p, q), name
 
 
 def test_the_teacher_is_evaluated_and_normalised_by_target_images(cohort: Cohort) -> None:
     network = a_network(norm="batch")
-    stage, found = finished(MeanTeacher(first=Start()).run(scenario(cohort), network, a_context()))
-    assert stage.predictor.network is found
-    assert found is not network
-    assert all(p.requires_grad for p in found.parameters())
-    layers = [m for m in found.modules() if isinstance(m, nn.BatchNorm2d)]
+    stage, result = finished(MeanTeacher(first=Start()).run(scenario(cohort), network, a_context()))
+    assert stage.predictor.network is result
+    assert result is not network
+    assert all(p.requires_grad for p in result.parameters())
+    layers = [m for m in result.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(int(layer.num_batches_tracked) == 3 for layer in layers)  # a pass a step, of the target
     seen = F.mse_loss(layers[0].running_mean, torch.zeros(4))
     assert float(seen) > 0

@@ -50,8 +50,8 @@ def test_the_entropy_is_that_of_scipy_pixel_by_pixel(
     expected = scipy_entropy(logits.softmax(1).numpy(), axis=1)
     torch.testing.assert_close(softmax_entropy(logits), torch.from_numpy(expected))
     batch = Batch(torch.zeros(count, 1, *size), torch.zeros(count), ("",) * count)
-    found = mean_entropies({"mask": logits}, batch, several=False, share=True)["mask"]
-    assert float(found) == pytest.approx(expected.mean() / math.log(classes))
+    result = mean_entropies({"mask": logits}, batch, several=False, share=True)["mask"]
+    assert float(result) == pytest.approx(expected.mean() / math.log(classes))
 
 
 def test_each_class_of_a_multi_label_has_an_entropy_of_its_own() -> None:
@@ -72,9 +72,9 @@ def test_each_class_of_a_multi_label_has_an_entropy_of_its_own() -> None:
 def test_sure_is_0_unsure_is_1_and_nothing_is_not_a_number() -> None:
     batch = Batch(torch.zeros(1, 1, 1, 2), torch.zeros(1), ("",))
     sure = torch.tensor([500.0, -500.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2).clone().requires_grad_()
-    found = mean_entropies({"mask": sure}, batch, several=False, share=True)["mask"]
-    found.backward()
-    assert (float(found.detach()), float(sure.grad.abs().max())) == (0.0, 0.0)
+    result = mean_entropies({"mask": sure}, batch, several=False, share=True)["mask"]
+    result.backward()
+    assert (float(result.detach()), float(sure.grad.abs().max())) == (0.0, 0.0)
     unsure = mean_entropies({"mask": torch.zeros(1, 7, 1, 2)}, batch, several=False, share=True)["mask"]
     assert float(unsure) == pytest.approx(1.0)
 
@@ -131,15 +131,15 @@ def test_the_loss_is_that_of_the_source_and_the_entropy_of_the_target(
 def test_a_step_makes_the_target_surer() -> None:
     network = a_network({"mask": 2})
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    batch, found = pairs({"mask": torch.zeros(4, 1, 8, 8, dtype=torch.int64)}), []
+    batch, result = pairs({"mask": torch.zeros(4, 1, 8, 8, dtype=torch.int64)}), []
     for _ in range(5):
         entropy = SourceAndEntropy(VESSEL, 1.0)(network, batch)["entropy/mask"]
         optimizer.zero_grad()
         entropy.backward()
         optimizer.step()
-        found.append(float(entropy.detach()))
-    assert found == sorted(found, reverse=True)
-    assert found[-1] < found[0] - 0.01
+        result.append(float(entropy.detach()))
+    assert result == sorted(result, reverse=True)
+    assert result[-1] < result[0] - 0.01
 
 
 # ---------------------------------------------------------- the recipe

@@ -65,7 +65,7 @@ def test_mixing_is_that_of_a_loop(seed: int, count: int, size: tuple[int, ...]) 
     draws = rng(seed)
     x = torch.randn(count, 3, *size, generator=draws, dtype=F64) * 4 + 2
     partner, share = torch.randperm(count, generator=draws), torch.rand(count, generator=draws, dtype=F64)
-    found = mix_style(x, partner, share)
+    result = mix_style(x, partner, share)
     pixels = math.prod(size)
     for b in range(count):
         for c in range(3):
@@ -78,7 +78,7 @@ def test_mixing_is_that_of_a_loop(seed: int, count: int, size: tuple[int, ...]) 
             weight = float(share[b])
             scale, shift = weight * spread + (1 - weight) * other_spread, weight * mean + (1 - weight) * other_mean
             expected = [(v - mean) / spread * scale + shift for v in x[b, c].flatten().tolist()]
-            assert found[b, c].flatten().tolist() == pytest.approx(expected)
+            assert result[b, c].flatten().tolist() == pytest.approx(expected)
 
 
 def test_its_own_statistics_change_nothing_and_anothers_are_taken_over() -> None:
@@ -205,9 +205,9 @@ def finished(running: Generator[Any, None, Any]) -> Any:
 def test_probability_0_is_plain_training_bit_for_bit(cohort: Cohort) -> None:
     scenario, context = Scenario(source=(cohort,), sites=cohort.sites), a_context()
     plain = finished(context.run(Supervised(), scenario, a_network(dropout=0.3))).network
-    found = finished(context.run(MixStyle(probability=0.0), scenario, a_network(dropout=0.3))).network
+    result = finished(context.run(MixStyle(probability=0.0), scenario, a_network(dropout=0.3))).network
     mixed = finished(context.run(MixStyle(probability=1.0), scenario, a_network(dropout=0.3))).network
-    for (name, one), other in zip(plain.state_dict().items(), found.state_dict().values(), strict=True):
+    for (name, one), other in zip(plain.state_dict().items(), result.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
     assert mixed.spec == plain.spec
     assert any(not torch.equal(p, q) for p, q in zip(plain.parameters(), mixed.parameters(), strict=True))

@@ -119,8 +119,8 @@ def test_an_update_is_that_of_a_loop_written_out() -> None:
             second.mul_(0.999).add_(0.001 * gradient**2)
             with torch.no_grad():
                 value -= 0.05 * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-    found = TentPredictor(network, 3, 0.05)(batch_of(image))["mask"]
-    torch.testing.assert_close(found, logits().detach())
+    result = TentPredictor(network, 3, 0.05)(batch_of(image))["mask"]
+    torch.testing.assert_close(result, logits().detach())
 
 
 @pytest.mark.parametrize("iterations", [1, 5, 20])
@@ -155,9 +155,9 @@ def test_an_image_has_one_answer_whatever_its_batch_or_order(size: tuple[int, ..
 @pytest.mark.parametrize(("several", "classes"), [(False, 3), (True, 3)])
 def test_classes_of_images_too(several: bool, classes: int) -> None:
     network = a_network(outputs={"label": classes})
-    found = TentPredictor(network, 3, 0.05, several)(batch_of(images()))["label"]
-    assert found.shape == (4, classes)
-    assert not torch.equal(found, TentPredictor(network, 3, 0.05, not several)(batch_of(images()))["label"])
+    result = TentPredictor(network, 3, 0.05, several)(batch_of(images()))["label"]
+    assert result.shape == (4, classes)
+    assert not torch.equal(result, TentPredictor(network, 3, 0.05, not several)(batch_of(images()))["label"])
 
 
 # ---------------------------------------------------------- the recipe
@@ -186,14 +186,14 @@ def recipe_start() -> Any:
 
 def test_online_without_a_step_of_any_size_is_adabn(cohort: Cohort) -> None:
     network = a_network()
-    stage, found = finished(Tent(lr=1e-30), cohort, copy.deepcopy(network))
+    stage, result = finished(Tent(lr=1e-30), cohort, copy.deepcopy(network))
     target = cohort.site("b").unlabelled()
     adapt_statistics(network, images_in_order([target], 2))
-    for (name, one), other in zip(found.state_dict().items(), network.state_dict().values(), strict=True):
+    for (name, one), other in zip(result.state_dict().items(), network.state_dict().values(), strict=True):
         if "tracked" not in name:
             torch.testing.assert_close(one, other, msg=name)
     assert isinstance(stage.predictor, Direct)
-    assert not any(module.training for module in found.modules())
+    assert not any(module.training for module in result.modules())
 
 
 def test_online_makes_one_update_a_batch_and_pass_and_keeps_all_other_weights(
@@ -210,10 +210,10 @@ def test_online_makes_one_update_a_batch_and_pass_and_keeps_all_other_weights(
     monkeypatch.setattr(Entropy, "__call__", watched)
     network = a_network()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    _, found = finished(Tent(), cohort, network)
+    _, result = finished(Tent(), cohort, network)
     assert counted == [2, 2, 2]  # five images by two
-    tuned = {id(p) for p in affine_parameters(found)}
-    for name, p in found.named_parameters():
+    tuned = {id(p) for p in affine_parameters(result)}
+    for name, p in result.named_parameters():
         assert torch.equal(p, before[name]) == (id(p) not in tuned), name
     counted.clear()
     finished(Tent(epochs=2), cohort, a_network())
