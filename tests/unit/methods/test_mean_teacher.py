@@ -1,4 +1,4 @@
-"""Mean teacher: the average, the ramp, views in_students_view together, the loss against a loop, weight 0,
+"""Mean teacher: the average, the ramp, views brought together, the loss against a loop, weight 0,
 and what is evaluated."""
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ MOVES = {
 
 @pytest.mark.parametrize("spacing", [None, [1.0, 2.0, 3.0]])
 @pytest.mark.parametrize(("dims", "size"), [(2, (48, 40)), (3, (24, 20, 28))])
-def test_what_one_draw_moved_is_in_students_view_to_where_another_moved_it(
+def test_what_one_draw_moved_is_brought_to_where_another_moved_it(
     dims: int, size: tuple[int, ...], spacing: list[float] | None
 ) -> None:
     """A network that answers pixel by pixel gives the same answer in both views."""
