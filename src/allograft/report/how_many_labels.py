@@ -24,7 +24,9 @@ FIT_NOTE = (
     "for granted that the curve keeps this form beyond the largest budget and that the next {unit} are like the ones "
     "labelled so far. It chooses nothing."
 )
-ONE_SEED = "The study has one seed, so the intervals leave out how much depends on which {unit} are labelled."
+ONE_SEED = (
+    "The study has one seed: the intervals leave out how much depends on which {unit} are labelled, and are too narrow."
+)
 
 
 @dataclass(frozen=True)
