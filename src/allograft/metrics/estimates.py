@@ -1,7 +1,7 @@
 """Estimates of accuracy and of Dice where no label is: fitted on labelled cases of the source, and
 as wrong as its confidence is elsewhere.
 
-Average threshold confidence (Garg et al. 2022, ICLR), difference of confidences (Guillory et al.
+Average thresholded confidence (Garg et al. 2022, ICLR), difference of confidences (Guillory et al.
 2021, ICCV), and the expected Dice of a mask under its own probabilities after temperature scaling
 (Guo et al. 2017, ICML; for estimates of Dice Li et al. 2022, MICCAI).
 """
@@ -18,9 +18,9 @@ TEMPERATURES = tuple(2.0 ** (step / 2) for step in range(-4, 7))
 all of the source's validation cases are seen."""
 
 
-def average_threshold_confidence(confidence: Tensor, correct: Tensor, target: Tensor) -> float:
+def average_thresholded_confidence(confidence: Tensor, correct: Tensor, target: Tensor) -> float:
     """Estimated accuracy: the share of target cases whose confidence reaches a threshold (Garg et
-    al. 2022, equations 1 and 2).
+    al. 2022).
 
     The threshold is the one below which as large a share of the source's cases lies as is wrong:
     E[s < t] = E[error]. Of thresholds that come equally close the lowest is taken.
@@ -32,7 +32,7 @@ def average_threshold_confidence(confidence: Tensor, correct: Tensor, target: Te
         target: (M,) confidence of the target's cases.
 
     >>> source, correct = torch.tensor([0.6, 0.7, 0.8, 0.9]), torch.tensor([False, True, True, True])
-    >>> average_threshold_confidence(source, correct, torch.tensor([0.5, 0.65, 0.75, 0.95]))
+    >>> average_thresholded_confidence(source, correct, torch.tensor([0.5, 0.65, 0.75, 0.95]))
     0.5
     """
     scores, error = confidence.double(), 1 - correct.double().mean()
@@ -45,9 +45,9 @@ def average_threshold_confidence(confidence: Tensor, correct: Tensor, target: Te
 
 def difference_of_confidences(confidence: Tensor, correct: Tensor, target: Tensor) -> float:
     """Estimated accuracy: that on the source, less by how much less confident the model is on the
-    target on average (Guillory et al. 2021, equation 1), held in [0, 1].
+    target on average (Guillory et al. 2021), held in [0, 1].
 
-    Arguments as for ``average_threshold_confidence``. The paper also fits a line from differences
+    Arguments as for ``average_thresholded_confidence``. The paper also fits a line from differences
     of confidence to differences of accuracy over many shifts, which one source does not have.
 
     >>> difference_of_confidences(torch.tensor([0.75, 0.75]), torch.tensor([True, True]), torch.tensor([0.5, 0.75]))

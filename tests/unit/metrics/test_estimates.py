@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from allograft.metrics.estimates import (
     TEMPERATURES,
-    average_threshold_confidence,
+    average_thresholded_confidence,
     difference_of_confidences,
     expected_dice,
     fitted_temperature,
@@ -41,28 +41,28 @@ def test_the_threshold_leaves_as_many_source_cases_below_as_are_wrong(seed: int)
         if gap < best:
             best, chosen = gap, threshold
     expected = sum(value >= chosen for value in target.tolist()) / 60
-    assert average_threshold_confidence(confidence, correct, target) == expected
+    assert average_thresholded_confidence(confidence, correct, target) == expected
 
 
 def test_at_the_source_itself_both_estimates_are_the_accuracy() -> None:
     confidence, correct = drawn(1, 50)
     accuracy = float(correct.double().mean())
-    assert average_threshold_confidence(confidence, correct, confidence) == pytest.approx(accuracy)
+    assert average_thresholded_confidence(confidence, correct, confidence) == pytest.approx(accuracy)
     assert difference_of_confidences(confidence, correct, confidence) == pytest.approx(accuracy)
 
 
 def test_a_threshold_depends_on_the_order_of_confidences_alone() -> None:
     confidence, correct = drawn(2, 50)
     target, _ = drawn(3, 50)
-    bent = [average_threshold_confidence(f(confidence), correct, f(target)) for f in (torch.square, torch.exp)]
-    assert bent == [average_threshold_confidence(confidence, correct, target)] * 2
+    bent = [average_thresholded_confidence(f(confidence), correct, f(target)) for f in (torch.square, torch.exp)]
+    assert bent == [average_thresholded_confidence(confidence, correct, target)] * 2
 
 
 def test_a_model_that_is_always_or_never_right() -> None:
     confidence, target = torch.tensor([0.6, 0.7, 0.8]), torch.tensor([0.65, 0.9])
     never, always = torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool)
-    assert average_threshold_confidence(confidence, never, target) == 0
-    assert average_threshold_confidence(confidence, always, target) == 1
+    assert average_thresholded_confidence(confidence, never, target) == 0
+    assert average_thresholded_confidence(confidence, always, target) == 1
     # 0.7 on the source, 0.775 here: more confidence cannot make more than all right
     assert difference_of_confidences(confidence, always, target) == 1
     assert difference_of_confidences(confidence, always, target - 0.175) == pytest.approx(0.9)

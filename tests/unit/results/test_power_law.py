@@ -100,6 +100,15 @@ def test_the_interval_covers_at_least_what_it_says(drop: float, rate: float) -> 
         assert sum(bool(one.unclear) for one in found) >= 55
 
 
+def test_with_one_seed_the_interval_leaves_out_which_patients_are_labelled_and_is_too_narrow() -> None:
+    rng, curve = np.random.default_rng(1), planted(0.8, 0.3, 0.7)
+    truth = 0.3 * (16**-0.7 - 20**-0.7)
+    found = [expected_gain(BUDGETS, a_world(rng, curve, 1, 10), most=1.0, draws=99) for _ in range(60)]
+    held = sum(one.low <= truth <= one.high for one in found if one.low is not None and one.high is not None)
+    assert 40 <= held < 55
+    assert {one.over for one in found} == {"subjects"}
+
+
 @pytest.mark.parametrize(
     ("curve", "words"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from allograft.metrics.estimates import (
-    average_threshold_confidence,
+    average_thresholded_confidence,
     difference_of_confidences,
     expected_dice,
     fitted_temperature,
@@ -24,13 +24,13 @@ from allograft.tasks import Task
 from allograft.tasks.segmentation import Segmentation, mean_over_subjects
 
 Cases = Sequence[Mapping[str, Any]]
-THRESHOLD, DIFFERENCE, DICE = "average threshold confidence", "difference of confidences", "expected Dice"
+THRESHOLD, DIFFERENCE, DICE = "average thresholded confidence", "difference of confidences", "expected Dice"
 NO_LABELS = "no labels: estimated"
 UNKNOWN = "error unknown"
 NOTES = {
-    "accuracy": "Average threshold confidence (Garg et al. 2022) counts the cases above the confidence below which as "
-    "many validation cases lie as are wrong; difference of confidences (Guillory et al. 2021) lowers the accuracy on "
-    "validation cases by the loss of confidence.",
+    "accuracy": "Average thresholded confidence (Garg et al. 2022) counts the cases above the confidence below which "
+    "as many validation cases lie as are wrong; difference of confidences (Guillory et al. 2021) lowers the accuracy "
+    "on validation cases by the loss of confidence.",
     "dice": "The expected Dice of each mask under the model's own probabilities, after temperature scaling on "
     "validation cases.",
 }
@@ -129,7 +129,7 @@ def _accuracy(source: Cases, cases: Cases, method: str) -> tuple[float, float | 
     labelled = [case for case in source if case.get("label") is not None]
     if not labelled or not known or len(known) < len(every):
         return None
-    estimate = {THRESHOLD: average_threshold_confidence, DIFFERENCE: difference_of_confidences}[method]
+    estimate = {THRESHOLD: average_thresholded_confidence, DIFFERENCE: difference_of_confidences}[method]
     confidence, correct = _confidence(labelled)
     value = estimate(confidence, correct, torch.tensor(known, dtype=torch.float64).amax(1))
     if any(case.get("label") is None for case in cases):
