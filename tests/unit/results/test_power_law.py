@@ -69,6 +69,24 @@ def test_a_rising_curve_has_no_ceiling_above_the_largest_score_there_is() -> Non
     assert errors[1] == min(errors)
 
 
+@pytest.mark.parametrize("truth", [(1.3, 0.9, 0.2), (1.05, 0.5, 0.6)])
+def test_under_a_ceiling_scipys_bounded_search_finds_the_same_curve(truth: tuple[float, float, float]) -> None:
+    y = planted(*truth) + np.random.default_rng(5).normal(0, 0.003, 5)
+    ours = fit_curve(BUDGETS, y, most=1.0)
+    bounds = ([-1.0, 0.0, 0.05], [1.0, 3.0, 4.0])
+    theirs, _ = curve_fit(lambda n, a, b, c: a - b * n**-c, BUDGETS, y, p0=(0.9, 0.5, 0.5), bounds=bounds)
+    assert (ours.ceiling, ours.drop, ours.rate) == pytest.approx(theirs, rel=2e-3)
+
+
+def test_resampled_means_vary_as_a_mean_does() -> None:
+    """Of four subjects three are drawn: drawing four would give three quarters of the variance."""
+    rng = np.random.default_rng(6)
+    subjects, seeds = rng.normal(size=4), rng.normal(size=3)
+    for values, table in ((subjects, subjects[None, None, :]), (seeds, seeds[:, None, None])):
+        drawn = power_law._means(table, *power_law._weights(table, 20_000))
+        assert drawn.var() == pytest.approx(values.var(ddof=1) / len(values), rel=0.05)
+
+
 def test_the_gain_is_the_curves_from_the_largest_budget_on() -> None:
     found = expected_gain(BUDGETS, planted(0.8, 0.3, 0.7)[None, :, None].repeat(3, 0).repeat(4, 2), more=4)
     assert found.gain == pytest.approx(0.3 * (16**-0.7 - 20**-0.7), abs=1e-6)
