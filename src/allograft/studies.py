@@ -15,6 +15,7 @@ from allograft.errors import MissingWeightsError, SpecError
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Grid, candidates, title, total_needs
 from allograft.report.overview import Part, write_overview
+from allograft.results.analysis.label_curve import label_curves, write_label_curve
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
 from allograft.results.evidence import FILE as VERDICTS
@@ -213,15 +214,16 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
         tree.write_json(out / VERDICTS, found)
     else:
         tree.remove(out / VERDICTS)
+    links = [(result.out / "report.html").relative_to(out).as_posix() for result in results.values()]
+    shown = [
+        Part(name, link, one.study, one.plan, one.standing)
+        for (name, one), link in zip(results.items(), links, strict=True)
+    ]
+    write_label_curve(out, label_curves(shown))
     if report:
         made = list(results.values())
         units = {unit for result in made for unit in result.plan.units}
         records = [record for result in made for record in read_all(result.out).values() if record.unit in units]
-        links = [(result.out / "report.html").relative_to(out).as_posix() for result in made]
-        shown = [
-            Part(name, link, one.study, one.plan, one.standing)
-            for (name, one), link in zip(results.items(), links, strict=True)
-        ]
         severity = severity_sheet(records, made[0].plan.headline)
         write_overview(out / "report.html", study, shown, parts, severity, missing=whole.missing)
 

@@ -14,6 +14,7 @@ from allograft.report import facts
 from allograft.report.cells import Cell, Column, Table, gain, gain_cell, score_cell
 from allograft.report.drawn import Drawn
 from allograft.report.figures import draw_figure
+from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs
@@ -112,6 +113,7 @@ def write_overview(
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": recipes_over(parts),
         "severity": severity,
+        "label_sections": label_sections(parts),
         "verdicts": [
             *((part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions),
             *((name, f"missing: {why}") for name, why in missing.items()),
