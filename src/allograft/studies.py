@@ -250,5 +250,7 @@ def train_model(
     stage = next((moment for moment in reversed(stages) if moment.predictor is not None), stages[-1])
     kept = Store(out / "units" / stage.unit).stage_folder(stage.name)
     predictor, card = load_predictor(kept)
-    save_predictor(predictor, out / "model", {**card, **facts(world, row, out), "stage": stage.name})
+    save_predictor(
+        predictor, out / "model", {**card, **facts(world, row, out), "unit": stage.unit, "stage": stage.name}
+    )
     return out / "model"

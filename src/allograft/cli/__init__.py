@@ -15,6 +15,7 @@ from allograft.cli.compare import comparison
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
+from allograft.cli.merge import merging
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError, MissingWeightsError, SpecError, UnitsFailed
 
@@ -36,6 +37,7 @@ app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
 app.add_typer(first)
+app.add_typer(merging)
 app.add_typer(index, name="index")
 
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]
@@ -233,14 +235,25 @@ def evaluate(
     surface_dice: Annotated[
         float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Also write the scores by case number, without names or images, for 'allograft merge'."),
+    ] = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option("--site", help="What the record calls each site, in the manifest's order; no name without it."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Judge a model or predictions on a manifest; images a model was trained on are refused."""
     from allograft.apply.evaluate import evaluate as judge
     from allograft.apply.evaluate import summary, write_evaluation
+    from allograft.apply.travelling import check_record, site_record
 
     task = {"segmentation": {"classes": classes}} if classes else None
     how: dict[str, Any] = {"missed": cast(Any, missed), "surface_dice": surface_dice, "device": device}
+    if record is not None:
+        check_record(judged, manifest, sites or ())
     found = judge(judged, manifest, task=task, **how)
     for site in found.metrics:
         print(summary(found, site))
@@ -250,6 +263,8 @@ def evaluate(
         print(f"warning: {text}", file=sys.stderr)
     if out is not None:
         write_evaluation(found, out)
+    if record is not None:
+        site_record(found, judged, manifest, sites=sites or (), surface_dice=surface_dice).write(record)
 
 
 @app.command(epilog="Example: allograft report runs/vessels --without-images")
