@@ -18,7 +18,9 @@ from allograft.report.overview import Part, write_overview
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
 from allograft.results.evidence import FILE as VERDICTS
+from allograft.results.looks import Looking
 from allograft.results.models import facts
+from allograft.results.protocol import check_parts, protocol_sentence
 from allograft.results.record import read_all
 from allograft.results.select import as_recorded
 from allograft.run.fabric import local_fabric
@@ -94,6 +96,8 @@ def run_study(
     """
     study, out = make_study(study), Path(out)
     whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say)
+    whole = replace(whole, look=Looking(out, "study", "records, table and report"))
+    check_parts(out, [session.out for session in part_sessions(whole).values()])
     sessions, worlds, missing = _prepared(part_sessions(whole), say)
     if whole.fabric.is_global_zero and study.is_parted:
         tree.write_json(out / "study.json", study.spelt_out())
@@ -112,6 +116,7 @@ def run_study(
         results[name] = session.finish(worlds[name], plan, report=report, keeps_page=True)
         if study.is_parted:
             _join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
+    _say_protocol(out, say)
     return PartsResult(out, study, results, missing) if study.is_parted else results[""]
 
 
@@ -156,6 +161,7 @@ def rebuild(
     """
     study = kept_study(out)
     missing, whole = missing_parts(out), Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, say)
+    whole = replace(whole, look=Looking(out, "report", "table and report"))
     sessions = {name: session for name, session in part_sessions(whole).items() if name not in missing}
     results: dict[str, Result] = {}
     for number, (name, session) in enumerate(sessions.items(), 1):
@@ -164,11 +170,17 @@ def rebuild(
         world = World.read(session.study, session.out)
         plan = as_recorded(session.plan(world), read_all(session.out).values())
         results[name] = session.finish(world, plan, report=True, pictures=pictures)
+    _say_protocol(out, say)
     if not study.is_parted:
         return results[""]
     result = PartsResult(out, study, results, missing)
     _join(out, result, len(results), report=True)
     return result
+
+
+def _say_protocol(out: Path, say: Callable[[str], None]) -> None:
+    if sentence := protocol_sentence(out):
+        say(sentence)
 
 
 def part_sessions(whole: Session) -> dict[str, Session]:
@@ -223,7 +235,9 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
             for (name, one), link in zip(results.items(), links, strict=True)
         ]
         severity = severity_sheet(records, made[0].plan.headline)
-        write_overview(out / "report.html", study, shown, parts, severity, missing=whole.missing)
+        write_overview(
+            out / "report.html", study, shown, parts, severity, missing=whole.missing, frozen=protocol_sentence(out)
+        )
 
 
 def train_model(

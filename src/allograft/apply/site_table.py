@@ -14,6 +14,7 @@ from allograft.predictor.folder import read_card
 from allograft.results.areas import area_limits
 from allograft.results.csv_files import word, write_rows
 from allograft.results.intervals import score_limits, t_limits
+from allograft.results.looks import add_look
 from allograft.results.ranking import area_of
 from allograft.results.record import read_all
 from allograft.results.scores import SHARES
@@ -103,6 +104,7 @@ def merge(out: Path, files: Sequence[Path]) -> SiteTable:
                 f"{next(one for one in stated if one != record.surface_dice)} mm; evaluate with the same --surface-dice"
             )
         new[record.hash] = record
+    add_look(out, "merge", f"{len(new)} records and the table of sites")
     for key, record in new.items():
         record.write(out / FOLDER / f"{key}.json")
     return write_sites(out)

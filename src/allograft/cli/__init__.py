@@ -12,6 +12,7 @@ import typer
 from allograft import __version__
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.freeze import freezing
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
@@ -37,6 +38,7 @@ app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
 app.add_typer(first)
+app.add_typer(freezing)
 app.add_typer(merging)
 app.add_typer(index, name="index")
 
