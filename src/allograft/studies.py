@@ -23,10 +23,11 @@ from allograft.results.models import facts
 from allograft.results.protocol import check_parts, protocol_sentence
 from allograft.results.record import read_all
 from allograft.results.select import as_recorded
+from allograft.run.executors import Executor, check_executor, execute
 from allograft.run.fabric import local_fabric
 from allograft.run.session import NetworkSource, Result, Session
 from allograft.study.parts import part_folder, parts_of
-from allograft.study.plan import Row, scenario_of
+from allograft.study.plan import Plan, Row, scenario_of
 from allograft.study.reading import kept_study, make_study
 from allograft.study.spec import Study
 from allograft.study.world import World
@@ -74,6 +75,7 @@ def run_study(
     say: Callable[[str], None] = lambda line: None,
     report: bool = True,
     shard: tuple[int, int] = (1, 1),
+    executor: Executor | None = None,
 ) -> Result | PartsResult:
     """Run a study, or continue one; everything finished in ``out`` is kept.
 
@@ -85,6 +87,7 @@ def run_study(
         say: called with progress lines.
         shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines
             may share ``out`` with or without it.
+        executor: runs units on several processes or machines; this process when None.
 
     Returns:
         The table and where all lies, of each part where the study has several. Failed runs are in
@@ -97,6 +100,8 @@ def run_study(
     study, out = make_study(study), Path(out)
     whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say)
     whole = replace(whole, look=Looking(out, "study", "records, table and report"))
+    if executor is not None:
+        check_executor(whole, shard)
     check_parts(out, [session.out for session in part_sessions(whole).values()])
     sessions, worlds, missing = _prepared(part_sessions(whole), say)
     if whole.fabric.is_global_zero and study.is_parted:
@@ -104,11 +109,13 @@ def run_study(
         tree.write_json(out / MISSING, missing)
     results: dict[str, Result] = {}
     continued = _continued(sessions, worlds)
+    plans = {} if executor is None else _executed(executor, sessions, worlds, continued, report=report)
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
         session = replace(session, continued=continued)
-        plan = session.plan(worlds[name])
-        session.run_all(worlds[name], plan, shard, report=report)
+        plan = plans.get(name) or session.plan(worlds[name])
+        if executor is None:
+            session.run_all(worlds[name], plan, shard, report=report)
         session.restore(worlds[name], plan)
         if not whole.fabric.is_global_zero:
             results[name] = Result(session.out, worlds[name].study, plan, (), {})
@@ -118,6 +125,21 @@ def run_study(
             _join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
     _say_protocol(out, say)
     return PartsResult(out, study, results, missing) if study.is_parted else results[""]
+
+
+def _executed(
+    executor: Executor,
+    sessions: Mapping[str, Session],
+    worlds: Mapping[str, World],
+    continued: frozenset[str],
+    *,
+    report: bool,
+) -> dict[str, Plan]:
+    """Run the units of all parts; returns the plan of each."""
+    own = {name: replace(session, continued=continued) for name, session in sessions.items()}
+    plans = {name: session.plan(worlds[name]) for name, session in own.items()}
+    execute(executor, {name: (session, worlds[name], plans[name]) for name, session in own.items()}, report=report)
+    return plans
 
 
 def _prepared(

@@ -12,6 +12,7 @@ import typer
 from allograft import __version__
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.executor import Address, Executor, Jobs, made_executor
 from allograft.cli.freeze import freezing
 from allograft.cli.imports import imports
 from allograft.cli.index import index
@@ -106,6 +107,9 @@ def study(
     ] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    executor: Executor = None,
+    jobs: Jobs = None,
+    address: Address = None,
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report
     and models."""
@@ -116,6 +120,7 @@ def study(
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
+    where = made_executor(executor, jobs, address, device)
     fabric = local_fabric(devices, precision, strategy, device)
     say = _say if fabric.is_global_zero else lambda line: None
     if plan:
@@ -123,7 +128,14 @@ def study(
 
         return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
     result = run_study(
-        asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part
+        asked,
+        out,
+        fabric=fabric,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+        say=say,
+        shard=part,
+        executor=where,
     )
     if fabric.is_global_zero:
         _show(result)

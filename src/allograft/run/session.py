@@ -14,7 +14,7 @@ from torch import nn
 
 from allograft import tree
 from allograft.cohort.splits import write_splits
-from allograft.context import Context, Store
+from allograft.context import Context, Node, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import AllograftError, LeaseLost, OutputError, SpecError
@@ -283,13 +283,7 @@ class Session:
         Returns:
             Whether there was anything to do.
         """
-        context = self.context(row.seed)
-        judge = Judge(
-            (*world.tests(row.fold), *world.unlabelled_training(row.fold)),
-            self.study.made_task,
-            self.out / "records",
-            self.fabric,
-        )
+        context, judge = self.context(row.seed), self._judge(world, row)
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
         for node in row.nodes:
@@ -315,12 +309,39 @@ class Session:
         except (OutputError, LeaseLost):
             raise
         except Exception as error:  # a unit that fails is shown; the rest goes on
-            failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(
-                self.out / "records"
-            )
+            self.keep_failure(row, error)
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
-            _keep_traceback(self.units / row.unit, error)
         return True
+
+    def run_node(self, world: World, row: Row, node: Node, place: str) -> None:
+        """Run one unit that a row is built on, and evaluate nothing. A failure is only said: it comes
+        back in every row that is built on it, which keeps it."""
+        self.say(f"[{place}] {title(node.recipe)}, seed {row.seed}, for rows that are built on it")
+        try:
+            for _ in self.context(row.seed).run(node.recipe, scenario_of(world, row), self.start(world, row.seed)):
+                pass
+        except (OutputError, LeaseLost):
+            raise
+        except Exception as error:
+            self.say(f"[{place}] failed: {type(error).__name__}: {error}")
+
+    def is_done(self, world: World, rows: Sequence[Row], unit: str) -> bool:
+        """Whether a unit is finished and every row that it answers is evaluated."""
+        stages = self._store(unit).stages()
+        if not stages:
+            return bool(not rows and stages is not None)
+        return all(self._judge(world, row).complete(unit, stages) for row in rows)
+
+    def keep_failure(self, row: Row, error: Exception) -> None:
+        """Write the record of a run that failed, and why."""
+        failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(
+            self.out / "records"
+        )
+        _keep_traceback(self.units / row.unit, error)
+
+    def _judge(self, world: World, row: Row) -> Judge:
+        tests = (*world.tests(row.fold), *world.unlabelled_training(row.fold))
+        return Judge(tests, self.study.made_task, self.out / "records", self.fabric)
 
     def _uncleaned(self, unit: str, judge: Judge) -> None:
         """Have a unit run again of which ``clean`` removed stages, when there is more to judge than
