@@ -16,6 +16,7 @@ import yaml
 from tests.cli.conftest import Command
 from tests.faults.world import run, study_of, told, write_cohort
 
+from allograft.phantoms.brain import write_brain
 from allograft.results.record import read_all
 from allograft.run.executors import LocalExecutor
 from allograft.run.executors.jobs import inner_units, jobs_of
@@ -52,6 +53,7 @@ def test_records_and_models_are_the_serial_run_s(manifest: Path, serial: dict[st
     assert told(tmp_path / "out") == serial
     assert not list((tmp_path / "out").rglob("lock"))
     lines = done.stderr.splitlines()
+    assert "Warning" not in done.stderr
     ran = [line for line in lines if re.search(r"^job [12]: \[\d of 4\] ", line)]
     assert len(ran) == 4, lines  # each unit once, and the shared one too
     assert {line[:5] for line in ran} == {"job 1", "job 2"}
@@ -79,9 +81,9 @@ def test_a_unit_waits_for_those_that_it_is_built_on(manifest: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_pre_training_without_a_row_is_a_job_of_its_own(manifest: Path, tmp_path: Path) -> None:
-    pretrained = {"supervised": {"first": {"reconstruction": {"epochs": 1}}}}
+    pretrained = {"supervised": {"first": {"reconstruction": {"epochs": 1, "held_out": 0}}}}
     keys: dict[str, Any] = {"recipes": [pretrained, {"finetune": {"first": pretrained}}], "pool": ["a"]}
-    keys |= {"baselines": False, "target_labels": {"subjects": 1}}
+    keys |= {"baselines": False, "target_labels": {"subjects": 1}, "preprocessing": {"intensity": "minmax"}}
     parts = sessions(manifest, tmp_path, **keys)
     plan = parts[""][2]
     rows = {row.unit for row in plan.rows}
@@ -99,26 +101,25 @@ def test_a_pre_training_without_a_row_is_a_job_of_its_own(manifest: Path, tmp_pa
 
 @pytest.mark.slow
 def test_parts_share_units_and_a_failed_unit_ends_with_3(manifest: Path, tmp_path: Path) -> None:
-    """More donors than images: that row fails in both parts, and all others are there."""
-    keys: dict[str, Any] = {"recipes": [{"fourier": {"beta": 0.1, "donors": 9}}], "target_labels": "none"}
+    """The row that fails is shown in both parts, and all others are there."""
+    keys: dict[str, Any] = {"recipes": [{"fourier": {"beta": 0.1, "donors": 1}}], "test": {"fraction": 0.5, "val": 0.5}}
     keys["each"] = {"last": {"selection": "last"}, "validated": {"selection": "source-val"}}
-    keys["test"] = {"fraction": 0.5, "val": 0.5}
-    done = subprocess.run(command(write_cohort_of_three(tmp_path), tmp_path, **keys), capture_output=True, text=True)
+    manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe"}, subjects=4, size=32)
+    done = subprocess.run(
+        command(manifest, tmp_path, **keys),
+        capture_output=True,
+        text=True,
+        env=planted(tmp_path, 'raise ValueError("no")'),
+    )
     assert done.returncode == 3, done.stderr
     assert "2 of 6 runs failed" in done.stderr
     out = tmp_path / "out"
     assert len(list((out / "units").glob("*/carry.safetensors"))) == 2
     for part in ("last", "validated"):
-        records = read_all(out / "parts" / part).values()
-        assert [record.recipe["name"] for record in records if record.status == "failed"] == ["fourier"]
-    trained = [line for line in done.stderr.splitlines() if re.search(r"^job \d: \[\d of 6\] supervised", line)]
-    assert len(trained) == 4  # two units, in two parts each; the second part finds them
-
-
-def write_cohort_of_three(folder: Path) -> Path:
-    from allograft.phantoms.brain import write_brain
-
-    return write_brain(folder / "cohort", sites={"a": "none", "b": "severe"}, subjects=4, size=32)
+        failed = [record for record in read_all(out / "parts" / part).values() if record.status == "failed"]
+        assert [(record.recipe["name"], record.error) for record in failed] == [("fourier", "ValueError: no")]
+    steps = [line for line in done.stderr.splitlines() if re.search(r"^job \d: \[\d of 6\] supervised", line)]
+    assert len(steps) == 4  # two units in two parts; the second part evaluates what the first has trained
 
 
 def _started(words: list[str], out: Path, pattern: str) -> subprocess.Popen[str]:
@@ -182,13 +183,8 @@ def _is_running(process: int) -> bool:
 @pytest.mark.slow
 def test_a_process_that_was_killed_is_a_failed_run_and_the_rest_goes_on(manifest: Path, tmp_path: Path) -> None:
     """As where memory runs out. Run again, nothing is different from a run without it."""
-    (tmp_path / "die").touch()
-    plug = tmp_path / "sitecustomize.py"
-    plug.write_text(PLUG.format(flag=str(tmp_path / "die")))
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command(manifest, tmp_path), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
-    )
+    kill = "os.kill(os.getpid(), signal.SIGKILL)"
+    done = subprocess.run(command(manifest, tmp_path), capture_output=True, text=True, env=planted(tmp_path, kill))
     assert done.returncode == 3, done.stderr
     failed = [record for record in read_all(tmp_path / "out").values() if record.status == "failed"]
     assert [(record.recipe["title"], "killed (signal 9)" in record.error) for record in failed] == [
@@ -199,17 +195,25 @@ def test_a_process_that_was_killed_is_a_failed_run_and_the_rest_goes_on(manifest
     assert again.returncode == 0, again.stderr
     serial = tmp_path / "serial"
     run(manifest, serial)
+    (error,) = (tmp_path / "out").glob("units/*/error.txt")
+    error.unlink()  # of the first try, as a run in one process leaves it too
     assert told(tmp_path / "out") == told(serial)
+
+
+def planted(folder: Path, line: str) -> dict[str, str]:
+    """An environment in which one row of the study does this in every worker."""
+    (folder / "sitecustomize.py").write_text(PLUG.format(line=line))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 PLUG = """
 import os, signal, sys
-if "allograft.run.executors.worker" in " ".join(sys.orig_argv) and os.path.exists({flag!r}):
+if "allograft.run.executors.process" in " ".join(sys.orig_argv):
     import allograft.methods.fourier as fourier
     real = fourier.Fourier.run
     def run(self, *arguments):
         if self.beta == 0.1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            {line}
         return real(self, *arguments)
     fourier.Fourier.run = run
 """

@@ -52,7 +52,8 @@ class Ended:
 
     Args:
         crash: why its process was lost; "" where it ended by itself, be it with a failed run.
-        is_lost: whether another process took the unit over, so that the job has to be done again.
+        is_lost: whether the job has to be done again: another process took the unit over, or this one
+            was asked to end.
         fatal: an error that every other job would meet too, such as a full disk.
     """
 

@@ -12,14 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import IO
 
 from allograft.errors import SpecError
 from allograft.run.executors.jobs import Asked, Ended, Job
-from allograft.run.executors.worker import asked_to_json, job_to_json
 from allograft.run.session import Session
 
+STOPPED = 143
+"""Exit code of a process that was asked to end and has kept its place."""
 GRACE = 120.0
 """Seconds that a process has to keep its place when it is asked to end."""
 
@@ -100,6 +101,7 @@ class LocalPool:
     busy: dict[int, Job] = field(default_factory=dict)
     told: queue.Queue[tuple[int, subprocess.Popen[str], str | None]] = field(default_factory=queue.Queue)
     readers: list[threading.Thread] = field(default_factory=list)
+    speaking: threading.Lock = field(default_factory=threading.Lock)
 
     def has_room(self) -> bool:
         """Whether a process has no job."""
@@ -114,7 +116,7 @@ class LocalPool:
         if not alive:
             self._start(number)
         with suppress(BrokenPipeError):  # it is gone; its end is told by the reader
-            _write(self.processes[number].stdin, job_to_json(job))
+            _write(self.processes[number].stdin, _job_line(job))
 
     def wait(self, seconds: float) -> Sequence[Ended]:
         """What the next process tells."""
@@ -127,7 +129,10 @@ class LocalPool:
         if line is not None:
             return (Ended(self.busy.pop(number), **json.loads(line)),)
         code = self.processes.pop(number).wait()
-        return (Ended(self.busy.pop(number), crash=_reason(code)),) if number in self.busy else ()
+        if number not in self.busy:
+            return ()
+        job = self.busy.pop(number)
+        return (Ended(job, is_lost=True) if code == STOPPED else Ended(job, crash=_reason(code)),)
 
     def stop(self) -> None:
         """SIGTERM to all, upon which they write a checkpoint; a second Ctrl-C, or too long a wait,
@@ -157,7 +162,7 @@ class LocalPool:
 
     def _start(self, number: int) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "allograft.run.executors.worker"],
+            [sys.executable, "-m", "allograft.run.executors.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -169,7 +174,7 @@ class LocalPool:
         )
         self.processes[number] = process
         with suppress(BrokenPipeError):
-            _write(process.stdin, asked_to_json(self.asked))
+            _write(process.stdin, json.dumps(asdict(self.asked)))
         lines = threading.Thread(target=self._show, args=(number, process.stderr), daemon=True)
         answers = threading.Thread(target=self._answers, args=(number, process, lines), daemon=True)
         for reader in (lines, answers):
@@ -178,13 +183,23 @@ class LocalPool:
 
     def _show(self, number: int, lines: IO[str] | None) -> None:
         for line in lines or ():
-            self.say(f"job {number + 1}: {line.rstrip()}")
+            with self.speaking:
+                self.say(f"job {number + 1}: {line.rstrip()}")
 
     def _answers(self, number: int, process: subprocess.Popen[str], lines: threading.Thread) -> None:
         for line in process.stdout or ():
             self.told.put((number, process, line))
         lines.join()  # what it said last comes before its end
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
         self.told.put((number, process, None))
+
+
+def _job_line(job: Job) -> str:
+    """A job as the process reads it; what comes before it is no matter of the process."""
+    told = {"part": str(job.part), "unit": job.unit, "label": job.label, "number": job.number, "total": job.total}
+    return json.dumps(told)
 
 
 def _write(stream: IO[str] | None, line: str) -> None:

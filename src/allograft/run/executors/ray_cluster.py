@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from allograft.run.session import Session
 
 PROCESS_BYTES = 2**30
 """Memory of a process before its first training step."""
+REACH = 10.0
+"""Seconds that a cluster has to answer."""
 RETRIES = 3
 """How often a unit begins again elsewhere when its machine is lost."""
 
@@ -46,8 +49,9 @@ class RayExecutor:
         import ray
 
         try:
+            _reach(self.address)
             ray.init(address=self.address, log_to_driver=True, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise SpecError(
                 f"--address {self.address}: no Ray cluster can be reached ({str(error).splitlines()[0]}); start one "
                 "with 'ray start --head', or choose --executor local"
@@ -132,6 +136,13 @@ def run_job(asked: Asked, job: Job) -> Ended:
 
 _WORKERS: dict[Asked, Worker] = {}
 """Of this process, which Ray uses for one task after another."""
+
+
+def _reach(address: str) -> None:
+    """Raise ``OSError`` where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
 
 
 def threads() -> int:

@@ -1,20 +1,12 @@
-"""A worker: does jobs of a study in its folder, one after another. Also the process of the local
-executor, ``python -m allograft.run.executors.worker``."""
+"""A worker: does jobs of a study in its folder, one after another."""
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import signal
-import sys
-import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allograft.context.journal import STOP, Stopped
 from allograft.errors import AllograftError, LeaseLost
 from allograft.run.executors.jobs import Asked, Ended, Job
 from allograft.run.fabric import local_fabric
@@ -85,57 +77,3 @@ class Worker:
             plan = replace(session, say=lambda line: None).plan(world)
             self.parts[folder] = session, world, plan
         return self.parts[folder]
-
-
-def to_json(ended: Ended) -> str:
-    """The line that answers a job."""
-    return json.dumps({"crash": ended.crash, "is_lost": ended.is_lost, "fatal": ended.fatal})
-
-
-def job_to_json(job: Job) -> str:
-    """A line for a worker; what comes before it is no matter of the worker."""
-    told = {"part": str(job.part), "unit": job.unit, "label": job.label, "number": job.number, "total": job.total}
-    return json.dumps(told)
-
-
-def asked_to_json(asked: Asked) -> str:
-    """The first line for a worker."""
-    return json.dumps(asdict(asked))
-
-
-def main() -> None:
-    """Read what is asked, then a job per line; write a line for each that has ended. Where the
-    other end goes away, keep the place and end."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever is printed is for people
-    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process passes it on as SIGTERM
-    kept = json.loads(sys.stdin.readline())
-    worker = Worker(Asked(**{**kept, "continued": tuple(kept["continued"])}), _say)
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
-    while not STOP.is_set():
-        try:
-            line = lines.get(timeout=0.2)
-        except queue.Empty:
-            continue
-        told = json.loads(line)
-        try:
-            ended = worker(Job(**{**told, "part": Path(told["part"])}))
-        except Stopped:
-            break
-        print(to_json(ended), file=answers, flush=True)
-
-
-def _listen(lines: queue.Queue[str]) -> None:
-    for line in sys.stdin:
-        lines.put(line)
-    STOP.set()  # the first process is gone, or has no more to do
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    main()
