@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from allograft.apply.travelling import SiteRecord, read_site_record
 from allograft.errors import OutputError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.results.areas import area_limits
 from allograft.results.csv_files import word, write_rows
 from allograft.results.intervals import score_limits, t_limits

@@ -14,7 +14,7 @@ from allograft.apply.evaluate import Evaluation
 from allograft.cohort.manifest import READER, Case, read_manifest
 from allograft.cohort.prepared_images import file_hash
 from allograft.errors import ModelError, OutputError, SpecError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.tree import content_hash, write_json
 
 SCHEMA = 1

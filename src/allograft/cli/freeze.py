@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from allograft.cli.options import Set
+from allograft.cli.show import say_to_stderr
 
 freezing = typer.Typer(rich_markup_mode=None)
 
@@ -15,9 +17,7 @@ freezing = typer.Typer(rich_markup_mode=None)
 def freeze(
     file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the study will run.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: --set budget.steps=20", metavar="KEY=VALUE")
-    ] = None,
+    set_: Set = None,
     after_scores: Annotated[
         bool,
         typer.Option("--after-scores", help="Freeze although test scores are there; the report will state it."),
@@ -29,8 +29,6 @@ def freeze(
     from allograft.results.protocol import protocol_sentence
     from allograft.study import read_study
 
-    made = freeze_study(
-        read_study(file, set_ or ()), out, after_scores=after_scores, say=lambda line: print(line, file=sys.stderr)
-    )
+    made = freeze_study(read_study(file, set_ or ()), out, after_scores=after_scores, say=say_to_stderr)
     print(f"{protocol_sentence(out)}: {out / 'protocol.json'}")
     print(f"hash {made.hash}, for a registry or a letter")
