@@ -59,7 +59,7 @@ class MeanTeacher:
     moved.
 
     Args:
-        weight: of the consistency; 0 leaves the target out.
+        weight: of the consistency; at 0 the target still enters batch statistics.
         momentum, late_momentum: alpha, before and after ``late`` of the training.
         late: a share of the training's steps.
         ramp_up: a share of the training's steps; 0 has the whole weight from the start.
@@ -215,8 +215,6 @@ class Consistency:
     def __call__(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:
         source, target = halves(batch)
         terms = dict(self.task.objective(network, source))
-        if self.weight == 0:
-            return terms
         student = self._probabilities(network(target.image))
         with torch.no_grad():
             teacher = self._probabilities(self.teacher(target.views[TEACHER]))

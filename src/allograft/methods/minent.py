@@ -34,8 +34,6 @@ class SourceAndEntropy:
     def __call__(self, network: AnyNetwork, batch: Batch) -> Mapping[str, Tensor]:
         source, target = halves(batch)
         terms = dict(self.task.objective(network, source))
-        if self.weight == 0:
-            return terms
         entropies = mean_entropies(network(target.image), target, several=self.task.coding.several, share=True)
         return {**terms, **{f"entropy/{name}": self.weight * value for name, value in entropies.items()}}
 
@@ -58,7 +56,8 @@ class MinEnt:
     smaller network alone, is not built.
 
     Args:
-        weight: lambda_ent; 0 leaves the target out. 0.001 is the paper's for all its experiments.
+        weight: lambda_ent; at 0 the target still enters batch statistics, so that such a row shows
+            what the entropy adds. 0.001 is the paper's for all its experiments.
         first: what the adaptation starts from; the paper's start is a network with pre-trained
             encoder alone (``first: start``).
     """

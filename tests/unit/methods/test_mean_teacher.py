@@ -260,9 +260,8 @@ def scenario(cohort: Cohort) -> Scenario:
 def test_at_weight_0_and_momentum_0_the_teacher_is_what_the_source_alone_gives(cohort: Cohort) -> None:
     recipe = MeanTeacher(weight=0.0, momentum=0.0, late_momentum=0.0, first=Start())
     budget = Budget(steps=3, adapt_steps=3, batch_size=2)
-    arguments = {"dropout": 0.3}
-    _, result = finished(recipe.run(scenario(cohort), a_network(**arguments), a_context(budget=budget)))
-    _, plain = finished(Supervised().run(scenario(cohort), a_network(**arguments), a_context(budget=budget)))
+    _, result = finished(recipe.run(scenario(cohort), a_network(), a_context(budget=budget)))
+    _, plain = finished(Supervised().run(scenario(cohort), a_network(), a_context(budget=budget)))
     for (name, p), q in zip(plain.named_parameters(), result.parameters(), strict=True):
         assert torch.equal(p, q), name
 
