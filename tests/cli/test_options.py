@@ -16,6 +16,7 @@ import pytest
 import typer
 from tests.cli.conftest import Command
 
+from allograft import tree
 from allograft.cli import app
 
 
@@ -47,7 +48,12 @@ STUDY = {"allograft.study:read_study": "the study", **FABRIC}
 SESSION = "allograft.run.session:Session"
 IMPORTERS = "allograft.cohort.importers:import_"
 COMMANDS = {
-    "study": Called("study.yaml --out out", ("allograft.studies:run_study", SESSION), STUDY),
+    "study": Called(
+        "study.yaml --out out",
+        ("allograft.studies:run_study", SESSION),
+        {**STUDY, "allograft.cli.studies:made_executor": None},
+    ),
+    "freeze": Called("study.yaml --out out", ("allograft.freeze:freeze_study",), STUDY),
     "train": Called("study.yaml --out out", ("allograft.studies:train_model",), STUDY),
     "predict": Called("model images --out out", ("allograft.apply.predictions:write_predictions",)),
     "adapt": Called(
@@ -57,8 +63,12 @@ COMMANDS = {
     ),
     "evaluate": Called(
         "model m.csv",
-        ("allograft.apply.evaluate:write_evaluation",),
-        {"allograft.apply.evaluate:evaluate": SimpleNamespace(metrics={}, unlabelled=0, warnings=())},
+        ("allograft.apply.evaluate:write_evaluation", "allograft.tree:write_bytes"),
+        {
+            "allograft.apply.evaluate:evaluate": SimpleNamespace(metrics={}, unlabelled=0, warnings=()),
+            "allograft.apply.travelling:check_record": None,
+            "allograft.apply.travelling:site_record": SimpleNamespace(write=lambda path: tree.write_bytes(path, b"")),
+        },
     ),
     "report": Called("out", ("allograft.studies:rebuild",)),
     "clean": Called(
@@ -104,7 +114,11 @@ OTHER: dict[tuple[str, str], tuple[str, str, Any]] = {
     ("study", "--checkpoint-seconds"): ("7", "checkpoint_seconds", 7.0),
     ("study", "--shard"): ("2/3", "shard", (2, 3)),
     ("study", "--devices"): ("2", "devices", 2),
-    ("study", "--device"): ("cuda:1", "accelerator", "cuda:1"),
+    ("study", "--device"): ("cuda:1", "accelerator device", "cuda:1"),
+    ("study", "--executor"): ("local", "name", "local"),
+    ("study", "--jobs"): ("3", "jobs", 3),
+    ("freeze", "--set"): ("seeds=2 split=3", "overrides", ["seeds=2", "split=3"]),
+    ("evaluate", "--site"): ("else more", "sites", ["else", "more"]),
     ("train", "--set"): ("seeds=2 split=3", "overrides", ["seeds=2", "split=3"]),
     ("train", "--device"): ("cuda:1", "accelerator", "cuda:1"),
     ("predict", "--abstain"): ("0.9", "abstain", 0.9),
@@ -140,12 +154,16 @@ CALLS: dict[tuple[str, str], str] = {
     ("study", "--plan"): "Session",
     ("adapt", "--plan"): "Session",
     ("evaluate", "--out"): "write_evaluation",
+    ("evaluate", "--record"): "write_bytes",
     ("clean", "--yes"): "remove",
     ("doctor", "--html"): "write_bytes",
     ("doctor", "--system"): "describe_system",
 }
 """Options under which another function is called."""
-WORDS = {("phantom", "--confounding"): "skin out"}
+WORDS = {
+    ("phantom", "--confounding"): "skin out",
+    ("evaluate", "--site"): "model m.csv --record record.json",
+}
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -175,7 +193,8 @@ def calls(allograft: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
         def recorded(path: str, answer: Any) -> None:
             module, _, function = path.partition(":")
-            real = getattr(importlib.import_module(module), function)
+            held = importlib.import_module(module)
+            real = getattr(held, function)
             signature = inspect.signature(real)
 
             @functools.wraps(real)
@@ -191,7 +210,7 @@ def calls(allograft: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
                     raise Reached
                 return answer
 
-            patch.setattr(f"{module}.{function}", record)
+            patch.setattr(held, function, record)
 
         with monkeypatch.context() as patch:
             for path in called.ends:
