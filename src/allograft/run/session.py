@@ -314,8 +314,8 @@ class Session:
         return True
 
     def run_node(self, world: World, row: Row, node: Node, place: str) -> None:
-        """Run one unit that a row is built on, and evaluate nothing. A failure is only said: it comes
-        back in every row that is built on it, which keeps it."""
+        """Run one unit that a row is built on, and evaluate nothing. A failure is only said: it
+        comes back in every row that is built on it, which keeps it."""
         self.say(f"[{place}] {title(node.recipe)}, seed {row.seed}, for rows that are built on it")
         try:
             for _ in self.context(row.seed).run(node.recipe, scenario_of(world, row), self.start(world, row.seed)):

@@ -52,8 +52,8 @@ class Ended:
 
     Args:
         crash: why its process was lost; "" where it ended by itself, be it with a failed run.
-        is_lost: whether the job has to be done again: another process took the unit over, or this one
-            was asked to end.
+        is_lost: whether the job has to be done again: another process took the unit over, or this
+            one was asked to end.
         fatal: an error that every other job would meet too, such as a full disk.
     """
 
@@ -209,13 +209,13 @@ def _step_bytes(session: Session, world: World) -> int:
     try:
         fixed, each = step_memory(session, world)
         return fixed + session.study.budget.batch_size * each
-    except Exception:  # a network that cannot be built without memory; the forecast is a request, no promise
+    except Exception:  # a network that cannot be tried without memory; it is a request, no promise
         return 0
 
 
 def _show_crash(session: Session, plan: Plan, ended: Ended) -> None:
-    """Of a process that was lost there is no record yet; a unit without a row of its own fails again
-    in the rows that are built on it."""
+    """Of a process that was lost there is no record yet; a unit without a row of its own fails
+    again in the rows that are built on it."""
     for row in plan.rows:
         if row.unit == ended.job.unit:
             session.keep_failure(row, TrainingError(ended.crash))
