@@ -209,7 +209,7 @@ def _step_bytes(session: Session, world: World) -> int:
     try:
         fixed, each = step_memory(session, world)
         return fixed + session.study.budget.batch_size * each
-    except Exception:  # a network that cannot be built without memory; the forecast is a request, no promise
+    except Exception:  # a network that cannot be tried without memory; it is a request, no promise
         return 0
 
 
