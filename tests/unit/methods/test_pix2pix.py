@@ -28,6 +28,7 @@ CONTRACT = {
     "study": {"cohort": "paired.csv", "task": {"synthesis": {"range": [0, 2]}}, "preprocessing": {"intensity": "unit"}},
     "options": {"weight": 1.0, "widths": [4, 6], "optimizer": {"sgd": {"lr": 0.1}}},
     "own_settings": ("optimizer",),
+    "processes": {"optimizer": None, "weight": 0.1},  # the study's SGD, at whose rate 100 diverges
 }
 TASK = Synthesis(range=(0, 255))
 
