@@ -87,6 +87,7 @@ def write_overview(
     severity: Sheet | None,
     *,
     missing: Mapping[str, str],
+    frozen: str = "",
 ) -> None:
     """Write the page as one HTML file that needs no network; an older one is replaced whole or not
     at all.
@@ -95,6 +96,7 @@ def write_overview(
         parts: those that have been run so far, of ``total``.
         severity: recipes by how much do-nothing loses.
         missing: parts that were not run, each with the reason.
+        frozen: when the study's protocol was frozen, in words; "" where it was not.
 
     Raises:
         OutputError: the file cannot be written.
@@ -108,6 +110,7 @@ def write_overview(
         "headline": plan.headline,
         "parts": parts,
         "total": total,
+        "frozen": frozen,
         "ways": WAYS[study.pairs],
         "pairs": _pairs(plan, parts),
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
