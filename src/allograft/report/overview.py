@@ -22,6 +22,7 @@ from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
 from allograft.results.table import subjects_at
+from allograft.study.keys import TargetLabels
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 from allograft.tree import write_bytes
@@ -135,7 +136,8 @@ WAYS = {
 
 def _only_pairs(study: Study) -> bool:
     """Whether the parts differ in their sites alone."""
-    return not study.each and not replace(study, pairs="listed").is_parted
+    labels = study.target_labels
+    return not study.each and (not isinstance(labels, TargetLabels) or len(labels.amounts) == 1)
 
 
 def _question(study: Study) -> str:
