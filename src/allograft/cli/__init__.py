@@ -11,9 +11,11 @@ from allograft import __version__
 from allograft.cli.channel import resumption
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.freeze import freezing
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
+from allograft.cli.merge import merging
 from allograft.cli.models import models
 from allograft.cli.studies import studies
 from allograft.cli.warned import say_warnings_plainly
@@ -34,6 +36,8 @@ app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
 app.add_typer(first)
+app.add_typer(freezing)
+app.add_typer(merging)
 app.add_typer(index, name="index")
 
 

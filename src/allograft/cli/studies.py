@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from allograft.cli.channel import Log, Quiet, Verbose, opened
+from allograft.cli.executor import Address, Executor, Jobs, made_executor
 from allograft.cli.options import Device, Set
 from allograft.cli.show import raise_failed, say_to_stderr, show, show_plan
 from allograft.errors import SpecError
@@ -42,6 +43,9 @@ def study(
     quiet: Quiet = False,
     verbose: Verbose = False,
     log: Log = None,
+    executor: Executor = None,
+    jobs: Jobs = None,
+    address: Address = None,
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report
     and models."""
@@ -52,16 +56,18 @@ def study(
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
+    where = made_executor(executor, jobs, address, device)
     fabric = local_fabric(devices, precision, strategy, device)
+    how: dict[str, Any] = {"workers": workers, "checkpoint_seconds": checkpoint_seconds, "shard": part}
+    how["executor"] = where
     if not fabric.is_global_zero:
-        run_study(asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, shard=part)
+        run_study(asked, out, fabric=fabric, **how)
         return
     with opened(quiet, verbose, log) as say:
         if plan:
             from allograft.run.session import Session
 
             return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
-        how: dict[str, Any] = {"workers": workers, "checkpoint_seconds": checkpoint_seconds, "shard": part}
         show(run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how))
 
 

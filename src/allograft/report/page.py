@@ -75,6 +75,7 @@ class Shows:
         world: for the counts of the splits; without it the page counts the test sets alone.
         seconds: unit -> seconds of its own training, for what rows are built on.
         curves: of a study that runs, the trainings so far.
+        frozen: when the study's protocol was frozen, in words; "" where it was not.
     """
 
     pictures: Pictures = field(default_factory=dict)
@@ -83,6 +84,7 @@ class Shows:
     world: World | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     curves: Sequence[Figure] = ()
+    frozen: str = ""
 
 
 def write_report(
@@ -112,7 +114,13 @@ def write_report(
     unnamed = facts.name_hider(lines, shown)
     drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES, facts.ordinals(lines, shown))
     content = _content(study, plan, lines, shows.world, hide)
-    content |= {"done": standing.done, "total": standing.total, "lost": lost, "coverage": COVERAGE}
+    content |= {
+        "frozen": shows.frozen,
+        "done": standing.done,
+        "total": standing.total,
+        "lost": lost,
+        "coverage": COVERAGE,
+    }
     content["targets"] = [
         target_of(
             study,
