@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,10 @@ class Called:
     gives: Mapping[str, Any] = field(default_factory=dict)
 
 
-FABRIC = {"allograft.run.fabric:local_fabric": SimpleNamespace(is_global_zero=True)}
+FABRIC = {
+    "allograft.run.fabric:local_fabric": SimpleNamespace(is_global_zero=True),
+    "allograft.cli.studies:opened": nullcontext(lambda line: None),
+}
 STUDY = {"allograft.study:read_study": "the study", **FABRIC}
 SESSION = "allograft.run.session:Session"
 IMPORTERS = "allograft.cohort.importers:import_"
@@ -70,7 +74,11 @@ COMMANDS = {
             "allograft.apply.travelling:site_record": SimpleNamespace(write=lambda path: tree.write_bytes(path, b"")),
         },
     ),
-    "report": Called("out", ("allograft.studies:rebuild",)),
+    "report": Called(
+        "out",
+        ("allograft.cli.studies:show", "allograft.results.formats:formatted"),
+        {"allograft.studies:rebuild": "the result"},
+    ),
     "clean": Called(
         "out",
         ("allograft.clean:remove",),
@@ -87,12 +95,8 @@ COMMANDS = {
     "import table": Called("src out --image image", (f"{IMPORTERS}table",)),
     "doctor": Called(
         "m.csv",
-        ("allograft.cohort.system:describe_system", "allograft.tree:write_bytes"),
-        {
-            "allograft.cohort.doctor:examine": "diagnosis",
-            "allograft.cohort.doctor:to_text": "",
-            "allograft.cohort.doctor:to_html": "<html>",
-        },
+        ("allograft.cohort.system:describe_system", "allograft.report.examination:write_examination"),
+        {"allograft.cohort.doctor:examine": "diagnosis", "allograft.cohort.doctor_text:to_text": ""},
     ),
     "phantom": Called("brain out", ("allograft.phantoms.brain:write_brain", "allograft.phantoms.skin:write_skin")),
     "label skin-tone": Called("images --out out", ("allograft.apply.skin_tones:label_skin_tones",)),
@@ -127,6 +131,10 @@ OTHER: dict[tuple[str, str], tuple[str, str, Any]] = {
     ("evaluate", "--classes"): ("else more", "task", CLASSES),
     ("evaluate", "--surface-dice"): ("1.5", "surface_dice", 1.5),
     ("report", "--without-images"): ("", "pictures", False),
+    ("report", "--format"): ("csv", "form", "csv"),
+    ("doctor", "--without-images"): ("", "manifest", {"manifest": None}),
+    **{(name, "--quiet"): ("", "quiet progress", {"quiet": True, "progress": False}) for name in ("study", "adapt")},
+    ("train", "--quiet"): ("", "quiet progress", {"quiet": True, "progress": False}),
     ("import medmnist", "--class"): ("0=normal 1=ill", "classes", {"0": "normal", "1": "ill"}),
     ("import table", "--class"): ("0=normal 1=ill", "classes", {"0": "normal", "1": "ill"}),
     ("import table", "--attribute"): ("else more", "attributes", ["else", "more"]),
@@ -148,19 +156,21 @@ OTHER: dict[tuple[str, str], tuple[str, str, Any]] = {
     ("index recall", "--where"): ("timepoint=0 side=left", "where", {"timepoint": "0", "side": "left"}),
 }
 """(Command, option) -> what is given, one word each time, which argument it is (or several of this
-value), and its value; by default a word, or two, the argument of the option's name, and these, or
+value), and its value, or that of each; by default a word, or two, the argument of the option's name, and these, or
 True of a flag."""
 CALLS: dict[tuple[str, str], str] = {
     ("study", "--plan"): "Session",
     ("adapt", "--plan"): "Session",
+    ("report", "--format"): "formatted",
     ("evaluate", "--out"): "write_evaluation",
     ("evaluate", "--record"): "write_bytes",
     ("clean", "--yes"): "remove",
-    ("doctor", "--html"): "write_bytes",
+    ("doctor", "--html"): "write_examination",
     ("doctor", "--system"): "describe_system",
 }
 """Options under which another function is called."""
 WORDS = {
+    ("doctor", "--without-images"): "m.csv --html page.html",
     ("phantom", "--confounding"): "skin out",
     ("evaluate", "--site"): "model m.csv --record record.json",
 }
@@ -258,7 +268,7 @@ def test_no_option_is_ignored(name: str, option: Any, calls: Callable[..., Calls
     )
     if key in CALLS:
         assert CALLS[key] in set(given) - set(without)
-        assert option.is_flag or Path(word) in given[CALLS[key]].values()
+        assert option.is_flag or any(each in (word, Path(word)) for each in given[CALLS[key]].values())
         return
     assert set(given) == set(without)
     changed = {
@@ -268,5 +278,6 @@ def test_no_option_is_ignored(name: str, option: Any, calls: Callable[..., Calls
         if new != without[function][argument]
     }
     assert set(changed) == set(expected.split())
-    for new in changed.values():
-        assert new == (Path(word) if isinstance(new, Path) else value)
+    for argument, new in changed.items():
+        wanted = value[argument] if isinstance(value, Mapping) and argument in value else value
+        assert new == (Path(word) if isinstance(new, Path) else wanted)
