@@ -106,6 +106,7 @@ SURGERY = {
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "weights": "allograft.predictor.direct:Weights",
+    "ensemble": "allograft.predictor.ensemble:Ensemble",
     "fourier": "allograft.methods.fourier:FourierPredictor",
     "donors": "allograft.parts.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",

@@ -12,6 +12,7 @@ import typer
 from allograft import __version__
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.ensemble import ensembles
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
+app.add_typer(ensembles)
 app.add_typer(first)
 app.add_typer(index, name="index")
 
