@@ -286,16 +286,26 @@ def clean(
 @app.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
-    out: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: .zip, .onnx or .pt2.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="zip, onnx or torch-export; by default as the file ends.")
+    ] = None,
     with_images: Annotated[
         bool, typer.Option("--with-images", help="Also where the model holds images of patients.")
     ] = False,
 ) -> None:
     """Pack a model to hand it on; one that holds patients' images is refused unless they are to go
-    with it."""
+    with it. As .onnx or .pt2, its network runs in other programs."""
     from allograft.apply.export import export_model
+    from allograft.apply.graph import export_graph, form_of
 
-    print(export_model(model, out, with_images=with_images))
+    form = form_of(out, format_)
+    if form is None:
+        print(export_model(model, out, with_images=with_images))
+        return
+    made = export_graph(model, out, form)
+    sizes = "any size" if made.is_flexible else f"size {made.sizes[0]}"
+    print(f"{made.path}: images of {sizes}; differs from allograft predict by at most {made.difference:.1e}")
 
 
 @app.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")

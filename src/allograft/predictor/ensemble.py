@@ -64,7 +64,7 @@ def mean_of_softmaxes(logits: Sequence[Tensor]) -> Tensor:
     (B, K, ...).
 
     >>> sure, unsure = torch.tensor([[0.0, 100.0]]), torch.tensor([[0.0, 0.0]])
-    >>> mean_of_softmaxes([sure, unsure]).softmax(1).tolist()
+    >>> mean_of_softmaxes([sure, unsure]).softmax(1).round(decimals=3).tolist()
     [[0.25, 0.75]]
     """
     every = torch.stack([each.float().log_softmax(1) for each in logits])
@@ -74,7 +74,7 @@ def mean_of_softmaxes(logits: Sequence[Tensor]) -> Tensor:
 def mean_of_sigmoids(logits: Sequence[Tensor]) -> Tensor:
     """Logits whose sigmoid is the mean of the members' sigmoids: each (B, K) -> (B, K).
 
-    >>> mean_of_sigmoids([torch.tensor([[100.0]]), torch.tensor([[0.0]])]).sigmoid().tolist()
+    >>> mean_of_sigmoids([torch.tensor([[100.0]]), torch.tensor([[0.0]])]).sigmoid().round(decimals=3).tolist()
     [[0.75]]
     """
     every = torch.stack([each.float() for each in logits])
