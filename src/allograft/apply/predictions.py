@@ -13,6 +13,7 @@ from typing import Any
 
 from allograft.apply import load
 from allograft.apply.abstention import Abstention
+from allograft.apply.dicom_segmentation import ENDING, check_segments, segments_of, write_segmentation
 from allograft.apply.model import Predicted
 from allograft.cohort import Case
 from allograft.cohort.readers import read_image
@@ -36,6 +37,7 @@ def write_predictions(
     device: str = "auto",
     precision: str = "32-true",
     abstain: float | None = None,
+    dicom_seg: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
@@ -53,6 +55,7 @@ def write_predictions(
     Args:
         abstain: the share of images like the training images that are to be answered; an image
             whose score is above the threshold has a row that says so, and no numbers or files.
+        dicom_seg: write ``OUT/NAME_seg.dcm`` in the place of a mask, see ``write_segmentation``.
         say: told which threshold that is, and its coverage of held-out cases.
 
     Returns:
@@ -67,6 +70,8 @@ def write_predictions(
     rule = None if abstain is None else Abstention.from_predictor(loaded.predictor, abstain)
     if rule is not None:
         say(str(rule))
+    if dicom_seg:
+        check_segments(loaded.task)
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     found: list[Predicted] = []
@@ -74,7 +79,6 @@ def write_predictions(
     _check_names(cases)
     for one in loaded.predict(cases, failed=failed):
         name = output_name(one.name)
-        names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
         said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
         said |= {key: " ".join(map(str, fact)) for key, fact in said.items() if isinstance(fact, list)}
@@ -83,7 +87,14 @@ def write_predictions(
         if rule is not None and is_far:
             blank = dict.fromkeys(one.answer.values, "")
             row |= {**blank, "warnings": f"abstained: score {one.facts['score']:.3g} is above {rule.threshold:.3g}"}
-        made = {} if is_far else written_hidden(one, out / name, overlay=overlay, probabilities=probabilities)
+        segments = segments_of(loaded.task) if dicom_seg else None
+        try:
+            made = {} if is_far else written_hidden(one, out / name, overlay=overlay, probabilities=probabilities,
+                                                    segments=segments)  # fmt: skip
+        except ImageError as error:  # an image that has no place for a segmentation; the others follow
+            failed[one.name] = error
+            continue
+        names[name] = one.name
         table.add_failed(failed, list(row))
         table.add(row)
         for hidden, path in made.items():
@@ -207,8 +218,13 @@ def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> dict[Path, Path]:
+def written_hidden(
+    one: Predicted, path: Path, *, overlay: bool, probabilities: bool, segments: Sequence[str] | None = None
+) -> dict[Path, Path]:
     """Write the pictures of an answer; a class alone leaves none.
+
+    Args:
+        segments: the names of the classes, for a DICOM segmentation in the place of a mask.
 
     Returns:
         Hidden file, with the ending by which its format is chosen -> the name it is to have.
@@ -226,7 +242,10 @@ def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: 
         return hidden
 
     if answer.mask is not None:
-        write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+        if segments is None:
+            write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+        else:
+            write_segmentation(beside(ENDING), one, segments)
         if overlay:
             image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)

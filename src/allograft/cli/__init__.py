@@ -157,6 +157,9 @@ def predict(
         float | None,
         typer.Option(help="Answer this share of images like the training images, and no image farther away: 0.95"),
     ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Of DICOM series: masks as DICOM segmentations, NAME_seg.dcm.")
+    ] = False,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
@@ -173,6 +176,7 @@ def predict(
         device=device,
         precision=precision,
         abstain=abstain,
+        dicom_seg=dicom_seg,
         say=print,
     )
     print(
