@@ -62,11 +62,13 @@ def world_points(path: Path, segment: int) -> set[tuple[float, ...]]:
     frames = np.atleast_3d(dataset.pixel_array) if dataset.NumberOfFrames > 1 else dataset.pixel_array[None]
     points = set()
     for pixels, group in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        if int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) != segment:
+        own = group if "SegmentIdentificationSequence" in group else shared  # of one frame all is shared
+        if int(own.SegmentIdentificationSequence[0].ReferencedSegmentNumber) != segment:
             continue
         orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
         down, across = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
-        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        own = group if "PlanePositionSequence" in group else shared
+        position = np.array(own.PlanePositionSequence[0].ImagePositionPatient, float)
         for row, column in np.argwhere(pixels):
             where = position + orientation[:3] * across * column + orientation[3:] * down * row
             points.add(tuple(np.round(where, 2) + 0.0))
