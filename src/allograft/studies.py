@@ -17,6 +17,7 @@ from allograft.recipe import Grid, candidates, title, total_needs
 from allograft.report.overview import Part, write_overview
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
+from allograft.results.deployment import Source, add_deployment
 from allograft.results.evidence import FILE as VERDICTS
 from allograft.results.models import facts
 from allograft.results.record import read_all
@@ -251,4 +252,5 @@ def train_model(
     kept = Store(out / "units" / stage.unit).stage_folder(stage.name)
     predictor, card = load_predictor(kept)
     save_predictor(predictor, out / "model", {**card, **facts(world, row, out), "stage": stage.name})
+    add_deployment(out / "model", Source(world, row, device=session.fabric.device))
     return out / "model"

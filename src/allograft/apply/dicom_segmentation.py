@@ -64,6 +64,7 @@ def write_segmentation(path: Path, predicted: Predicted, names: Sequence[str]) -
             _made(mask, grid, slices, names).save_as(path)
     # highdicom's words may quote the header; the name of a tag is all that is passed on
     except Exception as error:
+        path.unlink(missing_ok=True)
         lacks = f" (it lacks {error.name})" if isinstance(error, AttributeError) and error.name else ""
         raise ImageError(
             f"{predicted.name}: a DICOM segmentation cannot be made of this series{lacks}; "
@@ -71,6 +72,7 @@ def write_segmentation(path: Path, predicted: Predicted, names: Sequence[str]) -
         ) from None
     found = aligned(read_mask(path), grid, path, f"its image '{predicted.name}'").array[0]
     if not np.array_equal(found, mask):
+        path.unlink()
         raise ImageError(
             f"{predicted.name}: its DICOM segmentation does not read back as it was written; leave --dicom-seg out"
         )

@@ -345,7 +345,9 @@ class Session:
             keeps_page: leave a page as it is that was made of the same records.
         """
         now = standing_of(world.study, plan, read_all(self.out), self.units)
-        models = export_models(self.out, world, now, self.units)
+        models = export_models(
+            self.out, world, now, self.units, template=self.context(0).template, device=self.fabric.device
+        )
         write_verdicts(self.out, now.verdicts)
         write_results(self.out, plan, now.lines)
         write_metrics(self.out, plan, now.lines)
