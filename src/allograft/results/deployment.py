@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allograft import tree
 from allograft.cohort import Cohort, Whole
 from allograft.cohort.splits import budget_order
 from allograft.errors import AllograftError
@@ -128,7 +129,7 @@ def add_deployment(folder: Path, source: Source, earlier: Path | None = None) ->
     images = Images.of(source.world, source.row, sites_of(card))
     key = content_hash(card.get("checksum"), images.fingerprint(), [asdict(one)["cases"] for one in source.validation])
     if earlier is not None and (known := _earlier(earlier, card.get("checksum"))) and known.facts.get("key") == key:
-        write_deployment(folder, known)
+        tree.write_bytes(folder / FILE, (earlier / FILE).read_bytes())
         return
     predictor, _ = load_predictor(folder, template=source.template, device=source.device)
     if isinstance(predictor, Weights):
