@@ -16,6 +16,7 @@ from allograft.cli.ensemble import ensembles
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
+from allograft.cli.monitor import monitoring
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError, MissingWeightsError, SpecError, UnitsFailed
 
@@ -37,6 +38,7 @@ app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
 app.add_typer(ensembles)
+app.add_typer(monitoring)
 app.add_typer(first)
 app.add_typer(index, name="index")
 

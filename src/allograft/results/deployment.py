@@ -157,7 +157,7 @@ def _fitted(predictor: Any, images: Images, source: Source) -> Deployment:
     except (AllograftError, RuntimeError, ValueError) as error:  # a network may refuse a size
         gaussian = None
         notes.append(f"no distance to the training images: {str(error).splitlines()[0]}")
-    reference, calibration = _predicted(predictor, images.labelled, task, source.device)
+    reference, units, calibration = _predicted(predictor, images.labelled, task, source.device)
     if len(held_out):
         reference[DISTANCE] = sorted(held_out.tolist())
     audits = validation_audits(task, _measured(source.validation), source.world.cases())
@@ -166,6 +166,7 @@ def _fitted(predictor: Any, images: Images, source: Source) -> Deployment:
         "calibration": calibration,
         "fairness": audits,
         "reference": {key: sorted(values) for key, values in reference.items()},
+        "units": units,
         "notes": notes,
     }
     return Deployment(gaussian, held_out, facts)
@@ -201,24 +202,29 @@ def _distances(gaussian: TiedGaussian, network: Network, cohorts: Sequence[Cohor
 
 def _predicted(
     predictor: Any, cohorts: Sequence[Cohort], task: Any, device: Any
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """The numbers that ``results.csv`` would have of the validation cases, and the calibration at
-    each site."""
+) -> tuple[dict[str, list[float]], list[str], dict[str, Any]]:
+    """The numbers that ``results.csv`` would have of the validation cases, the units of its
+    volumes, and the calibration at each site."""
+    units = set[Any]()
     reference: dict[str, list[float]] = {}
     calibration: dict[str, Any] = {}
     for cohort in cohorts:
         answers: list[tuple[Tensor, Tensor]] = []
         for whole in cohort.wholes():
             prediction = case_prediction(predictor, whole, task, device)
-            values = task.answer(prediction, whole).values
-            for name, value in values.items():
-                if isinstance(value, float | int):
-                    reference.setdefault(name, []).append(float(value))
-            if (answer := answers_of(prediction, whole, task)) is not None:
-                answers.append(answer)
+            answer = task.answer(prediction, whole)
+            numbers = {name: float(value) for name, value in answer.values.items() if not isinstance(value, str)}
+            named = getattr(task, "classification", task)
+            if named.key == "label" and not task.coding.several:
+                numbers["confidence"] = max(numbers[name] for name in named.names)
+            for name, value in numbers.items():
+                reference.setdefault(name, []).append(value)
+            units |= {answer.unit} - {None}
+            if (said := answers_of(prediction, whole, task)) is not None:
+                answers.append(said)
         if len(answers) >= LEAST:
             calibration[cohort.cases[0].site] = calibrated(answers)
-    return reference, calibration
+    return reference, sorted(units), calibration
 
 
 def answers_of(prediction: Mapping[str, Any], whole: Whole, task: Any) -> tuple[Tensor, Tensor] | None:
