@@ -106,12 +106,19 @@ def study(
     ] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    mlflow: Annotated[
+        str | None, typer.Option(help="Mirror scores, curves and tables to MLflow at the end.", metavar="URI")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard event files to OUT/tensorboard at the end.")
+    ] = False,
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report
     and models."""
     from allograft.context.journal import STOP
+    from allograft.results.tracking import Sinks
     from allograft.run.fabric import local_fabric
-    from allograft.studies import run_study
+    from allograft.studies import PartsResult, run_study
     from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
@@ -122,10 +129,13 @@ def study(
         from allograft.run.session import Session
 
         return _show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
+    sinks = Sinks(mlflow, tensorboard)
+    sinks.check()
     result = run_study(
         asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part
     )
     if fabric.is_global_zero:
+        sinks.mirror([part.out for part in result.parts.values()] if isinstance(result, PartsResult) else [result.out])
         _show(result)
 
 
