@@ -3,6 +3,8 @@ with them: ``deployment.safetensors`` in its folder."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,19 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allograft import tree
 from allograft.batch import Batch
-from allograft.errors import ModelError, SpecError
+from allograft.errors import ModelError
 from allograft.metrics.mahalanobis import TiedGaussian
 from allograft.networks import Network
 from allograft.predictor.direct import evaluation_mode, padded_image
 from allograft.predictor.whole import parts_of
+from allograft.tree import write_bytes
 
 FILE = "deployment.safetensors"
 LEAST = 5
 """Cases that a threshold, or a temperature, is chosen on, at least."""
 SLICES = 8
 """Slices of a volume that its distance is the mean of, at most."""
+GAUSSIAN = ("means", "precision")
 DISTANCE = "ood_distance"
 """The column of ``results.csv``."""
 
@@ -67,10 +70,15 @@ def case_features(network: Network, batch: Batch) -> Tensor:
 
 
 def write_deployment(folder: Path, made: Deployment) -> None:
-    """Write the file into a model folder, whole or not at all."""
-    gaussian = made.gaussian
-    tensors = None if gaussian is None else {"means": gaussian.means, "precision": gaussian.precision}
-    tree.save(folder / FILE, {"gaussian": tensors, "held_out": made.held_out, "facts": dict(made.facts)})
+    """Write the file into a model folder, whole or not at all; the same numbers give the same
+    bytes."""
+    from safetensors.torch import save as to_bytes
+
+    tensors = {"held_out": made.held_out.double().contiguous()}
+    if made.gaussian is not None:
+        tensors |= {key: getattr(made.gaussian, key).double().contiguous() for key in GAUSSIAN}
+    told = json.dumps({"facts": dict(made.facts), "digest": _digest(tensors)})
+    write_bytes(folder / FILE, to_bytes(tensors, metadata={"deployment": told}))
 
 
 def read_deployment(folder: Path, checksum: str | None) -> Deployment | None:
@@ -82,14 +90,29 @@ def read_deployment(folder: Path, checksum: str | None) -> Deployment | None:
     Raises:
         ModelError: a damaged file, or one of another model.
     """
+    from safetensors import safe_open
+
     if not (folder / FILE).exists():
         return None
     try:
-        kept = tree.load(folder / FILE)
-        gaussian = None if kept["gaussian"] is None else TiedGaussian(**kept["gaussian"])
-        made = Deployment(gaussian, kept["held_out"], kept["facts"])
-    except (tree.DamagedFile, KeyError, TypeError, SpecError) as error:
+        with safe_open(folder / FILE, "pt") as file:
+            told = json.loads(file.metadata()["deployment"])
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
+        if told["digest"] != _digest(tensors):
+            raise ValueError("its content does not match its checksum")
+        gaussian = TiedGaussian(*(tensors[key] for key in GAUSSIAN)) if GAUSSIAN[0] in tensors else None
+        made = Deployment(gaussian, tensors["held_out"], told["facts"])
+    # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
+    except Exception as error:
         raise ModelError(f"{folder / FILE}: damaged ({error}); copy the model folder again") from error
     if made.facts.get("checksum") != checksum:
         raise ModelError(f"{folder / FILE}: belongs to another model; copy the whole model folder again")
     return made
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.numpy().tobytes())
+    return total.hexdigest()
