@@ -13,9 +13,9 @@ from torch import nn
 from allograft.apply.model import Model, load
 from allograft.errors import ModelError, OutputError
 from allograft.predictor import save_predictor
+from allograft.predictor.card import sites_of
 from allograft.predictor.direct import Weights
 from allograft.predictor.ensemble import Ensemble
-from allograft.predictor.folder import sites_of
 
 SHARED = ("task", "preprocessing", "channels", "slices")
 """What the cards of all members must agree on."""

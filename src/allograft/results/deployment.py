@@ -22,6 +22,7 @@ from allograft.metrics.calibration import reliability, temperature_of
 from allograft.metrics.classification import expected_calibration_error
 from allograft.metrics.mahalanobis import TiedGaussian
 from allograft.networks import Network
+from allograft.predictor.card import read_card, sites_of
 from allograft.predictor.deployment import (
     DISTANCE,
     FILE,
@@ -33,7 +34,7 @@ from allograft.predictor.deployment import (
     write_deployment,
 )
 from allograft.predictor.direct import Weights
-from allograft.predictor.folder import load_predictor, read_card, sites_of
+from allograft.predictor.folder import load_predictor
 from allograft.predictor.whole import case_prediction
 from allograft.recipe import Scenario, total_needs
 from allograft.results.analysis.fairness import validation_audits

@@ -17,7 +17,7 @@ from allograft.cohort import Case
 from allograft.cohort.prepared_images import file_hash
 from allograft.context.lock import locked
 from allograft.errors import ModelError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import total_needs
 from allograft.results.deployment import Source, add_deployment
 from allograft.results.select import RULES, Chosen, Line
@@ -105,6 +105,7 @@ def facts(world: World, row: Row, out: Path) -> dict[str, Any]:
 
 def _scores(study: Study, run: Chosen) -> dict[str, Any]:
     return {
+        "unit": run.row.unit,
         "stage": run.stage,
         "protocol": {
             "selection": f"{study.selection}: {RULES[study.selection]}",

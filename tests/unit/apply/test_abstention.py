@@ -19,7 +19,7 @@ from allograft.cli import app
 from allograft.context import Store
 from allograft.errors import ModelError, SpecError
 from allograft.predictor.abstention import Abstention, conformal_threshold
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from allograft.errors import ModelError, OutputError
 from allograft.methods.fourier import FourierPredictor
 from allograft.networks import build
 from allograft.predictor import Direct, Prediction, Weights, save_predictor
+from allograft.predictor.card import read_card
 from allograft.predictor.ensemble import Ensemble
-from allograft.predictor.folder import read_card, starting_network
+from allograft.predictor.folder import starting_network
 from allograft.predictor.whole import sees_whole_images
 
 TASK = {"segmentation": {"classes": ["vessel"]}}

@@ -19,8 +19,8 @@ from allograft.errors import ModelError
 from allograft.metrics.mahalanobis import TiedGaussian
 from allograft.networks import build
 from allograft.predictor import Direct, save_predictor
+from allograft.predictor.card import read_card
 from allograft.predictor.deployment import DISTANCE, Deployment, write_deployment
-from allograft.predictor.folder import read_card
 
 CARD: dict[str, Any] = {
     "task": {"segmentation": {"classes": ["vessel"]}},
