@@ -76,7 +76,8 @@ def export_graph(model: Path | str, out: Path | str, form: Form, *, network: nn.
     Args:
         model: a folder whose predictor is one network and nothing else.
         out: the file.
-        form: ``onnx``, for ONNX Runtime and others; ``torch-export``, for PyTorch without Allograft.
+        form: ``onnx``, for ONNX Runtime and others; ``torch-export``, for PyTorch without
+            Allograft.
         network: your own module, when the model was trained with one.
 
     Raises:
@@ -156,7 +157,7 @@ def _traced(module: InOrder, model: Model, sizes: Sequence[tuple[int, ...]], fol
         axis: torch.export.Dim.DYNAMIC for axis in range(2, example.ndim)
     }
     reasons = []
-    # a network for one size, such as a transformer with learned positions, is exported for that size
+    # a network for one size, such as a transformer with learned positions, is exported for it
     for shapes in (any_size, {0: torch.export.Dim("batch", min=1)}):
         try:
             with torch.no_grad():

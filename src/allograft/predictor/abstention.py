@@ -55,8 +55,8 @@ class Abstention:
 
     @staticmethod
     def by_default(predictor: Predictor, deployment: Deployment | None) -> Abstention | None:
-        """The same at ``LEVEL``, or at n / (n + 1) where the n held-out cases can tell no more; None
-        for fewer than ``LEAST``."""
+        """The same at ``LEVEL``, or at n / (n + 1) where the n held-out cases can tell no more;
+        None for fewer than ``LEAST``."""
         scores, column = _held_out(predictor, deployment)
         if len(scores) < LEAST:
             return None

@@ -174,7 +174,7 @@ def mlflow_client(uri: str) -> Any:
     if parts.scheme not in SCHEMES or (parts.scheme != "file" and not parts.hostname):
         raise SpecError(f"--mlflow: found '{shown(uri)}'; expected a URI, for example file:runs/mlflow or https://HOST")
     require_extra("mlflow", "tracking")
-    # its authors are told of each use unless one says no, and folders are refused unless one says yes
+    # it reports each use to its authors unless told not to, and refuses folders unless told to
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
