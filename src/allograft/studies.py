@@ -18,6 +18,7 @@ from allograft.report.overview import Part, write_overview
 from allograft.results.analysis.label_curve import label_curves, write_label_curve
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
+from allograft.results.deployment import Source, add_deployment
 from allograft.results.evidence import FILE as VERDICTS
 from allograft.results.looks import Looking
 from allograft.results.models import facts
@@ -299,4 +300,5 @@ def train_model(
     save_predictor(
         predictor, out / "model", {**card, **facts(world, row, out), "unit": stage.unit, "stage": stage.name}
     )
+    add_deployment(out / "model", Source(world, row, device=session.fabric.device))
     return out / "model"

@@ -115,6 +115,7 @@ SURGERY = {
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "weights": "allograft.predictor.direct:Weights",
+    "ensemble": "allograft.predictor.ensemble:Ensemble",
     "fourier": "allograft.methods.fourier:FourierPredictor",
     "tent": "allograft.methods.tent:TentPredictor",
     "donors": "allograft.parts.donors:Donors",

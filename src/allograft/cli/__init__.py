@@ -11,12 +11,14 @@ from allograft import __version__
 from allograft.cli.channel import resumption
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.ensemble import ensembles
 from allograft.cli.freeze import freezing
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
 from allograft.cli.merge import merging
 from allograft.cli.models import models
+from allograft.cli.monitor import monitoring
 from allograft.cli.studies import studies
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError
@@ -35,6 +37,8 @@ app.add_typer(models)
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
+app.add_typer(ensembles)
+app.add_typer(monitoring)
 app.add_typer(first)
 app.add_typer(freezing)
 app.add_typer(merging)

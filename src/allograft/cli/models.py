@@ -26,6 +26,9 @@ def predict(
         float | None,
         typer.Option(help="Answer this share of images like the training images, and no image farther away: 0.95"),
     ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Of DICOM series: masks as DICOM segmentations, NAME_seg.dcm.")
+    ] = False,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
@@ -42,6 +45,7 @@ def predict(
         device=device,
         precision=precision,
         abstain=abstain,
+        dicom_seg=dicom_seg,
         say=print,
     )
     print(
@@ -105,13 +109,23 @@ def evaluate(
 @models.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
-    out: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: .zip, .onnx or .pt2.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="zip, onnx or torch-export; by default as the file ends.")
+    ] = None,
     with_images: Annotated[
         bool, typer.Option("--with-images", help="Also where the model holds images of patients.")
     ] = False,
 ) -> None:
     """Pack a model to hand it on; one that holds patients' images is refused unless they are to go
-    with it."""
+    with it. As .onnx or .pt2, its network runs in other programs."""
     from allograft.apply.export import export_model
+    from allograft.apply.graph import export_graph, form_of
 
-    print(export_model(model, out, with_images=with_images))
+    form = form_of(out, format_)
+    if form is None:
+        print(export_model(model, out, with_images=with_images))
+        return
+    made = export_graph(model, out, form)
+    sizes = "any size" if made.is_flexible else f"size {made.sizes[0]}"
+    print(f"{made.path}: images of {sizes}; differs from allograft predict by at most {made.difference:.1e}")

@@ -46,12 +46,19 @@ def study(
     executor: Executor = None,
     jobs: Jobs = None,
     address: Address = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Mirror scores, curves and tables to MLflow at the end.", metavar="URI")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard event files to OUT/tensorboard at the end.")
+    ] = False,
 ) -> None:
     """Compare recipes: train, carry over, judge every one on every site, and leave table, report
     and models."""
     from allograft.context.journal import STOP
+    from allograft.results.tracking import Sinks
     from allograft.run.fabric import local_fabric
-    from allograft.studies import run_study
+    from allograft.studies import PartsResult, run_study
     from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
@@ -68,7 +75,11 @@ def study(
             from allograft.run.session import Session
 
             return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
-        show(run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how))
+        sinks = Sinks(mlflow, tensorboard)
+        sinks.check()
+        result = run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how)
+        sinks.mirror([part.out for part in result.parts.values()] if isinstance(result, PartsResult) else [result.out])
+        show(result)
 
 
 @studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")

@@ -386,7 +386,9 @@ class Session:
         if any(run.tests for line in now.lines for run in line.runs):
             self.look()
         frozen = protocol_sentence(shared_folder(self.out))
-        models = export_models(self.out, world, now, self.units)
+        models = export_models(
+            self.out, world, now, self.units, template=self.context(0).template, device=self.fabric.device
+        )
         write_verdicts(self.out, now.verdicts)
         write_results(self.out, plan, now.lines)
         write_metrics(self.out, plan, now.lines)

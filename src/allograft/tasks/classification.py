@@ -114,7 +114,7 @@ class Classification:
         )
 
 
-COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours")
+COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours", "ood_distance", "abstain")
 """What a table of predictions has columns for beside the classes."""
 
 
