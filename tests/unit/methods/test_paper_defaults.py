@@ -44,6 +44,13 @@ STATED: tuple[tuple[str, dict[str, object], str], ...] = (
     ("segjdot", {"alpha": 1e-3, "label_weight": 1.0}, "Ackaouy et al. 2020"),
     ("sissi", {"slowed": 0.9}, "Elbatel et al. 2022: the threshold of the relative change of slope"),
     ("spottunet", {"penalty": 0.0}, "Zakazov et al. 2021"),
+    ("bigaug", {"probability": 0.5}, "Zhang et al. 2020, section III"),
+    ("groupdro", {"rate": 0.01}, "Sagawa et al. 2020, appendix"),
+    ("mean_teacher", {"weight": 20.0, "momentum": 0.99, "late_momentum": 0.999}, "Perone et al. 2019"),
+    ("minent", {"weight": 1e-3}, "Vu et al. 2019: lambda_ent"),
+    ("mixstyle", {"levels": 3, "probability": 0.5, "alpha": 0.1}, "Zhou et al. 2021, implementation"),
+    ("pix2pix", {"weight": 100.0, "widths": (64, 128, 256, 512)}, "Isola et al. 2017, appendix 6.1.2 and 6.2"),
+    ("tent", {"lr": 1e-3, "epochs": 1}, "Wang et al. 2021, section 4"),
     ("stain_aglr", {"regeneration": 0.1, "consistency": 10.0}, "Raipuria et al. 2022: lambda_1 and lambda_2"),
 )
 
