@@ -15,6 +15,7 @@ from typing import Any
 
 from allograft.recipe import Needs, is_recipe, title
 from allograft.study.cite import bibtex
+from allograft.study.schema import arguments
 from allograft.study.spec import Study
 from allograft.table import find, rows, summaries
 from allograft.tree import default
@@ -99,30 +100,18 @@ def settings_table(cls: type) -> str:
     """The fields of a recipe with their defaults, which are the paper's."""
     if not fields(cls):  # type: ignore[arg-type]
         return "It has none."
-    told = arguments(inspect.getdoc(cls) or "")
+    meanings = arguments(inspect.getdoc(cls) or "")
     lines = ["| key | default | |", "|---|---|---|"]
     for field in fields(cls):  # type: ignore[arg-type]
         value = default(field)
         shown = title(value) if is_recipe(value) else "required" if value is MISSING else value
-        lines.append(f"| `{field.name}` | `{shown}` | {told.get(field.name, '')} |")
+        lines.append(f"| `{field.name}` | `{shown}` | {cell(meanings.get(field.name, ''))} |")
     return "\n".join(lines)
 
 
-def arguments(docstring: str) -> dict[str, str]:
-    """Name -> what the section ``Args:`` says of it; names that share a line share it.
-
-    >>> arguments("Do.\\n\\nArgs:\\n    a, b: two\\n        things.\\n    c: one.\\n\\nRaises:\\n    E: no.")
-    {'a': 'two things.', 'b': 'two things.', 'c': 'one.'}
-    """
-    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", docstring, flags=re.M)
-    entries = re.split(r"^[ ]{4}(?=\S)", section.group(1), flags=re.M)[1:] if section else []
-    told = {}
-    for entry in entries:
-        names, _, text = entry.partition(":")
-        told |= {
-            name.strip(): " ".join(text.split()).replace("``", "`").replace("|", "\\|") for name in names.split(",")
-        }
-    return told
+def cell(text: str) -> str:
+    """Words of a docstring in a cell of a Markdown table."""
+    return text.replace("``", "`").replace("|", "\\|")
 
 
 def public_functions(module: Any) -> list[str]:

@@ -15,6 +15,7 @@ from allograft.cli.compare import comparison
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
+from allograft.cli.schema import schemas
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError, MissingWeightsError, SpecError, UnitsFailed
 
@@ -36,6 +37,7 @@ app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
 app.add_typer(first)
+app.add_typer(schemas)
 app.add_typer(index, name="index")
 
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")]

@@ -26,8 +26,12 @@ from allograft.tree import content_hash
 
 @dataclass(frozen=True)
 class Slices:
-    """A volume as 2-D slices across ``axis`` of the study's grid, with ``neighbours`` slices on
-    either side as channels."""
+    """A volume as 2-D slices, with their neighbours as channels.
+
+    Args:
+        axis: of the study's grid, across which slices are cut: 0, 1 or 2.
+        neighbours: slices on either side that become channels.
+    """
 
     axis: int = 2
     neighbours: int = 0

@@ -86,6 +86,13 @@ class Record:
         write_json(folder / f"{self.name}.json", {**tree, "checksum": content_hash(tree)})
 
 
+def record_schema() -> dict[str, Any]:
+    """The JSON schema of a record, as ``docs/reference/record.schema.json`` keeps it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record).json_schema()
+
+
 LABEL_FREE = ("entropy", "prediction", "snd", "score", "spread")
 """Numbers that a case has without a label."""
 UNMEASURED = (*LABEL_FREE, "chosen", "neighbours", "warnings")
