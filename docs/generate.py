@@ -1,5 +1,5 @@
-"""Pages made from the code: one for each method, the command line, the study file, the public
-primitives."""
+"""Pages made from the code: one for each method, the command line, the study file and the names in
+it, the public primitives."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from reference_pages import cell, reference_pages
+
 from allograft.recipe import Needs, is_recipe, title
 from allograft.study.cite import bibtex
 from allograft.study.schema import arguments
-from allograft.study.spec import Study
 from allograft.table import find, rows, summaries
 from allograft.tree import default
 
@@ -66,7 +67,7 @@ def write_pages(folder: Path) -> None:
     pages |= {
         "methods/index.md": methods_index(),
         "cli.md": cli_page(),
-        "study.md": study_page(),
+        **reference_pages(),
         "primitives.md": primitives_page(),
         "cost.md": cost_page(),
     }
@@ -109,11 +110,6 @@ def settings_table(cls: type) -> str:
     return "\n".join(lines)
 
 
-def cell(text: str) -> str:
-    """Words of a docstring in a cell of a Markdown table."""
-    return text.replace("``", "`").replace("|", "\\|")
-
-
 def public_functions(module: Any) -> list[str]:
     """Functions of a module that stand in it and are public, in its order."""
     own = [
@@ -149,20 +145,6 @@ def cli_page() -> str:
         for command in commands
     ]
     return "\n\n".join(["# Command line", *shown]) + "\n"
-
-
-def study_page() -> str:
-    """The keys of a study file."""
-    lines = ["# The study file", "", prose(Study), "", "| key | default |", "|---|---|"]
-    for field in fields(Study):
-        value = default(field)
-        if field.compare:
-            lines.append(f"| `{field.name}` | {'required' if value is MISSING else f'`{value}`'} |")
-    names = {
-        kind: ", ".join(f"`{name}`" for name in rows(kind)) for kind in ("task", "network", "optimizer", "schedule")
-    }
-    lines += ["", *(f"**{kind}**: {listed}\n" for kind, listed in names.items())]
-    return "\n".join(lines) + "\n"
 
 
 def primitives_page() -> str:

@@ -20,6 +20,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from allograft.strict import forbid_unknown_keys, parse_yaml
 from allograft.study.spec import Study
 from allograft.table import find, rows
+from allograft.tree import default, plain
 
 Node = dict[str, Any]
 """A part of a JSON schema."""
@@ -168,6 +169,8 @@ def _describe(node: Node, cls: type) -> None:
         meaning, example = meaning_and_example(meanings.get(field.name, ""))
         if meaning:
             node["properties"][field.name]["description"] = meaning
+        if isinstance(default(field), dict):  # which pydantic leaves out, since it is made anew each time
+            node["properties"][field.name]["default"] = plain(default(field))
         if example:
             node["properties"][field.name]["examples"] = [parse_yaml(example, field.name)[field.name]]
 
@@ -190,17 +193,17 @@ def _hints(builder: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _argument(hint: Any, default: Any) -> Node:
+def _argument(hint: Any, value: Any) -> Node:
     """From the hint, or, where that is no JSON type such as a tensor, from the default."""
-    empty = default is inspect.Parameter.empty
+    empty = value is inspect.Parameter.empty
     try:
         node: Node = TypeAdapter(hint).json_schema() if hint is not None else {}
     except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
-        kind = TYPES.get(type(default)) if not empty else None
+        kind = TYPES.get(type(value)) if not empty else None
         node = {"type": "number" if kind == "integer" else kind} if kind else {}
-    if empty or not isinstance(default, (*TYPES, type(None))):
+    if empty or not isinstance(value, (*TYPES, type(None))):
         return node
-    return node | {"default": list(default) if isinstance(default, tuple) else default}
+    return node | {"default": plain(value)}
 
 
 def _mapping(properties: Node) -> Node:
