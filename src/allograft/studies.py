@@ -78,7 +78,7 @@ def run_study(
     Args:
         study: as ``read_study`` gives it, or the same keys as a mapping.
         network: your own ``nn.Module`` (its weights are the start of every seed) or a function that
-            makes one (drawn anew by seed).
+            makes one (drawn again for each seed).
         fabric: a lightning ``Fabric``; one process on the default device when None.
         say: called with progress lines.
         shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines

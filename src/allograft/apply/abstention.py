@@ -61,7 +61,7 @@ class Abstention:
     def __str__(self) -> str:
         return (
             f"abstaining above a score of {self.threshold:.3g}: coverage {self.coverage:.3f} of {self.cases} held-out "
-            f"cases, each by the threshold of the others, for the {self.level} asked for"
+            f"cases, each by the threshold of the others, for the {self.level} requested"
         )
 
 

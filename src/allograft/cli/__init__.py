@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from allograft.studies import PartsResult
 
 app = typer.Typer(
-    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one "
+    help="Adapt a medical-imaging model to another hospital, and compare the methods for it under one "
     "protocol. "
     "Research use only, not a medical device.",
     no_args_is_help=True,
@@ -56,14 +56,14 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except BaseException as reason:
         if type(reason).__name__ != "Stopped":  # named, not imported: its module is heavy
             raise
-        print("stopped; the place is kept, run the same command again to go on", file=sys.stderr)
+        print("stopped; progress is kept, run the same command again to resume", file=sys.stderr)
         sys.exit(143)
 
 
@@ -84,19 +84,22 @@ def _root(
 
 @app.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
 def study(
-    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
+    file: Annotated[Path, typer.Argument(help="The study file; see examples/.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for records, models and the report; run the same command again to resume."
+        ),
     ],
     set_: Set = None,
-    workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     shard: Annotated[
         str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
     ] = "1/1",
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits."),
+        typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing."),
     ] = False,
     device: Device = "auto",
     devices: Annotated[
@@ -105,8 +108,8 @@ def study(
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
 ) -> None:
-    """Compare recipes: train, carry over, judge every one on every site, and leave table, report
-    and models."""
+    """Compare recipes: train, adapt and evaluate each one at every site; write a table, a report
+    and the models."""
     from allograft.context.journal import STOP
     from allograft.run.fabric import local_fabric
     from allograft.studies import run_study
@@ -129,12 +132,12 @@ def study(
 
 @app.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
 def train(
-    file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
+    file: Annotated[Path, typer.Argument(help="A study file with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; the model is in OUT/model.")],
     set_: Set = None,
     device: Device = "auto",
 ) -> None:
-    """Run one recipe once and leave a model folder; nothing is judged."""
+    """Run one recipe once and write a model folder; nothing is evaluated."""
     from allograft.results.models import predict_command
     from allograft.run.fabric import local_fabric
     from allograft.studies import train_model
@@ -150,12 +153,15 @@ def train(
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, a folder, or a manifest.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
-    overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
-    probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and results.csv.")],
+    overlay: Annotated[bool, typer.Option(help="Also write a picture of each result.")] = False,
+    probabilities: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
     abstain: Annotated[
         float | None,
-        typer.Option(help="Answer this share of images like the training images, and no image farther away: 0.95"),
+        typer.Option(
+            help="Predict this share of the images that are like the training images, and abstain from images "
+            "farther away: 0.95"
+        ),
     ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
@@ -189,9 +195,9 @@ def adapt(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
     recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, records and the report.")],
     set_: Set = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines that a study has.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
     ] = False,
@@ -218,7 +224,7 @@ def adapt(
 @app.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
 def evaluate(
     judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
-    manifest: Annotated[Path, typer.Argument(help="The labelled cases to judge on.")],
+    manifest: Annotated[Path, typer.Argument(help="The labelled cases to evaluate on.")],
     classes: Annotated[
         list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")
     ] = None,
@@ -237,7 +243,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Judge a model or predictions on a manifest; images a model was trained on are refused."""
+    """Evaluate a model or predictions on a manifest; images of its training are refused."""
     from allograft.apply.evaluate import evaluate as judge
     from allograft.apply.evaluate import summary, write_evaluation
 
@@ -261,7 +267,7 @@ def report(
         bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
     ] = False,
 ) -> None:
-    """Make report.html, results.csv and metrics.csv anew from the records."""
+    """Write report.html, results.csv and metrics.csv again from the records."""
     from allograft.studies import rebuild
 
     _show(rebuild(out, pictures=not without_images, say=_say))
@@ -270,7 +276,7 @@ def report(
 @app.command(epilog="Example: allograft clean runs/vessels --yes")
 def clean(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, nothing is removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise nothing is removed.")] = False,
 ) -> None:
     """List, and with --yes remove, what no table, report, model or resumed run needs."""
     from allograft.clean import leftovers, lines_of, remove
@@ -288,19 +294,19 @@ def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     out: Annotated[Path, typer.Argument(help="The zip file to write.")],
     with_images: Annotated[
-        bool, typer.Option("--with-images", help="Also where the model holds images of patients.")
+        bool, typer.Option("--with-images", help="Also export a model that holds images of patients.")
     ] = False,
 ) -> None:
-    """Pack a model to hand it on; one that holds patients' images is refused unless they are to go
-    with it."""
+    """Pack a model to share it; a model that holds patients' images is refused without
+    --with-images."""
     from allograft.apply.export import export_model
 
     print(export_model(model, out, with_images=with_images))
 
 
 @app.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")
-def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folder of one.")]) -> None:
-    """Print BibTeX for what a study used."""
+def cite(file: Annotated[Path, typer.Argument(help="A study file, or the output folder of a study.")]) -> None:
+    """Print the BibTeX entries of what a study used."""
     from allograft.recipe import candidates
     from allograft.study import read_study
     from allograft.study.cite import OURS, bibtex, papers

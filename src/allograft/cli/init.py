@@ -18,9 +18,9 @@ SCHEMA = "study.schema.json"
 
 @first.command(epilog="Example: allograft init data/vessels/manifest.csv -o study.yaml --source drive --target chase")
 def init(
-    manifest: Annotated[Path, typer.Argument(help="The cohort.")],
+    manifest: Annotated[Path, typer.Argument(help="The manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The study file to write.")],
-    source: Annotated[Sites, typer.Option(help="A site to train on; by default that with most labels.")] = None,
+    source: Annotated[Sites, typer.Option(help="A site to train on; by default the one with most labels.")] = None,
     target: Annotated[Sites, typer.Option(help="A site to adapt to; by default the others.")] = None,
 ) -> None:
     """Write a commented study that fits a cohort's images, sites and labels, to run as it is or to

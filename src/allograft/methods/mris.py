@@ -116,7 +116,7 @@ class Mris:
         encoder: ``{name: arguments}`` of the table of networks, for both modalities.
         margin: m.
         k: neighbours.
-        negative: ``released``: eq. 4 as it stands, by which a negative similarity has a negative
+        negative: ``released``: eq. 4 as printed, by which a negative similarity has a negative
             weight; ``clamp``: it has none.
         bands: equal parts of the paired image along its first axis, each with networks and a
             database of its own. 1 = the paper's MRIS-C, 2 = MRIS-S of a femoral map above a tibial

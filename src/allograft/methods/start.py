@@ -1,4 +1,4 @@
-"""The start itself: the weights a study is given, judged as they are."""
+"""The start itself: the weights a study is given, evaluated unchanged."""
 
 from __future__ import annotations
 

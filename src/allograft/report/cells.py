@@ -21,7 +21,7 @@ ORDER = ("iou", "hd95", "asd", "hd95_diagonal", "asd_diagonal")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
 INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
-CLAIM = "probability that the row is no better than doing nothing, shrunk over the rows that compete"
+CLAIM = "probability that the row is no better than no adaptation, shrunk over the rows that compete"
 CLAIM_OF_TWO = "probability that the one that is ahead is no better, with a flat prior"
 BADGES = {
     "change": "change to this",
@@ -92,7 +92,7 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     others = [site for site in (*study.source, *study.target) if site != target]
     base = reference(here, target)
     other = "" if base is None or base.title in NOTHING else base.title
-    role = "reference" if other else "do-nothing"
+    role = "reference" if other else "no adaptation"
     compared = compare(lines, plan, target)
     notes = {found.note for found in compared.values()}
     common = notes.pop() if len(notes) == 1 else ""
@@ -107,15 +107,16 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     columns += [
         Column(
             "gain",
-            f"vs {other or 'nothing'}",
-            f"difference to {other or 'do-nothing'}, over the subjects and seeds that both have; 95 % by Student's t",
+            f"vs. {other or 'no adaptation'}",
+            f"difference from {other or 'no adaptation'}, over the subjects and seeds that both have; 95 % by "
+            "Student's t",
         )
     ]
     told, exact = study.statistics, any(found.rank_biserial is not None for found in compared.values())
     test = f"{'exact ' * exact}{told.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over subjects, "
     test += f"{told.adjustment.capitalize()} over the rows of this table"
     columns += [Column("p", "unadjusted" if told.adjustment == "none" else told.adjustment.capitalize(), test)]
-    columns += [Column("false", "claim", CLAIM.replace("doing nothing", other or "doing nothing"))]
+    columns += [Column("false", "claim", CLAIM.replace("no adaptation", other or "no adaptation"))]
     columns += [Column("seeds", "done", "finished seeds")]
     columns += [
         Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target")
@@ -251,7 +252,8 @@ def gain_cell(found: Comparison | None, role: str = "") -> Cell:
 
 
 def _left_out(cases: int, undefined: tuple[int, int]) -> str:
-    return f"over {cases} case{'' if cases == 1 else 's'}; undefined: {undefined[0]} here, {undefined[1]} in nothing"
+    over = f"over {cases} case{'' if cases == 1 else 's'}"
+    return f"{over}; undefined: {undefined[0]} here, {undefined[1]} without adaptation"
 
 
 def _beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> Cell:
@@ -266,7 +268,7 @@ def _beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -
     told = _left_out(both.cases, both.undefined)
     if both.cases:
         gap = f"{fmean(both.ours - both.theirs):+.{digits_of(metric)}f}".replace("-", "−")
-        told = f"{gap} vs nothing {told}"
+        told = f"{gap} vs. no adaptation {told}"
     return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(told)))))
 
 

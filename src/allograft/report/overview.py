@@ -152,13 +152,13 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
     columns = (
         Column("pair"),
         Column("test", "subjects"),
-        Column(plan.headline, "do nothing", "mean ± sd over seeds"),
+        Column(plan.headline, "no adaptation", "mean ± sd over seeds"),
         Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
         Column(
             "gain",
-            "vs nothing",
-            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to "
-            "target_supervised",
+            "vs. no adaptation",
+            "over the subjects and seeds that both have; 95 % over subjects; where no row leaves the model unadapted, "
+            "vs. target_supervised",
         ),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
@@ -176,7 +176,7 @@ def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
         Cell(str(subjects), value=subjects),
         NONE if nothing is None else score_cell(nothing, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
-        gain_cell(found, "do-nothing" if choice is not None and choice.title in NOTHING else ""),
+        gain_cell(found, "no adaptation" if choice is not None and choice.title in NOTHING else ""),
     )
 
 
@@ -197,7 +197,7 @@ def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
         return ()
     names, low, high = tuple(part.start for part in parts), min(known), max(known)
     grids = {
-        "doing nothing, from (rows) to (columns); at home on the diagonal": bare,
+        "no adaptation, from (rows) to (columns); at home on the diagonal": bare,
         "the row that the verdict names": chosen,
     }
     return tuple(
@@ -212,8 +212,8 @@ def recipes_over(parts: Sequence[Part]) -> Table:
     columns = (
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
-        Column("gain", "mean over pairs", "difference to do-nothing, mean over pairs"),
-        Column("better", "than nothing", "pairs at which it is ahead of doing nothing"),
+        Column("gain", "mean over pairs", "difference to no adaptation, mean over pairs"),
+        Column("better", "than no adaptation", "pairs at which it is ahead of no adaptation"),
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )

@@ -50,7 +50,7 @@ class Point:
 
 
 def strip_plot(
-    strips: Sequence[Strip], axis: str, reference: float | None, *, rows: str = "recipe", at: str = "do nothing"
+    strips: Sequence[Strip], axis: str, reference: float | None, *, rows: str = "recipe", at: str = "no adaptation"
 ) -> Markup:
     """One dot a subject before the outline of their density, one row a recipe; a line at the score,
     a dashed one at ``reference``.

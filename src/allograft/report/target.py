@@ -142,7 +142,7 @@ def target_of(
         smallest=f"{smallest:.2g}",
         hopeless=smallest > 0.05,
         strips=_strip_plot(plan, here, site, strips),
-        dashed="doing nothing" if base is None or base.title in NOTHING else base.title,
+        dashed="no adaptation" if base is None or base.title in NOTHING else base.title,
         thinned=any(len(strip.dots) > plots.MOST_DOTS for strip in strips),
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
         scatter=_scatter(plan, here, site),

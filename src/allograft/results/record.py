@@ -141,7 +141,7 @@ def read_record(path: Path) -> Record:
         return Record(**{**tree, **tuples, "schema": SCHEMA})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
-            f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew"
+            f"{path}: not a complete record ({error}); delete it and run the study again, its unit is evaluated again"
         ) from error
 
 

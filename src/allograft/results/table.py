@@ -187,7 +187,7 @@ def _caption(
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
     lines += [undefined] if undefined else []
     if hidden:
-        lines.append(f"also judged at {', '.join(hidden)}: see results.csv and the report")
+        lines.append(f"also evaluated at {', '.join(hidden)}: see results.csv and the report")
     return "\n".join(lines)
 
 

@@ -171,8 +171,8 @@ class Session:
         shapes = {network_shape(cohort, case) for cohort in tested for case in cohort.cases}
         for shape, why in refused_sizes(network, shapes).items():
             raise SpecError(
-                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on whole images; "
-                "set preprocessing.size to what it can take, or choose another network"
+                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on complete "
+                "images; set preprocessing.size to what it can take, or choose another network"
             )
 
     def plan(self, world: World) -> Plan:

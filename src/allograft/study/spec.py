@@ -242,7 +242,7 @@ class Study:
             found = f"site '{double}' is in two stages" if double is not None else "a stage names no site"
             raise SpecError(f"stream: {found}; name each site once")
         if self.source or self.target not in ((), sites):
-            raise SpecError("stream: stands in the place of source and target; leave both out")
+            raise SpecError("stream: replaces source and target; leave both out")
         if self.pairs != "listed" or self.target_labels != "none" or self.test.folds > 1:
             raise SpecError("stream: goes with neither pairs, target_labels nor test.folds; leave them out")
         object.__setattr__(self, "target", sites)
@@ -284,7 +284,7 @@ class Study:
             )
         if self.where != Where():
             raise SpecError(
-                f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site stands on both; leave "
+                f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site is on both; leave "
                 "one out"
             )
 

@@ -388,8 +388,8 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
     shows = Shows(figures={("supervised", "chase"): {"loss": curve}}, extras={"stare": [extra]})
     write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
     chase, stare = (tmp_path / "report.html").read_text().split('<section id="target-2">')
-    assert "What each recipe shows" in chase
-    assert "What each recipe shows" not in stare
+    assert "Figures of each recipe" in chase
+    assert "Figures of each recipe" not in stare
     assert "dice/vessel" in chase
     assert ">Fairness<" in stare
     assert ">Fairness<" not in chase
@@ -515,7 +515,7 @@ def test_a_study_without_labels_shows_slices_disagreement_and_curves_and_hides_a
     assert re.search(r"surest</strong> S\d{3}, entropy 0\.\d{3}", html)
     assert html.count("data-slices>") >= 3
     assert "loss of" in html
-    assert "To annotate for judging" in html
+    assert "Whom to annotate for the evaluation" in html
     assert (out / "annotate.csv").exists()
     rebuild(out, pictures=False)
     bare = (out / "report.html").read_text()
