@@ -1,4 +1,4 @@
-"""PLOP: hold pooled features of every level, of maps as a whole and in parts (Douillard et al. 2021)."""
+"""PLOP: hold pooled features of every level and of parts of it (Douillard et al. 2021)."""
 
 from __future__ import annotations
 

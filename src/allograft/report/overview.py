@@ -136,15 +136,15 @@ def _only_pairs(study: Study) -> bool:
 def _question(study: Study) -> str:
     if study.pairs == "listed":
         return (
-            f"Which recipe carries a model to {facts.listed([question.name for question in study.questions])}, in "
+            f"Which recipe adapts a model best to {facts.listed([question.name for question in study.questions])}, in "
             "each setting?"
         )
     if study.pairs == "all":
         return (
-            f"Which recipe carries a model from each of {facts.listed(study.source)} to each of "
+            f"Which recipe adapts a model best from each of {facts.listed(study.source)} to each of "
             f"{facts.listed(study.target)}?"
         )
-    return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
+    return f"Which recipe adapts a model best to each of {facts.listed(study.target)}, from all other sites?"
 
 
 def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:

@@ -173,7 +173,7 @@ def test_it_answers_the_question(tmp_path: Path) -> None:
     study = a_study()
     plan, table = a_table(study, subjects=10)
     html = written(tmp_path, study, plan, table)
-    assert "Which recipe carries a model from drive to chase and stare?" in html
+    assert "Which recipe adapts a model best from drive to chase and stare?" in html
     assert html.count("allograft predict models/finetune-scope-top@chase IMAGES") == 1
     assert "the last stage of each run; the first seed" in html
     assert "How this was decided" in html
