@@ -30,6 +30,7 @@ from allograft.study.spec import Study
 from allograft.study.world import World
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 
@@ -54,6 +55,14 @@ class PartsResult:
     study: Study
     parts: Mapping[str, Result]
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The tables of all parts, with the column ``part``."""
+        import pandas as pd
+
+        frames = [result.table.assign(part=name) for name, result in self.parts.items()]
+        return pd.concat(frames, ignore_index=True)
 
     @property
     def failed(self) -> int:

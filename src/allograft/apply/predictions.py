@@ -72,7 +72,7 @@ def write_predictions(
     found: list[Predicted] = []
     cases = loaded.cases(list(images))
     _check_names(cases)
-    for one in loaded.predict(cases, failed=failed):
+    for one in loaded.predictions(cases, failed=failed):
         name = output_name(one.name)
         names[name] = one.name
         unit = {} if one.answer.unit is None else {"unit": one.answer.unit}

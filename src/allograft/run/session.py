@@ -25,7 +25,7 @@ from allograft.predictor import evaluation_mode
 from allograft.predictor.folder import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
-from allograft.results.csv_files import write_metrics, write_results
+from allograft.results.csv_files import result_frame, write_metrics, write_results
 from allograft.results.evidence import write_verdicts
 from allograft.results.models import export_models, refuse_training_images
 from allograft.results.record import read_all, record_name
@@ -46,6 +46,7 @@ from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 NetworkSource = nn.Module | Callable[[], nn.Module]
@@ -69,6 +70,11 @@ class Result:
     lines: tuple[Line, ...]
     models: Mapping[tuple[str, str], Path]
     standing: Standing = field(default_factory=Standing)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows of ``results.csv``: one per recipe, target and evaluated site."""
+        return result_frame(self.plan, self.lines)
 
     @property
     def failed(self) -> int:
