@@ -9,7 +9,7 @@ from typing import Any
 from allograft import tree
 from allograft.cohort import read_manifest
 from allograft.errors import ModelError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import Grid, title
 from allograft.run.session import Result
 from allograft.studies import run_study

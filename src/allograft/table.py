@@ -180,10 +180,19 @@ def rows(kind: str) -> dict[str, str]:
     return {**_TABLES[kind], **{name: entry.value for name, entry in _added(kind).items()}}
 
 
-@cache
 def _added(kind: str) -> dict[str, EntryPoint]:
-    found = entry_points(group=f"allograft.{kind}s")  # reads every installed package
-    return {entry.name: entry for entry in found if entry.name not in _TABLES[kind]}
+    return {name: entries[0] for name, entries in _offered(kind).items()}
+
+
+@cache
+def _offered(kind: str) -> dict[str, list[EntryPoint]]:
+    """What installed packages add under each name; more than one entry where packages disagree."""
+    offered: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=f"allograft.{kind}s"):  # reads every installed package
+        others = offered.setdefault(entry.name, [])
+        if entry.name not in _TABLES[kind] and all(entry.value != other.value for other in others):
+            others.append(entry)
+    return {name: entries for name, entries in offered.items() if entries}
 
 
 def find(kind: str, name: str) -> Any:
@@ -207,16 +216,24 @@ def find(kind: str, name: str) -> Any:
 
 
 def _load(entry: EntryPoint) -> Any:
+    several = _offered(entry.group.removeprefix("allograft.").removesuffix("s"))[entry.name]
+    if len(several) > 1:
+        packages = " and ".join(sorted(_package(each) for each in several))
+        raise ValueError(f"{packages} both add this name")
     if not re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", entry.value):
         raise ValueError("expected module:name")
     return entry.load()
 
 
 def _reason(entry: EntryPoint, error: Exception) -> str:
-    package = f"package '{entry.dist.name}'" if entry.dist else "package that adds it"
+    package = _package(entry)
     said = str(error).strip().partition("\n")[0]
     found = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return f"cannot be loaded from '{entry.value}' ({found}); fix or uninstall the {package}"
+    return f"cannot be loaded from '{entry.value}' ({found}); fix or uninstall {package}"
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"the package '{entry.dist.name}'" if entry.dist else "the package that adds it"
 
 
 def name_of(kind: str, thing: object) -> str:

@@ -20,8 +20,9 @@ from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, Grid, Series
 from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
+from allograft.predictor.card import sites_of
 from allograft.predictor.direct import Predictor
-from allograft.predictor.folder import load_predictor, sites_of
+from allograft.predictor.folder import load_predictor
 from allograft.predictor.whole import case_facts, case_prediction
 from allograft.run.fabric import check_precision, find_device
 from allograft.strict import validated

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 
 from allograft.cohort.checks import (
-    Finding,
-    Named,
-    Site,
     check_duplicates,
     check_files,
     check_grids,
@@ -28,7 +25,8 @@ from allograft.cohort.checks import (
     check_subjects,
 )
 from allograft.cohort.coding import Coding
-from allograft.cohort.gate import compare
+from allograft.cohort.copies import compare
+from allograft.cohort.findings import Finding, Named, Site
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.splits import draw_splits
@@ -76,8 +74,8 @@ class Diagnosis:
     @property
     def worst(self) -> str:
         """The highest severity: stop, warning, note, or "well" when nothing was found."""
-        found = {finding.severity for finding in self.findings}
-        return next((severity for severity in ("stop", "warning", "note") if severity in found), "well")
+        severities = {finding.severity for finding in self.findings}
+        return next((severity for severity in ("stop", "warning", "note") if severity in severities), "well")
 
 
 def examine(
@@ -106,7 +104,7 @@ def examine(
         for site in sorted({case.site for case in cases})
     )
     read = {look.case.name: look for look in looks if look.print is not None}
-    duplicates = compare({one: look.print for one, look in read.items() if look.print}, cases)
+    duplicates = compare({printed: look.print for printed, look in read.items() if look.print}, cases)
     distances = tuple(_distances(sites, looks))
     findings = (
         *check_files(looks, name),
@@ -129,7 +127,7 @@ def _hidden(text: str, look: Look) -> str:
     """``text`` without the paths of a case, which often hold a patient's number."""
     paths = [
         *look.case.image,
-        *(one for one in look.case.labels.values() if isinstance(one, Path)),
+        *(label for label in look.case.labels.values() if isinstance(label, Path)),
         *filter(None, [look.case.region]),
     ]
     names = {part for path in paths for part in (str(path), path.name)} | {look.case.name}
@@ -139,7 +137,7 @@ def _hidden(text: str, look: Look) -> str:
 
 def _site(name: str, looks: Sequence[Look]) -> Site:
     cases = [look.case for look in looks]
-    tested = {subject for subject, place in draw_splits(cases, ()).items() if place.split == "test"}
+    tested = {subject for subject, assigned in draw_splits(cases, ()).items() if assigned.split == "test"}
     tests = len({case.subject for case in cases if case.labels and case.subject in tested})
     read = [look for look in looks if look.print is not None]
     planes = [look for look in read if look.spacing is not None]
@@ -181,9 +179,9 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 def _distances(sites: Sequence[Site], looks: Sequence[Look]) -> Iterator[Distance]:
     shares = {site.name: _shares(site, [look for look in looks if look.case.site == site.name]) for site in sites}
     for first, second in combinations((site.name for site in sites), 2):
-        sides = [[look for look in looks if look.case.site == name] for name in (first, second)]
+        looks_of = [[look for look in looks if look.case.site == name] for name in (first, second)]
         for measure in ("intensity", "spectrum", "layout"):
-            before, after = (_gap(sides, when, measure) for when in ("before", "after"))
+            before, after = (_gap(looks_of, when, measure) for when in ("before", "after"))
             if before or after:
                 yield Distance((first, second), measure, before, after)
         if shares[first] and shares[second]:
@@ -211,9 +209,9 @@ def _shares(site: Site, looks: Sequence[Look]) -> dict[str, float]:
     return {key: number / total for key, number in counts.items()}
 
 
-def _gap(sides: Sequence[Sequence[Look]], when: str, measure: str) -> Gap | None:
+def _gap(both_sites: Sequence[Sequence[Look]], when: str, measure: str) -> Gap | None:
     styles: list[list[Style]] = [
-        [style for look in side if (style := getattr(look, when)) is not None] for side in sides
+        [style for look in side if (style := getattr(look, when)) is not None] for side in both_sites
     ]
     if not all(styles):
         return None
@@ -268,8 +266,8 @@ def to_text(diagnosis: Diagnosis) -> str:
     for finding in diagnosis.findings:
         lines.append(f"  {finding.severity:8} {finding.text}")
         lines += [
-            f"           row {one.row}: {one.name}" + (f" ({one.detail})" if one.detail else "")
-            for one in finding.cases
+            f"           row {case.row}: {case.name}" + (f" ({case.detail})" if case.detail else "")
+            for case in finding.cases
         ]
     if diagnosis.distances:
         lines += ["", f"{'distance between sites (within)':34} {'as stored':>20} {'prepared':>20}"]
@@ -306,11 +304,11 @@ def distance_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
 
     return [
         (
-            f"{one.sites[0]} - {one.sites[1]}: {one.measure}",
-            shown(one.before, one.measure),
-            shown(one.after, one.measure),
+            f"{measured.sites[0]} - {measured.sites[1]}: {measured.measure}",
+            shown(measured.before, measured.measure),
+            shown(measured.after, measured.measure),
         )
-        for one in diagnosis.distances
+        for measured in diagnosis.distances
     ]
 
 

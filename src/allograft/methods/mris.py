@@ -134,7 +134,7 @@ class Mris:
     bands: Annotated[int, Ge(1)] = 1
     key_rate: Annotated[float, Gt(0)] = 0.1
     optimizer: OptimizerRequest | None = field(
-        default_factory=lambda: {name: dict(one) for name, one in PAPERS.items()}
+        default_factory=lambda: {name: dict(settings) for name, settings in PAPERS.items()}
     )
     clip: Annotated[float, Gt(0)] | None = 1.0
 
@@ -188,7 +188,7 @@ class Mris:
         facts: dict[str, float | int | str] = {}
         parts: dict[str, Network] = {}
         for number, part in enumerate(maps.chunk(self.bands, 2)):
-            query, key = (one.to(context.fabric.device).train() for one in self._networks(scenario))
+            query, key = (encoder.to(context.fabric.device).train() for encoder in self._networks(scenario))
             name = "train" if self.bands == 1 else f"band-{number + 1}"
             self._train(query, key, pairs, context, (number, name))
             cases = [cohort.cases[cohort.items[item][0]] for cohort in pairs for item in range(len(cohort))]
@@ -262,6 +262,6 @@ def paired(cohorts: Sequence[Cohort]) -> list[Cohort]:
 
 
 def _map(cohort: Cohort, item: int) -> Tensor:
-    found = cohort.case(item).labels["paired"]
-    assert isinstance(found, Tensor)
-    return found
+    paired = cohort.case(item).labels["paired"]
+    assert isinstance(paired, Tensor)
+    return paired

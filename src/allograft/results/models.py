@@ -14,7 +14,7 @@ from allograft.cohort import Case
 from allograft.cohort.prepared_images import file_hash
 from allograft.context.lock import locked
 from allograft.errors import ModelError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import total_needs
 from allograft.results.select import RULES, Chosen, Line
 from allograft.results.sentence import unfinished

@@ -17,8 +17,8 @@ from allograft.cohort.splits import budget_order
 from allograft.context.store import Kept, Store
 from allograft.grey import plane
 from allograft.predictor import load_predictor
+from allograft.predictor.card import sites_of
 from allograft.predictor.direct import Predictor
-from allograft.predictor.folder import sites_of
 from allograft.predictor.whole import case_prediction
 from allograft.report.boxes import draw_boxes
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes

@@ -81,8 +81,10 @@ def preview(session: Session) -> Preview:
     judging: dict[tuple[str, str], float] = {}
     reasons: dict[str, str] = {}
     built_on: dict[str, set[int]] = {}  # numbers of rows
+    tried = [number for number, row in enumerate(plan.rows) if row.seed == 0]  # other seeds take as long
     for number, row in enumerate(plan.rows):
-        if row.seed == 0:  # other seeds take as long
+        if row.seed == 0:
+            session.say(f"trying {title(row.recipe)}, {tried.index(number) + 1} of {len(tried)}")
             try:
                 for key in _tried(session, world, row, meters, judging):
                     built_on.setdefault(key, set()).add(number)

@@ -22,7 +22,7 @@ from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, operate, spec_of
 from allograft.predictor import evaluation_mode
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
 from allograft.results.csv_files import result_frame, write_metrics, write_results

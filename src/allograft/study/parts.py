@@ -38,8 +38,8 @@ def parts_of(study: Study) -> dict[str, Study]:
     """
     return {
         ", ".join(filter(None, (pair, setting, labels))): made
-        for setting, one in _settings(study).items()
-        for pair, sided in _pairs(one).items()
+        for setting, study_of_part in _settings(study).items()
+        for pair, sided in _pairs(study_of_part).items()
         for labels, made in _budgets(sided).items()
     }
 
@@ -73,22 +73,22 @@ def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, A
 
 
 def _pairs(study: Study) -> dict[str, Study]:
-    sides: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    directions: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     if study.pairs == "listed":
         return {"": study}
     if study.pairs == "all":
-        sides = {
+        directions = {
             f"from {source}": ((source,), tuple(site for site in study.target if site != source))
             for source in study.source
         }
     else:
-        sides = {
+        directions = {
             f"to {target}": (tuple(site for site in study.source if site != target), (target,))
             for target in study.target
         }
     return {
         name: replace(study, pairs="listed", source=here, target=there)
-        for name, (here, there) in sides.items()
+        for name, (here, there) in directions.items()
         if here and there
     }
 

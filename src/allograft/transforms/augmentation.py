@@ -241,9 +241,9 @@ def _nearest_voxels(grid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]
     flat = torch.zeros(grid.shape[:-1], dtype=torch.int64, device=grid.device)
     outside = torch.zeros(grid.shape[:-1], dtype=torch.bool, device=grid.device)
     for axis, count in enumerate(shape):
-        place = (((grid[..., len(shape) - 1 - axis] + 1) * count - 1) / 2).round().long()
-        outside |= (place < 0) | (place >= count)
-        flat = flat * count + place.clamp(0, count - 1)
+        index = (((grid[..., len(shape) - 1 - axis] + 1) * count - 1) / 2).round().long()
+        outside |= (index < 0) | (index >= count)
+        flat = flat * count + index.clamp(0, count - 1)
     return flat.flatten(), outside
 
 

@@ -108,12 +108,12 @@ def tiles(size: Sequence[int], patch: Sequence[int]) -> list[tuple[float, ...]]:
 def crop_centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> tuple[float, ...] | None:
     """Where the crop's centre lies: uniform over the places at which the crop is inside; the middle
     along an axis it does not fit."""
-    place = torch.rand(len(size), generator=rng, dtype=torch.float64).tolist()
+    centre = torch.rand(len(size), generator=rng, dtype=torch.float64).tolist()
     if patch is None:
         return None
     return tuple(
         (wanted - 1) / 2 + int(share * (given - wanted + 1)) if given >= wanted else (given - 1) / 2
-        for share, given, wanted in zip(place, size, patch, strict=True)
+        for share, given, wanted in zip(centre, size, patch, strict=True)
     )
 
 

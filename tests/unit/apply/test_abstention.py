@@ -19,7 +19,7 @@ from allograft.apply.predictions import write_predictions
 from allograft.cli import app
 from allograft.context import Store
 from allograft.errors import ModelError, SpecError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 
 
 @dataclass(frozen=True)

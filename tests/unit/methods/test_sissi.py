@@ -272,6 +272,7 @@ def test_each_epoch_corrects_what_the_last_one_left(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Sissi, "_batches", lambda *_: None)
     monkeypatch.setattr(Sissi, "_sides", lambda *_: Sides((), (), ("noisy",)))  # type: ignore[arg-type]
     monkeypatch.setattr("allograft.methods.sissi._epochs", lambda *_: [range(1), range(1, 2)])
+    monkeypatch.setattr(Sissi, "_show_boxes", lambda *_: None)
     monkeypatch.setattr("allograft.methods.sissi._facts", lambda *_: {})
     monkeypatch.setattr("allograft.methods.sissi.train_with_checkpoints", lambda *_, **__: iter(()))
     list(Sissi().run(Scenario(), build(SPEC), a_context()))  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from allograft.cohort import Case, Cohort, Whole
 from allograft.figure import Points
 from allograft.metrics.label_free import KEYS, mean_entropy
 from allograft.predictor import load_predictor
-from allograft.predictor.folder import sites_of
+from allograft.predictor.card import sites_of
 from allograft.predictor.whole import whole_prediction
 from allograft.results.models import model_folder
 from allograft.results.select import Line

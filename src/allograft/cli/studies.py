@@ -1,0 +1,176 @@
+"""``allograft study``, ``train``, ``adapt``: what trains; ``report``, ``clean``, ``cite``: what it
+leaves."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allograft.cli.options import Device, Set
+from allograft.cli.show import say_to_stderr, show, show_plan
+from allograft.errors import SpecError
+
+studies = typer.Typer(rich_markup_mode=None)
+
+
+@studies.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
+def study(
+    file: Annotated[Path, typer.Argument(help="The study file; see examples/.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for records, models and the report; run the same command again to resume."
+        ),
+    ],
+    set_: Set = None,
+    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+    shard: Annotated[
+        str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
+    ] = "1/1",
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing."),
+    ] = False,
+    device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option(help="Processes that train one network together, each with its share of the batch.")
+    ] = 1,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
+    strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+) -> None:
+    """Compare recipes: train, adapt and evaluate each one at every site; write a table, a report
+    and the models."""
+    from allograft.context.journal import STOP
+    from allograft.run.fabric import local_fabric
+    from allograft.studies import run_study
+    from allograft.study import read_study
+
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    part, asked = _shard(shard), read_study(file, set_ or ())
+    fabric = local_fabric(devices, precision, strategy, device)
+    say = say_to_stderr if fabric.is_global_zero else lambda line: None
+    if plan:
+        from allograft.run.session import Session
+
+        return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
+    result = run_study(
+        asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part
+    )
+    if fabric.is_global_zero:
+        show(result)
+
+
+@studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
+def train(
+    file: Annotated[Path, typer.Argument(help="A study file with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; the model is in OUT/model.")],
+    set_: Set = None,
+    device: Device = "auto",
+) -> None:
+    """Run one recipe once and write a model folder; nothing is evaluated."""
+    from allograft.results.models import predict_command
+    from allograft.run.fabric import local_fabric
+    from allograft.studies import train_model
+    from allograft.study import read_study
+
+    fabric = local_fabric(accelerator=device)
+    print(predict_command(train_model(read_study(file, set_ or ()), out, fabric=fabric, say=say_to_stderr)))
+
+
+@studies.command(
+    epilog="Example: allograft adapt runs/vessels/models/finetune@chase new-site/manifest.csv --recipe finetune -o "
+    "runs/new"
+)
+def adapt(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
+    recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, records and the report.")],
+    set_: Set = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines that a study has.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Adapt a finished model to a new site, without its source images."""
+    from allograft.adapt import adapt_model, adaptation
+    from allograft.run.fabric import local_fabric
+    from allograft.strict import overridden, parse_yaml
+
+    asked, changes, fabric = (
+        parse_yaml(recipe, "--recipe"),
+        overridden({}, set_ or ()),
+        local_fabric(accelerator=device),
+    )
+    if plan:
+        from allograft.run.session import Session
+
+        study_ = adaptation(model, manifest, asked, compare=compare, overrides=changes)
+        return show_plan(Session(study_, out, None, fabric, 0, 60.0, say_to_stderr))
+    show(adapt_model(model, manifest, asked, out, compare=compare, overrides=changes, fabric=fabric, say=say_to_stderr))
+
+
+@studies.command(epilog="Example: allograft report runs/vessels --without-images")
+def report(
+    out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
+    ] = False,
+) -> None:
+    """Write report.html, results.csv and metrics.csv again from the records."""
+    from allograft.studies import rebuild
+
+    show(rebuild(out, pictures=not without_images, say=say_to_stderr))
+
+
+@studies.command(epilog="Example: allograft clean runs/vessels --yes")
+def clean(
+    out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise nothing is removed.")] = False,
+) -> None:
+    """List, and with --yes remove, what no table, report, model or resumed run needs."""
+    from allograft.clean import leftovers, lines_of, remove
+
+    found = leftovers(out, say_to_stderr)
+    print("\n".join(lines_of(found)))
+    if yes:
+        print(f"removed {remove(found) / 2**20:.1f} MiB")
+    elif found.found:
+        print(f"dry run: nothing was removed; allograft clean {out} --yes removes {found.size / 2**20:.1f} MiB")
+
+
+@studies.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")
+def cite(file: Annotated[Path, typer.Argument(help="A study file, or the output folder of a study.")]) -> None:
+    """Print the BibTeX entries of what a study used."""
+    from allograft.recipe import candidates
+    from allograft.study import read_study
+    from allograft.study.cite import OURS, bibtex, papers
+    from allograft.study.reading import kept_study
+
+    asked = kept_study(file) if file.is_dir() else read_study(file)
+    print(
+        "\n\n".join(
+            bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))
+        )
+    )
+
+
+@studies.command(epilog="Example: allograft methods")
+def methods() -> None:
+    """List the methods, one line each."""
+    from allograft.table import summaries
+
+    for name, line in summaries("method"):
+        print(f"{name:20} {line}")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, total = text.partition("/")
+    if not (slash and part.isdigit() and total.isdigit() and 1 <= int(part) <= int(total)):
+        raise SpecError(f"--shard {text}: expected I/N with I from 1 to N, for example --shard 2/4")
+    return int(part), int(total)
