@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from allograft.predictor.folder import CARD, FORMAT
+from allograft.predictor.card import CARD, FORMAT
 
 KINDS = {int: "integer", str: "string", bool: "boolean", dict: "object", list: "array", type(None): "null"}
 
