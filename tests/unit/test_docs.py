@@ -126,6 +126,40 @@ def test_every_name_of_a_table_has_a_section_with_its_arguments(kind: str, gener
             assert f"| `{key}` |" in section.group(1)
 
 
+@pytest.mark.parametrize(
+    ("method", "functions"),
+    [
+        ("fourier", ("allograft.transforms.fourier.swap_amplitude",)),
+        ("mib", ("allograft.parts.distillation.distillation",)),
+        ("spottunet", ()),
+    ],
+)
+def test_a_method_s_page_has_its_equations_wherever_they_are(
+    method: str, functions: tuple[str, ...], generate: ModuleType
+):
+    page = generate.method_page(method)
+    for name in functions:
+        assert f".. autofunction:: {name}\n" in page
+    assert "autofunction:: allograft.context" not in page
+    assert "autofunction:: allograft.recipe" not in page
+
+
+def test_a_method_s_page_links_the_evidence_that_names_it(generate: ModuleType):
+    assert "(../../evidence/vessels_adapt.md)" in generate.method_page("mmtl")
+    assert "Only in its tests so far." not in generate.method_page("finetune")
+
+
+def test_the_index_of_methods_has_each_in_the_group_of_the_readme(generate: ModuleType):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Methods")[2].partition("\n## ")[0]
+    readme = {
+        group.capitalize(): set(re.findall(r"`(\w+)`", names))
+        for group, names in re.findall(r"^\| (.+?) \| (.+?) \|$", text, flags=re.M)
+        if group != "needs"
+    }
+    index = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |^```)", generate.methods_index(), flags=re.M | re.S))
+    assert {group: set(re.findall(r"^\| \[`(\w+)`\]", lines, flags=re.M)) for group, lines in index.items()} == readme
+
+
 def test_the_page_of_costs_has_every_promise_as_it_was_measured(generate: ModuleType):
     page = generate.cost_page()
     for path in (DOCS.parent / "benchmarks" / "results").glob("*.json"):
