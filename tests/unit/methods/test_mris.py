@@ -23,9 +23,10 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
-from allograft.errors import ModelError, SpecError
+from allograft.errors import MissingWeightsError, ModelError, SpecError
 from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
 from allograft.networks import build
+from allograft.networks.fetch import _timm
 from allograft.phantoms.knee import write_knee
 from allograft.predictor import Direct, save_predictor
 from allograft.predictor.retrieval import Retrieval
@@ -42,11 +43,13 @@ CONTRACT = {
         "margin": 0.0,
         "k": 3,
         "negative": "clamp",
+        "weights": "timm:mobilenetv3_small_050",
         "bands": 2,
         "key_rate": 1.0,
         "optimizer": {"sgd": {"lr": 0.1}},
         "clip": 1e-6,
     },
+    "under": {"weights": {"arguments": {"encoder": {"timm": {"name": "mobilenetv3_small_050"}}}}},
     "own_settings": ("clip", "optimizer"),
     # the database is made of the trained encoders at the end
     "marks": (),
@@ -328,3 +331,27 @@ def test_made_maps_become_the_images_of_studies_of_their_own(model: Path, manife
     assert (maps[0].dtype, maps[1].dtype) == (np.uint16, np.uint8)
     (answer,) = load(model).predict(manifest.parent / "images" / "a-002-left-0.png")
     np.testing.assert_allclose(maps[0] / 65535, answer.answer.maps["paired"].numpy(), atol=1e-4)
+
+
+def test_both_encoders_start_from_published_weights_and_the_stage_says_so(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    name = "mobilenetv3_small_050"
+    published = timm.create_model(name).state_dict()
+    save_file(published, tmp_path / _timm(name)[2])
+    monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path))
+    recipe = Mris(k=2, encoder={"timm": {"name": name}}, weights=f"timm:{name}")
+    encoders = recipe._networks(Scenario(source=(cohort,)))
+    for encoder in encoders:
+        own = encoder.state_dict()
+        same = [key for key, ours in encoder.aliases.items() if torch.equal(own[ours], published[key])]
+        assert len(same) > 0.9 * len(encoder.aliases)  # not the first convolution, of three channels there
+    monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(MissingWeightsError, match=name):
+        recipe._networks(Scenario(source=(cohort,)))
+    assert recipe._said(Scenario(source=(cohort,)), torch.zeros(3))["encoders"] == f"timm:{name}"
+    with pytest.raises(SpecError, match=r"weights is 'imagenet'; expected timm:NAME"):
+        Mris(weights="imagenet")
