@@ -24,7 +24,7 @@ from allograft.tree import default
 
 EVIDENCE = Path(__file__).parent / "evidence"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-SHARED = re.compile(r"allograft\.(nn|metrics|transforms|optim|parts)\.")
+MATHS = re.compile(r"allograft\.(nn(?!\.processes)|metrics|transforms|optim)\.")
 CITES = re.compile(r"et al\.|\beqs?\.|\(eq|[Aa]lgorithm \d|\b(?:19|20)\d\d\)")
 COST = """Measured by `make bench` on the machine that each line names; the results are kept in
 `benchmarks/results`. Ratios are medians of alternating runs, in processor time.
@@ -116,12 +116,14 @@ def settings_table(cls: type) -> str:
 
 def equations(module: Any) -> list[str]:
     """The functions of a method's file that are the paper's mathematics, by their full names: its
-    own public ones, and those it takes from ``nn``, ``metrics``, ``transforms``, ``optim`` and
-    ``parts`` that cite a paper or an equation."""
+    own public ones, those it takes from ``nn``, ``metrics``, ``transforms`` and ``optim``, and of
+    ``parts`` those that cite a paper or an equation."""
     functions = [thing for thing in vars(module).values() if inspect.isfunction(thing)]
     own = [each for each in functions if each.__module__ == module.__name__ and not each.__name__.startswith("_")]
-    shared = [each for each in functions if SHARED.match(each.__module__) and CITES.search(inspect.getdoc(each) or "")]
-    return [f"{each.__module__}.{each.__name__}" for each in (*own, *shared)]
+    maths = [each for each in functions if MATHS.match(each.__module__)]
+    parts = [each for each in functions if each.__module__.startswith("allograft.parts.")]
+    cited = [each for each in parts if CITES.search(inspect.getdoc(each) or "")]
+    return [f"{each.__module__}.{each.__name__}" for each in (*own, *maths, *cited)]
 
 
 def evidence_of(name: str) -> Iterator[str]:

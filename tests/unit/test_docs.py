@@ -129,7 +129,7 @@ def test_every_name_of_a_table_has_a_section_with_its_arguments(kind: str, gener
 @pytest.mark.parametrize(
     ("method", "functions"),
     [
-        ("fourier", ("allograft.transforms.fourier.swap_amplitude",)),
+        ("fourier", ("allograft.transforms.fourier.swap_low_amplitude",)),
         ("mib", ("allograft.parts.distillation.distillation",)),
         ("spottunet", ()),
     ],

@@ -34,7 +34,7 @@ WORDS = {
     r"\bis said\b|\bsays? so\b": "reports",
     r"\bof which\b[^.;]*\bof which\b": "two sentences",
     r"(?<!the )(?<!\ba )\bwhole\b(?! numbers?\b|[ -]slide\b)": "complete, entire",
-    r"\bjudg(?:ed|es|ing)\b|\b(?:to|and|nor|not) judge\b|\bjudge (?:a|every|all|each|on|them|it)\b": "evaluate",
+    r"\bjudg(?:ed|es|ing)\b|\b(?:to|and|nor|not) judge\b|\bjudge (?:a|the|every|all|each|on|them|it)\b": "evaluate",
     r"\bcarr(?:y|ies|ied|ying)\b[^.;]{0,30}\bover\b|\bcarr(?:y|ies|ied|ying) (?:a|the|your) model\b": "transfer, adapt",
     r"\bbeside\b": "next to, besides",
     r"\basked for\b": "requested",

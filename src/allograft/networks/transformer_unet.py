@@ -1,4 +1,4 @@
-"""A U-Net with a transformer at its bottom, like TransUNet (Chen et al. 2021), of MONAI's blocks."""
+"""A U-Net with a transformer at its bottom, as TransUNet (Chen et al. 2021), of MONAI's blocks."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def transformer_unet(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"paired": K}``, ``{"label": K}`` from the transformer, or two.
+        spatial_dims: 2 or 3.
         channels, num_res_units, norm: of ``unet``, whose levels halve the image.
         image_size: the size, or sizes, that the position table is made for; resampled for others.
         hidden_size, mlp_dim, num_heads, depth: of the transformer; the defaults are TransUNet's.
