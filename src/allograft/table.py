@@ -73,6 +73,13 @@ METHODS = {
     "contrastive": "allograft.methods.contrastive:Contrastive",
     "adversarial": "allograft.methods.adversarial:Adversarial",
     "denoising_diffusion": "allograft.methods.denoising_diffusion:DenoisingDiffusion",
+    "tent": "allograft.methods.tent:Tent",
+    "minent": "allograft.methods.minent:MinEnt",
+    "coral": "allograft.methods.coral:Coral",
+    "mixstyle": "allograft.methods.mixstyle:MixStyle",
+    "groupdro": "allograft.methods.groupdro:GroupDro",
+    "mean_teacher": "allograft.methods.mean_teacher:MeanTeacher",
+    "bigaug": "allograft.methods.bigaug:BigAug",
 }
 
 NETWORKS = {
@@ -109,6 +116,7 @@ PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "weights": "allograft.predictor.direct:Weights",
     "fourier": "allograft.methods.fourier:FourierPredictor",
+    "tent": "allograft.methods.tent:TentPredictor",
     "donors": "allograft.parts.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
     "by_site": "allograft.parts.by_site:SitePredictor",

@@ -93,7 +93,9 @@ def test_every_example_parses(file: Path) -> None:
 
 
 def test_paths_in_the_readme_exist() -> None:
-    for path in re.findall(r"\]\(([\w./-]+)\)", README):
+    paths = re.findall(r"\]\(([\w./-]+)\)", README)
+    assert {"LICENSE", "CHANGELOG.md", "docs/index.md"} <= set(paths)
+    for path in paths:
         assert (ROOT / path).exists(), path
 
 

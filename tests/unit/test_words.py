@@ -26,7 +26,7 @@ COUNTED = (
 WORDS = {
     r"\bmend(?:s|ed|ing)?\b": "fix",
     r"\banew\b": "again",
-    r"\btold (?!apart|from)|\btold[.,;]|\btells? of\b": "reported, says, given",
+    r"(?<!cannot be )\btold(?: (?!apart|from)|[.,;])|\btells? of\b": "reported, says, given",
     r"\bstands?\b(?! for\b|-)": "is, are listed",
     rf"\b{COUNTED} an? {UNIT}\b": "per",
     r"\bgo(?:es|ing)? on\b": "continue, resume",

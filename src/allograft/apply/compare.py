@@ -32,6 +32,7 @@ from allograft.results.head_to_head import (
     write_cases,
     write_summary,
 )
+from allograft.results.looks import look_at_model
 from allograft.tasks import Answer
 from allograft.tasks.segmentation import Segmentation
 
@@ -105,6 +106,8 @@ def compare(
         shared = measuring(shared, surface_dice=surface_dice)
     judged = [_judged(side, manifest, shared) for side in sides]
     found = _paired(sides, judged, manifest)
+    for place in places:
+        look_at_model(place, "compare", "scores on another manifest")
     if out is not None:
         _write(Path(out), found, sides, judged)
     return found

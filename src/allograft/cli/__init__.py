@@ -10,9 +10,11 @@ import typer
 from allograft import __version__
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.freeze import freezing
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
+from allograft.cli.merge import merging
 from allograft.cli.models import models
 from allograft.cli.schema import schemas
 from allograft.cli.studies import studies
@@ -36,6 +38,8 @@ app.add_typer(cohorts)
 app.add_typer(comparison)
 app.add_typer(first)
 app.add_typer(schemas)
+app.add_typer(freezing)
+app.add_typer(merging)
 app.add_typer(index, name="index")
 
 

@@ -73,14 +73,25 @@ def evaluate(
     surface_dice: Annotated[
         float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Also write the scores by case number, without names or images, for 'allograft merge'."),
+    ] = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option("--site", help="What the record calls each site, in the manifest's order; no name without it."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Evaluate a model or predictions on a manifest; images of its training are refused."""
     from allograft.apply.evaluate import evaluate as judge
     from allograft.apply.evaluate import summary, write_evaluation
+    from allograft.apply.travelling import check_record, site_record
 
     task = {"segmentation": {"classes": classes}} if classes else None
     how: dict[str, Any] = {"missed": cast(Any, missed), "surface_dice": surface_dice, "device": device}
+    if record is not None:
+        check_record(judged, manifest, sites or ())
     found = judge(judged, manifest, task=task, **how)
     for site in found.metrics:
         print(summary(found, site))
@@ -90,6 +101,8 @@ def evaluate(
         print(f"warning: {text}", file=sys.stderr)
     if out is not None:
         write_evaluation(found, out)
+    if record is not None:
+        site_record(found, judged, manifest, sites=sites or (), surface_dice=surface_dice).write(record)
 
 
 @models.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")

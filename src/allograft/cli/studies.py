@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from allograft.cli.executor import Address, Executor, Jobs, made_executor
 from allograft.cli.options import Device, Set
 from allograft.cli.show import say_to_stderr, show, show_plan
 from allograft.errors import SpecError
@@ -41,6 +42,9 @@ def study(
     ] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    executor: Executor = None,
+    jobs: Jobs = None,
+    address: Address = None,
 ) -> None:
     """Compare recipes: train, adapt and evaluate each one at every site; write a table, a report
     and the models."""
@@ -51,6 +55,7 @@ def study(
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
+    where = made_executor(executor, jobs, address, device)
     fabric = local_fabric(devices, precision, strategy, device)
     say = say_to_stderr if fabric.is_global_zero else lambda line: None
     if plan:
@@ -58,7 +63,14 @@ def study(
 
         return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
     result = run_study(
-        asked, out, fabric=fabric, workers=workers, checkpoint_seconds=checkpoint_seconds, say=say, shard=part
+        asked,
+        out,
+        fabric=fabric,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+        say=say,
+        shard=part,
+        executor=where,
     )
     if fabric.is_global_zero:
         show(result)

@@ -119,8 +119,8 @@ class Mris:
         k: neighbours.
         negative: ``released``: eq. 4 as printed, by which a negative similarity has a negative
             weight; ``clamp``: it has none.
-        weights: what both encoders start from: ``timm:NAME`` or ``hf:OWNER/NAME``, for the paper's
-            ImageNet ``timm:resnet18``; null for scratch. The stage says it.
+        weights: what both encoders start from: ``timm:NAME`` or ``hf:OWNER/NAME``; the paper's
+            ImageNet weights are ``timm:resnet18``; null for scratch. The stage says it.
         bands: equal parts of the paired image along its first axis, each with networks and a
             database of its own. 1 = the paper's MRIS-C, 2 = MRIS-S of a femoral map above a tibial
             one.

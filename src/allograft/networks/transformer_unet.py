@@ -1,4 +1,5 @@
-"""A U-Net with a transformer at its bottom, as TransUNet (Chen et al. 2021), of MONAI's blocks."""
+"""A U-Net with a transformer at its bottom, like TransUNet (Chen et al. 2021), of MONAI's
+blocks."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ CARD: Mapping[str, tuple[type, ...]] = {
     },
     **{
         "protocol": (dict,),
+        "unit": (str,),
         "stage": (str,),
         "intended_use": (str,),
         "target": (str, type(None)),

@@ -14,6 +14,7 @@ from allograft.report import facts
 from allograft.report.cells import Cell, Column, Table, gain, gain_cell, score_cell
 from allograft.report.drawn import Drawn
 from allograft.report.figures import draw_figure
+from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs
@@ -21,6 +22,7 @@ from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
 from allograft.results.table import subjects_at
+from allograft.study.keys import TargetLabels
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 from allograft.tree import write_bytes
@@ -86,6 +88,7 @@ def write_overview(
     severity: Sheet | None,
     *,
     missing: Mapping[str, str],
+    frozen: str = "",
 ) -> None:
     """Write the page as one HTML file that needs no network; an older one is replaced whole or not
     at all.
@@ -94,6 +97,7 @@ def write_overview(
         parts: those that have been run so far, of ``total``.
         severity: recipes by how much do-nothing loses.
         missing: parts that were not run, each with the reason.
+        frozen: when the study's protocol was frozen, in words; "" where it was not.
 
     Raises:
         OutputError: the file cannot be written.
@@ -107,11 +111,13 @@ def write_overview(
         "headline": plan.headline,
         "parts": parts,
         "total": total,
+        "frozen": frozen,
         "ways": WAYS[study.pairs],
         "pairs": _pairs(plan, parts),
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": recipes_over(parts),
         "severity": severity,
+        "label_sections": label_sections(parts),
         "verdicts": [
             *((part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions),
             *((name, f"missing: {why}") for name, why in missing.items()),
@@ -130,7 +136,8 @@ WAYS = {
 
 def _only_pairs(study: Study) -> bool:
     """Whether the parts differ in their sites alone."""
-    return not study.each and not replace(study, pairs="listed").is_parted
+    labels = study.target_labels
+    return not study.each and (not isinstance(labels, TargetLabels) or len(labels.amounts) == 1)
 
 
 def _question(study: Study) -> str:

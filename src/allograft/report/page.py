@@ -71,12 +71,14 @@ class Shows:
         figures: (recipe's title, target) -> name -> figure, of the run that stands for the line.
         extras: target -> further sections.
         world: for the counts of the splits; without it the page counts the test sets alone.
+        frozen: when the study's protocol was frozen, in words; "" where it was not.
     """
 
     pictures: Pictures = field(default_factory=dict)
     figures: Mapping[PictureKey, Mapping[str, Figure]] = field(default_factory=dict)
     extras: Mapping[str, Sequence[Extra]] = field(default_factory=dict)
     world: World | None = None
+    frozen: str = ""
 
 
 def write_report(
@@ -106,7 +108,13 @@ def write_report(
     unnamed = facts.name_hider(lines, shown)
     drawn, lost = fitting_figures(shows.figures, unnamed, FIGURES, facts.ordinals(lines, shown))
     content = _content(study, plan, lines, shows.world, hide)
-    content |= {"done": standing.done, "total": standing.total, "lost": lost, "coverage": COVERAGE}
+    content |= {
+        "frozen": shows.frozen,
+        "done": standing.done,
+        "total": standing.total,
+        "lost": lost,
+        "coverage": COVERAGE,
+    }
     content["targets"] = [
         target_of(study, plan, standing, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed)
         for site in (question.name for question in study.questions)

@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from allograft.figure import Figure
+from allograft.report.robustness import robustness
 from allograft.report.target import Extra
+from allograft.report.without_labels import without_labels
 from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_of
 from allograft.results.analysis.fairness_sheets import fairness
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
@@ -58,6 +60,7 @@ def sections_of(
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {
         target: [
+            *without_labels(plan, table, target),
             *_stream(plan, records, world.study),
             *_pretexts(plan, records),
             *_sweeps(plan, table, target),
@@ -66,6 +69,7 @@ def sections_of(
             *_readers(table, target),
             *_strata(table, world, target),
             *_forgetting(plan, records, world, target),
+            *robustness(out, world, table, target, template, device=device),
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
             *_selection(plan, records, target),

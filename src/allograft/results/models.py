@@ -87,6 +87,7 @@ def facts(world: World, row: Row, out: Path) -> dict[str, Any]:
 
 def _scores(study: Study, run: Chosen) -> dict[str, Any]:
     return {
+        "unit": run.row.unit,
         "stage": run.stage,
         "protocol": {
             "selection": f"{study.selection}: {RULES[study.selection]}",

@@ -97,8 +97,17 @@ def _budgets(study: Study) -> dict[str, Study]:
     labels = study.target_labels
     if not isinstance(labels, TargetLabels) or len(labels.amounts) == 1:
         return {"": study}
-    budgets = {f"{labels.unit}-{amount:g}": TargetLabels(**{labels.unit: amount}) for amount in labels.amounts}  # type: ignore[arg-type]
-    return {name: replace(study, target_labels=budget) for name, budget in budgets.items()}
+    budgets = [TargetLabels(**{labels.unit: amount}) for amount in labels.amounts]  # type: ignore[arg-type]
+    return {budget_name(budget): replace(study, target_labels=budget) for budget in budgets}
+
+
+def budget_name(budget: TargetLabels) -> str:
+    """The name of the part with one budget.
+
+    >>> budget_name(TargetLabels(subjects=4))
+    'subjects-4'
+    """
+    return f"{budget.unit}-{budget.amounts[0]:g}"
 
 
 def part_folder(out: Path, name: str) -> Path:

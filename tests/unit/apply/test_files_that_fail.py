@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.apply.test_evaluate_masks import drawn
+from tests.unit.apply.squares import write_square
 from tests.unit.apply.test_millimetres import CARD, PLANE, Bright
 
 from allograft.apply.model import Model
@@ -23,8 +23,8 @@ def model(**preprocessing: object) -> Model:
 
 
 def test_a_file_that_is_gone_fails_alone(tmp_path: Path) -> None:
-    drawn(tmp_path / "a.png")
-    drawn(tmp_path / "b.png")
+    write_square(tmp_path / "a.png")
+    write_square(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to("nowhere")
     made, failed = model(), dict[str, AllograftError]()
     found = made.predictions(made.cases(tmp_path), failed=failed)
@@ -42,8 +42,8 @@ def test_a_hash_of_nothing_is_our_error(tmp_path: Path) -> None:
 
 
 def test_names_that_clash_are_refused_before_anything_is_predicted(tmp_path: Path) -> None:
-    drawn(tmp_path / "x" / "a.png")
-    drawn(tmp_path / "y" / "a.png")
+    write_square(tmp_path / "x" / "a.png")
+    write_square(tmp_path / "y" / "a.png")
     _check_names(model().cases(tmp_path))
     nibabel.save(nibabel.Nifti1Image(PLANE[..., None], np.eye(4)), tmp_path / "x" / "a.nii.gz")
     with pytest.raises(ImageError, match=r"x/a.png: 'x/a.nii.gz' would write the same files"):
@@ -58,7 +58,7 @@ def test_an_image_of_other_axes_is_not_told_to_change_a_setting(tmp_path: Path) 
 
 
 def test_arrays_are_predicted_like_the_files_that_hold_them(tmp_path: Path) -> None:
-    drawn(tmp_path / "a.png")
+    write_square(tmp_path / "a.png")
     stored = np.asarray(Image.open(tmp_path / "a.png"))
     made = model()
     found = made.predict([tmp_path / "a.png", stored, stored[None].astype(np.float32)])

@@ -481,7 +481,7 @@ COLUMNS: dict[str, Any] = {"image": "path", "subject": "pid", "site": "h", "labe
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("path,pid,h,h,dx\na.png,1,x,y,ill\n", "column 'h' stands twice"),
+        ("path,pid,h,h,dx\na.png,1,x,y,ill\n", "column 'h' is in the header twice"),
         ("path,pid,h,dx\na.png,1,x\n", "row 2: has fewer cells"),
         ("path,pid,h,dx\na.png,1,x,ill,5\n", "row 2: has more cells"),
         ('path,pid,h,dx\na.png,1,x,"ill\nb.png,2,x,ill\n', "cannot be read as CSV"),
