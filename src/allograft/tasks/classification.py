@@ -127,7 +127,7 @@ def check_classes(classes: Sequence[str], task: str, least: int) -> None:
             "pneumonia]"
         )
     if len(set(classes)) < len(classes):
-        raise SpecError(f"task: {task}: a class is twice in {', '.join(classes)}; remove one")
+        raise SpecError(f"task: {task}: a class is listed twice in {', '.join(classes)}; remove one")
     wrong = [name for name in classes if "|" in name or not name.strip() or name in COLUMNS]
     if wrong:
         raise SpecError(f"task: {task}: '{wrong[0]}' cannot be a class name; rename it in the manifest and here")
