@@ -38,7 +38,7 @@ def adapt_model(
 
     The study it runs is an ordinary one, see ``adaptation``: labelled sites are judged, models are
     left in ``OUT/models``. Where the new model loses at a site (see ``statistics.tolerance``) the
-    old one is kept beside it, in ``OUT/models/before``, and this is reported.
+    old one is kept next to it, in ``OUT/models/before``, and this is reported.
 
     Args:
         recipe, compare, overrides: as of ``adaptation``.
@@ -101,7 +101,7 @@ def _keep_old(result: Result, model: Path, say: Callable[[str], None]) -> None:
         tree.remove(kept)
         tree.copy_folder(model, kept)
         worse = "; ".join(f"{name} {', '.join(why)}" for name, why in marked)
-        say(f"the new model is worse somewhere: {worse}. The old one is kept beside it: {kept}")
+        say(f"the new model is worse somewhere: {worse}. The old one is kept next to it: {kept}")
 
 
 def _prepared(card: Mapping[str, Any], folder: Path) -> None:

@@ -35,6 +35,7 @@ from allograft.study.spec import Study
 from allograft.study.world import World
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 
@@ -61,6 +62,14 @@ class PartsResult:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def table(self) -> pd.DataFrame:
+        """The tables of all parts, with the column ``part``."""
+        import pandas as pd
+
+        frames = [result.table.assign(part=name) for name, result in self.parts.items()]
+        return pd.concat(frames, ignore_index=True)
+
+    @property
     def failed(self) -> int:
         """How many runs failed."""
         return sum(part.failed for part in self.parts.values())
@@ -85,7 +94,7 @@ def run_study(
     Args:
         study: as ``read_study`` gives it, or the same keys as a mapping.
         network: your own ``nn.Module`` (its weights are the start of every seed) or a function that
-            makes one (drawn anew by seed).
+            makes one (drawn again for each seed).
         fabric: a lightning ``Fabric``; one process on the default device when None.
         say: called with progress lines.
         progress: whether a terminal shows a bar of each training.

@@ -162,9 +162,9 @@ def load(path: Path) -> Any:
         shape, checksum = metadata["tree"], metadata["blake2b"]
     # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
     except Exception as error:
-        raise DamagedFile(f"{path}: not a whole file ({error}); delete it, it is made again") from error
+        raise DamagedFile(f"{path}: not a complete file ({error}); delete it; it is made again") from error
     if _checksum(shape, tensors) != checksum:
-        raise DamagedFile(f"{path}: its content does not match its checksum; delete it, it is made again")
+        raise DamagedFile(f"{path}: its content does not match its checksum; delete it; it is made again")
     return _restore(json.loads(shape), tensors)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from allograft.strict import validated
 from allograft.table import find
 from allograft.tasks import Answer
 
+Images = Path | str | np.ndarray | Iterable[Path | str | Case | np.ndarray]
+"""Paths, cases of a manifest, or arrays."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What convolutions and matrix products are computed in where a precision is not 32-true."""
 
@@ -83,31 +86,39 @@ class Model:
         """The images that ``predict`` predicts, without their labels, which are not looked at."""
         return [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]
 
-    def predict(
-        self, images: Path | str | Iterable[Path | str | Case], *, failed: dict[str, AllograftError] | None = None
-    ) -> Iterator[Predicted]:
-        """Predict image files, all images of a folder, or the cases of a manifest, one after
-        another.
+    def predict(self, images: Images, *, failed: dict[str, AllograftError] | None = None) -> list[Predicted]:
+        """Predict image files, all images of a folder, the cases of a manifest, or arrays.
 
         Args:
-            failed: gets the name of each image that cannot be predicted, and why, in the place of
+            images: a path, an array, or several of them. Arrays have the channels first, at most
+                four of them, as in an ``.npy`` file: (H, W), (C, H, W) or (C, i, j, k). They have
+                no voxel size, so models with a ``spacing`` refuse them.
+            failed: gets the name of each image that cannot be predicted, and why, instead of
                 raising it.
+
+        Returns:
+            One prediction per image, in order; ``predictions`` gives them one after another.
 
         Raises:
             ImageError: an unreadable image, or one whose channels are not those of the training
                 images.
         """
-        cases = self.cases(images)
-        cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
-        for which, case in enumerate(cases):
-            try:
-                made = self._predict(cohort, which, case)
-            except AllograftError as error:
-                if failed is None:
-                    raise
-                failed[case.name] = error
-            else:
-                yield made
+        return list(self.predictions(images, failed=failed))
+
+    def predictions(self, images: Images, *, failed: dict[str, AllograftError] | None = None) -> Iterator[Predicted]:
+        """As ``predict``, one after another, so that only one is in memory."""
+        with TemporaryDirectory(prefix="allograft-") as folder:
+            cases = self.cases(_as_files(images, Path(folder)))
+            cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
+            for which, case in enumerate(cases):
+                try:
+                    made = self._predict(cohort, which, case)
+                except AllograftError as error:
+                    if failed is None:
+                        raise
+                    failed[case.name] = error
+                else:
+                    yield made
 
     @property
     def slices(self) -> Slices | None:
@@ -225,6 +236,22 @@ def _task(card: Mapping[str, Any]) -> Any:
 def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
     made: Preprocessing = validated(Preprocessing, card["preprocessing"], "preprocessing")
     return made
+
+
+def _as_files(images: Images, folder: Path) -> list[Path | str | Case]:
+    """The same with each array in a file of the folder."""
+    several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
+    files: list[Path | str | Case] = []
+    for number, one in enumerate(several):
+        if isinstance(one, np.ndarray):
+            if one.dtype.kind not in "biuf":
+                raise ImageError(f"array-{number}: holds {one.dtype}; expected numbers; convert it with astype")
+            file = folder / f"array-{number}.npy"
+            np.save(file, one, allow_pickle=False)
+            files.append(file)
+        else:
+            files.append(one)
+    return files
 
 
 def _cases(images: Path | str | Iterable[Path | str | Case], *, planes: bool) -> Iterator[Case]:

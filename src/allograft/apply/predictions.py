@@ -79,7 +79,7 @@ def write_predictions(
     found: list[Predicted] = []
     cases = loaded.cases(list(images))
     _check_names(cases)
-    for one in loaded.predict(cases, failed=failed):
+    for one in loaded.predictions(cases, failed=failed):
         name = output_name(one.name)
         row, is_far = row_of(one, rule)
         is_far = is_far and asked is not None

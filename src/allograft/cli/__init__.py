@@ -19,12 +19,13 @@ from allograft.cli.init import first
 from allograft.cli.merge import merging
 from allograft.cli.models import models
 from allograft.cli.monitor import monitoring
+from allograft.cli.schema import schemas
 from allograft.cli.studies import studies
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError
 
 app = typer.Typer(
-    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one "
+    help="Adapt a medical-imaging model to another hospital, and compare the methods for it under one "
     "protocol. "
     "Research use only, not a medical device.",
     no_args_is_help=True,
@@ -40,6 +41,7 @@ app.add_typer(comparison)
 app.add_typer(ensembles)
 app.add_typer(monitoring)
 app.add_typer(first)
+app.add_typer(schemas)
 app.add_typer(freezing)
 app.add_typer(merging)
 app.add_typer(index, name="index")

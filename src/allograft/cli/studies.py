@@ -20,19 +20,22 @@ studies = typer.Typer(rich_markup_mode=None)
 
 @studies.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
 def study(
-    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
+    file: Annotated[Path, typer.Argument(help="The study file; see examples/.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for records, models and the report; run the same command again to resume."
+        ),
     ],
     set_: Set = None,
-    workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     shard: Annotated[
         str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
     ] = "1/1",
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits."),
+        typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing."),
     ] = False,
     device: Device = "auto",
     devices: Annotated[
@@ -53,8 +56,8 @@ def study(
         bool, typer.Option("--tensorboard", help="Write TensorBoard event files to OUT/tensorboard at the end.")
     ] = False,
 ) -> None:
-    """Compare recipes: train, carry over, judge every one on every site, and leave table, report
-    and models."""
+    """Compare recipes: train, adapt and evaluate each one at every site; write a table, a report
+    and the models."""
     from allograft.context.journal import STOP
     from allograft.results.tracking import Sinks
     from allograft.run.fabric import local_fabric
@@ -84,15 +87,15 @@ def study(
 
 @studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
 def train(
-    file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
+    file: Annotated[Path, typer.Argument(help="A study file with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; the model is in OUT/model.")],
     set_: Set = None,
     device: Device = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
     log: Log = None,
 ) -> None:
-    """Run one recipe once and leave a model folder; nothing is judged."""
+    """Run one recipe once and write a model folder; nothing is evaluated."""
     from allograft.results.models import predict_command
     from allograft.run.fabric import local_fabric
     from allograft.studies import train_model
@@ -112,9 +115,9 @@ def adapt(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
     recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, records and the report.")],
     set_: Set = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines that a study has.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
     ] = False,
@@ -158,7 +161,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Make report.html, results.csv and metrics.csv anew from the records."""
+    """Write report.html, results.csv and metrics.csv again from the records."""
     from allograft.studies import rebuild
 
     if form is None:
@@ -174,7 +177,7 @@ def report(
 @studies.command(epilog="Example: allograft clean runs/vessels --yes")
 def clean(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, nothing is removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise nothing is removed.")] = False,
 ) -> None:
     """List, and with --yes remove, what no table, report, model or resumed run needs."""
     from allograft.clean import leftovers, lines_of, remove
@@ -188,8 +191,8 @@ def clean(
 
 
 @studies.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")
-def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folder of one.")]) -> None:
-    """Print BibTeX for what a study used."""
+def cite(file: Annotated[Path, typer.Argument(help="A study file, or the output folder of a study.")]) -> None:
+    """Print the BibTeX entries of what a study used."""
     from allograft.recipe import candidates
     from allograft.study import read_study
     from allograft.study.cite import OURS, bibtex, papers

@@ -37,7 +37,7 @@ class PoolLabels:
 
     A class is a value of the column ``label`` in one data set; the images of a data set without
     that column are a class each site. A linear layer on the mean of the encoder's last feature, and
-    cross-entropy; the encoder is carried over. It stands for supervised pre-training on photographs
+    cross-entropy; the encoder is kept. It stands for supervised pre-training on photographs
     where no published weights are at hand.
 
     Args:

@@ -84,7 +84,7 @@ class Abstention:
         named = "a score" if self.column == "score" else f"a {self.column}"
         return (
             f"abstaining above {named} of {self.threshold:.3g}: coverage {self.coverage:.3f} of {self.cases} held-out "
-            f"cases, each by the threshold of the others, for the {self.level} asked for"
+            f"cases, each by the threshold of the others, for the {self.level} requested"
         )
 
 

@@ -21,7 +21,7 @@ ORDER = ("iou", "hd95", "asd", "hd95_diagonal", "asd_diagonal")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
 INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
-CLAIM = "probability that the row is no better than doing nothing, shrunk over the rows that compete"
+CLAIM = "probability that the row is no better than no adaptation, shrunk over the rows that compete"
 CLAIM_OF_TWO = "probability that the one that is ahead is no better, with a flat prior"
 BADGES = {
     "change": "change to this",

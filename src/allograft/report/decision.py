@@ -91,13 +91,15 @@ def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
 def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: str) -> list[Filled]:
     base = reference(here, target)
     other = "" if base is None or base.title in NOTHING else base.title
-    role = "reference" if other else "do-nothing"
+    role = "reference" if other else "no adaptation"
     compared = compare(here, plan, target)
     comparisons = [compared.get(line.title) for line in here]
     statistics, exact = study.statistics, any(row.rank_biserial is not None for row in compared.values())
     test = f"{'exact ' * exact}{statistics.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over "
     test += f"subjects, {statistics.adjustment.capitalize()} over the rows of this table"
-    gain = f"difference to {other or 'do-nothing'}, over the subjects and seeds that both have; 95 % by Student's t"
+    gain = (
+        f"difference from {other or 'no adaptation'}, over the subjects and seeds that both have; 95 % by Student's t"
+    )
     adjusted = "unadjusted" if statistics.adjustment == "none" else statistics.adjustment.capitalize()
     gains = [
         gain_cell(row, role if line is base else "", other or "nothing")
@@ -107,7 +109,7 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
         (Column("gain", f"vs {other or 'nothing'}", gain, "gain"), gains),
         (Column("p", adjusted, test, "gain"), [p_cell(row, common) for row in comparisons]),
         (
-            Column("false", "claim", CLAIM.replace("doing nothing", other or "doing nothing"), "gain"),
+            Column("false", "claim", CLAIM.replace("no adaptation", other or "no adaptation"), "gain"),
             [claim_cell(row) for row in comparisons],
         ),
     ]

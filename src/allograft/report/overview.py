@@ -148,28 +148,28 @@ def _only_pairs(study: Study) -> bool:
 def _question(study: Study) -> str:
     if study.pairs == "listed":
         return (
-            f"Which recipe carries a model to {facts.listed([question.name for question in study.questions])}, in "
+            f"Which recipe adapts a model best to {facts.listed([question.name for question in study.questions])}, in "
             "each setting?"
         )
     if study.pairs == "all":
         return (
-            f"Which recipe carries a model from each of {facts.listed(study.source)} to each of "
+            f"Which recipe adapts a model best from each of {facts.listed(study.source)} to each of "
             f"{facts.listed(study.target)}?"
         )
-    return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
+    return f"Which recipe adapts a model best to each of {facts.listed(study.target)}, from all other sites?"
 
 
 def _against(parts: Sequence[Part]) -> str:
-    """What rows are compared with, in words: doing nothing, or another row where no row does
+    """What rows are compared with, in words: no adaptation, or another row where no row does
     nothing."""
     bases = [base for part in parts for asked in part.study.questions if (base := part.base(asked.name)) is not None]
-    titles = dict.fromkeys("doing nothing" if base.title in NOTHING else base.title for base in bases)
-    return " or ".join(titles) or "doing nothing"
+    titles = dict.fromkeys("no adaptation" if base.title in NOTHING else base.title for base in bases)
+    return " or ".join(titles) or "no adaptation"
 
 
 def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
     """One row a pair: what the reference has there, and what the row that the verdict names."""
-    against = _against(parts).replace("doing nothing", "do nothing")
+    against = _against(parts)
     columns = (
         Column("pair"),
         Column("test", "subjects"),
@@ -177,7 +177,7 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
         Column(
             "gain",
-            f"vs {against.replace('do nothing', 'nothing')}",
+            f"vs. {against}",
             f"to {_against(parts)}, over the subjects and seeds that both have; 95 % over subjects",
         ),
     )
@@ -202,7 +202,7 @@ def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
 
 def _role(base: Line | None) -> str:
     """What the reference is called in a cell."""
-    return "" if base is None else "do-nothing" if base.title in NOTHING else base.title
+    return "" if base is None else "no adaptation" if base.title in NOTHING else base.title
 
 
 def _named(cell: Cell, choice: Line) -> Cell:
@@ -237,8 +237,8 @@ def recipes_over(parts: Sequence[Part]) -> Table:
     columns = (
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
-        Column("gain", "mean over pairs", f"difference to {against}, mean over pairs"),
-        Column("better", f"than {against.removeprefix('doing ')}", f"pairs at which it is ahead of {against}"),
+        Column("gain", "mean over pairs", f"difference from {against}, mean over pairs"),
+        Column("better", f"than {against}", f"pairs at which it is ahead of {against}"),
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )

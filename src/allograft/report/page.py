@@ -216,7 +216,7 @@ def _text(name: str) -> str:
 
 def _question(study: Study) -> str:
     start = facts.listed(study.source) if study.source else "its source"
-    return f"Which recipe carries a model from {start} to {facts.listed(study.target)}?"
+    return f"Which recipe adapts a model best from {start} to {facts.listed(study.target)}?"
 
 
 def _overlay(picture: Picture, hide: Hide) -> Overlay:

@@ -66,7 +66,7 @@ def strip_plot(
     reference: float | None,
     *,
     rows: str = "recipe",
-    at: str = "do nothing",
+    at: str = "no adaptation",
     costs: Costs | None = None,
 ) -> Markup:
     """One dot a subject before the outline of their density, one row a recipe; a line at the score,

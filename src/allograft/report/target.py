@@ -158,7 +158,7 @@ def target_of(
         smallest=f"{smallest:.2g}",
         hopeless=smallest > 0.05,
         strips=_strip_plot(plan, here, site, strips, costs),
-        dashed="doing nothing" if base is None or base.title in NOTHING else base.title,
+        dashed="no adaptation" if base is None or base.title in NOTHING else base.title,
         thinned=any(len(strip.dots) > plots.MOST_DOTS for strip in strips),
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
         has_costs=any(costs),
@@ -251,5 +251,5 @@ def _strip_plot(
     base = reference(here, site)
     alone, given = ([getattr(cost, name) if cost else None for cost in costs] for name in ("alone", "given"))
     level = None if base is None else base.score(site)
-    dashed = "do nothing" if base is None or base.title in NOTHING else base.title
+    dashed = "no adaptation" if base is None or base.title in NOTHING else base.title
     return plots.strip_plot(strips, plan.headline, level, at=dashed, costs=plots.Costs(alone, given))

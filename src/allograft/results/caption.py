@@ -97,7 +97,7 @@ def caption_of(
     lines += [undefined] if undefined else []
     sites, names = [site for _, site in hidden if site], [name for name, site in hidden if not site]
     if sites:
-        lines.append(f"also judged at {', '.join(sites)}: see results.csv and the report")
+        lines.append(f"also evaluated at {', '.join(sites)}: see results.csv and the report")
     if names:
         lines.append(f"no room for {', '.join(names)}: see results.csv and the report, or widen the terminal")
     return "\n".join(lines)

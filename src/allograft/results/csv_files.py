@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allograft.results.comparison import Comparison, compare, paired_scores, reference
 from allograft.results.scores import case_names, intervals, score_interval, subject_ids, undefined_cases
@@ -16,6 +16,9 @@ from allograft.results.select import Line
 from allograft.results.verdict import reach_of
 from allograft.study.plan import Plan
 from allograft.tree import write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
 COLUMNS = (
@@ -84,6 +87,19 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
+    return write_rows(out / "results.csv", COLUMNS, result_rows(plan, lines))
+
+
+def result_frame(plan: Plan, lines: Sequence[Line]) -> pd.DataFrame:
+    """``results.csv`` as a pandas frame; NaN or None where a number is missing."""
+    import pandas as pd
+
+    rows = [{key: None if value == "" else value for key, value in row.items()} for row in result_rows(plan, lines)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def result_rows(plan: Plan, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The rows of ``results.csv``: column -> value, "" for none."""
     compared: dict[tuple[str, str], dict[str, Comparison]] = {}
     rows = []
     for line in lines:
@@ -91,7 +107,7 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
             if (line.target, site) not in compared:
                 compared[line.target, site] = compare(lines, plan, line.target, site=site)
             rows.append(_row(plan, line, site, compared[line.target, site].get(line.title)))
-    return write_rows(out / "results.csv", COLUMNS, rows)
+    return rows
 
 
 def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:

@@ -27,7 +27,7 @@ from allograft.predictor.card import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
 from allograft.results.costs import unit_seconds
-from allograft.results.csv_files import write_metrics, write_results
+from allograft.results.csv_files import result_frame, write_metrics, write_results
 from allograft.results.evidence import write_verdicts
 from allograft.results.looks import Looking
 from allograft.results.models import export_models, refuse_training_images
@@ -51,6 +51,7 @@ from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 _LOG = logging.getLogger(__name__)
@@ -75,6 +76,11 @@ class Result:
     lines: tuple[Line, ...]
     models: Mapping[tuple[str, str], Path]
     standing: Standing = field(default_factory=Standing)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows of ``results.csv``: one per recipe, target and evaluated site."""
+        return result_frame(self.plan, self.lines)
 
     @property
     def failed(self) -> int:
@@ -182,8 +188,8 @@ class Session:
         shapes = {network_shape(cohort, case) for cohort in tested for case in cohort.cases}
         for shape, why in refused_sizes(network, shapes).items():
             raise SpecError(
-                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on whole images; "
-                "set preprocessing.size to what it can take, or choose another network"
+                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on complete "
+                "images; set preprocessing.size to what it can take, or choose another network"
             )
 
     def plan(self, world: World) -> Plan:

@@ -241,7 +241,7 @@ def test_copies_and_leaks_of_the_split_column(tmp_path: Path) -> None:
         {"image": picture(1), "split": "train"},
     ]
     found = topics(examine(cohort(tmp_path, rows)))
-    assert found["leak"].startswith("stop: 1 pair of cases stands on two sides of the manifest's split column; ")
+    assert found["leak"].startswith("stop: 1 pair of cases is on two sides of the manifest's split column; ")
     assert found["duplicates"].startswith("warning: 1 group of images with the same pixels under different subjects")
     one = topics(examine(cohort(tmp_path, [{**row, "subject": "p", "split": ""} for row in rows])))
     assert one["duplicates"].startswith("note: 1 group of images with the same pixels within a subject")

@@ -173,7 +173,7 @@ def test_it_answers_the_question(tmp_path: Path) -> None:
     study = a_study()
     plan, table = a_table(study, subjects=10)
     html = written(tmp_path, study, plan, table)
-    assert "Which recipe carries a model from drive to chase and stare?" in html
+    assert "Which recipe adapts a model best from drive to chase and stare?" in html
     assert html.count("allograft predict models/finetune-scope-top@chase IMAGES") == 1
     assert "the last stage of each run; the first seed" in html
     assert "How this was decided" in html
@@ -394,8 +394,8 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
     shows = Shows(figures={("supervised", "chase"): {"loss": curve}}, extras={"stare": [extra]})
     write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
     chase, stare = (tmp_path / "report.html").read_text().split('<section id="target-2">')
-    assert "What each recipe shows" in chase
-    assert "What each recipe shows" not in stare
+    assert "Figures of each recipe" in chase
+    assert "Figures of each recipe" not in stare
     assert "dice/vessel" in chase
     assert ">Fairness<" in stare
     assert ">Fairness<" not in chase
@@ -545,7 +545,7 @@ def test_a_study_without_labels_shows_slices_disagreement_and_curves_and_hides_a
         assert len(slices) == 2
         assert sorted(every) == sorted((row, place) for row in rows for place in slices)
     assert "loss of" in html
-    assert "To annotate for judging" in html
+    assert "Whom to annotate for the evaluation" in html
     assert (out / "annotate.csv").exists()
     rebuild(out, pictures=False)
     bare = (out / "report.html").read_text()

@@ -277,7 +277,7 @@ def test_a_comparison_by_hand() -> None:
     assert (fourier.sd, fourier.dof) == (pytest.approx(math.sqrt(0.00175 / 5)), 5)
     assert fourier.p == 0.03125
     assert fourier.adjusted == 0.0625
-    assert fourier.note == "at best 0.062 after Holm over 2 rows"
+    assert fourier.note == "the smallest possible p after Holm over 2 rows is 0.062"
     assert fourier.effect == pytest.approx(0.035 / math.sqrt(0.00175 / 5))
     assert fourier.rank_biserial == 1.0
     # -0.1 and 0.1 are tied at 1.5: sums of 19.5 or more are all of 21, and 21 - 1.5 twice: 3 of 64
@@ -401,7 +401,7 @@ def test_missing_a_hard_case_never_improves_a_row(tmp_path: Path) -> None:
     told = decision_table(study, plan, table, "chase")
     at = [column.name for column in told.columns].index("hd95")
     small = [" ".join(cells[at].small.split()) for _, cells in told.rows]
-    assert "+0.25 vs nothing over 2 cases; undefined: 2 here, 1 in nothing" in small[1]
+    assert "+0.25 vs. no adaptation over 2 cases; undefined: 2 here, 1 without adaptation" in small[1]
     assert "1 undefined" in small[0]
     text = io.StringIO()
     print_tables(study, plan, table, Console(file=text, width=200, highlight=False, markup=False))

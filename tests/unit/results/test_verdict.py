@@ -349,7 +349,7 @@ def test_where_nothing_was_measured_nothing_is_said() -> None:
     assert found.sentence == "Nothing can be said of b: no test subject has labels."
     assert verdict(study, {"supervised": [0.5] * 5}).reason == "no other row was measured"
     assert (
-        verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "doing nothing has no score to compare with"
+        verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "no adaptation has no score to compare with"
     )
 
 
@@ -377,21 +377,23 @@ def test_target_supervised_is_the_reference_where_no_row_does_nothing(from_scrat
     assert (found.action, found.row, found.reference, same.reference) == ("change", TOP, ALONE, "supervised")
     assert (found.gain, found.low, found.p) == (same.gain, same.low, same.p)
     assert f"+0.100 over {ALONE} (" in found.sentence
-    assert any(f"No row does nothing, so {ALONE} is the reference" in line for line in found.how)
-    assert not any("No row does nothing" in line for line in same.how)
+    assert any(f"There is no row without adaptation, so {ALONE} is the reference" in line for line in found.how)
+    assert not any("There is no row without adaptation" in line for line in same.how)
 
 
 def test_the_reference_is_stayed_with_and_named_everywhere(from_scratch: Study) -> None:
     plan, table = planted(from_scratch, without_nothing({TOP: 0.0}))
     found = verdicts_of(from_scratch, plan, table)
-    assert found["b"].sentence.startswith(f"Stay with {ALONE}, the reference where no row does nothing: dice 0.500")
+    assert found["b"].sentence.startswith(
+        f"Stay with {ALONE}, the reference where there is no row without adaptation: dice 0.500"
+    )
     assert "your model" not in found["b"].sentence
     made = marked(table, found)
     assert [line.verdict for line in made if line.title == ALONE] == ["keep"]
     headings = {str(column.header).replace("\n", " ") for column in table_of(from_scratch, plan, made, "b").columns}
     assert f"vs. {ALONE}" in headings
     page = decision_table(from_scratch, plan, made, "b")
-    assert f"vs {ALONE}" in {column.small for column in page.columns}
+    assert f"vs. {ALONE}" in {column.small for column in page.columns}
     assert sum(cell.small == "reference" for _, cells in page.rows for cell in cells) == 1
 
 
