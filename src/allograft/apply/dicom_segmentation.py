@@ -26,8 +26,7 @@ def check_segments(task: Task) -> None:
     """Raise for a task without masks, and where highdicom is missing."""
     if "mask" not in task.outputs:
         raise ModelError(
-            f"--dicom-seg: this model predicts {', '.join(task.outputs)}, and a DICOM segmentation holds masks; leave "
-            "--dicom-seg out"
+            f"--dicom-seg writes masks, and this model predicts {', '.join(task.outputs)}; leave --dicom-seg out"
         )
     require_extra("highdicom", "dicom")
 

@@ -207,7 +207,7 @@ def training_cell(cost: TrainingCost | None, own: float | None) -> Cell:
 
 
 def _left_out(cases: int, undefined: tuple[int, int], other: str) -> str:
-    return f"over {cases} case{'' if cases == 1 else 's'}; undefined: {undefined[0]} here, {undefined[1]} in {other}"
+    return f"over {cases} case{'' if cases == 1 else 's'}; undefined: {undefined[0]} here, {undefined[1]} with {other}"
 
 
 def cell_beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> Cell:
@@ -219,11 +219,11 @@ def cell_beside(plan: Plan, line: Line, base: Line | None, site: str, metric: st
     both = paired_scores(plan, line, base, site, metric)
     if not any(both.undefined):
         return cell
-    other = "nothing" if base.title in NOTHING else base.title
+    other = "no adaptation" if base.title in NOTHING else base.title
     told = _left_out(both.cases, both.undefined, other)
     if both.cases:
         gap = f"{fmean(both.ours - both.theirs):+.{digits_of(metric)}f}".replace("-", "−")
-        told = f"{gap} vs {other} {told}"
+        told = f"{gap} vs. {other} {told}"
     return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(told)))))
 
 

@@ -106,7 +106,7 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
         for line, row in zip(here, comparisons, strict=True)
     ]
     return [
-        (Column("gain", f"vs {other or 'nothing'}", gain, "gain"), gains),
+        (Column("gain", f"vs. {other or 'no adaptation'}", gain, "gain"), gains),
         (Column("p", adjusted, test, "gain"), [p_cell(row, common) for row in comparisons]),
         (
             Column("false", "claim", CLAIM.replace("no adaptation", other or "no adaptation"), "gain"),

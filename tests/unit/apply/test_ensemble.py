@@ -62,8 +62,8 @@ def manifest(tmp_path: Path) -> Path:
 def test_the_probabilities_are_the_mean_of_the_members(members: list[Path], manifest: Path, tmp_path: Path) -> None:
     made = make_ensemble(members, tmp_path / "both")
     image = manifest.parent / "b0.png"
-    each = [next(load(model, device="cpu").predict([image])).answer.maps["vessel"].double() for model in members]
-    found = next(load(made, device="cpu").predict([image])).answer
+    each = [load(model, device="cpu").predict([image])[0].answer.maps["vessel"].double() for model in members]
+    found = load(made, device="cpu").predict([image])[0].answer
     # a loop over pixels in float64
     for y, x in np.ndindex(*each[0].shape):
         assert float(found.maps["vessel"][y, x]) == pytest.approx(sum(float(one[y, x]) for one in each) / 3, abs=1e-6)
@@ -234,7 +234,7 @@ def test_own_classifiers_of_several_labels_are_averaged_by_sigmoids(tmp_path: Pa
         save_predictor(Direct(build(spec, Pooled())), models[-1], {**CARD, "task": task})
     made = load(make_ensemble(models, tmp_path / "both", network=Pooled()), network=Pooled(), device="cpu")
     image = manifest.parent / "b0.png"
-    each = [next(load(one, network=Pooled(), device="cpu").predict([image])).answer.values for one in models]
-    found = next(made.predict([image])).answer.values
+    each = [load(one, network=Pooled(), device="cpu").predict([image])[0].answer.values for one in models]
+    found = made.predict([image])[0].answer.values
     for name in ("x", "y"):
         assert found[name] == pytest.approx((float(each[0][name]) + float(each[1][name])) / 2, abs=1e-6)

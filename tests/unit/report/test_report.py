@@ -394,8 +394,8 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
     shows = Shows(figures={("supervised", "chase"): {"loss": curve}}, extras={"stare": [extra]})
     write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
     chase, stare = (tmp_path / "report.html").read_text().split('<section id="target-2">')
-    assert "Figures of each recipe" in chase
-    assert "Figures of each recipe" not in stare
+    assert "What each recipe shows" in chase
+    assert "What each recipe shows" not in stare
     assert "dice/vessel" in chase
     assert ">Fairness<" in stare
     assert ">Fairness<" not in chase

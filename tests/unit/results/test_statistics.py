@@ -401,7 +401,7 @@ def test_missing_a_hard_case_never_improves_a_row(tmp_path: Path) -> None:
     told = decision_table(study, plan, table, "chase")
     at = [column.name for column in told.columns].index("hd95")
     small = [" ".join(cells[at].small.split()) for _, cells in told.rows]
-    assert "+0.25 vs. no adaptation over 2 cases; undefined: 2 here, 1 without adaptation" in small[1]
+    assert "+0.25 vs. no adaptation over 2 cases; undefined: 2 here, 1 with no adaptation" in small[1]
     assert "1 undefined" in small[0]
     text = io.StringIO()
     print_tables(study, plan, table, Console(file=text, width=200, highlight=False, markup=False))

@@ -87,7 +87,7 @@ def test_columns_go_in_turn_and_are_named(table: tuple[Study, Plan, tuple[Line, 
         lost = sorted(every - here - set(gone))
         gone += lost
         for name in gone:
-            said = "also judged at" if name in ("at drive", "at stare") else name
+            said = "also evaluated at" if name in ("at drive", "at stare") else name
             assert said in str(made.caption), (width, name)
     assert gone == ["MB", "tuned", "worst site", "at stare", "at drive", "train s", "subjects' 95 %"]
     assert every - set(gone) == {"recipe", "at chase", "vs. supervised", "95 % of it", "p, Holm", "runs"}

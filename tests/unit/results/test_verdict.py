@@ -405,7 +405,7 @@ def test_the_page_over_all_pairs_compares_with_the_same_reference(from_scratch: 
     part = overview.Part("from a", "", study, plan, now)
     assert found["b"].reference == ALONE
     pairs = overview._pairs(plan, [part])
-    assert [column.small for column in pairs.columns[2:]] == [ALONE, plan.headline, f"vs {ALONE}"]
+    assert [column.small for column in pairs.columns[2:]] == [ALONE, plan.headline, f"vs. {ALONE}"]
     ((_, cells),) = pairs.rows
     base, choice = (next(line for line in table if line.title == title) for title in (ALONE, TOP))
     assert [cell.value for cell in cells[2:4]] == [base.score("b"), choice.score("b")]
