@@ -12,7 +12,7 @@ import numpy as np
 from ratio import keep
 
 from allograft.cohort import Case
-from allograft.cohort.gate import find_duplicates
+from allograft.cohort.copies import find_duplicates
 
 IMAGES, SIDE, COPIES, LIMIT = 20_000, 256, 20, 300.0
 

@@ -24,8 +24,8 @@ import numpy as np
 from ratio import keep
 
 from allograft.cohort import read_manifest
+from allograft.cohort.copies import find_duplicates
 from allograft.cohort.doctor import examine
-from allograft.cohort.gate import find_duplicates
 from allograft.context import Meter
 from allograft.run.fabric import local_fabric
 from allograft.run.judge import Judge

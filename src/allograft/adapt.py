@@ -9,7 +9,7 @@ from typing import Any
 from allograft import tree
 from allograft.cohort import read_manifest
 from allograft.errors import ModelError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import Grid, title
 from allograft.run.session import Result
 from allograft.studies import run_study
@@ -31,6 +31,7 @@ def adapt_model(
     overrides: Mapping[str, Any] | None = None,
     fabric: Any = None,
     say: Callable[[str], None] = print,
+    progress: bool = True,
 ) -> Result:
     """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the
     model, and its source is not needed.
@@ -42,13 +43,13 @@ def adapt_model(
     Args:
         recipe, compare, overrides: as of ``adaptation``.
         fabric: a lightning ``Fabric``; one process on the default device when None.
+        progress: whether a terminal shows a bar of each training.
 
     Raises:
         NeedsError: the recipe needs source images, or labels that no site has.
     """
-    result = run_study(
-        adaptation(model, manifest, recipe, compare=compare, overrides=overrides), out, fabric=fabric, say=say
-    )
+    asked = adaptation(model, manifest, recipe, compare=compare, overrides=overrides)
+    result = run_study(asked, out, fabric=fabric, say=say, progress=progress)
     assert isinstance(result, Result)  # of one part
     _keep_old(result, model, say)
     return result

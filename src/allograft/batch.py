@@ -107,8 +107,8 @@ class Batch:
         inside = torch.ones(len(self), 1, *size, dtype=torch.bool, device=self.image.device)
         for axis, true in enumerate(() if self.extent is None else self.extent.unbind(1)):
             before = (size[axis] - true + 1) // 2
-            place = torch.arange(size[axis], device=self.image.device)
-            line = (place >= before[:, None]) & (place < (before + true)[:, None])
+            coordinate = torch.arange(size[axis], device=self.image.device)
+            line = (coordinate >= before[:, None]) & (coordinate < (before + true)[:, None])
             inside &= line.view(len(self), *(1 if other != axis else -1 for other in range(-1, len(size))))
         return inside
 
@@ -234,9 +234,9 @@ def _join(values: Sequence[Any], items: Sequence[Batch]) -> Tensor | tuple[Boxes
     like = next(value for value in values if value is not None)
     if isinstance(like, tuple):
         return tuple(
-            one
+            part
             for value, item in zip(values, items, strict=True)
-            for one in (value if value is not None else (None,) * len(item))
+            for part in (value if value is not None else (None,) * len(item))
         )
     filled = []
     for value, item in zip(values, items, strict=True):

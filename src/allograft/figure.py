@@ -122,9 +122,9 @@ class Images:
     def __post_init__(self) -> None:
         lengths = [len(row) for row in self.rows]
         for key, words in (("captions", self.captions), ("subjects", self.subjects)):
-            if words and (found := [len(row) for row in words]) != lengths:
+            if words and (lengths_of_words := [len(row) for row in words]) != lengths:
                 expected = f"expected {lengths}, one for each image, or none"
-                raise SpecError(f"images '{self.title}': rows of {found} {key}; {expected}")
+                raise SpecError(f"images '{self.title}': rows of {lengths_of_words} {key}; {expected}")
         if self.names and len(self.names) != len(lengths):
             expected = f"expected {len(lengths)}, one for each row, or none"
             raise SpecError(f"images '{self.title}': {len(self.names)} names; {expected}")
@@ -185,9 +185,9 @@ def from_json(tree: Mapping[str, Any]) -> Figure:
 
 def _tuples(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_tuples(one) for one in value)
+        return tuple(_tuples(part) for part in value)
     if isinstance(value, dict):
-        return {key: _tuples(one) for key, one in value.items()}
+        return {key: _tuples(part) for key, part in value.items()}
     return value
 
 

@@ -75,7 +75,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
     dist.all_reduce(used, dist.ReduceOp.MAX)
-    moving = [p for p, one in zip(parameters, used.tolist(), strict=True) if one]
+    moving = [p for p, is_used in zip(parameters, used.tolist(), strict=True) if is_used]
     if not moving:
         return
     flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in moving])

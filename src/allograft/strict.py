@@ -104,23 +104,23 @@ def _close(cls: Any) -> None:
         return
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
     for kind in get_type_hints(cls).values():
-        for one in (kind, *get_args(kind)):
-            if isinstance(one, type) and is_dataclass(one):
-                _close(one)
+        for choice in (kind, *get_args(kind)):
+            if isinstance(choice, type) and is_dataclass(choice):
+                _close(choice)
 
 
 def _explain(cls: type, error: Any, where: str) -> str:
-    place = [
+    path = [
         str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict[", "constrained-"))
     ]
-    at = ".".join([where, *place])
+    at = ".".join([where, *path])
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         owner = cls
-        for part in place[:-1]:
+        for part in path[:-1]:
             inner = next((f for f in fields(owner) if f.name == part), None) if is_dataclass(owner) else None
             kind = _hint(owner, part) if inner else None
             owner = kind if is_dataclass(kind) else owner  # type: ignore[assignment]
-        return f"{at}: {nearest(place[-1], [f.name for f in fields(owner)], 'key')}"
+        return f"{at}: {nearest(path[-1], [f.name for f in fields(owner)], 'key')}"
     message = error["msg"].removeprefix("Value error, ")
     if message != error["msg"]:  # ours, of a nested recipe: it says what was found
         return f"{at}: {message}"
@@ -129,4 +129,4 @@ def _explain(cls: type, error: Any, where: str) -> str:
 
 def _hint(cls: Any, name: str) -> Any:
     kind = get_type_hints(cls)[name]
-    return next((one for one in get_args(kind) if is_dataclass(one)), kind)
+    return next((choice for choice in get_args(kind) if is_dataclass(choice)), kind)

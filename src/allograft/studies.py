@@ -15,16 +15,21 @@ from allograft.errors import MissingWeightsError, SpecError
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Grid, candidates, title, total_needs
 from allograft.report.overview import Part, write_overview
+from allograft.results.analysis.label_curve import label_curves, write_label_curve
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
+from allograft.results.deployment import Source, add_deployment
 from allograft.results.evidence import FILE as VERDICTS
+from allograft.results.looks import Looking
 from allograft.results.models import facts
+from allograft.results.protocol import check_parts, protocol_sentence
 from allograft.results.record import read_all
 from allograft.results.select import as_recorded
+from allograft.run.executors import Executor, check_executor, execute
 from allograft.run.fabric import local_fabric
 from allograft.run.session import NetworkSource, Result, Session
 from allograft.study.parts import part_folder, parts_of
-from allograft.study.plan import Row, scenario_of
+from allograft.study.plan import Plan, Row, scenario_of
 from allograft.study.reading import kept_study, make_study
 from allograft.study.spec import Study
 from allograft.study.world import World
@@ -70,8 +75,10 @@ def run_study(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
     say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
     report: bool = True,
     shard: tuple[int, int] = (1, 1),
+    executor: Executor | None = None,
 ) -> Result | PartsResult:
     """Run a study, or continue one; everything finished in ``out`` is kept.
 
@@ -81,8 +88,10 @@ def run_study(
             makes one (drawn anew by seed).
         fabric: a lightning ``Fabric``; one process on the default device when None.
         say: called with progress lines.
+        progress: whether a terminal shows a bar of each training.
         shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines
             may share ``out`` with or without it.
+        executor: runs units on several processes or machines; this process when None.
 
     Returns:
         The table and where all lies, of each part where the study has several. Failed runs are in
@@ -93,18 +102,24 @@ def run_study(
             weights are missing is not run, and is listed as missing, where others can be.
     """
     study, out = make_study(study), Path(out)
-    whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say)
+    whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say, progress=progress)
+    whole = replace(whole, look=Looking(out, "study", "records, table and report"))
+    if executor is not None:
+        check_executor(whole, shard)
+    check_parts(out, [session.out for session in part_sessions(whole).values()])
     sessions, worlds, missing = _prepared(part_sessions(whole), say)
     if whole.fabric.is_global_zero and study.is_parted:
         tree.write_json(out / "study.json", study.spelt_out())
         tree.write_json(out / MISSING, missing)
     results: dict[str, Result] = {}
     continued = _continued(sessions, worlds)
+    plans = {} if executor is None else _executed(executor, sessions, worlds, continued, report=report)
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
         session = replace(session, continued=continued)
-        plan = session.plan(worlds[name])
-        session.run_all(worlds[name], plan, shard, report=report)
+        plan = plans.get(name) or session.plan(worlds[name])
+        if executor is None:
+            session.run_all(worlds[name], plan, shard, report=report)
         session.restore(worlds[name], plan)
         if not whole.fabric.is_global_zero:
             results[name] = Result(session.out, worlds[name].study, plan, (), {})
@@ -112,7 +127,23 @@ def run_study(
         results[name] = session.finish(worlds[name], plan, report=report, keeps_page=True)
         if study.is_parted:
             _join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
+    _say_protocol(out, say)
     return PartsResult(out, study, results, missing) if study.is_parted else results[""]
+
+
+def _executed(
+    executor: Executor,
+    sessions: Mapping[str, Session],
+    worlds: Mapping[str, World],
+    continued: frozenset[str],
+    *,
+    report: bool,
+) -> dict[str, Plan]:
+    """Run the units of all parts; returns the plan of each."""
+    own = {name: replace(session, continued=continued) for name, session in sessions.items()}
+    plans = {name: session.plan(worlds[name]) for name, session in own.items()}
+    execute(executor, {name: (session, worlds[name], plans[name]) for name, session in own.items()}, report=report)
+    return plans
 
 
 def _prepared(
@@ -141,7 +172,7 @@ def missing_parts(out: Path) -> dict[str, str]:
 
 
 def rebuild(
-    out: Path, *, pictures: bool = True, say: Callable[[str], None] = lambda line: None
+    out: Path, *, report: bool = True, pictures: bool = True, say: Callable[[str], None] = lambda line: None
 ) -> Result | PartsResult:
     """Tables, CSV files, models and reports of a finished or unfinished study, from its records
     alone; nothing is trained.
@@ -149,13 +180,15 @@ def rebuild(
     Units that an earlier version ran stand for those that this version would run.
 
     Args:
-        pictures: whether the report may show images.
+        report: whether the report is written too.
+        pictures: whether it may show images.
 
     Raises:
         OutputError: a folder that no study wrote.
     """
     study = kept_study(out)
     missing, whole = missing_parts(out), Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, say)
+    whole = replace(whole, look=Looking(out, "report", "table and report"))
     sessions = {name: session for name, session in part_sessions(whole).items() if name not in missing}
     results: dict[str, Result] = {}
     for number, (name, session) in enumerate(sessions.items(), 1):
@@ -163,12 +196,18 @@ def rebuild(
         session = replace(session, study=kept_study(session.out))  # with the defaults it was run with
         world = World.read(session.study, session.out)
         plan = as_recorded(session.plan(world), read_all(session.out).values())
-        results[name] = session.finish(world, plan, report=True, pictures=pictures)
+        results[name] = session.finish(world, plan, report=report, pictures=pictures)
+    _say_protocol(out, say)
     if not study.is_parted:
         return results[""]
     result = PartsResult(out, study, results, missing)
-    _join(out, result, len(results), report=True)
+    _join(out, result, len(results), report=report)
     return result
+
+
+def _say_protocol(out: Path, say: Callable[[str], None]) -> None:
+    if sentence := protocol_sentence(out):
+        say(sentence)
 
 
 def part_sessions(whole: Session) -> dict[str, Session]:
@@ -213,21 +252,29 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
         tree.write_json(out / VERDICTS, found)
     else:
         tree.remove(out / VERDICTS)
+    links = [(result.out / "report.html").relative_to(out).as_posix() for result in results.values()]
+    shown = [
+        Part(name, link, one.study, one.plan, one.standing)
+        for (name, one), link in zip(results.items(), links, strict=True)
+    ]
+    write_label_curve(out, label_curves(shown))
     if report:
         made = list(results.values())
         units = {unit for result in made for unit in result.plan.units}
         records = [record for result in made for record in read_all(result.out).values() if record.unit in units]
-        links = [(result.out / "report.html").relative_to(out).as_posix() for result in made]
-        shown = [
-            Part(name, link, one.study, one.plan, one.standing)
-            for (name, one), link in zip(results.items(), links, strict=True)
-        ]
         severity = severity_sheet(records, made[0].plan.headline)
-        write_overview(out / "report.html", study, shown, parts, severity, missing=whole.missing)
+        write_overview(
+            out / "report.html", study, shown, parts, severity, missing=whole.missing, frozen=protocol_sentence(out)
+        )
 
 
 def train_model(
-    study: Study, out: Path, *, fabric: Fabric | None = None, say: Callable[[str], None] = lambda line: None
+    study: Study,
+    out: Path,
+    *,
+    fabric: Fabric | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
 ) -> Path:
     """Run the study's one recipe once, for its first target, and leave ``OUT/model``; nothing is
     judged.
@@ -243,12 +290,15 @@ def train_model(
         raise SpecError(
             f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them"
         )
-    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say).completed()
+    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say, progress=progress).completed()
     world = session.prepare()
     row = Row(study.recipes[0], world.study.questions[0], 0, 0)
     stages = list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))
     stage = next((moment for moment in reversed(stages) if moment.predictor is not None), stages[-1])
     kept = Store(out / "units" / stage.unit).stage_folder(stage.name)
     predictor, card = load_predictor(kept)
-    save_predictor(predictor, out / "model", {**card, **facts(world, row, out), "stage": stage.name})
+    save_predictor(
+        predictor, out / "model", {**card, **facts(world, row, out), "unit": stage.unit, "stage": stage.name}
+    )
+    add_deployment(out / "model", Source(world, row, device=session.fabric.device))
     return out / "model"

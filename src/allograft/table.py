@@ -66,12 +66,20 @@ METHODS = {
     "metamedseg": "allograft.methods.metamedseg:Metamedseg",
     "diffmic": "allograft.methods.diffmic:DiffMic",
     "mris": "allograft.methods.mris:Mris",
+    "pix2pix": "allograft.methods.pix2pix:Pix2Pix",
     "ldam": "allograft.methods.ldam:Ldam",
     "ohem": "allograft.methods.ohem:Ohem",
     "reconstruction": "allograft.methods.reconstruction:Reconstruction",
     "contrastive": "allograft.methods.contrastive:Contrastive",
     "adversarial": "allograft.methods.adversarial:Adversarial",
     "denoising_diffusion": "allograft.methods.denoising_diffusion:DenoisingDiffusion",
+    "tent": "allograft.methods.tent:Tent",
+    "minent": "allograft.methods.minent:MinEnt",
+    "coral": "allograft.methods.coral:Coral",
+    "mixstyle": "allograft.methods.mixstyle:MixStyle",
+    "groupdro": "allograft.methods.groupdro:GroupDro",
+    "mean_teacher": "allograft.methods.mean_teacher:MeanTeacher",
+    "bigaug": "allograft.methods.bigaug:BigAug",
 }
 
 NETWORKS = {
@@ -80,6 +88,7 @@ NETWORKS = {
     "segresnet": "allograft.networks.segresnet:segresnet",
     "swin_unetr": "allograft.networks.swin_unetr:swin_unetr",
     "unetr": "allograft.networks.unetr:unetr",
+    "transformer_unet": "allograft.networks.transformer_unet:transformer_unet",
     "diffusion_unet": "allograft.networks.diffusion_unet:diffusion_unet",
     "deeplabv3plus": "allograft.networks.deeplab:deeplabv3plus",
     "resnet": "allograft.networks.resnet:resnet",
@@ -106,7 +115,9 @@ SURGERY = {
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "weights": "allograft.predictor.direct:Weights",
+    "ensemble": "allograft.predictor.ensemble:Ensemble",
     "fourier": "allograft.methods.fourier:FourierPredictor",
+    "tent": "allograft.methods.tent:TentPredictor",
     "donors": "allograft.parts.donors:Donors",
     "two_pass": "allograft.methods.catenorm:TwoPass",
     "by_site": "allograft.parts.by_site:SitePredictor",
@@ -180,10 +191,19 @@ def rows(kind: str) -> dict[str, str]:
     return {**_TABLES[kind], **{name: entry.value for name, entry in _added(kind).items()}}
 
 
-@cache
 def _added(kind: str) -> dict[str, EntryPoint]:
-    found = entry_points(group=f"allograft.{kind}s")  # reads every installed package
-    return {entry.name: entry for entry in found if entry.name not in _TABLES[kind]}
+    return {name: entries[0] for name, entries in _offered(kind).items()}
+
+
+@cache
+def _offered(kind: str) -> dict[str, list[EntryPoint]]:
+    """What installed packages add under each name; more than one entry where packages disagree."""
+    offered: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=f"allograft.{kind}s"):  # reads every installed package
+        others = offered.setdefault(entry.name, [])
+        if entry.name not in _TABLES[kind] and all(entry.value != other.value for other in others):
+            others.append(entry)
+    return {name: entries for name, entries in offered.items() if entries}
 
 
 def find(kind: str, name: str) -> Any:
@@ -207,16 +227,24 @@ def find(kind: str, name: str) -> Any:
 
 
 def _load(entry: EntryPoint) -> Any:
+    several = _offered(entry.group.removeprefix("allograft.").removesuffix("s"))[entry.name]
+    if len(several) > 1:
+        packages = " and ".join(sorted(_package(each) for each in several))
+        raise ValueError(f"{packages} both add this name")
     if not re.fullmatch(r"[\w.]+\s*:\s*[\w.]+", entry.value):
         raise ValueError("expected module:name")
     return entry.load()
 
 
 def _reason(entry: EntryPoint, error: Exception) -> str:
-    package = f"package '{entry.dist.name}'" if entry.dist else "package that adds it"
+    package = _package(entry)
     said = str(error).strip().partition("\n")[0]
     found = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return f"cannot be loaded from '{entry.value}' ({found}); fix or uninstall the {package}"
+    return f"cannot be loaded from '{entry.value}' ({found}); fix or uninstall {package}"
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"the package '{entry.dist.name}'" if entry.dist else "the package that adds it"
 
 
 def name_of(kind: str, thing: object) -> str:

@@ -34,12 +34,12 @@ def layer_groups(network: AnyNetwork) -> dict[str, list[Tensor]]:
             "show_updates: the network is one opaque module without an encoder; choose a network of our table, or "
             "leave it out"
         )
-    found: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
+    grouped: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
     for part, module in network.parts():
         for layer in module.modules():
             if isinstance(layer, (_ConvNd, nn.Linear)):
-                found[_group(part, layer)].append(layer.weight)
-    return {name: kernels for name, kernels in found.items() if kernels}
+                grouped[_group(part, layer)].append(layer.weight)
+    return {name: kernels for name, kernels in grouped.items() if kernels}
 
 
 def _group(part: str, layer: nn.Module) -> str:
@@ -121,7 +121,7 @@ class UpdateMagnitudes:
         measured steps."""
         curves = {name: tuple(values) for name, values in self.measured.values.items()}
         count = max(map(len, curves.values()), default=0)
-        steps = tuple(float(1 + which * self.every) for which in range(count))
+        steps = tuple(float(1 + number * self.every) for number in range(count))
         return Lines(f"mean update magnitude by layer group{_pace(curves)}", steps, curves, "step", "mean |update|")
 
 

@@ -56,7 +56,7 @@ def fresh_environment(folder: Path) -> tuple[Path, Path]:
 def forgotten() -> Iterator[None]:
     """Afterwards the package is neither imported nor listed in this process."""
     yield
-    table._added.cache_clear()
+    table._offered.cache_clear()
     sys.modules.pop("my_method", None)
 
 
@@ -87,7 +87,7 @@ def test_the_package_is_installed_used_and_uninstalled_as_its_page_says(
 
     # in this process, which has imported what the environment's would import again
     monkeypatch.syspath_prepend(place)
-    table._added.cache_clear()
+    table._offered.cache_clear()
     for (program, *words), tiny in ((phantom, []), (study, TINY)):
         assert program == "allograft"
         answer = allograft(*words, *tiny)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,27 @@ def test_train_asks_for_one_pair(study: Path, allograft: Command) -> None:
     answer = allograft("train", study, "--out", study.parent / "one", "--set", "recipes=[supervised]")
     assert answer.code == 2
     assert "this study is made of parts" in answer.err
+
+
+def test_several_budgets_leave_a_curve_that_report_makes_again(study: Path, allograft: Command) -> None:
+    out = study.parent / "out"
+    budgets = ["source=[a]", "target=[b]", "pairs=listed", "target_labels={subjects: [1, 2]}", "recipes=[finetune]"]
+    words = [word for change in (*budgets, "budget.adapt_steps=2", "baselines=false") for word in ("--set", change)]
+    ran = allograft("study", study, "--out", out, *words)
+    assert ran.code == 0, ran.err
+    rows = list(csv.DictReader((out / "label_curve.csv").read_text().splitlines()))
+    assert [
+        (row["recipe"], row["budget"], row["labelled_subjects"]) for row in rows if row["recipe"] == "finetune"
+    ] == [
+        ("finetune", "1", "1.0"),
+        ("finetune", "2", "2.0"),
+    ]
+    page = (out / "report.html").read_text()
+    assert "<dd>1 or 2 subjects</dd>" in page
+    assert page.count("<h2>How many labels?</h2>") == 1
+    assert "needs 5 budgets; this study has 2 so far: add 3 to target_labels" in page
+    assert "Budgets are nested" in page
+    assert {folder.name for folder in (out / "models").iterdir()} >= {"finetune@b.subjects-1", "finetune@b.subjects-2"}
+    kept = {name: (out / name).read_bytes() for name in ("report.html", "label_curve.csv")}
+    assert allograft("report", out).code == 0
+    assert {name: (out / name).read_bytes() for name in kept} == kept

@@ -74,9 +74,9 @@ def plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text)
     monkeypatch.syspath_prepend(place)
-    table._added.cache_clear()
+    table._offered.cache_clear()
     yield
-    table._added.cache_clear()
+    table._offered.cache_clear()
     for name in [name for name in sys.modules if name.startswith("plug_")]:
         del sys.modules[name]
 
@@ -117,3 +117,21 @@ def test_names_are_found_beside_packages_that_cannot_be_loaded() -> None:
         table.name_of("optimizer", torch.optim.RMSprop)
     with pytest.raises(SpecError, match="unknown recipe 're_export'; did you mean 're_exported'"):
         table.find("method", "re_export")
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_a_name_that_two_packages_add_is_refused_with_both(allograft: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "site-packages"
+    for package, value in (("other-ins", "plug_init:Same"), ("same-ins", "plug_file:Same")):
+        info = folder / f"{package.replace('-', '_')}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[allograft.methods]\nin_file = {value}\n")
+    table._offered.cache_clear()
+    why = "(ValueError: the package 'other-ins' and the package 'plug-ins' both add this name)"
+    with pytest.raises(SpecError) as refused:
+        table.find("method", "in_file")
+    assert why.replace("plug-ins", "same-ins") in str(refused.value) or why in str(refused.value)
+    lines = dict(line.split(maxsplit=1) for line in allograft("methods").out.splitlines())
+    assert "both add this name" in lines["in_file"]
+    assert lines["in_init"] == "Keep the network of a package."

@@ -14,7 +14,7 @@ from tests.cli.conftest import Command
 
 from allograft.adapt import BEFORE, adapt_model
 from allograft.phantoms.brain import write_brain
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.results.evidence import FILE
 
 STUDY = """

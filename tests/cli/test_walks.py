@@ -69,11 +69,16 @@ def test_a_target_without_labels_then_some(cohort: Path, tmp_path: Path, monkeyp
     assert not any(line.chosen for line in first.lines)
     assert first.standing.verdicts["b"].action == "not-measured"
     assert set(first.models) == {(line.title, "b") for line in first.lines}
-    assert "not measured" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "not measured" in page
+    assert "dice at b, no labels: estimated" in page
+    assert page.count("error unknown") == 3
+    assert page.count(">The site in the features<") == 1
     judged = [json.loads(path.read_text()) for path in (tmp_path / "out" / "records").glob("*-b-test.json")]
     assert judged
     for record in judged:
         assert set(record["metrics"]) == {"label-free/entropy"}
+        assert all(set(case["calibration"]) == {"found", "overlap", "total"} for case in record["cases"])
         assert 0 < record["metrics"]["label-free/entropy"] < 1
     splits = (tmp_path / "out" / "splits.csv").read_text()
 

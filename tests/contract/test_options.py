@@ -3,7 +3,7 @@ is run by itself: see ``directly``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,9 @@ import pytest
 from tests.contract.directly import Left, left_by
 from tests.contract.world import METHODS, contract, request, row_of, session_of
 
+from allograft.networks.fetch import _timm
 from allograft.recipe import parse_recipe
+from allograft.seeds import Seeds
 from allograft.study.plan import scenario_of
 from allograft.table import find
 
@@ -36,6 +38,20 @@ def options_of(name: str) -> list[str]:
 
 
 OPTIONS = [(name, option) for name in METHODS for option in options_of(name)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _published_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A file for the one name of weights that a contract gives, where nothing is downloaded."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder, name = tmp_path_factory.mktemp("weights"), "mobilenetv3_small_050"
+    with Seeds(5).everything():
+        save_file(timm.create_model(name).state_dict(), folder / _timm(name)[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLOGRAFT_WEIGHTS", str(folder))
+        yield
 
 
 @pytest.fixture(scope="module")

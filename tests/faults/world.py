@@ -19,6 +19,8 @@ from allograft.studies import run_study
 DEAD = 2**22 + 1
 """Above any process number."""
 COSTS = ("cost", "checksum")
+UNLIKE = ("results.csv", "metrics.csv", "report.html", "study.json", "looks.jsonl")
+"""What is made again, or has a time in it."""
 
 
 def write_cohort(folder: Path) -> Path:
@@ -54,7 +56,7 @@ def told(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file() and not litter(path)):
         name = path.relative_to(out).as_posix()
-        if name.startswith("cache/") or name in ("results.csv", "metrics.csv", "report.html", "study.json"):
+        if name.startswith("cache/") or name in UNLIKE:
             continue
         if path.name == "carry.safetensors":
             found[name] = {key: comparable(value) for key, value in tree.load(path).items() if key != "cost"}

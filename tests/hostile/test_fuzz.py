@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from allograft.cohort.manifest import read_manifest
 from allograft.errors import AllograftError
-from allograft.predictor.folder import load_predictor, read_card, save_predictor
+from allograft.predictor.card import read_card
+from allograft.predictor.folder import load_predictor, save_predictor
 from allograft.strict import parse_yaml
 from allograft.study.reading import make_study, read_study
 

@@ -59,11 +59,44 @@ def test_the_tutorial_runs_as_it_stands(
     assert any(Path("predictions").iterdir())
 
 
+def test_the_studies_of_how_many_labels_are_planned_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from typer.testing import CliRunner
+
+    from allograft.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "howto" / "how-many-labels.md"
+    for text in blocks(page, "yaml"):
+        Path(text.splitlines()[0].removeprefix("# ")).write_text(text)
+    commands = [shlex.split(line)[1:] for block in blocks(page, "bash") for line in block.splitlines()]
+    assert [words[0] for words in commands] == ["phantom", "study", "study"]
+    assert "subjects: [1, 2, 4, 8, 16]" in Path("budgets.yaml").read_text()
+    for words in commands:
+        few = ["--plan", "--set", "seeds=1"] if words[0] == "study" else []
+        # the smallest and the largest of its budgets
+        few += ["--set", "target_labels={subjects: [1, 16]}"] if "budgets.yaml" in words else []
+        done = CliRunner().invoke(app, [*words, *few], catch_exceptions=False)
+        assert done.exit_code == 0, f"{' '.join(words)}: {done.output}"
+
+
+def links_of(page: Path) -> list[str]:
+    """The files that a page links to."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    return [link for link in links if not link.startswith("http") and "generated" not in link]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path):
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not link.startswith("http") and "generated" not in link:
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    for link in links_of(page):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_there_are_pages_and_links_to_look_at():
+    """Else the test above would pass on nothing."""
+    assert len(PAGES) > 20
+    assert sum(map(len, map(links_of, PAGES))) > 10
 
 
 def test_tests_that_are_named_exist():

@@ -126,6 +126,7 @@ def write_noise(
 
 
 @pytest.mark.filterwarnings("ignore:mixcl. class:UserWarning")  # masks of a few pixels
+@pytest.mark.filterwarnings("ignore:groupdro. 'drive' is the only source site:UserWarning")  # as dg_rows says
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXAMPLES.glob("*.yaml")))
 def test_every_example_plans(name: str, tmp_path: Path) -> None:
     check_plans(name, tmp_path)

@@ -28,7 +28,7 @@ LAYERS = (
     ("report",),
     ("run",),
     ("apply",),
-    ("studies", "adapt", "clean"),
+    ("studies", "adapt", "clean", "freeze"),
     ("cli",),
     # the public names and `python -m allograft`: nothing else imports them
     ("__init__", "__main__"),

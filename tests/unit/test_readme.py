@@ -26,5 +26,7 @@ def test_every_example_parses(file: Path) -> None:
 
 
 def test_paths_in_the_readme_exist() -> None:
-    for path in re.findall(r"\]\(([\w./-]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+    paths = re.findall(r"\]\(([\w./-]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert {"LICENSE", "CHANGELOG.md", "docs/index.md"} <= set(paths)
+    for path in paths:
         assert (ROOT / path).exists(), path

@@ -44,8 +44,8 @@ def test_packages_extend_a_table_and_cannot_replace_a_row(
         return [EntryPoint("rms", "torch.optim:RMSprop", group), EntryPoint("adam", "torch.optim:SGD", group)]
 
     monkeypatch.setattr(table, "entry_points", found)
-    table._added.cache_clear()
-    request.addfinalizer(table._added.cache_clear)
+    table._offered.cache_clear()
+    request.addfinalizer(table._offered.cache_clear)
     assert table.find("optimizer", "rms") is torch.optim.RMSprop
     assert table.name_of("optimizer", torch.optim.RMSprop) == "rms"
     assert table.find("optimizer", "adam") is torch.optim.Adam

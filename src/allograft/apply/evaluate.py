@@ -13,6 +13,7 @@ from allograft.apply.judged import Judged, is_mask_folder, judged_masks, judged_
 from allograft.cohort.readers import SUFFIXES
 from allograft.errors import ManifestError, ModelError, SpecError, nearest
 from allograft.metrics.segmentation import Missed
+from allograft.results.looks import look_at_model
 from allograft.tasks.segmentation import Segmentation
 from allograft.tree import write_json
 
@@ -61,9 +62,10 @@ def evaluate(
         raise SpecError(f"missed: {nearest(missed, get_args(Missed), 'way to measure a missed class')}")
     if os.path.exists(judged / "card.json"):
         model = load(judged, device=device)
-        return _evaluated(
-            judged_model(model, judged, manifest, measuring(model.task, missed, surface_dice)), judged, manifest
-        )
+        answers = judged_model(model, judged, manifest, measuring(model.task, missed, surface_dice))
+        found = _evaluated(answers, judged, manifest)
+        look_at_model(judged, "evaluate", f"scores of {len(found.cases)} cases of another manifest")
+        return found
     if not is_mask_folder(judged):
         raise ModelError(
             f"{judged}: neither a model folder (card.json) nor a folder of predicted masks "

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from allograft.errors import ModelError
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.tree import write_bytes
 
 

@@ -18,7 +18,8 @@ from allograft.cohort.prepared_images import PreparedImages, file_hash
 from allograft.errors import ModelError, SpecError
 from allograft.nn.retrieval import recall
 from allograft.predictor import evaluation_mode
-from allograft.predictor.folder import save_predictor, sites_of
+from allograft.predictor.card import sites_of
+from allograft.predictor.folder import save_predictor
 from allograft.predictor.retrieval import Retrieval, embed, keys_of
 from allograft.results.models import refuse_training_images
 from allograft.tree import copy_folder, remove

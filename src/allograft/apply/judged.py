@@ -21,7 +21,7 @@ from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, read_mask
 from allograft.cohort.readers.files import UNREAD, is_second
 from allograft.errors import ModelError
-from allograft.predictor.folder import sites_of
+from allograft.predictor.card import sites_of
 from allograft.predictor.whole import case_facts, stem
 from allograft.results.models import refuse_training_images
 from allograft.tasks.task import Answer, Value

@@ -19,8 +19,10 @@ from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import SUFFIXES, Grid, Series
 from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
+from allograft.predictor.card import sites_of
+from allograft.predictor.deployment import DISTANCE, Deployment, encoder_of, read_deployment
 from allograft.predictor.direct import Predictor
-from allograft.predictor.folder import load_predictor, sites_of
+from allograft.predictor.folder import load_predictor
 from allograft.predictor.whole import case_facts, case_prediction
 from allograft.run.fabric import check_precision, find_device
 from allograft.strict import validated
@@ -70,6 +72,7 @@ class Model:
     card: Mapping[str, Any]
     device: torch.device
     half: torch.dtype | None = None
+    deployment: Deployment | None = None
 
     @property
     def task(self) -> Any:
@@ -147,6 +150,13 @@ class Model:
                 f"{whole.case.name}: the model cannot predict an image of {found}; give it what it was trained on"
             ) from error
 
+    def _distance(self, whole: Whole) -> float | None:
+        """How far a case lies from the training images."""
+        network = encoder_of(self.predictor)
+        if self.deployment is None or network is None:
+            return None
+        return self.deployment.distance(network, whole.batch.to(self.device))
+
     def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
         try:
             channels = cohort.prepared.image(case)[0].shape[0]
@@ -163,6 +173,8 @@ class Model:
         whole = cohort.whole(which)
         prediction = self.prediction(whole)
         answer, facts = self.task.answer(prediction, whole), case_facts(prediction)
+        if (far := self._distance(whole)) is not None:
+            facts[DISTANCE] = far
         place = [
             text for topic, text in cohort.prepared.notes(case).items() if topic == "sform"
         ]  # millimetres hang on it
@@ -196,7 +208,8 @@ def load(
             raise ModelError(
                 f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/"
             )
-    model = Model(predictor, card, place, HALF.get(precision))
+    known = read_deployment(Path(folder), card.get("checksum"))
+    model = Model(predictor, card, place, HALF.get(precision), known)
     try:
         _ = model.task, model.slices, model.prepared()
     except AllograftError as error:

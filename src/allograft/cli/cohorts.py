@@ -19,6 +19,9 @@ cohorts.add_typer(label, name="label")
 def doctor(
     manifest: Annotated[Path | None, typer.Argument(help="The cohort to look at.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
+    ] = False,
     system: Annotated[bool, typer.Option("--system", help="Tell of this machine instead.")] = False,
 ) -> None:
     """Look a cohort over before it is used: files, sites, labels, duplicates, and how far apart its
@@ -29,13 +32,15 @@ def doctor(
         for name, value in describe_system().items():
             print(f"{name:24} {value}")
         return
-    from allograft.cohort.doctor import examine, to_html, to_text
-    from allograft.tree import write_bytes
+    from allograft.cohort.doctor import examine
+    from allograft.cohort.doctor_text import to_text
 
     diagnosis = examine(manifest)
     print(to_text(diagnosis), end="")
     if html is not None:
-        write_bytes(html, to_html(diagnosis).encode())
+        from allograft.report.examination import write_examination
+
+        write_examination(html, diagnosis, None if without_images else manifest)
 
 
 @label.command("skin-tone", epilog="Example: allograft label skin-tone photographs/ -o tones.csv")

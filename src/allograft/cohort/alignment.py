@@ -87,18 +87,17 @@ def check_right_angles(name: Path | str, affine: np.ndarray, shape: tuple[int, .
     Raises:
         ImageError: with the error in mm and the angle.
     """
-    found = shift(affine, shape)
+    skewed_mm = shift(affine, shape)
     columns = affine[:3, : len(shape)]
-    sides = np.linalg.norm(columns, axis=0)
-    if found > sides.min():
-        cosines = np.abs((columns / sides).T @ (columns / sides)) - np.eye(len(shape))
+    lengths = np.linalg.norm(columns, axis=0)
+    if skewed_mm > lengths.min():
+        cosines = np.abs((columns / lengths).T @ (columns / lengths)) - np.eye(len(shape))
         angle = np.degrees(np.arcsin(min(1.0, float(cosines.max()))))
         raise ImageError(
             f"{name}: its axes are {angle:.3g} degrees off a right angle (a tilted gantry?), so that distances along "
             "them are wrong "
-            f"by up to {found:.3g} mm; expected less than one voxel, {sides.min():.3g} mm; straighten it, dcm2niix "
-            "does, or "
-            "resample it to a straight grid"
+            f"by up to {skewed_mm:.3g} mm; expected less than one voxel, {lengths.min():.3g} mm; straighten it, "
+            "dcm2niix does, or resample it to a straight grid"
         )
 
 
@@ -169,8 +168,8 @@ def _check_place(found: Grid, grid: Grid, name: Path | str, image: Path | str) -
     apart, allowed = _apart(found.affine, grid.affine, found.shape), TOLERANCE * min(grid.spacing)
     fix = f"resample it onto {image}; where only its header is wrong, store it again with the image's affine"
     pairs = list(zip(_sides(found), _sides(grid), strict=False))
-    if max(abs(one / two - 1) for one, two in pairs) > 0.01:
-        mine, wanted = (" x ".join(f"{mm:.4g}" for mm in sides) for sides in zip(*pairs, strict=True))
+    if max(abs(mine_mm / two - 1) for mine_mm, two in pairs) > 0.01:
+        mine, wanted = (" x ".join(f"{mm:.4g}" for mm in lengths) for lengths in zip(*pairs, strict=True))
         lie = f", and it lies up to {apart:.1f} mm away" if apart > allowed else ""
         raise ImageError(f"{name}: found voxels of {mine} mm, expected {wanted} mm, those of {image}{lie}; {fix}")
     if apart > allowed:
@@ -186,10 +185,10 @@ def _sides(grid: Grid) -> tuple[float, ...]:
     return (*grid.spacing, *(() if grid.thickness is None or grid.dropped is None else (grid.thickness,)))
 
 
-def _apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+def _apart(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
     """The largest distance in mm between the corners of two grids of one shape."""
     corners = np.array(list(product(*((0, length - 1) for length in shape), *((0,),) * (3 - len(shape)), (1,))), float)
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+    return float(np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max())
 
 
 def _filled(

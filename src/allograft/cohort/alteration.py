@@ -100,14 +100,16 @@ def drawn_alteration(
     >>> drawn_alteration("a", 0.0, intensity=(0.1, 0.9), scale=(0.8, 1.2), degrees=15.0, mm=5.0).scale
     (1.0, 1.0, 1.0)
     """
-    share = [number / 2**63 for number in (Seeds(0, ("altered", name)).number(place) for place in range(9))]
+    share = [
+        number / 2**63 for number in (Seeds(0, ("altered", name)).number(number_of_draw) for number_of_draw in range(9))
+    ]
     least, most = 1 + strength * (scale[0] - 1), 1 + strength * (scale[1] - 1)
     return Alteration(
         strength * intensity[0],
         1 - strength * (1 - intensity[1]),
-        _three(least + (most - least) * one for one in share[:3]),
-        _three(strength * degrees * (2 * one - 1) for one in share[3:6]),
-        _three(strength * mm * (2 * one - 1) for one in share[6:]),
+        _three(least + (most - least) * part for part in share[:3]),
+        _three(strength * degrees * (2 * part - 1) for part in share[3:6]),
+        _three(strength * mm * (2 * part - 1) for part in share[6:]),
     )
 
 

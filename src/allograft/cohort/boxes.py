@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from allograft.batch import Boxes
-from allograft.cohort.preprocessing import Geometry
+from allograft.cohort.geometry import Geometry
 from allograft.errors import ImageError, ManifestError, SpecError, nearest
 
 

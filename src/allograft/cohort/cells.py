@@ -44,8 +44,8 @@ def _plain(cell: str) -> str:
     '007'
     """
     cell = cell.strip()
-    found = re.fullmatch(r'="([^"]*)"', cell)
-    return found[1].strip() if found else cell
+    quoted = re.fullmatch(r'="([^"]*)"', cell)
+    return quoted[1].strip() if quoted else cell
 
 
 def _check(where: str, names: Sequence[str], cells: Sequence[str], mark: str, *, one_line: bool) -> None:

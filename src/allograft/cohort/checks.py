@@ -3,79 +3,16 @@ with the mend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from allograft.cohort.gate import Findings, check_leakage, shared_masks
+from allograft.cohort.copies import Findings
+from allograft.cohort.findings import Finding, Name, Named, Severity, Site
+from allograft.cohort.gate import check_leakage, shared_masks
 from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.survey import Look
 from allograft.errors import LeakageError
-
-Severity = Literal["stop", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Named:
-    """A case in a finding: its row in the manifest, its name, its subject as an ordinal, and what
-    was found there."""
-
-    row: int
-    name: str
-    subject: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that stops a study, spoils it, or is worth knowing; ``text`` names no case,
-    ``cases`` are examples."""
-
-    severity: Severity
-    topic: str
-    text: str
-    cases: tuple[Named, ...] = ()
-
-
-@dataclass(frozen=True)
-class Site:
-    """The facts of one site; mappings are value -> number of cases, most frequent first, ``boxes``
-    -> number of boxes.
-
-    ``scale`` is the median over images of the 99th percentile of absolute intensities,
-    ``scale_after`` the median after the preprocessing; ``smallest_p`` that of an exact Wilcoxon
-    test on the labelled test subjects of the default test fraction, 1.0 where none is labelled.
-    """
-
-    name: str
-    cases: int
-    subjects: int
-    test_subjects: int
-    smallest_p: float
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    prepared: Mapping[str, int] = field(default_factory=dict)
-    channels: Mapping[str, int] = field(default_factory=dict)
-    depths: Mapping[str, int] = field(default_factory=dict)
-    orientations: Mapping[str, int] = field(default_factory=dict)
-    spacings: Mapping[str, int] = field(default_factory=dict)
-    codes: Mapping[str, int] = field(default_factory=dict)
-    labels: Mapping[str, int] = field(default_factory=dict)
-    boxes: Mapping[str, int] = field(default_factory=dict)
-    labelled: Mapping[str, int] = field(default_factory=dict)
-    scale: float = 0.0
-    scale_after: float = 0.0
-
-    @property
-    def classes(self) -> tuple[set[tuple[str, str]], ...]:
-        """(column, class) pairs that live here; a mask of 0 and 255 holds class 1."""
-        codes = {"1"} if set(self.codes) <= {"0", "255"} and "255" in self.codes else set(self.codes) - {"0"}
-        columns = {"mask": codes, "label": set(self.labels), "boxes": set(self.boxes)}
-        return tuple({(column, name) for name in names} for column, names in columns.items())
-
-
-Name = Callable[[Look, str], Named]
 
 
 def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
@@ -96,10 +33,13 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         ),
     )
     for topic, severity, text in topics:
-        found = [(look, detail) for look in looks for kind, detail in look.problems if kind == topic]
-        if found:
+        concerned = [(look, detail) for look in looks for kind, detail in look.problems if kind == topic]
+        if concerned:
             yield Finding(
-                severity, topic, text.format(_count(len(found), "case")), tuple(name(*one) for one in found[:10])
+                severity,
+                topic,
+                text.format(_count(len(concerned), "case")),
+                tuple(name(*named) for named in concerned[:10]),
             )
     planes, volumes = ([look for look in looks if look.size and len(look.size) == axes] for axes in (2, 3))
     if planes and volumes:
@@ -147,10 +87,12 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
         ),
     )
     for topic, severity, text in topics:
-        found = [(look, detail) for look in looks for kind, detail in look.notes if kind == topic]
-        if found:
-            count = len({look.row for look, _ in found})
-            yield Finding(severity, topic, text.format(_count(count, "case")), tuple(name(*one) for one in found[:10]))
+        concerned = [(look, detail) for look in looks for kind, detail in look.notes if kind == topic]
+        if concerned:
+            count = len({look.row for look, _ in concerned})
+            yield Finding(
+                severity, topic, text.format(_count(count, "case")), tuple(name(*named) for named in concerned[:10])
+            )
 
 
 def check_places(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
@@ -160,23 +102,25 @@ def check_places(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
     for look in looks:
         if look.box is not None:
             by_subject.setdefault((look.case.site, look.case.subject), []).append(look)
-    found: list[tuple[Look, str]] = []
+    misplaced: list[tuple[Look, str]] = []
     for first, *others in by_subject.values():
-        found += [(look, f"{gap:.0f} mm from {first.case.name}") for look in others if (gap := _gap(first, look)) > 0]
-    if found:
+        misplaced += [
+            (look, f"{gap:.0f} mm from {first.case.name}") for look in others if (gap := _gap(first, look)) > 0
+        ]
+    if misplaced:
         text = (
-            f"{_count(len({look.case.subject for look, _ in found}), 'subject')} with volumes that share no point in "
-            "the patient's space; look whether one of them has a wrong place in its header"
+            f"{_count(len({look.case.subject for look, _ in misplaced}), 'subject')} with volumes that share no "
+            "point in the patient's space; look whether one of them has a wrong place in its header"
         )
-        yield Finding("warning", "place", text, tuple(name(*one) for one in found[:10]))
+        yield Finding("warning", "place", text, tuple(name(*named) for named in misplaced[:10]))
 
 
-def _gap(one: Look, other: Look) -> float:
+def _gap(look: Look, other: Look) -> float:
     """Millimetres between two volumes along the axis on which they are furthest apart; 0 where they
     overlap."""
-    assert one.box is not None
+    assert look.box is not None
     assert other.box is not None
-    pairs = zip(one.box[0], one.box[1], other.box[0], other.box[1], strict=True)
+    pairs = zip(look.box[0], look.box[1], other.box[0], other.box[1], strict=True)
     return max(0.0, *(max(c - b, a - d) for a, b, c, d in pairs))
 
 
@@ -210,12 +154,12 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
         for name, own in here.items() if len(here) > 1 else ():
             alone = sorted(own - set().union(*(others for other, others in here.items() if other != name)))
             if alone:
-                which = (
+                cases = (
                     f"{column} class{'es' * (len(alone) > 1)} {', '.join(map(repr, alone))} "
                     f"live{'s' * (len(alone) == 1)}"
                 )
                 text = (
-                    f"{which} at site '{name}' only: a network can tell class from site alone; leave out, merge, or "
+                    f"{cases} at site '{name}' only: a network can tell class from site alone; leave out, merge, or "
                     "find other sites"
                 )
                 yield Finding("warning", "one-site class", text)
@@ -280,7 +224,7 @@ def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Pre
     spacings = [look.spacing for look in looks if look.spacing is not None]
     if (
         spacings
-        and len({len(one) for one in spacings}) == 1
+        and len({len(spacing) for spacing in spacings}) == 1
         and (np.ptp(spacings, axis=0) > 0.1 * np.median(spacings, axis=0)).any()
     ):
         removed = preprocessing.spacing is not None
@@ -332,12 +276,12 @@ def check_intensity(sites: Sequence[Site], preprocessing: Preprocessing) -> Iter
 def check_shared_masks(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
     """One mask file that is named for several subjects."""
     by_name = {look.case.name: look for look in looks}
-    found = shared_masks(look.case for look in looks)
-    if found:
+    shared = shared_masks(look.case for look in looks)
+    if shared:
         examples = tuple(
-            name(by_name[case.name], f"mask {number}") for number, each in enumerate(found[:5], 1) for case in each[:2]
+            name(by_name[case.name], f"mask {number}") for number, each in enumerate(shared[:5], 1) for case in each[:2]
         )
-        text = f"{_count(len(found), 'mask file')} named for several subjects; give each subject a mask of its own"
+        text = f"{_count(len(shared), 'mask file')} named for several subjects; give each subject a mask of its own"
         yield Finding("stop", "shared mask", text, examples)
 
 
@@ -346,19 +290,19 @@ def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name
 
     def examples(groups: Sequence[Sequence[str]]) -> tuple[Named, ...]:
         return tuple(
-            name(looks[one], f"pair {number}") for number, group in enumerate(groups[:5], 1) for one in group[:2]
+            name(looks[case], f"pair {number}") for number, group in enumerate(groups[:5], 1) for case in group[:2]
         )
 
     try:
-        check_leakage({one: str(look.case.split) for one, look in looks.items() if look.case.split}, duplicates)
+        check_leakage({case: str(look.case.split) for case, look in looks.items() if look.case.split}, duplicates)
     except LeakageError as error:
         head = str(error).partition(":")[0].replace("sides", "sides of the manifest's split column")
         yield Finding("stop", "leak", f"{head}; remove one of each pair, or give both one split")
-    across = [group for group in duplicates.copies if len({duplicates.subjects[one] for one in group}) > 1]
+    across = [group for group in duplicates.copies if len({duplicates.subjects[case] for case in group}) > 1]
     within = [group for group in duplicates.copies if group not in across]
     mend = "near_duplicates: group gives them one split"
     near, weak = ([(pair.first, pair.second) for pair in pairs] for pairs in (duplicates.near, duplicates.weak))
-    found: tuple[tuple[Severity, str, Sequence[Sequence[str]]], ...] = (
+    kinds: tuple[tuple[Severity, str, Sequence[Sequence[str]]], ...] = (
         ("warning", f"{{}} of images with the same pixels under different subjects; {mend}", across),
         ("note", "{} of images with the same pixels within a subject; remove the copies, they count twice", within),
         ("warning", f"{{}} of near-duplicates (correlation above 0.99) under different subjects; {mend}", near),
@@ -369,7 +313,7 @@ def check_duplicates(duplicates: Findings, looks: Mapping[str, Look], name: Name
             weak,
         ),
     )
-    for severity, text, groups in found:
+    for severity, text, groups in kinds:
         if groups:
             word = "pair" if groups is near or groups is weak else "group"
             yield Finding(severity, "duplicates", text.format(_count(len(groups), word)), examples(groups))
@@ -392,7 +336,7 @@ def _listed(counts: Mapping[str, int], most: int = 5) -> str:
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
-def _total(mappings: Any) -> dict[str, int]:
+def _total(mappings: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for mapping in mappings:
         for key, number in mapping.items():

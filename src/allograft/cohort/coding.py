@@ -69,11 +69,11 @@ class Coding:
         Raises:
             ImageError: a value that no class stands for, with the file and what was expected.
         """
-        found = np.unique(values)
-        if len(self.mask) == 1 and set(found.tolist()) <= {0, 255}:
+        present = np.unique(values)
+        if len(self.mask) == 1 and set(present.tolist()) <= {0, 255}:
             return (values > 0).astype(np.int64)
         index = {0: 0} | {value: i for i, wanted in enumerate(self.mask.values(), 1) for value in wanted}
-        unknown = [int(value) for value in found if int(value) not in index]
+        unknown = [int(value) for value in present if int(value) not in index]
         if unknown:
             expected = ", ".join(f"{', '.join(map(str, wanted))} = {name}" for name, wanted in self.mask.items())
             raise ImageError(
@@ -81,7 +81,7 @@ class Coding:
                 "background, "
                 f"{expected}. Mend the mask, or name its values: classes: {{NAME: [{unknown[0]}]}}"
             )
-        table = np.zeros(int(found.max(initial=0)) + 1, dtype=np.int64)
+        table = np.zeros(int(present.max(initial=0)) + 1, dtype=np.int64)
         for value, i in index.items():
             if 0 <= value < len(table):
                 table[value] = i
@@ -107,10 +107,10 @@ class Coding:
     def label_to_index(self, text: str, name: str) -> int | list[float]:
         """A class name -> its index; with ``several``, ``a|b`` -> a list of 0.0 and 1.0."""
         names = [part.strip() for part in text.split("|")] if self.several else [text]
-        for one in names:
-            if one not in self.label:
-                raise ManifestError(f"{name}: {nearest(one, self.label, 'class')}")
-        return [float(one in names) for one in self.label] if self.several else self.label.index(text)
+        for label in names:
+            if label not in self.label:
+                raise ManifestError(f"{name}: {nearest(label, self.label, 'class')}")
+        return [float(label in names) for label in self.label] if self.several else self.label.index(text)
 
     def attribute(self, key: str, text: str | None) -> float | int:
         """A number for an attribute: its index among the values (-100 if absent), or the number

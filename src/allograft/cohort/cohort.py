@@ -124,11 +124,13 @@ class Cohort:
         ones."""
         order = [self.items[i] for i in torch.randperm(len(self.items), generator=seeds.rng("few")).tolist()]
         kept = order[:count]
-        held = {which for which, _ in kept}
+        held = {case_index for case_index, _ in kept}
         return replace(
             self,
-            cases=tuple(case for which, case in enumerate(self.cases) if which in held),
-            chosen=frozenset((self.cases[which].name, place) for which, place in kept) if self.slices else None,
+            cases=tuple(case for case_index, case in enumerate(self.cases) if case_index in held),
+            chosen=frozenset((self.cases[case_index].name, slice_index) for case_index, slice_index in kept)
+            if self.slices
+            else None,
         )
 
     @property
@@ -146,12 +148,14 @@ class Cohort:
     def items(self) -> tuple[tuple[int, int], ...]:
         """(case, slice) of each item; slice is 0 for whole images."""
         if self.slices is None:
-            return tuple((which, 0) for which in range(len(self.cases)))
+            return tuple((case_index, 0) for case_index in range(len(self.cases)))
         every = []
-        for which, case in enumerate(self.cases):
+        for case_index, case in enumerate(self.cases):
             depth = self._depth(case)
             every += [
-                (which, place) for place in range(depth) if self.chosen is None or (case.name, place) in self.chosen
+                (case_index, slice_index)
+                for slice_index in range(depth)
+                if self.chosen is None or (case.name, slice_index) in self.chosen
             ]
         return tuple(every)
 
@@ -164,8 +168,8 @@ class Cohort:
         Args:
             narrow: leave the mask in the int16 that it is kept in, for a crop that comes first.
         """
-        which, place = self.items[index]
-        return self._batch(self.cases[which], (place,), narrow=narrow)
+        case_index, slice_index = self.items[index]
+        return self._batch(self.cases[case_index], (slice_index,), narrow=narrow)
 
     def wholes(self) -> Iterator[Whole]:
         """Every complete case, one after another."""
@@ -187,13 +191,13 @@ class Cohort:
 
     def _extent(self, case: Case, places: tuple[int, ...], *, uncut: bool) -> Tensor | None:
         """(B, D) of the true pixels within the grid; None where all are."""
-        place = self.prepared.image(case, uncut=uncut)[1]
-        true = [min(lengths) for lengths in zip(place.resampled, place.size, strict=True)]
-        if tuple(true) == place.size:
+        geometry_ = self.prepared.image(case, uncut=uncut)[1]
+        true = [min(lengths) for lengths in zip(geometry_.resampled, geometry_.size, strict=True)]
+        if tuple(true) == geometry_.size:
             return None
         if self.slices is None:
             return torch.tensor([true])
-        before, depth = max(0, -place.start[self.slices.axis]), true.pop(self.slices.axis)
+        before, depth = max(0, -geometry_.start[self.slices.axis]), true.pop(self.slices.axis)
         return torch.tensor([true if before <= at < before + depth else [0] * len(true) for at in places])
 
     def _depth(self, case: Case, *, uncut: bool = False) -> int:
@@ -267,7 +271,7 @@ class Cohort:
         return Batch(
             image=self._cut(image, places, neighbours=self.slices.neighbours if self.slices else 0),
             site=torch.full((size,), self.sites.index(case.site) if case.site in self.sites else -1),
-            cases=tuple(f"{case.name}#{place}" for place in places) if self.slices else (case.name,),
+            cases=tuple(f"{case.name}#{slice_index}" for slice_index in places) if self.slices else (case.name,),
             labels=labels,
             attributes={key: torch.tensor([value] * size) for key, value in attributes.items()},
             region=None if region is None else self._cut(region, places, neighbours=0),
@@ -283,8 +287,8 @@ class Cohort:
         axis = 1 + self.slices.axis
         depth = array.shape[axis]
         cuts = []
-        for place in places:
-            near = [min(max(place + offset, 0), depth - 1) for offset in range(-neighbours, neighbours + 1)]
+        for slice_index in places:
+            near = [min(max(slice_index + offset, 0), depth - 1) for offset in range(-neighbours, neighbours + 1)]
             cut = np.take(array, near, axis=axis)  # (C, ..., 2n + 1, ...)
             first = np.moveaxis(cut, axis, 1)
             cuts.append(first.reshape(-1, *first.shape[2:]))
@@ -297,7 +301,7 @@ def categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
     for case in cases:
         for key, value in case.attributes.items():
             values.setdefault(key, set()).add(value)
-    return {key: () if all(map(_is_number, found)) else tuple(sorted(found)) for key, found in sorted(values.items())}
+    return {key: () if all(map(_is_number, seen)) else tuple(sorted(seen)) for key, seen in sorted(values.items())}
 
 
 def _is_number(text: str) -> bool:

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 
 from allograft.cohort.checks import (
-    Finding,
-    Named,
-    Site,
     check_duplicates,
     check_files,
     check_grids,
@@ -28,7 +25,9 @@ from allograft.cohort.checks import (
     check_subjects,
 )
 from allograft.cohort.coding import Coding
-from allograft.cohort.gate import compare
+from allograft.cohort.copies import compare
+from allograft.cohort.findings import Finding, Named, Site
+from allograft.cohort.histograms import Histogram, histograms
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.splits import draw_splits
@@ -72,12 +71,13 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     distances: tuple[Distance, ...]
     preprocessing: Mapping[str, Any]
+    histograms: tuple[Histogram, ...] = ()
 
     @property
     def worst(self) -> str:
         """The highest severity: stop, warning, note, or "well" when nothing was found."""
-        found = {finding.severity for finding in self.findings}
-        return next((severity for severity in ("stop", "warning", "note") if severity in found), "well")
+        severities = {finding.severity for finding in self.findings}
+        return next((severity for severity in ("stop", "warning", "note") if severity in severities), "well")
 
 
 def examine(
@@ -106,7 +106,7 @@ def examine(
         for site in sorted({case.site for case in cases})
     )
     read = {look.case.name: look for look in looks if look.print is not None}
-    duplicates = compare({one: look.print for one, look in read.items() if look.print}, cases)
+    duplicates = compare({printed: look.print for printed, look in read.items() if look.print}, cases)
     distances = tuple(_distances(sites, looks))
     findings = (
         *check_files(looks, name),
@@ -122,14 +122,15 @@ def examine(
     )
     order = ("stop", "warning", "note")
     ranked = tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
-    return Diagnosis(Path(manifest).name, len(cases), len(ordinals), sites, ranked, distances, asdict(preprocessing))
+    told = asdict(preprocessing)
+    return Diagnosis(Path(manifest).name, len(cases), len(ordinals), sites, ranked, distances, told, histograms(looks))
 
 
 def _hidden(text: str, look: Look) -> str:
     """``text`` without the paths of a case, which often hold a patient's number."""
     paths = [
         *look.case.image,
-        *(one for one in look.case.labels.values() if isinstance(one, Path)),
+        *(label for label in look.case.labels.values() if isinstance(label, Path)),
         *filter(None, [look.case.region]),
     ]
     names = {part for path in paths for part in (str(path), path.name)} | {look.case.name}
@@ -139,7 +140,7 @@ def _hidden(text: str, look: Look) -> str:
 
 def _site(name: str, looks: Sequence[Look]) -> Site:
     cases = [look.case for look in looks]
-    tested = {subject for subject, place in draw_splits(cases, ()).items() if place.split == "test"}
+    tested = {subject for subject, assigned in draw_splits(cases, ()).items() if assigned.split == "test"}
     tests = len({case.subject for case in cases if case.labels and case.subject in tested})
     read = [look for look in looks if look.print is not None]
     planes = [look for look in read if look.spacing is not None]
@@ -181,9 +182,9 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 def _distances(sites: Sequence[Site], looks: Sequence[Look]) -> Iterator[Distance]:
     shares = {site.name: _shares(site, [look for look in looks if look.case.site == site.name]) for site in sites}
     for first, second in combinations((site.name for site in sites), 2):
-        sides = [[look for look in looks if look.case.site == name] for name in (first, second)]
+        looks_of = [[look for look in looks if look.case.site == name] for name in (first, second)]
         for measure in ("intensity", "spectrum", "layout"):
-            before, after = (_gap(sides, when, measure) for when in ("before", "after"))
+            before, after = (_gap(looks_of, when, measure) for when in ("before", "after"))
             if before or after:
                 yield Distance((first, second), measure, before, after)
         if shares[first] and shares[second]:
@@ -211,9 +212,9 @@ def _shares(site: Site, looks: Sequence[Look]) -> dict[str, float]:
     return {key: number / total for key, number in counts.items()}
 
 
-def _gap(sides: Sequence[Sequence[Look]], when: str, measure: str) -> Gap | None:
+def _gap(both_sites: Sequence[Sequence[Look]], when: str, measure: str) -> Gap | None:
     styles: list[list[Style]] = [
-        [style for look in side if (style := getattr(look, when)) is not None] for side in sides
+        [style for look in side if (style := getattr(look, when)) is not None] for side in both_sites
     ]
     if not all(styles):
         return None
@@ -253,72 +254,3 @@ def _shifts(distances: Sequence[Distance]) -> Iterator[Finding]:
                 topic,
                 f"{distance.measure} of {pair} differs as stored; the preprocessing removes it ({numbers})",
             )
-
-
-def to_text(diagnosis: Diagnosis) -> str:
-    """Plain text for a terminal; it names cases, so that they can be found."""
-    lines = [
-        f"{diagnosis.manifest}: {diagnosis.cases} cases, {diagnosis.subjects} subjects, {len(diagnosis.sites)} sites",
-        "",
-    ]
-    for site in diagnosis.sites:
-        lines.append(f"site {site.name}")
-        lines += [f"  {name:22} {value}" for name, value in site_facts(site)]
-    lines += ["", "findings" if diagnosis.findings else "no findings"]
-    for finding in diagnosis.findings:
-        lines.append(f"  {finding.severity:8} {finding.text}")
-        lines += [
-            f"           row {one.row}: {one.name}" + (f" ({one.detail})" if one.detail else "")
-            for one in finding.cases
-        ]
-    if diagnosis.distances:
-        lines += ["", f"{'distance between sites (within)':34} {'as stored':>20} {'prepared':>20}"]
-        lines += [f"  {name:32} {before:>20} {after:>20}" for name, before, after in distance_rows(diagnosis)]
-    return "\n".join(lines) + "\n"
-
-
-def site_facts(site: Site) -> list[tuple[str, str]]:
-    """(name, value) pairs of a site, for people; empty ones left out.
-
-    >>> site_facts(Site("a", 4, 2, 1, 1.0, channels={"3": 4}))[:2]
-    [('cases', '4'), ('subjects', '2')]
-    """
-    facts = [("cases", str(site.cases)), ("subjects", str(site.subjects))]
-    facts.append(("labelled test subjects", f"{site.test_subjects}, smallest p {site.smallest_p:.2g}"))
-    for name in ("sizes", "channels", "depths", "orientations", "spacings", "codes", "labels", "boxes", "labelled"):
-        counts = getattr(site, name)
-        shown = ", ".join(f"{value} ({number})" for value, number in list(counts.items())[:6])
-        facts.append(
-            (
-                {"codes": "mask codes", "depths": "pixel types"}.get(name, name),
-                shown + (", ..." if len(counts) > 6 else ""),
-            )
-        )
-    facts.append(("intensity scale", f"{site.scale:.3g} stored, {site.scale_after:.3g} prepared"))
-    return [(name, value) for name, value in facts if value]
-
-
-def distance_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
-    """(sites and measure, before, after) for people."""
-
-    def shown(gap: Gap | None, measure: str) -> str:
-        return "" if gap is None else f"{gap.between:.3g}" + ("" if measure == "labels" else f" ({gap.within:.3g})")
-
-    return [
-        (
-            f"{one.sites[0]} - {one.sites[1]}: {one.measure}",
-            shown(one.before, one.measure),
-            shown(one.after, one.measure),
-        )
-        for one in diagnosis.distances
-    ]
-
-
-def to_html(diagnosis: Diagnosis) -> str:
-    """One self-contained page without scripts, escaped; cases by their row in the manifest,
-    subjects as ordinals."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("allograft", "cohort"), autoescape=True, undefined=StrictUndefined)
-    template = environment.get_template("doctor.html.j2")
-    return template.render(diagnosis=diagnosis, site_facts=site_facts, distances=distance_rows(diagnosis))

@@ -2,169 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from itertools import combinations, pairwise, product
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
+from allograft.cohort.copies import Findings, Pair, groups_of_equal
 from allograft.cohort.manifest import Case
-from allograft.cohort.near_duplicates import (
-    Fingerprint,
-    correlate_pairs,
-    fingerprint,
-    near_duplicate_pairs,
-    thumbnail,
-    without_common,
-)
-from allograft.cohort.prepared_images import file_hash
+from allograft.cohort.near_duplicates import thumbnail
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.splits import Assignment
 from allograft.errors import ImageError, LeakageError, ManifestError, SpecError
-from allograft.tree import content_hash, write_bytes, write_json
+from allograft.tree import write_bytes
 
 NearDuplicates = Literal["group", "warn", "stop"]
-NEAR, WEAK = 0.99, 0.95
-# of what lies beyond the site's mean image; measured: fundus photographs of two patients up to
-# 0.73, weak copies from 0.79
-_OWN = 0.78
-_VERSION = 1  # of what a kept findings file says; raise it when fingerprints or the search change
-
-
-@dataclass(frozen=True, order=True)
-class Pair:
-    """Two cases that are, or may be, one: ``why`` is "subject", "pixels", "near" or "weak"."""
-
-    first: str
-    second: str
-    why: str
-    correlation: float = 1.0
-
-    def __str__(self) -> str:
-        reason = {"subject": "same subject", "pixels": "same pixels"}.get(
-            self.why, f"correlation {self.correlation:.3f}"
-        )
-        return f"'{self.first}' and '{self.second}' ({reason})"
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What was found among the images of some cases; JSON values throughout.
-
-    Args:
-        subjects: case -> subject.
-        pixels: case -> hash of its decoded pixels; a model card keeps those of its training images.
-        near: pairs of different subjects whose thumbnails correlate above the threshold; of equal
-            pictures one stands for all.
-        weak: pairs between 0.95 and the threshold, alike beyond what all images of their sites
-            share: worth a look.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    subjects: dict[str, str] = field(default_factory=dict)
-    pixels: dict[str, str] = field(default_factory=dict)
-    near: tuple[Pair, ...] = ()
-    weak: tuple[Pair, ...] = ()
-
-    @cached_property
-    def copies(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of cases with the same pixels, two or more in each."""
-        return _groups(self.pixels)
-
-    def alike(self) -> Iterator[Pair]:
-        """``near`` between all copies of the two pictures, each pair once."""
-        copies = {name: group for group in self.copies for name in group}
-        seen: set[frozenset[str]] = set()
-        for pair in self.near:
-            for first, second in product(*(copies.get(name, (name,)) for name in (pair.first, pair.second))):
-                if (both := frozenset((first, second))) not in seen:
-                    seen.add(both)
-                    yield replace(pair, first=first, second=second)
-
-
-def find_duplicates(cases: Sequence[Case], *, threshold: float = NEAR, cache: Path | None = None) -> Findings:
-    """Read every image and find exact copies, near-duplicates and weak ones. Volumes are compared
-    by exact pixels only.
-
-    Args:
-        threshold: a pair of different subjects whose aligned 64 x 64 thumbnails correlate above it
-            is a near-duplicate.
-        cache: a folder that keeps the findings under the hash of all files, so that a second call
-            reads no image.
-
-    Raises:
-        ImageError: an image that cannot be read.
-    """
-    if not WEAK <= threshold < 1:
-        raise SpecError(f"threshold: found {threshold}, expected a correlation from {WEAK} to below 1")
-    path = None
-    if cache is not None:
-        key = content_hash(
-            _VERSION,
-            threshold,
-            sorted([case.name, case.subject, case.site, *map(file_hash, case.image)] for case in cases),
-        )
-        path = cache / f"duplicates-{key}.json"
-        if (kept := _kept(path)) is not None:
-            return kept
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python's lock
-        prints = pool.map(lambda case: fingerprint(read_image(case.image, nan=0.0)), cases)
-        findings = compare(dict(zip((case.name for case in cases), prints, strict=True)), cases, threshold=threshold)
-    if path is not None:
-        write_json(path, asdict(findings))
-    return findings
-
-
-def _kept(path: Path) -> Findings | None:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(Findings).validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError):
-        return None
-
-
-def compare(prints: Mapping[str, Fingerprint], cases: Iterable[Case], *, threshold: float = NEAR) -> Findings:
-    """Findings from fingerprints; the cases that have none are left out."""
-    known = {case.name: case for case in cases if case.name in prints}
-    pixels = {name: prints[name].pixels for name in known}
-    first_of: dict[tuple[str, str], str] = {}
-    for name in sorted(known):  # equal pictures are compared with others once for each subject
-        if prints[name].thumbnail is not None:
-            first_of.setdefault((pixels[name], known[name].subject), name)
-    names = sorted(first_of.values())
-    stack = (
-        np.stack([np.asarray(prints[name].thumbnail) for name in names]) if names else np.zeros((0, 1, 1), np.float32)
-    )
-    own = without_common(stack, [known[name].site for name in names])
-    found = [
-        (i, j, value)
-        for i, j, value in near_duplicate_pairs(stack, [known[name].subject for name in names], WEAK)
-        if pixels[names[i]] != pixels[names[j]]
-    ]
-    doubtful = np.array([(i, j) for i, j, value in found if value <= threshold], np.int64).reshape(-1, 2)
-    beyond = dict(zip(map(tuple, doubtful.tolist()), correlate_pairs(own, doubtful), strict=True))
-    pairs = [
-        Pair(names[i], names[j], "near" if value > threshold else "weak", round(value, 4))
-        for i, j, value in found
-        if value > threshold or beyond[i, j] > _OWN
-    ]
-    pairs.sort(key=lambda pair: (-pair.correlation, pair))
-    near, weak = (tuple(pair for pair in pairs if pair.why == why) for why in ("near", "weak"))
-    return Findings({name: case.subject for name, case in known.items()}, pixels, near, weak)
 
 
 def sides_of(cases: Iterable[Case], assignments: Mapping[str, Assignment]) -> dict[str, str]:
     """Case -> its side: train, val, test, or the fold in which it is tested."""
-    found = ((case.name, assignments[case.subject]) for case in cases if case.subject in assignments)
-    return {name: f"fold {place.fold}" if place.split == "fold" else place.split for name, place in found}
+    assigned = ((case.name, assignments[case.subject]) for case in cases if case.subject in assignments)
+    return {name: f"fold {side.fold}" if side.split == "fold" else side.split for name, side in assigned}
 
 
 def check_leakage(
@@ -242,10 +102,10 @@ def check_masks(cases: Iterable[Case]) -> None:
     Raises:
         ManifestError: the first of them, how many there are, and the mend.
     """
-    found = shared_masks(cases)
-    if found:
-        first = found[0]
-        more = f" (and {len(found) - 1} more such files)" if len(found) > 1 else ""
+    shared = shared_masks(cases)
+    if shared:
+        first = shared[0]
+        more = f" (and {len(shared) - 1} more such files)" if len(shared) > 1 else ""
         images = ", ".join(repr(case.name) for case in first[:5])
         raise ManifestError(
             f"mask '{Path(first[0].labels['mask']).name}' is named for {len({case.subject for case in first})} "
@@ -263,7 +123,7 @@ def _allowed(allow: Sequence[tuple[str, str]], findings: Findings) -> set[frozen
 
 def _certain(findings: Findings, sides: Mapping[str, str]) -> Iterator[Pair]:
     placed = {name: subject for name, subject in findings.subjects.items() if name in sides}
-    for why, groups in (("pixels", findings.copies), ("subject", _groups(placed))):
+    for why, groups in (("pixels", findings.copies), ("subject", groups_of_equal(placed))):
         for group in groups:
             if len({sides.get(name) for name in group}) > 1:
                 yield from (Pair(first, second, why) for first, second in combinations(group, 2))
@@ -282,10 +142,10 @@ def _refusal(leaks: Sequence[Pair], sides: Mapping[str, str], near_duplicates: N
         mend = f"{fixed}: give them one split, remove one of each, or choose another --out"
     else:
         mend = "near_duplicates: group gives them one split"
-    one = leaks[0]
+    leak = leaks[0]
     return (
         f"{count} on two sides: {shown}{more}. Mend: {mend}, or allow a pair by name: allow_duplicates: "
-        f"[['{one.first}', '{one.second}']]"
+        f"[['{leak.first}', '{leak.second}']]"
     )
 
 
@@ -341,14 +201,6 @@ def _union(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, 
     return {name: root(name) for name in parent}
 
 
-def _groups(values: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    counts, groups = Counter(values.values()), {}  # type: ignore[var-annotated]
-    for name in sorted(values):
-        if counts[values[name]] > 1:
-            groups.setdefault(values[name], []).append(name)
-    return tuple(map(tuple, groups.values()))
-
-
 def contact_sheet(pairs: Sequence[Pair], cases: Iterable[Case], path: Path, *, most: int = 40) -> None:
     """Write a PNG of the first ``most`` pairs side by side, numbered in their order, with the
     reason; nobody is named."""
@@ -365,9 +217,9 @@ def contact_sheet(pairs: Sequence[Pair], cases: Iterable[Case], path: Path, *, m
     for number, pair in enumerate(shown):
         left, top = number % columns * (2 * side + gap), number // columns * (side + gap)
         pen.text((left + 2, top + 3), f"{number + 1}: {pair.why} {pair.correlation:.3f}", fill=0)
-        for place, name in enumerate((pair.first, pair.second)):
+        for column, name in enumerate((pair.first, pair.second)):
             sheet.paste(
-                Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + place * side, top + gap)
+                Image.fromarray(_shown(read_image(files[name], nan=0.0).array, side)), (left + column * side, top + gap)
             )
     buffer = BytesIO()
     sheet.save(buffer, "PNG")

@@ -245,11 +245,11 @@ def _check_names(cases: Iterable[Case], path: Path) -> None:
 
 
 def _check_sides(cases: Iterable[Case], path: Path) -> None:
-    sides: dict[str, str] = {}
+    site_of: dict[str, str] = {}
     for case in cases:
         if case.split is None:
             continue
-        side = sides.setdefault(case.subject, case.split)
+        side = site_of.setdefault(case.subject, case.split)
         if side != case.split:
             raise ManifestError(
                 f"{path}: subject '{case.subject}' is on two sides, {side} and {case.split} (image '{case.name}'); "

@@ -134,7 +134,7 @@ class Episodes:
         rng = self.seeds.rng("episode", step)
         number = int(torch.multinomial(torch.tensor(self.weights, dtype=torch.float64), 1, generator=rng))
         longest = max(map(len, self.episodes))
-        return [(*item, step * longest + place) for place, item in enumerate(self.episodes[number])]
+        return [(*item, step * longest + rank) for rank, item in enumerate(self.episodes[number])]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Shots:
         rng = self.seeds.rng("task", step)
         group = self.groups[int(torch.multinomial(torch.tensor(self.weights, dtype=torch.float64), 1, generator=rng))]
         places = torch.randperm(len(group), generator=rng)[: self.shots].tolist()
-        return [(*group[place], step * self.shots + number) for number, place in enumerate(places)]
+        return [(*group[rank], step * self.shots + number) for number, rank in enumerate(places)]
 
 
 def by_cohort(cohorts: Sequence[Cohort]) -> tuple[tuple[Item, ...], ...]:

@@ -59,10 +59,10 @@ class Grid:
         """
         if self.affine is None:
             return 1.0, "pixels"
-        sides = self.affine[:3, :3]
+        axes = self.affine[:3, :3]
         if len(self.shape) == 3:
-            return _seven_digits(abs(float(np.linalg.det(sides)))), "mm3"
-        area = float(np.linalg.norm(np.cross(sides[:, 0], sides[:, 1])))
+            return _seven_digits(abs(float(np.linalg.det(axes)))), "mm3"
+        area = float(np.linalg.norm(np.cross(axes[:, 0], axes[:, 1])))
         return (_seven_digits(area), "mm2") if self.thickness is None else (_seven_digits(area * self.thickness), "mm3")
 
     @property

@@ -23,17 +23,10 @@ from allograft.batch import Boxes
 from allograft.cohort.alignment import aligned
 from allograft.cohort.boxes import boxes_to_grid, read_boxes
 from allograft.cohort.coding import Coding
+from allograft.cohort.geometry import Geometry, geometry, to_grid
 from allograft.cohort.manifest import Case, is_missing
 from allograft.cohort.picture import Grid, Picture, check_pixels
-from allograft.cohort.preprocessing import (
-    Geometry,
-    Preprocessing,
-    geometry,
-    normalise,
-    to_grid,
-    windowed,
-    with_channels,
-)
+from allograft.cohort.preprocessing import Preprocessing, normalise, windowed, with_channels
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
 from allograft.errors import ImageError, ManifestError
@@ -77,18 +70,18 @@ class PreparedImages:
         def make() -> dict[str, np.ndarray]:
             picture = read_image(case.image, nan=self.preprocessing.nan)
             picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
-            place = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
-            place = place.uncut if uncut else place
-            largest = (len(picture.array), *map(max, place.size, place.resampled))
+            laid = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
+            laid = laid.uncut if uncut else laid
+            largest = (len(picture.array), *map(max, laid.size, laid.resampled))
             check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
             # normalised as stored: what is cut off still counts, and padding does not
             seen = windowed(picture.array, self.preprocessing.window)
             array = normalise(seen, self.preprocessing.intensity)
             if case.alteration is not None:  # squeezed after normalisation, which would undo it
                 array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
-            grid = to_grid(array, place, nearest=False)
+            grid = to_grid(array, laid, nearest=False)
             facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
-            described = {"geometry": asdict(place), "grid": facts, "notes": dict(picture.notes)}
+            described = {"geometry": asdict(laid), "grid": facts, "notes": dict(picture.notes)}
             text = json.dumps(described).encode()
             affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
             return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
@@ -118,13 +111,13 @@ class PreparedImages:
         """
         path = Path(case.labels["mask"])
         key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
-        place = self.image(case, uncut=uncut)[1]
-        if uncut and place != self.image(case)[1]:
+        laid = self.image(case, uncut=uncut)[1]
+        if uncut and laid != self.image(case)[1]:
             key = content_hash("uncut", key)
 
         def make() -> dict[str, np.ndarray]:
             index = self.coding.mask_to_index(self._on_grid(path, case).array, str(path))
-            return {"mask": to_grid(index.astype(np.int16), place, nearest=True)}
+            return {"mask": to_grid(index.astype(np.int16), laid, nearest=True)}
 
         return self._kept(key, ("mask",), make)["mask"].astype(kind, copy=False)
 
@@ -146,12 +139,12 @@ class PreparedImages:
         if case.region is None:
             return None
         path = case.region
-        key, place = content_hash("region", file_hash(path), self._image_key(case)), self.image(case, uncut=uncut)[1]
-        if uncut and place != self.image(case)[1]:
+        key, laid = content_hash("region", file_hash(path), self._image_key(case)), self.image(case, uncut=uncut)[1]
+        if uncut and laid != self.image(case)[1]:
             key = content_hash("uncut", key)
 
         def make() -> dict[str, np.ndarray]:
-            return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), place, nearest=True)}
+            return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), laid, nearest=True)}
 
         return self._kept(key, ("region",), make)["region"].view(bool)  # 0 and 1, so nothing is copied
 
@@ -215,13 +208,13 @@ class PreparedImages:
         mirror = self.preprocessing.mirror
         if mirror is None:
             return False
-        found = case.attributes.get(mirror.attribute)
-        if found is None or is_missing(found):
+        value = case.attributes.get(mirror.attribute)
+        if value is None or is_missing(value):
             raise ManifestError(
                 f"{case.name}: preprocessing.mirror mirrors images by the column '{mirror.attribute}', which is empty "
                 "here; give a manifest that says it of every image"
             )
-        return found == mirror.value
+        return value == mirror.value
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -238,22 +231,22 @@ class PreparedImages:
             made: dict[str, np.ndarray] = self.memory[key]
             return made
         paths = {name: self.folder / key[:2] / f"{key}-{_READS}-{name}.npy" for name in names}
-        found = _mapped(paths)
-        if found is None:
+        mapped = _mapped(paths)
+        if mapped is None:
             for name, array in make().items():
                 file = io.BytesIO()
                 np.save(file, np.ascontiguousarray(array), allow_pickle=False)
                 write_bytes(paths[name], file.getvalue())
-            found = _mapped(paths)
-            if found is None:
+            mapped = _mapped(paths)
+            if mapped is None:
                 raise ImageError(
                     f"{self.folder}: prepared images that were just written are missing or damaged; check the disk, "
                     "or choose another --out"
                 )
         while len(self.memory) >= MAPS:
             del self.memory[next(iter(self.memory))]  # the oldest; it is mapped again when it is needed
-        self.memory[key] = found
-        return found
+        self.memory[key] = mapped
+        return mapped
 
 
 def _mapped(paths: dict[str, Path]) -> dict[str, np.ndarray] | None:
@@ -323,11 +316,11 @@ def file_hash(path: Path | Series | str) -> str:
 
 def _hash_of(path: Path | Series | str) -> str:
     if isinstance(path, Series):
-        return content_hash([[one.name, file_hash(one)] for one in path.files])
+        return content_hash([[file.name, file_hash(file)] for file in path.files])
     if Path(path).is_dir():
-        return content_hash([[one.name, file_hash(one)] for one in sorted(Path(path).iterdir()) if one.is_file()])
+        return content_hash([[file.name, file_hash(file)] for file in sorted(Path(path).iterdir()) if file.is_file()])
     if further := companions(Path(path)):
-        return content_hash([[one.name, _file_hash(str(one), *_state(one))] for one in (Path(path), *further)])
+        return content_hash([[file.name, _file_hash(str(file), *_state(file))] for file in (Path(path), *further)])
     return _file_hash(str(path), *_state(path))
 
 

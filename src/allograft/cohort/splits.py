@@ -84,7 +84,7 @@ def _fill_parts(
     wanted_test = min(max(1, round(test * total)), total - 1) if test > 0 and total > 1 else 0
     rest = total - wanted_test
     wanted_val = min(max(1, round(val * rest)), rest - 1) if val > 0 and rest > 1 else 0
-    tests, vals = (sum(place.split == part for place in here) for part in ("test", "val"))
+    tests, vals = (sum(assigned.split == part for assigned in here) for part in ("test", "val"))
     for subject in new:
         if tests < wanted_test:
             assignments[subject], tests = Assignment("test"), tests + 1
@@ -101,7 +101,7 @@ def _fill_folds(
         raise SplitError(
             f"site '{site}' has {len(new) + len(here)} subjects; test: {{folds: {folds}}} needs at least {folds}"
         )
-    sizes = [sum(place.fold == fold for place in here) for fold in range(folds)]
+    sizes = [sum(assigned.fold == fold for assigned in here) for fold in range(folds)]
     for subject in new:
         fold = sizes.index(min(sizes))
         assignments[subject] = Assignment("fold", fold)

@@ -15,10 +15,11 @@ import numpy as np
 
 from allograft.cohort.alignment import aligned
 from allograft.cohort.coding import Coding
+from allograft.cohort.geometry import geometry, to_grid
 from allograft.cohort.manifest import READER, Case
 from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.cohort.picture import Picture
-from allograft.cohort.preprocessing import Preprocessing, geometry, normalise, to_grid, windowed
+from allograft.cohort.preprocessing import Preprocessing, normalise, windowed
 from allograft.cohort.readers import read_image, read_mask
 from allograft.errors import AllograftError, ImageError
 from allograft.seeds import Seeds
@@ -109,12 +110,12 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
     if "paired" in case.labels:
         _on_image("paired", Path(case.labels["paired"]), picture, problems, notes)
     try:
-        place = geometry(picture, preprocessing, case.name)
-        facts["prepared"] = place.size
+        laid = geometry(picture, preprocessing, case.name)
+        facts["prepared"] = laid.size
         if styled:
             after = to_grid(
                 normalise(windowed(picture.array.astype(np.float32), preprocessing.window), preprocessing.intensity),
-                place,
+                laid,
                 nearest=False,
             )
             facts |= {"before": style(picture.array), "after": style(after), "scale_after": _scale(after)}

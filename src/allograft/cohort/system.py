@@ -41,13 +41,13 @@ def _accelerators() -> dict[str, str]:
     import torch
 
     if torch.cuda.is_available():
-        found = {}
+        devices = {}
         for number in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(number)
             free, total = torch.cuda.mem_get_info(number)
             capability = f"compute capability {device.major}.{device.minor}"
-            found[f"gpu {number}"] = f"{device.name}, {_size(total)}, {_size(free)} free, {capability}"
-        return found
+            devices[f"gpu {number}"] = f"{device.name}, {_size(total)}, {_size(free)} free, {capability}"
+        return devices
     if torch.backends.mps.is_available():
         return {"gpu": "Apple (mps)"}
     return {"gpu": "none that torch can use; training runs on the CPU"}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from allograft.batch import Batch, Boxes
+from allograft.cohort.geometry import Geometry, from_grid
 from allograft.cohort.manifest import READER, Case
 from allograft.cohort.picture import Grid
 from allograft.cohort.prepared_images import PreparedImages
-from allograft.cohort.preprocessing import Geometry, from_grid
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Whole:
     def on_image(self, values: Tensor) -> Tensor:
         """Probabilities predicted for the case, uncut or not, (B, K, *spatial) -> (K, *shape) on
         the image's own grid; what lies outside is background: see ``from_grid``."""
-        place, stacked = self.geometry, self.restack(values)
-        return from_grid(stacked, place if tuple(stacked.shape[1:]) == place.size else place.uncut)
+        geometry, stacked = self.geometry, self.restack(values)
+        return from_grid(stacked, geometry if tuple(stacked.shape[1:]) == geometry.size else geometry.uncut)
 
     @property
     def is_cut(self) -> bool:
@@ -96,7 +96,7 @@ class Whole:
     def further_boxes(self) -> dict[str, Boxes]:
         """Further reader -> the boxes, in the image's own pixels; {} where one reader's are all
         there are."""
-        columns = {found[1]: key for key in self.case.labels if (found := READER.fullmatch(key))}
+        columns = {matched[1]: key for key in self.case.labels if (matched := READER.fullmatch(key))}
         return {reader: self.prepared.stored_boxes(self.case, column) for reader, column in columns.items()}
 
     @property

@@ -116,7 +116,7 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray | None, axis: int |
 def _stored(plane: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """A plane as a volume of one slice across ``axis``, and the affine with its columns in that
     order."""
-    order = [*(one for one in range(3) if one != axis), axis]
+    order = [*(other for other in range(3) if other != axis), axis]
     stored = np.array(affine, np.float64)
     stored[:, order] = affine[:, :3]
     return np.expand_dims(plane, axis), stored

@@ -17,6 +17,7 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Order, Turns, by_cohort
+from allograft.context.foreign import foreign_code
 from allograft.context.journal import Journal, NoJournal
 from allograft.context.lock import Lease, locked
 from allograft.context.meter import Meter
@@ -26,8 +27,8 @@ from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
 from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
-from allograft.predictor.folder import read_card
-from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, title, total_needs
+from allograft.predictor.card import read_card
+from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, every_recipe, title, total_needs
 from allograft.recipe.needs import check_needs
 from allograft.schedule import Schedule, make_schedule
 from allograft.seeds import Seeds, generators_kept
@@ -127,11 +128,12 @@ class Context:
         return replace(self, task=None, settings=replace(self.settings, budget=budget)), bare
 
     def key(self, draws: str, recipe: Recipe) -> str:
-        """The unit of a run: its draws, and all else that its bytes depend on, defaults
-        included."""
+        """The unit of a run: its draws, and all else that its bytes depend on: defaults, versions,
+        and the code of what other packages add."""
         defaults = [plain(recipe), plain(self.settings), plain(self.task)]
         machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
-        return content_hash(draws, defaults, machine)
+        foreign = foreign_code((*every_recipe(recipe), self.task, self.template))
+        return content_hash(draws, defaults, machine, *foreign)
 
     def unit(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> str:
         """The content key under which a run is kept; the whole scenario may be given."""
@@ -164,13 +166,15 @@ class Context:
         store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
         wanted = self.continues or key in self.continued
         with self._alone(store, wanted) as lease:
-            found = store.load(optimizer=wanted) if store and self.fabric.broadcast(store.carry_file.exists()) else None
-            if found is None:
+            carried = (
+                store.load(optimizer=wanted) if store and self.fabric.broadcast(store.carry_file.exists()) else None
+            )
+            if carried is None:
                 inner = replace(
                     self._inside(recipe, draws, store, lease), continued=self.continued | ({key} if wanted else set())
                 )
                 return (yield from inner._run(recipe, scenario, network, key, store))
-        carry, stages, _ = found
+        carry, stages, _ = carried
         if store:
             store.tidy()
         for stage in stages:

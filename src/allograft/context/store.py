@@ -18,7 +18,8 @@ from allograft.figure import Figure, from_json, to_json
 from allograft.networks import own_spec, rebuilt, remade
 from allograft.networks.network import Spec
 from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
-from allograft.predictor.folder import intact, read_card
+from allograft.predictor.card import read_card
+from allograft.predictor.folder import intact
 from allograft.predictor.whole import sees_whole_images
 from allograft.recipe import Carry, Stage
 
@@ -181,10 +182,10 @@ class Store:
         """
         try:
             kept = json.loads(self.figures_file.read_text(encoding="utf-8"))
-            found = {name: from_json(one) for name, one in kept.items()}
+            figures = {name: from_json(described) for name, described in kept.items()}
         except (OSError, ValueError, AttributeError, AllograftError):
             return {}
-        return {name: figure for name, figure in found.items() if images or not figure.shows_images}
+        return {name: figure for name, figure in figures.items() if images or not figure.shows_images}
 
     def tidy(self) -> None:
         """Remove the journal of a finished unit, which a process killed between its last write and
@@ -221,14 +222,14 @@ class Store:
         if kept is None:
             return None
         stages, cleaned = [], self.cleaned()
-        for one in kept["stages"]:
-            predictor = self.kept_stage(one["name"]) if one["judged"] else None
-            gone = one["judged"] and predictor is None
-            if gone and one["name"] not in cleaned:
+        for described in kept["stages"]:
+            predictor = self.kept_stage(described["name"]) if described["judged"] else None
+            gone = described["judged"] and predictor is None
+            if gone and described["name"] not in cleaned:
                 return None
             cost = kept["cost"] if predictor is None else read_card(predictor.folder)["cost"]
             held = Cleaned(self.folder) if gone else predictor
-            stages.append(Stage(one["name"], held, tuple(one["seen"]), one["facts"], cost=cost))
+            stages.append(Stage(described["name"], held, tuple(described["seen"]), described["facts"], cost=cost))
         return stages
 
 

@@ -55,8 +55,8 @@ class Discriminator(nn.Module):
 
     def forward(self, probabilities: Tensor) -> Tensor:
         size = tuple(max(side, SMALLEST) for side in probabilities.shape[2:])
-        found: Tensor = self.layers(enlarged(probabilities, size))
-        return found
+        logits: Tensor = self.layers(enlarged(probabilities, size))
+        return logits
 
 
 def domain_loss(logits: Tensor, domain: float) -> Tensor:
@@ -89,10 +89,10 @@ class AuxiliaryHead(nn.Module):
         which: its index where the module returns several; None for one.
     """
 
-    def __init__(self, place: nn.Module, which: int | None, feature: Tensor, classes: int) -> None:
+    def __init__(self, hooked: nn.Module, part: int | None, feature: Tensor, classes: int) -> None:
         super().__init__()
-        self.place = [place]  # in a list: a part of the network is no part of the head
-        self.which = which
+        self.place = [hooked]  # in a list: a part of the network is no part of the head
+        self.which = part
         self.convolution = (nn.Conv2d, nn.Conv3d)[feature.ndim - 4](feature.shape[1], classes, 1)
 
     def forward(self, captured_: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -119,14 +119,14 @@ def auxiliary_head(network: AnyNetwork, image: Tensor, classes: int) -> Auxiliar
     with evaluation_mode(network), captured(network.encoder) as encoded, captured(network.decoder) as decoded:
         network(image)
     chain = [network.encoder, *(ups or ())]
-    place = chain[-1] if ups is None or decoded[0].shape[2:] != image.shape[2:] else chain[max(len(chain) - 2, 0)]
-    which = None if place is not network.encoder else -2 if ups is None else -1
-    if which is not None and (not isinstance(encoded[0], (list, tuple)) or len(encoded[0]) < 2):
+    hooked = chain[-1] if ups is None or decoded[0].shape[2:] != image.shape[2:] else chain[max(len(chain) - 2, 0)]
+    part = None if hooked is not network.encoder else -2 if ups is None else -1
+    if part is not None and (not isinstance(encoded[0], (list, tuple)) or len(encoded[0]) < 2):
         raise SpecError("adaptsegnet: the network's encoder gives no inner feature to segment from; use levels: 1")
-    with evaluation_mode(network), captured(place) as features:
+    with evaluation_mode(network), captured(hooked) as features:
         network(image)
-    feature = features[0] if which is None else features[0][which]
-    return AuxiliaryHead(place, which, feature, classes).to(image.device)
+    feature = features[0] if part is None else features[0][part]
+    return AuxiliaryHead(hooked, part, feature, classes).to(image.device)
 
 
 @dataclass(frozen=True)
@@ -242,8 +242,8 @@ class AdversarialStep:
         source, target = halves(batch)
         weights = (self.recipe.auxiliary_adversarial, self.recipe.adversarial)[-len(self.discriminators) :]
         with self.fabric.autocast():
-            found = self._outputs(source.image)
-            terms = self._segmentation(found, source)
+            outputs = self._outputs(source.image)
+            terms = self._segmentation(outputs, source)
             others = self._outputs(target.image) if any(weights) else []
             for name, weight, logits, judge in zip(self._names, weights, others, self.discriminators, strict=False):
                 terms[f"adversarial{name}"] = weight * domain_loss(judge(logits.softmax(1)), SOURCE)
@@ -251,7 +251,7 @@ class AdversarialStep:
         average_buffers(self.network)
         if others:
             with self.fabric.autocast():
-                judged = self._judged([one.detach() for one in found], [one.detach() for one in others])
+                judged = self._judged([output.detach() for output in outputs], [output.detach() for output in others])
             self._update(judged, self.discriminator_optimizer, self.discriminator_schedule, None)
             terms |= judged
         return {key: value.detach() for key, value in terms.items()}
@@ -268,20 +268,20 @@ class AdversarialStep:
             output = self.network(image)["mask"]
         return [self.auxiliary(seen[0], image.shape[2:]), output]
 
-    def _segmentation(self, found: Sequence[Tensor], source: Batch) -> dict[str, Tensor]:
-        terms = dict(self.task.loss({"mask": found[-1]}, source))
-        for key, value in self.task.loss({"mask": found[0]}, source).items() if self.auxiliary is not None else ():
+    def _segmentation(self, outputs: Sequence[Tensor], source: Batch) -> dict[str, Tensor]:
+        terms = dict(self.task.loss({"mask": outputs[-1]}, source))
+        for key, value in self.task.loss({"mask": outputs[0]}, source).items() if self.auxiliary is not None else ():
             terms[f"{key}/inner"] = self.recipe.auxiliary_segmentation * value
         return terms
 
-    def _judged(self, found: Sequence[Tensor], others: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _judged(self, outputs: Sequence[Tensor], others: Sequence[Tensor]) -> dict[str, Tensor]:
         """Each discriminator's own loss: the mean of that on the source and that on the target."""
         return {
             f"discriminator{name}": (
                 domain_loss(judge(a.softmax(1)), SOURCE) + domain_loss(judge(b.softmax(1)), TARGET)
             )
             / 2
-            for name, judge, a, b in zip(self._names, self.discriminators, found, others, strict=True)
+            for name, judge, a, b in zip(self._names, self.discriminators, outputs, others, strict=True)
         }
 
     def _update(

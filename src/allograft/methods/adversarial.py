@@ -125,10 +125,10 @@ class TurnsStep:
             self._update(1, caught)
         return {"restoration": missed.detach(), "fooled": fooled.detach(), "critic": caught.detach()}
 
-    def _update(self, which: int, loss: Tensor) -> None:
+    def _update(self, optimizer_index: int, loss: Tensor) -> None:
         """Generator (0) or critic (1) by its own optimizer; gradients that reach the other are
         dropped."""
-        optimizer, schedule = self.optimizers[which], self.schedules[which]
+        optimizer, schedule = self.optimizers[optimizer_index], self.schedules[optimizer_index]
         for each in self.optimizers:
             each.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
@@ -214,8 +214,8 @@ class Adversarial:
         critic = made.to(context.fabric.device).train()
         updates = [0, 0]
         for number in range(steps):
-            for which, learns in enumerate(learns_in(number // epoch + 1, self.period, self.turns)):
-                updates[which] += learns
+            for optimizer_index, learns in enumerate(learns_in(number // epoch + 1, self.period, self.turns)):
+                updates[optimizer_index] += learns
         optimizers = context.optimizer(network.parameters()), context.optimizer(critic.parameters())
         schedules = (
             dropped(context, optimizers[0], max(1, updates[0]), self.drop),

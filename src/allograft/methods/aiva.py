@@ -282,12 +282,12 @@ def nearest(images: Sequence[CohortItem], points: Tensor, inside: Tensor) -> lis
         subject = subject_of(image)
         ranked.append((turns[subject], image))
         turns[subject] += 1
-    return [image for _, image in sorted(ranked, key=lambda one: one[0])[:EXAMPLES]]
+    return [image for _, image in sorted(ranked, key=lambda pair: pair[0])[:EXAMPLES]]
 
 
 def use_clusters(objective: AlignmentObjective, clusters: Clusters, items: DomainItems, device: Any) -> None:
     """Let the objective align by these clusters from now on."""
-    names = [name_of(place) for place in (*items.target, *items.others)]
+    names = [name_of(item) for item in (*items.target, *items.others)]
     objective.cluster_of = dict(zip(names, clusters.target.tolist(), strict=True))
     objective.clusters = replace(
         clusters, source_means=clusters.source_means.to(device), match=clusters.match.to(device)

@@ -261,7 +261,7 @@ def modulation_images(predictor: TwoPass, item: CohortItem, context: Context) ->
     return Images.from_arrays(
         "gamma and beta over a training image",
         [
-            [first, *(grey_of(one, window) for one in each)]
+            [first, *(grey_of(modulated, window) for modulated in each)]
             for first, each, (_, window) in zip(left, maps, named, strict=True)
         ],
         names=[

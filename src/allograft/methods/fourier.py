@@ -311,20 +311,20 @@ class FourierPredictor:
     def _spectra(self) -> Spectra:
         return Spectra(self.style, self.beta)
 
-    def _of(self, which: Tensor, batch: Batch) -> Tensor:
+    def _of(self, donors: Tensor, batch: Batch) -> Tensor:
         """Amplitudes (B, donors, C, ..., rows, columns) of donors (B, donors), or of volumes' (B,
         donors, D), one a slice."""
         device, size = batch.image.device, (batch.image.shape[-2], batch.image.shape[-1])
-        found = self._spectra.of(which, size, device) if self.contains_images else self.style[which].to(device)
-        return found.transpose(2, 3) if which.ndim == 3 else found
+        amplitude = self._spectra.of(donors, size, device) if self.contains_images else self.style[donors].to(device)
+        return amplitude.transpose(2, 3) if donors.ndim == 3 else amplitude
 
     def _styled(self, batch: Batch, style: Tensor) -> dict[str, Tensor]:
         """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
         if style.shape[2:-2] != batch.image.shape[1:-2]:
-            found = (
+            styled = (
                 f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
             )
-            raise SpecError(f"fourier: {found}; prepare the images as the donors were")
+            raise SpecError(f"fourier: {styled}; prepare the images as the donors were")
         swap = swap_kept_amplitude if self.contains_images else swap_low_amplitude
         return mean_prediction(self.inner, batch, swap(batch.image[:, None], style, self.beta), several=self.several)
 

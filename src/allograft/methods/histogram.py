@@ -65,9 +65,9 @@ class Histogram:
 def drawn_scan(source: tuple[Cohort, ...], rng: torch.Generator) -> tuple[Batch, bool]:
     """One source case, images (1, C, *spatial) or its slices (D, C, H, W), and whether it was cut
     into slices."""
-    places = [(cohort, which) for cohort in source for which in range(len(cohort.cases))]
-    cohort, which = places[int(torch.randint(len(places), (), generator=rng))]
-    return cohort.whole(which).batch, cohort.slices is not None
+    places = [(cohort, case_index) for cohort in source for case_index in range(len(cohort.cases))]
+    cohort, case_index = places[int(torch.randint(len(places), (), generator=rng))]
+    return cohort.whole(case_index).batch, cohort.slices is not None
 
 
 def distribution(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,14 +104,14 @@ def match(image: Tensor, values: Tensor, levels: Tensor) -> Tensor:
         >>> match(torch.tensor([3.0, 1.0, 2.0, 2.0]), values[0], levels[0])
         tensor([40., 10., 20., 20.])
     """
-    found, place, counts = image.unique(return_inverse=True, return_counts=True)
-    if len(found) == 1:
+    grey, rank, counts = image.unique(return_inverse=True, return_counts=True)
+    if len(grey) == 1:
         return image
     share = (counts.cumsum(0).double() / counts.sum()).to(levels)
     above = torch.searchsorted(levels, share).clamp(1, len(levels) - 1)
     low, high = levels[above - 1], levels[above]
     part = ((share - low) / torch.where(high > low, high - low, torch.ones_like(high))).clamp(0, 1)
-    matched: Tensor = (values[above - 1] + part * (values[above] - values[above - 1]))[place]
+    matched: Tensor = (values[above - 1] + part * (values[above] - values[above - 1]))[rank]
     return matched
 
 
@@ -145,10 +145,10 @@ class HistogramPredictor:
             torch.stack(
                 [
                     _matched(channel, own, *donor)
-                    for channel, *donor in zip(image, values[place], levels[place], strict=True)
+                    for channel, *donor in zip(image, values[drawn], levels[drawn], strict=True)
                 ]
             )
-            for image, own, place in zip(batch.image, batch.inside()[:, 0], places, strict=True)
+            for image, own, drawn in zip(batch.image, batch.inside()[:, 0], places, strict=True)
         ]
         return self.inner(replace(batch, image=torch.stack(matched)))
 
@@ -158,5 +158,5 @@ def _matched(channel: Tensor, inside: Tensor, values: Tensor, levels: Tensor) ->
     is."""
     if not inside.any():
         return channel
-    found = match(channel[inside], values, levels)
-    return torch.full_like(channel, float(found.min())).masked_scatter(inside, found)
+    mapped = match(channel[inside], values, levels)
+    return torch.full_like(channel, float(mapped.min())).masked_scatter(inside, mapped)

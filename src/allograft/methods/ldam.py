@@ -182,5 +182,7 @@ class Ldam:
 
 def class_counts(cohorts: Sequence[Cohort], classes: Sequence[str]) -> Tensor:
     """How many images there are of each class: (K,) float64."""
-    found = Counter(str(cohort.cases[which].labels.get("label", "")) for cohort in cohorts for which, _ in cohort.items)
-    return torch.tensor([found[name] for name in classes], dtype=torch.float64)
+    counts = Counter(
+        str(cohort.cases[case_index].labels.get("label", "")) for cohort in cohorts for case_index, _ in cohort.items
+    )
+    return torch.tensor([counts[name] for name in classes], dtype=torch.float64)

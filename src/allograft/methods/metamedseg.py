@@ -108,7 +108,7 @@ class TaskStep:
         optimizer = self.context.optimizer(self.network.parameters(), request)
         objective: Objective = Foreground(recipe.meta_loss)
         if self.companions is not None:
-            unsure, paired = (self.companions(2 * self.number + which) for which in range(2))
+            unsure, paired = (self.companions(2 * self.number + turn) for turn in range(2))
             objective = CrossDomain(objective, unsure, paired, recipe.entropy, recipe.distillation)
         clip = self.context.settings.clip
         step = GradientStep(self.network, objective, optimizer, self.context.fabric, None, clip)

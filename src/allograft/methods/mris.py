@@ -20,6 +20,7 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import OptimizerRequest, check_optimizer
 from allograft.networks import AnyNetwork, Network, build
+from allograft.networks.load import load_weights
 from allograft.networks.network import spec_of
 from allograft.nn.retrieval import Negative, recall, synthesise, triplet_loss
 from allograft.predictor.mapped import Mapped
@@ -118,6 +119,8 @@ class Mris:
         k: neighbours.
         negative: ``released``: eq. 4 as it stands, by which a negative similarity has a negative
             weight; ``clamp``: it has none.
+        weights: what both encoders start from: ``timm:NAME`` or ``hf:OWNER/NAME``; the paper's
+            ImageNet weights are ``timm:resnet18``; null for scratch. The stage says it.
         bands: equal parts of the paired image along its first axis, each with networks and a
             database of its own. 1 = the paper's MRIS-C, 2 = MRIS-S of a femoral map above a tibial
             one.
@@ -131,10 +134,11 @@ class Mris:
     margin: Annotated[float, Ge(0)] = 0.1
     k: Annotated[int, Ge(1)] = 20
     negative: Negative = "released"
+    weights: str | None = None
     bands: Annotated[int, Ge(1)] = 1
     key_rate: Annotated[float, Gt(0)] = 0.1
     optimizer: OptimizerRequest | None = field(
-        default_factory=lambda: {name: dict(one) for name, one in PAPERS.items()}
+        default_factory=lambda: {name: dict(settings) for name, settings in PAPERS.items()}
     )
     clip: Annotated[float, Gt(0)] | None = 1.0
 
@@ -153,6 +157,10 @@ class Mris:
         if len(self.encoder) != 1:
             raise SpecError(
                 f"mris: encoder: expected one {{name: {{...}}}}, found {', '.join(self.encoder) or 'nothing'}"
+            )
+        if self.weights is not None and not self.weights.startswith(("timm:", "hf:")):
+            raise SpecError(
+                f"mris: weights is '{self.weights}'; expected timm:NAME or hf:OWNER/NAME, which name one file for good"
             )
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
@@ -188,7 +196,7 @@ class Mris:
         facts: dict[str, float | int | str] = {}
         parts: dict[str, Network] = {}
         for number, part in enumerate(maps.chunk(self.bands, 2)):
-            query, key = (one.to(context.fabric.device).train() for one in self._networks(scenario))
+            query, key = (encoder.to(context.fabric.device).train() for encoder in self._networks(scenario))
             name = "train" if self.bands == 1 else f"band-{number + 1}"
             self._train(query, key, pairs, context, (number, name))
             cases = [cohort.cases[cohort.items[item][0]] for cohort in pairs for item in range(len(cohort))]
@@ -234,6 +242,9 @@ class Mris:
         first, second = built
         if not isinstance(first, Network) or not isinstance(second, Network):
             raise SpecError("mris: encoder: the network is one opaque module; choose one of our table, as resnet")
+        if self.weights is not None:
+            for encoder in (first, second):
+                load_weights(encoder, self.weights)
         return first, second
 
     def _recall(self, query: Network, keys: Tensor, pairs: Sequence[Cohort], context: Context) -> dict[int, float]:
@@ -249,7 +260,7 @@ class Mris:
     def _said(self, scenario: Scenario, maps: Tensor) -> dict[str, float | int | str]:
         """Facts of the stage: where the weights come from, and which cases have no pair."""
         alone = [case.name for cohort in scenario.source for case in cohort.cases if "paired" not in case.labels]
-        facts: dict[str, float | int | str] = {"encoders": "from scratch", "database": len(maps)}
+        facts: dict[str, float | int | str] = {"encoders": self.weights or "from scratch", "database": len(maps)}
         if alone:
             more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
             facts["without a pair"] = ", ".join(alone[:SHOWN]) + more
@@ -262,6 +273,6 @@ def paired(cohorts: Sequence[Cohort]) -> list[Cohort]:
 
 
 def _map(cohort: Cohort, item: int) -> Tensor:
-    found = cohort.case(item).labels["paired"]
-    assert isinstance(found, Tensor)
-    return found
+    paired = cohort.case(item).labels["paired"]
+    assert isinstance(paired, Tensor)
+    return paired

@@ -107,11 +107,11 @@ class Branches(nn.Module):
         """Features of (B, ...) each and the images' sites (B,) -> logits (B, K, *spatial), each
         image's by its own site's decoder."""
         order, logits = [], []
-        for which in everywhere(site, len(self.heads)):
-            rows = (site == which).nonzero()[:, 0]
+        for site_index in everywhere(site, len(self.heads)):
+            rows = (site == site_index).nonzero()[:, 0]
             own = [feature[rows] for feature in features]
             with at_domains(self, site[rows]):
-                logits.append(self.heads[which](own, self.decoders[which](own)))
+                logits.append(self.heads[site_index](own, self.decoders[site_index](own)))
             order.append(rows)
         return torch.cat(logits)[torch.cat(order).argsort()]
 

@@ -107,7 +107,7 @@ class Expert:
     def distance(self, features: Tensor) -> Tensor:
         """(N, D) features of this model -> (N,) squared distances to the history (equation 4)."""
         features = features.to(self.history[0].mean.device)
-        every = torch.stack([one.mahalanobis(features) for one in self.history])
+        every = torch.stack([gaussian.mahalanobis(features) for gaussian in self.history])
         return {"sum": every.sum(0), "mean": every.mean(0), "last": every[-1]}[self.rule]
 
     def scaled(self, distance: Tensor) -> Tensor:
@@ -224,10 +224,10 @@ class Odex:
         """Raise ``SpecError`` for a stage too small to fit and to hold out, and images of several
         sizes."""
         for phase in phases(scenario):
-            found = len(phase.cohort.subjects)
-            if found < 2 * LEAST:
+            cases = len(phase.cohort.subjects)
+            if cases < 2 * LEAST:
                 raise SpecError(
-                    f"odex: {phase.name} of the stream ({', '.join(phase.seen)}) has {found} subjects with labels; "
+                    f"odex: {phase.name} of the stream ({', '.join(phase.seen)}) has {cases} subjects with labels; "
                     f"expected at least {2 * LEAST}, {LEAST} to fit and {LEAST} held out; join it with another stage"
                 )
         check_one_size(scenario.stream, "odex")
@@ -239,19 +239,19 @@ class Odex:
         history."""
         pool: list[Expert] = []
         for phase in phases(scenario):
-            place, grown, facts = self._choose(pool, phase, context)
-            before = pool[place] if pool else Expert(network, (), torch.zeros(0), self.history)
+            nearest, grown, facts = self._choose(pool, phase, context)
+            before = pool[nearest] if pool else Expert(network, (), torch.zeros(0), self.history)
             before = replace(before, inherited=len(before.held_out)) if grown else before
             model = copied(before.network) if grown else before.network
-            place = len(pool) if grown else place
+            nearest = len(pool) if grown else nearest
             step, batches, steps = stage_training(model, phase, context)
             train(step, batches, steps=steps, context=context, name=phase.name)
-            pool[place : place + 1] = [self._described(model, before, phase, context)]
-            newest = pool[place].history[-1]
+            pool[nearest : nearest + 1] = [self._described(model, before, phase, context)]
+            newest = pool[nearest].history[-1]
             reached: dict[str, float | int | str] = {"models": len(pool), "storage_mb": storage(pool), **facts}
             reached |= {"rank": len(newest.variances), "values": len(newest.mean), "feature": feature_name(model)}
             yield Stage(phase.name, OdexPredictor(tuple(pool), self.feature, self.limit), phase.seen, facts=reached)
-        others = {f"model-{number}": expert.network for number, expert in enumerate(pool) if number != place}
+        others = {f"model-{number}": expert.network for number, expert in enumerate(pool) if number != nearest}
         return Carry(model, named_state(step.optimizer, model), others)
 
     def _choose(self, pool: list[Expert], phase: Phase, context: Context) -> tuple[int, bool, dict[str, float]]:
@@ -262,13 +262,13 @@ class Odex:
             float(expert.scaled(expert.distance(self._features(expert.network, phase.cohort, context))).mean())
             for expert in pool
         ]
-        place = distances.index(min(distances))
-        threshold = self.factor * pool[place].mean
-        facts = {"distance": distances[place], "threshold": threshold}
+        nearest = distances.index(min(distances))
+        threshold = self.factor * pool[nearest].mean
+        facts = {"distance": distances[nearest], "threshold": threshold}
         if self.grow == "dice-drop":
-            facts["dice_before"] = training_dice(pool[place].network, phase.cohort, context)
-            return place, pool[place].dice - facts["dice_before"] > self.drop, facts
-        return place, self.grow == "always" or (self.grow == "shift" and distances[place] >= threshold), facts
+            facts["dice_before"] = training_dice(pool[nearest].network, phase.cohort, context)
+            return nearest, pool[nearest].dice - facts["dice_before"] > self.drop, facts
+        return nearest, self.grow == "always" or (self.grow == "shift" and distances[nearest] >= threshold), facts
 
     def _described(self, model: AnyNetwork, before: Expert, phase: Phase, context: Context) -> Expert:
         """The trained model, with this stage in its history and among its held-out distances; the
@@ -296,5 +296,5 @@ def centre(features: Tensor) -> Gaussian:
 def storage(pool: list[Expert]) -> float:
     """MB that the pool takes on a disk, rounded: weights of 4 bytes, distributions of 8."""
     weights = sum(count_parameters(expert.network) for expert in pool)
-    numbers = sum(one.numbers for expert in pool for one in expert.history)
+    numbers = sum(gaussian.numbers for expert in pool for gaussian in expert.history)
     return round((4 * weights + 8 * numbers) / 1e6, 3)

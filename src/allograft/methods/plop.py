@@ -46,8 +46,8 @@ def local_pod(feature: Tensor, scales: int) -> Tensor:
     profiles = []
     for parts in (2**scale for scale in range(scales) if 2**scale <= min(sizes, default=1)):
         edges = [[size * part // parts for part in range(parts + 1)] for size in sizes]
-        for place in product(range(parts), repeat=len(sizes)):
-            cuts = tuple(slice(edge[at], edge[at + 1]) for edge, at in zip(edges, place, strict=True))
+        for cell in product(range(parts), repeat=len(sizes)):
+            cuts = tuple(slice(edge[at], edge[at + 1]) for edge, at in zip(edges, cell, strict=True))
             region = feature[(slice(None), slice(None), *cuts)]
             profiles += [region.mean([other for other in axes if other != axis]).flatten(1) for axis in axes]
     return torch.cat(profiles, 1)

@@ -4,7 +4,7 @@ et al. 2022)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -23,6 +23,7 @@ from allograft.figure import Lines
 from allograft.metrics.detection import detection_metrics, match
 from allograft.networks import AnyNetwork, Network
 from allograft.networks.detector import DetectionHead
+from allograft.parts.box_figures import boxes_of, change_figure, correction_images
 from allograft.parts.box_views import fuse, views
 from allograft.parts.held_out import mean_loss, split_subjects
 from allograft.predictor import Direct
@@ -174,13 +175,14 @@ class Sissi:
         curve: list[float] = []
         best: dict[str, Tensor] = {}
         began: int | None = None
+        corrected: dict[int, Sequence[Cohort]] = {}  # by epoch
         current: Sequence[Cohort] = sides.target
         for epoch, steps in enumerate(epochs):
             if began is None and self._begins(curve):
                 began = epoch
                 network.load_state_dict(best or network.state_dict())  # the optimizer's momentum stays
             if began is not None:
-                current = self._corrected(network, current, epoch, context)
+                current = corrected[epoch] = self._corrected(network, current, epoch, context)
             batches = self._batches(sides.source, current, epoch, began is not None, context)
             yield from train_with_checkpoints(
                 step,
@@ -195,6 +197,8 @@ class Sissi:
                 curve.append(value)
                 best = weights or best
         context.show("start", self._figure(curve, began))
+        if corrected:
+            self._show_boxes(sides.target, corrected, context)
         yield Stage("corrected", Direct(network), scenario.sites, facts=_facts(sides.target, current, began))
         return Carry(network)
 
@@ -247,9 +251,9 @@ class Sissi:
 
     def pseudo_label(self, network: AnyNetwork, image: Tensor) -> Boxes:
         """The fused boxes of an image (1, C, H, W), section 3.4."""
-        found = views(network, _head(network), image, keep=self.keep)
+        detected = views(network, _head(network), image, keep=self.keep)
         rows, columns = image.shape[-2:]
-        boxes = fuse(found, (rows, columns), overlap=self.overlap, skip=self.skip, score=self.fused_score)
+        boxes = fuse(detected, (rows, columns), overlap=self.overlap, skip=self.skip, score=self.fused_score)
         assert boxes.score is not None
         boxes = boxes[boxes.score >= self.score]
         assert boxes.score is not None
@@ -282,6 +286,14 @@ class Sissi:
             lines["fitted"] = tuple(a * (1 - math.exp(-(epoch**b) / c)) for epoch in epochs)
         return Lines(f"early learning; {start}", epochs, lines, "epoch", what)
 
+    def _show_boxes(
+        self, target: Sequence[Cohort], corrected: Mapping[int, Sequence[Cohort]], context: Context
+    ) -> None:
+        """How many boxes change in each epoch, and pictures of the last one's (Fig. 3)."""
+        by_epoch = {epoch: boxes_of(cohorts) for epoch, cohorts in corrected.items()}
+        context.show("change", change_figure(boxes_of(target), by_epoch))
+        context.show("boxes", correction_images(target, corrected[max(corrected)], self.background))
+
 
 def _epochs(target: Sequence[Cohort], context: Context) -> list[range]:
     """The steps of each epoch, one pass over the target; the last may be shorter, so that all make
@@ -306,21 +318,18 @@ def noisy_ap50(network: AnyNetwork, target: Sequence[Cohort], context: Context) 
     for cohort in target:
         for index in range(len(cohort)):
             case = cohort.case(index)
-            (found,) = Direct(network)(context.fabric.to_device(case.unlabelled()))["boxes"]
+            (detected,) = Direct(network)(context.fabric.to_device(case.unlabelled()))["boxes"]
             (truth,) = case.labels["boxes"]
-            assert isinstance(found, Boxes)
+            assert isinstance(detected, Boxes)
             assert isinstance(truth, Boxes)
-            found = found.each(Tensor.cpu)
-            assert found.score is not None
-            images.append(match(found.xyxy, found.label, found.score, truth.xyxy, truth.label))
+            detected = detected.each(Tensor.cpu)
+            assert detected.score is not None
+            images.append(match(detected.xyxy, detected.label, detected.score, truth.xyxy, truth.label))
     value = detection_metrics(images)["ap50"]
     return value if value == value else 0.0
 
 
 def _facts(target: Sequence[Cohort], current: Sequence[Cohort], began: int | None) -> dict[str, float | int | str]:
-    def boxes(cohorts: Sequence[Cohort]) -> int:
-        every = [cohort.case(index).labels["boxes"] for cohort in cohorts for index in range(len(cohort))]
-        return sum(len(each) for (each,) in every if isinstance(each, Boxes))
-
     start: dict[str, float | int | str] = {"start_epoch": "never" if began is None else began}
-    return {**start, "noisy_boxes": boxes(target), "corrected_boxes": boxes(current)}
+    before, after = (sum(map(len, boxes_of(cohorts))) for cohorts in (target, current))
+    return {**start, "noisy_boxes": before, "corrected_boxes": after}

@@ -295,9 +295,9 @@ def tuned_share(network: SpotNetwork, cohorts: Sequence[Cohort], fabric: Any) ->
     """(L,): the share of all images for which each block is tuned, decided as at inference:
     evaluation mode, no noise."""
     images = (
-        fabric.to_device(one.case(index))
-        for one in (cohort.unlabelled() for cohort in cohorts)
-        for index in range(len(one))
+        fabric.to_device(hidden.case(index))
+        for hidden in (cohort.unlabelled() for cohort in cohorts)
+        for index in range(len(hidden))
     )
     return torch.cat([1 - SpotTunetPredictor(network)(image)["policy"] for image in images]).mean(0).cpu()
 

@@ -294,7 +294,7 @@ def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
 
     def share(step: int) -> tuple[int, ...]:
         counts = dealt(context.batch_size, [1] * len(groups), step)
-        return tuple(one for size, count in zip(sizes, counts, strict=True) for one in dealt(count, size, step))
+        return tuple(number for size, count in zip(sizes, counts, strict=True) for number in dealt(count, size, step))
 
     views = [cohort for group in groups for cohort in group]
     order = Shares(by_cohort(views), context.batch_size, context.loader_seeds("balanced"), share)

@@ -64,10 +64,10 @@ class StainNormalisation:
         once."""
         network.train()
         white = white_level(scenario.source, "stain_normalisation")
-        found = context.once("stains", lambda: source_stains(scenario.source, self.method, white))
-        reference = draw_reference(found, context.seeds.rng("reference"))
+        stains = context.once("stains", lambda: source_stains(scenario.source, self.method, white))
+        reference = draw_reference(stains, context.seeds.rng("reference"))
         batches = context.loader(scenario.source, "source")
-        batches = replace(batches, transform=Recoloured(batches.transform, self.method, white, reference, found))
+        batches = replace(batches, transform=Recoloured(batches.transform, self.method, white, reference, stains))
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, steps=steps)
         predictor = StainNormalised(Direct(network), self.method, reference.vectors, reference.most, white)
@@ -80,28 +80,28 @@ class StainNormalisation:
 def source_stains(cohorts: Sequence[Cohort], method: Separation, white: float) -> dict[str, Tensor]:
     """Case name -> (3, 3): two stains and, below them, their largest amounts and 0; (0, 3) for an
     image without tissue."""
-    found = {}
+    by_case = {}
     for cohort in cohorts:
         hidden = cohort.unlabelled()
         for index in range(len(hidden)):
-            one = hidden.case(index)
-            stains = find_stains(one.image[0] / white, method)
-            found[one.cases[0]] = (
+            case = hidden.case(index)
+            stains = find_stains(case.image[0] / white, method)
+            by_case[case.cases[0]] = (
                 torch.zeros(0, 3, dtype=torch.float64)
                 if stains is None
                 else torch.cat([stains.vectors, _row(stains.most)])
             )
-    return found
+    return by_case
 
 
-def draw_reference(found: Mapping[str, Tensor], rng: torch.Generator) -> Stains:
+def draw_reference(stains: Mapping[str, Tensor], rng: torch.Generator) -> Stains:
     """The stains of one image, drawn from those that have any. ``SpecError`` when none has."""
-    names = sorted(name for name, table in found.items() if len(table))
+    names = sorted(name for name, table in stains.items() if len(table))
     if not names:
         raise SpecError(
             "stain_normalisation: no source image shows stained tissue; check that the images are H&E in RGB"
         )
-    chosen = _stains(found[names[int(torch.randint(len(names), (), generator=rng))]])
+    chosen = _stains(stains[names[int(torch.randint(len(names), (), generator=rng))]])
     assert chosen is not None
     return chosen
 

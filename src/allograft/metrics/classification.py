@@ -36,8 +36,8 @@ def auroc(score: Tensor, positive: Tensor) -> float:
     positives = int(flags.sum())
     if positives in (0, len(flags)):
         return math.nan
-    _, place, count = np.unique(score.double().cpu().numpy(), return_inverse=True, return_counts=True)
-    ranks = (count.cumsum() - (count - 1) / 2)[place]  # of equal scores the mean
+    _, rank, count = np.unique(score.double().cpu().numpy(), return_inverse=True, return_counts=True)
+    ranks = (count.cumsum() - (count - 1) / 2)[rank]  # of equal scores the mean
     above = float(ranks[flags].sum()) - positives * (positives + 1) / 2
     return above / (positives * (len(flags) - positives))
 
@@ -97,13 +97,13 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return float(np.abs(np.bincount(bin_of, gaps, bins)).sum() / len(values))
 
 
-def confusion(found: Tensor, label: Tensor, classes: int) -> NDArray[np.int64]:
+def confusion(predicted: Tensor, label: Tensor, classes: int) -> NDArray[np.int64]:
     """Counts (classes, classes), rows the label, columns what was found: (N,) and (N,) int64.
 
     >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
     [[1, 0], [1, 1]]
     """
-    pairs = (label * classes + found).cpu().numpy()
+    pairs = (label * classes + predicted).cpu().numpy()
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -172,8 +172,8 @@ def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequen
         raise SpecError(
             f"probabilities {tuple(probabilities.shape)} and {len(label)} labels do not fit {len(classes)} classes"
         )
-    confidence, found = probabilities.max(1) if len(label) else (probabilities.sum(1), label)
-    counts = confusion(found, label, len(classes))
+    confidence, predicted = probabilities.max(1) if len(label) else (probabilities.sum(1), label)
+    counts = confusion(predicted, label, len(classes))
     if len(classes) == 2:
         score, positive = probabilities[:, 1], label == 1
         ranking = {"auroc": auroc(score, positive), "average_precision": average_precision(score, positive)}
@@ -183,7 +183,7 @@ def classification_metrics(probabilities: Tensor, label: Tensor, classes: Sequen
         "accuracy": float(counts.trace() / len(label)) if len(label) else math.nan,
         "balanced_accuracy": balanced_accuracy(counts),
         "macro_f1": macro_f1(counts),
-        "ece": expected_calibration_error(confidence, found == label),
+        "ece": expected_calibration_error(confidence, predicted == label),
         **ranking,
         **{f"recall/{name}": value for name, value in zip(classes, recalls(counts), strict=True)},
     }
@@ -216,11 +216,11 @@ def multilabel_metrics(probabilities: Tensor, label: Tensor, classes: Sequence[s
             f"probabilities {tuple(probabilities.shape)} and labels {tuple(label.shape)}; expected (N, "
             f"{len(classes)}) both"
         )
-    truth, found = label > 0.5, probabilities >= 0.5
+    truth, predicted = label > 0.5, probabilities >= 0.5
     each: dict[str, list[float]] = {key: [] for key in ("accuracy", "balanced_accuracy", "macro_f1", "ece")}
     sensitivity = {}
     for index, name in enumerate(classes):
-        p, t, f = probabilities[:, index].double(), truth[:, index], found[:, index]
+        p, t, f = probabilities[:, index].double(), truth[:, index], predicted[:, index]
         counts = confusion(f.long(), t.long(), 2)
         each["accuracy"].append(float(counts.trace() / len(t)) if len(t) else math.nan)
         each["balanced_accuracy"].append(balanced_accuracy(counts))

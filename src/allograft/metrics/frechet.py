@@ -28,10 +28,10 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
             "(M, C) with at least 2 rows"
         )
     means = [each.double().mean(0) for each in (first, second)]
-    one, other = ((each.double() - mean) for each, mean in zip((first, second), means, strict=True))
-    one, other = one / (len(one) - 1) ** 0.5, other / (len(other) - 1) ** 0.5
+    centred, other = ((each.double() - mean) for each, mean in zip((first, second), means, strict=True))
+    centred, other = centred / (len(centred) - 1) ** 0.5, other / (len(other) - 1) ** 0.5
     # with S1 = a^T a and S2 = b^T b, the singular values of a b^T are the roots of S1 S2's
     # eigenvalues
-    crossed = torch.linalg.svdvals(one @ other.T).sum()
-    distance = (means[0] - means[1]).square().sum() + one.square().sum() + other.square().sum() - 2 * crossed
+    crossed = torch.linalg.svdvals(centred @ other.T).sum()
+    distance = (means[0] - means[1]).square().sum() + centred.square().sum() + other.square().sum() - 2 * crossed
     return max(0.0, float(distance))

@@ -246,9 +246,9 @@ def _class_metrics(
     # Both surface metrics share one pair of directed distances, which are nearly all of the cost.
     there, back = surface_distances(prediction, target, spacing)
     values = (dice(prediction, target), iou(prediction, target), _hausdorff95(there, back), _average(there, back))
-    found = dict(zip(METRICS, values, strict=True))
+    named = dict(zip(METRICS, values, strict=True))
     return (
-        found if tolerance is None else found | {"surface_dice": surface_dice(prediction, target, spacing, tolerance)}
+        named if tolerance is None else named | {"surface_dice": surface_dice(prediction, target, spacing, tolerance)}
     )
 
 

@@ -114,7 +114,7 @@ class SrsimReference:
         if r.shape != self.size:
             raise SpecError(f"the image's map is {tuple(r.shape)}, the references' {self.size}; crop to one size")
         own = torch.stack([r.reshape(-1) / math.sqrt(SALIENCY_CONSTANT), g.reshape(-1) / math.sqrt(GRADIENT_CONSTANT)])
-        twice, square, one = (
+        twice, square, product = (
             2 * own,
             own * own + 1,
             torch.ones((), device=own.device),
@@ -122,7 +122,7 @@ class SrsimReference:
         above, below, sums = torch.empty_like(own), torch.empty_like(own), []
         (alike, gradient), (spare, root), saliency = above, below, own[0]
         for maps in self.maps.unbind() if among is None else map(self.maps.__getitem__, among.tolist()):
-            torch.addcmul(one, twice, maps, out=above)
+            torch.addcmul(product, twice, maps, out=above)
             torch.addcmul(square, maps, maps, out=below)
             alike.div_(spare).mul_(root.div_(gradient).rsqrt_())
             torch.maximum(saliency, maps[0], out=spare)

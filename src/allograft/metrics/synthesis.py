@@ -108,12 +108,12 @@ def structural_similarity(
         "full": True,
     }
     pairs = zip(made.double().cpu().numpy(), target.double().cpu().numpy(), strict=True)
-    maps = np.stack([ssim_of(one, other, **options)[1] for one, other in pairs])
+    maps = np.stack([ssim_of(image, other, **options)[1] for image, other in pairs])
     inside = (slice(REACH, -REACH),) * (target.ndim - 1)
-    found = maps[(slice(None), *inside)]
+    kept = maps[(slice(None), *inside)]
     if region is not None:
-        found = found[:, region.cpu().numpy()[inside]]
-    return float(found.mean()) if found.size else math.nan
+        kept = kept[:, region.cpu().numpy()[inside]]
+    return float(kept.mean()) if kept.size else math.nan
 
 
 def _check(made: Tensor, target: Tensor, region: Tensor | None) -> None:

@@ -63,8 +63,8 @@ class TimmEncoder(nn.Module):
 
         if not isinstance(self.body, (VisionTransformer, SwinTransformer)):
             return 0
-        sides = set(cast("tuple[int, ...]", self.body.patch_embed.patch_size))
-        return int(sides.pop()) if len(sides) == 1 else 0
+        sizes = set(cast("tuple[int, ...]", self.body.patch_embed.patch_size))
+        return int(sizes.pop()) if len(sizes) == 1 else 0
 
     @property
     def token_channels(self) -> int:

@@ -79,9 +79,9 @@ class FrozenOutputs:
                 nothing can be kept.
         """
         fresh = self.like is None
-        for place, case in enumerate(batch.cases):
+        for row, case in enumerate(batch.cases):
             if case not in self.kept:
-                self.kept[case] = self._seen(network, batch.image[place : place + 1])
+                self.kept[case] = self._seen(network, batch.image[row : row + 1])
         if fresh:
             self._check(network, batch)
         with replayed(network, self._joined(batch)):
@@ -93,12 +93,12 @@ class FrozenOutputs:
             # are found by the check
             network.eval()
             if self.like is None:
-                self.like = _what_is_read(network, image, found := frozen_outputs(network, image))
+                self.like = _what_is_read(network, image, outputs := frozen_outputs(network, image))
                 self._announce()
             else:
                 with torch.no_grad():
-                    found = frozen_outputs(network, image, self.like)
-        return tree_map(self._laid_down, found, self.like)
+                    outputs = frozen_outputs(network, image, self.like)
+        return tree_map(self._laid_down, outputs, self.like)
 
     def _announce(self) -> None:
         a_case = sum(_size(tensor) for tensor in tree_leaves(self.like) if not tensor.is_meta)
@@ -149,8 +149,8 @@ class FrozenOutputs:
                 whole = tree_leaves(network(batch.image))
             with _undisturbed(network), replayed(network, self._joined(batch)):
                 again = tree_leaves(network(batch.image))
-        for one, other in zip(whole, again, strict=True):
-            if (one - other).abs().max() > TOLERANCE.get(one.dtype, 0.05) * one.abs().max():
+        for value, other in zip(whole, again, strict=True):
+            if (value - other).abs().max() > TOLERANCE.get(value.dtype, 0.05) * value.abs().max():
                 moving = ", ".join(_random_or_moving(network, self.like or {})) or "a module of its own kind"
                 raise SpecError(
                     "cache_features: the frozen part of this network is no function of the case alone, because of "
@@ -188,21 +188,21 @@ def frozen_outputs(network: nn.Module, image: Tensor, only: Outputs | None = Non
         image: (B, C, *spatial).
         only: keep these calls, and look at no gradient.
     """
-    found: dict[Call, Any] = {}
+    outputs: dict[Call, Any] = {}
     running: list[tuple[Call, int]] = []
     counts: Counter[str] = Counter()
 
     def enter(name: str, module: nn.Module, inputs: Any) -> None:
-        running.append(((name, counts[name]), len(found)))
+        running.append(((name, counts[name]), len(outputs)))
         counts[name] += 1
 
     def leave(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         call, before = running.pop()
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         if call in only if only is not None else tensors and not any(tensor.requires_grad for tensor in tensors):
-            for inner in list(found)[before:]:
-                del found[inner]
-            found[call] = tree_map_only(
+            for inner in list(outputs)[before:]:
+                del outputs[inner]
+            outputs[call] = tree_map_only(
                 Tensor, lambda tensor: tensor.detach().clone(), output
             )  # before anything changes it in place
 
@@ -218,7 +218,7 @@ def frozen_outputs(network: nn.Module, image: Tensor, only: Outputs | None = Non
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return outputs
 
 
 @contextmanager
@@ -258,16 +258,16 @@ class _Reads(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def _what_is_read(network: nn.Module, image: Tensor, found: Outputs) -> Outputs:
+def _what_is_read(network: nn.Module, image: Tensor, outputs: Outputs) -> Outputs:
     """The same outputs; those that the rest of the network does not read have no memory."""
-    twins = tree_map(torch.clone, found)
-    with torch.no_grad(), _Reads() as reads, replayed(network, twins):
+    copies = tree_map(torch.clone, outputs)
+    with torch.no_grad(), _Reads() as reads, replayed(network, copies):
         network(image)
 
     def kept(tensor: Tensor, twin: Tensor) -> Tensor:
         return tensor if twin.untyped_storage().data_ptr() in reads.places else tensor.to("meta")
 
-    return tree_map(kept, found, twins)
+    return tree_map(kept, outputs, copies)
 
 
 @contextmanager
@@ -287,13 +287,13 @@ def _undisturbed(network: nn.Module) -> Iterator[None]:
 
 def _random_or_moving(network: nn.Module, outputs: Outputs) -> list[str]:
     """Names of modules inside the frozen calls that drop values or move statistics."""
-    found = []
+    unsuited = []
     for name in {name for name, _ in outputs}:
         for inner, module in network.get_submodule(name).named_modules(prefix=name):
             drops = getattr(module, "p", 0) or getattr(module, "drop_prob", 0)
             if module.training and (drops or getattr(module, "running_mean", None) is not None):
-                found.append(inner)
-    return sorted(found)
+                unsuited.append(inner)
+    return sorted(unsuited)
 
 
 def _size(tensor: Tensor) -> int:

@@ -40,7 +40,9 @@ class SiteNetwork(Network):
         known = site >= 0
         if bool(known.all()):
             return self._at(image, site)
-        strange = [self._at(image[~known], torch.full_like(site[~known], which)) for which in range(len(self.sites))]
+        strange = [
+            self._at(image[~known], torch.full_like(site[~known], site_index)) for site_index in range(len(self.sites))
+        ]
         outputs = {key: torch.stack([each[key] for each in strange]).mean(0) for key in strange[0]}
         if not bool(known.any()):
             return outputs

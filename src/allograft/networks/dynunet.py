@@ -96,11 +96,13 @@ def _nnunet_names(network: Network) -> dict[str, str]:
         blocks[f"decoder.stages.{number}"] = f"decoder.ups.{number}.conv_block"
     names: dict[str, str] = {}
     for theirs, ours in blocks.items():
-        for which in (1, 2):
-            layer = f"{theirs}.convs.{which - 1}"
-            names |= {f"{layer}.{conv}.weight": f"{ours}.conv{which}.conv.weight" for conv in ("conv", "all_modules.0")}
+        for block_number in (1, 2):
+            layer = f"{theirs}.convs.{block_number - 1}"
+            names |= {
+                f"{layer}.{conv}.weight": f"{ours}.conv{block_number}.conv.weight" for conv in ("conv", "all_modules.0")
+            }
             for kind, norm in product(("weight", "bias"), ("norm", "all_modules.1")):
-                names[f"{layer}.{norm}.{kind}"] = f"{ours}.norm{which}.{kind}"
+                names[f"{layer}.{norm}.{kind}"] = f"{ours}.norm{block_number}.{kind}"
     for number in range(len(network.levels()) - 1):
         names[f"decoder.transpconvs.{number}.weight"] = f"decoder.ups.{number}.transp_conv.conv.weight"
     finest = len(network.levels()) - 2

@@ -30,12 +30,12 @@ def named_weights(start: Path | str) -> Path | None:
         >>> named_weights("runs/vessels/models/finetune@chase") is None
         True
     """
-    found = _NAMED.search(str(start))
-    if found is None:
+    named = _NAMED.search(str(start))
+    if named is None:
         return None
-    kind, name = found.groups()
-    repository, file, place = _timm(name) if kind == "timm" else _hub(name)
-    kept = Path(os.environ.get("ALLOGRAFT_WEIGHTS", "weights")) / place
+    kind, name = named.groups()
+    repository, file, link = _timm(name) if kind == "timm" else _hub(name)
+    kept = Path(os.environ.get("ALLOGRAFT_WEIGHTS", "weights")) / link
     return kept if os.path.isfile(kept) else _downloaded(f"{kind}:{name}", repository, file, kept)
 
 

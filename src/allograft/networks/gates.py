@@ -28,15 +28,15 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     encoder = getattr(network, "encoder", None)
     ups = getattr(network.decoder, "ups", None) if isinstance(network, Network) else None
     levels = _modules(encoder) if isinstance(encoder, TimmEncoder) else list(getattr(encoder, "levels", ()))
-    found = [*levels, *(ups or ())]
+    gated = [*levels, *(ups or ())]
     opaque = not isinstance(encoder, TimmEncoder) and any(
-        isinstance(block, (nn.ParameterList, nn.ModuleList)) for block in found
+        isinstance(block, (nn.ParameterList, nn.ModuleList)) for block in gated
     )
     if not levels or opaque:
         raise SpecError(
             f"spottunet: the encoder of {named(network)} is not made of levels, so nothing of it can be gated; {MEND}"
         )
-    return found
+    return gated
 
 
 def members(block: nn.Module) -> Sequence[nn.Module]:
@@ -52,7 +52,7 @@ def named(network: nn.Module) -> str:
 def _modules(encoder: TimmEncoder) -> list[nn.Module]:
     """The largest modules of the body whose parameters belong to one level, by level."""
     levels = [{id(p) for p in level} for level in encoder.levels]
-    found: list[list[nn.Module]] = [[] for _ in levels]
+    modules: list[list[nn.Module]] = [[] for _ in levels]
 
     def sort(module: nn.Module) -> None:
         for child in module.children():
@@ -63,7 +63,7 @@ def _modules(encoder: TimmEncoder) -> list[nn.Module]:
             if level is None or type(child) in (nn.ModuleList, nn.ModuleDict):  # which nobody calls
                 sort(child)
             else:
-                found[level].append(child)
+                modules[level].append(child)
 
     sort(encoder.body)
-    return [one[0] if len(one) == 1 else nn.ModuleList(one) for one in found if one]
+    return [parts[0] if len(parts) == 1 else nn.ModuleList(parts) for parts in modules if parts]

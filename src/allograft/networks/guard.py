@@ -103,19 +103,19 @@ class _Bounds(TorchDispatchMode):
 def _asked(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     """Bytes that a call is about to make: by its size, or by what its tensors are broadcast to; 0
     in place."""
-    given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | dict(kwargs)
-    tensors = [one for one in given.values() if isinstance(one, Tensor)]
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | dict(kwargs)
+    tensors = [argument for argument in given.values() if isinstance(argument, Tensor)]
     width = (given.get("dtype") or (tensors[0].dtype if tensors else torch.get_default_dtype())).itemsize
     if func._schema.name.endswith(("expand", "view", "as_strided", "_unsafe_view", "_reshape_alias")):
         return 0
     if "size" in given and isinstance(given["size"], (list, tuple)):
-        return width * math.prod(int(one) for one in given["size"])
+        return width * math.prod(int(argument) for argument in given["size"])
     lengths = [int(given[key]) for key in ("end", "steps", "n", "repeats") if isinstance(given.get(key), (int, float))]
     if lengths:
         return width * max(lengths)
     if len(tensors) > 1 and not func._schema.name.endswith("_"):
         try:
-            return width * math.prod(torch.broadcast_shapes(*(one.shape for one in tensors)))
+            return width * math.prod(torch.broadcast_shapes(*(argument.shape for argument in tensors)))
         except RuntimeError:
             return 0
     return 0

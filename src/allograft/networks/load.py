@@ -189,15 +189,15 @@ def _names(
     aliases: Mapping[str, str] = getattr(network, "aliases", {})
     known = {**{name: name for name in own}, **{theirs: ours for theirs, ours in aliases.items() if ours in own}}
     plain = _uncompiled(state, own)
-    found, most = dict.fromkeys(state, ""), 0
+    renamed, most = dict.fromkeys(state, ""), 0
     for removed, added in product(_removable(plain.values()), prefixes):
         names = {key: added + text.removeprefix(removed) for key, text in plain.items() if text.startswith(removed)}
         resolved = sum(name in known for name in names.values())
         if resolved > most and (
             _is_wrapper(removed) or 2 * resolved > len(own)
         ):  # a part of another network may fit by chance
-            most, found = resolved, {key: known.get(names.get(key, ""), names.get(key, "")) for key in state}
-    return found
+            most, renamed = resolved, {key: known.get(names.get(key, ""), names.get(key, "")) for key in state}
+    return renamed
 
 
 def _uncompiled(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:

@@ -79,8 +79,8 @@ def dense_output(network: str, outputs: Mapping[str, int], known: Sequence[str] 
     """
     dense = [key for key in outputs if key in DENSE]
     if any(key not in known for key in outputs) or len(dense) > 1:
-        one = " or ".join(f"'{key}'" for key in known if key in DENSE)
-        gives = " and ".join([*([f"one of {one}"] if one else []), *(["'label'"] if "label" in known else [])])
+        keys = " or ".join(f"'{key}'" for key in known if key in DENSE)
+        gives = " and ".join([*([f"one of {keys}"] if keys else []), *(["'label'"] if "label" in known else [])])
         raise SpecError(
             f"network {network}: gives {gives}, the task asks for {', '.join(outputs)}; choose another network"
         )

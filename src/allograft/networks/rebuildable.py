@@ -37,21 +37,21 @@ def rebuildable(make: Callable[..., Made], **arguments: Any) -> Made:
         >>> rebuildable(StainDecoder, channels=32, doublings=1).spec
         {'make': {'allograft.networks.stain_cnn:StainDecoder': {'channels': 32, 'doublings': 1}}}
     """
-    place = f"{getattr(make, '__module__', '')}:{getattr(make, '__qualname__', '')}"
+    address = f"{getattr(make, '__module__', '')}:{getattr(make, '__qualname__', '')}"
     try:
-        same = maker(place) is make
+        same = maker(address) is make
     except ModelError as error:
         raise SpecError(f"rebuildable: {error}") from error
     if not same:
-        raise SpecError(f"rebuildable: {place} is another object than the one given; hand over the function itself")
+        raise SpecError(f"rebuildable: {address} is another object than the one given; hand over the function itself")
     for name, value in arguments.items():
         if not _is_json(value):
             raise SpecError(
-                f"rebuildable: {place}: {name}: expected a JSON value, found {value!r:.60}; hand over numbers, texts, "
-                "lists"
+                f"rebuildable: {address}: {name}: expected a JSON value, found {value!r:.60}; "
+                "hand over numbers, texts, lists"
             )
     module = make(**arguments)
-    module.spec = {"make": {place: arguments}}  # type: ignore[assignment]
+    module.spec = {"make": {address: arguments}}  # type: ignore[assignment]
     return module
 
 
@@ -64,14 +64,14 @@ def remade(spec: Spec, state: Mapping[str, Tensor], template: nn.Module | None =
     """
     if "make" not in spec:
         return rebuilt(spec, state, template)
-    ((place, arguments),) = spec["make"].items()
+    ((address, arguments),) = spec["make"].items()
     with torch.random.fork_rng(devices=()):
-        module = rebuildable(maker(place), **arguments)
+        module = rebuildable(maker(address), **arguments)
     module.load_state_dict(state)
     return module
 
 
-def maker(place: str) -> Callable[..., nn.Module]:
+def maker(address: str) -> Callable[..., nn.Module]:
     """The class or function of a place ``package.module:name``.
 
     A file says which function is called, so only few may be: of Allograft or of a package with a
@@ -86,20 +86,26 @@ def maker(place: str) -> Callable[..., nn.Module]:
         Traceback (most recent call last):
         allograft.errors.ModelError: shutil:rmtree: makes no module that may be kept; expected ... of allograft...
     """
-    module, _, name = place.partition(":")
+    module, _, name = address.partition(":")
     packages = {row.partition(":")[0].partition(".")[0] for row in rows("method").values()}
     try:
-        found = getattr(importlib.import_module(module), name, None) if module.partition(".")[0] in packages else None
-        made = found if isinstance(found, type) else get_type_hints(found).get("return") if callable(found) else None
+        made_by = getattr(importlib.import_module(module), name, None) if module.partition(".")[0] in packages else None
+        made = (
+            made_by
+            if isinstance(made_by, type)
+            else get_type_hints(made_by).get("return")
+            if callable(made_by)
+            else None
+        )
     except (ImportError, NameError):
-        found = made = None
-    if not (isinstance(made, type) and issubclass(made, nn.Module)) or getattr(found, "__module__", "") != module:
+        made_by = made = None
+    if not (isinstance(made, type) and issubclass(made, nn.Module)) or getattr(made_by, "__module__", "") != module:
         raise ModelError(
-            f"{place}: makes no module that may be kept; expected an nn.Module class, or a function declared to "
+            f"{address}: makes no module that may be kept; expected an nn.Module class, or a function declared to "
             "return one, "
             f"at the top of a module of {' or '.join(sorted(packages))}"
         )
-    return found  # type: ignore[return-value]
+    return made_by  # type: ignore[return-value]
 
 
 def _is_json(value: object) -> bool:

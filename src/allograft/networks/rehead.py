@@ -90,9 +90,9 @@ def transfer(state: Mapping[str, Tensor], network: nn.Module, *, parts: Sequence
         **{name: match.unfit.get(name, "not among the weights") for name in own if name not in match.loaded},
         **{name: why for name, why in match.unfit.items() if name not in own},
     }
-    found = [f"{name} ({why})" for name, why in wrong.items() if inside(name, chosen)]
-    if found:
-        shown = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    unfit = [f"{name} ({why})" for name, why in wrong.items() if inside(name, chosen)]
+    if unfit:
+        shown = ", ".join(unfit[:SHOWN]) + (f" and {len(unfit) - SHOWN} more" if len(unfit) > SHOWN else "")
         raise ModelError(
             f"transfer: {', '.join(chosen)}: these tensors do not fit: {shown}; "
             "transfer from a network of the same body, or name the parts that the two share"

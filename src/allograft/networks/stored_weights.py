@@ -100,17 +100,17 @@ def _inside(file: Path, kept: object) -> tuple[str, list[str]]:
     if not isinstance(kept, Mapping):
         return "", []
     holds = {key: _tensors(value) for key, value in kept.items() if isinstance(key, str)}
-    found = [key for key, count in holds.items() if count and isinstance(kept[key], Mapping)]
-    known = next((key for key in INSIDE if key in found), None)
-    if known is None and (not found or any(isinstance(value, Tensor) for value in kept.values())):
+    nested = [key for key, count in holds.items() if count and isinstance(kept[key], Mapping)]
+    known = next((key for key in INSIDE if key in nested), None)
+    if known is None and (not nested or any(isinstance(value, Tensor) for value in kept.values())):
         return "", []
-    if known is None and len(found) > 1:
+    if known is None and len(nested) > 1:
         raise ModelError(
-            f"{file}: holds weights under {', '.join(map(repr, sorted(found)[:5]))}; expected one set of weights; save "
-            "the one you mean alone"
+            f"{file}: holds weights under {', '.join(map(repr, sorted(nested)[:5]))}; expected one set of weights; "
+            "save the one you mean alone"
         )
-    key = known or found[0]
-    return key, [other for other in found if other != key and holds[other] == holds[key]]
+    key = known or nested[0]
+    return key, [other for other in nested if other != key and holds[other] == holds[key]]
 
 
 def _tensors(held: object, depth: int = 0) -> int:
@@ -130,7 +130,7 @@ def _opened(file: Path) -> Any:
     try:
         if (
             zipfile.is_zipfile(file)
-            and sum(one.file_size for one in zipfile.ZipFile(file).infolist()) > file.stat().st_size
+            and sum(member.file_size for member in zipfile.ZipFile(file).infolist()) > file.stat().st_size
         ):
             # a few kilobytes could stand for terabytes
             raise ValueError("compressed, which torch.save never does")
@@ -157,7 +157,7 @@ def _damaged(file: Path) -> str:
         return ""
     wrong = []
     with zipfile.ZipFile(file) as packed:
-        parts = [one.filename for one in packed.infolist() if one.file_size]
+        parts = [member.filename for member in packed.infolist() if member.file_size]
         for name in parts:
             try:
                 with packed.open(name) as part:
@@ -198,8 +198,8 @@ def _reason(error: Exception) -> str:
     'it holds a.b.Config, which is no tensor'
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    if found := re.search(r"GLOBAL (\S+)", text):
-        return f"it holds {found[1]}, which is no tensor"
+    if named := re.search(r"GLOBAL (\S+)", text):
+        return f"it holds {named[1]}, which is no tensor"
     inner = text.partition("WeightsUnpickler error:")[2].strip() or text
     return inner.splitlines()[0][:200] if inner else type(error).__name__
 
@@ -212,4 +212,4 @@ def _places(held: object, at: str = "", depth: int = 0) -> Iterator[str]:
         for key, value in held.items():
             yield from _places(value, f"{at}.{key}" if at else str(key), depth + 1)
     elif isinstance(held, (list, tuple)) and depth < 8:
-        yield from dict.fromkeys(place for value in held for place in _places(value, at, depth + 1))
+        yield from dict.fromkeys(path for value in held for path in _places(value, at, depth + 1))

@@ -70,12 +70,12 @@ def unet(
     dense = dense_output("unet", outputs)
     strides = tuple(strides or (2,) * (len(channels) - 1))
     if spatial_dims not in (2, 3) or num_res_units < 0 or len(channels) < 2 or len(strides) != len(channels) - 1:
-        found = (
+        asked = (
             f"spatial_dims {spatial_dims}, num_res_units {num_res_units}, {len(channels)} channels and {len(strides)} "
             "strides"
         )
         raise SpecError(
-            f"network: unet: found {found}; expected 2 or 3 dimensions, units from 0, two channels or more, and one "
+            f"network: unet: found {asked}; expected 2 or 3 dimensions, units from 0, two channels or more, and one "
             "stride fewer than channels"
         )
     style = Style(spatial_dims, "batch" if norm == "group" else norm.lower(), dropout)

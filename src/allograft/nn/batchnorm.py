@@ -52,8 +52,8 @@ def shared_batch_norm(modules: Iterable[nn.Module]) -> Iterator[None]:
     Nothing changes for a process alone, and nothing of what the modules are made of: afterwards
     each is of its own class again.
     """
-    found = {layer for module in modules for layer in module.modules()} if processes() > 1 else set()
-    layers: dict[nn.Module, Any] = {layer: type(layer) for layer in found if isinstance(layer, _BatchNorm)}
+    inner = {layer for module in modules for layer in module.modules()} if processes() > 1 else set()
+    layers: dict[nn.Module, Any] = {layer: type(layer) for layer in inner if isinstance(layer, _BatchNorm)}
     layers = {
         layer: kind for layer, kind in layers.items() if not issubclass(kind, (nn.SyncBatchNorm, SharedBatchNorm))
     }

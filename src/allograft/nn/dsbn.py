@@ -51,9 +51,9 @@ class DomainBatchNorm(nn.Module):
                 "domain-specific batch normalisation: the images' domains are unknown here; call it inside at_domains"
             )
         normal = torch.empty_like(x)
-        for which in self.present:
-            rows = self.domain == which
-            normal[rows] = batch_norm(x[rows], self.branches[which]).to(x.dtype)  # type: ignore[arg-type]
+        for domain_index in self.present:
+            rows = self.domain == domain_index
+            normal[rows] = batch_norm(x[rows], self.branches[domain_index]).to(x.dtype)  # type: ignore[arg-type]
         return normal
 
 
@@ -82,7 +82,7 @@ def at_domains(module: nn.Module, domain: Tensor) -> Iterator[None]:
 def everywhere(domain: Tensor, count: int) -> list[int]:
     """The domains in the batches of all processes: statistics are taken together, so each process
     must come by each of them."""
-    found = torch.zeros(count, dtype=torch.int64, device=domain.device).index_fill_(0, domain, 1)
+    present = torch.zeros(count, dtype=torch.int64, device=domain.device).index_fill_(0, domain, 1)
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found.nonzero()[:, 0].tolist()
+        dist.all_reduce(present, dist.ReduceOp.MAX)
+    return present.nonzero()[:, 0].tolist()

@@ -113,7 +113,7 @@ def triplet_loss(
     elif isinstance(subject, Tensor):
         numbers = subject
     else:
-        numbers = torch.tensor([list(dict.fromkeys(subject)).index(one) for one in subject])
+        numbers = torch.tensor([list(dict.fromkeys(subject)).index(name) for name in subject])
     other = (numbers[:, None] != numbers[None]).to(similarity.device)
     gap = (margin + similarity - similarity.diagonal()[:, None]).clamp_min(0)
     return gap.where(other, 0.0).sum()

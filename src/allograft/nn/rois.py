@@ -86,9 +86,9 @@ def crop(image: Tensor, corners: Tensor, size: Size) -> Tensor:
     height, width = _pair(size)
     row = corners[..., 0].clamp(0, image.shape[2] - height)[..., None] + torch.arange(height, device=image.device)
     column = corners[..., 1].clamp(0, image.shape[3] - width)[..., None] + torch.arange(width, device=image.device)
-    which = torch.arange(len(image), device=image.device)[:, None, None, None]
+    image_index = torch.arange(len(image), device=image.device)[:, None, None, None]
     # two lists of indices apart from each other put their axes first: (N, K, h, w, C)
-    return image[which, :, row[..., :, None], column[..., None, :]].movedim(-1, 2)
+    return image[image_index, :, row[..., :, None], column[..., None, :]].movedim(-1, 2)
 
 
 class GatedAttention(nn.Module):

@@ -283,5 +283,5 @@ def _norms(etas: list[Tensor]) -> list[Tensor]:
     if etas[0].is_cpu and etas[0].dtype in (torch.float32, torch.float64):
         # dense, in whatever order of axes
         flat = [torch.as_strided(eta, (eta.numel(),), (1,)) for eta in etas]
-        return [torch.dot(one, one).sqrt_() for one in flat]
+        return [torch.dot(vector, vector).sqrt_() for vector in flat]
     return list(torch._foreach_norm(etas))

@@ -35,7 +35,7 @@ def views(network: AnyNetwork, head: DetectionHead, image: Tensor, *, keep: floa
         keep: boxes that are less certain are left out.
     """
     height, width = image.shape[-2:]
-    found = []
+    detected = []
     with least_confidence(head, keep):
         for scale in SCALES:
             size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -47,8 +47,8 @@ def views(network: AnyNetwork, head: DetectionHead, image: Tensor, *, keep: floa
             for axes, boxes in zip(FLIPS, every, strict=True):
                 assert isinstance(boxes, Boxes)
                 own = boxes.each(Tensor.cpu)
-                found.append(Boxes(unflipped(own.xyxy, axes, size) * back, own.label, own.score))
-    return found
+                detected.append(Boxes(unflipped(own.xyxy, axes, size) * back, own.label, own.score))
+    return detected
 
 
 def unflipped(xyxy: Tensor, axes: Sequence[int], size: tuple[int, int]) -> Tensor:
@@ -78,7 +78,7 @@ def least_confidence(head: DetectionHead, score: float) -> Iterator[None]:
 
 
 def fuse(
-    found: Sequence[Boxes],
+    detected: Sequence[Boxes],
     size: tuple[int, int],
     *,
     overlap: float = 0.5,
@@ -106,7 +106,7 @@ def fuse(
     from ensemble_boxes import weighted_boxes_fusion
 
     whole = torch.tensor([size[1], size[0], size[1], size[0]], dtype=torch.float32)
-    groups = list(found) if score == "released" else [joined(found)]  # one group: no view can be missing
+    groups = list(detected) if score == "released" else [joined(detected)]  # one group: no view can be missing
     fused, confidence, label = weighted_boxes_fusion(
         [(boxes.xyxy / whole).clamp(0, 1).tolist() for boxes in groups],
         [[] if boxes.score is None else boxes.score.tolist() for boxes in groups],
@@ -118,9 +118,9 @@ def fuse(
     return Boxes(xyxy, torch.tensor(label, dtype=torch.int64), torch.tensor(confidence, dtype=torch.float32))
 
 
-def joined(found: Sequence[Boxes]) -> Boxes:
+def joined(parts: Sequence[Boxes]) -> Boxes:
     """The boxes of all views, one after another."""
-    scores = [boxes.score for boxes in found if boxes.score is not None]
+    scores = [boxes.score for boxes in parts if boxes.score is not None]
     return Boxes(
-        torch.cat([boxes.xyxy for boxes in found]), torch.cat([boxes.label for boxes in found]), torch.cat(scores)
+        torch.cat([boxes.xyxy for boxes in parts]), torch.cat([boxes.label for boxes in parts]), torch.cat(scores)
     )

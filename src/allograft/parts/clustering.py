@@ -229,8 +229,8 @@ def _items(cohorts: Sequence[Cohort], patch: tuple[int, ...] | None) -> Iterator
 
 def name_of(item: DomainItem) -> str:
     """The name of an image, or a tile, as batches say it."""
-    which, slice_ = item.cohort.items[item.index]
-    name = item.cohort.cases[which].name
+    case_index, slice_ = item.cohort.items[item.index]
+    name = item.cohort.cases[case_index].name
     name = f"{name}#{slice_}" if item.cohort.slices else name
     return name if item.tile is None else f"{name}@{item.tile}"
 
@@ -239,10 +239,10 @@ def positions(items: Sequence[DomainItem]) -> Tensor:
     """(N,) index of each slice divided by its volume's slices; 0 where images are not slices."""
     depths: dict[tuple[int, int], int] = {}
     for cohort in {id(item.cohort): item.cohort for item in items}.values():
-        for which, slice_ in cohort.items:
-            depths[id(cohort), which] = max(depths.get((id(cohort), which), 0), slice_ + 1)
-    found = [(id(item.cohort), *item.cohort.items[item.index]) for item in items]
-    return torch.tensor([slice_ / depths[owner, which] for owner, which, slice_ in found])
+        for case_index, slice_ in cohort.items:
+            depths[id(cohort), case_index] = max(depths.get((id(cohort), case_index), 0), slice_ + 1)
+    keys = [(id(item.cohort), *item.cohort.items[item.index]) for item in items]
+    return torch.tensor([slice_ / depths[owner, case_index] for owner, case_index, slice_ in keys])
 
 
 def features_of(network: Network, items: Sequence[DomainItem], context: Context) -> Iterator[Tensor]:

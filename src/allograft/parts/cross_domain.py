@@ -31,7 +31,7 @@ def feature_gap(network: Network, image: Tensor, other: Tensor) -> Tensor:
     """Mean squared difference of two data sets' mean features at the bottom of the encoder: a
     scalar. Means over images and pixels, since the two may differ in number and size; the released
     code compares pixel by pixel."""
-    means = [network.encoder(one)[-1].flatten(2).mean((0, 2)) for one in (image, other)]
+    means = [network.encoder(images)[-1].flatten(2).mean((0, 2)) for images in (image, other)]
     return F.mse_loss(*means)
 
 
@@ -85,4 +85,4 @@ class Companions:
         rng = self.seeds.rng("companion", step)
         group = others[int(torch.randint(len(others), (), generator=rng))]
         places = torch.randint(len(group), (self.shots,), generator=rng).tolist()
-        return [(*group[place], step * self.shots + number) for number, place in enumerate(places)]
+        return [(*group[rank], step * self.shots + number) for number, rank in enumerate(places)]

@@ -54,12 +54,12 @@ def samples_of(pool: Sequence[Cohort], patch: tuple[int, ...] | None) -> Iterato
 def check_clusters(count: int, pool: Sequence[Cohort], patch: tuple[int, ...] | None) -> None:
     """Raise ``SpecError`` for fewer samples than clusters."""
     sizes = [cohort.case(index).image.shape[2:] for cohort in pool for index in range(len(cohort))]
-    found = len(sizes) if patch is None else sum(len(tiles(size, patch)) for size in sizes)
-    if found < count:
+    available = len(sizes) if patch is None else sum(len(tiles(size, patch)) for size in sizes)
+    if available < count:
         what = "images" if patch is None else "tiles"
         raise SpecError(
-            f"united: the pool has {found} {what} for {count} clusters; set classes to {found // 2} or less, or name "
-            "more sites in pool"
+            f"united: the pool has {available} {what} for {count} clusters; set classes to {available // 2} or less, "
+            "or name more sites in pool"
         )
 
 
@@ -88,8 +88,8 @@ def pooled_features(network: Network, samples: Iterable[Batch], context: Context
 def clusters_by_name(network: Network, pool: Sequence[Cohort], count: int, context: Context) -> dict[str, int]:
     """Name of each sample of a pool -> its cluster by the features that it has now."""
     names, features = pooled_features(network, samples_of(pool, context.settings.patch), context)
-    found = clusters_of(features, count, context.seeds.number("clusters")).tolist()
-    return dict(zip(names, found, strict=True))
+    labels = clusters_of(features, count, context.seeds.number("clusters")).tolist()
+    return dict(zip(names, labels, strict=True))
 
 
 def clusters_of(features: Tensor, count: int, seed: int) -> Tensor:

@@ -28,7 +28,7 @@ def show_denoising(predictor: DiffMicPredictor, cohorts: Sequence[Cohort], conte
     """
     every = max(1, -(-sum(map(len, cohorts)) // MOST))
     few = [replace(cohort, cases=cohort.cases[::every]) for cohort in cohorts]
-    cases = [cohort.cases[which] for cohort in few for which, _ in cohort.items]
+    cases = [cohort.cases[case_index] for cohort in few for case_index, _ in cohort.items]
     if len(cases) < FEWEST:
         return
     moments = sorted({predictor.steps - 1, predictor.steps // 2, predictor.steps // 10, 0}, reverse=True)
@@ -42,9 +42,9 @@ def show_denoising(predictor: DiffMicPredictor, cohorts: Sequence[Cohort], conte
     colour = [classes.index(str(case.labels["label"])) for case in cases]
     x: list[float] = []
     y: list[float] = []
-    for place, left in enumerate(moments):
+    for row, left in enumerate(moments):
         flat = _on_a_plane(torch.cat(kept[left]), context)
-        x += (flat[:, 0] + 2.5 * place).tolist()
+        x += (flat[:, 0] + 2.5 * row).tolist()
         y += flat[:, 1].tolist()
     groups = tuple(f"{left} steps left" for left in moments for _ in cases)
     title = "t-SNE of the denoiser's feature of training images, from the first step (left) to the last (right)"

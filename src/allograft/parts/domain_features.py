@@ -98,9 +98,9 @@ def check_one_size(cohorts: Iterable[Cohort], name: str) -> None:
         for case in cohort.cases:
             sizes.setdefault(cohort.prepared.image(case)[0].shape, case.name)
     if len(sizes) > 1:
-        (one, first), (other, second), *_ = sizes.items()
+        (size, first), (other, second), *_ = sizes.items()
         raise SpecError(
-            f"{name}: images of several sizes, '{first}' {one} and '{second}' {other}, whose features cannot be "
+            f"{name}: images of several sizes, '{first}' {size} and '{second}' {other}, whose features cannot be "
             "compared; set preprocessing: {size: [...]}"
         )
 

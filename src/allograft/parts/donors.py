@@ -74,7 +74,7 @@ class Donors:
         height, width = (max(SMALLEST, *(scan.shape[axis] for scan in scans)) for axis in (-2, -1))
         reference = SrsimReference.of(comparable(part, (height, width)) for scan in scans for part in scan.split(16))
         place = torch.cat([torch.arange(len(scan)) for scan in scans])
-        number = torch.cat([torch.full((len(scan),), which) for which, scan in enumerate(scans)])
+        number = torch.cat([torch.full((len(scan),), scan_index) for scan_index, scan in enumerate(scans)])
         most = len(number) if search == "2.5d" else len(scans)
         near = len(scans) * (2 * REACH + 1)
         return cls(
@@ -96,21 +96,21 @@ class Donors:
         volume = batch.image.ndim == 5
         planes = batch.image.transpose(1, 2) if volume else batch.image[:, None]  # (B, D, C, H, W)
         reference = SrsimReference(self.maps.to(planes.device), self.size)
-        images = [[comparable(plane[None], self.compared) for plane in one] for one in planes]
+        images = [[comparable(plane[None], self.compared) for plane in scan] for scan in planes]
         places = [[place_of(name, self.sliced) + d for d in range(planes.shape[1])] for name in batch.cases]
         if self.search != "3d":
             chosen = [
-                torch.stack([self._closest(reference, *each) for each in zip(*one, strict=True)], dim=-1)
-                for one in zip(images, places, strict=True)
+                torch.stack([self._closest(reference, *each) for each in zip(*scan, strict=True)], dim=-1)
+                for scan in zip(images, places, strict=True)
             ]
         else:
             chosen = self._closest_scans(reference, batch.cases, images, places)
         return torch.stack(chosen) if volume else torch.stack(chosen)[..., 0]
 
-    def _closest(self, reference: SrsimReference, image: Tensor, place: int) -> Tensor:
+    def _closest(self, reference: SrsimReference, image: Tensor, depth: int) -> Tensor:
         """(count,) for one slice. Beyond the ends, and where too few scans have the place, the
         nearest places stand in."""
-        beyond = ((self.place.cpu() - place).abs() - (REACH if self.search == "2.5d" else 0)).clamp_min(0)
+        beyond = ((self.place.cpu() - depth).abs() - (REACH if self.search == "2.5d" else 0)).clamp_min(0)
         reach = beyond.sort().values[self.count - 1]
         among = torch.nonzero(beyond <= reach)[:, 0]
         scores = reference.scores(image, among).cpu()
@@ -126,15 +126,18 @@ class Donors:
         depth = torch.bincount(self.scan.cpu())
         first = depth.cumsum(0) - depth
         scores: dict[str, list[Tensor]] = {}
-        scans = [name.rpartition("#")[0] if self.sliced else str(which) for which, name in enumerate(names)]
+        scans = [name.rpartition("#")[0] if self.sliced else str(image_index) for image_index, name in enumerate(names)]
         for scan, slices, where in zip(scans, images, places, strict=True):
-            for image, place in zip(slices, where, strict=True):
-                counterparts = first + torch.minimum(depth - 1, torch.tensor(place))
+            for image, position in zip(slices, where, strict=True):
+                counterparts = first + torch.minimum(depth - 1, torch.tensor(position))
                 scores.setdefault(scan, []).append(reference.scores(image, counterparts).cpu())
         best = {scan: ordered(torch.stack(each).double().mean(0))[: self.count] for scan, each in scores.items()}
         return [
             torch.stack(
-                [first[best[scan]] + torch.minimum(depth[best[scan]] - 1, torch.tensor(place)) for place in where],
+                [
+                    first[best[scan]] + torch.minimum(depth[best[scan]] - 1, torch.tensor(position))
+                    for position in where
+                ],
                 dim=-1,
             )
             for scan, where in zip(scans, places, strict=True)
@@ -156,15 +159,15 @@ class Spectra:
     beta: float
     kept: dict[tuple[tuple[int, int], torch.device], dict[int, Tensor]] = field(default_factory=dict)
 
-    def of(self, which: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    def of(self, donors: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
         """(...) indices of donors -> (..., C, ..., 2 r + 1, r + 1), see ``low_amplitude``."""
         known = self.kept[size, device] = self.kept.pop((size, device), {})
         if len(self.kept) > SIZES:
             del self.kept[next(iter(self.kept))]
-        wanted = which.flatten().tolist()
+        wanted = donors.flatten().tolist()
         for donor in sorted(set(wanted) - set(known)):
             known[donor] = low_amplitude(crop_or_pad(self.style[donor].to(device), size), self.beta)
-        return torch.stack([known[donor] for donor in wanted]).unflatten(0, which.shape)
+        return torch.stack([known[donor] for donor in wanted]).unflatten(0, donors.shape)
 
 
 def comparable(planes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -43,7 +43,7 @@ def split_subjects(
         )
     count = min(max(1, round(share * len(subjects))), len(subjects) - 1)
     order = torch.randperm(len(subjects), generator=context.seeds.rng("held-out", len(subjects))).tolist()
-    out = {subjects[place] for place in order[:count]}
+    out = {subjects[number] for number in order[:count]}
 
     def part(inside: bool) -> list[Cohort]:
         views = [cohort.where(lambda case: (case.subject in out) == inside) for cohort in cohorts]

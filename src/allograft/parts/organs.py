@@ -56,15 +56,15 @@ def distance_map(cohorts: Sequence[Cohort], seeds: Seeds) -> Heatmap:
         chosen += [hidden.case(int(item)).image.flatten().double() for item in order[: PAIRED - len(chosen)]]
     names = tuple(by_site)
     values = tuple(
-        tuple(_mean_distance(by_site[one], by_site[other], one == other) for other in names) for one in names
+        tuple(_mean_distance(by_site[organ], by_site[other], organ == other) for other in names) for organ in names
     )
     return Heatmap("mean Euclidean distance between images", names, names, values)
 
 
-def _mean_distance(one: list[Tensor], other: list[Tensor], same: bool) -> float | None:
-    shapes = {image.shape for image in (*one, *other)}
-    if len(shapes) != 1 or (same and len(one) < 2):
+def _mean_distance(features: list[Tensor], other: list[Tensor], same: bool) -> float | None:
+    shapes = {image.shape for image in (*features, *other)}
+    if len(shapes) != 1 or (same and len(features) < 2):
         return None
-    apart = torch.cdist(torch.stack(one), torch.stack(other))
-    count = apart.numel() - (len(one) if same else 0)  # an image and itself are no pair
+    apart = torch.cdist(torch.stack(features), torch.stack(other))
+    count = apart.numel() - (len(features) if same else 0)  # an image and itself are no pair
     return float(apart.sum() / count)

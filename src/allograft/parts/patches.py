@@ -32,8 +32,8 @@ def from_patches(patches: Tensor, grid: Sequence[int]) -> Tensor:
     dims = len(grid)
     laid = patches.unflatten(1, tuple(grid))
     order = [axis for number in range(dims) for axis in (1 + number, 2 + dims + number)]
-    sides = [side * length for side, length in zip(grid, patches.shape[3:], strict=True)]
-    return laid.permute(0, 1 + dims, *order).reshape(len(patches), -1, *sides)
+    lengths = [side * length for side, length in zip(grid, patches.shape[3:], strict=True)]
+    return laid.permute(0, 1 + dims, *order).reshape(len(patches), -1, *lengths)
 
 
 def pixels_of(values: Tensor, patch: int) -> Tensor:

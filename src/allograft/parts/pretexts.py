@@ -134,9 +134,9 @@ def restored_stage(
         sites: that were seen.
     """
     steps, epoch = lengths
-    found = validation_of(restore, validating, context, settings, loss=loss)
+    measures = validation_of(restore, validating, context, settings, loss=loss)
     show_restored(restore, validating, context)
-    return Stage("pretrained", seen=sites, facts={"steps": steps, "steps_per_epoch": epoch, **found})
+    return Stage("pretrained", seen=sites, facts={"steps": steps, "steps_per_epoch": epoch, **measures})
 
 
 def validation_of(
@@ -170,11 +170,11 @@ def validation_of(
             **restoration_metrics(restored[0].float().cpu(), batch.image[0].cpu(), spacing),
         }
 
-    def found() -> dict[str, float]:
+    def measures() -> dict[str, float]:
         rows = [measured(batch) for batch in views_of(cohorts, context)]
         return {key: _mean([row[key] for row in rows]) for key in (rows[0] if rows else ())}
 
-    means = context.once("validation", found)
+    means = context.once("validation", measures)
     return {key: value for key, value in means.items() if math.isfinite(value)}
 
 

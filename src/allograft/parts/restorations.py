@@ -47,7 +47,7 @@ def frechet_by_start(
     if context.rehearsal is not None or len(items) < 2:
         return {}
 
-    def found() -> dict[str, float]:
+    def distances() -> dict[str, float]:
         rows: tuple[list[Tensor], list[Tensor]] = ([], [])
         with evaluation_mode(start, *networks):
             for number, (cohort, index) in enumerate(items):
@@ -63,4 +63,4 @@ def frechet_by_start(
             )
         return {"frechet_start_encoder": frechet_distance(restored, true)}
 
-    return context.once("frechet", found)
+    return context.once("frechet", distances)

@@ -43,11 +43,11 @@ class Phase:
 def phases(scenario: Scenario) -> list[Phase]:
     """The stages of a stream in order."""
     seen: tuple[str, ...] = ()
-    found = []
+    listed = []
     for number, cohort in enumerate(scenario.stream):
         seen = (*seen, *sorted({case.site for case in cohort.cases} - set(seen)))
-        found.append(Phase(number, replace(cohort, sites=()), seen))
-    return found
+        listed.append(Phase(number, replace(cohort, sites=()), seen))
+    return listed
 
 
 def stage_training(
@@ -84,7 +84,7 @@ def held_out_of(phase: Phase, share: float, context: Context, least: int) -> tup
 def training_dice(network: AnyNetwork, cohort: Cohort, context: Context) -> float:
     """Mean Dice over cases and the foreground classes that are found or there, on the study's
     grid."""
-    found = []
+    scores = []
     for index in range(len(cohort)):
         case = context.fabric.to_device(cohort.case(index))
         with evaluation_mode(network):
@@ -93,8 +93,8 @@ def training_dice(network: AnyNetwork, cohort: Cohort, context: Context) -> floa
         assert isinstance(truth, Tensor)
         for number in range(1, logits.shape[1]):
             value = dice(logits.argmax(1) == number, truth[:, 0] == number)
-            found += [value] if value == value else []  # of a class that is neither found nor there
-    return sum(found) / max(1, len(found))
+            scores += [value] if value == value else []  # of a class that is neither found nor there
+    return sum(scores) / max(1, len(scores))
 
 
 def masked_mean(values: Tensor, counts: Tensor | None) -> Tensor:

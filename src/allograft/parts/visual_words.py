@@ -58,7 +58,7 @@ def words_in(
     """
     items = [(number, index) for number, cohort in enumerate(pool) for index in range(len(cohort))]
 
-    def found() -> dict[str, Any]:
+    def kept_words() -> dict[str, Any]:
         cases = [pool[number].case(index) for number, index in items]
         images = torch.cat([small(case.image) for case in cases])
         seeds = Seeds(context.seeds.seed, ("visual words",))
@@ -66,7 +66,7 @@ def words_in(
         words = draw_words(codes(images, seeds), subjects, count, neighbours, images.ndim - 2, seeds)
         return {"places": words.places, "members": words.members, "names": [case.cases[0] for case in cases]}
 
-    kept = context.once("visual words", found)
+    kept = context.once("visual words", kept_words)
     classes: dict[int, tuple[int, ...]] = {}
     for label, row in enumerate(kept["members"].tolist()):
         for member in row:
@@ -87,9 +87,9 @@ def small(image: Tensor) -> Tensor:
 def restricted(cohort: Cohort, items: Sequence[int]) -> Cohort:
     """These images of a cohort, or of a sliced one these slices."""
     kept = [cohort.items[index] for index in items]
-    held = {which for which, _ in kept}
-    chosen = frozenset((cohort.cases[which].name, place) for which, place in kept)
-    cases = tuple(case for which, case in enumerate(cohort.cases) if which in held)
+    held = {case_index for case_index, _ in kept}
+    chosen = frozenset((cohort.cases[case_index].name, slice_index) for case_index, slice_index in kept)
+    cases = tuple(case for case_index, case in enumerate(cohort.cases) if case_index in held)
     return replace(cohort, cases=cases, chosen=chosen if cohort.slices else None)
 
 

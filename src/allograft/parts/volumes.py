@@ -38,8 +38,8 @@ class Volume:
     def part(self, places: Sequence[int]) -> Volume:
         """Some of the slices, or tiles."""
         if self.tiles:
-            return replace(self, tiles=tuple(self.tiles[place] for place in places))
-        return replace(self, items=tuple(self.items[place] for place in places))
+            return replace(self, tiles=tuple(self.tiles[number] for number in places))
+        return replace(self, items=tuple(self.items[number] for number in places))
 
 
 def by_dataset(volumes: Sequence[Volume], count: int) -> tuple[tuple[Item, ...], ...]:
@@ -58,7 +58,7 @@ def volumes_of(cohorts: Sequence[Cohort], least: Sequence[int], grid: int) -> li
         least: foreground pixels, of each cohort.
         grid: tiles along each axis of a photograph.
     """
-    found = []
+    volumes = []
     for number, cohort in enumerate(cohorts):
         by_case: dict[int, list[Item]] = {}
         for item, (case, _) in enumerate(cohort.items):
@@ -70,9 +70,9 @@ def volumes_of(cohorts: Sequence[Cohort], least: Sequence[int], grid: int) -> li
             else:
                 cut = [foreground(tile) for tile in tiles_of(mask, grid)]
                 kept = tuple(place for place, count in enumerate(cut) if count >= least[number])
-                found += [Volume(number, ((number, item),), kept)] if kept else []
-        found += [Volume(number, tuple(items)) for items in by_case.values() if items]
-    return found
+                volumes += [Volume(number, ((number, item),), kept)] if kept else []
+        volumes += [Volume(number, tuple(items)) for items in by_case.values() if items]
+    return volumes
 
 
 def checked_volumes(source: Sequence[Cohort], least: int | Mapping[str, int], grid: int) -> list[Volume]:
@@ -88,14 +88,14 @@ def checked_volumes(source: Sequence[Cohort], least: int | Mapping[str, int], gr
     ]
     for cohort in source:
         _check_plane(cohort, grid)
-    found = volumes_of(source, counts, grid)
+    volumes = volumes_of(source, counts, grid)
     for number, cohort in enumerate(source):
-        if not any(volume.dataset == number for volume in found):
+        if not any(volume.dataset == number for volume in volumes):
             raise SpecError(
                 f"no slice or tile of '{site_of(cohort)}' shows {counts[number]} pixels of foreground; lower "
                 f"foreground: {{{site_of(cohort)}: ...}}, or leave the site out"
             )
-    return found
+    return volumes
 
 
 def _check_plane(cohort: Cohort, grid: int) -> None:
@@ -154,13 +154,13 @@ class CutIntoTiles:
         size = case.image.shape[2:]
         images, region = tiles_of(case.image, self.grid), case.region
         parts = []
-        for place in self.kept[case.cases[0]]:
+        for tile in self.kept[case.cases[0]]:
             labels = {
-                key: tiles_of(value, self.grid)[place]
+                key: tiles_of(value, self.grid)[tile]
                 if isinstance(value, Tensor) and value.shape[2:] == size
                 else value
                 for key, value in case.labels.items()
             }
-            counts = None if region is None else tiles_of(region, self.grid)[place]
-            parts.append(replace(case, image=images[place], labels=labels, region=counts, extent=None))
+            counts = None if region is None else tiles_of(region, self.grid)[tile]
+            parts.append(replace(case, image=images[tile], labels=labels, region=counts, extent=None))
         return collate(parts)

@@ -25,11 +25,11 @@ def white_level(cohorts: Sequence[Cohort], recipe: str) -> float:
             "expected colours as they are: preprocessing: {intensity: unit}"
         )
     images = [cohort.unlabelled().case(index) for cohort in cohorts for index in range(min(len(cohort), 8))]
-    for one in images:
-        shape, low, high = tuple(one.image.shape[1:]), float(one.image.min()), float(one.image.max())
+    for image in images:
+        shape, low, high = tuple(image.image.shape[1:]), float(image.image.min()), float(image.image.max())
         if len(shape) != 3 or shape[0] != 3 or low < 0 or high > 255:
             found = f"shape {shape}, values {low:g} to {high:g}"
             raise SpecError(
-                f"{recipe}: image '{one.cases[0]}' has {found}; expected RGB (3, H, W) of 8 bits; convert the images"
+                f"{recipe}: image '{image.cases[0]}' has {found}; expected RGB (3, H, W) of 8 bits; convert the images"
             )
-    return 255.0 if max(float(one.image.max()) for one in images) > 1 else 1.0
+    return 255.0 if max(float(image.image.max()) for image in images) > 1 else 1.0

@@ -79,6 +79,6 @@ class BoxNoise:
         count = round(self.invent * len(boxes))
         if not count:
             return np.zeros((0, 4))
-        sides = (boxes[:, 2:] - boxes[:, :2])[rng.integers(len(boxes), size=count)]
-        low = rng.random((count, 2)) * np.maximum(np.array([size[1], size[0]]) - sides, 0)
-        return np.concatenate([low, low + sides], 1)
+        lengths = (boxes[:, 2:] - boxes[:, :2])[rng.integers(len(boxes), size=count)]
+        low = rng.random((count, 2)) * np.maximum(np.array([size[1], size[0]]) - lengths, 0)
+        return np.concatenate([low, low + lengths], 1)

@@ -151,14 +151,14 @@ def _draw_opacities(
 ) -> NDArray[np.float64]:
     """One to three cloudy patches, each around a place inside a lung."""
     inside = np.argwhere(lungs > 0.9)
-    found = np.zeros_like(lungs)
+    opacities = np.zeros_like(lungs)
     for _ in range(int(rng.integers(1, 4))):
         row, column = inside[int(rng.random() * len(inside))]
         reach, strength = rng.uniform(0.12, 0.22, 2), rng.uniform(FAINTEST, 0.26)
         cloud = np.exp(-(((y - y[row, column]) / reach[0]) ** 2 + ((x - x[row, column]) / reach[1]) ** 2))
-        found = np.maximum(found, strength * cloud)
-    rough = (1 + 0.2 * smooth_field(rng, len(found), 10)).clip(0.7, 1.3)
-    return np.asarray(np.where(found > 0.01, found, 0.0) * rough * lungs)
+        opacities = np.maximum(opacities, strength * cloud)
+    rough = (1 + 0.2 * smooth_field(rng, len(opacities), 10)).clip(0.7, 1.3)
+    return np.asarray(np.where(opacities > 0.01, opacities, 0.0) * rough * lungs)
 
 
 def _edge(height: NDArray[np.float64], steepness: float) -> NDArray[np.float64]:

@@ -178,9 +178,9 @@ def _cells(rng: np.random.Generator, grid: NDArray[np.int64], radii: tuple[float
     """Ellipses that seldom overlap, until they cover a share drawn from `SHARE`: (size, size) in
     [0, 1], edges half a pixel soft."""
     wanted = rng.uniform(*SHARE) * grid[0].size
-    found = np.zeros(grid.shape[1:])
+    nuclei = np.zeros(grid.shape[1:])
     for _ in range(2000):
-        if found.sum() >= wanted:
+        if nuclei.sum() >= wanted:
             break
         radius, long, angle = rng.uniform(*radii), rng.uniform(1, 1.35), rng.uniform(0, np.pi)
         centre = rng.uniform(0, grid.shape[1], 2)
@@ -189,6 +189,6 @@ def _cells(rng: np.random.Generator, grid: NDArray[np.int64], radii: tuple[float
         # about pixels inside the edge
         depth = radius * (1 - np.hypot(across / (radius * long), along * long / radius))
         cell = (depth + 0.5).clip(0, 1)
-        if (cell * found).sum() <= 0.05 * cell.sum():
-            found = np.maximum(found, cell)
-    return found
+        if (cell * nuclei).sum() <= 0.05 * cell.sum():
+            nuclei = np.maximum(nuclei, cell)
+    return nuclei

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -23,42 +22,13 @@ from allograft.errors import AllograftError, ModelError
 from allograft.networks import own_spec, rebuilt
 from allograft.networks.guard import bounded
 from allograft.networks.network import Spec
+from allograft.predictor.card import FORMAT, first_network, read_card
 from allograft.predictor.direct import Predictor
 from allograft.predictor.mapped import DTYPES, Mapped
 from allograft.table import find, name_of
 from allograft.tree import Json, write_bytes, write_chunks, write_json
 
-FORMAT = 1
 Device = str | torch.device
-CARD: Mapping[str, tuple[type, ...]] = {
-    **{
-        "format": (int,),
-        "allograft": (str,),
-        "checksum": (str,),
-        "contains_images": (bool,),
-        "channels": (int,),
-        "seed": (int,),
-    },
-    **{
-        "task": (dict,),
-        "preprocessing": (dict,),
-        "slices": (dict, type(None)),
-        "recipe": (dict,),
-        "cost": (dict,),
-        "metrics": (dict,),
-    },
-    **{
-        "protocol": (dict,),
-        "stage": (str,),
-        "intended_use": (str,),
-        "target": (str, type(None)),
-        "training_images": (list,),
-    },
-    "sites": (list,),
-}
-"""What a card's facts must be, where they are given."""
-DEEPEST = 16
-"""Predictors inside predictors; no method needs more than a few."""
 
 
 def save_predictor(predictor: Predictor, folder: Path, card: Mapping[str, object]) -> None:
@@ -120,8 +90,8 @@ def load_predictor(
         source = _Source(tensors, folder, template, device)
         predictor = _restore(card["predictor"], source, f"{folder / 'card.json'}: predictor")
     except AllograftError as error:
-        place = str(folder / "card.json")
-        raise ModelError(str(error) if str(error).startswith(place) else f"{place}: {error}") from error
+        card_path = str(folder / "card.json")
+        raise ModelError(str(error) if str(error).startswith(card_path) else f"{card_path}: {error}") from error
     # builders may raise anything on arguments that nobody in his senses wrote
     except Exception as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -140,7 +110,11 @@ def intact(folder: Path) -> bool:
     """Whether a model folder has card and weights, and both are as they were written."""
     try:
         card = read_card(folder)
-        return "predictor" in card and _unchanged(folder, card) and all(_is_there(folder, one) for one in _mapped(card))
+        return (
+            "predictor" in card
+            and _unchanged(folder, card)
+            and all(_is_there(folder, mapped) for mapped in _mapped(card))
+        )
     except (ModelError, OSError):
         return False
 
@@ -148,14 +122,14 @@ def intact(folder: Path) -> bool:
 def _mapped(shape: object) -> Iterator[Mapping[str, Any]]:
     """What a card says of each file of rows."""
     if isinstance(shape, list):
-        for one in shape:
-            yield from _mapped(one)
+        for part in shape:
+            yield from _mapped(part)
     elif isinstance(shape, dict):
         if "mapped" in shape:
             yield shape
         else:
-            for one in shape.values():
-                yield from _mapped(one)
+            for part in shape.values():
+                yield from _mapped(part)
 
 
 def _is_there(folder: Path, mapped: Mapping[str, Any]) -> bool:
@@ -190,142 +164,6 @@ def _checksum(shape: object, weights: bytes) -> str:
     total = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
     total.update(weights)
     return total.hexdigest()
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a model folder, its facts of the kinds that they must be."""
-    path = folder / "card.json"
-    if not os.path.isfile(path):  # which says no to a name that is too long, where Path raises
-        raise ModelError(
-            f"{str(folder)[:200]}: no model folder; expected a folder with card.json and model.safetensors, as "
-            "'allograft study' writes it"
-        )
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        form = card["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path}: not a model card ({error})") from error
-    if form != FORMAT:
-        raise ModelError(
-            f"{path}: format {form!r}, this version of Allograft reads {FORMAT}; use the version that wrote it: "
-            f"{card.get('allograft')}"
-        )
-    _check_card(card, path)
-    return dict(card)
-
-
-def sites_of(card: Mapping[str, Any]) -> tuple[str, ...]:
-    """Sites as a predictor numbers them; a cohort must number them alike before it sees a batch."""
-    return tuple(map(str, card.get("sites", ())))
-
-
-def _check_card(card: Mapping[str, Any], path: Path) -> None:
-    for key, kinds in CARD.items():
-        if key in card and type(card[key]) not in kinds:
-            wanted = " or ".join(_KINDS[kind] for kind in kinds)
-            raise ModelError(f"{path}: {key}: expected {wanted}, found {str(card[key])[:60]!r}; export the model again")
-    if len(card.get("task", {"": {}})) != 1:
-        found = ", ".join(card["task"]) or "nothing"
-        raise ModelError(f"{path}: task: expected one {{name: {{...}}}}, found {found}; export the model again")
-    if not all(isinstance(one, str) for one in card.get("training_images", ())):
-        raise ModelError(f"{path}: training_images: expected a list of hashes; export the model again")
-    if "predictor" in card:
-        _check_shape(card["predictor"], f"{path}: predictor")
-
-
-_KINDS = {
-    int: "a whole number",
-    str: "text",
-    bool: "true or false",
-    dict: "a mapping",
-    list: "a list",
-    type(None): "null",
-}
-
-
-def _check_shape(shape: object, at: str, depth: int = 0) -> None:
-    """Raise ``ModelError`` unless ``shape`` is what ``_flatten`` makes: numbers, texts, lists,
-    tensors, networks and predictors."""
-    if depth > DEEPEST:
-        raise ModelError(f"{at[:200]}: predictors inside predictors, more than {DEEPEST} deep; export the model again")
-    if isinstance(shape, list):
-        for number, one in enumerate(shape):
-            _check_shape(one, f"{at}.{number}", depth + 1)
-    elif isinstance(shape, dict):
-        kinds = {key: type(value) for key, value in shape.items()}
-        if kinds == {"kind": str, "fields": dict}:
-            for key, one in shape["fields"].items():
-                _check_shape(one, f"{at}.{key}", depth + 1)
-        elif kinds == {"network": dict, "at": str}:
-            _check_spec(shape["network"], at)
-        elif kinds == MAPPED:
-            _check_mapped(shape, at)
-        elif kinds != {"tensor": str}:
-            raise ModelError(
-                f"{at}: expected a tensor, network or predictor, found {str(shape)[:60]}; export the model again"
-            )
-
-
-MAPPED = {"mapped": str, "dtype": str, "shape": list, "hashes": str}
-"""What a card says of rows in a file of their own."""
-
-
-def _check_mapped(shape: Mapping[str, Any], at: str) -> None:
-    sizes, name = shape["shape"], shape["mapped"]
-    fits = sizes and all(type(size) is int and size >= 0 for size in sizes) and shape["dtype"] in DTYPES
-    if not fits or not re.fullmatch(r"\w[\w.-]*\.bin", name, re.ASCII):
-        raise ModelError(
-            f"{at}: expected rows in a .bin file of the folder, found {str(shape)[:60]}; export the model again"
-        )
-
-
-def _check_spec(spec: Spec, at: str) -> None:
-    build, surgery = spec.get("build"), spec.get("surgery", [])
-    steps = [build, *surgery] if isinstance(surgery, list) else []
-    if not steps or any(
-        not isinstance(one, dict) or len(one) != 1 or not isinstance(next(iter(one.values())), dict) for one in steps
-    ):
-        expected = "{'build': {name: {...}}, 'surgery': [{name: {...}}, ...]}"
-        raise ModelError(f"{at}: expected a network as {expected}, found {str(spec)[:60]}; export the model again")
-
-
-def first_network(shape: object) -> Spec:
-    """The spec of the first network in a card's predictor."""
-    spec = next(_networks(shape), None)
-    if spec is None:
-        raise ModelError("the card's predictor holds no network to start from; choose another model")
-    return spec
-
-
-def starting_network(folder: Path) -> Spec:
-    """The spec of the first network of a model folder, loaded once within bounds: what is returned
-    may be built again.
-
-    Raises:
-        ModelError: as ``load_predictor``.
-    """
-    weights = folder / "model.safetensors"
-    _check_once(
-        folder, *((path.stat().st_mtime_ns if path.exists() else 0) for path in (folder / "card.json", weights))
-    )
-    return first_network(read_card(folder).get("predictor"))
-
-
-@cache
-def _check_once(folder: Path, *times: int) -> None:
-    if "custom" not in first_network(read_card(folder).get("predictor"))["build"]:
-        load_predictor(folder)
-
-
-def _networks(shape: object) -> Iterator[Spec]:
-    if isinstance(shape, list):
-        for one in shape:
-            yield from _networks(one)
-    elif isinstance(shape, dict) and "network" in shape:
-        yield shape["network"]
-    elif isinstance(shape, dict) and "fields" in shape:
-        for one in shape["fields"].values():
-            yield from _networks(one)
 
 
 def _flatten(thing: object, at: str, tensors: dict[str, Tensor], mapped: dict[str, Mapped]) -> Json:
@@ -404,3 +242,23 @@ def _check_fields(kind: type, given: Mapping[str, object], at: str) -> None:
         if not (number or plain or inner) or (key == "network" and not isinstance(value, nn.Module)):
             wanted = "a network" if key == "network" else getattr(hint, "__name__", hint)
             raise ModelError(f"{at}.{key}: expected {wanted}, found {str(value)[:60]!r}; export the model again")
+
+
+def starting_network(folder: Path) -> Spec:
+    """The spec of the first network of a model folder, loaded once within bounds: what is returned
+    may be built again.
+
+    Raises:
+        ModelError: as ``load_predictor``.
+    """
+    weights = folder / "model.safetensors"
+    _check_once(
+        folder, *((path.stat().st_mtime_ns if path.exists() else 0) for path in (folder / "card.json", weights))
+    )
+    return first_network(read_card(folder).get("predictor"))
+
+
+@cache
+def _check_once(folder: Path, *times: int) -> None:
+    if "custom" not in first_network(read_card(folder).get("predictor"))["build"]:
+        load_predictor(folder)

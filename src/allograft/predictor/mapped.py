@@ -56,9 +56,9 @@ class Mapped:
     def open(file: Path, dtype: str, shape: tuple[int, ...], hashes: Tensor) -> Mapped:
         """Of a file, which is not read. ``ModelError`` for one of another size."""
         expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
-        found = os.path.getsize(file) if os.path.isfile(file) else -1
-        if found != expected or hashes.shape != (shape[0], DIGEST) or hashes.dtype != torch.uint8:
-            size = "no such file" if found < 0 else f"{found} bytes"
+        bytes_there = os.path.getsize(file) if os.path.isfile(file) else -1
+        if bytes_there != expected or hashes.shape != (shape[0], DIGEST) or hashes.dtype != torch.uint8:
+            size = "no such file" if bytes_there < 0 else f"{bytes_there} bytes"
             raise ModelError(f"{file}: {size}, expected {expected} bytes with a checksum a row; copy the model again")
         if expected == 0:
             return Mapped(np.zeros(shape, DTYPES[dtype]), hashes.cpu(), file)

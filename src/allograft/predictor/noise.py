@@ -29,7 +29,7 @@ def content_noise(image: Tensor, shape: Sequence[int], *path: str | int) -> Tens
         True
     """
     drawn = []
-    for one in image.detach().cpu().float():
-        name = hashlib.blake2b(one.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+    for single in image.detach().cpu().float():
+        name = hashlib.blake2b(single.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
         drawn.append(torch.randn(tuple(shape), generator=Seeds(0, ("noise", name)).rng(*path)))
     return torch.stack(drawn).to(image.device)

@@ -47,12 +47,14 @@ class Retrieval:
         ``neighbours``: names of cases, the nearest first, bands apart by ``|``."""
         made = [band.make(batch.image) for band in self.bands]
         return {
-            "paired": torch.cat([one.image for one in made], 2),
-            "score": torch.stack([one.score for one in made]).amin(0),
-            "spread": torch.stack([one.spread for one in made]).mean(0),
-            "neighbours": tuple(" | ".join(texts) for texts in zip(*(one.names for one in made), strict=True)),
+            "paired": torch.cat([synthesis.image for synthesis in made], 2),
+            "score": torch.stack([synthesis.score for synthesis in made]).amin(0),
+            "spread": torch.stack([synthesis.spread for synthesis in made]).mean(0),
+            "neighbours": tuple(
+                " | ".join(texts) for texts in zip(*(synthesis.names for synthesis in made), strict=True)
+            ),
             "warnings": tuple(
-                next(filter(None, texts), "") for texts in zip(*(one.warnings for one in made), strict=True)
+                next(filter(None, texts), "") for texts in zip(*(synthesis.warnings for synthesis in made), strict=True)
             ),
         }
 
@@ -129,13 +131,13 @@ class Database:
         images, spreads = [], []
         for start in range(0, len(query), QUERIES):
             some, at = similarity[start : start + QUERIES], index[start : start + QUERIES].cpu()
-            found = self.images.rows(at.flatten()).unflatten(0, tuple(at.shape)).to(image.device).float()
+            neighbours = self.images.rows(at.flatten()).unflatten(0, tuple(at.shape)).to(image.device).float()
             # where nothing is similar, no weight is left: the plain mean, with a warning
             alone = weights_of(some, self.negative).sum(1, keepdim=True) == 0
             some = torch.where(alone, torch.ones_like(some), some)
-            images.append(blended(some, found, self.negative))
-            spreads.append(_spread(some, found, images[-1], self.negative))
-        names = tuple("; ".join(self.names[one] for one in row) for row in index.tolist())
+            images.append(blended(some, neighbours, self.negative))
+            spreads.append(_spread(some, neighbours, images[-1], self.negative))
+        names = tuple("; ".join(self.names[number] for number in row) for row in index.tolist())
         # a pixel that no neighbour knows
         warnings = tuple(UNLIKE if lowest < 0 else "" for lowest in similarity.amin(1).tolist())
         return Made(torch.cat(images).nan_to_num(0.0), similarity[:, 0], torch.cat(spreads), names, warnings)
@@ -181,7 +183,7 @@ class Database:
 
     def removed(self, subject: str) -> Database:
         """Without a subject's cases."""
-        kept = [number for number, one in enumerate(self.subjects) if one != subject]
+        kept = [number for number, owner in enumerate(self.subjects) if owner != subject]
         if len(kept) == len(self.subjects):
             raise SpecError(f"index: subject '{subject}' has no case in the database; see `subjects` in card.json")
         if not kept:
@@ -191,8 +193,8 @@ class Database:
             self,
             keys=self.keys[index.to(self.keys.device)],
             images=self.images.only(index),
-            names=tuple(self.names[one] for one in kept),
-            subjects=tuple(self.subjects[one] for one in kept),
+            names=tuple(self.names[owner] for owner in kept),
+            subjects=tuple(self.subjects[owner] for owner in kept),
         )
 
 
@@ -204,10 +206,10 @@ def keys_of(network: AnyNetwork, images: Tensor, batch_size: int = 64) -> Tensor
     return normalised(torch.cat(parts), "image")
 
 
-def _spread(similarity: Tensor, found: Tensor, made: Tensor, negative: Negative) -> Tensor:
+def _spread(similarity: Tensor, neighbours: Tensor, made: Tensor, negative: Negative) -> Tensor:
     """(B,): the weighted standard deviation of the neighbours in each pixel, mean over the
     pixels."""
     weight = weights_of(similarity, negative).abs()
-    weight = (weight / weight.sum(1, keepdim=True)).reshape(*weight.shape, *[1] * (found.ndim - 2))
-    variance = (weight * (found - made[:, None]).square().nan_to_num(0.0)).sum(1)
+    weight = (weight / weight.sum(1, keepdim=True)).reshape(*weight.shape, *[1] * (neighbours.ndim - 2))
+    variance = (weight * (neighbours - made[:, None]).square().nan_to_num(0.0)).sum(1)
     return variance.sqrt().flatten(1).mean(1)

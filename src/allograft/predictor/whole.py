@@ -44,19 +44,19 @@ def case_prediction(
 
     dense = DENSE.intersection(task.outputs)
     if not whole.is_cut or not dense or sees_whole_images(predictor):
-        found = middle()
-        return _with_warning(found, not_looked_at(whole)) if whole.is_cut else found
+        answer = middle()
+        return _with_warning(answer, not_looked_at(whole)) if whole.is_cut else answer
     window = tuple(whole.batch.image.shape[2:])
-    found = windowed_prediction(predictor, whole.make_uncut().to(device), window)
+    answer = windowed_prediction(predictor, whole.make_uncut().to(device), window)
     said = []
-    if "mask" in found and normalises_by_image(predictor) and (share := share_outside(whole, found["mask"])):
+    if "mask" in answer and normalises_by_image(predictor) and (share := share_outside(whole, answer["mask"])):
         said.append(found_in_windows(share))
     if others := sorted(set(task.outputs) - dense):
-        found = {**middle(), **{key: value for key, value in found.items() if key in dense}}
+        answer = {**middle(), **{key: value for key, value in answer.items() if key in dense}}
         said.append(f"for {' and '.join(others)} {not_looked_at(whole)}")
     for text in said:
-        found = _with_warning(found, text)
-    return found
+        answer = _with_warning(answer, text)
+    return answer
 
 
 def windowed_prediction(predictor: Predictor, batch: Batch, window: Sequence[int]) -> dict[str, Any]:
@@ -75,31 +75,31 @@ def windowed_prediction(predictor: Predictor, batch: Batch, window: Sequence[int
     kept: list[dict[str, Any]] = []
 
     def predict(_images: Tensor, places: Sequence[Sequence[slice]]) -> dict[str, Tensor]:
-        output = predictor(collate([_cut_out(batch, place[0], tuple(place[2:])) for place in places]).unlabelled())
+        output = predictor(collate([_cut_out(batch, window[0], tuple(window[2:])) for window in places]).unlabelled())
         dense = {key: value for key, value in output.items() if key in DENSE and isinstance(value, Tensor)}
         kept.append({key: value for key, value in output.items() if key not in (*DENSE, "label", "boxes")})
         # a copy, because MONAI weighs it in place
         return {key: value.clone() for key, value in dense.items()}
 
     together = CHUNK if len(window) == 2 else 1
-    found = sliding_window_inference(
+    merged = sliding_window_inference(
         batch.image, tuple(window), together, predict, OVERLAP, "gaussian", device="cpu", with_coord=True
     )
-    assert isinstance(found, dict)
-    return {**found, **{key: _joined([facts[key] for facts in kept]) for key in kept[0]}}
+    assert isinstance(merged, dict)
+    return {**merged, **{key: _joined([facts[key] for facts in kept]) for key in kept[0]}}
 
 
-def _cut_out(batch: Batch, image: slice, place: tuple[slice, ...]) -> Batch:
+def _cut_out(batch: Batch, image: slice, window: tuple[slice, ...]) -> Batch:
     """One window of one image."""
-    one = batch[image]
-    inside: tuple[EllipsisType | slice, ...] = (..., *place)
-    lengths = torch.tensor([each.stop - each.start for each in place], device=batch.image.device)
+    cut = batch[image]
+    inside: tuple[EllipsisType | slice, ...] = (..., *window)
+    lengths = torch.tensor([each.stop - each.start for each in window], device=batch.image.device)
     return replace(
-        one,
-        image=one.image[inside],
-        region=None if one.region is None else one.region[inside],
+        cut,
+        image=cut.image[inside],
+        region=None if cut.region is None else cut.region[inside],
         # an axis that is cut has no padding, and one that has padding is not cut
-        extent=None if one.extent is None else torch.minimum(one.extent, lengths),
+        extent=None if cut.extent is None else torch.minimum(cut.extent, lengths),
     )
 
 
@@ -108,7 +108,7 @@ def sees_whole_images(predictor: object) -> bool:
     their pixels are (``sees_whole_images``), or takes slices of a scan together
     (``sees_whole_cases``)."""
     says = ("sees_whole_images", "sees_whole_cases")
-    return any(getattr(part, name, False) for part in _parts(predictor) for name in says)
+    return any(getattr(part, name, False) for part in parts_of(predictor) for name in says)
 
 
 def normalises_by_image(predictor: object) -> bool:
@@ -117,23 +117,23 @@ def normalises_by_image(predictor: object) -> bool:
     kinds = (_InstanceNorm, nn.GroupNorm)
     return any(
         isinstance(layer, kinds) and not getattr(layer, "track_running_stats", False)
-        for part in _parts(predictor)
+        for part in parts_of(predictor)
         if isinstance(part, nn.Module)
         for layer in part.modules()
     )
 
 
-def _parts(held: object) -> Iterator[object]:
+def parts_of(held: object) -> Iterator[object]:
     """A predictor, and the predictors and networks in its fields."""
     if isinstance(held, (list, tuple)):
-        for one in held:
-            yield from _parts(one)
+        for part in held:
+            yield from parts_of(part)
     elif isinstance(held, nn.Module):
         yield held
     elif is_dataclass(held) and not isinstance(held, type):
         yield held
         for each in fields(held):
-            yield from _parts(getattr(held, each.name))
+            yield from parts_of(getattr(held, each.name))
 
 
 def not_looked_at(whole: Whole) -> str:
@@ -146,14 +146,14 @@ def not_looked_at(whole: Whole) -> str:
 def share_outside(whole: Whole, mask: Tensor) -> float:
     """Which share of the foreground of logits (B, K, *spatial) of the uncut case lies outside
     preprocessing.size; 0 where there is none."""
-    found = whole.restack(mask).argmax(0) > 0
-    place = whole.geometry
+    foreground = whole.restack(mask).argmax(0) > 0
+    geometry = whole.geometry
     middle = tuple(
         slice(first - uncut, first - uncut + length)
-        for first, uncut, length in zip(place.start, place.uncut.start, place.size, strict=True)
+        for first, uncut, length in zip(geometry.start, geometry.uncut.start, geometry.size, strict=True)
     )
-    total = int(found.sum())
-    return 1 - int(found[middle].sum()) / total if total else 0.0
+    total = int(foreground.sum())
+    return 1 - int(foreground[middle].sum()) / total if total else 0.0
 
 
 def found_in_windows(share: float) -> str:

@@ -64,7 +64,7 @@ def check_recipe(recipe: Recipe, scenario: Scenario, network: AnyNetwork, contex
     Args:
         network: the one that every recipe starts from; it stays as it is.
     """
-    for one in every_recipe(recipe):
-        if hasattr(one, "check"):
+    for inner in every_recipe(recipe):
+        if hasattr(inner, "check"):
             with context.seeds.everything("check"):  # a recipe may try its surgery on a copy
-                one.check(scenario.narrowed(total_needs(one)), network, context)
+                inner.check(scenario.narrowed(total_needs(inner)), network, context)

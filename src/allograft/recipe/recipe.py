@@ -248,8 +248,8 @@ def every_recipe(recipe: Recipe) -> Iterator[Recipe]:
 def total_needs(recipe: Recipe) -> Needs:
     """A recipe's own needs and those of the recipes in its fields."""
     total = Needs()
-    for one in every_recipe(recipe):
-        total = total | one.needs
+    for inner in every_recipe(recipe):
+        total = total | inner.needs
     return total
 
 
@@ -287,7 +287,7 @@ def _as_written(value: object) -> str:
     names the arguments; ``a, b`` of several."""
     if isinstance(value, Mapping) and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
         written = {
-            name: ", ".join(f"{key}={one}" for key, one in sorted((inner or {}).items()))
+            name: ", ".join(f"{key}={given}" for key, given in sorted((inner or {}).items()))
             for name, inner in value.items()
         }
         return " ".join(f"{name}({arguments})" for name, arguments in written.items())

@@ -118,9 +118,10 @@ def label_budget(study: Study) -> str:
     wanted = study.target_labels
     if not isinstance(wanted, TargetLabels):
         return wanted
-    (key,) = (key for key in ("subjects", "cases", "slices", "fraction") if getattr(wanted, key) is not None)
-    value = getattr(wanted, key)
-    return f"{value:.0%} of subjects" if key == "fraction" else f"{value} {key if value > 1 else key.removesuffix('s')}"
+    if wanted.unit == "fraction":
+        return f"{listed([f'{amount:.0%}' for amount in wanted.amounts], 'or')} of subjects"
+    noun = wanted.unit.removesuffix("s") if wanted.amounts == (1,) else wanted.unit
+    return f"{listed([f'{amount:g}' for amount in wanted.amounts], 'or')} {noun}"
 
 
 def splits(study: Study, lines: Sequence[Line], world: World | None) -> list[tuple[str, str, dict[str, str]]]:

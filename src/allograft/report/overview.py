@@ -14,9 +14,10 @@ from allograft.report import facts
 from allograft.report.cells import Cell, Column, Table, gain, gain_cell, score_cell
 from allograft.report.drawn import Drawn
 from allograft.report.figures import draw_figure
+from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs
+from allograft.results.comparison import NOTHING, OverPairs, compare, over_pairs, reference
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
@@ -64,9 +65,13 @@ class Part:
         """The lines of one pair."""
         return [line for line in self.lines if line.target == target]
 
-    def nothing(self, site: str) -> float | None:
-        """What doing nothing has at a site, be it the source."""
-        line = do_nothing(self.lines, site if site in self.study.target else self.study.target[0])
+    def base(self, target: str) -> Line | None:
+        """The line that all others of a pair are compared with, as in tables and verdicts."""
+        return reference(self.lines, target)
+
+    def level(self, site: str) -> float | None:
+        """What the reference has at a site, be it the source."""
+        line = self.base(site if site in self.study.target else self.study.target[0])
         return line.score(site) if line else None
 
     def choice(self, target: str) -> Line | None:
@@ -87,6 +92,7 @@ def write_overview(
     severity: Sheet | None,
     *,
     missing: Mapping[str, str],
+    frozen: str = "",
 ) -> None:
     """Write the page as one HTML file that needs no network; an older one is replaced whole or not
     at all.
@@ -95,6 +101,7 @@ def write_overview(
         parts: those that have been run so far, of ``total``.
         severity: recipes by how much do-nothing loses.
         missing: parts that were not run, each with the reason.
+        frozen: when the study's protocol was frozen, in words; "" where it was not.
 
     Raises:
         OutputError: the file cannot be written.
@@ -108,11 +115,14 @@ def write_overview(
         "headline": plan.headline,
         "parts": parts,
         "total": total,
+        "frozen": frozen,
         "ways": WAYS[study.pairs],
         "pairs": _pairs(plan, parts),
+        "against": _against(parts),
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": recipes_over(parts),
         "severity": severity,
+        "label_sections": label_sections(parts),
         "verdicts": [
             *((part.label(asked.name), part.sentence(asked.name)) for part in parts for asked in part.study.questions),
             *((name, f"missing: {why}") for name, why in missing.items()),
@@ -149,18 +159,26 @@ def _question(study: Study) -> str:
     return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
 
 
+def _against(parts: Sequence[Part]) -> str:
+    """What rows are compared with, in words: doing nothing, or another row where no row does
+    nothing."""
+    bases = [base for part in parts for asked in part.study.questions if (base := part.base(asked.name)) is not None]
+    titles = dict.fromkeys("doing nothing" if base.title in NOTHING else base.title for base in bases)
+    return " or ".join(titles) or "doing nothing"
+
+
 def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
-    """One row a pair: what doing nothing has there, and what the row that the verdict names."""
+    """One row a pair: what the reference has there, and what the row that the verdict names."""
+    against = _against(parts).replace("doing nothing", "do nothing")
     columns = (
         Column("pair"),
         Column("test", "subjects"),
-        Column(plan.headline, "do nothing", "mean ± sd over seeds"),
+        Column(plan.headline, against, "mean ± sd over seeds"),
         Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
         Column(
             "gain",
-            "vs nothing",
-            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to "
-            "target_supervised",
+            f"vs {against.replace('do nothing', 'nothing')}",
+            f"to {_against(parts)}, over the subjects and seeds that both have; 95 % over subjects",
         ),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
@@ -170,16 +188,21 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
 
 
 def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
-    nothing, choice = do_nothing(part.lines, target), part.choice(target)
+    base, choice = part.base(target), part.choice(target)
     subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
     found = compare(part.lines, part.plan, target).get(choice.title) if choice else None
     return (
         Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),
-        NONE if nothing is None else score_cell(nothing, target, plan.headline),
+        NONE if base is None else score_cell(base, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
-        gain_cell(found, "do-nothing" if choice is not None and choice.title in NOTHING else ""),
+        gain_cell(found, _role(choice) if choice is not None and choice is base else "", _role(base)),
     )
+
+
+def _role(base: Line | None) -> str:
+    """What the reference is called in a cell."""
+    return "" if base is None else "do-nothing" if base.title in NOTHING else base.title
 
 
 def _named(cell: Cell, choice: Line) -> Cell:
@@ -188,18 +211,18 @@ def _named(cell: Cell, choice: Line) -> Cell:
 
 
 def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
-    """Source by target: doing nothing, with its score at home, and the row that the verdict names;
+    """Source by target: the reference, with its score at home, and the row that the verdict names;
     on one scale of colours."""
     named = {site for part in parts for site in part.study.target}
     targets = (*(part.start for part in parts if part.start in named), *sorted(named - {part.start for part in parts}))
-    bare = [[part.nothing(site) for site in targets] for part in parts]
+    bare = [[part.level(site) for site in targets] for part in parts]
     chosen = [[line.score(site) if (line := part.choice(site)) else None for site in targets] for part in parts]
     known = [value for grid in (bare, chosen) for row in grid for value in row if value is not None]
     if not known:
         return ()
     names, low, high = tuple(part.start for part in parts), min(known), max(known)
     grids = {
-        "doing nothing, from (rows) to (columns); at home on the diagonal": bare,
+        f"{_against(parts)}, from (rows) to (columns); at home on the diagonal": bare,
         "the row that the verdict names": chosen,
     }
     return tuple(
@@ -210,12 +233,12 @@ def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
 
 def recipes_over(parts: Sequence[Part]) -> Table:
     """One row a recipe; a mean stands only where it has every measured pair."""
-    plan = parts[0].plan
+    plan, against = parts[0].plan, _against(parts)
     columns = (
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
-        Column("gain", "mean over pairs", "difference to do-nothing, mean over pairs"),
-        Column("better", "than nothing", "pairs at which it is ahead of doing nothing"),
+        Column("gain", "mean over pairs", f"difference to {against}, mean over pairs"),
+        Column("better", f"than {against.removeprefix('doing ')}", f"pairs at which it is ahead of {against}"),
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )
@@ -226,7 +249,7 @@ def recipes_over(parts: Sequence[Part]) -> Table:
 def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, ...]:
     here = [(part, line) for part in parts for line in part.lines if line.title == over.title]
     scores = [(score, part.label(line.target)) for part, line in here if (score := line.score(line.target)) is not None]
-    differences = [gain(part.plan, line, do_nothing(part.lines, line.target), line.target) for part, line in here]
+    differences = [gain(part.plan, line, part.base(line.target), line.target) for part, line in here]
     gains = [one for one in differences if one is not None]
     mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
     return (

@@ -50,6 +50,8 @@ COLUMNS = (
     *COSTS,
     "predict_seconds_per_100",
 )
+WORDS = ("part", "source", "recipe", "target", "site", "metric", "verdict", "note")
+"""Columns of words; all others hold numbers or nothing."""
 METRIC_COLUMNS = (
     "recipe",
     "target",

@@ -41,7 +41,9 @@ class Record:
         facts: numbers that belong to the stage: models in a pool, the loss of a pretext.
         status, error: "done", or "failed" and why; then nothing else is known.
         metrics: pooled over subjects; None = undefined.
-        cases: every metric of every case; one without labels has label-free scores alone.
+        cases: every metric of every case; one without labels has label-free scores alone. Since
+            0.2.0.dev3 ``calibration`` of a mask, and ``prediction`` of an unlabelled classified
+            image.
         cost: train_seconds, predict_seconds, peak_memory_mb, trainable_parameters.
         data: fingerprint of the test set.
         environment: versions, device, threads.
@@ -88,8 +90,11 @@ class Record:
 
 LABEL_FREE = ("entropy", "prediction", "snd", "score", "spread")
 """Numbers that a case has without a label."""
-UNMEASURED = (*LABEL_FREE, "chosen", "neighbours", "warnings")
-"""All that a case has without a label."""
+CALIBRATION = "calibration"
+"""What estimates of Dice are made of, see ``label_free.calibration``; that of a source validation
+case holds losses against its label too."""
+UNMEASURED = (*LABEL_FREE, CALIBRATION, "chosen", "neighbours", "warnings")
+"""All that a case has beside its measures."""
 
 
 def measured(cases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -3,6 +3,7 @@ processes."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from allograft.errors import SpecError
@@ -18,10 +19,11 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 def local_fabric(
     devices: int = 1, precision: str = "32-true", strategy: str = "auto", accelerator: str = "auto"
 ) -> Fabric:
-    """A launched Fabric.
+    """A launched Fabric. Where ``torchrun`` has started this process, on all of its processes and
+    machines.
 
     Args:
-        devices: processes that train together.
+        devices: processes that train together, where they are not started already.
         precision: one of ``PRECISIONS``.
         strategy: as Fabric names it.
         accelerator: a device, see ``find_device``; one that is numbered goes with ``devices`` 1.
@@ -32,15 +34,24 @@ def local_fabric(
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    place = find_device(accelerator)
+    place, nodes = find_device(accelerator), 1
     check_precision(precision, place)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
     if place.index is not None and devices != 1:
         raise SpecError(
             f"device: '{accelerator}' is one device, and devices is {devices}; choose device {place.type}, or devices 1"
         )
     try:
         numbered = devices if place.index is None else [place.index]
-        fabric = Fabric(accelerator=place.type, devices=numbered, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+        fabric = Fabric(
+            accelerator=place.type,
+            devices=numbered,
+            num_nodes=nodes,
+            precision=precision,  # type: ignore[arg-type]
+            strategy=strategy,
+        )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         asked = f"devices {devices}, strategy {strategy}, on {place.type}"
         raise SpecError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from allograft.cohort import Preprocessing
-from allograft.cohort.gate import compare
+from allograft.cohort.copies import compare
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.survey import Look, survey
 from allograft.errors import ManifestError, SpecError, nearest

@@ -17,7 +17,7 @@ from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor.whole import case_facts, case_prediction
 from allograft.recipe import Recipe, Stage, title
-from allograft.results.analysis.label_free import pooled, watched
+from allograft.results.analysis.label_free import calibration, pooled, watched
 from allograft.results.record import LABEL_FREE, Part, Record, measured, read_record, record_name
 from allograft.seeds import Seeds
 from allograft.study.world import TestSet
@@ -62,6 +62,16 @@ class Judge:
         """Whether every test set has a fresh record of these stages of a unit, and one that left
         weights only the record that says so."""
         return all(self._written(replace(stage, unit=unit)) for stage in stages)
+
+    def scores(self, stage: Stage) -> str:
+        """What its records say of a stage, in words: the headline at each test set."""
+        told = []
+        for test in self.tests if stage.predictor is not None else ():
+            record = self._fresh(stage, test)
+            value = None if record is None else record.metrics.get(self.task.headline)
+            if value is not None:
+                told.append(f"{value:.3f} at {test.site}" + ("" if test.part == "test" else f" ({test.part})"))
+        return f"{self.task.headline} " + ", ".join(told) if told else "no score"
 
     def _written(self, stage: Stage) -> bool:
         if stage.predictor is None:
@@ -118,7 +128,8 @@ class Judge:
 
         def facts(prediction: Mapping[str, Any], whole: Whole) -> dict[str, object]:
             labelled = self.task.measure(prediction, whole) if self.task.key in whole.case.labels else {}
-            return {**self._label_free(prediction), **case_facts(prediction), **labelled}
+            kept = calibration(prediction, self.task, whole, validates=test.part == "val")
+            return {**self._label_free(prediction), **case_facts(prediction), **labelled, **kept}
 
         return self._each(stage, test, facts)
 
@@ -154,7 +165,8 @@ class Judge:
         """The task's metrics of the labelled cases; label-free scores of all, under names of their
         own."""
         labelled = measured(cases)
-        free = [{key: case[key] for key in ("case", "subject", *LABEL_FREE) if key in case} for case in cases]
+        numbers = [key for key in LABEL_FREE if key != "prediction"]  # which is one of each class
+        free = [{key: case[key] for key in ("case", "subject", *numbers) if key in case} for case in cases]
         label_free = {f"label-free/{key}": value for key, value in mean_over_subjects(free).items()}
         return {**(self.task.aggregate(labelled) if labelled else {}), **label_free}
 

@@ -81,8 +81,10 @@ def preview(session: Session) -> Preview:
     judging: dict[tuple[str, str], float] = {}
     reasons: dict[str, str] = {}
     built_on: dict[str, set[int]] = {}  # numbers of rows
+    tried = [number for number, row in enumerate(plan.rows) if row.seed == 0]  # other seeds take as long
     for number, row in enumerate(plan.rows):
-        if row.seed == 0:  # other seeds take as long
+        if row.seed == 0:
+            session.say(f"trying {title(row.recipe)}, {tried.index(number) + 1} of {len(tried)}")
             try:
                 for key in _tried(session, world, row, meters, judging):
                     built_on.setdefault(key, set()).add(number)
@@ -148,12 +150,16 @@ def _units(
 
 
 # ---------------------------------------------------------------------- memory
+def step_memory(session: Session, world: World) -> tuple[int, int]:
+    """``forecast`` of a training step of the study's network."""
+    image = Sample("none", session.study.patch)(world.cohorts[0].case(0), Seeds(0).rng("try")).image
+    return forecast(session.start(world, 0), image.shape)
+
+
 def check_memory(session: Session, world: World) -> tuple[int, int]:
     """Bytes that a training step of the study's network is forecast to take, and that are free."""
-    network = session.start(world, 0)
-    image = Sample("none", session.study.patch)(world.cohorts[0].case(0), Seeds(0).rng("try")).image
     batch, free = session.study.budget.batch_size, free_memory(session.fabric.device)
-    fixed, each = forecast(network, image.shape)
+    fixed, each = step_memory(session, world)
     needed = fixed + batch * each
     if needed > free:
         fits = max(0, int((free - fixed) // max(each, 1)))

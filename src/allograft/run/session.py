@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import nn
 
 from allograft import tree
 from allograft.cohort.splits import write_splits
-from allograft.context import Context, Store
+from allograft.context import Context, Node, Store
 from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import AllograftError, LeaseLost, OutputError, SpecError
@@ -22,15 +23,19 @@ from allograft.networks import AnyNetwork, build
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, operate, spec_of
 from allograft.predictor import evaluation_mode
-from allograft.predictor.folder import read_card
+from allograft.predictor.card import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
+from allograft.results.costs import unit_seconds
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.evidence import write_verdicts
+from allograft.results.looks import Looking
 from allograft.results.models import export_models, refuse_training_images
+from allograft.results.protocol import check_protocol, protocol_sentence
 from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
+from allograft.run.curves import curves_of
 from allograft.run.defaults import refused_sizes, with_defaults
 from allograft.run.images import check_millimetres, network_shape, prepare_images
 from allograft.run.judge import Judge, failed_record
@@ -48,6 +53,7 @@ from allograft.tree import content_hash, plain
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_LOG = logging.getLogger(__name__)
 NetworkSource = nn.Module | Callable[[], nn.Module]
 
 
@@ -82,6 +88,8 @@ class Session:
 
     Args:
         continued: units whose optimizer a row of another part of the study continues.
+        progress: whether a terminal shows a bar of each training.
+        look: called before test scores are written or shown.
     """
 
     study: Study
@@ -92,6 +100,8 @@ class Session:
     checkpoint_seconds: float
     say: Callable[[str], None]
     continued: frozenset[str] = frozenset()
+    progress: bool = True
+    look: Looking = field(default_factory=Looking)
 
     @property
     def units(self) -> Path:
@@ -114,6 +124,7 @@ class Session:
         at once."""
         _check_writable(self.out)
         world = World.read(self.study, self.out)
+        check_protocol(self.out, self.study, world)
         prepare_images(world.cohorts, self.say)
         check_millimetres(world.cohorts, self.study.made_task)
         for told in (*world.untested().values(), *world.one_class().values()):
@@ -203,6 +214,7 @@ class Session:
             template=template,
             continued=self.continued,
             continues=False,
+            progress=self.progress,
         )
 
     def start(self, world: World, seed: int) -> AnyNetwork:
@@ -278,13 +290,7 @@ class Session:
         Returns:
             Whether there was anything to do.
         """
-        context = self.context(row.seed)
-        judge = Judge(
-            (*world.tests(row.fold), *world.unlabelled_training(row.fold)),
-            self.study.made_task,
-            self.out / "records",
-            self.fabric,
-        )
+        context, judge = self.context(row.seed), self._judge(world, row)
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
         for node in row.nodes:
@@ -299,22 +305,54 @@ class Session:
             + (f", fold {row.fold}" if world.folds > 1 else "")
         )
         ordinals: dict[str, int] = {}
+        began = time.monotonic()
         try:
             for stage in context.run(row.recipe, scenario_of(world, row), self.start(world, row.seed)):
                 ordinal = ordinals[stage.unit] = ordinals.get(stage.unit, -1) + 1
                 if self.fabric.is_global_zero:
+                    self.look()
                     judge(stage, ordinal, row.seed)
+                    if _LOG.isEnabledFor(logging.DEBUG):
+                        spent = time.monotonic() - began
+                        _LOG.debug("[%s] %s after %.1f s: %s", place, stage.name, spent, judge.scores(stage))
                 self.fabric.barrier()
         # no fault of the recipe's; a full disk the next unit would meet too
         except (OutputError, LeaseLost):
             raise
         except Exception as error:  # a unit that fails is shown; the rest goes on
-            failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(
-                self.out / "records"
-            )
+            self.keep_failure(row, error)
             self.say(f"[{place}] failed: {type(error).__name__}: {error}")
-            _keep_traceback(self.units / row.unit, error)
         return True
+
+    def run_node(self, world: World, row: Row, node: Node, place: str) -> None:
+        """Run one unit that a row is built on, and evaluate nothing. A failure is only said: it
+        comes back in every row that is built on it, which keeps it."""
+        self.say(f"[{place}] {title(node.recipe)}, seed {row.seed}, for rows that are built on it")
+        try:
+            for _ in self.context(row.seed).run(node.recipe, scenario_of(world, row), self.start(world, row.seed)):
+                pass
+        except (OutputError, LeaseLost):
+            raise
+        except Exception as error:
+            self.say(f"[{place}] failed: {type(error).__name__}: {error}")
+
+    def is_done(self, world: World, rows: Sequence[Row], unit: str) -> bool:
+        """Whether a unit is finished and every row that it answers is evaluated."""
+        stages = self._store(unit).stages()
+        if not stages:
+            return bool(not rows and stages is not None)
+        return all(self._judge(world, row).complete(unit, stages) for row in rows)
+
+    def keep_failure(self, row: Row, error: Exception) -> None:
+        """Write the record of a run that failed, and why."""
+        failed_record(row.unit, row.recipe, row.seed, row.target, row.fold, error, self.fabric).write(
+            self.out / "records"
+        )
+        _keep_traceback(self.units / row.unit, error)
+
+    def _judge(self, world: World, row: Row) -> Judge:
+        tests = (*world.tests(row.fold), *world.unlabelled_training(row.fold))
+        return Judge(tests, self.study.made_task, self.out / "records", self.fabric)
 
     def _uncleaned(self, unit: str, judge: Judge) -> None:
         """Have a unit run again of which ``clean`` removed stages, when there is more to judge than
@@ -345,11 +383,17 @@ class Session:
             keeps_page: leave a page as it is that was made of the same records.
         """
         now = standing_of(world.study, plan, read_all(self.out), self.units)
-        models = export_models(self.out, world, now, self.units)
+        if any(run.tests for line in now.lines for run in line.runs):
+            self.look()
+        frozen = protocol_sentence(shared_folder(self.out))
+        models = export_models(
+            self.out, world, now, self.units, template=self.context(0).template, device=self.fabric.device
+        )
         write_verdicts(self.out, now.verdicts)
         write_results(self.out, plan, now.lines)
         write_metrics(self.out, plan, now.lines)
-        page = Page(self.out, content_hash(world.study.spelt_out(), plan.units, now.done, now.total, pictures))
+        asked = [world.study.spelt_out(), plan.units, now.done, now.total, pictures, *filter(None, [frozen])]
+        page = Page(self.out, content_hash(*asked))
         if report and not (keeps_page and page.is_current()):
             self.report(world, plan, pictures=pictures, now=now)
             page.written()
@@ -381,7 +425,16 @@ class Session:
         }
         extras = sections_of(self.out, world, plan, records, table, template, device=device) if now is not None else {}
         write_annotate(self.out, table)
-        shows = Shows(drawn, figures, extras, world)
+        curves = curves_of(plan, self.units, records.values()) if made.done < made.total else []
+        shows = Shows(
+            drawn,
+            figures,
+            extras,
+            world,
+            seconds=unit_seconds(records.values()),
+            curves=curves,
+            frozen=protocol_sentence(shared_folder(self.out)),
+        )
         page = self.out / "report.html"
         Page.forget(self.out)
         write_report(page, study=world.study, plan=plan, standing=made, shows=shows)

@@ -11,7 +11,8 @@ from torch import nn
 from allograft.errors import ModelError, SpecError
 from allograft.networks import build
 from allograft.networks.network import Spec
-from allograft.predictor.folder import read_card, starting_network
+from allograft.predictor.card import read_card
+from allograft.predictor.folder import starting_network
 from allograft.strict import validated
 from allograft.table import find
 from allograft.tasks import Task

@@ -19,8 +19,8 @@ OURS = Paper(
 
 def papers(recipes: Iterable[Recipe]) -> list[Paper]:
     """The papers of recipes and of those in their fields, each once, by author."""
-    found = {paper.key: paper for recipe in recipes for paper in _papers(recipe)}
-    return sorted(found.values(), key=lambda paper: (paper.authors, paper.year, paper.key))
+    by_key = {paper.key: paper for recipe in recipes for paper in _papers(recipe)}
+    return sorted(by_key.values(), key=lambda paper: (paper.authors, paper.year, paper.key))
 
 
 def bibtex(paper: Paper) -> str:

@@ -111,7 +111,9 @@ def _renamed(case: Case, name: str, words: Mapping[str, str]) -> Case:
 def _expanded(sites: Sequence[str], cohorts: Mapping[str, Cohort]) -> tuple[str, ...]:
     """A cohort's name stands for all its sites."""
     return tuple(
-        dict.fromkeys(site for one in sites for site in (cohorts[one].sites if one and one in cohorts else (one,)))
+        dict.fromkeys(
+            site for listed in sites for site in (cohorts[listed].sites if listed and listed in cohorts else (listed,))
+        )
     )
 
 
@@ -135,7 +137,7 @@ def _graded(cohort: Cohort, gradual: Gradual) -> Cohort:
         edges = [round(len(order) * sum(weights[: stage + 1]) / sum(weights)) for stage in range(gradual.stages)]
         for stage, (start, stop) in enumerate(zip([0, *edges], edges, strict=False)):
             stage_of |= dict.fromkeys(order[start:stop], gradual.names[stage])
-    if empty := [name for name in gradual.names if sum(one == name for one in stage_of.values()) < 2]:
+    if empty := [name for name in gradual.names if sum(assigned == name for assigned in stage_of.values()) < 2]:
         raise SplitError(f"stream.gradual: stage '{empty[0]}' has fewer than two subjects; ask for fewer stages")
     cases = tuple(
         replace(case, site=stage_of[case.subject]) if case.site in gradual.sites else case for case in cohort.cases
@@ -155,7 +157,7 @@ def _transformed(cohort: Cohort, spec: Transformed) -> Cohort:
             f"stream.transformed: {len(order)} subjects cannot fill {spec.stages} stages with two each; ask for fewer "
             "stages"
         )
-    stage_of = {subject: place * spec.stages // len(order) for place, subject in enumerate(order)}
+    stage_of = {subject: number * spec.stages // len(order) for number, subject in enumerate(order)}
 
     def altered(case: Case) -> Case:
         stage = stage_of[case.subject]

@@ -38,8 +38,8 @@ def parts_of(study: Study) -> dict[str, Study]:
     """
     return {
         ", ".join(filter(None, (pair, setting, labels))): made
-        for setting, one in _settings(study).items()
-        for pair, sided in _pairs(one).items()
+        for setting, study_of_part in _settings(study).items()
+        for pair, sided in _pairs(study_of_part).items()
         for labels, made in _budgets(sided).items()
     }
 
@@ -73,22 +73,22 @@ def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, A
 
 
 def _pairs(study: Study) -> dict[str, Study]:
-    sides: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    directions: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     if study.pairs == "listed":
         return {"": study}
     if study.pairs == "all":
-        sides = {
+        directions = {
             f"from {source}": ((source,), tuple(site for site in study.target if site != source))
             for source in study.source
         }
     else:
-        sides = {
+        directions = {
             f"to {target}": (tuple(site for site in study.source if site != target), (target,))
             for target in study.target
         }
     return {
         name: replace(study, pairs="listed", source=here, target=there)
-        for name, (here, there) in sides.items()
+        for name, (here, there) in directions.items()
         if here and there
     }
 
@@ -97,8 +97,17 @@ def _budgets(study: Study) -> dict[str, Study]:
     labels = study.target_labels
     if not isinstance(labels, TargetLabels) or len(labels.amounts) == 1:
         return {"": study}
-    budgets = {f"{labels.unit}-{amount:g}": TargetLabels(**{labels.unit: amount}) for amount in labels.amounts}  # type: ignore[arg-type]
-    return {name: replace(study, target_labels=budget) for name, budget in budgets.items()}
+    budgets = [TargetLabels(**{labels.unit: amount}) for amount in labels.amounts]  # type: ignore[arg-type]
+    return {budget_name(budget): replace(study, target_labels=budget) for budget in budgets}
+
+
+def budget_name(budget: TargetLabels) -> str:
+    """The name of the part with one budget.
+
+    >>> budget_name(TargetLabels(subjects=4))
+    'subjects-4'
+    """
+    return f"{budget.unit}-{budget.amounts[0]:g}"
 
 
 def part_folder(out: Path, name: str) -> Path:

@@ -62,11 +62,11 @@ class Plan:
     def nodes(self) -> dict[str, tuple[Node, Row]]:
         """Key -> each distinct unit, and a row that is built on it; what others are built on comes
         first."""
-        found: dict[str, tuple[Node, Row]] = {}
+        by_key: dict[str, tuple[Node, Row]] = {}
         for row in self.rows:
             for node in row.nodes:
-                found.setdefault(node.key, (node, row))
-        return found
+                by_key.setdefault(node.key, (node, row))
+        return by_key
 
     @cached_property
     def units(self) -> tuple[str, ...]:

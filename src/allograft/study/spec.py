@@ -256,14 +256,14 @@ class Study:
         ``ALLOGRAFT_DATA`` names."""
         folders = [self.file.parent] if self.file is not None else []
         folders += [Path(), Path(os.environ.get("ALLOGRAFT_DATA", "data"))]
-        found = next((folder / named for folder in folders if os.path.isfile(folder / named)), None)
-        if found is None:
+        path = next((folder / named for folder in folders if os.path.isfile(folder / named)), None)
+        if path is None:
             looked = ", ".join(str(folder.resolve()) for folder in dict.fromkeys(folders))
             raise SpecError(
                 f"cohort: no manifest '{named}' in {looked}; correct the path, or set ALLOGRAFT_DATA to the data's "
                 "folder"
             )
-        return found
+        return path
 
     @property
     def start_path(self) -> Path:
@@ -281,14 +281,14 @@ class Study:
         path = self.start_path
         start = str(path.resolve()) if self.start != "scratch" and os.path.exists(path) else self.start
         cohorts = {
-            name: replace(one, manifest=str(self.find_manifest(one.manifest).resolve()))
-            for name, one in self.cohorts.items()
+            name: replace(member, manifest=str(self.find_manifest(member.manifest).resolve()))
+            for name, member in self.cohorts.items()
         }
         cohort = str(self.manifest.resolve()) if self.cohort else ""
         return {
             **plain(self),
             "cohort": cohort,
-            "cohorts": {name: plain(one) for name, one in cohorts.items()},
+            "cohorts": {name: plain(member) for name, member in cohorts.items()},
             "start": start,
         }
 
@@ -319,7 +319,7 @@ class Study:
     def needs(self) -> Needs:
         """What all rows together need."""
         total = Needs()
-        for recipe in (one for row in self.rows for one in candidates(row)):
+        for recipe in (recipe_ for row in self.rows for recipe_ in candidates(row)):
             total = total | total_needs(recipe)
         return total
 
@@ -342,4 +342,4 @@ def _beginning(supervised: Any) -> Recipe:
 def _adapts(row: Recipe | Grid) -> bool:
     """Whether a row goes on from a model that must be there already, and so from more than a pool
     or labels."""
-    return any(title(one) == "start" for recipe in candidates(row) for one in every_recipe(recipe))
+    return any(title(inner) == "start" for recipe in candidates(row) for inner in every_recipe(recipe))

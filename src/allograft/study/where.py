@@ -157,7 +157,7 @@ def _check_apart(source: Sequence[Case], target: Sequence[Case], where: Where) -
     here, there = ({case.subject: case for case in reversed(cases)} for cases in (source, target))
     both = sorted(here.keys() & there.keys())
     if both:
-        one, other = here[both[0]], there[both[0]]
+        here_value, other = here[both[0]], there[both[0]]
         more = (
             f" ({len(both) - 1} more {'subject has' if len(both) == 2 else 'subjects have'} too)"
             if len(both) > 1
@@ -165,11 +165,9 @@ def _check_apart(source: Sequence[Case], target: Sequence[Case], where: Where) -
         )
         column = where.parting[0]
         raise LeakageError(
-            f"where: subject '{both[0]}' of site '{one.site}' has cases on both sides, '{one.name}' in the source and "
-            f"'{other.name}' in "
-            f"the target{more}; a patient never crosses: give all cases of a subject one value of '{column}', or "
-            "leave its rows out of "
-            "the manifest"
+            f"where: subject '{both[0]}' of site '{here_value.site}' has cases on both sides, "
+            f"'{here_value.name}' in the source and '{other.name}' in the target{more}; a patient never crosses: "
+            f"give all cases of a subject one value of '{column}', or leave its rows out of the manifest"
         )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from allograft.cohort import Case, Cohort
-from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort.copies import find_duplicates
+from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, grouped, sides_of
 from allograft.cohort.splits import Assignment, budget_order, draw_splits, read_splits
 from allograft.errors import SpecError, SplitError
 from allograft.metrics.label_free import KEYS
@@ -98,7 +99,7 @@ class World:
     def untested(self) -> dict[str, str]:
         """Target sites of which no subject is tested, so that no row is ever judged there, each
         with the reason and the mend."""
-        told = {}
+        lines = {}
         for site in self.study.target:
             if any(self.part(site, "test", fold).cases for fold in range(self.folds)):
                 continue
@@ -109,22 +110,22 @@ class World:
                 else f"has {count} subjects and none is tested: no row can be judged there; raise test: "
                 "{fraction: ...}, mend the manifest's split column, or choose another --out"
             )
-            told[site] = f"target '{site}' {why}"
-        return told
+            lines[site] = f"target '{site}' {why}"
+        return lines
 
     def one_class(self) -> dict[str, str]:
         """Target sites where the task's headline, an area under the ROC curve, is undefined because
         all labelled test cases, over all folds, have one label; each with the mend."""
-        task, told = self.study.made_task, {}
+        task, lines = self.study.made_task, {}
         for site in self.study.target if task.headline == "auroc" else ():
             tested = [self.part(site, "test", fold).labelled(task.key) for fold in range(self.folds)]
-            found = {str(case.labels[task.key]) for cohort in tested for case in cohort.cases}
-            if len(found) == 1:
-                told[site] = (
-                    f"target '{site}': every labelled test case is '{found.pop()}', so {task.headline} is undefined "
+            labels = {str(case.labels[task.key]) for cohort in tested for case in cohort.cases}
+            if len(labels) == 1:
+                lines[site] = (
+                    f"target '{site}': every labelled test case is '{labels.pop()}', so {task.headline} is undefined "
                     "and no row is ranked there; add test subjects of another class"
                 )
-        return told
+        return lines
 
     @property
     def folds(self) -> int:
@@ -149,8 +150,8 @@ class World:
 
     def named(self, case: str) -> Cohort:
         """One case, by its name."""
-        found = (cohort.where(lambda one: one.name == case) for cohort in self.cohorts)
-        return next(cohort for cohort in found if cohort.cases)
+        matching = (cohort.where(lambda case_: case_.name == case) for cohort in self.cohorts)
+        return next(cohort for cohort in matching if cohort.cases)
 
     def part(self, site: str, split: str, fold: int) -> Cohort:
         """The cases of a site that train, validate or test in a fold."""

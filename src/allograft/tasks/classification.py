@@ -87,8 +87,13 @@ class Classification:
 
     def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The most probable class, and the probability of each."""
-        found = self.probabilities(prediction).tolist()
-        return Answer({"label": self.classes[found.index(max(found))], **dict(zip(self.classes, found, strict=True))})
+        probabilities = self.probabilities(prediction).tolist()
+        return Answer(
+            {
+                "label": self.classes[probabilities.index(max(probabilities))],
+                **dict(zip(self.classes, probabilities, strict=True)),
+            }
+        )
 
     def truth(self, whole: Whole) -> int | list[float]:
         """The index of the class."""
@@ -109,7 +114,7 @@ class Classification:
         )
 
 
-COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours")
+COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours", "ood_distance", "abstain")
 """What a table of predictions has columns for beside the classes."""
 
 

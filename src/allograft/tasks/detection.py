@@ -115,14 +115,14 @@ class Detection:
         is nothing and nothing was found. Further readers have ``matched/READER`` and
         ``truths/READER``: which boxes count, and in which order, is no matter of the reader.
         """
-        found, truth = self.found(prediction, whole), self.truth(whole)
-        assert found.score is not None
-        own = match(found.xyxy, found.label, found.score, truth.xyxy, truth.label, most=MOST)
+        predicted, truth = self.found(prediction, whole), self.truth(whole)
+        assert predicted.score is not None
+        own = match(predicted.xyxy, predicted.label, predicted.score, truth.xyxy, truth.label, most=MOST)
         certain = own.matched[own.score >= self.confidence, THRESHOLDS.index(0.5)]
         both = len(certain) + len(truth)
         further: dict[str, Value] = {}
         for reader, other in whole.further_boxes.items():
-            theirs = match(found.xyxy, found.label, found.score, other.xyxy, other.label, most=MOST)
+            theirs = match(predicted.xyxy, predicted.label, predicted.score, other.xyxy, other.label, most=MOST)
             further |= self._contribution(theirs, f"/{reader}")
         return {
             "f1": 2 * int(certain.sum()) / both if both else 1.0,
@@ -142,12 +142,12 @@ class Detection:
     def aggregate(self, cases: Sequence[Mapping[str, Value]]) -> dict[str, float | None]:
         """``ap50``, ``ap75``, ``ap`` and ``ar`` of all images together, and of each further reader
         those of the images that they have seen."""
-        found: dict[str, float | None] = {}
+        scores: dict[str, float | None] = {}
         suffixes = [key.removeprefix("truths") for case in cases for key in case if key.split("/")[0] == "truths"]
         for reader in dict.fromkeys(suffixes):
             seen = [_matches(case, reader) for case in cases if f"truths{reader}" in case]
-            found |= {f"{name}{reader}": value for name, value in defined(detection_metrics(seen)).items()}
-        return found
+            scores |= {f"{name}{reader}": value for name, value in defined(detection_metrics(seen)).items()}
+        return scores
 
 
 def _matches(case: Mapping[str, Value], reader: str = "") -> Matches:

@@ -87,8 +87,10 @@ class Multilabel:
 
     def answer(self, prediction: Outputs, whole: Whole) -> Answer:
         """The classes with a probability of at least 0.5, and the probability of each."""
-        found = dict(zip(self.classes, self.probabilities(prediction).tolist(), strict=True))
-        return Answer({"label": "|".join(name for name, value in found.items() if value >= 0.5), **found})
+        probabilities = dict(zip(self.classes, self.probabilities(prediction).tolist(), strict=True))
+        return Answer(
+            {"label": "|".join(name for name, value in probabilities.items() if value >= 0.5), **probabilities}
+        )
 
     def truth(self, whole: Whole) -> int | list[float]:
         """0.0 or 1.0 for each class."""

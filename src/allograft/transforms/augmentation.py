@@ -241,9 +241,9 @@ def _nearest_voxels(grid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]
     flat = torch.zeros(grid.shape[:-1], dtype=torch.int64, device=grid.device)
     outside = torch.zeros(grid.shape[:-1], dtype=torch.bool, device=grid.device)
     for axis, count in enumerate(shape):
-        place = (((grid[..., len(shape) - 1 - axis] + 1) * count - 1) / 2).round().long()
-        outside |= (place < 0) | (place >= count)
-        flat = flat * count + place.clamp(0, count - 1)
+        index = (((grid[..., len(shape) - 1 - axis] + 1) * count - 1) / 2).round().long()
+        outside |= (index < 0) | (index >= count)
+        flat = flat * count + index.clamp(0, count - 1)
     return flat.flatten(), outside
 
 
@@ -271,20 +271,33 @@ def _change_intensity(image: Tensor, draw: Draw, rng: torch.Generator) -> Tensor
         noise = torch.randn(image.shape, generator=rng, device=rng.device, dtype=image.dtype).to(image.device)
         image = image + noise * (draw.noise_sd * image.std(dim=axes, keepdim=True, correction=0))
     if draw.blur_sigma:
-        image = _blur(image, draw.blur_sigma)
+        image = blur(image, draw.blur_sigma)
     if draw.brightness or draw.contrast != 1:
         deviation, mean = torch.std_mean(image, dim=axes, keepdim=True, correction=0)
         image = (image - mean) * draw.contrast + mean + draw.brightness * deviation
     if draw.zoom != 1:
         image = _see_coarsely(image, draw.zoom)
     if draw.gamma != 1:
-        low, high = image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True)
-        width = (high - low).clamp_min(torch.finfo(image.dtype).tiny)  # a flat channel stays flat
-        image = ((image - low) / width) ** draw.gamma * (high - low) + low
+        image = gamma_corrected(image, draw.gamma)
     return image
 
 
-def _blur(image: Tensor, sigma: float) -> Tensor:
+def gamma_corrected(image: Tensor, gamma: float) -> Tensor:
+    """``gamma`` as the exponent on each channel mapped to [0, 1]; its minimum and maximum stay: (C,
+    *spatial).
+
+    >>> gamma_corrected(torch.tensor([[0.0, 1.0, 2.0]]), 2.0)
+    tensor([[0.0000, 0.5000, 2.0000]])
+    """
+    axes = tuple(range(1, image.ndim))
+    low, high = image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True)
+    width = (high - low).clamp_min(torch.finfo(image.dtype).tiny)  # a flat channel stays flat
+    return ((image - low) / width) ** gamma * (high - low) + low
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing of ``sigma`` pixels along each axis, cut at 3 sigma, the border repeated:
+    (C, *spatial)."""
     radius = math.ceil(3 * sigma)
     places = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-(places**2) / (2 * sigma**2))

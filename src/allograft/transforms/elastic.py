@@ -62,7 +62,7 @@ def deform(image: Tensor, moved: Tensor) -> Tensor:
     axes = [torch.arange(count, dtype=moved.dtype, device=moved.device) for count in size]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")) + moved
     # to [-1, 1] over the pixels' outer edges, column first, as grid_sample has it
-    scaled = [(2 * place + 1) / count - 1 for place, count in zip(places, size, strict=True)]
+    scaled = [(2 * coordinate + 1) / count - 1 for coordinate, count in zip(places, size, strict=True)]
     grid = torch.stack([scaled[1], scaled[0]], dim=-1).to(image)
     return F.grid_sample(image[None], grid[None], padding_mode="reflection", align_corners=False)[0]
 

@@ -268,8 +268,8 @@ def crop_or_pad(image: Tensor, size: Sequence[int]) -> Tensor:
             image = image.narrow(axis, (given - wanted) // 2, wanted)
         elif given < wanted:
             before = (wanted - given) // 2
-            sides = (before, wanted - given - before)
-            image = torch.nn.functional.pad(image, (0, 0, *sides) if axis == -2 else sides)
+            margins = (before, wanted - given - before)
+            image = torch.nn.functional.pad(image, (0, 0, *margins) if axis == -2 else margins)
     return image
 
 

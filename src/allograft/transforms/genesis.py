@@ -149,13 +149,13 @@ def _pixels(blocks: Windows, shape: Sequence[int], channels: int) -> tuple[Indic
 def _offsets(sizes: Indices, strides: Sequence[int], channels: int) -> tuple[Indices, Indices]:
     """The places of the pixels of a block of each size that starts at 0, one block after another,
     and how many each has."""
-    sides = np.concatenate([np.full((len(sizes), 1), channels), sizes], 1)
-    length = sides.prod(1)
+    extents = np.concatenate([np.full((len(sizes), 1), channels), sizes], 1)
+    length = extents.prod(1)
     number = np.repeat(np.arange(len(length)), length)
     left = np.arange(len(number)) - (length.cumsum() - length)[number]
     offsets = np.zeros_like(left)
-    for axis in reversed(range(sides.shape[1])):
-        rest, inside = np.divmod(left, sides[number, axis])
+    for axis in reversed(range(extents.shape[1])):
+        rest, inside = np.divmod(left, extents[number, axis])
         offsets += inside * strides[axis]
         left = rest
     return offsets, length
@@ -232,19 +232,19 @@ def remap_intensity(
 def draw_inner(shape: Sequence[int], rng: Generator, *, most: int = 5, gate: float = 0.95) -> Windows:
     """Up to ``most`` windows, each after the other by chance ``gate``, with sides of a sixth to a
     third of the image, at least 3 pixels from its border where there is room."""
-    sides = torch.tensor(shape)
+    lengths = torch.tensor(shape)
     opened = torch.rand(most, generator=rng, dtype=torch.float64) < gate
-    size = _uniform((sides // 6).clamp_min(1), (sides // 3).clamp_min(1), rng, most)
-    return _kept(_placed(size, sides, rng), int(opened.long().cumprod(0).sum()))
+    size = _uniform((lengths // 6).clamp_min(1), (lengths // 3).clamp_min(1), rng, most)
+    return _kept(_placed(size, lengths, rng), int(opened.long().cumprod(0).sum()))
 
 
 def draw_outer(shape: Sequence[int], rng: Generator, *, most: int = 5, gate: float = 0.95) -> Windows:
     """One window that is kept, and up to ``most`` - 1 more, with sides of about 3/7 to 4/7 of the
     image."""
-    sides = torch.tensor(shape)
+    lengths = torch.tensor(shape)
     opened = torch.rand(most - 1, generator=rng, dtype=torch.float64) < gate
-    size = sides - _uniform(3 * sides // 7, 4 * sides // 7, rng, most)
-    return _kept(_placed(size, sides, rng), 1 + int(opened.long().cumprod(0).sum()))
+    size = lengths - _uniform(3 * lengths // 7, 4 * lengths // 7, rng, most)
+    return _kept(_placed(size, lengths, rng), 1 + int(opened.long().cumprod(0).sum()))
 
 
 def paint_in(
@@ -331,10 +331,10 @@ class Genesis:
         return image.mul_(high - low).add_(low)
 
 
-def _placed(size: Tensor, sides: Tensor, rng: Generator) -> Windows:
+def _placed(size: Tensor, lengths: Tensor, rng: Generator) -> Windows:
     """Somewhere in the image, 3 pixels from its border where there is room."""
-    margin = ((sides - size) // 2).clamp(max=3)
-    return Windows(_uniform(margin, sides - size - margin, rng, len(size)), size)
+    margin = ((lengths - size) // 2).clamp(max=3)
+    return Windows(_uniform(margin, lengths - size - margin, rng, len(size)), size)
 
 
 def _kept(windows: Windows, count: int) -> Windows:

@@ -78,7 +78,7 @@ def blocks(shape: Sequence[int]) -> list[tuple[slice, ...]]:
             "patch, to even numbers"
         )
     halves = [(slice(0, side // 2), slice(side // 2, side)) for side in shape]
-    return [(slice(None), *one) for one in product(*halves)]
+    return [(slice(None), *half) for half in product(*halves)]
 
 
 def clear_centre(image: Tensor, share: float, value: float = 0.0) -> Tensor:
@@ -114,8 +114,8 @@ def shuffle_blocks(image: Tensor, permutation: Sequence[int]) -> Tensor:
     places, shuffled = blocks(image.shape[1:]), torch.empty_like(image)
     if sorted(permutation) != list(range(len(places))):
         raise SpecError(f"shuffle_blocks: found {list(permutation)}; expected each of 0 to {len(places) - 1} once")
-    for place, source in zip(places, permutation, strict=True):
-        shuffled[place] = image[places[source]]
+    for target, source in zip(places, permutation, strict=True):
+        shuffled[target] = image[places[source]]
     return shuffled
 
 
@@ -130,7 +130,7 @@ def turn_blocks(image: Tensor, planes: Sequence[int]) -> Tensor:
         [[[0, 1, 2, 3], [5, 4, 6, 7]]]
     """
     pairs, turned = list(combinations(range(1, image.ndim), 2)), image.clone()
-    for place, plane in zip(blocks(image.shape[1:]), planes, strict=True):
+    for block, plane in zip(blocks(image.shape[1:]), planes, strict=True):
         if plane:
-            turned[place] = image[place].flip(pairs[plane - 1])
+            turned[block] = image[block].flip(pairs[plane - 1])
     return turned

@@ -39,15 +39,19 @@ class Sample:
     def __call__(self, case: Batch, rng: Generator) -> Batch:
         """``case`` has B = 1. Dense labels, boxes and the region move with the image; all else
         stays."""
+        drawn = draw(self.strength, case.image.ndim - 2, rng)
+        if not self.intensity:
+            drawn = Draw(drawn.angles, drawn.log_scale, drawn.flips)
+        return self.drawn(case, drawn, rng)
+
+    def drawn(self, case: Batch, drawn: Draw, rng: Generator) -> Batch:
+        """The crop under a draw that the caller made."""
         size = case.image.shape[2:]
         dense: dict[str, Tensor] = {
             key: value[0] for key, value in case.labels.items() if isinstance(value, Tensor) and value.shape[2:] == size
         }
         if case.region is not None:
             dense["region"] = case.region[0]
-        drawn = draw(self.strength, len(size), rng)
-        if not self.intensity:
-            drawn = Draw(drawn.angles, drawn.log_scale, drawn.flips)
         spacing = None if case.spacing is None else case.spacing[0].tolist()
         place = crop_centre(size, self.patch, rng)  # drawn in any case
         centre = place if self.centre is None else self.centre
@@ -108,12 +112,12 @@ def tiles(size: Sequence[int], patch: Sequence[int]) -> list[tuple[float, ...]]:
 def crop_centre(size: torch.Size, patch: tuple[int, ...] | None, rng: Generator) -> tuple[float, ...] | None:
     """Where the crop's centre lies: uniform over the places at which the crop is inside; the middle
     along an axis it does not fit."""
-    place = torch.rand(len(size), generator=rng, dtype=torch.float64).tolist()
+    centre = torch.rand(len(size), generator=rng, dtype=torch.float64).tolist()
     if patch is None:
         return None
     return tuple(
         (wanted - 1) / 2 + int(share * (given - wanted + 1)) if given >= wanted else (given - 1) / 2
-        for share, given, wanted in zip(place, size, patch, strict=True)
+        for share, given, wanted in zip(centre, size, patch, strict=True)
     )
 
 

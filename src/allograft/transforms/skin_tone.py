@@ -272,9 +272,9 @@ def _of_skin_pixels(
 
     colours = cv2.cvtColor(clean, cv2.COLOR_RGB2YCrCb)
     red, blue = colours[..., 1], colours[..., 2]
-    found = valid & (red >= 133) & (red <= 173) & (blue >= 77) & (blue <= 127)
-    light, yellow = lab[found if found.any() else np.ones_like(found)].mean(0).tolist()
-    doubt = _doubt(small, yellow, found.sum() / SIDE**2) if found.any() else "no pixel has the colour of skin"
+    skin = valid & (red >= 133) & (red <= 173) & (blue >= 77) & (blue <= 127)
+    light, yellow = lab[skin if skin.any() else np.ones_like(skin)].mean(0).tolist()
+    doubt = _doubt(small, yellow, skin.sum() / SIDE**2) if skin.any() else "no pixel has the colour of skin"
     return float(typology_angle(light, yellow)), doubt
 
 

@@ -126,10 +126,10 @@ def stain_amounts(density: Tensor, stains: Tensor, sparsity: float = 0.0) -> Ten
     toward = density @ stains.T - sparsity  # (N, 2); what either stain alone would take
     both = torch.linalg.solve(stains @ stains.T, toward.T).T
     alone = toward.clamp_min(0)
-    one = alone * (
+    single = alone * (
         alone == alone.max(1, keepdim=True).values
     )  # rows of length 1: the larger inner product leaves the smaller rest
-    return torch.where((both >= 0).all(1, keepdim=True), both, one)
+    return torch.where((both >= 0).all(1, keepdim=True), both, single)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from tests.unit.apply.test_evaluate_masks import drawn
+from tests.unit.apply.squares import write_square
 from tests.unit.apply.test_millimetres import CARD, PLANE, Bright
 
 from allograft.apply.model import Model
@@ -22,8 +22,8 @@ def model(**preprocessing: object) -> Model:
 
 
 def test_a_file_that_is_gone_fails_alone(tmp_path: Path) -> None:
-    drawn(tmp_path / "a.png")
-    drawn(tmp_path / "b.png")
+    write_square(tmp_path / "a.png")
+    write_square(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to("nowhere")
     made, failed = model(), dict[str, AllograftError]()
     found = made.predict(made.cases(tmp_path), failed=failed)
@@ -41,8 +41,8 @@ def test_a_hash_of_nothing_is_our_error(tmp_path: Path) -> None:
 
 
 def test_names_that_clash_are_refused_before_anything_is_predicted(tmp_path: Path) -> None:
-    drawn(tmp_path / "x" / "a.png")
-    drawn(tmp_path / "y" / "a.png")
+    write_square(tmp_path / "x" / "a.png")
+    write_square(tmp_path / "y" / "a.png")
     _check_names(model().cases(tmp_path))
     nibabel.save(nibabel.Nifti1Image(PLANE[..., None], np.eye(4)), tmp_path / "x" / "a.nii.gz")
     with pytest.raises(ImageError, match=r"x/a.png: 'x/a.nii.gz' would write the same files"):

@@ -13,8 +13,8 @@ from PIL import Image
 from allograft.batch import Batch, Boxes, collate
 from allograft.cohort import Coding, Cohort, Preprocessing
 from allograft.cohort.boxes import boxes_from_grid, boxes_to_grid, inside, read_boxes
+from allograft.cohort.geometry import geometry, to_grid
 from allograft.cohort.picture import Picture
-from allograft.cohort.preprocessing import geometry, to_grid
 from allograft.errors import AllograftError, ImageError, ManifestError, SpecError
 
 BOXES = Boxes(torch.tensor([[2.0, 4.0, 8.0, 6.0], [0.0, 0.0, 3.0, 3.0]]), torch.tensor([1, 2]))

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.unit.tiny import VESSEL, read, write_photographs, write_rows, write_volumes
 
 from allograft.cohort import Cohort, Preprocessing, Slices, prepared_images
-from allograft.cohort.preprocessing import to_grid
+from allograft.cohort.geometry import to_grid
 from allograft.errors import ImageError, SpecError
 from allograft.seeds import Seeds
 

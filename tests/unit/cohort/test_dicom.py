@@ -12,7 +12,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from allograft.cohort import Preprocessing
-from allograft.cohort.preprocessing import geometry, to_grid
+from allograft.cohort.geometry import geometry, to_grid
 from allograft.cohort.readers import Picture, read_image, read_mask
 from allograft.cohort.readers.dicom import is_dicom, read_dicom
 from allograft.cohort.writers import write_mask

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from allograft.cohort import Case, gate, near_duplicates, read_manifest
-from allograft.cohort.gate import Findings, Pair, check_leakage, contact_sheet, find_duplicates, grouped, sides_of
+from allograft.cohort import Case, copies, near_duplicates, read_manifest
+from allograft.cohort.copies import Findings, Pair, find_duplicates
+from allograft.cohort.gate import check_leakage, contact_sheet, grouped, sides_of
 from allograft.cohort.near_duplicates import SIDE, correlate, fingerprint, perceptual_hash, propose, standardised
 from allograft.cohort.readers import Picture, read_image
 from allograft.cohort.splits import Assignment, draw_splits
@@ -137,11 +138,13 @@ def test_findings_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.Monkey
     cases = keep(tmp_path, {"a.png": blobs(0), "b.png": blobs(0), "c.jpg": blobs(0)})
     first = find_duplicates(cases, cache=tmp_path / "cache")
     calls: list[object] = []
-    monkeypatch.setattr(gate, "read_image", lambda paths, nan: calls.append(paths) or read_image(paths, nan=nan))
+    monkeypatch.setattr(copies, "read_image", lambda paths, nan: calls.append(paths) or read_image(paths, nan=nan))
     assert find_duplicates(cases, cache=tmp_path / "cache") == first
     assert calls == []
     find_duplicates([replace(case, site="another") for case in cases], cache=tmp_path / "cache")
     assert len(calls) == 3  # what all images of a site share is another thing then
+    moved = [replace(cases[0], subject="another"), *cases[1:]]
+    assert find_duplicates(moved, cache=tmp_path / "cache").subjects["a.png"] == "another"
     Image.fromarray(blobs(7)).save(tmp_path / "b.png")
     assert find_duplicates(cases, cache=tmp_path / "cache").copies == ()
     (kept, *_) = (tmp_path / "cache").iterdir()

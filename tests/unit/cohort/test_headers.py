@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from allograft.cohort import Cohort, Preprocessing
-from allograft.cohort.checks import Finding
+from allograft.cohort.copies import find_duplicates
 from allograft.cohort.doctor import examine
-from allograft.cohort.gate import find_duplicates
+from allograft.cohort.findings import Finding
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.readers import read_image

@@ -200,7 +200,7 @@ def test_a_coco_annotation_without_a_box_is_lost_and_no_other(tmp_path: Path, wr
     made = import_coco(src, tmp_path, images=tmp_path / "x", site="A", one_image_per_subject=True)
     (case,) = read_manifest(made.manifest)
     assert json.loads(Path(case.labels["boxes"]).read_text())["boxes"] == [[1, 2, 11, 7], [4, 4, 6, 6]]
-    assert made.notes[1:] == (f"1 {'boxes without area' if wrong else 'annotations without a box'} left out",)
+    assert made.notes[1:] == (f"{'boxes without area' if wrong else 'annotations without a box'} left out: 1",)
     assert made.unmatched[0].startswith("annotation 1")
 
 

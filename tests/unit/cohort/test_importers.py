@@ -539,7 +539,18 @@ def test_coco(tmp_path: Path) -> None:
     assert boxes(two) == {"boxes": [], "labels": []}
     assert (two.name, two.subject, two.split) == ("x/deep/b.png", "deep/b", "train")
     assert [text.split(":")[0] for text in made.unmatched] == ["gone.png", "stray.png"]
-    assert "1 crowds left out" in made.notes
+    assert "crowds left out: 1" in made.notes
+
+
+def test_coco_boxes_listed_twice_count_once(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png")
+    one = {"image_id": 0, "category_id": 3, "bbox": [1, 2, 10, 5.5]}
+    other = {"image_id": 0, "category_id": 3, "bbox": [2, 2, 10, 5.5]}
+    src = coco(tmp_path, [{"id": 1} | one, {"id": 2} | other, {"id": 3} | one], ("a.png",))
+    made = import_coco(src, tmp_path, images=tmp_path, site="A", one_image_per_subject=True)
+    assert boxes(readable(made)[0])["boxes"] == [[1, 2, 11, 7.5], [2, 2, 12, 7.5]]
+    assert "boxes listed twice left out: 1" in made.notes
+    assert any("annotation 3" in line and "listed twice" in line for line in made.unmatched)
 
 
 @pytest.mark.parametrize(
@@ -600,6 +611,14 @@ def test_a_voc_box_of_no_area_is_left_out_and_named(tmp_path: Path) -> None:
     made = import_voc(tmp_path, tmp_path, images=tmp_path, site="A", one_image_per_subject=True)
     assert boxes(readable(made)[0]) == {"boxes": [[0, 2, 30, 9]], "labels": ["wbc"]}
     assert [one.partition(": box")[0] for one in made.unmatched] == ["a.xml, object 1"]
+
+
+def test_difficult_boxes_of_voc_are_kept_and_counted(tmp_path: Path) -> None:
+    difficult = CELL.replace("</object>", "<difficult>1</difficult></object>")
+    photograph(tmp_path / "a.png"), voc(tmp_path / "a.xml", difficult + CELL.replace("30", "20"))
+    made = import_voc(tmp_path, tmp_path, images=tmp_path, site="A", one_image_per_subject=True)
+    assert len(boxes(readable(made)[0])["boxes"]) == 2
+    assert "boxes marked difficult, kept like all others: 1" in made.notes
 
 
 def test_voc_counted_from_zero(tmp_path: Path) -> None:

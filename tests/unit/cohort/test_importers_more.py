@@ -32,12 +32,12 @@ def test_an_image_with_and_without_gzip_is_one_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("note", "words"),
     [
-        ({"bbox": [3, 3, 0, 5]}, "1 boxes without area left out"),
-        ({"bbox": [3, 3, 5, 0]}, "1 boxes without area left out"),
-        ({"bbox": [40, 0, 5, 5]}, "1 boxes without area left out"),
-        ({}, "1 annotations without a box left out"),
-        ({"bbox": None}, "1 annotations without a box left out"),
-        ({"bbox": []}, "1 annotations without a box left out"),
+        ({"bbox": [3, 3, 0, 5]}, "boxes without area left out: 1"),
+        ({"bbox": [3, 3, 5, 0]}, "boxes without area left out: 1"),
+        ({"bbox": [40, 0, 5, 5]}, "boxes without area left out: 1"),
+        ({}, "annotations without a box left out: 1"),
+        ({"bbox": None}, "annotations without a box left out: 1"),
+        ({"bbox": []}, "annotations without a box left out: 1"),
     ],
 )
 def test_one_annotation_of_coco_is_lost_and_not_all(tmp_path: Path, note: dict[str, Any], words: str) -> None:

@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter
 from tests.unit.tiny import write_rows
 
 from allograft.cohort import Cohort
-from allograft.cohort.preprocessing import Geometry, Mirror, Preprocessing, from_grid, geometry, normalise, to_grid
+from allograft.cohort.geometry import Geometry, from_grid, geometry, to_grid
+from allograft.cohort.preprocessing import Mirror, Preprocessing, normalise
 from allograft.cohort.readers import Picture, read_image, read_mask
 from allograft.errors import ImageError, ManifestError, SpecError
 

@@ -155,6 +155,8 @@ def test_floating_and_many_channel_tiff(tmp_path):
 def test_white_is_zero(tmp_path, kind):
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(kind), photometric="miniswhite")
     np.testing.assert_array_equal(read_image([tmp_path / "a.tif"]).array[0], np.iinfo(kind).max - GREY.astype(kind))
+    with pytest.raises(ImageError, match="a mask with white as zero"):  # an empty one would be all foreground
+        read_mask(tmp_path / "a.tif")
 
 
 def test_palette_gives_indices_to_masks_and_colours_to_images(tmp_path):

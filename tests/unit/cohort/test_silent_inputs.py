@@ -23,7 +23,8 @@ from tests.unit.cohort.test_dicom import dicom, place
 from allograft.apply.evaluate import evaluate
 from allograft.cohort import Coding, Cohort, Preprocessing
 from allograft.cohort.cells import read_cells
-from allograft.cohort.doctor import examine, to_text
+from allograft.cohort.doctor import examine
+from allograft.cohort.doctor_text import to_text
 from allograft.cohort.importers import import_bids, import_table
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.readers import read_image, read_mask

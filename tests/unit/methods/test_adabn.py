@@ -11,8 +11,8 @@ from tests.contract.world import request, session_of, write_cohort
 from torch import nn
 
 from allograft.errors import SpecError
-from allograft.methods.adabn import adapt_statistics
 from allograft.networks import Wrapped
+from allograft.parts.target_statistics import adapt_statistics
 
 CONTRACT = {
     "trains": False,

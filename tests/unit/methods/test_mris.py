@@ -23,9 +23,11 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
-from allograft.errors import ModelError, SpecError
+from allograft.errors import MissingWeightsError, ModelError, SpecError
+from allograft.methods import mris
 from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
 from allograft.networks import build
+from allograft.networks.fetch import _timm
 from allograft.phantoms.knee import write_knee
 from allograft.predictor import Direct, save_predictor
 from allograft.predictor.retrieval import Retrieval
@@ -42,11 +44,13 @@ CONTRACT = {
         "margin": 0.0,
         "k": 3,
         "negative": "clamp",
+        "weights": "timm:mobilenetv3_small_050",
         "bands": 2,
         "key_rate": 1.0,
         "optimizer": {"sgd": {"lr": 0.1}},
         "clip": 1e-6,
     },
+    "under": {"weights": {"arguments": {"encoder": {"timm": {"name": "mobilenetv3_small_050"}}}}},
     "own_settings": ("clip", "optimizer"),
     # the database is made of the trained encoders at the end
     "marks": (),
@@ -54,6 +58,7 @@ CONTRACT = {
 
 TASK = Synthesis(range=(0, 255))
 QUICK: dict[str, Any] = {"k": 3, "encoder": {"unet": {"channels": [4, 8], "norm": "batch"}}}
+QUICK_SPEC = {"build": {"unet": {"in_channels": 1, "outputs": {}, "channels": [4, 8], "norm": "batch"}}}
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,19 @@ def test_batches_rates_and_what_an_encoder_sees(cohort: Cohort, monkeypatch: pyt
         assert all(torch.equal(a, b) for a, b in zip(part.parameters(), own.parameters(), strict=True))
 
 
+def test_recall_is_that_of_images_among_keys(cohort: Cohort) -> None:
+    query, context = build(QUICK_SPEC), a_context()
+    keys = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images = torch.cat([query.eval().encoder(cohort.case(number).image)[-1].mean((2, 3)) for number in range(30)])  # type: ignore[union-attr, operator]
+    alike = torch.nn.functional.cosine_similarity(images[:, None], keys[None], dim=2)
+    own = alike.diagonal()
+    of_image, of_key = (alike >= own[:, None]).sum(1), (alike >= own).sum(0)
+    found = Mris(**QUICK)._recall(query, keys, [cohort], context)  # type: ignore[arg-type]
+    assert found == {k: pytest.approx(float((of_image <= k).double().mean())) for k in (1, 5, 10, 20)}
+    assert any((of_image <= k).sum() != (of_key <= k).sum() for k in found)  # else this says nothing
+
+
 def test_the_map_stays_where_the_image_turns(cohort: Cohort) -> None:
     transform = OfTheImageAlone(Sample("light", None))
     case = cohort.case(0)
@@ -141,6 +159,21 @@ def test_bands_have_networks_and_databases_of_their_own(cohort: Cohort) -> None:
     torch.testing.assert_close(whole.float(), cohort.case(4).labels["paired"], rtol=1e-3, atol=1e-3)
     assert set(carry.parts) == {"query-0", "key-0", "query-1", "key-1"}
     assert predictor(cohort.case(0))["paired"].shape == (1, 1, 32, 32)  # type: ignore[union-attr]
+
+
+def test_each_band_trains_on_its_part_of_the_map(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Batch] = []
+    embedded: list[torch.Tensor] = []
+    real, step = mris.embed, TripletStep.__call__
+    monkeypatch.setattr(mris, "embed", lambda network, image: embedded.append(image) or real(network, image))
+    monkeypatch.setattr(TripletStep, "__call__", lambda self, batch: batches.append(batch) or step(self, batch))
+    finished(Mris(**QUICK, bands=2), cohort, a_context())
+    parts = [image for image in embedded if image.shape[2] == 16]
+    assert len(parts) == len(batches) == 12
+    for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
+        whole = batch.labels["paired"]
+        assert isinstance(whole, torch.Tensor)
+        assert torch.equal(part, whole[:, :, :16] if number < 6 else whole[:, :, 16:])
 
 
 def test_cases_without_a_pair_are_left_out_and_named(cohort: Cohort) -> None:
@@ -221,6 +254,14 @@ def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, cap
     assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
     with pytest.raises(SpecError, match="'a-000' has no case"):
         remove_from_index(model, "a-000")
+
+
+def test_after_a_removal_no_band_asks_for_more_neighbours_than_another(model: Path) -> None:
+    loaded = load(model)
+    (band,) = loaded.predictor.bands  # type: ignore[attr-defined]
+    save_predictor(Retrieval((band, replace(band, k=2))), model, loaded.card)
+    remove_from_index(model, "a-000")
+    assert [band.k for band in load(model).predictor.bands] == [2, 2]  # type: ignore[attr-defined]
 
 
 def test_recall_is_asked_of_pairs_that_the_model_has_not_seen(model: Path, manifest: Path, capsys: Any) -> None:
@@ -328,3 +369,27 @@ def test_made_maps_become_the_images_of_studies_of_their_own(model: Path, manife
     assert (maps[0].dtype, maps[1].dtype) == (np.uint16, np.uint8)
     (answer,) = load(model).predict(manifest.parent / "images" / "a-002-left-0.png")
     np.testing.assert_allclose(maps[0] / 65535, answer.answer.maps["paired"].numpy(), atol=1e-4)
+
+
+def test_both_encoders_start_from_published_weights_and_the_stage_says_so(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    name = "mobilenetv3_small_050"
+    published = timm.create_model(name).state_dict()
+    save_file(published, tmp_path / _timm(name)[2])
+    monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path))
+    recipe = Mris(k=2, encoder={"timm": {"name": name}}, weights=f"timm:{name}")
+    encoders = recipe._networks(Scenario(source=(cohort,)))
+    for encoder in encoders:
+        own = encoder.state_dict()
+        same = [key for key, ours in encoder.aliases.items() if torch.equal(own[ours], published[key])]
+        assert len(same) > 0.9 * len(encoder.aliases)  # not the first convolution, of three channels there
+    monkeypatch.setenv("ALLOGRAFT_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(MissingWeightsError, match=name):
+        recipe._networks(Scenario(source=(cohort,)))
+    assert recipe._said(Scenario(source=(cohort,)), torch.zeros(3))["encoders"] == f"timm:{name}"
+    with pytest.raises(SpecError, match=r"weights is 'imagenet'; expected timm:NAME"):
+        Mris(weights="imagenet")

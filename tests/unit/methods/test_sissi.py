@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.tiny import a_context, write_photographs, write_rows
+from torch import nn
 
 from allograft.batch import Batch, Boxes
 from allograft.cohort import Cohort
@@ -19,6 +20,7 @@ from allograft.methods.sissi import (
     Sides,
     Sissi,
     _epochs,
+    _head,
     clone_detections,
     early_learning_ended,
     fit_early_learning,
@@ -250,6 +252,12 @@ def test_an_image_in_which_nothing_is_found_keeps_the_boxes_of_the_last_epoch(
     assert boxes.xyxy.tolist() == ([[10, 10, 20, 20]] if keep_empty else [])
 
 
+def test_the_head_of_the_boxes_is_meant_whatever_others_there_are() -> None:
+    network: Any = build(SPEC)
+    network.heads = nn.ModuleDict({"another": nn.Identity(), **network.heads})
+    assert _head(network) is network.heads["boxes"]
+
+
 def test_bad_input_is_refused_before_anything_is_trained() -> None:
     context = a_context()
     unet = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
@@ -272,6 +280,7 @@ def test_each_epoch_corrects_what_the_last_one_left(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Sissi, "_batches", lambda *_: None)
     monkeypatch.setattr(Sissi, "_sides", lambda *_: Sides((), (), ("noisy",)))  # type: ignore[arg-type]
     monkeypatch.setattr("allograft.methods.sissi._epochs", lambda *_: [range(1), range(1, 2)])
+    monkeypatch.setattr(Sissi, "_show_boxes", lambda *_: None)
     monkeypatch.setattr("allograft.methods.sissi._facts", lambda *_: {})
     monkeypatch.setattr("allograft.methods.sissi.train_with_checkpoints", lambda *_, **__: iter(()))
     list(Sissi().run(Scenario(), build(SPEC), a_context()))  # type: ignore[arg-type]

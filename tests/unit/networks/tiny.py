@@ -88,6 +88,28 @@ TINY = {
         (32, 16, 16),
         (4, 8, 16, 32, 12),
     ),
+    "transformer_unet": Tiny(
+        "transformer_unet",
+        {"channels": [4, 8, 8], "image_size": 16, "hidden_size": 12, "mlp_dim": 12, "num_heads": 2, "depth": 2},
+        BOTH,
+        (16, 24),
+        (4, 8, 8),
+    ),
+    "transformer_unet-3d": Tiny(
+        "transformer_unet",
+        {
+            "spatial_dims": 3,
+            "channels": [4, 8, 8],
+            "image_size": [8, 8, 16],
+            "hidden_size": 12,
+            "mlp_dim": 12,
+            "num_heads": 2,
+            "depth": 1,
+        },
+        BOTH,
+        (8, 8, 16),
+        (4, 8, 8),
+    ),
     "deeplabv3plus": Tiny(
         "deeplabv3plus", {"encoder": "resnet18", "channels": 8}, BOTH, (32, 32), (64, 64, 128, 256, 512)
     ),

@@ -25,7 +25,10 @@ def study(manifest: Path, out: Path, **changes):
 
 
 def test_units_steps_and_what_they_share(manifest: Path, tmp_path: Path):
-    made = preview(study(manifest, tmp_path, budget={"steps": 50, "adapt_steps": 7, "batch_size": 2}))
+    said: list[str] = []
+    asked = study(manifest, tmp_path, budget={"steps": 50, "adapt_steps": 7, "batch_size": 2})
+    made = preview(replace(asked, say=said.append))
+    assert [line for line in said if line.startswith("trying")][-1] == "trying finetune scope=top, 5 of 5"
     by_title = {unit.title: unit for unit in made.units}
     assert {title: unit.steps for title, unit in by_title.items()} == {
         "supervised": 50,

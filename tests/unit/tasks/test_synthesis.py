@@ -21,8 +21,8 @@ from allograft.apply.model import Predicted
 from allograft.apply.predictions import write_predictions, written_hidden
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Preprocessing, Slices
+from allograft.cohort.geometry import to_grid
 from allograft.cohort.picture import Grid
-from allograft.cohort.preprocessing import to_grid
 from allograft.errors import ImageError, SpecError
 from allograft.metrics.synthesis import structural_similarity
 from allograft.results.record import read_all

@@ -71,8 +71,8 @@ def import_bids(
 def _images(src: Path, unmatched: list[str]) -> Iterator[tuple[Path, dict[str, str], str]]:
     """Path, entities and suffix of every anatomical image."""
     folders = sorted(path for path in (*src.glob("sub-*/anat"), *src.glob("sub-*/ses-*/anat")) if path.is_dir())
-    found = [path for folder in folders for path in folder.iterdir()]
-    for path in images_among(found, src, unmatched):
+    files = [path for folder in folders for path in folder.iterdir()]
+    for path in images_among(files, src, unmatched):
         name = path.relative_to(src).as_posix()
         parts = _FILE.fullmatch(path.name)
         values = dict(pair.split("-") for pair in parts["name"].rstrip("_").split("_")) if parts else {}
@@ -94,10 +94,10 @@ def _with_suffix(
 ) -> list[tuple[Path, dict[str, str]]]:
     chosen = [(path, values) for path, values, ending in images if ending == suffix]
     if not chosen:
-        found = ", ".join(sorted({ending for _, _, ending in images})) or "no anatomical image"
-        found = "; ".join([found, *unmatched[:3]])
+        endings = ", ".join(sorted({ending for _, _, ending in images})) or "no anatomical image"
+        endings = "; ".join([endings, *unmatched[:3]])
         raise ManifestError(
-            f"{src}: no image with the suffix '{suffix}'; found {found}; name one that is there: --suffix T2w"
+            f"{src}: no image with the suffix '{suffix}'; found {endings}; name one that is there: --suffix T2w"
         )
     return chosen
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from allograft.cohort.importers.rows import manifest_path, relative
 from allograft.errors import ManifestError
 
+TWICE = "is listed twice"
+
 
 @dataclass
 class BoxFile:
@@ -24,26 +26,31 @@ class BoxFile:
         """Add x0, y0, x1, y1, cut to the image's (width, height) where it is known.
 
         Returns:
-            Why it was left out: it has no area in the image; None where it was added.
+            Why it was left out: it has no area in the image, or is there already; None where it
+            was added.
 
         >>> some = BoxFile()
         >>> some.add([1, 2, 31, 9.5], "rbc", (30, 20), "a.json"); some.boxes
         [[1, 2, 30, 9.5]]
         """
         try:
-            numbers = [float(str(one)) for one in box]
+            numbers = [float(str(number)) for number in box]
         except ValueError:
             numbers = []
         if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
             raise ManifestError(f"{where}: box {str(box)[:80]}; expected four finite numbers; correct or remove it")
         if size is not None:
-            numbers = [min(max(one, 0.0), float(length)) for one, length in zip(numbers, (*size, *size), strict=True)]
-        x0, y0, x1, y1 = (int(one) if one.is_integer() else one for one in numbers)
+            numbers = [
+                min(max(number, 0.0), float(length)) for number, length in zip(numbers, (*size, *size), strict=True)
+            ]
+        x0, y0, x1, y1 = (int(number) if number.is_integer() else number for number in numbers)
         if not (x1 > x0 and y1 > y0):
             inside = "" if size is None else f" inside an image of {size[0]} x {size[1]} pixels"
             return f"{where}: box {str(box)[:80]} has no area{inside}, left out"
         if not label.strip():
             raise ManifestError(f"{where}: a box without a class; name it")
+        if ([x0, y0, x1, y1], label.strip()) in zip(self.boxes, self.labels, strict=True):
+            return f"{where}: box {str(box)[:80]} of '{label.strip()}' {TWICE}, left out"
         self.boxes.append([x0, y0, x1, y1])
         self.labels.append(label.strip())
         return None

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Unpack
 
-from allograft.cohort.importers.boxes import BoxFile
+from allograft.cohort.importers.boxes import TWICE, BoxFile
 from allograft.cohort.importers.files import images_among, other_suffix
 from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
@@ -38,25 +38,25 @@ def import_coco(
     listed = _images(held, src)
     rows, files = [], []
     unmatched: list[str] = []
-    found, left_out = _boxes(held, listed, src, unmatched)
-    for one in listed:
-        name = below(one["file_name"], images)
+    boxes_of, left_out = _boxes(held, listed, src, unmatched)
+    for image in listed:
+        name = below(image["file_name"], images)
         path = images / name
         if not os.path.isfile(path):
             unmatched.append(f"{name}: in the JSON but not in {images}{other_suffix(path)}")
             continue
         who = subject_of(stem(name), subject, one_image_per_subject=one_image_per_subject, source=src)
-        found[one["id"]].check(path, _size(one), f"{src}, image {one['id']!r}")
-        files.append(found[one["id"]].file(path, out))
+        boxes_of[image["id"]].check(path, _size(image), f"{src}, image {image['id']!r}")
+        files.append(boxes_of[image["id"]].file(path, out))
         rows.append(Row(image=[path], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
-    known = {os.path.abspath(images / below(one["file_name"], images)) for one in listed}
+    known = {os.path.abspath(images / below(image["file_name"], images)) for image in listed}
     for path in images_among(images.rglob("*"), images, unmatched):
         if os.path.abspath(path) not in known:
             unmatched.append(f"{path.relative_to(images).as_posix()}: an image that the JSON does not name")
-    notes = [f"classes: {', '.join(sorted({label for one in found.values() for label in one.labels}))}"]
-    notes += [f"{count} {what} left out" for what, count in left_out.items() if count]
+    notes = [f"classes: {', '.join(sorted({label for image in boxes_of.values() for label in image.labels}))}"]
+    notes += [f"{what} left out: {count}" for what, count in left_out.items() if count]
     return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
@@ -65,13 +65,13 @@ def _boxes(
 ) -> tuple[dict[Any, BoxFile], dict[str, int]]:
     """Boxes by image id, and what was left out how often; ``left`` gets a line for each annotation
     without a box."""
-    categories = {str(one.get("id")): str(one.get("name", "")) for one in _entries(held, "categories", src)}
-    found = {one["id"]: BoxFile() for one in listed}
-    sizes = {one["id"]: _size(one) for one in listed}
-    left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area"), 0)
+    categories = {str(entry.get("id")): str(entry.get("name", "")) for entry in _entries(held, "categories", src)}
+    boxes_of = {entry["id"]: BoxFile() for entry in listed}
+    sizes = {entry["id"]: _size(entry) for entry in listed}
+    left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area", "boxes listed twice"), 0)
     for note in _entries(held, "annotations", src):
         where, image = f"{src}, annotation {note.get('id')}", note.get("image_id")
-        if not isinstance(image, (int, str)) or image not in found or str(note.get("category_id")) not in categories:
+        if not isinstance(image, (int, str)) or image not in boxes_of or str(note.get("category_id")) not in categories:
             raise ManifestError(
                 f"{where}: image {image!r}, category {note.get('category_id')!r}; expected ids that are listed, "
                 "written alike; correct or remove it"
@@ -87,20 +87,20 @@ def _boxes(
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, (int, float)) for number in box):
             raise ManifestError(f"{where}: bbox {str(box)[:80]}; expected [x, y, width, height]; correct or remove it")
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        why = found[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
+        why = boxes_of[image].add(corners, categories[str(note["category_id"])], sizes[image], where)
         if why:
-            left_out["boxes without area"] += 1
+            left_out["boxes listed twice" if TWICE in why else "boxes without area"] += 1
             left.append(why.removeprefix(f"{src}, "))
-    if left and not any(one.boxes for one in found.values()):
+    if left and not any(entry.boxes for entry in boxes_of.values()):
         raise ManifestError(
             f"{src}: none of its annotations has a box of any area, for example {left[0]}; export them with boxes"
         )
-    return found, left_out
+    return boxes_of, left_out
 
 
 def _entries(held: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:
     entries = held.get(key)
-    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ManifestError(
             f"{src}: '{key}' is no list of objects; expected a COCO file with images, annotations, categories; "
             "correct SRC"
@@ -110,14 +110,14 @@ def _entries(held: dict[str, Any], key: str, src: Path) -> list[dict[str, Any]]:
 
 def _images(held: dict[str, Any], src: Path) -> list[dict[str, Any]]:
     listed = _entries(held, "images", src)
-    for one in listed:
+    for image in listed:
         if (
-            not isinstance(one.get("file_name"), str)
-            or not one["file_name"]
-            or not isinstance(one.get("id"), (int, str))
+            not isinstance(image.get("file_name"), str)
+            or not image["file_name"]
+            or not isinstance(image.get("id"), (int, str))
         ):
-            raise ManifestError(f"{src}: image {str(one)[:80]}; expected an id and a file_name; correct it")
-    if twice := [name for name, count in Counter(one["id"] for one in listed).items() if count > 1]:
+            raise ManifestError(f"{src}: image {str(image)[:80]}; expected an id and a file_name; correct it")
+    if twice := [name for name, count in Counter(image["id"] for image in listed).items() if count > 1]:
         raise ManifestError(f"{src}: image id {twice[0]} is listed twice; keep one")
     return listed
 

@@ -74,7 +74,11 @@ def other_suffix(path: Path) -> str:
     """``, but a.nii is there`` for a file ``a.nii.gz`` that is not there, else nothing."""
     name = path.name.split(".")[0]
     try:
-        beside = [one.name for one in visible(path.parent.iterdir()) if one.name.split(".")[0] == name] if name else []
+        beside = (
+            [sibling.name for sibling in visible(path.parent.iterdir()) if sibling.name.split(".")[0] == name]
+            if name
+            else []
+        )
     except (OSError, ValueError):  # a hostile name is no path
         return ""
     return f", but {', '.join(beside[:3])} is there" if beside else ""
@@ -82,9 +86,10 @@ def other_suffix(path: Path) -> str:
 
 def _check_same(plain: Path, packed: Path) -> None:
     try:
-        with open(plain, "rb") as one, gzip.open(packed) as other:
+        with open(plain, "rb") as plain_file, gzip.open(packed) as other:
             same = all(
-                left == right for left, right in iter(lambda: (one.read(1 << 20), other.read(1 << 20)), (b"", b""))
+                left == right
+                for left, right in iter(lambda: (plain_file.read(1 << 20), other.read(1 << 20)), (b"", b""))
             )
     except (OSError, EOFError, zlib.error) as error:
         raise ManifestError(

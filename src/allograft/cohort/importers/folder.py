@@ -49,24 +49,27 @@ def import_folder(
             one_image_per_subject=one_image_per_subject,
             how="write {subject} in the pattern: --image 'A/{subject}_*.png'",
         )
-    others = [Partners.of(one, src, shape.names) for one in channels]
+    others = [Partners.of(pattern, src, shape.names) for pattern in channels]
     partners = {
-        key: Partners.of(one, src, shape.names) for key, one in _given(mask=mask, paired=paired, region=region).items()
+        key: Partners.of(pattern, src, shape.names)
+        for key, pattern in _given(mask=mask, paired=paired, region=region).items()
     }
     unmatched: list[str] = []
     rows: list[Row] = []
     for path, values in _images(shape, src, (*others, *partners.values()), unmatched):
         name = path.relative_to(src).as_posix()
-        files = [path, *(one.find(values, path) for one in others)]
+        files = [path, *(pattern.find(values, path) for pattern in others)]
         if None in files:
             unmatched.append(f"{name}: no '{channels[files.index(None) - 1]}', left out")
             continue
-        found = {key: one.find(values, path) for key, one in partners.items()}
-        unmatched += [f"{name}: no {key}" for key, one in found.items() if one is None]
+        partner_files = {key: pattern.find(values, path) for key, pattern in partners.items()}
+        unmatched += [f"{name}: no {key}" for key, pattern in partner_files.items() if pattern is None]
         texts = {column: values[column] for column in column_names(shape.names, first)}
-        rows.append({"subject": stem(name), "image": files} | texts | fixed | found)
+        rows.append({"subject": stem(name), "image": files} | texts | fixed | partner_files)
     unmatched += [
-        f"{path.relative_to(src).as_posix()}: no image" for one in (*others, *partners.values()) for path in one.left
+        f"{path.relative_to(src).as_posix()}: no image"
+        for pattern in (*others, *partners.values())
+        for path in pattern.left
     ]
     check_once(Counter(row["subject"] for row in rows) if one_image_per_subject else {}, src)
     return write_manifest(out, rows, unmatched, **options)
@@ -76,7 +79,7 @@ def _images(
     shape: Pattern, src: Path, partners: Sequence[Partners], unmatched: list[str]
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """What fits the image's pattern and no other, and can be read."""
-    taken = {path for one in partners for paths in one.by_key.values() for path in paths}
+    taken = {path for partner in partners for paths in partner.by_key.values() for path in paths}
     lost: list[Path] = []
     every = list(shape.walk(src, lost))
     unmatched += [f"{path.relative_to(src).as_posix()}: {NOT_FETCHED}, left out" for path in lost]

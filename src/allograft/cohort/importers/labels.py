@@ -51,19 +51,19 @@ def mask_notes(labels: object, source: Path) -> list[str]:
 
 def _values(labels: Mapping[object, object], source: Path) -> dict[str, list[int]]:
     """Name -> mask values, without the background."""
-    found: dict[str, list[int]] = {}
+    numbers_of: dict[str, list[int]] = {}
     for key, value in labels.items():
         name, number = (value, key) if isinstance(value, str) and str(key).isdigit() else (str(key), value)
         try:
-            numbers = [_whole(one) for one in (number if isinstance(number, list) else [number])]
+            numbers = [_whole(entry) for entry in (number if isinstance(number, list) else [number])]
         except ValueError as error:
             raise ManifestError(
                 f"{source}: label {name!r} is {number!r}; expected a whole number, or a list of them; correct "
                 "dataset.json"
             ) from error
         if numbers and numbers != [0]:
-            found.setdefault(name, []).extend(numbers)
-    return found
+            numbers_of.setdefault(name, []).extend(numbers)
+    return numbers_of
 
 
 def _whole(number: object) -> int:

@@ -57,7 +57,7 @@ def import_medmnist(
         suffix = ".npy" if _is_volume(images) else ".png"
         part = "test" if split == test else split
         for i, row in enumerate(_numbers(labels)):
-            label = "|".join(names[one] for one in row) if row else _NONE
+            label = "|".join(names[number] for number in row) if row else _NONE
             path = folder / split / f"{i:06d}{suffix}"
             rows.append(
                 {"image": [path], "label": label, "subject": f"{site}-{split}-{i:06d}", "site": site, "split": part}
@@ -99,7 +99,7 @@ def _numbers(labels: np.ndarray) -> list[list[str]]:
     """The classes of each image: (N,) or (N, 1) class numbers, (N, K) one 0 or 1 a class."""
     labels = labels.reshape(len(labels), -1)
     if labels.shape[1] == 1:
-        return [[str(int(one))] for one in labels[:, 0]]
+        return [[str(int(label))] for label in labels[:, 0]]
     return [[str(i) for i in np.flatnonzero(row)] for row in labels]
 
 

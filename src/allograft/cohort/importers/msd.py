@@ -34,22 +34,22 @@ def import_msd(
     """
     src, site = need_folder(src), need_site(site, src)
     described = read_json(src / "dataset.json", dict)
-    entries = [(_images(one, src), _text(one, "label", src)) for one in _list(described, "training", src)]
+    entries = [(_images(entry, src), _text(entry, "label", src)) for entry in _list(described, "training", src)]
     tests = [
-        _images(one if isinstance(one, dict) else {"image": one}, src)
-        for one in _list(described, "test", src, optional=True)
+        _images(entry if isinstance(entry, dict) else {"image": entry}, src)
+        for entry in _list(described, "test", src, optional=True)
     ]
     if unlabelled:
-        entries += [(one, "") for one in tests]
+        entries += [(entry, "") for entry in tests]
     rows: list[Row] = []
     unmatched = (
         []
         if unlabelled
-        else [f"{one[0]}: a test image without a mask, left out (--unlabelled takes it)" for one in tests]
+        else [f"{entry[0]}: a test image without a mask, left out (--unlabelled takes it)" for entry in tests]
     )
     for images, mask in entries:
-        image, paths = images[0], [src / one for one in images]
-        if absent := [one for one in images if not os.path.exists(src / one)]:
+        image, paths = images[0], [src / entry for entry in images]
+        if absent := [entry for entry in images if not os.path.exists(src / entry)]:
             unmatched.append(f"{absent[0]}: in dataset.json but not in the folder{other_suffix(src / absent[0])}")
             continue
         who = subject_of(stem(paths[0].name), subject, one_image_per_subject=one_image_per_subject, source=src)
@@ -61,7 +61,7 @@ def import_msd(
         rows.append(row)
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
-    named = {os.path.abspath(src / one) for images in (*tests, *(each for each, _ in entries)) for one in images}
+    named = {os.path.abspath(src / entry) for images in (*tests, *(each for each, _ in entries)) for entry in images}
     unmatched += _unlisted(described, src, named)
     return write_manifest(out, rows, unmatched, notes=mask_notes(described.get("labels"), src), **options)
 
@@ -75,10 +75,10 @@ def _unlisted(described: dict[str, Any], src: Path, named: set[str]) -> list[str
         if key not in ("training", "test") and isinstance(held, list) and held and isinstance(held[0], dict)
     ]
     for folder in ("imagesTr", "imagesTs"):
-        found = images_among((src / folder).iterdir(), src / folder, lines) if (src / folder).is_dir() else []
+        present = images_among((src / folder).iterdir(), src / folder, lines) if (src / folder).is_dir() else []
         lines += [
             f"{folder}/{path.name}: an image that dataset.json does not name under 'training' or 'test'"
-            for path in found
+            for path in present
             if os.path.abspath(path) not in named
         ]
     return lines
@@ -109,7 +109,7 @@ def _images(entry: object, src: Path) -> list[str]:
     """The files of a case: one, or as MONAI's lists have it one per channel,
     ``"image": ["a.nii.gz", "b.nii.gz"]``."""
     held = entry.get("image") if isinstance(entry, dict) else None
-    if isinstance(held, list) and held and all(isinstance(one, str) and one for one in held):
+    if isinstance(held, list) and held and all(isinstance(name, str) and name for name in held):
         return held
     return [_text(entry, "image", src)]
 

@@ -36,12 +36,12 @@ def import_nnunet(
     src, site = need_folder(src), need_site(site, src)
     unmatched: list[str] = []
     described = read_json(src / "dataset.json", dict) if (src / "dataset.json").exists() else {}
-    found, masks = (
+    images_of, masks = (
         _listed(described, src, unmatched) if "dataset" in described else _named(src, unmatched, unlabelled=unlabelled)
     )
-    channels = sorted({number for files in found.values() for number in files})
+    channels = sorted({number for files in images_of.values() for number in files})
     rows: list[Row] = []
-    for (folder, case), files in found.items():
+    for (folder, case), files in images_of.items():
         if lacking := [number for number in channels if number not in files]:
             unmatched.append(f"{case}: lacks channel {lacking[0]}, left out")
             continue
@@ -64,9 +64,9 @@ Found = dict[tuple[str, str], dict[str, Path]]
 
 def _named(src: Path, unmatched: list[str], *, unlabelled: bool) -> tuple[Found, dict[tuple[str, str], Path]]:
     """Images and masks by the names of files."""
-    found = {("labelsTr", case): files for case, files in _cases(src / "imagesTr", unmatched).items()}
+    images_of = {("labelsTr", case): files for case, files in _cases(src / "imagesTr", unmatched).items()}
     tests = {("labelsTs", case): files for case, files in _cases(src / "imagesTs", unmatched).items()}
-    if not found and not tests:
+    if not images_of and not tests:
         seen = f"; found {'; '.join(unmatched[:3])}" if unmatched else ""
         raise ManifestError(
             f"{src}: no image imagesTr/CASE_0000.*; expected a dataset folder of nnU-Net{seen}; correct SRC"
@@ -75,7 +75,7 @@ def _named(src: Path, unmatched: list[str], *, unlabelled: bool) -> tuple[Found,
         unmatched += [f"imagesTs/{case}: a test image, left out (--unlabelled takes it)" for _, case in tests]
     folders = {name: _files(src / name, unmatched) for name in ("labelsTr", "labelsTs")}
     masks = {(folder, stem(path.name)): path for folder, paths in folders.items() for path in paths}
-    return found | (tests if unlabelled else {}), masks
+    return images_of | (tests if unlabelled else {}), masks
 
 
 def _listed(described: dict[str, Any], src: Path, unmatched: list[str]) -> tuple[Found, dict[tuple[str, str], Path]]:
@@ -84,7 +84,7 @@ def _listed(described: dict[str, Any], src: Path, unmatched: list[str]) -> tuple
     held, wanted = described["dataset"], "expected {CASE: {'images': [..], 'label': ..}}; correct it"
     if not isinstance(held, dict):
         raise ManifestError(f"{src / 'dataset.json'}: 'dataset' is a {type(held).__name__}; {wanted}")
-    found: Found = {}
+    listed: Found = {}
     masks = {}
     for case, entry in held.items():
         images = entry.get("images") if isinstance(entry, dict) else None
@@ -92,16 +92,16 @@ def _listed(described: dict[str, Any], src: Path, unmatched: list[str]) -> tuple
         if (
             not isinstance(images, list)
             or not images
-            or not all(isinstance(one, str) and one for one in (*images, mask or "-"))
+            or not all(isinstance(name, str) and name for name in (*images, mask or "-"))
         ):
             raise ManifestError(f"{src / 'dataset.json'}: case '{case}' is {str(entry)[:80]}; {wanted}")
-        if lacking := [one for one in images if not os.path.exists(src / one)]:
+        if lacking := [name for name in images if not os.path.exists(src / name)]:
             unmatched.append(f"{case}: no image {lacking[0]}, left out")
             continue
-        found["labelsTr", case] = {f"{number:04d}": src / one for number, one in enumerate(images)}
+        listed["labelsTr", case] = {f"{number:04d}": src / name for number, name in enumerate(images)}
         if mask and os.path.exists(src / mask):
             masks["labelsTr", case] = src / mask
-    return found, masks
+    return listed, masks
 
 
 def _files(folder: Path, unmatched: list[str]) -> list[Path]:
@@ -112,13 +112,13 @@ def _cases(folder: Path, unmatched: list[str]) -> dict[str, dict[str, Path]]:
     """Case -> channel number -> file."""
     cases: dict[str, dict[str, Path]] = {}
     for path in _files(folder, unmatched):
-        found = re.fullmatch(r"(.+)_(\d{4})", stem(path.name))
-        if found is None:
+        matched = re.fullmatch(r"(.+)_(\d{4})", stem(path.name))
+        if matched is None:
             unmatched.append(f"{folder.name}/{path.name}: no channel number such as _0000 in its name")
-        elif found[2] in cases.setdefault(found[1], {}):
+        elif matched[2] in cases.setdefault(matched[1], {}):
             raise ManifestError(
-                f"{path}: {cases[found[1]][found[2]].name} is the same channel of the same case; remove one"
+                f"{path}: {cases[matched[1]][matched[2]].name} is the same channel of the same case; remove one"
             )
         else:
-            cases[found[1]][found[2]] = path
+            cases[matched[1]][matched[2]] = path
     return cases

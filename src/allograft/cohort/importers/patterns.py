@@ -80,7 +80,7 @@ class Pattern:
     @property
     def names(self) -> tuple[str, ...]:
         """The names in braces, each once."""
-        return tuple(dict.fromkeys(found[1] for found in self._tokens if found[1] is not None))
+        return tuple(dict.fromkeys(token[1] for token in self._tokens if token[1] is not None))
 
     def match(self, path: str) -> dict[str, str] | None:
         """What the names stand for in a path, or None when it does not fit.
@@ -88,15 +88,15 @@ class Pattern:
         Raises:
             ManifestError: pieces that stand side by side could part the path in another way too.
         """
-        found = self._expression.fullmatch(path)
-        if found is None or any("/" in value for value in found.groupdict().values()):
+        matched = self._expression.fullmatch(path)
+        if matched is None or any("/" in value for value in matched.groupdict().values()):
             return None
-        values = found.groupdict()
+        values = matched.groupdict()
         for first, second in self._neighbours:
-            both, one, other = values[first] + values[second], self._forms[first], self._forms[second]
-            cuts = [at for at in range(len(both) + 1) if one.fullmatch(both[:at]) and other.fullmatch(both[at:])]
+            both, form, other = values[first] + values[second], self._forms[first], self._forms[second]
+            cuts = [at for at in range(len(both) + 1) if form.fullmatch(both[:at]) and other.fullmatch(both[at:])]
             # a pattern that comes first goes as far as it can: unclear only where that is the end
-            if len(cuts) > 1 and (one.pattern == _ANY or one.fullmatch(both)):
+            if len(cuts) > 1 and (form.pattern == _ANY or form.fullmatch(both)):
                 ways = " or ".join(f"{first} '{both[:at]}' and {second} '{both[at:]}'" for at in cuts[:2])
                 raise ManifestError(
                     f"pattern '{self.text}': {path} could be {ways}; write a width or a narrower pattern for one of "
@@ -113,11 +113,11 @@ class Pattern:
             return
         depth = None if "**" in self.text else self.text.count("/")
         for path in _below(start, None if depth is None else depth - (fixed.count("/") + 1 if fixed else 0)):
-            found = self.match(path.relative_to(folder).as_posix())
-            if found is not None and is_broken_link(path):
+            values = self.match(path.relative_to(folder).as_posix())
+            if values is not None and is_broken_link(path):
                 lost.append(path)
-            elif found is not None and (path.is_file() or _is_series(path)):
-                yield path, found
+            elif values is not None and (path.is_file() or _is_series(path)):
+                yield path, values
 
     @cached_property
     def _tokens(self) -> tuple[re.Match[str], ...]:
@@ -196,21 +196,21 @@ class Partners:
         by_key: dict[tuple[str, ...], list[Path]] = {}
         every = dict(shape.walk(folder, []))
         for path in one_of_twins(list(every), []):
-            found = every[path]
-            by_key.setdefault(tuple(found[name] for name in shape.names), []).append(path)
+            values = every[path]
+            by_key.setdefault(tuple(values[name] for name in shape.names), []).append(path)
         return Partners(shape, by_key, set())
 
     def find(self, values: Mapping[str, str], image: Path) -> Path | None:
         """The one file that goes with an image, None when there is none; two are refused."""
         key = tuple(values.get(name, "") for name in self.pattern.names)
-        found = self.by_key.get(key, [])
-        if len(found) > 1:
-            names = f"{found[0].name} and {found[1].name}"
+        candidates = self.by_key.get(key, [])
+        if len(candidates) > 1:
+            names = f"{candidates[0].name} and {candidates[1].name}"
             raise ManifestError(
                 f"{image}: {names} both fit '{self.pattern.text}'; narrow the pattern so that one is left"
             )
         self.used.add(key)
-        return found[0] if found else None
+        return candidates[0] if candidates else None
 
     @property
     def left(self) -> list[Path]:

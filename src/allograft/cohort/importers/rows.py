@@ -59,11 +59,11 @@ class Imported:
     def __str__(self) -> str:
         lines = [
             f"{self.manifest}: {self.rows} rows written, for example",
-            *(f"  {one}" for one in self.examples),
+            *(f"  {example}" for example in self.examples),
             *self.notes,
         ]
         if self.unmatched:
-            lines += [f"{len(self.unmatched)} unmatched:", *(f"  {one}" for one in self.unmatched[:_SHOWN])]
+            lines += [f"{len(self.unmatched)} unmatched:", *(f"  {example}" for example in self.unmatched[:_SHOWN])]
             lines += [f"  and {len(self.unmatched) - _SHOWN} more"] if len(self.unmatched) > _SHOWN else []
         else:
             lines.append("nothing is unmatched")
@@ -113,12 +113,12 @@ def write_manifest(
 def _not_taken(rows: Sequence[Row]) -> list[str]:
     """Files beside the images that are images by another suffix and in no row: how many in each
     folder."""
-    cells = [one for row in rows for value in row.values() for one in (value if isinstance(value, list) else [value])]
-    taken = {os.path.abspath(one) for one in cells if isinstance(one, Path)}
-    images = {one for row in rows for one in row["image"] if isinstance(one, Path) and not one.is_dir()}
-    suffixes = {suffix_of(one) for one in images}
+    cells = [cell for row in rows for value in row.values() for cell in (value if isinstance(value, list) else [value])]
+    taken = {os.path.abspath(cell) for cell in cells if isinstance(cell, Path)}
+    images = {cell for row in rows for cell in row["image"] if isinstance(cell, Path) and not cell.is_dir()}
+    suffixes = {suffix_of(cell) for cell in images}
     left: dict[tuple[str, str], int] = {}
-    for folder in sorted({one.parent for one in images}):
+    for folder in sorted({cell.parent for cell in images}):
         for path in folder.iterdir():
             suffix = suffix_of(path)
             if (
@@ -177,8 +177,8 @@ def _cells(row: Row, manifest: Path) -> dict[str, str]:
     for key, value in row.items():
         images = value if isinstance(value, (list, tuple)) else [value]
         parts = [
-            relative(one, manifest.parent, key) if isinstance(one, Path) else "" if one is None else str(one)
-            for one in images
+            relative(image, manifest.parent, key) if isinstance(image, Path) else "" if image is None else str(image)
+            for image in images
         ]
         for part in parts:
             if not part.isprintable() or part != part.strip() or (key == "image" and ";" in part):
@@ -262,4 +262,4 @@ def _example(cells: Mapping[str, str]) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -24,10 +24,10 @@ def subject_of(name: str, pattern: str | None, *, one_image_per_subject: bool, s
         shape = Pattern(pattern)
         if "subject" not in shape.names:
             raise ManifestError(f"subject pattern '{pattern}': expected {{subject}} in it, such as '{{subject}}_*'")
-        found = shape.match(name)
-        if found is None:
+        values = shape.match(name)
+        if values is None:
             raise ManifestError(f"{source}: '{name}' does not fit the subject pattern '{pattern}'; correct the pattern")
-        return found["subject"]
+        return values["subject"]
     need_subject(source, one_image_per_subject=one_image_per_subject)
     return name
 
@@ -95,18 +95,18 @@ def below(name: str, folder: Path) -> str:
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else re.split(r"[/\\]", name)[-1]
 
 
-def class_names(found: set[str], classes: Mapping[str, str] | None, source: Path) -> dict[str, str]:
+def class_names(labels: set[str], classes: Mapping[str, str] | None, source: Path) -> dict[str, str]:
     """Stored label -> class name; a label without a name keeps its own.
 
     >>> class_names({"0", "1"}, {"1": "pneumonia"}, Path("a.npz"))
     {'0': '0', '1': 'pneumonia'}
     """
     for stored, name in (classes or {}).items():
-        if stored not in found:
-            raise ManifestError(f"{source}: {nearest(stored, found, 'class')}")
+        if stored not in labels:
+            raise ManifestError(f"{source}: {nearest(stored, labels, 'class')}")
         if not name.strip() or re.search(r"[|;]", name):
             raise ManifestError(f"{source}: class name '{name}' for {stored}; expected a word without | and ;")
-    return {stored: (classes or {}).get(stored, stored) for stored in sorted(found)}
+    return {stored: (classes or {}).get(stored, stored) for stored in sorted(labels)}
 
 
 def column_names(names: tuple[str, ...], source: str) -> tuple[str, ...]:

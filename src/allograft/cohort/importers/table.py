@@ -57,16 +57,20 @@ def import_table(
     src = Path(src)
     rows = _read(src)
     images = [image] if isinstance(image, str) else list(image)
-    files = {key: one for key, one in (("mask", mask), ("paired", paired), ("region", region), ("boxes", boxes)) if one}
+    files = {
+        key: column
+        for key, column in (("mask", mask), ("paired", paired), ("region", region), ("boxes", boxes))
+        if column
+    }
     texts = {
-        key: one
-        for key, one in (("subject", subject), ("site", site), ("label", label), ("split", split_column))
-        if one
+        key: column
+        for key, column in (("subject", subject), ("site", site), ("label", label), ("split", split_column))
+        if column
     }
     _check_columns(
         src,
         tuple(rows[0]),
-        (*texts.values(), *(name for one in (*images, *files.values()) for name in _names(one))),
+        (*texts.values(), *(name for column in (*images, *files.values()) for name in _names(column))),
         attributes,
     )
     fixed = {} if site else {"site": need_site(site_name, src, "--site COLUMN, or --site-name A for all rows")}
@@ -129,21 +133,21 @@ def _found(
 ) -> Iterator[Row]:
     """The rows whose image exists."""
     for number, row in enumerate(rows, 2):
-        paths = [_path(one, row, src, number) for one in images]
+        paths = [_path(column, row, src, number) for column in images]
         if not all(path and os.path.exists(path) for path in paths):
             absent = next((path for path in paths if path and not os.path.exists(path)), None)
             unmatched.append(
                 f"row {number}: no image "
-                f"{', '.join(_filled(one, row) for one in images)}{other_suffix(absent) if absent else ''}"
+                f"{', '.join(_filled(column, row) for column in images)}{other_suffix(absent) if absent else ''}"
             )
             continue
         made: Row = {"subject": stem(below(_filled(images[0], row), src.parent)), "image": paths} | {
-            key: row[one] for key, one in texts.items()
+            key: row[column] for key, column in texts.items()
         }
-        for key, one in files.items():
-            made[key] = _path(one, row, src, number)
+        for key, column in files.items():
+            made[key] = _path(column, row, src, number)
             if made[key] is not None and not os.path.exists(made[key]):
-                unmatched.append(f"row {number}: no {key} {_filled(one, row)}; imported without")
+                unmatched.append(f"row {number}: no {key} {_filled(column, row)}; imported without")
                 made[key] = None
         yield made
 
@@ -163,7 +167,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             head = file.readline()
         # names may hold the other marks: "age, years"
-        mark = max((",", ";", "\t"), key=lambda one: len(next(csv.reader([head], delimiter=one), [])))
+        mark = max((",", ";", "\t"), key=lambda delimiter: len(next(csv.reader([head], delimiter=delimiter), [])))
         names, stored = read_cells(path, mark, one_line=False)  # a report in a cell may have lines
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(
@@ -183,7 +187,7 @@ def _names(spec: str) -> list[str]:
 
 
 def _filled(spec: str, row: Mapping[str, str]) -> str:
-    return _NAME.sub(lambda found: row[found[1]], spec) if "{" in spec else row[spec]
+    return _NAME.sub(lambda matched: row[matched[1]], spec) if "{" in spec else row[spec]
 
 
 def _path(spec: str, row: Mapping[str, str], src: Path, number: int) -> Path | None:

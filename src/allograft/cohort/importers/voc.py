@@ -39,33 +39,38 @@ def import_voc(
     by_stem = _by_stem(images, unmatched)
     used: set[Path] = set()
     labels: set[str] = set()
+    difficult = 0
     for xml in visible(src.glob("*.xml")):
         tree = _parsed(xml)
-        found = by_stem.get(xml.stem) or by_stem.get(stem(Path(tree.findtext("filename") or "").name)) or []
-        if len(found) != 1 or found[0] in used:
-            why = "no image of that name" if not found else f"more than one partner for {found[0].name}"
+        images_ = by_stem.get(xml.stem) or by_stem.get(stem(Path(tree.findtext("filename") or "").name)) or []
+        if len(images_) != 1 or images_[0] in used:
+            why = "no image of that name" if not images_ else f"more than one partner for {images_[0].name}"
             unmatched.append(f"{xml.name}: {why}")
             continue
         boxes = _boxes(tree, xml, 0 if zero_based else 1, unmatched)
-        boxes.check(found[0], _size(tree), str(xml))
-        used.add(found[0])
+        boxes.check(images_[0], _size(tree), str(xml))
+        used.add(images_[0])
         labels.update(boxes.labels)
-        files.append(boxes.file(found[0], out))
-        who = subject_of(stem(found[0].name), subject, one_image_per_subject=one_image_per_subject, source=src)
-        rows.append(Row(image=[found[0]], boxes=files[-1][0], subject=who, site=site))
+        difficult += sum((element.findtext("difficult") or "").strip() == "1" for element in tree.iter("object"))
+        files.append(boxes.file(images_[0], out))
+        who = subject_of(stem(images_[0].name), subject, one_image_per_subject=one_image_per_subject, source=src)
+        rows.append(Row(image=[images_[0]], boxes=files[-1][0], subject=who, site=site))
     if one_image_per_subject:
         check_once(Counter(row["subject"] for row in rows), src)
     unmatched += [
         f"{path.name}: an image without an XML" for paths in by_stem.values() for path in paths if path not in used
     ]
-    return write_manifest(out, rows, unmatched, files=files, notes=[f"classes: {', '.join(sorted(labels))}"], **options)
+    notes = [f"classes: {', '.join(sorted(labels))}"]
+    if difficult:
+        notes.append(f"boxes marked difficult, kept like all others: {difficult}")
+    return write_manifest(out, rows, unmatched, files=files, notes=notes, **options)
 
 
 def _by_stem(folder: Path, unmatched: list[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for path in images_among(folder.iterdir(), folder, unmatched):
-        found.setdefault(stem(path.name), []).append(path)
-    return found
+        by_name.setdefault(stem(path.name), []).append(path)
+    return by_name
 
 
 def _parsed(path: Path) -> Any:
@@ -98,13 +103,13 @@ def _boxes(tree: Any, path: Path, first: int, left: list[str]) -> BoxFile:
     """The boxes of an XML; ``left`` gets a line for each that has no area in the image."""
     boxes = BoxFile()
     size = _size(tree)
-    for number, one in enumerate(tree.iter("object"), 1):
+    for number, element in enumerate(tree.iter("object"), 1):
         where = f"{path}, object {number}"
-        corners = [_number(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [_number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
         if None in corners:
             raise ManifestError(f"{where}: no bndbox of xmin, ymin, xmax, ymax in numbers; correct or remove it")
         x0, y0, x1, y1 = (float(corner) for corner in corners if corner is not None)
-        why = boxes.add([x0 - first, y0 - first, x1, y1], one.findtext("name") or "", size, where)
+        why = boxes.add([x0 - first, y0 - first, x1, y1], element.findtext("name") or "", size, where)
         left += [why.replace(str(path), path.name)] if why else []
     return boxes
 

@@ -64,15 +64,17 @@ def read_dicom(path: Path | Series, *, mask: bool = False) -> Picture:
 
 
 def _slices(folder: Path) -> list[Path]:
-    lost = sorted(one for one in folder.iterdir() if is_broken_link(one))
+    lost = sorted(entry for entry in folder.iterdir() if is_broken_link(entry))
     if lost:  # a slice perhaps
         raise ImageError(f"{lost[0]}: {NOT_FETCHED}; expected the slices of one series; fetch it, or remove the link")
-    found = sorted(
-        one for one in folder.iterdir() if one.is_file() and one.name != "DICOMDIR" and not one.name.startswith(".")
+    readable = sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.is_file() and entry.name != "DICOMDIR" and not entry.name.startswith(".")
     )
-    files = [one for one in found if one.name.lower().endswith(".dcm") or is_dicom(one)]
+    files = [entry for entry in readable if entry.name.lower().endswith(".dcm") or is_dicom(entry)]
     if not files:
-        what = f"a folder of {len(found)} files, none of them DICOM"
+        what = f"a folder of {len(readable)} files, none of them DICOM"
         raise ImageError(f"{folder}: {what}; expected the slices of one series; correct the path")
     return files
 
@@ -104,7 +106,7 @@ def _volume(folder: Path | Series, planes: Sequence[Plane]) -> Picture:
         raise ImageError(f"{folder}: {found}; expected slices of one kind; export the series again")
     places = [_same_grid(folder, plane, first) for plane in planes]
     normal = places[0].normal
-    heights = np.array([place.position @ normal for place in places])
+    heights = np.array([position.position @ normal for position in places])
     order = np.argsort(heights, kind="stable")
     _check_steps(folder, [planes[i] for i in order], heights[order])
     low, high = places[order[0]], places[order[-1]]
@@ -128,13 +130,13 @@ def _same_grid(folder: Path | Series, plane: Plane, first: Plane) -> Place:
             f"{folder}: {odd}: a slice without position, orientation or pixel spacing; expected all three in a "
             f"folder; {fix}"
         )
-    for what, one, other, tolerance in (
+    for what, ours, other, tolerance in (
         ("shape", plane.array.shape, first.array.shape, 0.0),
         ("orientation", plane.place.directions.ravel(), first.place.directions.ravel(), 1e-3),
         ("pixel spacing", plane.place.spacing, first.place.spacing, 1e-3),
     ):
-        if len(one) != len(other) or not np.allclose(one, other, rtol=0, atol=tolerance):
-            found, expected = (", ".join(f"{number:.4g}" for number in numbers) for numbers in (one, other))
+        if len(ours) != len(other) or not np.allclose(ours, other, rtol=0, atol=tolerance):
+            found, expected = (", ".join(f"{number:.4g}" for number in numbers) for numbers in (ours, other))
             fix = "move it to a folder of its own if it is a scout, or export the series again"
             raise ImageError(f"{where}: {what} ({found}); expected that of {first.name}, ({expected}); {fix}")
     return plane.place
@@ -167,7 +169,7 @@ def _check_steps(folder: Path | Series, planes: Sequence[Plane], heights: np.nda
 
 def _check_line(folder: Path | Series, planes: Sequence[Plane], places: Sequence[Place]) -> None:
     """Sorted slices must lie on one line: none may be off it by half a pixel or more."""
-    positions = np.stack([place.position for place in places])
+    positions = np.stack([position.position for position in places])
     share = np.linspace(0, 1, len(places))[:, None]
     off = positions - (positions[0] + share * (positions[-1] - positions[0]))
     off -= (off @ places[0].normal)[:, None] * places[0].normal  # along the normal is looked at elsewhere

@@ -177,8 +177,8 @@ def _place(path: Path, dataset: Any, group: Mapping[str, Any]) -> Place | None:
         "PixelSpacing": ("PixelMeasuresSequence", 2),
         "SliceThickness": ("PixelMeasuresSequence", 1),
     }
-    found = [_numbers(path, group.get(part, dataset), key, count) for key, (part, count) in keys.items()]
-    orientation, position, spacing, thickness = found
+    numbers = [_numbers(path, group.get(part, dataset), key, count) for key, (part, count) in keys.items()]
+    orientation, position, spacing, thickness = numbers
     if orientation is None or position is None or spacing is None:
         return None
     directions = orientation.reshape(2, 3)

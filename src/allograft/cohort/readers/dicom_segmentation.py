@@ -44,13 +44,13 @@ def read_segmentation(path: Path) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = highdicom.seg.segread(path)
-            geometry = found.get_volume_geometry(allow_missing_positions=True)
+            segmentation = highdicom.seg.segread(path)
+            geometry = segmentation.get_volume_geometry(allow_missing_positions=True)
             if geometry is None:
                 fix = "expected parallel slices at equal steps; store it as NIfTI"
                 raise ImageError(f"{path}: a segmentation whose frames are no volume; {fix}")
             check_pixels(path, geometry.spatial_shape)
-            volume = found.get_volume(combine_segments=True)
+            volume = segmentation.get_volume(combine_segments=True)
     except AllograftError:
         raise
     # highdicom's words may quote the header; of overlaps it says what is needed

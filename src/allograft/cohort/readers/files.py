@@ -89,7 +89,9 @@ def suffix_of(path: Path) -> str:
     """
     name = path.name.lower()
     return (
-        "" if is_second(path) else max((one for one in (*SUFFIXES, *UNREAD) if name.endswith(one)), key=len, default="")
+        ""
+        if is_second(path)
+        else max((suffix for suffix in (*SUFFIXES, *UNREAD) if name.endswith(suffix)), key=len, default="")
     )
 
 
@@ -100,9 +102,9 @@ def refusal(path: Path) -> str:
     'cannot read .gii; it holds surfaces; bring them to voxels, with wb_command -metric-to-volume-mapping for example'
     """
     fixes = {suffix: fix for suffixes, fix in _TOOLS.items() for suffix in suffixes}
-    found = max((suffix for suffix in fixes if path.name.lower().endswith(suffix)), key=len, default=None)
-    if found is not None:
-        return f"cannot read {found}; {fixes[found]}"
+    unread = max((suffix for suffix in fixes if path.name.lower().endswith(suffix)), key=len, default=None)
+    if unread is not None:
+        return f"cannot read {unread}; {fixes[unread]}"
     return f"unknown suffix; can read {', '.join(SUFFIXES)}; convert the file"
 
 
@@ -116,7 +118,7 @@ def companions(path: Path) -> tuple[Path, ...]:
     """
     suffix = path.suffix.lower()
     if suffix in PAIRED:
-        return tuple(sorted(one for one in _siblings(path) if one.suffix.lower() in PAIRED[suffix]))
+        return tuple(sorted(sibling for sibling in _siblings(path) if sibling.suffix.lower() in PAIRED[suffix]))
     if suffix in (*NRRD, *METAIMAGE):
         named = detached(path)
         return () if named is None else (named,)
@@ -124,7 +126,11 @@ def companions(path: Path) -> tuple[Path, ...]:
 
 
 def _siblings(path: Path) -> Iterator[Path]:
-    return (one for one in path.parent.glob(f"{_escaped(path.stem)}.*") if one.stem == path.stem and one != path)
+    return (
+        sibling
+        for sibling in path.parent.glob(f"{_escaped(path.stem)}.*")
+        if sibling.stem == path.stem and sibling != path
+    )
 
 
 def _escaped(text: str) -> str:
@@ -137,12 +143,12 @@ def detached(path: Path) -> Path | None:
     with path.open("rb") as file:
         # a NRRD's header ends there
         head = re.split(rb"\r?\n\r?\n", file.read(2**16), maxsplit=1)[0]
-    found = re.search(rb"^(?:ElementDataFile\s*[=:]|data ?file:)[ \t]*([^\r\n]*)", head, re.MULTILINE | re.IGNORECASE)
-    if found is None and path.suffix.lower() in METAIMAGE:
+    matched = re.search(rb"^(?:ElementDataFile\s*[=:]|data ?file:)[ \t]*([^\r\n]*)", head, re.MULTILINE | re.IGNORECASE)
+    if matched is None and path.suffix.lower() in METAIMAGE:
         raise ImageError(f"{path}: a header that does not say where its pixels are (ElementDataFile); export it again")
-    if found is None:
+    if matched is None:
         return None
-    name = found[1].decode("utf-8", "replace").strip()
+    name = matched[1].decode("utf-8", "replace").strip()
     if name.upper() == "LOCAL":
         return None
     if not name or Path(name).name != name or "\\" in name or re.search(r"%|^LIST\b", name):
@@ -166,4 +172,4 @@ def is_second(path: Path) -> bool:
     >>> is_second(Path("nowhere/a.hdr"))
     False
     """
-    return path.suffix.lower() == ".hdr" and any(one.suffix.lower() == ".img" for one in _siblings(path))
+    return path.suffix.lower() == ".hdr" and any(sibling.suffix.lower() == ".img" for sibling in _siblings(path))

@@ -35,19 +35,19 @@ def images_below(folder: Path, *, planes: bool = False) -> list[tuple[str, Path 
     Args:
         planes: take every slice of a series as an image of its own.
     """
-    found: dict[str, Path | Series] = {}
+    images: dict[str, Path | Series] = {}
     series: dict[str, list[Path]] = {}
     for path in _files(folder):
-        known = path.name.lower().endswith(tuple(one for one in SUFFIXES if one != ".dcm"))
+        known = path.name.lower().endswith(tuple(suffix for suffix in SUFFIXES if suffix != ".dcm"))
         if known and not is_second(path):
-            found[path.relative_to(folder).as_posix()] = path
+            images[path.relative_to(folder).as_posix()] = path
         elif not known and (path.name.lower().endswith(".dcm") or is_dicom(path)):
             key = _series(path)
             if key is not None:
                 series.setdefault(str(path) if planes or not key else key, []).append(path)
         elif path.name.lower().endswith(UNREAD):
-            found[path.relative_to(folder).as_posix()] = path
-    return sorted((found | _named(list(series.values()), folder)).items())
+            images[path.relative_to(folder).as_posix()] = path
+    return sorted((images | _named(list(series.values()), folder)).items())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -65,9 +65,9 @@ def _named(series: list[list[Path]], folder: Path) -> dict[str, Path | Series]:
     shared = Counter(home for home, files in zip(homes, series, strict=True) if len(files) > 1)
     named: dict[str, Path | Series] = {}
     for files, home in zip(series, homes, strict=True):
-        place = home if shared[home] == 1 and len(files) > 1 else files[0]
-        name = folder.name if place == folder else place.relative_to(folder).as_posix()
-        named[name] = Series(str(place), tuple(files)) if len(files) > 1 else files[0]
+        named_by = home if shared[home] == 1 and len(files) > 1 else files[0]
+        name = folder.name if named_by == folder else named_by.relative_to(folder).as_posix()
+        named[name] = Series(str(named_by), tuple(files)) if len(files) > 1 else files[0]
     return named
 
 

@@ -125,10 +125,10 @@ def _affine(path: Path, header: Any, space: list[int]) -> tuple[np.ndarray, dict
     rows = np.zeros((3, 3))
     if directions is None:
         spacings = header.get("spacings")
-        sides = [
+        steps = [
             1.0 if spacings is None or not np.isfinite(spacings[axis]) else abs(float(spacings[axis])) for axis in space
         ]
-        rows[range(len(space)), range(len(space))] = sides
+        rows[range(len(space)), range(len(space))] = steps
     else:
         for number, axis in enumerate(space):
             row = np.asarray(directions[axis], float)

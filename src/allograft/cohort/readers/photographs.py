@@ -119,10 +119,10 @@ def _check_netpbm(path: Path, stored: Any) -> int:
             the first, which it does not read.
     """
     with path.open("rb") as file:
-        found = _NETPBM.match(file.read(4096))
-    if found is None:
+        header = _NETPBM.match(file.read(4096))
+    if header is None:
         return 0
-    kind, top = int(found[1]), 0 if found[1] in b"14" else int(found[4] or 0)
+    kind, top = int(header[1]), 0 if header[1] in b"14" else int(header[4] or 0)
     if kind in (3, 6) and top > 255:
         raise ImageError(
             f"{path}: colours up to {top}, which would be cut to 8 bits; expected at most 255; store it as TIFF"
@@ -131,7 +131,7 @@ def _check_netpbm(path: Path, stored: Any) -> int:
         width, height = stored.size
         row = -(-width // 8) if kind == 4 else width * (3 if kind == 6 else 1) * (2 if top > 255 else 1)
         with path.open("rb") as file:
-            file.seek(found.end() + 1 + row * height)
+            file.seek(header.end() + 1 + row * height)
             rest = file.read()
         if len(rest) > max(row, 16) or rest.lstrip().startswith(b"P"):
             raise ImageError(
@@ -161,17 +161,17 @@ def _check_png(path: Path) -> None:
         raise ImageError(
             f"{path}: a PNG of 16 bits per channel in colour or with alpha, which would lose 8 bits; store it as TIFF"
         )
-    place, kind = 8, b""
+    offset, kind = 8, b""
     while kind != b"IEND":
-        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if place + 12 + length > len(content):
+        length, kind = int.from_bytes(content[offset : offset + 4], "big"), content[offset + 4 : offset + 8]
+        if offset + 12 + length > len(content):
             raise ImageError(
                 f"{path}: a PNG that was cut short at {len(content)} bytes; copy it again, or export it again"
             )
-        body, check = content[place + 4 : place + 8 + length], content[place + 8 + length : place + 12 + length]
+        body, check = content[offset + 4 : offset + 8 + length], content[offset + 8 + length : offset + 12 + length]
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS") and zlib.crc32(body) != int.from_bytes(check, "big"):
             raise ImageError(
                 f"{path}: a damaged PNG, the checksum of its {kind.decode()} is wrong; export it again from where it "
                 "came"
             )
-        place += 12 + length
+        offset += 12 + length

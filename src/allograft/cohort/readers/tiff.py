@@ -74,6 +74,11 @@ def _coloured(path: Path, page: Any, array: np.ndarray, *, mask: bool) -> np.nda
                 f"{path}: TIFF pixels of type {array.dtype} with white as zero; expected whole numbers from 0; "
                 "convert it"
             )
+        if mask and bits > 1:
+            raise ImageError(
+                f"{path}: a mask with white as zero, of {bits} bits; expected black as zero, since viewers show other "
+                "numbers than the file stores; save it with black as zero"
+            )
         array = array ^ array.dtype.type(2**bits - 1)
     if not mask and bits in (2, 4) and array.dtype == np.uint8:
         array = array * np.uint8(255 // (2**bits - 1))

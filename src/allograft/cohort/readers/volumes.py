@@ -136,10 +136,10 @@ def _affine(path: Path, image: Any) -> tuple[np.ndarray, dict[str, str]]:
 
     header, affine = image.header, np.array(image.affine, np.float64)
     if not isinstance(image, nibabel.Nifti1Pair):
-        sides = {
+        lengths = {
             "orientation": "Analyze files do not say which side is left; nibabel takes it as stored from right to left"
         }
-        return affine, sides if isinstance(image, nibabel.AnalyzeImage) else {}
+        return affine, lengths if isinstance(image, nibabel.AnalyzeImage) else {}
     scale = np.diag([_millimetres(image)] * 3 + [1.0])
     codes = int(header["sform_code"]), int(header["qform_code"])
     notes = {}
@@ -148,12 +148,12 @@ def _affine(path: Path, image: Any) -> tuple[np.ndarray, dict[str, str]]:
     elif min(codes) > 0:
         corners = product(*((0, length - 1) for length in (*image.shape, 1, 1)[:3]), (1,))
         between = np.array(header.get_sform()) - np.array(header.get_qform())
-        apart = max(float(np.linalg.norm(between[:3] @ place)) for place in corners)
+        apart = max(float(np.linalg.norm(between[:3] @ corner)) for corner in corners)
         if not apart < 0.1 * float(np.abs(header["pixdim"][1:4]).min()):
             notes["sform"] = f"sform and qform disagree, by {apart:.3g} mm; the sform is used"
-    stated, sides = np.abs(header["pixdim"][1:4]), np.linalg.norm(affine[:3, :3], axis=0)
-    if codes[0] and "sform" not in notes and not np.allclose(stated, sides, rtol=0.01):
-        mine, other = (" x ".join(f"{mm:.4g}" for mm in one) for one in (sides, stated))
+    stated, lengths = np.abs(header["pixdim"][1:4]), np.linalg.norm(affine[:3, :3], axis=0)
+    if codes[0] and "sform" not in notes and not np.allclose(stated, lengths, rtol=0.01):
+        mine, other = (" x ".join(f"{mm:.4g}" for mm in lengths_mm) for lengths_mm in (lengths, stated))
         notes["sform"] = f"voxels of {mine} mm by the sform, of {other} mm by pixdim; the sform is used"
     if codes[0] == 0:
         _check_stated(path, image)

@@ -25,7 +25,7 @@ from allograft.cohort import Case, Cohort, Whole
 from allograft.figure import Points
 from allograft.metrics.label_free import KEYS, mean_entropy
 from allograft.predictor import load_predictor
-from allograft.predictor.folder import sites_of
+from allograft.predictor.card import sites_of
 from allograft.predictor.whole import whole_prediction
 from allograft.results.models import model_folder
 from allograft.results.select import Line
@@ -148,7 +148,7 @@ def embedding(
         entropy = mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
         return case_loss(task, prediction, whole), entropy
 
-    cloud = _cloud(predictor, groups, sites, most, colours)
+    cloud = cloud_of(predictor, groups, sites, most, colours)
     if cloud is None:
         return None
     losses, entropies = ([one[index] for one in cloud.facts] for index in (0, 1))
@@ -171,7 +171,7 @@ def by_class(
     () where no case has one class of its own.
     """
     known = {name: cohort.where(lambda case: class_of(task, case) is not None) for name, cohort in groups.items()}
-    cloud = _cloud(predictor, known, sites, most, lambda _, whole: class_of(task, whole.case) or 0)
+    cloud = cloud_of(predictor, known, sites, most, lambda _, whole: class_of(task, whole.case) or 0)
     if cloud is None:
         return ()
     plane, _ = embedded(cloud.rows)
@@ -190,7 +190,7 @@ def by_class(
 
 
 @dataclass(frozen=True)
-class _Cloud:
+class Cloud:
     """Features (N, C) float64, and of each its group and what was asked of the prediction."""
 
     rows: NDArray[np.float64]
@@ -199,13 +199,15 @@ class _Cloud:
     notes: tuple[str, ...]
 
 
-def _cloud(
+def cloud_of(
     predictor: Any,
     groups: Mapping[str, Cohort],
     sites: Sequence[str] | None,
     most: int,
     fact: Callable[[Mapping[str, Tensor], Whole], Any],
-) -> _Cloud | None:
+) -> Cloud | None:
+    """Features of cases, an equal share of each group, and a ``fact`` of each prediction; arguments
+    as ``embedding``, whose None it shares."""
     encoder = encoder_of(predictor)
     chosen, notes = _sampled(groups, most)
     if encoder is None or sum(len(cohort.cases) for cohort in chosen.values()) < 2:
@@ -221,7 +223,7 @@ def _cloud(
                 rows.append(feature)
                 names.append(name)
                 facts.append(fact(prediction, whole))
-    return _Cloud(np.stack(rows), names, facts, notes)
+    return Cloud(np.stack(rows), names, facts, notes)
 
 
 def encoder_of(thing: Any) -> nn.Module | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from allograft.cohort import Whole
+from allograft.metrics.estimates import mask_losses, mask_sums
 from allograft.metrics.label_free import (
     information,
     mean_entropy,
@@ -17,6 +19,7 @@ from allograft.metrics.label_free import (
     soft_neighbourhood_density,
 )
 from allograft.seeds import Seeds
+from allograft.tasks.segmentation import Segmentation
 
 RULES = ("entropy", "infomax", "snd")
 """Selection rules that see predictions on the target's training images, and no label."""
@@ -43,6 +46,31 @@ def watched(prediction: Mapping[str, Any], task: Any, name: str) -> dict[str, An
         density = pixel_density(logits, Seeds(0, ("snd",)).rng("pixels", name))
         values["snd"] = None if math.isnan(density) else density
     return values
+
+
+def calibration(prediction: Mapping[str, Any], task: Any, whole: Whole, *, validates: bool) -> dict[str, Any]:
+    """What a record keeps of a test or validation case so that accuracy and Dice can be estimated
+    where there is no label.
+
+    Args:
+        validates: whether it is a labelled validation case of the source, on which estimates are
+            fitted: its label is looked at, that of a test case is not.
+
+    Returns:
+        Of a mask ``{"calibration": ...}``, see ``metrics.estimates.mask_sums``, with the ``losses``
+        of a validation case; of an unlabelled image with one class its probabilities as
+        ``prediction``, which those with a label have as ``probabilities``; else {}.
+    """
+    masks = getattr(task, "segmentation", task)
+    if task.key == "label" and not task.coding.several and "label" not in whole.case.labels:
+        return {"prediction": mean_prediction(prediction["label"]).tolist()}
+    if task.key != "mask" or not isinstance(masks, Segmentation):
+        return {}
+    probabilities = masks.probabilities(prediction, whole)
+    kept: dict[str, Any] = mask_sums(probabilities, whole.region)
+    if validates:
+        kept["losses"] = mask_losses(probabilities, masks.truth(whole), whole.region)
+    return {"calibration": kept}
 
 
 def score(rule: str, cases: Sequence[Mapping[str, Any]], task: Any) -> float | None:

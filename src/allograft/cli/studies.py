@@ -1,0 +1,219 @@
+"""``allograft study``, ``train``, ``adapt``: what trains; ``report``, ``clean``, ``cite``: what it
+leaves."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from allograft.cli.channel import Log, Quiet, Verbose, opened
+from allograft.cli.executor import Address, Executor, Jobs, made_executor
+from allograft.cli.options import Device, Set
+from allograft.cli.show import raise_failed, say_to_stderr, show, show_plan
+from allograft.errors import SpecError
+
+studies = typer.Typer(rich_markup_mode=None)
+
+
+@studies.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
+def study(
+    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")
+    ],
+    set_: Set = None,
+    workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+    shard: Annotated[
+        str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
+    ] = "1/1",
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits."),
+    ] = False,
+    device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option(help="Processes that train one network together, each with its share of the batch.")
+    ] = 1,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
+    strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
+    executor: Executor = None,
+    jobs: Jobs = None,
+    address: Address = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Mirror scores, curves and tables to MLflow at the end.", metavar="URI")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard event files to OUT/tensorboard at the end.")
+    ] = False,
+) -> None:
+    """Compare recipes: train, carry over, judge every one on every site, and leave table, report
+    and models."""
+    from allograft.context.journal import STOP
+    from allograft.results.tracking import Sinks
+    from allograft.run.fabric import local_fabric
+    from allograft.studies import PartsResult, run_study
+    from allograft.study import read_study
+
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
+    part, asked = _shard(shard), read_study(file, set_ or ())
+    where = made_executor(executor, jobs, address, device)
+    fabric = local_fabric(devices, precision, strategy, device)
+    how: dict[str, Any] = {"workers": workers, "checkpoint_seconds": checkpoint_seconds, "shard": part}
+    how["executor"] = where
+    if not fabric.is_global_zero:
+        run_study(asked, out, fabric=fabric, **how)
+        return
+    with opened(quiet, verbose, log) as say:
+        if plan:
+            from allograft.run.session import Session
+
+            return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
+        sinks = Sinks(mlflow, tensorboard)
+        sinks.check()
+        result = run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how)
+        sinks.mirror([part.out for part in result.parts.values()] if isinstance(result, PartsResult) else [result.out])
+        show(result)
+
+
+@studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
+def train(
+    file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
+    set_: Set = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
+) -> None:
+    """Run one recipe once and leave a model folder; nothing is judged."""
+    from allograft.results.models import predict_command
+    from allograft.run.fabric import local_fabric
+    from allograft.studies import train_model
+    from allograft.study import read_study
+
+    fabric = local_fabric(accelerator=device)
+    with opened(quiet, verbose, log) as say:
+        asked = read_study(file, set_ or ())
+        print(predict_command(train_model(asked, out, fabric=fabric, say=say, progress=not quiet)))
+
+
+@studies.command(
+    epilog="Example: allograft adapt runs/vessels/models/finetune@chase new-site/manifest.csv --recipe finetune -o "
+    "runs/new"
+)
+def adapt(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
+    recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
+    set_: Set = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
+    ] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
+) -> None:
+    """Adapt a finished model to a new site, without its source images."""
+    from allograft.adapt import adapt_model, adaptation
+    from allograft.run.fabric import local_fabric
+    from allograft.strict import overridden, parse_yaml
+
+    asked, changes, fabric = (
+        parse_yaml(recipe, "--recipe"),
+        overridden({}, set_ or ()),
+        local_fabric(accelerator=device),
+    )
+    how: dict[str, Any] = {"compare": compare, "overrides": changes}
+    with opened(quiet, verbose, log) as say:
+        if plan:
+            from allograft.run.session import Session
+
+            study_ = adaptation(model, manifest, asked, **how)
+            return show_plan(Session(study_, out, None, fabric, 0, 60.0, say))
+        show(adapt_model(model, manifest, asked, out, **how, fabric=fabric, say=say, progress=not quiet))
+
+
+@studies.command(epilog="Example: allograft report runs/vessels --format markdown > table.md")
+def report(
+    out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
+    ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Print the table alone, as csv, json, markdown or latex, and leave the page as it is.",
+            metavar="FORMAT",
+        ),
+    ] = None,
+) -> None:
+    """Make report.html, results.csv and metrics.csv anew from the records."""
+    from allograft.studies import rebuild
+
+    if form is None:
+        return show(rebuild(out, pictures=not without_images, say=say_to_stderr))
+    from allograft.results.formats import check_form, formatted
+
+    check_form(form)
+    result = rebuild(out, report=False)
+    print(formatted(out / "results.csv", form), end="")
+    raise_failed(result)
+
+
+@studies.command(epilog="Example: allograft clean runs/vessels --yes")
+def clean(
+    out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, nothing is removed.")] = False,
+) -> None:
+    """List, and with --yes remove, what no table, report, model or resumed run needs."""
+    from allograft.clean import leftovers, lines_of, remove
+
+    found = leftovers(out, say_to_stderr)
+    print("\n".join(lines_of(found)))
+    if yes:
+        print(f"removed {remove(found) / 2**20:.1f} MiB")
+    elif found.found:
+        print(f"dry run: nothing was removed; allograft clean {out} --yes removes {found.size / 2**20:.1f} MiB")
+
+
+@studies.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")
+def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folder of one.")]) -> None:
+    """Print BibTeX for what a study used."""
+    from allograft.recipe import candidates
+    from allograft.study import read_study
+    from allograft.study.cite import OURS, bibtex, papers
+    from allograft.study.reading import kept_study
+
+    asked = kept_study(file) if file.is_dir() else read_study(file)
+    print(
+        "\n\n".join(
+            bibtex(paper) for paper in (OURS, *papers(recipe for row in asked.rows for recipe in candidates(row)))
+        )
+    )
+
+
+@studies.command(epilog="Example: allograft methods")
+def methods() -> None:
+    """List the methods, one line each."""
+    from allograft.table import summaries
+
+    for name, line in summaries("method"):
+        print(f"{name:20} {line}")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, total = text.partition("/")
+    if not (slash and part.isdigit() and total.isdigit() and 1 <= int(part) <= int(total)):
+        raise SpecError(f"--shard {text}: expected I/N with I from 1 to N, for example --shard 2/4")
+    return int(part), int(total)
