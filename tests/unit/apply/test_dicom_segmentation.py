@@ -200,4 +200,4 @@ def test_a_model_without_masks_is_refused(tmp_path: Path, allograft: Command) ->
     save_predictor(Direct(build(spec)), tmp_path / "model", {**CARD, "task": {"synthesis": {}}})
     answer = allograft("predict", tmp_path / "model", scan(tmp_path / "ct"), "-o", tmp_path / "out", "--dicom-seg")
     assert answer.code == 2
-    assert answer.err.startswith("error: --dicom-seg: this model predicts paired"), answer.err
+    assert answer.err.startswith("error: --dicom-seg writes masks, and this model predicts paired"), answer.err
