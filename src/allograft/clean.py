@@ -66,7 +66,7 @@ class Leftovers:
     @property
     def size(self) -> int:
         """Bytes that can go."""
-        return sum(one.size for one in self.found)
+        return sum(leftover.size for leftover in self.found)
 
 
 @dataclass(frozen=True)
@@ -111,40 +111,40 @@ def leftovers(out: Path, say: Callable[[str], None] = lambda line: None) -> Left
     idle = [path for path in folders if not held_elsewhere(Store(path).lock_file)]
     current = {unit for plan in use.plans for unit in plan.units}
     is_complete = use.finished and all(Store(out / "units" / unit).carry_file.exists() for unit in current)
-    found: list[Leftover] = []
+    listed: list[Leftover] = []
     for path in idle:
         if path.name in use.units:
-            found += _of_unit(path, use)
+            listed += _of_unit(path, use)
         elif is_complete:
-            found.append(Leftover("unit", path.name, _size(path)))
+            listed.append(Leftover("unit", path.name, _size(path)))
         elif Store(path).carry_file.exists():
-            found += _journal(path)
+            listed += _journal(path)
     unknown = 0 if is_complete else sum(path.name not in use.units for path in folders)
-    return Leftovers(out, tuple(found), sum(map(_size, folders)), unknown)
+    return Leftovers(out, tuple(listed), sum(map(_size, folders)), unknown)
 
 
-def remove(found: Leftovers) -> int:
+def remove(leftovers_: Leftovers) -> int:
     """Remove what was found, but for what another process has taken up since; gives the bytes."""
     gone = 0
-    for one in found.found:
-        store = Store(found.out / "units" / one.unit)
+    for leftover in leftovers_.found:
+        store = Store(leftovers_.out / "units" / leftover.unit)
         if held_elsewhere(store.lock_file):
             continue
         with locked(store.lock_file):
-            _remove(store, one)
-        gone += one.size
-        if one.kind == "unit":
+            _remove(store, leftover)
+        gone += leftover.size
+        if leftover.kind == "unit":
             tree.remove(store.folder)
     return gone
 
 
-def _remove(store: Store, one: Leftover) -> None:
-    if one.kind == "journal":
+def _remove(store: Store, leftover: Leftover) -> None:
+    if leftover.kind == "journal":
         store.tidy()
-    elif one.kind == "optimizer":
+    elif leftover.kind == "optimizer":
         store.clean_optimizer()
-    elif one.kind == "stage":
-        store.clean_stage(one.stage)
+    elif leftover.kind == "stage":
+        store.clean_stage(leftover.stage)
     else:
         tree.remove(store.carry_file)  # first, so that a unit half removed is an unfinished one
 
@@ -197,21 +197,21 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def lines_of(found: Leftovers) -> list[str]:
+def lines_of(leftovers_: Leftovers) -> list[str]:
     """What can go and how much of it, a line a kind."""
-    lines = [f"{found.out}: {_amount(found.total)} in {found.out / 'units'}"]
+    lines = [f"{leftovers_.out}: {_amount(leftovers_.total)} in {leftovers_.out / 'units'}"]
     for kind, words in KINDS.items():
-        these = [one for one in found.found if one.kind == kind]
+        these = [leftover for leftover in leftovers_.found if leftover.kind == kind]
         if these:
-            lines.append(f"  {words:42} {len(these):5} {_amount(sum(one.size for one in these)):>12}")
-    if found.unknown:
+            lines.append(f"  {words:42} {len(these):5} {_amount(sum(leftover.size for leftover in these)):>12}")
+    if leftovers_.unknown:
         lines.append(
-            f"  {found.unknown} unit{'' if found.unknown == 1 else 's'} of no row kept: the study is not finished with "
-            "this version, one process and 32-true"
+            f"  {leftovers_.unknown} unit{'' if leftovers_.unknown == 1 else 's'} of no row kept: the study is not "
+            "finished with this version, one process and 32-true"
         )
-    if any(one.kind == "stage" for one in found.found):
+    if any(leftover.kind == "stage" for leftover in leftovers_.found):
         lines.append("  a model of such a stage is trained again if new test cases or another selection ask for it")
-    return lines if found.found or found.unknown else [*lines, "  nothing can go"]
+    return lines if leftovers_.found or leftovers_.unknown else [*lines, "  nothing can go"]
 
 
 def _amount(size: int) -> str:

@@ -37,11 +37,11 @@ def find_boxes(grey: Grey, method: Method, radius: tuple[float, float]) -> list[
         x0, y0, x1, y1 of each, end exclusive, inside the image.
     """
     if method == "hough":
-        found = _circles(grey, radius)
+        circles = _circles(grey, radius)
     else:
-        found = _regions(_parted(grey, radius[0]) if method == "watershed" else _enclosed(grey), radius)
+        circles = _regions(_parted(grey, radius[0]) if method == "watershed" else _enclosed(grey), radius)
     height, width = grey.shape
-    inside = [(max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)) for x0, y0, x1, y1 in found]
+    inside = [(max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)) for x0, y0, x1, y1 in circles]
     return sorted(box for box in inside if box[0] < box[2] and box[1] < box[3])
 
 
@@ -151,11 +151,11 @@ def label_boxes(
 
 
 def _photographs(images: Iterable[Path]) -> Sequence[Path]:
-    found: list[Path] = []
+    photographs: list[Path] = []
     for path in images:
         below = sorted(p for p in path.rglob("*") if p.name.lower().endswith(PHOTOGRAPHS)) if path.is_dir() else [path]
-        found += [p for p in below if not p.name.startswith(".")]
-    if not found:
+        photographs += [p for p in below if not p.name.startswith(".")]
+    if not photographs:
         endings = ", ".join(PHOTOGRAPHS)
         raise ManifestError(f"label boxes: no image among what was given; expected files ending in {endings}")
-    return found
+    return photographs

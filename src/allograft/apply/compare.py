@@ -100,17 +100,17 @@ def compare(
         print(found.overall.found.difference)
     """
     places, manifest = (Path(a), Path(b)), Path(manifest)
-    sides = [_side(name, path, device) for name, path in zip(_names(places, names), places, strict=True)]
-    shared = _shared_task(sides, task)
+    both = [_side(name, path, device) for name, path in zip(_names(places, names), places, strict=True)]
+    shared = _shared_task(both, task)
     if surface_dice is not None:
         shared = measuring(shared, surface_dice=surface_dice)
-    judged = [_judged(side, manifest, shared) for side in sides]
-    found = _paired(sides, judged, manifest)
-    for place in places:
-        look_at_model(place, "compare", "scores on another manifest")
+    judged = [_judged(side, manifest, shared) for side in both]
+    compared = _paired(both, judged, manifest)
+    for path_ in places:
+        look_at_model(path_, "compare", "scores on another manifest")
     if out is not None:
-        _write(Path(out), found, sides, judged)
-    return found
+        _write(Path(out), compared, both, judged)
+    return compared
 
 
 def _names(places: Sequence[Path], names: tuple[str, str] | None) -> tuple[str, str]:
@@ -135,7 +135,7 @@ def _side(name: str, path: Path, device: str) -> Side:
     )
 
 
-def _shared_task(sides: Sequence[Side], asked: Mapping[str, Any] | None) -> Any:
+def _shared_task(both: Sequence[Side], asked: Mapping[str, Any] | None) -> Any:
     """The one task of both, with the mask values that a model's card or the caller names.
 
     Raises:
@@ -143,13 +143,13 @@ def _shared_task(sides: Sequence[Side], asked: Mapping[str, Any] | None) -> Any:
     """
     said = [("--classes", make_segmentation(asked))] if asked else []
     # a card says which values the truth has; a table only which classes there are
-    said += [(str(side.path), side.task) for side in sorted(sides, key=lambda side: side.model is None) if side.task]
+    said += [(str(side.path), side.task) for side in sorted(both, key=lambda side: side.model is None) if side.task]
     if not said:
         raise ModelError(
-            f"{sides[0].path}, {sides[1].path}: folders of masks say nothing of their classes; name them: "
+            f"{both[0].path}, {both[1].path}: folders of masks say nothing of their classes; name them: "
             "--classes vessel"
         )
-    has_masks_alone = asked is not None or any(side.task is None for side in sides)
+    has_masks_alone = asked is not None or any(side.task is None for side in both)
     parts = [(who, getattr(task, "segmentation", task) if has_masks_alone else task) for who, task in said]
     first, task = parts[0]
     for who, other in parts[1:]:
@@ -158,7 +158,7 @@ def _shared_task(sides: Sequence[Side], asked: Mapping[str, Any] | None) -> Any:
                 f"{who}: predicts {_sought(other)}; expected {_sought(task)}, as {first}; compare like with like"
             )
     if has_masks_alone and not isinstance(task, Segmentation):
-        folder = next(side.path for side in sides if side.task is None)
+        folder = next(side.path for side in both if side.task is None)
         wanted = f"expected {_sought(task)}, as {first}"
         raise ModelError(f"{folder}: found a folder of masks; {wanted}; compare two of one task and classes")
     return task
@@ -177,15 +177,15 @@ def _judged(side: Side, manifest: Path, task: Any) -> Judged:
     return judged_masks(side.path, manifest, task)
 
 
-def _paired(sides: Sequence[Side], judged: Sequence[Judged], manifest: Path) -> HeadToHead:
+def _paired(both: Sequence[Side], judged: Sequence[Judged], manifest: Path) -> HeadToHead:
     cases = judged[0].labelled.cases
     unmatched = [
         Unmatched(case.name, case.subject, case.site, side.name, reason)
         for case in cases
-        for side, one in zip(sides, judged, strict=True)
-        if (reason := one.absent(case))
+        for side, answers in zip(both, judged, strict=True)
+        if (reason := answers.absent(case))
     ]
-    left = {one.case for one in unmatched}
+    left = {answers.case for answers in unmatched}
     if not cases or len(left) == len(cases):
         why = (
             f"no case has a '{judged[0].task.key}'; add labels for some"
@@ -194,37 +194,37 @@ def _paired(sides: Sequence[Side], judged: Sequence[Judged], manifest: Path) -> 
         )
         raise ManifestError(f"{manifest}: {why}")
     scored, warnings = [list[dict[str, Any]](), list[dict[str, Any]]()], list[str]()
-    for side, one, rows in zip(sides, judged, scored, strict=True):
-        for whole in one.labelled.where(lambda case: case.name not in left).wholes():
-            row, said = one.row(whole)
+    for side, answers, rows in zip(both, judged, scored, strict=True):
+        for whole in answers.labelled.where(lambda case: case.name not in left).wholes():
+            row, said = answers.row(whole)
             rows.append(row)
             warnings += [f"{side.name}: {whole.case.name}: {text}" for text in said]
-    found = differences(judged[0].task, *scored)
+    compared = differences(judged[0].task, *scored)
     unlabelled = len(judged[0].cohort.cases) - len(cases)
-    first, second = (side.name for side in sides)
+    first, second = (side.name for side in both)
     headline = judged[0].task.headline
     return HeadToHead(
-        (first, second), headline, scored[0], scored[1], found, tuple(unmatched), unlabelled, tuple(warnings)
+        (first, second), headline, scored[0], scored[1], compared, tuple(unmatched), unlabelled, tuple(warnings)
     )
 
 
-def _write(out: Path, found: HeadToHead, sides: Sequence[Side], judged: Sequence[Judged]) -> None:
-    pictures = [(place, _pictures(found, judged, place)) for place in worst(found)]
+def _write(out: Path, compared: HeadToHead, both: Sequence[Side], judged: Sequence[Judged]) -> None:
+    pictures = [(case_index, _pictures(compared, judged, case_index)) for case_index in worst(compared)]
     write_page(
         out / "compare.html",
-        found,
+        compared,
         task=_sought(judged[0].task),
-        kinds=(sides[0].kind, sides[1].kind),
+        kinds=(both[0].kind, both[1].kind),
         pictures=pictures,
         classes=getattr(judged[0].task, "names", ()),
     )
-    write_cases(out / "cases.csv", found)
-    write_summary(out / "summary.csv", found)
+    write_cases(out / "cases.csv", compared)
+    write_summary(out / "summary.csv", compared)
 
 
-def _pictures(found: HeadToHead, judged: Sequence[Judged], place: int) -> tuple[Picture, Picture]:
+def _pictures(compared: HeadToHead, judged: Sequence[Judged], case_index: int) -> tuple[Picture, Picture]:
     """A case as each of the two sees it, in the same slices."""
-    name = str(found.a[place]["case"])
+    name = str(compared.a[case_index]["case"])
     wholes = [next(one.cohort.where(_is(name)).wholes()) for one in judged]
     answers = [one.find(whole) for one, whole in zip(judged, wholes, strict=True)]
     image = read_image(wholes[0].case.image, nan=0.0).array
@@ -234,8 +234,8 @@ def _pictures(found: HeadToHead, judged: Sequence[Judged], place: int) -> tuple[
     marked = np.maximum(truth, np.maximum(*masks))
     made = []
     for side, (answer, mask) in enumerate(zip(answers, masks, strict=True)):
-        score = scores_of((found.a, found.b)[side][place])[found.of_cases]
-        words = (found.names[side], f"{found.of_cases} {score:.3f}")
+        score = scores_of((compared.a, compared.b)[side][case_index])[compared.of_cases]
+        words = (compared.names[side], f"{compared.of_cases} {score:.3f}")
         if answer.boxes is not None:
             made.append(Picture(*words, draw_boxes(plane(image), wholes[side].boxes, answer.boxes)))
         else:
@@ -249,7 +249,7 @@ def _pictures(found: HeadToHead, judged: Sequence[Judged], place: int) -> tuple[
 
 def _stack(answer: Answer) -> NDArray[np.generic]:
     """An image that was made: (C, *shape)."""
-    return np.stack([one.numpy() for one in answer.maps.values()])
+    return np.stack([channel.numpy() for channel in answer.maps.values()])
 
 
 def _is(name: str) -> Callable[[Case], bool]:

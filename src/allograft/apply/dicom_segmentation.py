@@ -69,8 +69,8 @@ def write_segmentation(path: Path, predicted: Predicted, names: Sequence[str]) -
             f"{predicted.name}: a DICOM segmentation cannot be made of this series{lacks}; "
             "expected one with patient, study and frame of reference; export the series again, or leave --dicom-seg out"
         ) from None
-    found = aligned(read_mask(path), grid, path, f"its image '{predicted.name}'").array[0]
-    if not np.array_equal(found, mask):
+    read_back = aligned(read_mask(path), grid, path, f"its image '{predicted.name}'").array[0]
+    if not np.array_equal(read_back, mask):
         path.unlink()
         raise ImageError(
             f"{predicted.name}: its DICOM segmentation does not read back as it was written; leave --dicom-seg out"

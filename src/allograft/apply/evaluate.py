@@ -63,9 +63,9 @@ def evaluate(
     if os.path.exists(judged / "card.json"):
         model = load(judged, device=device)
         answers = judged_model(model, judged, manifest, measuring(model.task, missed, surface_dice))
-        found = _evaluated(answers, judged, manifest)
-        look_at_model(judged, "evaluate", f"scores of {len(found.cases)} cases of another manifest")
-        return found
+        evaluation = _evaluated(answers, judged, manifest)
+        look_at_model(judged, "evaluate", f"scores of {len(evaluation.cases)} cases of another manifest")
+        return evaluation
     if not is_mask_folder(judged):
         raise ModelError(
             f"{judged}: neither a model folder (card.json) nor a folder of predicted masks "
@@ -85,17 +85,17 @@ def make_segmentation(task: Mapping[str, Any]) -> Segmentation:
     return made
 
 
-def _evaluated(judged: Judged, place: Path, manifest: Path) -> Evaluation:
+def _evaluated(judged: Judged, source: Path, manifest: Path) -> Evaluation:
     scored, warnings = [], list[str]()
     for case in judged.labelled.cases:
         if reason := judged.absent(case):
-            raise ModelError(f"{place}: {reason}")
+            raise ModelError(f"{source}: {reason}")
     for whole in judged.labelled.wholes():
         row, said = judged.row(whole)
         scored.append(row)
         warnings += [f"{whole.case.name}: {text}" for text in said]
-    found = _pooled(scored, judged.task, len(judged.cohort.cases) - len(scored), manifest)
-    return replace(found, warnings=tuple(warnings))
+    evaluation = _pooled(scored, judged.task, len(judged.cohort.cases) - len(scored), manifest)
+    return replace(evaluation, warnings=tuple(warnings))
 
 
 def measuring(task: Any, missed: Missed | None = None, surface_dice: float | None = None) -> Any:
@@ -129,10 +129,10 @@ def _bare(case: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in case.items() if key != "site"}
 
 
-def summary(found: Evaluation, site: str) -> str:
+def summary(evaluation: Evaluation, site: str) -> str:
     """A site's metrics in a line, each with the number of cases in which it is undefined and which
     its mean leaves out."""
-    count, metrics = sum(case["site"] == site for case in found.cases), found.metrics[site]
+    count, metrics = sum(case["site"] == site for case in evaluation.cases), evaluation.metrics[site]
     words = []
     for name, value in metrics.items():
         if not name.startswith("undefined/"):
@@ -142,7 +142,10 @@ def summary(found: Evaluation, site: str) -> str:
     return f"{site}: {', '.join(words)}"
 
 
-def write_evaluation(found: Evaluation, path: Path) -> None:
+def write_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Metrics and cases as JSON; ``warnings`` where there are any."""
-    more = {"warnings": list(found.warnings)} if found.warnings else {}
-    write_json(path, {"metrics": found.metrics, "cases": list(found.cases), "unlabelled": found.unlabelled, **more})
+    more = {"warnings": list(evaluation.warnings)} if evaluation.warnings else {}
+    write_json(
+        path,
+        {"metrics": evaluation.metrics, "cases": list(evaluation.cases), "unlabelled": evaluation.unlabelled, **more},
+    )

@@ -207,8 +207,8 @@ def _missing_operator(error: BaseException) -> str:
     while each:
         text += f"\n{each}"
         each = each.__cause__ or each.__context__
-    found = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>", text)
-    return f"{found[1]}.{found[2]}" if found else ""
+    matched = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>", text)
+    return f"{matched[1]}.{matched[2]}" if matched else ""
 
 
 def _first_line(error: BaseException) -> str:
@@ -223,8 +223,8 @@ def _largest_difference(run: Runs, plain: Direct, model: Model, sizes: Sequence[
         generator = torch.Generator().manual_seed(number)
         image = torch.randn(1 + number, int(model.card["channels"]), *size, generator=generator)
         with torch.no_grad():
-            expected, found = padded(plain.network, image), run(image)
-        for key, value in zip(keys, found, strict=True):
+            expected, answered = padded(plain.network, image), run(image)
+        for key, value in zip(keys, answered, strict=True):
             if value.shape != expected[key].shape or not bool(value.isfinite().all()):
                 raise ModelError(
                     f"{key}: the exported network gives {tuple(value.shape)}, ours {tuple(expected[key].shape)}, for "

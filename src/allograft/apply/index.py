@@ -117,12 +117,12 @@ def recall_of(folder: Path, manifest: Path, *, where: Mapping[str, str] | None =
     refuse_training_images(model.card, cases, folder)
     cohort = _paired(model, cases, manifest)
     items = [cohort.case(item) for item in range(len(cohort))]
-    found = []
+    recalls = []
     for band, maps in zip(predictor.bands, _maps(items).chunk(len(predictor.bands), 2), strict=True):
         with evaluation_mode(band.query):
             seen = torch.cat([embed(band.query, item.image.to(model.device)) for item in items])
-        found.append(recall(seen, keys_of(band.key, maps)))
-    return Recall(len(items), tuple(found))
+        recalls.append(recall(seen, keys_of(band.key, maps)))
+    return Recall(len(items), tuple(recalls))
 
 
 def _paired(model: Model, cases: Sequence[Case], manifest: Path) -> Cohort:

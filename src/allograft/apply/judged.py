@@ -125,7 +125,7 @@ def judged_masks(folder: Path, manifest: Path, task: Any, coding: Coding | None 
 
 def mask_files(folder: Path) -> dict[str, list[Path]]:
     """Name below the folder, without ending -> the files of that name."""
-    found: dict[str, list[Path]] = {}
+    masks: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if (
             path.is_file()
@@ -133,11 +133,11 @@ def mask_files(folder: Path) -> dict[str, list[Path]]:
             and not path.name.startswith(".")
             and not is_second(path)
         ):
-            found.setdefault(stem(path.relative_to(folder).as_posix()), []).append(path)
-    return found
+            masks.setdefault(stem(path.relative_to(folder).as_posix()), []).append(path)
+    return masks
 
 
-def matching(there: Mapping[str, T], place: Path, cases: Sequence[Case]) -> Callable[[Case], T | None]:
+def matching(there: Mapping[str, T], folder: Path, cases: Sequence[Case]) -> Callable[[Case], T | None]:
     """Case -> its prediction: by its path, or by its bare name where that is one of a kind on both
     sides; None where there is none.
 
@@ -154,7 +154,7 @@ def matching(there: Mapping[str, T], place: Path, cases: Sequence[Case]) -> Call
     for name in there:
         if name not in taken or name == Path(name).name:  # one that lies at another case's path is that case's
             by_name.setdefault(Path(name).name, []).append(name)
-    asked = Counter(one for case in cases for one in _names(Path(stem(case.name)).name)[1:])
+    asked = Counter(bare_name for case in cases for bare_name in _names(Path(stem(case.name)).name)[1:])
 
     def find(case: Case) -> T | None:
         name = stem(case.name)
@@ -162,13 +162,13 @@ def matching(there: Mapping[str, T], place: Path, cases: Sequence[Case]) -> Call
         for wanted in _names(name):
             if wanted in there:
                 return there[wanted]
-        near = next((by_name[one] for one in _names(bare) if one in by_name), None)
+        near = next((by_name[bare_name] for bare_name in _names(bare) if bare_name in by_name), None)
         if near is None:
             return None
         if asked[bare] > 1 or len(near) > 1:
             found = f"{asked[bare]} cases and {len(near)} predictions are called '{bare}'"
             raise ModelError(
-                f"{place}: {found}; expected the prediction of '{case.name}' at {place / name}.*; store it there"
+                f"{folder}: {found}; expected the prediction of '{case.name}' at {folder / name}.*; store it there"
             )
         return there[near[0]]
 

@@ -110,9 +110,9 @@ class Model:
         with TemporaryDirectory(prefix="allograft-") as folder:
             cases = self.cases(_as_files(images, Path(folder)))
             cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
-            for which, case in enumerate(cases):
+            for index, case in enumerate(cases):
                 try:
-                    made = self._predict(cohort, which, case)
+                    made = self._predict(cohort, index, case)
                 except AllograftError as error:
                     if failed is None:
                         raise
@@ -168,7 +168,7 @@ class Model:
             return None
         return self.deployment.distance(network, whole.batch.to(self.device))
 
-    def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
+    def _predict(self, cohort: Cohort, index: int, case: Case) -> Predicted:
         try:
             channels = cohort.prepared.image(case)[0].shape[0]
         except SpecError as error:  # of the model's own settings, which nobody can change here
@@ -181,15 +181,15 @@ class Model:
                 f"{case.name}: has {channels} channels, the model was trained on {self.card['channels']}; convert the "
                 "image"
             )
-        whole = cohort.whole(which)
+        whole = cohort.whole(index)
         prediction = self.prediction(whole)
         answer, facts = self.task.answer(prediction, whole), case_facts(prediction)
         if (far := self._distance(whole)) is not None:
             facts[DISTANCE] = far
-        place = [
+        notes = [
             text for topic, text in cohort.prepared.notes(case).items() if topic == "sform"
         ]  # millimetres hang on it
-        answer = replace(answer, warnings=(*answer.warnings, *place, *facts.get("warnings", ())))
+        answer = replace(answer, warnings=(*answer.warnings, *notes, *facts.get("warnings", ())))
         grid = cohort.prepared.grid(case)
         cohort.prepared.memory.clear()  # one image at a time
         return Predicted(case.name, case.image, grid, answer, facts)
@@ -211,16 +211,16 @@ def load(
         ModelError: not a model folder; a pickle is never opened.
         SpecError: an unknown precision.
     """
-    place = find_device(device)
-    check_precision(precision, place)
-    predictor, card = load_predictor(folder, template=network, device=place)
+    on = find_device(device)
+    check_precision(precision, on)
+    predictor, card = load_predictor(folder, template=network, device=on)
     for key in ("task", "preprocessing", "channels"):
         if key not in card:
             raise ModelError(
                 f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/"
             )
     known = read_deployment(Path(folder), card.get("checksum"))
-    model = Model(predictor, card, place, HALF.get(precision), known)
+    model = Model(predictor, card, on, HALF.get(precision), known)
     try:
         _ = model.task, model.slices, model.prepared()
     except AllograftError as error:
@@ -239,18 +239,18 @@ def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
 
 
 def _as_files(images: Images, folder: Path) -> list[Path | str | Case]:
-    """The same with each array in a file of the folder."""
+    """The same with each given in a file of the folder."""
     several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
     files: list[Path | str | Case] = []
-    for number, one in enumerate(several):
-        if isinstance(one, np.ndarray):
-            if one.dtype.kind not in "biuf":
-                raise ImageError(f"array-{number}: holds {one.dtype}; expected numbers; convert it with astype")
+    for number, given in enumerate(several):
+        if isinstance(given, np.ndarray):
+            if given.dtype.kind not in "biuf":
+                raise ImageError(f"array-{number}: holds {given.dtype}; expected numbers; convert it with astype")
             file = folder / f"array-{number}.npy"
-            np.save(file, one, allow_pickle=False)
+            np.save(file, given, allow_pickle=False)
             files.append(file)
         else:
-            files.append(one)
+            files.append(given)
     return files
 
 
@@ -259,16 +259,16 @@ def _cases(images: Path | str | Iterable[Path | str | Case], *, planes: bool) ->
         if isinstance(given, Case):
             yield given
             continue
-        one = Path(given)
-        if one.suffix in (".csv", ".parquet"):
-            yield from read_manifest(one)
-        elif os.path.isdir(one):
-            found = images_below(one, planes=planes)
+        path = Path(given)
+        if path.suffix in (".csv", ".parquet"):
+            yield from read_manifest(path)
+        elif os.path.isdir(path):
+            found = images_below(path, planes=planes)
             if not found:
-                raise ManifestError(f"{one}: holds no image; expected DICOM, or files ending in {', '.join(SUFFIXES)}")
+                raise ManifestError(f"{path}: holds no image; expected DICOM, or files ending in {', '.join(SUFFIXES)}")
             yield from (Case(name, subject=name, site="", image=(image,)) for name, image in found)
         else:
-            yield _bare(one, one.name)
+            yield _bare(path, path.name)
 
 
 def _bare(path: Path, name: str) -> Case:

@@ -37,7 +37,7 @@ def monitor(model: Path | str, results: Sequence[Path | str], out: Path | str | 
         ModelError: a model that knows nothing of its validation, a file of another model, one file
             given twice.
     """
-    folder, files = Path(model), [Path(one) for one in results]
+    folder, files = Path(model), [Path(path) for path in results]
     loaded = load(folder, device="cpu")
     if loaded.deployment is None:
         raise ModelError(
@@ -53,11 +53,11 @@ def monitor(model: Path | str, results: Sequence[Path | str], out: Path | str | 
     drifts = compared(before, now, _abstained(rows, rule))
     task = f"{type(loaded.task).__name__.lower()} of {', '.join(getattr(loaded.task, 'names', ())) or 'images'}"
     words = "" if rule is None else str(rule)
-    found = Monitored(folder.resolve().name, task, drifts, before, now, failed, loaded.deployment.facts, words)
+    monitored_ = Monitored(folder.resolve().name, task, drifts, before, now, failed, loaded.deployment.facts, words)
     if out is not None:
-        write_page(Path(out) / "monitor.html", found)
+        write_page(Path(out) / "monitor.html", monitored_)
         _write_csv(Path(out) / "monitor.csv", drifts)
-    return found
+    return monitored_
 
 
 def _rows(files: Sequence[Path], model: Model) -> tuple[list[Row], int]:
@@ -119,7 +119,7 @@ def _write_csv(path: Path, drifts: Sequence[Drift]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    for one in drifts:
-        row = {name: getattr(one, name) for name in columns}
+    for drift in drifts:
+        row = {name: getattr(drift, name) for name in columns}
         writer.writerow({key: "" if value is None else value for key, value in row.items()})
     write_bytes(path, text.getvalue().encode())

@@ -70,18 +70,18 @@ class PredictionTable:
         Raises:
             ModelError: a cell that is no probability.
         """
-        found = []
+        probabilities_ = []
         for name in self.classes:
             try:
-                found.append(float(row[name]))
+                probabilities_.append(float(row[name]))
             except ValueError:
-                found.append(math.nan)
-            if not 0 <= found[-1] <= 1:
+                probabilities_.append(math.nan)
+            if not 0 <= probabilities_[-1] <= 1:
                 raise ModelError(
                     f"{self.path}: image '{row['image']}', column '{name}': found '{row[name]}', expected a "
                     "probability from 0 to 1; predict the images again"
                 )
-        return found
+        return probabilities_
 
 
 def read_predictions(path: Path) -> PredictionTable:

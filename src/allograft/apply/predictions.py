@@ -76,33 +76,33 @@ def write_predictions(
         check_segments(loaded.task)
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
-    found: list[Predicted] = []
+    predicted: list[Predicted] = []
     cases = loaded.cases(list(images))
     _check_names(cases)
-    for one in loaded.predictions(cases, failed=failed):
-        name = output_name(one.name)
-        row, is_far = row_of(one, rule)
+    for answered in loaded.predictions(cases, failed=failed):
+        name = output_name(answered.name)
+        row, is_far = row_of(answered, rule)
         is_far = is_far and asked is not None
         if is_far and rule is not None:
-            blank, score = dict.fromkeys(one.answer.values, ""), one.facts[rule.column]
+            blank, score = dict.fromkeys(answered.answer.values, ""), answered.facts[rule.column]
             named = f"{rule.column} {score:.3g} is above {rule.threshold:.3g}"
             row |= {**blank, "warnings": f"abstained: {named}"}
         segments = segments_of(loaded.task) if dicom_seg else None
         try:
-            made = {} if is_far else written_hidden(one, out / name, overlay=overlay, probabilities=probabilities,
+            made = {} if is_far else written_hidden(answered, out / name, overlay=overlay, probabilities=probabilities,
                                                     segments=segments)  # fmt: skip
         except ImageError as error:  # an image that has no place for a segmentation; the others follow
-            failed[one.name] = error
+            failed[answered.name] = error
             continue
-        names[name] = one.name
+        names[name] = answered.name
         table.add_failed(failed, list(row))
         table.add(row)
         for hidden, path in made.items():
             replace_file(hidden, path)
-        if one.answer.boxes is not None:
-            found.append(one)
-    if found:
-        write_json(out / "coco.json", coco(found))
+        if answered.answer.boxes is not None:
+            predicted.append(answered)
+    if predicted:
+        write_json(out / "coco.json", coco(predicted))
     if len(failed) == 1 and not names:
         raise next(iter(failed.values()))
     table.add_failed(failed, table.columns or ["image", "warnings"])
@@ -117,15 +117,21 @@ def write_predictions(
     return len(names)
 
 
-def row_of(one: Predicted, rule: Abstention | None) -> tuple[dict[str, Any], bool]:
+def row_of(predicted: Predicted, rule: Abstention | None) -> tuple[dict[str, Any], bool]:
     """An image's row of ``results.csv``, and whether it is farther from the training images than
     the rule lets through."""
-    unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
-    said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
+    unit = {} if predicted.answer.unit is None else {"unit": predicted.answer.unit}
+    said = {key: fact for key, fact in predicted.facts.items() if key != "warnings"}
     said |= {key: " ".join(map(str, fact)) for key, fact in said.items() if isinstance(fact, list)}
-    is_far = rule is not None and one.facts[rule.column] > rule.threshold
+    is_far = rule is not None and predicted.facts[rule.column] > rule.threshold
     said |= {} if rule is None else {"abstain": "yes" if is_far else "no"}
-    return {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(one.answer.warnings)}, is_far
+    return {
+        "image": predicted.name,
+        **unit,
+        **predicted.answer.values,
+        **said,
+        "warnings": "; ".join(predicted.answer.warnings),
+    }, is_far
 
 
 def described(known: Deployment | None) -> list[str]:
@@ -134,10 +140,11 @@ def described(known: Deployment | None) -> list[str]:
     if known is None:
         return []
     lines = []
-    for site, one in known.facts["calibration"].items():
+    for site, calibration in known.facts["calibration"].items():
         lines.append(
-            f"validated at {site} on {one['cases']} cases: calibration error {one['error_before']:.3f}, "
-            f"{one['error_after']:.3f} at temperature {one['temperature']:.2f} (fitted on these cases; not applied)"
+            f"validated at {site} on {calibration['cases']} cases: calibration error "
+            f"{calibration['error_before']:.3f}, {calibration['error_after']:.3f} at temperature "
+            f"{calibration['temperature']:.2f} (fitted on these cases; not applied)"
         )
     for audit in known.facts["fairness"]:
         scored = [
@@ -190,9 +197,9 @@ class ResultsTable:
     def __post_init__(self) -> None:
         with suppress(OSError, ValueError, csv.Error):
             with open(self.path, newline="", encoding="utf-8") as file:
-                found = list(csv.DictReader(file, strict=True))
-            self.columns = list(found[0]) if found else []
-            self.rows = {output_name(row["image"]): row for row in found}
+                kept = list(csv.DictReader(file, strict=True))
+            self.columns = list(kept[0]) if kept else []
+            self.rows = {output_name(row["image"]): row for row in kept}
 
     def add(self, row: Mapping[str, object]) -> None:
         """Write a row: at the end, or in the place of the one of the same name."""
@@ -235,10 +242,10 @@ def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
     """Boxes of several images in COCO's form: x, y, width and height in pixels."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, one in enumerate(predicted, 1):
-        rows, columns = one.grid.shape
-        images.append({"id": number, "file_name": one.name, "height": rows, "width": columns})
-        boxes = one.answer.boxes
+    for number, predicted_ in enumerate(predicted, 1):
+        rows, columns = predicted_.grid.shape
+        images.append({"id": number, "file_name": predicted_.name, "height": rows, "width": columns})
+        boxes = predicted_.answer.boxes
         assert boxes is not None
         assert boxes.score is not None
         for (x0, y0, x1, y1), label, score in zip(
@@ -252,7 +259,7 @@ def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
 
 
 def written_hidden(
-    one: Predicted, path: Path, *, overlay: bool, probabilities: bool, segments: Sequence[str] | None = None
+    predicted: Predicted, path: Path, *, overlay: bool, probabilities: bool, segments: Sequence[str] | None = None
 ) -> dict[Path, Path]:
     """Write the pictures of an answer; a class alone leaves none.
 
@@ -262,7 +269,7 @@ def written_hidden(
     Returns:
         Hidden file, with the ending by which its format is chosen -> the name it is to have.
     """
-    answer, suffix, made = one.answer, ".png" if one.affine is None else ".nii.gz", dict[Path, Path]()
+    answer, suffix, made = predicted.answer, ".png" if predicted.affine is None else ".nii.gz", dict[Path, Path]()
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,22 +283,27 @@ def written_hidden(
 
     if answer.mask is not None:
         if segments is None:
-            write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+            write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), predicted.affine, axis=predicted.grid.axis)
         else:
-            write_segmentation(beside(ENDING), one, segments)
+            write_segmentation(beside(ENDING), predicted, segments)
         if overlay:
-            image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
-            index = slice_of(image, found)
-            drawn = draw_overlay(plane(image, index), None, plane(found[None], index), classes=len(answer.maps))
+            image, mask = read_image(predicted.files, nan=0.0).array, answer.mask.numpy()
+            index = slice_of(image, mask)
+            drawn = draw_overlay(plane(image, index), None, plane(mask[None], index), classes=len(answer.maps))
             write_bytes(beside("overlay.png"), drawn)
     if answer.boxes is not None:
         write_json(beside("boxes.json"), boxes_file(answer))
         if overlay:
-            image = plane(read_image(one.files, nan=0.0).array)
+            image = plane(read_image(predicted.files, nan=0.0).array)
             write_bytes(beside("overlay.png"), draw_boxes(image, None, answer.boxes))
     if probabilities or answer.mask is None:  # an image that was made is the answer itself
         # a PNG holds shares of 65535
-        low, high = answer.span if one.affine is not None else (0.0, 1.0)
+        low, high = answer.span if predicted.affine is not None else (0.0, 1.0)
         for name, values in answer.maps.items():
-            write_image(beside(f"{name}{suffix}"), low + (high - low) * values.numpy(), one.affine, axis=one.grid.axis)
+            write_image(
+                beside(f"{name}{suffix}"),
+                low + (high - low) * values.numpy(),
+                predicted.affine,
+                axis=predicted.grid.axis,
+            )
     return made

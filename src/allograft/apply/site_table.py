@@ -90,18 +90,18 @@ def merge(out: Path, files: Sequence[Path]) -> SiteTable:
             model that the study does not hold, or whose weights are others; cases that this model
             was evaluated on before, or a surface Dice at another tolerance.
     """
-    study, held = kept_study(out), {(one.unit, one.stage): one for one in held_models(out)}
+    study, held = kept_study(out), {(model.unit, model.stage): model for model in held_models(out)}
     there = merged_records(out)
-    tolerances = {one.surface_dice for one in there.values()} | {_tolerance(study)}
+    tolerances = {model.surface_dice for model in there.values()} | {_tolerance(study)}
     new: dict[str, SiteRecord] = {}
     for path in files:
         record = read_site_record(path)
         _check(record, path, held, {**there, **new}, out)
         tolerances.add(record.surface_dice)
-        if len(stated := sorted(one for one in tolerances if one is not None)) > 1:
+        if len(stated := sorted(mm for mm in tolerances if mm is not None)) > 1:
             raise OutputError(
                 f"{path}: its surface Dice has a tolerance of {record.surface_dice} mm, and the table one of "
-                f"{next(one for one in stated if one != record.surface_dice)} mm; evaluate with the same --surface-dice"
+                f"{next(mm for mm in stated if mm != record.surface_dice)} mm; evaluate with the same --surface-dice"
             )
         new[record.hash] = record
     add_look(out, "merge", f"{len(new)} records and the table of sites")
@@ -124,12 +124,12 @@ def held_models(out: Path) -> list[Held]:
         for folder in part_folders(out)
         for record in read_all(folder).values()
     }
-    found: dict[tuple[str, str], list[str]] = {}
+    by_unit: dict[tuple[str, str], list[str]] = {}
     for name, card in cards.items():
-        found.setdefault((card.get("unit", ""), card.get("stage", "")), []).append(name)
+        by_unit.setdefault((card.get("unit", ""), card.get("stage", "")), []).append(name)
     return [
         Held(unit, stage, tuple(names), learned[unit, stage], cards[names[0]]["checksum"])
-        for (unit, stage), names in found.items()
+        for (unit, stage), names in by_unit.items()
         if (unit, stage) in learned
     ]
 
@@ -231,7 +231,9 @@ def _check(
     model = held.get((record.unit, record.stage))
     named = f"unit {record.unit[:8]}, stage '{record.stage}'"
     if model is None:
-        known = ", ".join(name for one in held.values() for name in one.names) or "no model whose card names its unit"
+        known = (
+            ", ".join(name for model_ in held.values() for name in model_.names) or "no model whose card names its unit"
+        )
         raise OutputError(
             f"{path}: is of {named}, which {out} does not hold; expected one of {known}: give the OUT of its study, or "
             f"write its cards again with 'allograft report {out}'"
@@ -241,7 +243,9 @@ def _check(
             f"{path}: is of {named}, with weights of checksum {record.model}; {out / 'models' / model.names[0]} has "
             f"{model.model}: evaluate that folder"
         )
-    same = next((key for key, one in there.items() if (one.unit, one.stage, one.data) == _asked(record)), None)
+    same = next(
+        (key for key, model_ in there.items() if (model_.unit, model_.stage, model_.data) == _asked(record)), None
+    )
     if same is not None:
         raise OutputError(
             f"{path}: {model.names[0]} was evaluated on the same cases before; remove {out / FOLDER / same}.json to "
@@ -261,10 +265,10 @@ def _own(out: Path, held: Sequence[Held]) -> Iterator[Entry]:
             if record.part == "test" and record.status == "done":
                 kept = cases.setdefault((record.unit, record.stage, record.site), {})
                 kept |= {case["case"]: case for case in record.measured}
-    for one in held:
+    for model in held:
         for (unit, stage, site), kept in cases.items():
-            if (unit, stage) == (one.unit, one.stage) and kept:
-                yield Entry(one, site, "", list(kept.values()))
+            if (unit, stage) == (model.unit, model.stage) and kept:
+                yield Entry(model, site, "", list(kept.values()))
 
 
 def _label(name: str, record: SiteRecord, number: int, taken: set[str]) -> str:
@@ -278,5 +282,5 @@ def _without_site(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tolerance(study: Study) -> float | None:
-    found: float | None = getattr(getattr(study.made_task, "segmentation", study.made_task), "surface_dice", None)
-    return found
+    tolerance: float | None = getattr(getattr(study.made_task, "segmentation", study.made_task), "surface_dice", None)
+    return tolerance

@@ -124,12 +124,12 @@ def label_skin_tones(
 def _files(images: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     for given in map(Path, images):
         if given.is_dir():
-            found = sorted(
+            files = sorted(
                 path for path in given.rglob("*") if path.is_file() and path.name.lower().endswith(PHOTOGRAPHS)
             )
-            if not found:
+            if not files:
                 raise ImageError(f"{given}: holds no photograph; expected files ending in {', '.join(PHOTOGRAPHS)}")
-            yield from ((path.as_posix(), path) for path in found)
+            yield from ((path.as_posix(), path) for path in files)
         elif given.exists():
             yield given.as_posix(), given
         else:

@@ -61,7 +61,7 @@ class SiteRecord:
 
 
 def site_record(
-    found: Evaluation,
+    evaluation: Evaluation,
     model: Path,
     manifest: Path,
     *,
@@ -88,7 +88,7 @@ def site_record(
     places = {case.name: number for number, case in enumerate(cases, 1)}
     subjects = {name: number for number, name in enumerate(dict.fromkeys(case.subject for case in cases), 1)}
     rows = []
-    for row in found.cases:
+    for row in evaluation.cases:
         ordinals = {"case": places[row["case"]], "subject": subjects[row["subject"]]}
         ordinals["site"] = names.index(row["site"]) + 1
         measured = {key: value for key, value in row.items() if key not in ordinals}
@@ -100,7 +100,7 @@ def site_record(
         data=content_hash([_files(case) for case in cases]),
         sites=tuple(sites) or ("",) * len(names),
         cases=tuple(rows),
-        unlabelled=found.unlabelled,
+        unlabelled=evaluation.unlabelled,
         surface_dice=surface_dice,
     )
 
@@ -205,7 +205,7 @@ def _number(key: str, value: object) -> object:
     """A metric's value, which is a number, several or None."""
     if value is None or isinstance(value, (int, float)):
         return value
-    if isinstance(value, list) and all(isinstance(one, (int, float)) for one in value):
+    if isinstance(value, list) and all(isinstance(part, (int, float)) for part in value):
         return value
     raise ModelError(f"--record: the metric '{key.partition('/')[0]}' is text, and text may not leave; leave it out")
 

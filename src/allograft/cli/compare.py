@@ -40,17 +40,17 @@ def compare(
 
     task = {"segmentation": {"classes": classes}} if classes else None
     both = _pair(names)
-    found = compared(a, b, manifest, out, task=task, names=both, surface_dice=surface_dice, device=device)
-    print("\n".join(site_lines(found)))
-    for one in found.unmatched[:SHOWN]:
-        print(f"left out: {one.case}: {one.name} {one.reason}")
-    if (rest := len(found.unmatched) - SHOWN) > 0:
+    compared_ = compared(a, b, manifest, out, task=task, names=both, surface_dice=surface_dice, device=device)
+    print("\n".join(site_lines(compared_)))
+    for unmatched in compared_.unmatched[:SHOWN]:
+        print(f"left out: {unmatched.case}: {unmatched.name} {unmatched.reason}")
+    if (rest := len(compared_.unmatched) - SHOWN) > 0:
         print(f"left out: {rest} more cases, see {out / 'cases.csv'}")
-    if found.unlabelled:
-        print(f"{found.unlabelled} cases have no label and are not compared")
-    for text in found.warnings:
+    if compared_.unlabelled:
+        print(f"{compared_.unlabelled} cases have no label and are not compared")
+    for text in compared_.warnings:
         print(f"warning: {text}", file=sys.stderr)
-    print(": ".join(sentence(found)))
+    print(": ".join(sentence(compared_)))
     print(f"page: {out / 'compare.html'}; numbers: {out / 'summary.csv'}, {out / 'cases.csv'}")
 
 

@@ -62,8 +62,8 @@ def recall(
     wanted = dict(each.split("=", 1) for each in where if "=" in each)
     if len(wanted) < len(where):
         raise SpecError(f"--where: found '{', '.join(where)}'; expected COLUMN=VALUE, a column once")
-    found = recall_of(model, manifest, where=wanted, device=device)
-    for number, band in enumerate(found.bands, 1):
-        name = "" if len(found.bands) == 1 else f"band {number}: "
+    recalls = recall_of(model, manifest, where=wanted, device=device)
+    for number, band in enumerate(recalls.bands, 1):
+        name = "" if len(recalls.bands) == 1 else f"band {number}: "
         shares = ", ".join(f"recall@{k} {share:.1%}" for k, share in band.items())
-        print(f"{name}{shares}, of {found.pairs} pairs")
+        print(f"{name}{shares}, of {recalls.pairs} pairs")

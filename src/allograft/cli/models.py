@@ -96,17 +96,17 @@ def evaluate(
     how: dict[str, Any] = {"missed": cast(Any, missed), "surface_dice": surface_dice, "device": device}
     if record is not None:
         check_record(judged, manifest, sites or ())
-    found = judge(judged, manifest, task=task, **how)
-    for site in found.metrics:
-        print(summary(found, site))
-    if found.unlabelled:
-        print(f"{found.unlabelled} cases have no label and are not measured")
-    for text in found.warnings:
+    evaluation = judge(judged, manifest, task=task, **how)
+    for site in evaluation.metrics:
+        print(summary(evaluation, site))
+    if evaluation.unlabelled:
+        print(f"{evaluation.unlabelled} cases have no label and are not measured")
+    for text in evaluation.warnings:
         print(f"warning: {text}", file=sys.stderr)
     if out is not None:
-        write_evaluation(found, out)
+        write_evaluation(evaluation, out)
     if record is not None:
-        site_record(found, judged, manifest, sites=sites or (), surface_dice=surface_dice).write(record)
+        site_record(evaluation, judged, manifest, sites=sites or (), surface_dice=surface_dice).write(record)
 
 
 @models.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")

@@ -22,8 +22,8 @@ def monitor(
     and how many are far from the training images."""
     from allograft.apply.monitor import monitor as monitored
 
-    found = monitored(model, results, out)
-    for one in found.drifts:
-        print(f"{one.name}: {one.words}")
-    print(": ".join(found.sentence))
+    compared = monitored(model, results, out)
+    for drift in compared.drifts:
+        print(f"{drift.name}: {drift.words}")
+    print(": ".join(compared.sentence))
     print(f"page: {out / 'monitor.html'}; numbers: {out / 'monitor.csv'}")

@@ -182,12 +182,12 @@ def clean(
     """List, and with --yes remove, what no table, report, model or resumed run needs."""
     from allograft.clean import leftovers, lines_of, remove
 
-    found = leftovers(out, say_to_stderr)
-    print("\n".join(lines_of(found)))
+    listed = leftovers(out, say_to_stderr)
+    print("\n".join(lines_of(listed)))
     if yes:
-        print(f"removed {remove(found) / 2**20:.1f} MiB")
-    elif found.found:
-        print(f"dry run: nothing was removed; allograft clean {out} --yes removes {found.size / 2**20:.1f} MiB")
+        print(f"removed {remove(listed) / 2**20:.1f} MiB")
+    elif listed.found:
+        print(f"dry run: nothing was removed; allograft clean {out} --yes removes {listed.size / 2**20:.1f} MiB")
 
 
 @studies.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")

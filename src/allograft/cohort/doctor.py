@@ -122,8 +122,10 @@ def examine(
     )
     order = ("stop", "warning", "note")
     ranked = tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
-    told = asdict(preprocessing)
-    return Diagnosis(Path(manifest).name, len(cases), len(ordinals), sites, ranked, distances, told, histograms(looks))
+    described = asdict(preprocessing)
+    return Diagnosis(
+        Path(manifest).name, len(cases), len(ordinals), sites, ranked, distances, described, histograms(looks)
+    )
 
 
 def _hidden(text: str, look: Look) -> str:

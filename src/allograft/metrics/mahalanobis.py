@@ -42,7 +42,7 @@ class TiedGaussian:
         present = label.unique()
         if len(features) < 2:
             raise SpecError(f"a distance to the training images needs at least 2 of them, found {len(features)}")
-        means = torch.stack([features[label == one].mean(0) for one in present])
+        means = torch.stack([features[label == class_index].mean(0) for class_index in present])
         apart = features - means[torch.searchsorted(present, label)]
         covariance = torch.from_numpy(ledoit_wolf(apart.numpy(), assume_centered=True)[0])
         if not float(covariance.trace()) > 0:

@@ -75,8 +75,8 @@ class Abstention:
                 f"{len(scores) / (len(scores) + 1):.2f} or less"
             )
         kept = [
-            float(score) <= conformal_threshold(torch.cat([scores[:place], scores[place + 1 :]]), level)
-            for place, score in enumerate(scores)
+            float(score) <= conformal_threshold(torch.cat([scores[:index], scores[index + 1 :]]), level)
+            for index, score in enumerate(scores)
         ]
         return Abstention(level, threshold, sum(kept) / len(kept), len(kept), column)
 
@@ -110,5 +110,5 @@ def conformal_threshold(scores: Tensor, level: float) -> float:
     >>> conformal_threshold(torch.tensor([3.0, 1.0, 2.0]), 0.5), conformal_threshold(torch.tensor([1.0]), 0.95)
     (2.0, inf)
     """
-    place = math.ceil(round((len(scores) + 1) * level, 9))
-    return math.inf if place > len(scores) else float(scores.sort().values[place - 1])
+    rank = math.ceil(round((len(scores) + 1) * level, 9))
+    return math.inf if rank > len(scores) else float(scores.sort().values[rank - 1])

@@ -77,8 +77,8 @@ def write_deployment(folder: Path, made: Deployment) -> None:
     tensors = {"held_out": made.held_out.double().contiguous()}
     if made.gaussian is not None:
         tensors |= {key: getattr(made.gaussian, key).double().contiguous() for key in GAUSSIAN}
-    told = json.dumps({"facts": dict(made.facts), "digest": _digest(tensors)})
-    write_bytes(folder / FILE, to_bytes(tensors, metadata={"deployment": told}))
+    header = json.dumps({"facts": dict(made.facts), "digest": _digest(tensors)})
+    write_bytes(folder / FILE, to_bytes(tensors, metadata={"deployment": header}))
 
 
 def read_deployment(folder: Path, checksum: str | None) -> Deployment | None:
@@ -96,12 +96,12 @@ def read_deployment(folder: Path, checksum: str | None) -> Deployment | None:
         return None
     try:
         with safe_open(folder / FILE, "pt") as file:
-            told = json.loads(file.metadata()["deployment"])
+            header = json.loads(file.metadata()["deployment"])
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
-        if told["digest"] != _digest(tensors):
+        if header["digest"] != _digest(tensors):
             raise ValueError("its content does not match its checksum")
         gaussian = TiedGaussian(*(tensors[key] for key in GAUSSIAN)) if GAUSSIAN[0] in tensors else None
-        made = Deployment(gaussian, tensors["held_out"], told["facts"])
+        made = Deployment(gaussian, tensors["held_out"], header["facts"])
     # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
     except Exception as error:
         raise ModelError(f"{folder / FILE}: damaged ({error}); copy the model folder again") from error

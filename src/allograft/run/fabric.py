@@ -34,26 +34,26 @@ def local_fabric(
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    place, nodes = find_device(accelerator), 1
-    check_precision(precision, place)
+    on, nodes = find_device(accelerator), 1
+    check_precision(precision, on)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    if place.index is not None and devices != 1:
+    if on.index is not None and devices != 1:
         raise SpecError(
-            f"device: '{accelerator}' is one device, and devices is {devices}; choose device {place.type}, or devices 1"
+            f"device: '{accelerator}' is one device, and devices is {devices}; choose device {on.type}, or devices 1"
         )
     try:
-        numbered = devices if place.index is None else [place.index]
+        numbered = devices if on.index is None else [on.index]
         fabric = Fabric(
-            accelerator=place.type,
+            accelerator=on.type,
             devices=numbered,
             num_nodes=nodes,
             precision=precision,  # type: ignore[arg-type]
             strategy=strategy,
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-        asked = f"devices {devices}, strategy {strategy}, on {place.type}"
+        asked = f"devices {devices}, strategy {strategy}, on {on.type}"
         raise SpecError(
             f"{asked}: cannot be used here ({str(error).strip().splitlines()[0]}); choose devices 1, strategy auto"
         ) from error
@@ -61,13 +61,13 @@ def local_fabric(
     return fabric
 
 
-def check_precision(precision: str, place: torch.device) -> None:
+def check_precision(precision: str, on: torch.device) -> None:
     """Raise ``SpecError`` for a precision that is not one of ``PRECISIONS``, or that the device
     does not have."""
     if precision not in PRECISIONS:
         raise SpecError(f"precision: found '{precision}', expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     # Fabric would take bf16-mixed, with a warning
-    if precision == "16-mixed" and place.type == "cpu":
+    if precision == "16-mixed" and on.type == "cpu":
         raise SpecError("precision: 16-mixed needs a GPU, and this runs on the processor; choose bf16-mixed or 32-true")
 
 
@@ -84,9 +84,9 @@ def find_device(named: str) -> torch.device:
     if named == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(named)
-        torch.empty(1, device=place)
+        on = torch.device(named)
+        torch.empty(1, device=on)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         found = str(error).strip().splitlines()[0]
         raise SpecError(f"device: '{named}' cannot be used here ({found}); choose auto or cpu") from error
-    return place
+    return on
