@@ -23,6 +23,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]  # evidence pages link to files of the repository
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"Allograft {version}"
 exclude_patterns = ["_build"]
 autodoc_typehints = "description"
