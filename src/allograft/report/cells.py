@@ -90,7 +90,7 @@ def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str)
     """The table of one target, in the order of the study."""
     here = [line for line in lines if line.target == target]
     others = [site for site in (*study.source, *study.target) if site != target]
-    base = reference(here, target)
+    base = reference(here, plan, target)
     other = "" if base is None or base.title in NOTHING else base.title
     role = "reference" if other else "do-nothing"
     compared = compare(lines, plan, target)

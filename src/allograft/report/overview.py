@@ -17,7 +17,7 @@ from allograft.report.figures import draw_figure
 from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs
+from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs, verdict_reference
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
@@ -162,8 +162,8 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
         Column(
             "gain",
             "vs nothing",
-            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to "
-            "target_supervised",
+            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to the "
+            "reference of the verdict",
         ),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
@@ -175,7 +175,8 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
 def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
     nothing, choice = do_nothing(part.lines, target), part.choice(target)
     subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
-    found = compare(part.lines, part.plan, target).get(choice.title) if choice else None
+    base = verdict_reference(part.lines, part.plan, target)
+    found = compare(part.lines, part.plan, target, base.title).get(choice.title) if choice and base else None
     return (
         Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),

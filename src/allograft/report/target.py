@@ -23,7 +23,7 @@ from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
 from allograft.results.statistics import smallest_p
-from allograft.results.table import subjects_at
+from allograft.results.table import reference_note, subjects_at
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
@@ -104,6 +104,7 @@ class Target:
     hopeless: bool
     strips: Markup
     dashed: str
+    reference: str
     thinned: bool
     scatter: Markup
     violins: bool
@@ -129,7 +130,7 @@ def target_of(
     subjects = max((subjects_at(line, site) for line in here), default=0)
     smallest = smallest_p(subjects, study.statistics.alternative)
     strips = _strips(plan, lines, here, site)
-    base = reference(here, site)
+    base = reference(here, plan, site)
     wanted = to_annotate(lines, site)
     return Target(
         site=site,
@@ -142,6 +143,7 @@ def target_of(
         smallest=f"{smallest:.2g}",
         hopeless=smallest > 0.05,
         strips=_strip_plot(plan, here, site, strips),
+        reference=reference_note(plan, lines, site),
         dashed="doing nothing" if base is None or base.title in NOTHING else base.title,
         thinned=any(len(strip.dots) > plots.MOST_DOTS for strip in strips),
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
@@ -224,7 +226,7 @@ def _strips(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) 
 def _strip_plot(plan: Plan, here: Sequence[Line], site: str, strips: Sequence[plots.Strip]) -> Markup:
     if not any(strip.dots for strip in strips):
         return Markup("")
-    base = reference(here, site)
+    base = reference(here, plan, site)
     return plots.strip_plot(strips, plan.headline, None if base is None else base.score(site))
 
 

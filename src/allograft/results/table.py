@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, reference
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, reference, verdict_reference
 from allograft.results.scores import case_names, score_interval, seed_cases, subject_ids, undefined_cases
 from allograft.results.select import RULES, Line
 from allograft.results.statistics import Interval
@@ -45,7 +45,8 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     for shown in range(len(others), -1, -1):
         made = _bare(study, plan, here, target, others[:shown])
         undefined = _undefined(plan, here, compared, target)
-        made.caption = _caption(study, here, compared, others[shown:], undefined, is_measured=any(intervals))
+        notes = [undefined, reference_note(plan, lines, target)]
+        made.caption = _caption(study, plan, here, compared, others[shown:], notes, is_measured=any(intervals))
         for line, interval in zip(here, intervals, strict=True):
             made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
         if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
@@ -84,7 +85,7 @@ def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: S
     names = (
         f"at {target}",
         "subjects' 95 %",
-        f"vs. {_versus(here, target)}",
+        f"vs. {_versus(plan, here, target)}",
         "subjects' 95 %",
         f"p, {study.statistics.adjustment.capitalize()}",
         *(f"at {site}" for site in others),
@@ -110,10 +111,28 @@ def _cells(
     return [*cells, short_count(line.cost("trainable_parameters"))]
 
 
-def _versus(here: Sequence[Line], target: str) -> str:
+def _versus(plan: Plan, here: Sequence[Line], target: str) -> str:
     """The row that the others are compared with."""
-    base = reference(here, target)
+    base = reference(here, plan, target)
     return "none" if base is None else base.title
+
+
+def reference_note(plan: Plan, lines: Sequence[Line], target: str) -> str:
+    """What must be known of the row that the others are compared with: that the study names it
+    while the verdict compares with another, or that it has no score; "" for neither."""
+    base, other = reference(lines, plan, target), verdict_reference(lines, plan, target)
+    if base is None:
+        return ""
+    told = []
+    if base is not other and other is not None:
+        told.append(
+            f"{base.title} is the reference that the study names: differences and p are to it. The verdict and its "
+            f"marks compare with {other.title}."
+        )
+    if base.score(target) is None and any(line.score(target) is not None for line in lines if line.target == target):
+        why = "has no score" if base.done else "failed"
+        told.append(f"{base.title} {why} at {target}, so no row is compared with it, nor with another in its place.")
+    return " ".join(told)
 
 
 def _signs(line: Line) -> str:
@@ -159,10 +178,11 @@ def _one_class(plan: Plan, here: Sequence[Line], site: str) -> str:
 
 def _caption(
     study: Study,
+    plan: Plan,
     here: Sequence[Line],
     compared: Mapping[str, Comparison],
     hidden: Sequence[str],
-    undefined: str,
+    more: Sequence[str],
     *,
     is_measured: bool,
 ) -> str:
@@ -180,12 +200,12 @@ def _caption(
         statistics = study.statistics
         exact = any(one.rank_biserial is not None for one in compared.values())
         lines.append(
-            f"vs. {_versus(here, here[0].target)}: paired difference, 95 % by Student's t. "
+            f"vs. {_versus(plan, here, here[0].target)}: paired difference, 95 % by Student's t. "
             f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, "
             f"{statistics.adjustment.capitalize()} over rows."
         )
     lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
-    lines += [undefined] if undefined else []
+    lines += filter(None, more)
     if hidden:
         lines.append(f"also judged at {', '.join(hidden)}: see results.csv and the report")
     return "\n".join(lines)

@@ -191,7 +191,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How rows are tested against do-nothing.
+    """How rows are tested against the reference.
 
     Args:
         alternative: ``greater`` tests only whether a row is better, as some papers do; ``less``

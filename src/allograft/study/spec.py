@@ -12,7 +12,7 @@ from typing import Any, Literal
 from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
-from allograft.errors import SpecError
+from allograft.errors import SpecError, nearest
 from allograft.recipe import (
     AnyRow,
     Grid,
@@ -49,6 +49,12 @@ class Study:
 
     ``primary`` names one of the rows beforehand: it is tested alone, and no other row's luck counts
     against it; see ``results.verdict``.
+
+    ``reference`` names the row that the tables compare all others with, written as in ``recipes``:
+    differences, intervals, p values and false claims are to it and no longer to do-nothing, as in
+    papers that test against a rival. Where it failed these cells stay empty. The verdict asks
+    whether to change the model as it is, so it goes on comparing with do-nothing; only in a study
+    without a row that does nothing does it compare with the reference.
     """
 
     cohort: str = ""
@@ -56,6 +62,7 @@ class Study:
     task: dict[str, Any]
     recipes: tuple[AnyRow, ...]
     primary: AnyRow | None = None
+    reference: AnyRow | None = None
     baselines: bool = True
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
@@ -152,6 +159,7 @@ class Study:
             )
         find("optimizer", next(iter(self.optimizer)))
         self._check_primary()
+        self._check_reference()
 
     def _check_primary(self) -> None:
         name, rows = self.primary_title, [title(row) for row in self.rows]
@@ -166,12 +174,38 @@ class Study:
                 f"primary: '{name}' uses all target labels, as an upper bound; name a row within the budget"
             )
 
+    def _check_reference(self) -> None:
+        name, rows = self.reference_title, [title(row) for row in self.rows]
+        if self.reference is None:
+            return
+        if name not in rows:
+            raise SpecError(
+                f"reference: expected a row of the table, as it stands in recipes; {nearest(name, rows, 'row')}"
+            )
+        if total_needs(candidates(self.reference)[0]).all_target_labels:
+            raise SpecError(
+                f"reference: '{name}' uses all target labels, as an upper bound; name a row within the budget"
+            )
+        if name == self.primary_title:
+            raise SpecError(
+                f"reference: '{name}' is the primary row too, and is not compared with itself; name another in one "
+                "of the two"
+            )
+
     @property
     def primary_title(self) -> str:
         """The title of the row named beforehand; "" where none is."""
-        if self.primary is None:
+        return self._title_of(self.primary)
+
+    @property
+    def reference_title(self) -> str:
+        """The title of the row that tables compare with; "" where none is named."""
+        return self._title_of(self.reference)
+
+    def _title_of(self, row: Recipe | Grid | None) -> str:
+        if row is None:
             return ""
-        return title(self.primary if self.source or isinstance(self.primary, Grid) else source_free(self.primary))
+        return title(row if self.source or isinstance(row, Grid) else source_free(row))
 
     def _check_stream(self) -> None:
         """A stream stands in the place of both sides; its sites are what is judged."""
