@@ -57,7 +57,7 @@ def main() -> None:
         image = torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
         def whole() -> None:
-            for _ in exact.predict(files):
+            for _ in exact.predictions(files):
                 pass
 
         def bare() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
                     network(image)
 
         def rounded() -> None:
-            for _ in half.predict(files):
+            for _ in half.predictions(files):
                 pass
 
         compare("predict_beside_the_network", whole, bare, limit=LIMITS["beside_the_network"])

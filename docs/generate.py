@@ -1,5 +1,5 @@
-"""Pages made from the code: one for each method, the command line, the study file, the public
-primitives."""
+"""Pages made from the code: one for each method, the command line, the study file and the names in
+it, the public primitives."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from allograft.recipe import Needs, is_recipe, title
+from reference_pages import cell, reference_pages
+
+from allograft.recipe import Needs, is_recipe, title, total_needs
 from allograft.study.cite import bibtex
-from allograft.study.spec import Study
+from allograft.study.schema import arguments
 from allograft.table import find, rows, summaries
 from allograft.tree import default
 
 EVIDENCE = Path(__file__).parent / "evidence"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+MATHS = re.compile(r"allograft\.(nn(?!\.processes)|metrics|transforms|optim)\.")
+CITES = re.compile(r"et al\.|\beqs?\.|\(eq|[Aa]lgorithm \d|\b(?:19|20)\d\d\)")
 COST = """Measured by `make bench` on the machine that each line names; the results are kept in
 `benchmarks/results`. Ratios are medians of alternating runs, in processor time.
 
@@ -45,6 +50,7 @@ MODULES = (
     "metrics.surface",
     "nn.catenorm",
 )
+GROUPS = ("Nothing", "Target images", "Target labels", "A pool of images, for pre-training", "A stream of sites")
 NEEDED = {
     "source_images": "labelled source cases",
     "target_images": "target images, without labels",
@@ -65,7 +71,7 @@ def write_pages(folder: Path) -> None:
     pages |= {
         "methods/index.md": methods_index(),
         "cli.md": cli_page(),
-        "study.md": study_page(),
+        **reference_pages(),
         "primitives.md": primitives_page(),
         "cost.md": cost_page(),
     }
@@ -84,14 +90,14 @@ def method_page(name: str) -> str:
     parts = [f"# `{name}`", prose(module), prose(cls), "## Settings", settings_table(cls)]
     if needs := [f"- {words}" for key, words in NEEDED.items() if getattr(_needs(cls), key)]:
         parts += ["## What it is given", "\n".join(needs)]
-    if functions := public_functions(module):
+    if functions := equations(module):
         parts += [
             "## Its equations, as functions",
-            *(f"```{{eval-rst}}\n.. autofunction:: {module.__name__}.{one}\n```" for one in functions),
+            *(f"```{{eval-rst}}\n.. autofunction:: {name}\n   :no-index:\n```" for name in functions),
         ]
     if cls.paper is not None:
         parts += ["## Paper", f"```bibtex\n{bibtex(cls.paper)}\n```"]
-    parts += ["## Where it was tried", "\n".join(evidence_of(name)) or "Nowhere yet but in its tests."]
+    parts += ["## Where it was tried", "\n".join(evidence_of(name)) or "Only in its tests so far."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,40 +105,25 @@ def settings_table(cls: type) -> str:
     """The fields of a recipe with their defaults, which are the paper's."""
     if not fields(cls):  # type: ignore[arg-type]
         return "It has none."
-    told = arguments(inspect.getdoc(cls) or "")
+    meanings = arguments(inspect.getdoc(cls) or "")
     lines = ["| key | default | |", "|---|---|---|"]
     for field in fields(cls):  # type: ignore[arg-type]
         value = default(field)
         shown = title(value) if is_recipe(value) else "required" if value is MISSING else value
-        lines.append(f"| `{field.name}` | `{shown}` | {told.get(field.name, '')} |")
+        lines.append(f"| `{field.name}` | `{shown}` | {cell(meanings.get(field.name, ''))} |")
     return "\n".join(lines)
 
 
-def arguments(docstring: str) -> dict[str, str]:
-    """Name -> what the section ``Args:`` says of it; names that share a line share it.
-
-    >>> arguments("Do.\\n\\nArgs:\\n    a, b: two\\n        things.\\n    c: one.\\n\\nRaises:\\n    E: no.")
-    {'a': 'two things.', 'b': 'two things.', 'c': 'one.'}
-    """
-    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", docstring, flags=re.M)
-    entries = re.split(r"^[ ]{4}(?=\S)", section.group(1), flags=re.M)[1:] if section else []
-    told = {}
-    for entry in entries:
-        names, _, text = entry.partition(":")
-        told |= {
-            name.strip(): " ".join(text.split()).replace("``", "`").replace("|", "\\|") for name in names.split(",")
-        }
-    return told
-
-
-def public_functions(module: Any) -> list[str]:
-    """Functions of a module that stand in it and are public, in its order."""
-    own = [
-        (name, one)
-        for name, one in vars(module).items()
-        if inspect.isfunction(one) and one.__module__ == module.__name__
-    ]
-    return [name for name, _ in own if not name.startswith("_")]
+def equations(module: Any) -> list[str]:
+    """The functions of a method's file that are the paper's mathematics, by their full names: its
+    own public ones, those it takes from ``nn``, ``metrics``, ``transforms`` and ``optim``, and of
+    ``parts`` those that cite a paper or an equation."""
+    functions = [thing for thing in vars(module).values() if inspect.isfunction(thing)]
+    own = [each for each in functions if each.__module__ == module.__name__ and not each.__name__.startswith("_")]
+    maths = [each for each in functions if MATHS.match(each.__module__)]
+    parts = [each for each in functions if each.__module__.startswith("allograft.parts.")]
+    cited = [each for each in parts if CITES.search(inspect.getdoc(each) or "")]
+    return [f"{each.__module__}.{each.__name__}" for each in (*own, *maths, *cited)]
 
 
 def evidence_of(name: str) -> Iterator[str]:
@@ -144,12 +135,29 @@ def evidence_of(name: str) -> Iterator[str]:
 
 
 def methods_index() -> str:
-    """All methods with their first sentence."""
-    lines = [f"| [`{name}`]({name}.md) | {line} |" for name, line in summaries("method")]
+    """All methods with their first sentence, by what they need of the target."""
+    parts = ["# Methods", "By what they need of the target. `allograft methods` prints the list."]
+    lines = dict(summaries("method"))
+    grouped = {name: group_of(name) for name in lines}
+    for group in GROUPS:
+        named = [f"| [`{name}`]({name}.md) | {cell(lines[name])} |" for name in lines if grouped[name] == group]
+        parts += [f"## {group}", "\n".join(["| recipe | |", "|---|---|", *named])]
     toc = "\n".join(rows("method"))
-    return "\n".join(
-        ["# Methods", "", "| recipe | |", "|---|---|", *lines, "", "```{toctree}", ":hidden:", toc, "```", ""]
-    )
+    return "\n\n".join([*parts, f"```{{toctree}}\n:hidden:\n{toc}\n```"]) + "\n"
+
+
+def group_of(name: str) -> str:
+    """What a recipe at its defaults needs of the target, a heading of the index."""
+    needs = _needs(find("method", name))
+    with suppress(TypeError):  # a setting without default
+        needs = needs | total_needs(find("method", name)())
+    if needs.stream:
+        return GROUPS[4]
+    if needs.pool or needs.pool_labels:
+        return GROUPS[3]
+    if needs.target_labels or needs.all_target_labels:
+        return GROUPS[2]
+    return GROUPS[1] if needs.target_images else GROUPS[0]
 
 
 def cli_page() -> str:
@@ -160,20 +168,6 @@ def cli_page() -> str:
         for command in commands
     ]
     return "\n\n".join(["# Command line", *shown]) + "\n"
-
-
-def study_page() -> str:
-    """The keys of a study file."""
-    lines = ["# The study file", "", prose(Study), "", "| key | default |", "|---|---|"]
-    for field in fields(Study):
-        value = default(field)
-        if field.compare:
-            lines.append(f"| `{field.name}` | {'required' if value is MISSING else f'`{value}`'} |")
-    names = {
-        kind: ", ".join(f"`{name}`" for name in rows(kind)) for kind in ("task", "network", "optimizer", "schedule")
-    }
-    lines += ["", *(f"**{kind}**: {listed}\n" for kind, listed in names.items())]
-    return "\n".join(lines) + "\n"
 
 
 def primitives_page() -> str:

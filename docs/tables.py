@@ -137,7 +137,11 @@ def pairs(spec: Mapping[str, Any]) -> str:
     sites = sorted({row["source"] for row in found})
 
     def cell(source: str, site: str) -> str:
-        at = {row["recipe"]: row for row in found if (row["source"], row["site"]) == (source, site)}
+        at = {
+            row["recipe"]: row
+            for row in found
+            if (row["source"], row["site"]) == (source, site) and (row["target"] == site or source == site)
+        }
         plain = at["supervised"]
         if source == site:
             return f"{float(plain['mean']):.3f}"

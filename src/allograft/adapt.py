@@ -31,24 +31,25 @@ def adapt_model(
     overrides: Mapping[str, Any] | None = None,
     fabric: Any = None,
     say: Callable[[str], None] = print,
+    progress: bool = True,
 ) -> Result:
     """Adapt a model folder to every site of a manifest, source-free: ``recipe`` starts from the
     model, and its source is not needed.
 
     The study it runs is an ordinary one, see ``adaptation``: labelled sites are judged, models are
     left in ``OUT/models``. Where the new model loses at a site (see ``statistics.tolerance``) the
-    old one is kept beside it, in ``OUT/models/before``, and this is reported.
+    old one is kept next to it, in ``OUT/models/before``, and this is reported.
 
     Args:
         recipe, compare, overrides: as of ``adaptation``.
         fabric: a lightning ``Fabric``; one process on the default device when None.
+        progress: whether a terminal shows a bar of each training.
 
     Raises:
         NeedsError: the recipe needs source images, or labels that no site has.
     """
-    result = run_study(
-        adaptation(model, manifest, recipe, compare=compare, overrides=overrides), out, fabric=fabric, say=say
-    )
+    asked = adaptation(model, manifest, recipe, compare=compare, overrides=overrides)
+    result = run_study(asked, out, fabric=fabric, say=say, progress=progress)
     assert isinstance(result, Result)  # of one part
     _keep_old(result, model, say)
     return result
@@ -100,7 +101,7 @@ def _keep_old(result: Result, model: Path, say: Callable[[str], None]) -> None:
         tree.remove(kept)
         tree.copy_folder(model, kept)
         worse = "; ".join(f"{name} {', '.join(why)}" for name, why in marked)
-        say(f"the new model is worse somewhere: {worse}. The old one is kept beside it: {kept}")
+        say(f"the new model is worse somewhere: {worse}. The old one is kept next to it: {kept}")
 
 
 def _prepared(card: Mapping[str, Any], folder: Path) -> None:

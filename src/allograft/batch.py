@@ -58,7 +58,7 @@ class Batch:
         image: (B, C, *spatial) float.
         site: (B,) int64, the index into the study's sites; -1 = unknown or mixed.
         cases: B names.
-        subjects: B patients; () where nobody asked for them.
+        subjects: B patients; () where nobody requested them.
         labels: keyed like the manifest's columns and the network's output: "mask" (B, 1, *spatial)
             int64, "label" (B,) int64 or (B, K) float, "boxes" B ``Boxes`` or None, "paired" (B, C,
             *spatial). An absent key = hidden for all; a case without a label among labelled ones

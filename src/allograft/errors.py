@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class AllograftError(Exception):
-    """Anything a user can mend. The command line prints the message alone and exits with
+    """Anything a user can fix. The command line prints the message alone and exits with
     ``exit_code``."""
 
     exit_code = 2

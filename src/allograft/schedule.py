@@ -32,6 +32,10 @@ def constant(progress: float) -> float:
 def step(progress: float, *, at: tuple[float, ...] = (0.75,), factor: float = 0.1) -> float:
     """Times ``factor`` at each share of the training in ``at``.
 
+    Args:
+        at: shares of the training, from 0 to 1.
+        factor: of the learning rate.
+
     >>> step(0.5), step(0.8)
     (1.0, 0.1)
     """
@@ -41,6 +45,9 @@ def step(progress: float, *, at: tuple[float, ...] = (0.75,), factor: float = 0.
 def poly(progress: float, *, power: float = 0.9) -> float:
     """(1 - progress)^power.
 
+    Args:
+        power: 1 falls in a straight line.
+
     >>> round(poly(0.5), 3)
     0.536
     """
@@ -49,6 +56,10 @@ def poly(progress: float, *, power: float = 0.9) -> float:
 
 def cosine(progress: float, *, warmup: float = 0.0, end: float = 0.0) -> float:
     """A straight rise over the share ``warmup``, then half a cosine down to ``end``.
+
+    Args:
+        warmup: share of the training in which the learning rate rises from 0.
+        end: share of the learning rate that is left at the end.
 
     >>> cosine(0.05, warmup=0.1), round(cosine(0.55, warmup=0.1), 6), cosine(1.0)
     (0.5, 0.5, 0.0)
@@ -102,7 +113,14 @@ def plateau(
     optimizer: torch.optim.Optimizer, *, factor: float = 0.1, patience: int = 5, every: int = 50, least: float = 0.0
 ) -> Plateau:
     """The learning rate times ``factor`` after ``patience`` windows of ``every`` updates without a
-    lower loss, down to ``least``."""
+    lower loss, down to ``least``.
+
+    Args:
+        factor: of the learning rate.
+        patience: windows without a lower mean loss.
+        every: updates per window.
+        least: the lowest learning rate.
+    """
     return Plateau(ReduceLROnPlateau(optimizer, factor=factor, patience=patience, min_lr=least), every)
 
 

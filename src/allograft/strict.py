@@ -87,7 +87,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
 def validated(cls: type, tree: Any, where: str) -> Any:
     """A dataclass from JSON values, strictly: unknown keys, wrong types and bad values raise
     ``SpecError`` naming the key."""
-    _close(cls)
+    forbid_unknown_keys(cls)
     try:
         # JSON mode is strict, and yet lists become tuples
         return TypeAdapter(cls).validate_json(json.dumps({} if tree is None else tree))
@@ -97,16 +97,16 @@ def validated(cls: type, tree: Any, where: str) -> Any:
         raise SpecError("\n".join(_explain(cls, each, where) for each in error.errors())) from None
 
 
-def _close(cls: Any) -> None:
-    """Without this, pydantic drops unknown keys of a plain dataclass, and of those in its fields,
-    in silence."""
+def forbid_unknown_keys(cls: Any) -> None:
+    """Let pydantic refuse unknown keys of a plain dataclass, and of those in its fields, which it
+    would drop in silence."""
     if "__pydantic_config__" in cls.__dict__:
         return
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
     for kind in get_type_hints(cls).values():
         for choice in (kind, *get_args(kind)):
             if isinstance(choice, type) and is_dataclass(choice):
-                _close(choice)
+                forbid_unknown_keys(choice)
 
 
 def _explain(cls: type, error: Any, where: str) -> str:

@@ -18,6 +18,7 @@ from allograft.report.overview import Part, write_overview
 from allograft.results.analysis.label_curve import label_curves, write_label_curve
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
+from allograft.results.deployment import Source, add_deployment
 from allograft.results.evidence import FILE as VERDICTS
 from allograft.results.looks import Looking
 from allograft.results.models import facts
@@ -34,6 +35,7 @@ from allograft.study.spec import Study
 from allograft.study.world import World
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
 
@@ -60,6 +62,14 @@ class PartsResult:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def table(self) -> pd.DataFrame:
+        """The tables of all parts, with the column ``part``."""
+        import pandas as pd
+
+        frames = [result.table.assign(part=name) for name, result in self.parts.items()]
+        return pd.concat(frames, ignore_index=True)
+
+    @property
     def failed(self) -> int:
         """How many runs failed."""
         return sum(part.failed for part in self.parts.values())
@@ -74,6 +84,7 @@ def run_study(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
     say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
     report: bool = True,
     shard: tuple[int, int] = (1, 1),
     executor: Executor | None = None,
@@ -83,9 +94,10 @@ def run_study(
     Args:
         study: as ``read_study`` gives it, or the same keys as a mapping.
         network: your own ``nn.Module`` (its weights are the start of every seed) or a function that
-            makes one (drawn anew by seed).
+            makes one (drawn again for each seed).
         fabric: a lightning ``Fabric``; one process on the default device when None.
         say: called with progress lines.
+        progress: whether a terminal shows a bar of each training.
         shard: (i, n) runs every n-th unit from the i-th, 1-based; several processes and machines
             may share ``out`` with or without it.
         executor: runs units on several processes or machines; this process when None.
@@ -99,7 +111,7 @@ def run_study(
             weights are missing is not run, and is listed as missing, where others can be.
     """
     study, out = make_study(study), Path(out)
-    whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say)
+    whole = Session(study, out, network, fabric or local_fabric(), workers, checkpoint_seconds, say, progress=progress)
     whole = replace(whole, look=Looking(out, "study", "records, table and report"))
     if executor is not None:
         check_executor(whole, shard)
@@ -169,7 +181,7 @@ def missing_parts(out: Path) -> dict[str, str]:
 
 
 def rebuild(
-    out: Path, *, pictures: bool = True, say: Callable[[str], None] = lambda line: None
+    out: Path, *, report: bool = True, pictures: bool = True, say: Callable[[str], None] = lambda line: None
 ) -> Result | PartsResult:
     """Tables, CSV files, models and reports of a finished or unfinished study, from its records
     alone; nothing is trained.
@@ -177,7 +189,8 @@ def rebuild(
     Units that an earlier version ran stand for those that this version would run.
 
     Args:
-        pictures: whether the report may show images.
+        report: whether the report is written too.
+        pictures: whether it may show images.
 
     Raises:
         OutputError: a folder that no study wrote.
@@ -192,12 +205,12 @@ def rebuild(
         session = replace(session, study=kept_study(session.out))  # with the defaults it was run with
         world = World.read(session.study, session.out)
         plan = as_recorded(session.plan(world), read_all(session.out).values())
-        results[name] = session.finish(world, plan, report=True, pictures=pictures)
+        results[name] = session.finish(world, plan, report=report, pictures=pictures)
     _say_protocol(out, say)
     if not study.is_parted:
         return results[""]
     result = PartsResult(out, study, results, missing)
-    _join(out, result, len(results), report=True)
+    _join(out, result, len(results), report=report)
     return result
 
 
@@ -265,7 +278,12 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
 
 
 def train_model(
-    study: Study, out: Path, *, fabric: Fabric | None = None, say: Callable[[str], None] = lambda line: None
+    study: Study,
+    out: Path,
+    *,
+    fabric: Fabric | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = True,
 ) -> Path:
     """Run the study's one recipe once, for its first target, and leave ``OUT/model``; nothing is
     judged.
@@ -281,7 +299,7 @@ def train_model(
         raise SpecError(
             f"train runs one recipe, the study lists {listed}; keep one, or use 'allograft study' to compare them"
         )
-    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say).completed()
+    session = Session(study, out, None, fabric or local_fabric(), 0, 60.0, say, progress=progress).completed()
     world = session.prepare()
     row = Row(study.recipes[0], world.study.questions[0], 0, 0)
     stages = list(session.context(0).run(row.recipe, scenario_of(world, row), session.start(world, 0)))
@@ -291,4 +309,5 @@ def train_model(
     save_predictor(
         predictor, out / "model", {**card, **facts(world, row, out), "unit": stage.unit, "stage": stage.name}
     )
+    add_deployment(out / "model", Source(world, row, device=session.fabric.device))
     return out / "model"

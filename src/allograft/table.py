@@ -115,6 +115,7 @@ SURGERY = {
 PREDICTORS = {
     "direct": "allograft.predictor.direct:Direct",
     "weights": "allograft.predictor.direct:Weights",
+    "ensemble": "allograft.predictor.ensemble:Ensemble",
     "fourier": "allograft.methods.fourier:FourierPredictor",
     "tent": "allograft.methods.tent:TentPredictor",
     "donors": "allograft.parts.donors:Donors",
@@ -264,8 +265,7 @@ def name_of(kind: str, thing: object) -> str:
             if find(kind, name) is thing:
                 return name
     raise SpecError(
-        f"{where} stands in no row of the table of {kind}s; add a line, or an entry point of the group "
-        f"'allograft.{kind}s'"
+        f"{where} is in no row of the table of {kind}s; add a line, or an entry point of the group 'allograft.{kind}s'"
     )
 
 

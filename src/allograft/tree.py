@@ -162,10 +162,23 @@ def load(path: Path) -> Any:
         shape, checksum = metadata["tree"], metadata["blake2b"]
     # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
     except Exception as error:
-        raise DamagedFile(f"{path}: not a whole file ({error}); delete it, it is made again") from error
+        raise DamagedFile(f"{path}: not a complete file ({error}); delete it; it is made again") from error
     if _checksum(shape, tensors) != checksum:
-        raise DamagedFile(f"{path}: its content does not match its checksum; delete it, it is made again")
+        raise DamagedFile(f"{path}: its content does not match its checksum; delete it; it is made again")
     return _restore(json.loads(shape), tensors)
+
+
+def outline(path: Path) -> Any:
+    """What ``save`` wrote without its tensors, which are None: from the header alone, unchecked.
+    None where the file is missing or damaged, as one may be that another process writes."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            shape = json.loads(file.metadata()["tree"])
+    except Exception:  # see ``load``
+        return None
+    return _restore(shape, _NoTensors())
 
 
 def load_whole(path: Path) -> Any:
@@ -249,7 +262,12 @@ def _flatten(thing: object, tensors: dict[str, Tensor], at: str) -> Json:
     )
 
 
-def _restore(shape: Any, tensors: Mapping[str, Tensor]) -> Any:
+class _NoTensors(dict[str, Any]):
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def _restore(shape: Any, tensors: Mapping[str, Any]) -> Any:
     if not isinstance(shape, dict):
         return shape
     ((kind, value),) = shape.items()

@@ -110,7 +110,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     # mend)
     "missing image": (
         lambda c: (c / "images" / "a-001.png").unlink(),
-        ["manifest.csv, row 3", "images/a-001.png", "mend the path"],
+        ["manifest.csv, row 3", "images/a-001.png", "fix the path"],
     ),
     "missing mask": (lambda c: (c / "masks" / "a-001.png").unlink(), ["row 3, mask", "masks/a-001.png"]),
     "truncated image": (truncated, ["b-001.png", "300 bytes", "export it again"]),
@@ -139,7 +139,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "duplicate row": (
         rows(lambda table: table.append(table[0])),
-        ["manifest.csv, row 10", "images/a-000.png", "one row a case"],
+        ["manifest.csv, row 10", "images/a-000.png", "one row per case"],
     ),
     "empty subject": (cell(2, subject=""), ["manifest.csv, row 4", "'subject' is empty"]),
     "subject on two sides": (
@@ -209,7 +209,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "octl from a model": (
         study("finetune: {scope: top}", "octl: {first: start}"),
-        ["recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none", "source: [SITE]", "drop octl"],
+        ["recipe 'octl' continues the optimizer of 'first', and 'start' leaves none", "source: [SITE]", "drop octl"],
     ),
     "source-free from scratch": (study("source: [a]", "source: []"), ["source", "start: "]),
     "path that leaves the data folder": (

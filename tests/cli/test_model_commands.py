@@ -14,7 +14,7 @@ import pytest
 import torch
 from tests.cli.conftest import Command, write_study
 
-from allograft import cli, tree
+from allograft import tree
 from allograft.apply import load
 from allograft.apply.evaluate import evaluate
 from allograft.apply.predictions import write_predictions
@@ -174,9 +174,7 @@ def test_adapt_plans_without_training(place: Path, tmp_path: Path, allograft: Co
 
 
 # ---------------------------------------------------------- devices
-def test_every_command_that_computes_takes_a_device_and_finds_one_itself() -> None:
-    for command in (cli.study, cli.train, cli.predict, cli.adapt, cli.evaluate):
-        assert inspect.signature(command).parameters["device"].default == "auto", command
+def test_every_function_that_computes_takes_a_device_and_finds_one_itself() -> None:
     for function in (load, evaluate, write_predictions):
         assert inspect.signature(function).parameters["device"].default == "auto", function
 
@@ -191,16 +189,21 @@ def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> No
 ABSENT = "cuda:63"
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "adapt", "train", "study"])
+@pytest.mark.parametrize(
+    "command", ["predict", "evaluate", "compare", "index add", "index recall", "adapt", "train", "study"]
+)
 def test_a_device_that_is_not_there_is_one_line(command: str, place: Path, tmp_path: Path, allograft: Command) -> None:
     words: dict[str, tuple[object, ...]] = {
         "predict": (place / "model", place / "new" / "images", "-o", tmp_path),
         "evaluate": (place / "model", place / "new" / "manifest.csv"),
+        "compare": (place / "model", place / "model", place / "new" / "manifest.csv", "-o", tmp_path),
+        "index add": (place / "model", place / "new" / "manifest.csv"),
+        "index recall": (place / "model", place / "new" / "manifest.csv"),
         "adapt": (place / "model", place / "new" / "manifest.csv", "--recipe", "finetune", "-o", tmp_path),
         "train": (place / "study.yaml", "-o", tmp_path, "--set", "recipes=[supervised]"),
         "study": (place / "study.yaml", "-o", tmp_path),
     }
-    answer = allograft(command, *words[command], "--device", ABSENT)
+    answer = allograft(*command.split(), *words[command], "--device", ABSENT)
     assert answer.code == 2
     assert answer.err.startswith(f"error: device: '{ABSENT}' cannot be used here (")
     assert answer.err.count("\n") == 1

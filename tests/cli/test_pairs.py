@@ -51,6 +51,15 @@ def test_study_plan_report_and_cite(study: Path, allograft: Command) -> None:
     assert "@" in allograft("cite", out).out
 
 
+def test_a_label_budget_of_each_target_has_a_page_over_all_pairs(study: Path, allograft: Command) -> None:
+    study.write_text(STUDY + "target_labels: {subjects: 1}\nbaselines: false\n")
+    out = study.parent / "out"
+    ran = allograft("study", study, "--out", out)
+    assert ran.code == 0, ran.err
+    assert "over 2 pairs: dice" in ran.out
+    assert (out / "report.html").is_file()
+
+
 def test_a_failed_run_ends_with_3(study: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from allograft.methods.histogram import Histogram
 

@@ -113,7 +113,7 @@ def test_names_are_found_beside_packages_that_cannot_be_loaded() -> None:
     for name in GOOD:
         assert table.name_of("method", table.find("method", name)) == name
     assert table.name_of("optimizer", torch.optim.Adam) == "adam"
-    with pytest.raises(SpecError, match="stands in no row"):
+    with pytest.raises(SpecError, match="is in no row"):
         table.name_of("optimizer", torch.optim.RMSprop)
     with pytest.raises(SpecError, match="unknown recipe 're_export'; did you mean 're_exported'"):
         table.find("method", "re_export")

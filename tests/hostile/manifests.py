@@ -125,7 +125,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "a quote that never ends": (text(HEADER, '"images/a-000.png,masks/a-000.png,a-000,a', ROW), ("manifest.csv",)),
     "more cells than columns": (text(HEADER, ROW + ",x"), ("row 2", "more cells")),
     "fewer cells than columns": (text(HEADER, "images/a-000.png"), ("row 2", "fewer cells than the header")),
-    "a column twice": (text(HEADER + ",site", ROW + ",b"), ("stands twice",)),
+    "a column twice": (text(HEADER + ",site", ROW + ",b"), ("is in the header twice",)),
     "semicolons for commas": (text(HEADER.replace(",", ";"), ROW.replace(",", ";")), ("expected commas between",)),
     "a duplicate row": (appended(ROW), ("row 8", "earlier row")),
     "a link that climbs out": (link("../secret.png", "unused.png"), ("manifest.csv, row 2",)),

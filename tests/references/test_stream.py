@@ -68,7 +68,7 @@ def test_distances_to_a_history_are_summed_averaged_or_the_last_and_scaled() -> 
     x = torch.randn(5, 3, generator=rng)
     every = [one.mahalanobis(x) for one in history]
     made = {
-        rule: Expert(nn.Identity(), history, torch.tensor([2.0, 4.0, 9.0]), rule) for rule in ("sum", "mean", "last")
+        rule: Expert(nn.Identity(), history, torch.tensor([4.0, 9.0, 2.0]), rule) for rule in ("sum", "mean", "last")
     }  # type: ignore[arg-type]
     torch.testing.assert_close(made["sum"].distance(x), every[0] + every[1] + every[2])
     torch.testing.assert_close(made["mean"].distance(x), (every[0] + every[1] + every[2]) / 3)

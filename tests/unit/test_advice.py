@@ -143,7 +143,7 @@ def test_an_import_names_only_options_that_it_has(name: str) -> None:
             assert option in OPTIONS["import", name], f"{name}.py, line {number}: {option}"
 
 
-FOREIGN = {"--shm-size", "--raw", "--frame"}  # of docker, gdcmconv and dcm2img
+FOREIGN = {"--shm-size", "--raw", "--frame", "--head"}  # of docker, gdcmconv, dcm2img and ray
 
 
 @pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: file.relative_to(SOURCE).as_posix())

@@ -4,9 +4,12 @@ somewhere, every method has its page."""
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +23,15 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if "generated" not in page.pa
 
 
 @pytest.fixture(scope="module")
-def generate() -> ModuleType:
+def generate() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(DOCS))  # as conf.py does
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(DOCS))
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -81,11 +86,22 @@ def test_the_studies_of_how_many_labels_are_planned_as_they_stand(
         assert done.exit_code == 0, f"{' '.join(words)}: {done.output}"
 
 
+def links_of(page: Path) -> list[str]:
+    """The files that a page links to."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    return [link for link in links if not link.startswith("http") and "generated" not in link]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path):
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not link.startswith("http") and "generated" not in link:
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    for link in links_of(page):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_there_are_pages_and_links_to_look_at():
+    """Else the test above would pass on nothing."""
+    assert len(PAGES) > 20
+    assert sum(map(len, map(links_of, PAGES))) > 10
 
 
 def test_tests_that_are_named_exist():
@@ -108,16 +124,73 @@ def test_every_method_has_a_page_with_each_of_its_settings(method: str, generate
 
     page = generate.method_page(method)
     assert page.startswith(f"# `{method}`")
-    told = generate.arguments(find("method", method).__doc__ and __import__("inspect").getdoc(find("method", method)))
+    meanings = generate.arguments(inspect.getdoc(find("method", method)) or "")
     for field in fields(find("method", method)):
         assert f"| `{field.name}` |" in page
-        assert told.get(field.name), f"{method}: the docstring says nothing of '{field.name}' under Args"
+        assert meanings.get(field.name), f"{method}: the docstring says nothing of '{field.name}' under Args"
 
 
-def test_the_study_page_lists_every_key(generate: ModuleType):
-    page = generate.study_page()
-    for key in ("cohort", "target_labels", "selection", "schedule"):
-        assert f"`{key}`" in page
+def test_the_study_page_has_every_key_with_its_meaning_values_default_and_example(generate: ModuleType):
+    from allograft.study.schema import study_schema
+
+    schema = study_schema()
+    page = generate.reference_pages()["study.md"]
+    sections = dict(re.findall(r"^## `(\w+)`\n\n(.*?)(?=^## |\Z)", page, flags=re.M | re.S))
+    assert sections.keys() == schema["properties"].keys()
+    for key, text in sections.items():
+        meaning, rest = text.split("\n\n", 1)
+        assert meaning.endswith("."), key
+        assert re.match(r"- Values: .+\n- Default: .+\n\n```yaml\n" + key + ": .+\n```", rest), key
+    for name in ("Budget", "Preprocessing", "TargetLabels", "Transformed", "Statistics"):
+        for key in schema["$defs"][name]["properties"]:
+            assert re.search(rf"^\| `{key}` \| .+ \| .+ \| .+ \|$", page, flags=re.M), key
+    assert "- Default: `3`" in sections["seeds"]
+
+
+@pytest.mark.parametrize("kind", ["task", "network", "schedule"])
+def test_every_name_of_a_table_has_a_section_with_its_arguments(kind: str, generate: ModuleType):
+    from allograft.study.schema import study_schema
+
+    page = generate.reference_pages()[{"schedule": "optimizers"}.get(kind, f"{kind}s") + ".md"]
+    for name in rows(kind):
+        section = re.search(rf"^##+ `{name}`\n(.*?)(?=^##|\Z)", page, flags=re.M | re.S)
+        assert section, name
+        for key in study_schema()["$defs"][f"{kind}.{name}"]["properties"]:
+            assert f"| `{key}` |" in section.group(1)
+
+
+@pytest.mark.parametrize(
+    ("method", "functions"),
+    [
+        ("fourier", ("allograft.transforms.fourier.swap_low_amplitude",)),
+        ("mib", ("allograft.parts.distillation.distillation",)),
+        ("spottunet", ()),
+    ],
+)
+def test_a_method_s_page_has_its_equations_wherever_they_are(
+    method: str, functions: tuple[str, ...], generate: ModuleType
+):
+    page = generate.method_page(method)
+    for name in functions:
+        assert f".. autofunction:: {name}\n" in page
+    assert "autofunction:: allograft.context" not in page
+    assert "autofunction:: allograft.recipe" not in page
+
+
+def test_a_method_s_page_links_the_evidence_that_names_it(generate: ModuleType):
+    assert "(../../evidence/vessels_adapt.md)" in generate.method_page("mmtl")
+    assert "Only in its tests so far." not in generate.method_page("finetune")
+
+
+def test_the_index_of_methods_has_each_in_the_group_of_the_readme(generate: ModuleType):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Methods")[2].partition("\n## ")[0]
+    readme = {
+        group.capitalize(): set(re.findall(r"`(\w+)`", names))
+        for group, names in re.findall(r"^\| (.+?) \| (.+?) \|$", text, flags=re.M)
+        if group != "needs"
+    }
+    index = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |^```)", generate.methods_index(), flags=re.M | re.S))
+    assert {group: set(re.findall(r"^\| \[`(\w+)`\]", lines, flags=re.M)) for group, lines in index.items()} == readme
 
 
 def test_the_page_of_costs_has_every_promise_as_it_was_measured(generate: ModuleType):

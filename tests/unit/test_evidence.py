@@ -98,6 +98,20 @@ def test_pairs_and_their_means(tables: ModuleType, tmp_path: Path, monkeypatch: 
     ]
 
 
+def test_a_pair_is_what_was_made_for_its_target(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    rows = ["source,recipe,target,site,mean", "b,supervised,a,a,0.75", "b,supervised,a,b,1.0", "b,fourier,a,a,0.75"]
+    rows += [f"a,supervised,{target},{site},{mean}" for target in "bc" for site, mean in {"a": 1.0, "b": 0.5}.items()]
+    rows += ["a,fourier,b,b,0.75", "a,fourier,c,b,0.25"]
+    _write(tmp_path / "page", "results.csv", "\n".join(rows) + "\n")
+    assert tables.pairs({"data": "page", "recipe": "fourier"}).splitlines()[2:] == [
+        "| a | 1.000 | 0.500 (+0.250) |",
+        "| b | 0.750 (+0.000) | 1.000 |",
+    ]
+
+
 def test_stages_are_means_over_seeds(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "DATA", tmp_path)
     text = "recipe,stage,site,seed,score\ncn,first,a,0,0.5\ncn,first,a,1,0.7\ncn,second,a,0,0.8\nbn,first,a,0,0.1\n"

@@ -32,7 +32,7 @@ def test_an_unknown_name_offers_the_nearest() -> None:
 def test_name_of() -> None:
     assert table.name_of("method", Finetune) == "finetune"
     assert table.name_of("optimizer", torch.optim.SGD) == "sgd"
-    with pytest.raises(SpecError, match=r"stands in no row.*allograft\.optimizers"):
+    with pytest.raises(SpecError, match=r"is in no row.*allograft\.optimizers"):
         table.name_of("optimizer", torch.optim.RMSprop)
 
 

@@ -216,6 +216,7 @@ def _write(out: Path, found: HeadToHead, sides: Sequence[Side], judged: Sequence
         task=_sought(judged[0].task),
         kinds=(sides[0].kind, sides[1].kind),
         pictures=pictures,
+        classes=getattr(judged[0].task, "names", ()),
     )
     write_cases(out / "cases.csv", found)
     write_summary(out / "summary.csv", found)
@@ -239,7 +240,8 @@ def _pictures(found: HeadToHead, judged: Sequence[Judged], place: int) -> tuple[
             made.append(Picture(*words, draw_boxes(plane(image), wholes[side].boxes, answer.boxes)))
         else:
             shown = image if not answer.maps or answer.mask is not None else _stack(answer)
-            made.append(overlay_picture(shown, truth, mask, marked, words=words, most=SLICES))
+            many = len(getattr(judged[0].task, "names", ()))
+            made.append(overlay_picture(shown, truth, mask, marked, words=words, most=SLICES, classes=many))
     for one in judged:
         one.cohort.prepared.memory.clear()
     return made[0], made[1]

@@ -119,7 +119,7 @@ def measuring(task: Any, missed: Missed | None = None, surface_dice: float | Non
 
 def _pooled(scored: list[dict[str, Any]], task: Any, unlabelled: int, manifest: Path) -> Evaluation:
     if not scored:
-        raise ManifestError(f"{manifest}: no case has a '{task.key}', so nothing can be judged; add labels for some")
+        raise ManifestError(f"{manifest}: no case has a '{task.key}', so nothing can be evaluated; add labels for some")
     sites = sorted({case["site"] for case in scored})
     metrics = {site: task.aggregate([_bare(case) for case in scored if case["site"] == site]) for site in sites}
     return Evaluation(metrics, tuple(scored), unlabelled)

@@ -22,7 +22,7 @@ def export_model(model: Path, out: Path, *, with_images: bool = False) -> Path:
     if card.get("contains_images") and not with_images:
         raise ModelError(
             f"{model}: holds images of patients (contains_images: true in its card), which leave with the model; "
-            "say so with --with-images, or choose a recipe that keeps none"
+            "allow it with --with-images, or choose a recipe that keeps none"
         )
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

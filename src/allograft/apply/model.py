@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from allograft.cohort.readers import SUFFIXES, Grid, Series
 from allograft.cohort.readers.listing import images_below
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
 from allograft.predictor.card import sites_of
+from allograft.predictor.deployment import DISTANCE, Deployment, encoder_of, read_deployment
 from allograft.predictor.direct import Predictor
 from allograft.predictor.folder import load_predictor
 from allograft.predictor.whole import case_facts, case_prediction
@@ -28,6 +30,8 @@ from allograft.strict import validated
 from allograft.table import find
 from allograft.tasks import Answer
 
+Images = Path | str | np.ndarray | Iterable[Path | str | Case | np.ndarray]
+"""Paths, cases of a manifest, or arrays."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What convolutions and matrix products are computed in where a precision is not 32-true."""
 
@@ -71,6 +75,7 @@ class Model:
     card: Mapping[str, Any]
     device: torch.device
     half: torch.dtype | None = None
+    deployment: Deployment | None = None
 
     @property
     def task(self) -> Any:
@@ -81,31 +86,39 @@ class Model:
         """The images that ``predict`` predicts, without their labels, which are not looked at."""
         return [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]
 
-    def predict(
-        self, images: Path | str | Iterable[Path | str | Case], *, failed: dict[str, AllograftError] | None = None
-    ) -> Iterator[Predicted]:
-        """Predict image files, all images of a folder, or the cases of a manifest, one after
-        another.
+    def predict(self, images: Images, *, failed: dict[str, AllograftError] | None = None) -> list[Predicted]:
+        """Predict image files, all images of a folder, the cases of a manifest, or arrays.
 
         Args:
-            failed: gets the name of each image that cannot be predicted, and why, in the place of
+            images: a path, an array, or several of them. Arrays have the channels first, at most
+                four of them, as in an ``.npy`` file: (H, W), (C, H, W) or (C, i, j, k). They have
+                no voxel size, so models with a ``spacing`` refuse them.
+            failed: gets the name of each image that cannot be predicted, and why, instead of
                 raising it.
+
+        Returns:
+            One prediction per image, in order; ``predictions`` gives them one after another.
 
         Raises:
             ImageError: an unreadable image, or one whose channels are not those of the training
                 images.
         """
-        cases = self.cases(images)
-        cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
-        for which, case in enumerate(cases):
-            try:
-                made = self._predict(cohort, which, case)
-            except AllograftError as error:
-                if failed is None:
-                    raise
-                failed[case.name] = error
-            else:
-                yield made
+        return list(self.predictions(images, failed=failed))
+
+    def predictions(self, images: Images, *, failed: dict[str, AllograftError] | None = None) -> Iterator[Predicted]:
+        """As ``predict``, one after another, so that only one is in memory."""
+        with TemporaryDirectory(prefix="allograft-") as folder:
+            cases = self.cases(_as_files(images, Path(folder)))
+            cohort = Cohort(tuple(cases), sites_of(self.card), self.prepared(), self.slices)
+            for which, case in enumerate(cases):
+                try:
+                    made = self._predict(cohort, which, case)
+                except AllograftError as error:
+                    if failed is None:
+                        raise
+                    failed[case.name] = error
+                else:
+                    yield made
 
     @property
     def slices(self) -> Slices | None:
@@ -148,6 +161,13 @@ class Model:
                 f"{whole.case.name}: the model cannot predict an image of {found}; give it what it was trained on"
             ) from error
 
+    def _distance(self, whole: Whole) -> float | None:
+        """How far a case lies from the training images."""
+        network = encoder_of(self.predictor)
+        if self.deployment is None or network is None:
+            return None
+        return self.deployment.distance(network, whole.batch.to(self.device))
+
     def _predict(self, cohort: Cohort, which: int, case: Case) -> Predicted:
         try:
             channels = cohort.prepared.image(case)[0].shape[0]
@@ -164,6 +184,8 @@ class Model:
         whole = cohort.whole(which)
         prediction = self.prediction(whole)
         answer, facts = self.task.answer(prediction, whole), case_facts(prediction)
+        if (far := self._distance(whole)) is not None:
+            facts[DISTANCE] = far
         place = [
             text for topic, text in cohort.prepared.notes(case).items() if topic == "sform"
         ]  # millimetres hang on it
@@ -197,7 +219,8 @@ def load(
             raise ModelError(
                 f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/"
             )
-    model = Model(predictor, card, place, HALF.get(precision))
+    known = read_deployment(Path(folder), card.get("checksum"))
+    model = Model(predictor, card, place, HALF.get(precision), known)
     try:
         _ = model.task, model.slices, model.prepared()
     except AllograftError as error:
@@ -213,6 +236,22 @@ def _task(card: Mapping[str, Any]) -> Any:
 def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
     made: Preprocessing = validated(Preprocessing, card["preprocessing"], "preprocessing")
     return made
+
+
+def _as_files(images: Images, folder: Path) -> list[Path | str | Case]:
+    """The same with each array in a file of the folder."""
+    several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
+    files: list[Path | str | Case] = []
+    for number, one in enumerate(several):
+        if isinstance(one, np.ndarray):
+            if one.dtype.kind not in "biuf":
+                raise ImageError(f"array-{number}: holds {one.dtype}; expected numbers; convert it with astype")
+            file = folder / f"array-{number}.npy"
+            np.save(file, one, allow_pickle=False)
+            files.append(file)
+        else:
+            files.append(one)
+    return files
 
 
 def _cases(images: Path | str | Iterable[Path | str | Case], *, planes: bool) -> Iterator[Case]:

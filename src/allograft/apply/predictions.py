@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from allograft.apply import load
-from allograft.apply.abstention import Abstention
+from allograft.apply.dicom_segmentation import ENDING, check_segments, segments_of, write_segmentation
 from allograft.apply.model import Predicted
 from allograft.cohort import Case
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
 from allograft.errors import AllograftError, ImageError, OutputError, UnitsFailed
 from allograft.grey import plane
+from allograft.predictor.abstention import Abstention
+from allograft.predictor.deployment import Deployment
 from allograft.predictor.whole import stem
 from allograft.report import draw_overlay, slice_of
 from allograft.report.boxes import draw_boxes
@@ -36,6 +38,7 @@ def write_predictions(
     device: str = "auto",
     precision: str = "32-true",
     abstain: float | None = None,
+    dicom_seg: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
@@ -53,6 +56,7 @@ def write_predictions(
     Args:
         abstain: the share of images like the training images that are to be answered; an image
             whose score is above the threshold has a row that says so, and no numbers or files.
+        dicom_seg: write ``OUT/NAME_seg.dcm`` in the place of a mask, see ``write_segmentation``.
         say: told which threshold that is, and its coverage of held-out cases.
 
     Returns:
@@ -64,26 +68,33 @@ def write_predictions(
             cannot be used.
     """
     loaded, table = load(model, device=device, precision=precision), ResultsTable(out / "results.csv")
-    rule = None if abstain is None else Abstention.from_predictor(loaded.predictor, abstain)
-    if rule is not None:
-        say(str(rule))
+    asked = None if abstain is None else Abstention.from_predictor(loaded.predictor, abstain, loaded.deployment)
+    rule = asked or Abstention.by_default(loaded.predictor, loaded.deployment)
+    for line in (*described(loaded.deployment), *([] if rule is None else [str(rule)])):
+        say(line)
+    if dicom_seg:
+        check_segments(loaded.task)
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     found: list[Predicted] = []
     cases = loaded.cases(list(images))
     _check_names(cases)
-    for one in loaded.predict(cases, failed=failed):
+    for one in loaded.predictions(cases, failed=failed):
         name = output_name(one.name)
+        row, is_far = row_of(one, rule)
+        is_far = is_far and asked is not None
+        if is_far and rule is not None:
+            blank, score = dict.fromkeys(one.answer.values, ""), one.facts[rule.column]
+            named = f"{rule.column} {score:.3g} is above {rule.threshold:.3g}"
+            row |= {**blank, "warnings": f"abstained: {named}"}
+        segments = segments_of(loaded.task) if dicom_seg else None
+        try:
+            made = {} if is_far else written_hidden(one, out / name, overlay=overlay, probabilities=probabilities,
+                                                    segments=segments)  # fmt: skip
+        except ImageError as error:  # an image that has no place for a segmentation; the others follow
+            failed[one.name] = error
+            continue
         names[name] = one.name
-        unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
-        said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
-        said |= {key: " ".join(map(str, fact)) for key, fact in said.items() if isinstance(fact, list)}
-        row = {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(one.answer.warnings)}
-        is_far = rule is not None and one.facts["score"] > rule.threshold
-        if rule is not None and is_far:
-            blank = dict.fromkeys(one.answer.values, "")
-            row |= {**blank, "warnings": f"abstained: score {one.facts['score']:.3g} is above {rule.threshold:.3g}"}
-        made = {} if is_far else written_hidden(one, out / name, overlay=overlay, probabilities=probabilities)
         table.add_failed(failed, list(row))
         table.add(row)
         for hidden, path in made.items():
@@ -104,6 +115,39 @@ def write_predictions(
             f"{reason}"
         )
     return len(names)
+
+
+def row_of(one: Predicted, rule: Abstention | None) -> tuple[dict[str, Any], bool]:
+    """An image's row of ``results.csv``, and whether it is farther from the training images than
+    the rule lets through."""
+    unit = {} if one.answer.unit is None else {"unit": one.answer.unit}
+    said = {key: fact for key, fact in one.facts.items() if key != "warnings"}
+    said |= {key: " ".join(map(str, fact)) for key, fact in said.items() if isinstance(fact, list)}
+    is_far = rule is not None and one.facts[rule.column] > rule.threshold
+    said |= {} if rule is None else {"abstain": "yes" if is_far else "no"}
+    return {"image": one.name, **unit, **one.answer.values, **said, "warnings": "; ".join(one.answer.warnings)}, is_far
+
+
+def described(known: Deployment | None) -> list[str]:
+    """What a model knows of its validation, in lines: calibration by site, and groups of
+    patients."""
+    if known is None:
+        return []
+    lines = []
+    for site, one in known.facts["calibration"].items():
+        lines.append(
+            f"validated at {site} on {one['cases']} cases: calibration error {one['error_before']:.3f}, "
+            f"{one['error_after']:.3f} at temperature {one['temperature']:.2f} (fitted on these cases; not applied)"
+        )
+    for audit in known.facts["fairness"]:
+        scored = [
+            f"{group['name']} {score:.3f} ({group['subjects']} subjects)"
+            for group in audit["groups"]
+            if (score := group["scores"].get(audit["headline"])) is not None
+        ]
+        if scored:
+            lines.append(f"validated by {audit['attribute']}, {audit['headline']}: {', '.join(scored)}")
+    return [*lines, *known.facts["notes"]]
 
 
 def _check_names(cases: Sequence[Case]) -> None:
@@ -207,8 +251,13 @@ def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: bool) -> dict[Path, Path]:
+def written_hidden(
+    one: Predicted, path: Path, *, overlay: bool, probabilities: bool, segments: Sequence[str] | None = None
+) -> dict[Path, Path]:
     """Write the pictures of an answer; a class alone leaves none.
+
+    Args:
+        segments: the names of the classes, for a DICOM segmentation in the place of a mask.
 
     Returns:
         Hidden file, with the ending by which its format is chosen -> the name it is to have.
@@ -226,11 +275,15 @@ def written_hidden(one: Predicted, path: Path, *, overlay: bool, probabilities: 
         return hidden
 
     if answer.mask is not None:
-        write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+        if segments is None:
+            write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), one.affine, axis=one.grid.axis)
+        else:
+            write_segmentation(beside(ENDING), one, segments)
         if overlay:
             image, found = read_image(one.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, found)
-            write_bytes(beside("overlay.png"), draw_overlay(plane(image, index), None, plane(found[None], index)))
+            drawn = draw_overlay(plane(image, index), None, plane(found[None], index), classes=len(answer.maps))
+            write_bytes(beside("overlay.png"), drawn)
     if answer.boxes is not None:
         write_json(beside("boxes.json"), boxes_file(answer))
         if overlay:

@@ -8,24 +8,27 @@ from typing import Annotated
 import typer
 
 from allograft import __version__
+from allograft.cli.channel import resumption
 from allograft.cli.cohorts import cohorts
 from allograft.cli.compare import comparison
+from allograft.cli.ensemble import ensembles
 from allograft.cli.freeze import freezing
 from allograft.cli.imports import imports
 from allograft.cli.index import index
 from allograft.cli.init import first
 from allograft.cli.merge import merging
 from allograft.cli.models import models
+from allograft.cli.monitor import monitoring
+from allograft.cli.schema import schemas
 from allograft.cli.studies import studies
 from allograft.cli.warned import say_warnings_plainly
 from allograft.errors import AllograftError
 
 app = typer.Typer(
-    help="Carry a medical-imaging model from one hospital to the next, and judge every way of doing it by one "
+    help="Adapt a medical-imaging model to another hospital, and compare the methods for it under one "
     "protocol. "
     "Research use only, not a medical device.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -35,7 +38,10 @@ app.add_typer(models)
 app.add_typer(imports, name="import")
 app.add_typer(cohorts)
 app.add_typer(comparison)
+app.add_typer(ensembles)
+app.add_typer(monitoring)
 app.add_typer(first)
+app.add_typer(schemas)
 app.add_typer(freezing)
 app.add_typer(merging)
 app.add_typer(index, name="index")
@@ -51,14 +57,18 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print(resumption("interrupted"), file=sys.stderr)
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            print(resumption("interrupted"), file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except BaseException as reason:
         if type(reason).__name__ != "Stopped":  # named, not imported: its module is heavy
             raise
-        print("stopped; the place is kept, run the same command again to go on", file=sys.stderr)
+        print(resumption("stopped, the place is kept"), file=sys.stderr)
         sys.exit(143)
 
 

@@ -17,11 +17,14 @@ cohorts.add_typer(label, name="label")
 
 @cohorts.command(epilog="Example: allograft doctor data/vessels/manifest.csv --html doctor.html")
 def doctor(
-    manifest: Annotated[Path | None, typer.Argument(help="The cohort to look at.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
-    system: Annotated[bool, typer.Option("--system", help="Tell of this machine instead.")] = False,
+    manifest: Annotated[Path | None, typer.Argument(help="The manifest to check.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this HTML file.")] = None,
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
+    ] = False,
+    system: Annotated[bool, typer.Option("--system", help="Describe this machine instead.")] = False,
 ) -> None:
-    """Look a cohort over before it is used: files, sites, labels, duplicates, and how far apart its
+    """Check a cohort before it is used: files, sites, labels, duplicates, and how far apart its
     sites are."""
     if system or manifest is None:
         from allograft.cohort.system import describe_system
@@ -29,13 +32,15 @@ def doctor(
         for name, value in describe_system().items():
             print(f"{name:24} {value}")
         return
-    from allograft.cohort.doctor import examine, to_html, to_text
-    from allograft.tree import write_bytes
+    from allograft.cohort.doctor import examine
+    from allograft.cohort.doctor_text import to_text
 
     diagnosis = examine(manifest)
     print(to_text(diagnosis), end="")
     if html is not None:
-        write_bytes(html, to_html(diagnosis).encode())
+        from allograft.report.examination import write_examination
+
+        write_examination(html, diagnosis, None if without_images else manifest)
 
 
 @label.command("skin-tone", epilog="Example: allograft label skin-tone photographs/ -o tones.csv")
@@ -43,7 +48,8 @@ def skin_tone(
     images: Annotated[list[Path], typer.Argument(help="Photographs of lesions, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A CSV file: image, angle, type, patch, note.")],
     skin: Annotated[
-        Literal["patches", "ycbcr"], typer.Option(help="Eight patches at the border, or all pixels of skin colour.")
+        Literal["patches", "ycbcr"],
+        typer.Option(help="Measure eight patches at the border, or all pixels of skin colour."),
     ] = "patches",
     thresholds: Annotated[
         Literal["default", "kinyanjui", "calibrate"],
@@ -75,10 +81,12 @@ def boxes(
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder: boxes/NAME.json per image, and boxes.csv.")],
     radius: Annotated[
         str,
-        typer.Option(help="Least and largest radius of a cell: pixels, or as --pixel-size.", metavar="LOW,HIGH"),
+        typer.Option(
+            help="Smallest and largest radius of a cell, in pixels or in the unit of --pixel-size.", metavar="LOW,HIGH"
+        ),
     ],
     method: Annotated[
-        Literal["hough", "watershed", "edges"], typer.Option(help="Circles, parted regions, or enclosed edges.")
+        Literal["hough", "watershed", "edges"], typer.Option(help="Find circles, separated regions, or enclosed edges.")
     ] = "hough",
     name: Annotated[str, typer.Option(help="The class of the boxes.")] = "cell",
     pixel_size: Annotated[float, typer.Option(help="Side of a pixel, in micrometres for example.")] = 1.0,
@@ -102,26 +110,26 @@ def boxes(
 )
 def phantom(
     name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
-    out: Annotated[Path, typer.Argument(help="A folder to write images, masks and manifest.csv into.")],
-    dims: Annotated[int, typer.Option(help="2 or 3.")] = 2,
-    subjects: Annotated[int, typer.Option(help="Subjects a site.")] = 12,
-    size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
+    out: Annotated[Path, typer.Argument(help="Folder for images, masks and manifest.csv.")],
+    dims: Annotated[int, typer.Option(help="Dimensions: 2 or 3.")] = 2,
+    subjects: Annotated[int, typer.Option(help="Subjects per site.")] = 12,
+    size: Annotated[int, typer.Option(help="Pixels along each side.")] = 64,
     site: Annotated[
         list[str] | None, typer.Option(help="A site and its shift: --site a=none --site b=severe", metavar="NAME=SHIFT")
     ] = None,
     confounding: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of skin: a site's correlation of melanoma with light skin, -1 to 1: --confounding a=0.6",
+            help="For skin: a site's correlation of melanoma with light skin, -1 to 1: --confounding a=0.6",
             metavar="NAME=NUMBER",
         ),
     ] = None,
     structure: Annotated[
-        str | None, typer.Option(help="Of brain: what is labelled, tissue or sulcus (absent, small or present).")
+        str | None, typer.Option(help="For brain: what is labelled, tissue or sulcus (absent, small or present).")
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the images.")] = 0,
 ) -> None:
-    """Write synthetic sites whose shift is known; it stands beside the manifest in shift.json."""
+    """Write synthetic sites with a known shift, described in shift.json next to the manifest."""
     from inspect import signature
 
     from allograft.table import find

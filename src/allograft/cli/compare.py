@@ -23,11 +23,11 @@ def compare(
     a: Side,
     b: Side,
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to compare on.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where compare.html, cases.csv and summary.csv go.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for compare.html, cases.csv and summary.csv.")],
     classes: Annotated[
         list[str] | None, typer.Option(help="For two folders of masks: the classes, in order; --classes vessel")
     ] = None,
-    names: Annotated[str | None, typer.Option(help="What tables call the two: --names old,new", metavar="A,B")] = None,
+    names: Annotated[str | None, typer.Option(help="Names in the tables: --names old,new", metavar="A,B")] = None,
     surface_dice: Annotated[
         float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
     ] = None,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from allograft.cohort.importers import Options
 
 imports = typer.Typer(
-    help="Make a manifest from other people's layouts. Files stay where they lie.",
+    help="Make a manifest from a common folder layout. The files are not copied.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,27 +22,25 @@ Src = Annotated[Path, typer.Argument(help="What to import.", metavar="SRC")]
 Out = Annotated[
     Path,
     typer.Argument(
-        help="A folder that holds all files, for its manifest.csv; or a path that ends in .csv.", metavar="OUT"
+        help="A folder that contains all files, for its manifest.csv; or a path that ends in .csv.", metavar="OUT"
     ),
 ]
-Site = Annotated[str, typer.Option(help="The hospital, scanner or laboratory that the images are from.")]
+Site = Annotated[str, typer.Option(help="Hospital, scanner or laboratory of the images.")]
 Images = Annotated[Path, typer.Option(help="The folder of the images.")]
 Subject = Annotated[
     str | None,
     typer.Option(
-        help="Where the patient is in a file's name: --subject '{subject}_*', '{subject:2}*' for two characters"
+        help="Where the patient's ID is in the file name: --subject '{subject}_*', '{subject:2}*' for two characters"
     ),
 ]
-Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Say that each image is of another patient.")]
+Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Treat every image as a separate patient.")]
 Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Take the test images too, which have no masks.")]
 Class = Annotated[
     list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")
 ]
-Append = Annotated[bool, typer.Option("--append", help="Add to a manifest that exists.")]
+Append = Annotated[bool, typer.Option("--append", help="Add to an existing manifest.")]
 Split = Annotated[str | None, typer.Option(help="train, val or test, for rows whose source names none.")]
-Prefix = Annotated[
-    str, typer.Option("--subject-prefix", help="Put before each subject, where two hospitals count alike.")
-]
+Prefix = Annotated[str, typer.Option("--subject-prefix", help="Prefix for subject IDs that clash between hospitals.")]
 Shared = Annotated[bool, typer.Option("--shared-subjects", help="A subject at two sites is one patient.")]
 Mask = Annotated[
     str | None, typer.Option(help="The mask: a pattern below SRC; for a table, a column or pattern of columns.")
@@ -62,13 +60,13 @@ def medmnist(
     class_: Class = None,
     once: Once = False,
     test: Annotated[
-        str, typer.Option(help="The part to be tested, of a file without test images: --test val")
+        str, typer.Option(help="The part to use as the test set where there are no test images: --test val")
     ] = "test",
     append: Append = False,
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """One .npz of images and labels; the images become PNGs."""
+    """A MedMNIST .npz of images and labels; the images become PNGs."""
     from allograft.cohort.importers import import_medmnist
 
     options = _options(append, None, prefix, shared)
@@ -197,8 +195,8 @@ def bids(
     out: Out,
     suffix: Annotated[list[str] | None, typer.Option(help="T1w by default; several are channels of one image.")] = None,
     mask: Mask = None,
-    site: Annotated[str | None, typer.Option(help="The one site of the images.")] = None,
-    site_column: Annotated[str | None, typer.Option(help="Or the column of participants.tsv that names it.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site of all images.")] = None,
+    site_column: Annotated[str | None, typer.Option(help="Column of participants.tsv with the site.")] = None,
     append: Append = False,
     split: Split = None,
     prefix: Prefix = "",
@@ -234,7 +232,7 @@ def folder(
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """Files laid out by a pattern."""
+    """Image files whose paths follow a pattern."""
     from allograft.cohort.importers import import_folder
 
     options = _options(append, split, prefix, shared)
@@ -265,18 +263,20 @@ def table(
     ],
     subject: Annotated[str | None, typer.Option(help="The column of the patient.")] = None,
     site: Annotated[str | None, typer.Option(help="The column of the site.")] = None,
-    site_name: Annotated[str | None, typer.Option(help="The one site of a table without such a column.")] = None,
+    site_name: Annotated[str | None, typer.Option(help="Site of all images, where no column names it.")] = None,
     label: Annotated[str | None, typer.Option(help="The column of the class.")] = None,
     mask: Mask = None,
     paired: Paired = None,
     region: Region = None,
     boxes: Annotated[str | None, typer.Option(help="The boxes file, named as --mask is.")] = None,
     split_column: Annotated[str | None, typer.Option(help="The column of train, val or test.")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="A further column to take over; no other is.")] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="A further column to keep; others are left out.")] = None,
     class_: Class = None,
     missing: Annotated[
         list[str] | None,
-        typer.Option(help="A word for no value, in place of NA, NaN, N/A, #N/A, <NA>, none and null; '' for no word."),
+        typer.Option(
+            help="A word for a missing value, instead of NA, NaN, N/A, #N/A, <NA>, none and null; '' for none."
+        ),
     ] = None,
     once: Once = False,
     append: Append = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 index = typer.Typer(
-    help="Add cases to a model that retrieves, or remove a subject's, without training.",
+    help="Add cases to the database of a retrieval model, or remove a subject's, without training.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,7 +36,7 @@ def add(
 @index.command(epilog="Example: allograft index remove runs/knee/models/mris@b --subject a-007")
 def remove(
     model: Model,
-    subject: Annotated[str, typer.Option("--subject", help="The patient, as the manifest names them.")],
+    subject: Annotated[str, typer.Option("--subject", help="The patient's ID in the manifest.")],
 ) -> None:
     """Remove a patient's images from the database, after a withdrawal of consent, for example."""
     from allograft.apply.index import remove_from_index
@@ -51,11 +51,11 @@ def recall(
     model: Model,
     manifest: Annotated[Path, typer.Argument(help="Cases with the column paired that the model has not seen.")],
     where: Annotated[
-        list[str], typer.Option("--where", help="COLUMN=VALUE: count these rows alone, the first visits say.")
+        list[str], typer.Option("--where", help="COLUMN=VALUE: count only these rows, for example first visits.")
     ] = [],  # noqa: B006 - typer copies it
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
-    """How often an image finds its own paired image among those of a manifest."""
+    """Measure how often an image finds its own paired image among those of a manifest."""
     from allograft.apply.index import recall_of
     from allograft.errors import SpecError
 

@@ -7,21 +7,28 @@ from typing import Annotated
 
 import typer
 
+from allograft.cli.schema import schema_line
 from allograft.errors import OutputError
 
 first = typer.Typer(rich_markup_mode=None)
 Sites = list[str] | None
+SCHEMA = "study.schema.json"
+"""Where it is next to a study, the study's first line names it for editors."""
 
 
 @first.command(epilog="Example: allograft init data/vessels/manifest.csv -o study.yaml --source drive --target chase")
 def init(
-    manifest: Annotated[Path, typer.Argument(help="The cohort.")],
+    manifest: Annotated[Path, typer.Argument(help="The manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The study file to write.")],
-    source: Annotated[Sites, typer.Option(help="A site to train on; by default that with most labels.")] = None,
+    source: Annotated[Sites, typer.Option(help="A site to train on; by default the one with most labels.")] = None,
     target: Annotated[Sites, typer.Option(help="A site to adapt to; by default the others.")] = None,
 ) -> None:
     """Write a commented study that fits a cohort's images, sites and labels, to run as it is or to
-    change."""
+    change.
+
+    Where study.schema.json is in the same folder (allograft schema -o study.schema.json), the first
+    line names it for editors.
+    """
     from allograft.run.first_study import first_study
     from allograft.run.study_text import study_text
     from allograft.study import read_study
@@ -30,7 +37,8 @@ def init(
     if out.exists():
         raise OutputError(f"{out}: is there already, and would be replaced; choose another --out, or remove it")
     made = first_study(manifest, source=source or (), target=target or ())
-    write_bytes(out, study_text(made, str(out)).encode())
+    line = f"{schema_line(SCHEMA)}\n" if (out.parent / SCHEMA).is_file() else ""
+    write_bytes(out, (line + study_text(made, str(out))).encode())
     study = read_study(out)
     for note in made.notes:
         print(f"note: {note}")

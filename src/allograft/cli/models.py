@@ -19,13 +19,19 @@ models = typer.Typer(rich_markup_mode=None)
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, a folder, or a manifest.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and results.csv go.")],
-    overlay: Annotated[bool, typer.Option(help="A picture of each result.")] = False,
-    probabilities: Annotated[bool, typer.Option(help="The probability of each class.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and results.csv.")],
+    overlay: Annotated[bool, typer.Option(help="Also write a picture of each result.")] = False,
+    probabilities: Annotated[bool, typer.Option(help="Also write the probability of each class.")] = False,
     abstain: Annotated[
         float | None,
-        typer.Option(help="Answer this share of images like the training images, and no image farther away: 0.95"),
+        typer.Option(
+            help="Predict this share of the images that are like the training images, and abstain from images "
+            "farther away: 0.95"
+        ),
     ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Of DICOM series: masks as DICOM segmentations, NAME_seg.dcm.")
+    ] = False,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
@@ -42,6 +48,7 @@ def predict(
         device=device,
         precision=precision,
         abstain=abstain,
+        dicom_seg=dicom_seg,
         say=print,
     )
     print(
@@ -53,7 +60,7 @@ def predict(
 @models.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
 def evaluate(
     judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
-    manifest: Annotated[Path, typer.Argument(help="The labelled cases to judge on.")],
+    manifest: Annotated[Path, typer.Argument(help="The labelled cases to evaluate on.")],
     classes: Annotated[
         list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")
     ] = None,
@@ -80,7 +87,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Judge a model or predictions on a manifest; images a model was trained on are refused."""
+    """Evaluate a model or predictions on a manifest; images of its training are refused."""
     from allograft.apply.evaluate import evaluate as judge
     from allograft.apply.evaluate import summary, write_evaluation
     from allograft.apply.travelling import check_record, site_record
@@ -105,13 +112,23 @@ def evaluate(
 @models.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
-    out: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: .zip, .onnx or .pt2.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="zip, onnx or torch-export; by default as the file ends.")
+    ] = None,
     with_images: Annotated[
-        bool, typer.Option("--with-images", help="Also where the model holds images of patients.")
+        bool, typer.Option("--with-images", help="Also export a model that holds images of patients.")
     ] = False,
 ) -> None:
-    """Pack a model to hand it on; one that holds patients' images is refused unless they are to go
-    with it."""
+    """Pack a model to share it; a model that holds patients' images is refused without
+    --with-images. As .onnx or .pt2, its network runs in other programs."""
     from allograft.apply.export import export_model
+    from allograft.apply.graph import export_graph, form_of
 
-    print(export_model(model, out, with_images=with_images))
+    form = form_of(out, format_)
+    if form is None:
+        print(export_model(model, out, with_images=with_images))
+        return
+    made = export_graph(model, out, form)
+    sizes = "any size" if made.is_flexible else f"size {made.sizes[0]}"
+    print(f"{made.path}: images of {sizes}; differs from allograft predict by at most {made.difference:.1e}")

@@ -43,7 +43,15 @@ def show(result: Result | PartsResult) -> None:
         for name, why in result.missing.items():
             print(f"{name}: missing: {why}")
         print(f"report over all parts: {result.out / 'report.html'}")
+    raise_failed(result)
+
+
+def raise_failed(result: Result | PartsResult) -> None:
+    """``UnitsFailed``, for exit code 3, where some runs failed."""
+    from allograft.studies import PartsResult
+
     if result.failed:
+        parts = list(result.parts.values()) if isinstance(result, PartsResult) else [result]
         runs = sum(len(line.runs) for part in parts for line in part.lines)
         raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from allograft.cli.channel import Log, Quiet, Verbose, opened
 from allograft.cli.executor import Address, Executor, Jobs, made_executor
 from allograft.cli.options import Device, Set
-from allograft.cli.show import say_to_stderr, show, show_plan
+from allograft.cli.show import raise_failed, say_to_stderr, show, show_plan
 from allograft.errors import SpecError
 
 studies = typer.Typer(rich_markup_mode=None)
@@ -19,19 +20,22 @@ studies = typer.Typer(rich_markup_mode=None)
 
 @studies.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
 def study(
-    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
+    file: Annotated[Path, typer.Argument(help="The study file; see examples/.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where records, models and the report go; run again to go on.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for records, models and the report; run the same command again to resume."
+        ),
     ],
     set_: Set = None,
-    workers: Annotated[int, typer.Option(help="Loader processes.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     shard: Annotated[
         str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
     ] = "1/1",
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Only tell what would run, what is done, how long it takes and whether it fits."),
+        typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing."),
     ] = False,
     device: Device = "auto",
     devices: Annotated[
@@ -39,55 +43,68 @@ def study(
     ] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
     strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
     executor: Executor = None,
     jobs: Jobs = None,
     address: Address = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Mirror scores, curves and tables to MLflow at the end.", metavar="URI")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard event files to OUT/tensorboard at the end.")
+    ] = False,
 ) -> None:
-    """Compare recipes: train, carry over, judge every one on every site, and leave table, report
-    and models."""
+    """Compare recipes: train, adapt and evaluate each one at every site; write a table, a report
+    and the models."""
     from allograft.context.journal import STOP
+    from allograft.results.tracking import Sinks
     from allograft.run.fabric import local_fabric
-    from allograft.studies import run_study
+    from allograft.studies import PartsResult, run_study
     from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     part, asked = _shard(shard), read_study(file, set_ or ())
     where = made_executor(executor, jobs, address, device)
     fabric = local_fabric(devices, precision, strategy, device)
-    say = say_to_stderr if fabric.is_global_zero else lambda line: None
-    if plan:
-        from allograft.run.session import Session
+    how: dict[str, Any] = {"workers": workers, "checkpoint_seconds": checkpoint_seconds, "shard": part}
+    how["executor"] = where
+    if not fabric.is_global_zero:
+        run_study(asked, out, fabric=fabric, **how)
+        return
+    with opened(quiet, verbose, log) as say:
+        if plan:
+            from allograft.run.session import Session
 
-        return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
-    result = run_study(
-        asked,
-        out,
-        fabric=fabric,
-        workers=workers,
-        checkpoint_seconds=checkpoint_seconds,
-        say=say,
-        shard=part,
-        executor=where,
-    )
-    if fabric.is_global_zero:
+            return show_plan(Session(asked, out, None, fabric, workers, checkpoint_seconds, say))
+        sinks = Sinks(mlflow, tensorboard)
+        sinks.check()
+        result = run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how)
+        sinks.mirror([part.out for part in result.parts.values()] if isinstance(result, PartsResult) else [result.out])
         show(result)
 
 
 @studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
 def train(
-    file: Annotated[Path, typer.Argument(help="A study with one recipe.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model goes to OUT/model.")],
+    file: Annotated[Path, typer.Argument(help="A study file with one recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; the model is in OUT/model.")],
     set_: Set = None,
     device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
-    """Run one recipe once and leave a model folder; nothing is judged."""
+    """Run one recipe once and write a model folder; nothing is evaluated."""
     from allograft.results.models import predict_command
     from allograft.run.fabric import local_fabric
     from allograft.studies import train_model
     from allograft.study import read_study
 
     fabric = local_fabric(accelerator=device)
-    print(predict_command(train_model(read_study(file, set_ or ()), out, fabric=fabric, say=say_to_stderr)))
+    with opened(quiet, verbose, log) as say:
+        asked = read_study(file, set_ or ())
+        print(predict_command(train_model(asked, out, fabric=fabric, say=say, progress=not quiet)))
 
 
 @studies.command(
@@ -98,13 +115,16 @@ def adapt(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     manifest: Annotated[Path, typer.Argument(help="The new site's manifest.")],
     recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where models, records and the report go.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, records and the report.")],
     set_: Set = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines of a study.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines that a study has.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
     ] = False,
     device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Adapt a finished model to a new site, without its source images."""
     from allograft.adapt import adapt_model, adaptation
@@ -116,31 +136,48 @@ def adapt(
         overridden({}, set_ or ()),
         local_fabric(accelerator=device),
     )
-    if plan:
-        from allograft.run.session import Session
+    how: dict[str, Any] = {"compare": compare, "overrides": changes}
+    with opened(quiet, verbose, log) as say:
+        if plan:
+            from allograft.run.session import Session
 
-        study_ = adaptation(model, manifest, asked, compare=compare, overrides=changes)
-        return show_plan(Session(study_, out, None, fabric, 0, 60.0, say_to_stderr))
-    show(adapt_model(model, manifest, asked, out, compare=compare, overrides=changes, fabric=fabric, say=say_to_stderr))
+            study_ = adaptation(model, manifest, asked, **how)
+            return show_plan(Session(study_, out, None, fabric, 0, 60.0, say))
+        show(adapt_model(model, manifest, asked, out, **how, fabric=fabric, say=say, progress=not quiet))
 
 
-@studies.command(epilog="Example: allograft report runs/vessels --without-images")
+@studies.command(epilog="Example: allograft report runs/vessels --format markdown > table.md")
 def report(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
     without_images: Annotated[
         bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
     ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Print the table alone, as csv, json, markdown or latex, and leave the page as it is.",
+            metavar="FORMAT",
+        ),
+    ] = None,
 ) -> None:
-    """Make report.html, results.csv and metrics.csv anew from the records."""
+    """Write report.html, results.csv and metrics.csv again from the records."""
     from allograft.studies import rebuild
 
-    show(rebuild(out, pictures=not without_images, say=say_to_stderr))
+    if form is None:
+        return show(rebuild(out, pictures=not without_images, say=say_to_stderr))
+    from allograft.results.formats import check_form, formatted
+
+    check_form(form)
+    result = rebuild(out, report=False)
+    print(formatted(out / "results.csv", form), end="")
+    raise_failed(result)
 
 
 @studies.command(epilog="Example: allograft clean runs/vessels --yes")
 def clean(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, nothing is removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise nothing is removed.")] = False,
 ) -> None:
     """List, and with --yes remove, what no table, report, model or resumed run needs."""
     from allograft.clean import leftovers, lines_of, remove
@@ -154,8 +191,8 @@ def clean(
 
 
 @studies.command(epilog="Example: allograft cite examples/vessels.yaml > references.bib")
-def cite(file: Annotated[Path, typer.Argument(help="A study, or the output folder of one.")]) -> None:
-    """Print BibTeX for what a study used."""
+def cite(file: Annotated[Path, typer.Argument(help="A study file, or the output folder of a study.")]) -> None:
+    """Print the BibTeX entries of what a study used."""
     from allograft.recipe import candidates
     from allograft.study import read_study
     from allograft.study.cite import OURS, bibtex, papers

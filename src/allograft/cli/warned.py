@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+from allograft.cli.channel import LOGGER, say
+
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -24,7 +26,10 @@ def say_warnings_plainly() -> None:
         line: str | None = None,
     ) -> None:
         if file is None and filename.startswith(_PACKAGE):
-            print(f"warning: {message}", file=sys.stderr)
+            if LOGGER.handlers:  # of a command that has a log
+                say(f"warning: {message}")
+            else:
+                print(f"warning: {message}", file=sys.stderr)
         else:
             usual(message, category, filename, lineno, file, line)
 

@@ -52,7 +52,7 @@ def _check(where: str, names: Sequence[str], cells: Sequence[str], mark: str, *,
     if len(cells) > len(names):
         raise ManifestError(
             f"{where}: has more cells than the header, {len(cells)} and {len(names)}; the header is "
-            f"{mark.join(names)[:80]!r}; put a cell that holds {mark!r} in double quotes, or remove what stands above "
+            f"{mark.join(names)[:80]!r}; put a cell that holds {mark!r} in double quotes, or remove what is above "
             "the names of the columns"
         )
     if len(cells) < len(names):

@@ -25,7 +25,7 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
             "stop",
             "{} with a mask, region, pair or boxes that do not lie on the image; export both on one grid",
         ),
-        ("codes", "stop", "{} with mask values that stand for no class; name them in task: classes, or mend the masks"),
+        ("codes", "stop", "{} with mask values that stand for no class; name them in task: classes, or fix the masks"),
         (
             "preprocessing",
             "stop",
@@ -179,8 +179,8 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
     for site in sites:
         if "255" in site.codes and set(site.codes) - {"0", "255"}:
             text = (
-                f"masks of site '{site.name}' mix 255 with {', '.join(sorted(set(site.codes) - {'0', '255'}))}: mend "
-                "them to one coding"
+                f"masks of site '{site.name}' mix 255 with {', '.join(sorted(set(site.codes) - {'0', '255'}))}: give "
+                "them one coding"
             )
             yield Finding("warning", "mask codes", text)
     keys = {key for site in sites for key in site.labelled}
@@ -189,7 +189,7 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
             lacking = site.cases - site.labelled.get(key, 0)
             if lacking:
                 bare = f"site '{site.name}': {lacking} of {site.cases} cases have no '{key}'"
-                text = f"{bare}; recipes may see their images, nothing is judged on them"
+                text = f"{bare}; recipes may see their images, nothing is evaluated on them"
                 yield Finding("note", "unlabelled", text)
 
 

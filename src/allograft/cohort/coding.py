@@ -79,7 +79,7 @@ class Coding:
             raise ImageError(
                 f"{name}: mask value {unknown[0]} stands for no class ({len(unknown)} such values); expected 0 = "
                 "background, "
-                f"{expected}. Mend the mask, or name its values: classes: {{NAME: [{unknown[0]}]}}"
+                f"{expected}. Fix the mask, or name its values: classes: {{NAME: [{unknown[0]}]}}"
             )
         table = np.zeros(int(present.max(initial=0)) + 1, dtype=np.int64)
         for value, i in index.items():

@@ -23,11 +23,18 @@ from allograft.errors import SpecError
 from allograft.seeds import Seeds
 from allograft.tree import content_hash
 
+MOST_SITES = 5
+"""Sites that a cohort's ``repr`` names."""
+
 
 @dataclass(frozen=True)
 class Slices:
-    """A volume as 2-D slices across ``axis`` of the study's grid, with ``neighbours`` slices on
-    either side as channels."""
+    """A volume as 2-D slices, with their neighbours as channels.
+
+    Args:
+        axis: of the study's grid, across which slices are cut: 0, 1 or 2.
+        neighbours: slices on either side that become channels.
+    """
 
     axis: int = 2
     neighbours: int = 0
@@ -161,6 +168,16 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every item as a Batch with B = 1, one after another."""
+        return map(self.case, range(len(self)))
+
+    def __repr__(self) -> str:
+        kinds = sorted({key for case in self.cases for key in case.labels}) or ["no labels"]
+        sites = sorted({case.site for case in self.cases})
+        listed = ", ".join(sites[:MOST_SITES]) + (f", and {len(sites) - MOST_SITES} more" * (len(sites) > MOST_SITES))
+        return f"Cohort({len(self.cases)} cases of {len(self.subjects)} subjects at {listed}; {', '.join(kinds)})"
 
     def case(self, index: int, *, narrow: bool = False) -> Batch:
         """One item as a Batch with B = 1, on the study's grid.

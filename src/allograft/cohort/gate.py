@@ -56,7 +56,7 @@ def check_leakage(
     >>> check_leakage({"a": "train", "b": "test"}, found)
     Traceback (most recent call last):
     ...
-    allograft.errors.LeakageError: 1 pair of cases stands on two sides: 'a' and 'b' (same pixels): train and test. ...
+    allograft.errors.LeakageError: 1 pair of cases is on two sides: 'a' and 'b' (same pixels): train and test. ...
     """
     allowed = _allowed(allow, findings)
 
@@ -136,7 +136,7 @@ def _rank(pair: Pair) -> tuple[int, float, Pair]:
 def _refusal(leaks: Sequence[Pair], sides: Mapping[str, str], near_duplicates: NearDuplicates) -> str:
     shown = "; ".join(f"{pair}: {sides[pair.first]} and {sides[pair.second]}" for pair in leaks[:10])
     more = f"; and {len(leaks) - 10} more" if len(leaks) > 10 else ""
-    count = "1 pair of cases stands" if len(leaks) == 1 else f"{len(leaks)} pairs of cases stand"
+    count = "1 pair of cases is" if len(leaks) == 1 else f"{len(leaks)} pairs of cases are"
     if near_duplicates == "group" or all(pair.why == "subject" for pair in leaks):
         fixed = "their sides are fixed (by the manifest's split column, OUT/splits.csv or the pool)"
         mend = f"{fixed}: give them one split, remove one of each, or choose another --out"
@@ -144,7 +144,7 @@ def _refusal(leaks: Sequence[Pair], sides: Mapping[str, str], near_duplicates: N
         mend = "near_duplicates: group gives them one split"
     leak = leaks[0]
     return (
-        f"{count} on two sides: {shown}{more}. Mend: {mend}, or allow a pair by name: allow_duplicates: "
+        f"{count} on two sides: {shown}{more}. Fix: {mend}, or allow a pair by name: allow_duplicates: "
         f"[['{leak.first}', '{leak.second}']]"
     )
 

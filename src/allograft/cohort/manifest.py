@@ -104,7 +104,7 @@ def read_manifest(path: Path | str, root: Path | None = None) -> tuple[Case, ...
         case = _case(row, folder, root, f"{path}, row {number}")
         if case.image in cases:
             raise ManifestError(
-                f"{path}, row {number}: image '{case.name}' stands in an earlier row too; keep one row a case"
+                f"{path}, row {number}: image '{case.name}' is in an earlier row too; keep one row per case"
             )
         cases[case.image] = case
     _check_names(cases.values(), path)
@@ -126,18 +126,18 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{path}: not a CSV file in UTF-8 ({error}); save it again as CSV, UTF-8") from error
         except csv.Error as error:
             raise ManifestError(
-                f"{path}: not a CSV file ({error}), as where a double quote is not closed, or where semicolons stand "
-                "between columns; save it again as CSV with commas"
+                f"{path}: not a CSV file ({error}), as where a double quote is not closed, or where semicolons "
+                "separate the columns; save it again as CSV with commas"
             ) from error
     if not rows:
-        raise ManifestError(f"{path}: holds no rows; expected one row a case below the header")
+        raise ManifestError(f"{path}: holds no rows; expected one row per case below the header")
     return rows
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
     names, rows = read_cells(path)
     if len(set(names)) < len(names):
-        raise ManifestError(f"{path}: a column name stands twice in the header {', '.join(names)}; rename one")
+        raise ManifestError(f"{path}: a column name is in the header twice {', '.join(names)}; rename one")
     if len(names) == 1 and re.search(r"[;\t|]", names[0]):
         raise ManifestError(
             f"{path}: its header is {names[0]!r}, one column; expected commas between columns; save it again as CSV "
@@ -226,7 +226,7 @@ def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
             "up"
         )
     if kind != "a file":  # reading a pipe or a device would never end
-        raise ManifestError(f"{where}: {kind or 'no file'} '{text}' in {folder}; mend the path or remove the row")
+        raise ManifestError(f"{where}: {kind or 'no file'} '{text}' in {folder}; fix the path or remove the row")
     return path
 
 

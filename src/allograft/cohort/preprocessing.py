@@ -20,8 +20,8 @@ class Mirror:
     knees, so that all look like left ones. Predictions are mirrored back.
 
     Args:
-        attribute, value: a column of the manifest, and the cell of those that are mirrored. An
-            image whose cell is empty is refused.
+        attribute: a column of the manifest; an image whose cell is empty is refused.
+        value: the cell of the images that are mirrored.
         axis: of the study's grid; 1 of a photograph swaps its left and its right.
     """
 
@@ -36,16 +36,21 @@ class Mirror:
 class Preprocessing:
     """What is done to every image before a network sees it.
 
-    ``orientation``: three letters such as RAS (each axis points to the right, anterior, superior),
-    None = as stored; photographs ignore it. ``spacing``: mm along each axis after orientation;
-    needs an affine. ``size``: without ``spacing`` the image is resized to it; with, it is cut or
-    padded to it around the centre. ``intensity``: see ``normalise``. ``channels``: 3 repeats a grey
-    image, 1 takes the mean of a colour image's channels; None = as stored. For cohorts that share a
-    network. ``nan``: the value that NaN pixels get; None = they are refused. ``window``: the lowest
-    and the highest value, such as -150 and 250 HU, to which an image is clipped before
-    ``intensity``. ``fit``: how an image without ``spacing`` becomes ``size``: ``stretch``, whatever
-    its shape, or ``crop``, which keeps its proportions, covers the size and cuts it around the
-    centre. ``mirror``: see ``Mirror``.
+    Args:
+        orientation: three letters such as RAS (the axes point to the right, anterior and superior);
+            null = as stored. Photographs ignore it.
+        spacing: mm along each axis after orientation; needs images with a voxel size.
+        size: pixels along each axis. Without ``spacing`` the image is resized to it; with
+            ``spacing`` it is cut or padded to it around the centre.
+        intensity: how intensities are scaled: see ``normalise``.
+        channels: 3 repeats a grey image, 1 takes the mean of a colour image's channels; null = as
+            stored. For cohorts that share a network.
+        nan: the value that NaN pixels get; null = images with NaN are refused.
+        window: the lowest and the highest value, such as [-150, 250] HU, to which an image is
+            clipped before ``intensity``.
+        fit: how an image without ``spacing`` becomes ``size``: ``stretch``, whatever its shape, or
+            ``crop``, which keeps its proportions, covers the size and cuts it around the centre.
+        mirror: which images are mirrored: see ``Mirror``.
 
     >>> Preprocessing(size=(384, 384)).intensity
     'zscore'

@@ -122,7 +122,7 @@ def read_splits(path: Path) -> dict[str, Assignment]:
     for number, row in enumerate(_split_rows(path), 2):
         if row.get("split") not in (*SPLITS, "fold") or not re.fullmatch(r"-?\d+", row.get("fold") or ""):
             raise SplitError(
-                f"{path}, row {number}: found {row}; expected subject,site,split,fold; mend it, or choose another --out"
+                f"{path}, row {number}: found {row}; expected subject,site,split,fold; fix it, or choose another --out"
             )
         assignments[row["subject"]] = Assignment(row["split"], int(row["fold"]))
     return assignments

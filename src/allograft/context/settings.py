@@ -16,13 +16,15 @@ class Budget:
     """How long to train: in steps, or in epochs when ``epochs`` is given.
 
     Args:
-        steps, adapt_steps: of a training from scratch, and of an adaptation.
-        epochs, adapt_epochs: the same told in epochs.
-        batch_size: cases a step.
+        steps: steps of a training from scratch.
+        adapt_steps: steps of an adaptation.
+        epochs: epochs of a training from scratch, instead of ``steps``.
+        adapt_epochs: epochs of an adaptation, instead of ``adapt_steps``.
+        batch_size: cases per step.
         steps_per_epoch: the length of an epoch, if it is not one pass over the cases.
-        checkpoints: models of a training that are judged: the last of each of so many equal parts.
-            ``selection`` chooses among them. What is trained is the same whatever their number;
-            each costs its judging, and a model file.
+        checkpoints: models of each training that are evaluated: the last of each of so many equal
+            parts. ``selection`` chooses among them. The training is the same for any number; each
+            costs its evaluation and a model file.
     """
 
     steps: int = 600

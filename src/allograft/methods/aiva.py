@@ -140,7 +140,7 @@ class Aiva:
     cases.
 
     Args:
-        clusters: k of either side; fewer where a side has fewer images, and the figure says so.
+        clusters: k of either side; fewer where a side has fewer images, and the figure reports it.
         rounds: how often to cluster, in equal parts of the training; None = once an epoch.
         weight: lambda; None = as the paper finds it. At 0 nothing is clustered, and the loss is the
             source's own; the target's images are still forwarded, so that they enter batch

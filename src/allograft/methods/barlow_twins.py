@@ -21,10 +21,9 @@ from allograft.parts.pool import (
     TwoViews,
     check_several,
     chosen_pool,
-    feature_shapes,
+    last_channels,
     mean_of_last,
     pool_loader,
-    sample_shape,
     steps_of,
 )
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -82,8 +81,8 @@ class BarlowTwins:
         views = TwoViews(Sample(self.augmentation, context.settings.patch))
         batches = pool_loader(pool, context, views)
         steps = steps_of(context, self.epochs, batches.epoch)
-        features = feature_shapes(network, sample_shape(pool, context))
-        objective = Correlation(features[-1][1], views.name, self).to(context.fabric.device)
+        channels = last_channels(network, pool, context)
+        objective = Correlation(channels, views.name, self).to(context.fabric.device)
         history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)
         yield Stage("pretrained", seen=scenario.sites, facts={"steps": steps, **reached})

@@ -39,7 +39,8 @@ NINE: Mapping[str, tuple[float, float]] = {
 """The paper's transformations in its order, and between which numbers each is drawn (section III):
 the strength of unsharp masking; the sigma of a Gaussian blur in pixels; the standard deviation of
 the noise; a shift; the exponent gamma; scale and shift of the intensities; degrees; magnification;
-the factor of the displacements."""
+the factor of the displacements. Taken from two public re-implementations; the paper itself was not
+at hand."""
 SMOOTHING = (10.0, 13.0)
 """Sigma, in pixels, of the Gaussian that smooths the displacements."""
 

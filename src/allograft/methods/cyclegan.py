@@ -48,8 +48,8 @@ class CycleGan:
 
     Args:
         size: ``small`` trains on crops of 64 pixels with 16 filters in the first layer, ``paper``
-            on 256 pixels with 64, for a GPU. Images that are smaller are taken whole. Whole images
-            of any size are translated at test time.
+            on 256 pixels with 64, for a GPU. Images that are smaller are not cropped. Complete
+            images of any size are translated at test time.
         cycle: weight of the cycle consistency, the paper's lambda.
         first: the segmentation network, which stays as it is.
     """

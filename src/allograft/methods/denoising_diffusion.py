@@ -115,7 +115,7 @@ class Noisy:
 
 @dataclass(frozen=True)
 class DenoisingDiffusion:
-    """Pre-train a diffusion U-Net on the images of the pool, for networks that are told a time
+    """Pre-train a diffusion U-Net on the images of the pool, for networks that are given a time
     step: ``diffusion_unet``.
 
     Each image is diffused to a random step, and the network says what noise was added. By default
@@ -159,12 +159,12 @@ class DenoisingDiffusion:
             )
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` as ``check_pool``, and for a network that is told no time step."""
+        """Raise ``SpecError`` as ``check_pool``, and for a network that is given no time step."""
         check_pool("denoising_diffusion", scenario, network, context, share=self.held_out, settings=self.ssim)
         if not isinstance(getattr(network, "encoder", None), DiffusionEncoder):
             name = next(iter(network.spec["build"]))
             raise SpecError(
-                f"denoising_diffusion: network '{name}' is told no time step; choose network: {{diffusion_unet: {{}}}}"
+                f"denoising_diffusion: network '{name}' is given no time step; choose network: {{diffusion_unet: {{}}}}"
             )
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:

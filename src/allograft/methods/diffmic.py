@@ -156,7 +156,7 @@ class DiffMic:
             first.
         sampler: ``ddpm``, or ``ddim`` without noise of its own.
         samples: denoised vectors an image; their spread reaches records and tables. One has none.
-        temperature: variance that stands behind the probabilities.
+        temperature: variance behind the probabilities.
         bfloat16: multiply the denoiser's matrices so, at inference.
         first: what the training begins with; None = the study's start.
     """
@@ -205,7 +205,7 @@ class DiffMic:
         """Raise ``SpecError`` for a task without a class an image, one class alone, a warm-up that
         takes all of the budget, or images that are volumes or too small for the regions."""
         if not isinstance(context.task, Classification):
-            raise SpecError("diffmic: denoises one class an image; expected task: {classification: {classes: [...]}}")
+            raise SpecError("diffmic: denoises one class per image; expected task: {classification: {classes: [...]}}")
         classes = {str(case.labels["label"]) for cohort in scenario.source for case in cohort.cases if case.labels}
         if len(classes) < 2:
             raise SpecError(f"diffmic: source images are all of one class, {', '.join(classes)}; add a site or classes")

@@ -16,7 +16,7 @@ from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 
 @dataclass(frozen=True)
 class EncoderAlone:
-    """Carry over the encoder of ``first`` and nothing else of its network: the decoder is that of
+    """Keep the encoder of ``first`` and nothing else of its network: the decoder is that of
     the study's start. Nothing is trained.
 
     ``{finetune: {first: {encoder_alone: {first: PRETRAINING}}}}`` next to ``{finetune: {first:

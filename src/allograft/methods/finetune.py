@@ -1,4 +1,4 @@
-"""Fine-tuning: go on training, all of the network or a part of it, on the labelled target cases."""
+"""Fine-tuning: continue to train all of the network, or a part of it, on labelled target cases."""
 
 from __future__ import annotations
 

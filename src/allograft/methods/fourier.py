@@ -220,7 +220,8 @@ def curve(
     """
     if cohort.chosen is not None:
         raise SpecError(
-            "fourier: beta is chosen on whole cases, target_labels counts slices; count subjects or cases, or fix beta"
+            "fourier: beta is chosen on complete cases, target_labels counts slices; count subjects or cases, or fix "
+            "beta"
         )
     scores = []
     for beta in grid:

@@ -21,7 +21,7 @@ class JointStream:
 
     As many updates as the stages have together, from scratch, under one schedule; every stage has
     the same share of a batch. No continual method is given as much, so this row is a bound and not
-    a rival; it is judged once, after all stages.
+    a rival; it is evaluated once, after all stages.
     """
 
     paper: ClassVar[Paper | None] = None

@@ -1,4 +1,4 @@
-"""LoRA: tune low-rank adapters beside the frozen weights (Hu et al. 2022)."""
+"""LoRA: tune low-rank adapters next to the frozen weights (Hu et al. 2022)."""
 
 from __future__ import annotations
 

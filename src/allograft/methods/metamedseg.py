@@ -137,7 +137,8 @@ class Metamedseg:
     with batch normalisation keeps moving its statistics over all tasks, the paper's has none.
 
     Args:
-        task: ``volumetric``, or ``standard``: K random slices of a data set, anew in each task.
+        task: ``volumetric``, or ``standard``: K random slices of a data set, drawn again for each
+            task.
         rule: ``inverse-distance``, ``average`` (Reptile), or ``released``: see
             ``released_weights``.
         to: what distances are to, see ``squared_distances``.

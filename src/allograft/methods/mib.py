@@ -50,9 +50,9 @@ class Mib:
 
     MiB corrects cross-entropy and distillation for classes that the background hides: old ones in
     the labels, new ones in the teacher. Along a stream here all stages share their classes, so both
-    corrections vanish, and what is left is LwF at temperature 1: ``same_as`` says so, and both draw
-    and train alike. ``unbiased_cross_entropy`` and ``parts.distillation`` hold the whole formulas.
-    Where we differ: the paper has no Dice loss, our supervised loss is the study's.
+    corrections vanish, and what is left is LwF at temperature 1: ``same_as`` reports it, and both
+    draw and train alike. ``unbiased_cross_entropy`` and ``parts.distillation`` hold the whole
+    formulas. Where we differ: the paper has no Dice loss, our supervised loss is the study's.
 
     Args:
         strength: lambda of equation 4; 10 in the released scripts, with which the authors of ODEx

@@ -48,7 +48,7 @@ class MixCl:
     A step sees as many pairs of patches as the study's batch size, P1 and P2 from one image or from
     two images of one data set, 1 : 1. A data set is a cohort of the study; data sets may have
     different classes, so that pairs of background pixels, which may be of anything, do not count.
-    Images without a mask take part in the other two terms. The encoder alone is carried over.
+    Images without a mask take part in the other two terms. The encoder alone is kept.
 
     Corrected, as the paper's text has it: C_ij in the second sum of eq. 4, Z and Z' in eq. 5, Z1
     and Z2 in eq. 6. Kept: no centring in eq. 5, which Barlow Twins has, and the sum over positive

@@ -27,10 +27,9 @@ from allograft.parts.pool import (
     TwoViews,
     check_several,
     chosen_pool,
-    feature_shapes,
+    last_channels,
     mean_of_last,
     pool_loader,
-    sample_shape,
     steps_of,
 )
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -99,8 +98,8 @@ class MocoV3:
         views = TwoViews(Sample(self.augmentation, context.settings.patch))
         batches = pool_loader(pool, context, views)
         steps = steps_of(context, self.epochs, batches.epoch)
-        features = feature_shapes(network, sample_shape(pool, context))
-        objective = Contrast(network, features[-1][1], views.name, self).to(context.fabric.device)
+        channels = last_channels(network, pool, context)
+        objective = Contrast(network, channels, views.name, self).to(context.fabric.device)
         moving = [p for p in (*network.parameters(), *objective.parameters()) if p.requires_grad]
         inner = context.gradient_step(network, objective, context.optimizer(moving), steps=steps)
         history = train(

@@ -117,7 +117,7 @@ class Mris:
         encoder: ``{name: arguments}`` of the table of networks, for both modalities.
         margin: m.
         k: neighbours.
-        negative: ``released``: eq. 4 as it stands, by which a negative similarity has a negative
+        negative: ``released``: eq. 4 as printed, by which a negative similarity has a negative
             weight; ``clamp``: it has none.
         weights: what both encoders start from: ``timm:NAME`` or ``hf:OWNER/NAME``; the paper's
             ImageNet weights are ``timm:resnet18``; null for scratch. The stage says it.

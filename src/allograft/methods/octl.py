@@ -1,4 +1,4 @@
-"""Optimizer-continuation transfer learning: fine-tuning goes on from the source training's gradient
+"""Optimizer-continuation transfer learning: fine-tuning continues the source training's gradient
 history (Goodman et al. 2022)."""
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Octl:
         source-free study stands for the source."""
         if isinstance(self.first, Start):
             mend = "models are kept without it: name the source, source: [SITE], and first: supervised, or drop octl"
-            raise NeedsError(f"recipe 'octl' goes on from the optimizer of 'first', and 'start' leaves none; {mend}")
+            raise NeedsError(f"recipe 'octl' continues the optimizer of 'first', and 'start' leaves none; {mend}")
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Algorithms 2 and 3: ``budget.adapt_steps`` updates of the whole network on target
@@ -214,7 +214,7 @@ class Octl:
         network = carry.network
         if carry.optimizer is None:
             raise NeedsError(
-                "recipe 'octl' goes on from the optimizer of 'first', which left none; choose another first, e.g. "
+                "recipe 'octl' continues the optimizer of 'first', which left none; choose another first, e.g. "
                 "supervised"
             )
         labelled = [cohort for cohort in scenario.target if cohort.has_labels]

@@ -62,8 +62,8 @@ class Ohem:
     """Train a classifier on the source sites by the hardest cases of each batch alone, which lets
     rare classes count for more.
 
-    The paper mines regions of a detector; for whole images each step passes the batch once, and the
-    easier cases have no gradient. Of several processes, each mines its own share of a batch.
+    The paper mines regions of a detector; for complete images each step passes the batch once, and
+    the easier cases have no gradient. Of several processes, each mines its own share of a batch.
 
     Args:
         share: of a batch that counts. The paper keeps 64 of about 2000 regions, and says nothing of

@@ -1,4 +1,4 @@
-"""PLOP: pooled features of every level are held, whole and in parts (Douillard et al. 2021)."""
+"""PLOP: hold pooled features of every level and of parts of it (Douillard et al. 2021)."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Plop:
 
     Args:
         strength: lambda of the paper, 0.01; 0 is sequential training.
-        scales: 3 in the paper: whole, halves and quarters.
+        scales: 3 in the paper: the whole map, halves and quarters.
     """
 
     strength: Annotated[float, Ge(0)] = 0.01

@@ -21,15 +21,7 @@ from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.paired_batches import require_encoder
 from allograft.parts.patch_pairs import datasets_of
-from allograft.parts.pool import (
-    check_several,
-    chosen_pool,
-    feature_shapes,
-    mean_of_last,
-    pool_loader,
-    sample_shape,
-    steps_of,
-)
+from allograft.parts.pool import check_several, chosen_pool, last_channels, mean_of_last, pool_loader, steps_of
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.train import train
 from allograft.transforms.sample import Sample
@@ -45,7 +37,7 @@ class PoolLabels:
 
     A class is a value of the column ``label`` in one data set; the images of a data set without
     that column are a class each site. A linear layer on the mean of the encoder's last feature, and
-    cross-entropy; the encoder is carried over. It stands for supervised pre-training on photographs
+    cross-entropy; the encoder is kept. It stands for supervised pre-training on photographs
     where no published weights are at hand.
 
     Args:
@@ -88,8 +80,8 @@ class PoolLabels:
         transform = Classed(Sample(context.settings.augmentation, context.settings.patch), known)
         batches = pool_loader([cohort.unlabelled() for cohort in pool], context, transform)
         steps = steps_of(context, self.epochs, batches.epoch)
-        features = feature_shapes(network, sample_shape(chosen, context))
-        objective = Classes(features[-1][1], len(classes)).to(context.fabric.device)
+        channels = last_channels(network, chosen, context)
+        objective = Classes(channels, len(classes)).to(context.fabric.device)
         history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)
         facts = {"steps": steps, "classes": len(classes), "images": sum(map(len, pool)), **reached}

@@ -65,7 +65,7 @@ class Popar:
             ``order_misplaced``: shuffled images, both losses (T_poc + T_mpr); ``distorted``:
             distorted images and restoration alone (T_mgr).
         reduction: ``released``: both terms are means; ``paper``: sums over patches, and over the
-            pixels of each, as printed, with which SGD at 0.1 does not train: a warning says so.
+            pixels of each, as printed, with which SGD at 0.1 does not train: a warning reports it.
         mix_channels: shuffled pixels may change their channel, as in the released code.
         epochs: how long; by default the budget's ``steps`` or ``epochs``.
         pool: sites or cohorts of the pool that are used; by default all.

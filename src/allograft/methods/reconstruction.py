@@ -34,7 +34,7 @@ from allograft.transforms.sample import Sample
 class Reconstruction:
     """Pre-train on the images of the pool: the network's image is to be its input by 1 - SSIM.
 
-    No label is seen, and nothing is judged: what is left are the weights of encoder and decoder,
+    No label is seen, and nothing is evaluated: what is left are the weights of encoder and decoder,
     for a recipe that has this one as its ``first``. Some subjects of the pool are held out; how
     well their images are restored is written into the stage's record and shown.
 
@@ -49,7 +49,7 @@ class Reconstruction:
             the study names a schedule, that is followed instead.
         held_out: share of the pool's subjects that validate. The paper splits 70 / 20 / 10 %; of
             the 90 % that are not tested, 2 / 9 validate.
-        ssim: window and constants of SSIM, ours; its range is that of each whole image.
+        ssim: window and constants of SSIM, ours; its range is that of each complete image.
     """
 
     epochs: Annotated[int, Ge(1)] | None = None

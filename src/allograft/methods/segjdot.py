@@ -105,7 +105,7 @@ class SegJdot:
     A sample is an image of the batch, or a crop of it where the study trains on patches, as the
     paper does. Source image i and target image j cost alpha times the squared distance of their
     bottleneck features plus the cross-entropy of j's prediction to i's labels; the plan of least
-    cost is computed anew at every step (Damodaran et al. 2018, algorithm 1), and its total cost is
+    cost is computed again at every step (Damodaran et al. 2018, algorithm 1), and its total cost is
     minimised with the segmentation loss. Each step sees ``batch_size`` source cases and as many
     target images. Needs the extra ``ot``.
 

@@ -33,7 +33,7 @@ class SimMim:
     """Pre-train on images of the pool: replace most patches by one learned token, and have a linear
     layer on the encoder's last feature restore their pixels, L1 over masked pixels alone.
 
-    The token stands in the place of the patch's embedding, before positions are added: nothing of a
+    The token replaces the patch's embedding, before positions are added: nothing of a
     masked patch reaches the network. Masked patches are larger than, and independent of, the
     network's own. The mask is drawn in the loader, one a sample.
 
@@ -53,7 +53,7 @@ class SimMim:
         ratio: share of patches that are masked; ``ceil(ratio * N)`` are.
         epochs: how long; by default the budget's ``steps`` or ``epochs``.
         pool: sites or cohorts of the pool that are used; by default all.
-        first: a pre-training that this one goes on from.
+        first: a pre-training that this one continues.
     """
 
     patch: Annotated[int, Ge(1)] = 32

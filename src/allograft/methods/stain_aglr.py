@@ -60,7 +60,7 @@ class StainAgLr:
     - L_Reg: squared distance of the decoder's image from x, summed over colours, mean over pixels
       (eq. 3), for colours in [0, 1].
 
-    What is judged and kept is the classifier alone, so it costs what a plain one does. With
+    What is evaluated and kept is the classifier alone, so it costs what a plain one does. With
     ``jitter: none`` and both weights 0 there is no x', and the training is that of ``supervised``
     to the bit.
 
@@ -120,7 +120,7 @@ class StainAgLr:
         """Raise ``SpecError`` for a task without a class an image, a network without an encoder, or
         images that are no RGB."""
         if not isinstance(context.task, Classification):
-            found = f"task is {type(context.task).__name__.lower()}, losses are those of one class an image"
+            found = f"task is {type(context.task).__name__.lower()}, losses are those of one class per image"
             raise SpecError(
                 f"stain_aglr: {found}; expected task: {{classification: {{classes: [...]}}}}, or choose "
                 "stain_normalisation"

@@ -1,4 +1,4 @@
-"""The start itself: the weights a study is given, judged as they are."""
+"""The start itself: the weights a study is given, evaluated unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 
 @dataclass(frozen=True)
 class Start:
-    """Judge the model a study starts from as it came: do-nothing where there is no source."""
+    """Evaluate the starting model unchanged: no adaptation, where there is no source."""
 
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs()

@@ -47,10 +47,10 @@ class Tent:
 
     The entropy is the mean over pixels and images, in nats; pixels outside an image's region do not
     count in training, and all count at test time, when no region is known. Adam with betas 0.9 and
-    0.999 and without weight decay, whatever the study's optimizer. Images are whole, or crops where
-    the study has a ``patch``, and not augmented. Where we differ: dropout is off; layers without
-    batch statistics (group, layer and instance normalisation) are tuned too, where they have a
-    scale and a shift.
+    0.999 and without weight decay, whatever the study's optimizer. Images are complete, or crops
+    where the study has a ``patch``, and not augmented. Where we differ: dropout is off; layers
+    without batch statistics (group, layer and instance normalisation) are tuned too, where they
+    have a scale and a shift.
 
     Args:
         mode: online or episodic.

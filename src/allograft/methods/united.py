@@ -50,7 +50,7 @@ class United:
     once.
 
     A phase continues the encoder, the decoder and its head, the pretext's head and the adversary of
-    the phase before; L_d stays on. Encoder and decoder are carried over; the adversary, an encoder
+    the phase before; L_d stays on. Encoder and decoder are kept; the adversary, an encoder
     like the discriminative one that sees two images, is in ``Carry.parts``. The fact ``weights`` of
     a phase says which tensors arrived and which start at random.
 
@@ -59,7 +59,7 @@ class United:
     ``deep_clustering``, k-means of the encoder's features before each epoch, with a new head;
     ``transvw``, crops at the place of their class, in patients that an autoencoder finds alike.
     Jigsaw and rubik restore the image before it was cut. The other three restore the (turned,
-    whole, cropped) image from Models Genesis' distortion of it. Every phase sees T(x), also D.
+    uncut, cropped) image from Models Genesis' distortion of it. Every phase sees T(x), also D.
 
     From the released code, where the paper gives no number: the weights 1 : 100 : 1, which belong
     to means; 1000 permutations; 44 words; a head of 2048 and 1024 units. Ours: 10 rotations (of its
@@ -76,7 +76,7 @@ class United:
             penalty of weight 10. That code interpolates one image of the pair, here both; and its
             generator learns at every fifth step of jigsaw and rotation, here at every step.
         classes: permutations, clusters or words; by default 1000, 64, 44.
-        neighbours: of a word, beside its reference patient.
+        neighbours: of a word, besides its reference patient.
         hidden, dropout: of the pretext's head.
         epochs: of this phase; by default the budget's ``steps`` or ``epochs``.
         pool: sites or cohorts of the pool that are used; by default all.

@@ -22,7 +22,7 @@ from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 
 @dataclass(frozen=True)
 class ZScore:
-    """At test time, standardise each image by itself and give it the source's mean and standard
+    """At test time, standardise each image on its own and give it the source's mean and standard
     deviation; nothing is trained.
 
     The network was trained on images prepared as the study says, so the standard score is brought

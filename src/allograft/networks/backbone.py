@@ -196,7 +196,7 @@ def swin(
     Args:
         in_channels: image channels.
         outputs: ``{"label": K}``.
-        image_size: what the windows are laid out for; others are padded to whole windows.
+        image_size: what the windows are laid out for; others are padded to complete windows.
         patch_size, embed_dim, depths, num_heads, window_size: of the transformer.
         drop_path: largest rate of stochastic depth.
     """

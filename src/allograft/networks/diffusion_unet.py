@@ -108,6 +108,7 @@ def diffusion_unet(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
+        spatial_dims: 2 or 3.
         channels: of each level, finest first, multiples of ``norm_groups``.
         attention: which levels have it.
         num_res_blocks: of each level.

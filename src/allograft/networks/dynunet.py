@@ -57,8 +57,10 @@ def dynunet(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
+        spatial_dims: 2 or 3.
         channels: of each level, finest first; at least three.
         strides: of each level, the first one's too; by default 1, then 2.
+        kernel_size: of every convolution, along each axis.
         residual: blocks with a shortcut.
 
     Checkpoints of nnU-Net's plain U-Net fit, as far as the levels agree. It has biases before its

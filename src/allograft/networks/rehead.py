@@ -130,7 +130,7 @@ def _drawn(made: Network, network: Network) -> dict[str, str]:
         if before.get(key) == count:
             continue
         had = (
-            f"the network's has {before[key]} channels, asked for are {count}"
+            f"the network's has {before[key]} channels, requested are {count}"
             if key in before
             else "the network had none"
         )

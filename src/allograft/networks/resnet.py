@@ -23,6 +23,7 @@ def resnet(
     Args:
         in_channels: image channels.
         outputs: ``{"label": K}``.
+        spatial_dims: 2 or 3.
         depth: 18, 34, 50, 101 or 152.
         small_stem: a first convolution of 3 pixels without stride and no pooling after it, as for
             CIFAR: for images below about 64 pixels, of which the usual stem would leave a sixteenth
@@ -67,6 +68,7 @@ def densenet121(in_channels: int, outputs: Mapping[str, int], *, spatial_dims: i
     Args:
         in_channels: image channels.
         outputs: ``{"label": K}``.
+        spatial_dims: 2 or 3.
     """
     if spatial_dims == 2:
         return classifier("densenet121", created("densenet121", in_channels), outputs)

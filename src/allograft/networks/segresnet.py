@@ -56,6 +56,7 @@ def segresnet(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
+        spatial_dims: 2 or 3.
         init_filters: channels of the first level, a multiple of 8; each level doubles them.
         blocks_down, blocks_up: residual blocks of each level, from the finest down and from the
             bottom up.

@@ -55,7 +55,7 @@ def stain_cnn(
     """Five stages of two convolutions that halve the image, pooling, dropout, two dense layers
     (Raipuria et al. 2022, table 3), 2-D.
 
-    How a stage halves the image is not told; here its second convolution has stride 2.
+    How a stage halves the image is not stated; here its second convolution has stride 2.
 
     Args:
         in_channels: image channels.

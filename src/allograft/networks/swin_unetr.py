@@ -88,6 +88,7 @@ def swin_unetr(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
+        spatial_dims: 2 or 3.
         feature_size: channels of the first level, a multiple of 12.
         depths, num_heads: of each stage of the transformer.
         window_size: of the attention, along each axis.

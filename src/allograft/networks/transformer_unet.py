@@ -83,6 +83,7 @@ def transformer_unet(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"paired": K}``, ``{"label": K}`` from the transformer, or two.
+        spatial_dims: 2 or 3.
         channels, num_res_units, norm: of ``unet``, whose levels halve the image.
         image_size: the size, or sizes, that the position table is made for; resampled for others.
         hidden_size, mlp_dim, num_heads, depth: of the transformer; the defaults are TransUNet's.

@@ -61,11 +61,13 @@ def unet(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the bottom feature, or both.
+        spatial_dims: 2 or 3.
         channels: of each level, finest first; at least two.
         strides: between levels, 2 by default.
-        num_res_units: convolutions with a shortcut a level; 0 for plain convolutions.
+        num_res_units: convolutions with a shortcut per level; 0 for plain convolutions.
         norm: "instance", "batch" or "group" (Wu and He 2018: groups of channels, as many as 8 and a
             layer's channels both divide by).
+        dropout: rate in every block.
     """
     dense = dense_output("unet", outputs)
     strides = tuple(strides or (2,) * (len(channels) - 1))

@@ -117,6 +117,7 @@ def unetr(
     Args:
         in_channels: image channels.
         outputs: ``{"mask": K}``, ``{"label": K}`` from the last tokens, or both.
+        spatial_dims: 2 or 3.
         image_size: the size, or sizes, its position table is made for; multiples of 16. The table
             is resampled for others.
         feature_size: channels of the first level.

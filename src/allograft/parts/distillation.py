@@ -24,8 +24,8 @@ def distillation(
 ) -> Tensor:
     """Cross-entropy to the teacher's probabilities at a temperature, mean over pixels: a scalar.
 
-    - sum_c q'_c log p'_c with q' = softmax(old / T), p' = softmax(logits / T): equation 2 of Li and
-    Hoiem (2017), whose q_c^(1/T) / sum q^(1/T) is that softmax. With ``new`` classes, which the
+    ``-sum_c q'_c log p'_c`` with q' = softmax(old / T), p' = softmax(logits / T): equation 2 of Li
+    and Hoiem (2017), whose q_c^(1/T) / sum q^(1/T) is that softmax. With ``new`` classes, which the
     teacher calls background, the background's share of p' is that of the background and the new
     classes together (equation 9 of Cermelli et al. 2020).
 

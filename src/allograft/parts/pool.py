@@ -128,6 +128,11 @@ def sample_shape(pool: Sequence[Cohort], context: Context) -> tuple[int, ...]:
     return (*image.shape[:2], *(context.settings.patch or image.shape[2:]))
 
 
+def last_channels(network: Network, pool: Sequence[Cohort], context: Context) -> int:
+    """Channels of the encoder's last feature of a sample of the pool."""
+    return int(feature_shapes(network, sample_shape(pool, context))[-1][1])
+
+
 def steps_of(context: Context, epochs: int | None, epoch: int) -> int:
     """Steps of a pre-training: of so many epochs, by default the budget's."""
     return context.settings.budget.training(epoch) if epochs is None else epochs * epoch

@@ -145,7 +145,10 @@ def _check_spec(spec: Spec, at: str) -> None:
 
 
 def first_network(shape: object) -> Spec:
-    """The spec of the first network in a card's predictor."""
+    """The spec of the first network in a card's predictor; one member of an ensemble is not what
+    was asked for."""
+    if isinstance(shape, dict) and shape.get("kind") == "ensemble":
+        raise ModelError("an ensemble holds several networks; start from the folder of one of its members")
     spec = next(_networks(shape), None)
     if spec is None:
         raise ModelError("the card's predictor holds no network to start from; choose another model")

@@ -108,7 +108,7 @@ def sees_whole_images(predictor: object) -> bool:
     their pixels are (``sees_whole_images``), or takes slices of a scan together
     (``sees_whole_cases``)."""
     says = ("sees_whole_images", "sees_whole_cases")
-    return any(getattr(part, name, False) for part in _parts(predictor) for name in says)
+    return any(getattr(part, name, False) for part in parts_of(predictor) for name in says)
 
 
 def normalises_by_image(predictor: object) -> bool:
@@ -117,23 +117,23 @@ def normalises_by_image(predictor: object) -> bool:
     kinds = (_InstanceNorm, nn.GroupNorm)
     return any(
         isinstance(layer, kinds) and not getattr(layer, "track_running_stats", False)
-        for part in _parts(predictor)
+        for part in parts_of(predictor)
         if isinstance(part, nn.Module)
         for layer in part.modules()
     )
 
 
-def _parts(held: object) -> Iterator[object]:
+def parts_of(held: object) -> Iterator[object]:
     """A predictor, and the predictors and networks in its fields."""
     if isinstance(held, (list, tuple)):
         for part in held:
-            yield from _parts(part)
+            yield from parts_of(part)
     elif isinstance(held, nn.Module):
         yield held
     elif is_dataclass(held) and not isinstance(held, type):
         yield held
         for each in fields(held):
-            yield from _parts(getattr(held, each.name))
+            yield from parts_of(getattr(held, each.name))
 
 
 def not_looked_at(whole: Whole) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, WithJsonSchema
 
 from allograft.errors import SpecError
 from allograft.recipe.parse import parse_recipe
@@ -81,5 +81,5 @@ def _row(tree: object) -> Recipe | Grid:
         raise ValueError(str(error)) from None
 
 
-AnyRow = Annotated[Recipe | Grid, PlainValidator(_row)]
+AnyRow = Annotated[Recipe | Grid, PlainValidator(_row), WithJsonSchema({"recipe": "row"})]
 """The type of a row of a study's table."""

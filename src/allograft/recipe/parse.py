@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, WithJsonSchema
 
 from allograft.errors import SpecError
 from allograft.recipe.recipe import Recipe, is_recipe
@@ -33,6 +33,6 @@ def _nested(tree: object) -> Recipe:
         raise ValueError(str(error)) from None
 
 
-AnyRecipe = Annotated[Recipe, PlainValidator(_nested)]
+AnyRecipe = Annotated[Recipe, PlainValidator(_nested), WithJsonSchema({"recipe": "recipe"})]
 """The type of a field that holds another recipe:
 ``first: AnyRecipe = field(default_factory=Supervised)``."""

@@ -1,27 +1,27 @@
-"""The decision table of one target: what stands in each cell, and what it is sorted by."""
+"""The cells of a table on a page: what is read in each, and what it is sorted by."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from statistics import fmean, mean, stdev
 
-from allograft.results.comparison import NOTHING, Comparison, compare, difference, paired_scores, reference
-from allograft.results.scores import score_interval
+from allograft.results.comparison import NOTHING, Comparison, difference, paired_scores
+from allograft.results.costs import TrainingCost
 from allograft.results.select import NOT_YET, Line
 from allograft.results.table import p_value
 from allograft.study.plan import Plan
-from allograft.study.spec import Study
 
 DIGITS = {"hd95": 2, "asd": 2, "hd95_diagonal": 2, "asd_diagonal": 2}
-FORMS = ("{:,.1f}", "{:,.1f}", "{:,.0f}", "{:,.0f}")
-"""Of the costs: seconds to train, seconds to predict, megabytes, parameters."""
+FORMS = ("{:,.1f}", "{:,.0f}", "{:,.0f}")
+"""Of the costs: seconds to predict, megabytes, parameters."""
 ORDER = ("iou", "hd95", "asd", "hd95_diagonal", "asd_diagonal")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
 INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
-CLAIM = "probability that the row is no better than doing nothing, shrunk over the rows that compete"
+CLAIM = "probability that the row is no better than no adaptation, shrunk over the rows that compete"
 CLAIM_OF_TWO = "probability that the one that is ahead is no better, with a flat prior"
 BADGES = {
     "change": "change to this",
@@ -54,11 +54,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, a second line under it, and what it means in a sentence."""
+    """A heading.
+
+    Args:
+        small: a second line under it.
+        hint: what it means, in a sentence.
+        group: the heading over it and its neighbours of the same group; "" for none.
+        detail: whether it shows on demand alone.
+    """
 
     name: str
     small: str = ""
     hint: str = ""
+    group: str = ""
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,24 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[bool, tuple[Cell, ...]], ...]
     note: str = ""
+
+    @property
+    def groups(self) -> list[tuple[str, int, bool]]:
+        """(heading, how many columns it stands over, whether these are details), in order; [] where
+        no column has one."""
+        runs = groupby(self.columns, lambda column: (column.group, column.detail))
+        found = [(name, len(list(columns)), detail) for (name, detail), columns in runs]
+        return found if any(name for name, _, _ in found) else []
+
+    @property
+    def details(self) -> list[str]:
+        """What the columns are called that show on demand alone."""
+        shown = {column.name for column in self.columns if not column.detail}
+        return [
+            f"{column.name} {column.small}" if column.name in shown or column.small == "site" else column.name
+            for column in self.columns
+            if column.detail
+        ]
 
 
 def digits_of(metric: str) -> int:
@@ -81,99 +108,9 @@ def digits_of(metric: str) -> int:
 
 
 def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
-    """Difference to do-nothing over the subjects and seeds that both have."""
+    """Difference to another row over the subjects and seeds that both have."""
     found = None if base is None or line is base else difference(plan, line, base, site)
     return None if found is None else found[0]
-
-
-def decision_table(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Table:
-    """The table of one target, in the order of the study."""
-    here = [line for line in lines if line.target == target]
-    others = [site for site in (*study.source, *study.target) if site != target]
-    base = reference(here, plan, target)
-    other = "" if base is None or base.title in NOTHING else base.title
-    role = "reference" if other else "do-nothing"
-    compared = compare(lines, plan, target)
-    notes = {found.note for found in compared.values()}
-    common = notes.pop() if len(notes) == 1 else ""
-    scores = [score for line in here if (score := line.score(target)) is not None]
-    best = max(scores) if len(scores) > 1 else None
-    extra = [metric for metric in _metrics(here, target) if "/" not in metric and metric != plan.headline]
-    columns = [
-        Column("recipe", hint="as in the study; sorts back to its order"),
-        Column(plan.headline, f"at {target}", "mean ± sd over seeds"),
-    ]
-    columns += [Column("95 % interval", "over subjects", INTERVAL)]
-    columns += [
-        Column(
-            "gain",
-            f"vs {other or 'nothing'}",
-            f"difference to {other or 'do-nothing'}, over the subjects and seeds that both have; 95 % by Student's t",
-        )
-    ]
-    told, exact = study.statistics, any(found.rank_biserial is not None for found in compared.values())
-    test = f"{'exact ' * exact}{told.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over subjects, "
-    test += f"{told.adjustment.capitalize()} over the rows of this table"
-    columns += [Column("p", "unadjusted" if told.adjustment == "none" else told.adjustment.capitalize(), test)]
-    columns += [Column("false", "claim", CLAIM.replace("doing nothing", other or "doing nothing"))]
-    columns += [Column("seeds", "done", "finished seeds")]
-    columns += [
-        Column(plan.headline, f"at {site}", "forgetting shows here" if site in study.source else "another target")
-        for site in others
-    ]
-    columns += [Column("worst", "site", "the lowest of the scores at all sites")]
-    columns += [Column(metric, f"at {target}", "mean ± sd over seeds") for metric in extra]
-    free = label_free(here, target)
-    columns += [Column(name, "label-free", "of test cases; lower is surer, which is not better") for name in free]
-    columns += [Column("train", "seconds", "of the run itself; a training that rows share is counted in its own row")]
-    columns += [
-        Column(
-            "predict",
-            "s / 100 cases",
-            "of test cases at the target, with reading them; what a batch of them would take is less",
-        )
-    ]
-    columns += [Column("peak", "MB", "highest memory"), Column("trainable", "parameters")]
-    rows = []
-    for order, line in enumerate(here):
-        cells = [
-            Cell(line.title, _badges(line), order, kind="name"),
-            score_cell(line, target, plan.headline, best=best),
-        ]
-        cells += [
-            _interval(score_interval(plan, line, target)),
-            gain_cell(compared.get(line.title), role if line is base else ""),
-        ]
-        cells += [_p(compared.get(line.title), common), _claim(compared.get(line.title)), _seeds(line)]
-        cells += [*(score_cell(line, site, plan.headline) for site in others), _worst(line)]
-        cells += [_beside(plan, line, base, target, metric) for metric in extra]
-        cells += [_free(line, target, name) for name in free]
-        costs = [
-            line.cost("train_seconds"),
-            line.predict_seconds(target),
-            line.cost("peak_memory_mb"),
-            line.cost("trainable_parameters"),
-        ]
-        cells += [_cost(value, form) for value, form in zip(costs, FORMS, strict=True)]
-        rows.append((line.chosen, tuple(cells)))
-    return Table(tuple(columns), tuple(rows), common)
-
-
-def class_table(plan: Plan, lines: Sequence[Line], target: str) -> Table | None:
-    """Every metric of every class at a target; None with fewer than two classes, and for boxes,
-    whose metrics are parted by reader."""
-    if plan.task.key == "boxes":
-        return None
-    here = [line for line in lines if line.target == target]
-    names = [metric for metric in _metrics(here, target) if "/" in metric and not metric.startswith("undefined/")]
-    if len({name.split("/", 1)[1] for name in names}) < 2:
-        return None
-    columns = (Column("recipe"), *(Column(*name.split("/", 1)) for name in names))
-    rows = [
-        (line.chosen, (Cell(line.title, value=n, kind="name"), *(score_cell(line, target, name) for name in names)))
-        for n, line in enumerate(here)
-    ]
-    return Table(columns, tuple(rows))
 
 
 def label_free(here: Sequence[Line], site: str) -> list[str]:
@@ -185,7 +122,7 @@ def label_free(here: Sequence[Line], site: str) -> list[str]:
     return sorted(key.removeprefix(FREE) for key in found)
 
 
-def _free(line: Line, site: str, name: str) -> Cell:
+def free_cell(line: Line, site: str, name: str) -> Cell:
     """Mean ± sd over seeds, each the mean over its folds."""
     folds = [[r.metrics.get(FREE + name) for r in run.tests[site]] for run in line.runs if run.tests.get(site)]
     # the mean of the other folds would be of other images
@@ -195,7 +132,7 @@ def _free(line: Line, site: str, name: str) -> Cell:
     return Cell(f"{mean(values):.3f}", f"± {stdev(values):.3f}" if len(values) > 1 else "", mean(values))
 
 
-def _metrics(here: Sequence[Line], target: str) -> list[str]:
+def metrics_of(here: Sequence[Line], target: str) -> list[str]:
     """Every metric that was measured at a target, undefined ones too."""
     found: dict[str, None] = {}
     for line in here:
@@ -230,7 +167,7 @@ def _absent(line: Line) -> str:
     return NOT_YET if all(run.error == NOT_YET for run in line.runs) else "failed"
 
 
-def _interval(interval: tuple[float, float] | None) -> Cell:
+def interval_cell(interval: tuple[float, float] | None) -> Cell:
     """Sorted by its lower end."""
     return (
         Cell("–", kind="quiet")
@@ -239,38 +176,58 @@ def _interval(interval: tuple[float, float] | None) -> Cell:
     )
 
 
-def gain_cell(found: Comparison | None, role: str = "") -> Cell:
-    """Difference to the reference with its interval; of the reference itself its ``role``."""
+def gain_cell(found: Comparison | None, role: str = "", other: str = "nothing") -> Cell:
+    """Difference to the reference with its interval; of the reference itself its ``role``.
+
+    Args:
+        other: what the reference is called.
+    """
     if found is None:
         return Cell("–", role, kind="quiet")
     interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
-    small = [interval, *([_left_out(found.cases, found.undefined)] if any(found.undefined) else [])]
+    small = [interval, *([_left_out(found.cases, found.undefined, other)] if any(found.undefined) else [])]
     return Cell(
         f"{found.difference:+.3f}".replace("-", "−"), "\n".join(filter(None, small)).replace("-", "−"), found.difference
     )
 
 
-def _left_out(cases: int, undefined: tuple[int, int]) -> str:
-    return f"over {cases} case{'' if cases == 1 else 's'}; undefined: {undefined[0]} here, {undefined[1]} in nothing"
+def home_cell(plan: Plan, line: Line, base: Line | None, site: str) -> Cell:
+    """The score at a source site, and below it the difference to the reference."""
+    cell = score_cell(line, site, plan.headline)
+    gap = gain(plan, line, base, site)
+    return cell if gap is None else replace(cell, small=f"{gap:+.{digits_of(plan.headline)}f}".replace("-", "−"))
 
 
-def _beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> Cell:
+def training_cell(cost: TrainingCost | None, own: float | None) -> Cell:
+    """Seconds of training given the source model, and below those with its training; of a row that
+    is built on what nothing is known of, its own."""
+    if cost is None:
+        return cost_cell(own, "{:,.1f}")
+    return Cell(f"{cost.given:,.1f}", f"{cost.alone:,.1f} in all" if cost.is_shared else "", cost.given)
+
+
+def _left_out(cases: int, undefined: tuple[int, int], other: str) -> str:
+    return f"over {cases} case{'' if cases == 1 else 's'}; undefined: {undefined[0]} here, {undefined[1]} with {other}"
+
+
+def cell_beside(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> Cell:
     """Another metric than the headline; where some case of either row is undefined, with the
-    difference to do-nothing over the cases that are defined in both."""
+    difference to the reference over the cases that are defined in both."""
     cell = score_cell(line, site, metric)
     if base is None or line is base:
         return cell
     both = paired_scores(plan, line, base, site, metric)
     if not any(both.undefined):
         return cell
-    told = _left_out(both.cases, both.undefined)
+    other = "no adaptation" if base.title in NOTHING else base.title
+    told = _left_out(both.cases, both.undefined, other)
     if both.cases:
         gap = f"{fmean(both.ours - both.theirs):+.{digits_of(metric)}f}".replace("-", "−")
-        told = f"{gap} vs nothing {told}"
+        told = f"{gap} vs. {other} {told}"
     return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(told)))))
 
 
-def _p(found: Comparison | None, common: str) -> Cell:
+def p_cell(found: Comparison | None, common: str) -> Cell:
     """The adjusted p with the plain one and a note below it, or in its place why there is none;
     what all rows share stands elsewhere."""
     note = "" if found is None or found.note == common else found.note
@@ -280,13 +237,15 @@ def _p(found: Comparison | None, common: str) -> Cell:
     return Cell(p_value(found.adjusted), small, found.adjusted)
 
 
-def _claim(found: Comparison | None) -> Cell:
+def claim_cell(found: Comparison | None) -> Cell:
+    """The probability of a false claim."""
     if found is None or found.false_claim is None:
         return Cell("–", kind="quiet")
     return Cell("<0.001" if found.false_claim < 0.001 else f"{found.false_claim:.3f}", value=found.false_claim)
 
 
-def _badges(line: Line) -> str:
+def badges_of(line: Line) -> str:
+    """What the verdict says of a row, in words."""
     return " · ".join(BADGES[word] for word in line.verdict.split("; ") if word)
 
 
@@ -294,14 +253,16 @@ def _narrow(note: str) -> str:
     return textwrap.fill(note, 26)
 
 
-def _seeds(line: Line) -> Cell:
+def seeds_cell(line: Line) -> Cell:
+    """How many seeds finished, and how many failed or are to come."""
     waiting = sum(run.error == NOT_YET for run in line.runs)
     failed = len(line.runs) - line.done - waiting
     small = [*([f"{failed} failed"] if failed else []), *([f"{waiting} to go"] if waiting else [])]
     return Cell(f"{line.done} of {len(line.runs)}", "\n".join(small), line.done, kind="warn" if failed else "number")
 
 
-def _worst(line: Line) -> Cell:
+def worst_cell(line: Line) -> Cell:
+    """The lowest score, and its site below it."""
     return (
         Cell(_absent(line), kind="quiet")
         if line.worst is None
@@ -309,5 +270,6 @@ def _worst(line: Line) -> Cell:
     )
 
 
-def _cost(value: float | None, form: str) -> Cell:
+def cost_cell(value: float | None, form: str) -> Cell:
+    """A number in the form of its column, or a dash."""
     return Cell("–", kind="quiet") if value is None else Cell(form.format(value), value=value)

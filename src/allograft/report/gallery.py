@@ -33,9 +33,9 @@ class Picture:
     """One overlay. Name nobody in title or caption; ``ordinals`` gives subjects their numbers.
 
     Args:
-        title: for example "worst".
-        caption: for example "S004, dice 0.412".
-        png: the file's bytes; of a volume its central slice.
+        title: for example "worst, S004"; pictures of one title are shown side by side.
+        caption: for example "dice 0.412".
+        png: the file's bytes; of a volume the slice that shows first.
         place, depth: which slice of how many that is; depth 0 for a photograph.
         more: other slices of a volume, those first that are worth keeping first.
     """
@@ -54,7 +54,14 @@ class Picture:
 
 
 def overlay_picture(
-    image: NDArray[np.generic], truth: Mask | None, found: Mask, marked: Mask, *, words: tuple[str, str], most: int
+    image: NDArray[np.generic],
+    truth: Mask | None,
+    found: Mask,
+    marked: Mask,
+    *,
+    words: tuple[str, str],
+    most: int,
+    classes: int,
 ) -> Picture:
     """A prediction and the truth over their image; of a volume the slices through what is marked.
 
@@ -64,11 +71,12 @@ def overlay_picture(
         marked: (*spatial), what the slices lead through.
         words: title and caption.
         most: slices at most.
+        classes: how many the task has, without the background.
     """
 
     def draw(index: int, window: tuple[float, float] | None) -> bytes:
         true = None if truth is None else plane(truth[None], index)
-        return draw_overlay(plane(image, index), true, plane(found[None], index), window)
+        return draw_overlay(plane(image, index), true, plane(found[None], index), window, classes=classes)
 
     return stacked(image, marked, draw, words=words, most=most)
 

@@ -3,18 +3,17 @@ nobody named."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
 from allograft.report import plots
+from allograft.report.beside import beside
 from allograft.report.cells import CLAIM_OF_TWO, Cell, Column, Table, digits_of
 from allograft.report.facts import counted
 from allograft.report.gallery import Picture, fitting
-from allograft.report.overlay import AGREE, EXTRA, MISSED
+from allograft.report.overlay import AGREE, EXTRA, MISSED, class_colour
 from allograft.report.page import LIMIT, scripts, template
 from allograft.results.head_to_head import Difference, HeadToHead, ordinals_of, scores_of
 from allograft.results.statistics import paired
@@ -25,28 +24,14 @@ Pair = tuple[Picture, Picture]
 """One case as the first and as the second of the two sees it, in the same slices."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One slice of one of the two, as the template takes it."""
-
-    source: str
-    at: int
-    place: str
-    hidden: bool
-
-
-@dataclass(frozen=True)
-class Case:
-    """A case side by side: the ordinal and site, then of each of the two its name, score and
-    slices."""
-
-    title: str
-    sides: tuple[tuple[str, str, tuple[Shown, ...]], ...]
-    central: int
-
-
 def write_page(
-    path: Path, found: HeadToHead, *, task: str, kinds: tuple[str, str], pictures: Sequence[tuple[int, Pair]]
+    path: Path,
+    found: HeadToHead,
+    *,
+    task: str,
+    kinds: tuple[str, str],
+    pictures: Sequence[tuple[int, Pair]],
+    classes: Sequence[str] = (),
 ) -> None:
     """Write ``compare.html``; an older one is replaced whole or not at all.
 
@@ -54,6 +39,7 @@ def write_page(
         task: in words.
         kinds: what the two are: model, masks, results.csv.
         pictures: (place of a case, its pictures), the worst first.
+        classes: of a task of masks.
 
     Raises:
         OutputError: the file cannot be written.
@@ -71,6 +57,7 @@ def write_page(
         "by_subject": _by_subject(found),
         "strips": _strips(found),
         "left_out": _left_out(found),
+        "classes": [(name, class_colour(index)) for index, name in enumerate(classes, 1)],
         "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA},
         **scripts(),
     }
@@ -84,7 +71,8 @@ def write_page(
         both = [kept.get((str(place), name), []) for name in "ab"]
         if all(both):
             case = found.a[place]
-            cases.append(_case(f"{known[str(case['subject'])]} at {case['site']}", (both[0][0], both[1][0])))
+            pair = {name: every[0] for name, every in zip(found.names, both, strict=True)}
+            cases.append(beside(f"{known[str(case['subject'])]} at {case['site']}", pair))
     write_bytes(path, page.render(**content, cases=cases, dropped=dropped).encode())
 
 
@@ -257,19 +245,3 @@ def _left_out(found: HeadToHead) -> list[str]:
     counts = {name: sum(one.name == name for one in found.unmatched) for name in found.names}
     told = [f"{counted(count, 'case')} without a prediction of {name}" for name, count in counts.items() if count]
     return told + ([f"{counted(found.unlabelled, 'case')} without a label"] if found.unlabelled else [])
-
-
-def _case(title: str, pair: Pair) -> Case:
-    sides = []
-    for one in pair:
-        shown = tuple(
-            Shown(
-                "data:image/png;base64," + base64.b64encode(each.png).decode(),
-                number,
-                f"slice {each.place + 1} of {one.depth}" if one.depth else "",
-                each.place != one.place,
-            )
-            for number, each in enumerate(one.slices)
-        )
-        sides.append((one.title, one.caption, shown))
-    return Case(title, tuple(sides), next(shown.at for shown in sides[0][2] if not shown.hidden))

@@ -20,9 +20,9 @@ BEST_NOTE = (
     "verdict at each budget follows the rules of its own report. Upper bounds compete in neither."
 )
 FIT_NOTE = (
-    "The curve is score = a − b n^−c by least squares. Its 95 % interval resamples test subjects and seeds; it takes "
-    "for granted that the curve keeps this form beyond the largest budget and that the next {unit} are like the ones "
-    "labelled so far. It chooses nothing."
+    "The curve is score = a − b · n^(−c) by least squares. Its 95 % interval resamples test subjects and seeds; it "
+    "takes for granted that the curve keeps this form beyond the largest budget and that the next {unit} are like the "
+    "ones labelled so far. It chooses nothing."
 )
 ONE_SEED = (
     "The study has one seed: the intervals leave out how much depends on which {unit} are labelled, and are too narrow."

@@ -39,6 +39,8 @@ def label_plot(found: LabelCurve) -> tuple[Markup, tuple[Markup, ...]]:
     parts += [_drawn(curve, which, to_x, to_y, (which - middle) * DODGE) for which, curve in enumerate(curves)]
     parts += [_level(name, value, to_y) for name, value in levels]
     legend = [_swatch(which, curve) for which, curve in enumerate(curves)]
+    named = "; ".join(f"{name}, {value:.3f}" for name, value in levels)
+    legend += [Markup("Level lines: {}.").format(named)] if named else []
     label = f"{found.metric} at {found.target} against the number of labelled {found.unit}"
     return svg(WIDTH, HEIGHT, label, parts), tuple(legend)
 

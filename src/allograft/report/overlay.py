@@ -4,6 +4,7 @@ pixels wide."""
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,12 @@ SHORT, LONG = 256, 1024
 RIM, EDGE, INSIDE = 2, 0.85, 0.18
 """Pixels of an outline, and how opaque the outline and what it encloses are. What is thinner than
 two rims is all outline."""
-SHADES = (0.0, 0.45, -0.35)
-"""Classes take turns: the plain colour, one lighter, one darker."""
+CLASSES = ("#4fb3f0", "#e8a317", "#2fd0a0", "#d98cc0", "#f2e55c", "#f0743e", "#9d8cff")
+"""Colours of several classes, in turns; told apart by colour-blind readers too (Okabe and Ito's
+palette, lightened for grey images)."""
+STRIPE, LIGHTER = 3, 0.55
+"""Of several classes: pixels of a stripe where a class is missed, and how much lighter its colour
+is where it is found without truth."""
 
 
 def draw_overlay(
@@ -31,21 +36,25 @@ def draw_overlay(
     truth: NDArray[np.generic] | None,
     found: NDArray[np.generic],
     window: tuple[float, float] | None = None,
+    *,
+    classes: int = 1,
 ) -> bytes:
     """A PNG of an image with outlines: green where truth and prediction agree, blue where truth is
     missed, orange where too much is found.
 
     Outlines have a faint filling; a structure thinner than two outlines is coloured whole, so
-    vessels stay visible. The image turns grey, because colours over colours mislead. Classes differ
-    by shade.
+    vessels stay visible. The image turns grey, because colours over colours mislead. Of several
+    classes each has a colour of its own: outlined where both agree, striped where truth is missed,
+    light and filled where too much is found.
 
     Args:
         image: (H, W) or (H, W, 3), any numbers; the 1st to 99th percentile become black to white.
         truth: (H, W) class indices, 0 = background, negative = does not count; None where there is
-            none: all that is found is orange then.
+            none: all that is found is orange then, and of several classes outlined.
         found: (H, W) class indices.
         window: what becomes black and white instead, so that slices of one volume are alike: see
             ``window_of``.
+        classes: how many there are in the task, without the background.
 
     Returns:
         The file's bytes; the short side has at least 256 pixels, the long one at most 1024 (which
@@ -64,12 +73,14 @@ def draw_overlay(
     _check(image, truth, found)
     scale, size = scaled(found.shape)
     grey = Image.fromarray(grey_of(image, window))
-    masks = [np.zeros_like(found) if truth is None else truth, found]
+    blank = np.zeros_like(found) if classes < 2 else found  # with no truth, classes are outlined
+    masks = [blank if truth is None else truth, found]
     if scale > 1:
         grey = grey.resize(size, Image.Resampling.BICUBIC)
         masks = [enlarged(mask, size) for mask in masks]
     rim = RIM if scale >= 1 else max(RIM, round(RIM / scale))
-    canvas = Image.fromarray(_painted(np.asarray(grey), masks[0], masks[1], rim))
+    paint = _painted if classes < 2 else _painted_by_class
+    canvas = Image.fromarray(paint(np.asarray(grey), masks[0], masks[1], rim))
     if scale < 1:
         canvas = canvas.resize(size, Image.Resampling.BOX)
     return png_of(canvas)
@@ -117,8 +128,8 @@ def slices_through(mask: NDArray[np.generic], most: int) -> list[int]:
     """At most ``most`` slices along the last axis, evenly through what is marked, from its first
     slice to its last.
 
-    They come in the order in which they are worth keeping: that with most of it, then the ends,
-    then ever finer halves.
+    They come in the order in which they are worth keeping: that with most of the largest lesion,
+    then the ends, then ever finer halves.
 
     Example:
         >>> mask = np.zeros((2, 2, 9), dtype=int)
@@ -127,7 +138,7 @@ def slices_through(mask: NDArray[np.generic], most: int) -> list[int]:
         ([2, 6, 4], [2, 6, 4, 3, 5])
     """
     marked = np.flatnonzero((mask > 0).reshape(-1, mask.shape[-1]).any(0))  # type: ignore[operator]
-    middle = slice_of(mask, mask)
+    middle = slice_of(mask, largest(mask))
     if not marked.size or most < 2:
         return [middle]
     first, last = int(marked[0]), int(marked[-1])
@@ -139,6 +150,24 @@ def slices_through(mask: NDArray[np.generic], most: int) -> list[int]:
         order.append(farthest)
         rest.remove(farthest)
     return order
+
+
+def largest(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """The largest connected part of what is marked, of any class: (*spatial) -> (*spatial).
+
+    Example:
+        >>> largest(np.array([1, 0, 2, 2, 0, 1])).astype(int).tolist()
+        [0, 0, 1, 1, 0, 0]
+    """
+    from scipy.ndimage import label
+
+    marked: NDArray[np.bool_] = mask > 0  # type: ignore[operator]
+    parts, count = label(marked)
+    if count < 2:
+        return marked
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray(parts == sizes.argmax())
 
 
 def _check(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic]) -> None:
@@ -161,23 +190,49 @@ def enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.gen
 def _painted(
     grey: NDArray[np.uint8], truth: NDArray[np.generic], found: NDArray[np.generic], rim: int
 ) -> NDArray[np.uint8]:
-    """Grey (H, W) with coloured outlines: (H, W, 3)."""
+    """Grey (H, W) with what agrees, what is missed and what is too much in colours: (H, W, 3)."""
     canvas = np.repeat(grey[..., None].astype(np.float64) * 0.9, 3, axis=-1)
-    classes = [int(value) for value in np.union1d(truth, found) if value > 0]
-    for index in classes:
+    for _, agree, missed, extra, edge in _parts(truth, found, rim):
+        alpha = np.where(edge, EDGE, INSIDE)
+        for colour, where in ((AGREE, agree), (MISSED, missed), (EXTRA, extra)):
+            _mix(canvas, where, alpha, _rgb(colour))
+    return canvas.round().astype(np.uint8)
+
+
+def _painted_by_class(
+    grey: NDArray[np.uint8], truth: NDArray[np.generic], found: NDArray[np.generic], rim: int
+) -> NDArray[np.uint8]:
+    """Grey (H, W) with each class in its colour: (H, W, 3)."""
+    canvas = np.repeat(grey[..., None].astype(np.float64) * 0.9, 3, axis=-1)
+    rows, columns = np.indices(grey.shape)
+    striped = (rows + columns) // STRIPE % 2 == 0
+    for index, agree, missed, extra, edge in _parts(truth, found, rim):
+        colour = _rgb(class_colour(index))
+        _mix(canvas, agree, np.where(edge, EDGE, INSIDE), colour)
+        _mix(canvas, missed, np.where(striped, EDGE, 0.0), colour)
+        _mix(canvas, extra, np.full(grey.shape, EDGE), colour + LIGHTER * (255 - colour))
+    return canvas.round().astype(np.uint8)
+
+
+Parts = tuple[int, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
+
+
+def _parts(truth: NDArray[np.generic], found: NDArray[np.generic], rim: int) -> Iterator[Parts]:
+    """Each class that is there: its index, where truth and prediction agree, what is missed, what
+    is too much, and the outlines of both."""
+    for index in (int(value) for value in np.union1d(truth, found) if value > 0):
         true, hit = truth == index, found == index
         edge = _rim(true, rim) | _rim(hit, rim)
-        alpha = np.where(edge, EDGE, INSIDE)[..., None]
         # a pixel found as another class is drawn for that class: it is too much of one, not only
         # too little of the other
-        for colour, where in (
-            (AGREE, true & hit),
-            (MISSED, true & (found == 0)),
-            (EXTRA, hit & ~true & (np.asarray(truth, dtype=np.int64) >= 0)),
-        ):
-            mixed = (1 - alpha) * canvas + alpha * _shade(colour, index)
-            canvas[where] = mixed[where]
-    return canvas.round().astype(np.uint8)
+        yield index, true & hit, true & (found == 0), hit & ~true & (np.asarray(truth, dtype=np.int64) >= 0), edge
+
+
+def _mix(
+    canvas: NDArray[np.float64], where: NDArray[np.bool_], alpha: NDArray[np.float64], colour: NDArray[np.float64]
+) -> None:
+    """Lay a colour over some pixels of (H, W, 3)."""
+    canvas[where] = (1 - alpha[where, None]) * canvas[where] + alpha[where, None] * colour
 
 
 def _rim(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
@@ -189,8 +244,11 @@ def _rim(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return mask & ~inside
 
 
-def _shade(colour: str, index: int) -> NDArray[np.float64]:
-    """The colour of the ``index``-th class: (3,) in [0, 255]."""
-    plain = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], dtype=np.float64)
-    shade = SHADES[(index - 1) % len(SHADES)]
-    return plain + shade * (255 - plain) if shade >= 0 else plain * (1 + shade)
+def class_colour(index: int) -> str:
+    """The colour of the ``index``-th class, counted from 1."""
+    return CLASSES[(index - 1) % len(CLASSES)]
+
+
+def _rgb(colour: str) -> NDArray[np.float64]:
+    """(3,) in [0, 255]."""
+    return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], dtype=np.float64)

@@ -17,11 +17,12 @@ from allograft.report.figures import draw_figure
 from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, OverPairs, compare, do_nothing, over_pairs, verdict_reference
+from allograft.results.comparison import NOTHING, OverPairs, compare, over_pairs, verdict_reference
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
 from allograft.results.table import subjects_at
+from allograft.study.keys import TargetLabels
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 from allograft.tree import write_bytes
@@ -64,9 +65,13 @@ class Part:
         """The lines of one pair."""
         return [line for line in self.lines if line.target == target]
 
-    def nothing(self, site: str) -> float | None:
-        """What doing nothing has at a site, be it the source."""
-        line = do_nothing(self.lines, site if site in self.study.target else self.study.target[0])
+    def base(self, target: str) -> Line | None:
+        """The line that all others of a pair are compared with, as in verdicts."""
+        return verdict_reference(self.lines, self.plan, target)
+
+    def level(self, site: str) -> float | None:
+        """What the reference has at a site, be it the source."""
+        line = self.base(site if site in self.study.target else self.study.target[0])
         return line.score(site) if line else None
 
     def choice(self, target: str) -> Line | None:
@@ -113,6 +118,7 @@ def write_overview(
         "frozen": frozen,
         "ways": WAYS[study.pairs],
         "pairs": _pairs(plan, parts),
+        "against": _against(parts),
         "maps": _maps(parts) if study.pairs == "all" and _only_pairs(study) else (),
         "recipes": recipes_over(parts),
         "severity": severity,
@@ -135,35 +141,44 @@ WAYS = {
 
 def _only_pairs(study: Study) -> bool:
     """Whether the parts differ in their sites alone."""
-    return not study.each and not replace(study, pairs="listed").is_parted
+    labels = study.target_labels
+    return not study.each and (not isinstance(labels, TargetLabels) or len(labels.amounts) == 1)
 
 
 def _question(study: Study) -> str:
     if study.pairs == "listed":
         return (
-            f"Which recipe carries a model to {facts.listed([question.name for question in study.questions])}, in "
+            f"Which recipe adapts a model best to {facts.listed([question.name for question in study.questions])}, in "
             "each setting?"
         )
     if study.pairs == "all":
         return (
-            f"Which recipe carries a model from each of {facts.listed(study.source)} to each of "
+            f"Which recipe adapts a model best from each of {facts.listed(study.source)} to each of "
             f"{facts.listed(study.target)}?"
         )
-    return f"Which recipe carries a model to each of {facts.listed(study.target)}, from all other sites?"
+    return f"Which recipe adapts a model best to each of {facts.listed(study.target)}, from all other sites?"
+
+
+def _against(parts: Sequence[Part]) -> str:
+    """What rows are compared with, in words: no adaptation, or another row where no row does
+    nothing."""
+    bases = [base for part in parts for asked in part.study.questions if (base := part.base(asked.name)) is not None]
+    titles = dict.fromkeys("no adaptation" if base.title in NOTHING else base.title for base in bases)
+    return " or ".join(titles) or "no adaptation"
 
 
 def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
-    """One row a pair: what doing nothing has there, and what the row that the verdict names."""
+    """One row a pair: what the reference has there, and what the row that the verdict names."""
+    against = _against(parts)
     columns = (
         Column("pair"),
         Column("test", "subjects"),
-        Column(plan.headline, "do nothing", "mean ± sd over seeds"),
+        Column(plan.headline, against, "mean ± sd over seeds"),
         Column("verdict", plan.headline, "of the row that the verdict names; mean ± sd over seeds"),
         Column(
             "gain",
-            "vs nothing",
-            "over the subjects and seeds that both have; 95 % over subjects; where no row does nothing, to the "
-            "reference of the verdict",
+            f"vs. {against}",
+            f"to {_against(parts)}, over the subjects and seeds that both have; 95 % over subjects",
         ),
     )
     every = [(part, question.name) for part in parts for question in part.study.questions]
@@ -173,17 +188,21 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
 
 
 def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
-    nothing, choice = do_nothing(part.lines, target), part.choice(target)
+    base, choice = part.base(target), part.choice(target)
     subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
-    base = verdict_reference(part.lines, part.plan, target)
     found = compare(part.lines, part.plan, target, base.title).get(choice.title) if choice and base else None
     return (
         Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),
-        NONE if nothing is None else score_cell(nothing, target, plan.headline),
+        NONE if base is None else score_cell(base, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
-        gain_cell(found, "do-nothing" if choice is not None and choice.title in NOTHING else ""),
+        gain_cell(found, _role(choice) if choice is not None and choice is base else "", _role(base)),
     )
+
+
+def _role(base: Line | None) -> str:
+    """What the reference is called in a cell."""
+    return "" if base is None else "no adaptation" if base.title in NOTHING else base.title
 
 
 def _named(cell: Cell, choice: Line) -> Cell:
@@ -192,18 +211,18 @@ def _named(cell: Cell, choice: Line) -> Cell:
 
 
 def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
-    """Source by target: doing nothing, with its score at home, and the row that the verdict names;
+    """Source by target: the reference, with its score at home, and the row that the verdict names;
     on one scale of colours."""
     named = {site for part in parts for site in part.study.target}
     targets = (*(part.start for part in parts if part.start in named), *sorted(named - {part.start for part in parts}))
-    bare = [[part.nothing(site) for site in targets] for part in parts]
+    bare = [[part.level(site) for site in targets] for part in parts]
     chosen = [[line.score(site) if (line := part.choice(site)) else None for site in targets] for part in parts]
     known = [value for grid in (bare, chosen) for row in grid for value in row if value is not None]
     if not known:
         return ()
     names, low, high = tuple(part.start for part in parts), min(known), max(known)
     grids = {
-        "doing nothing, from (rows) to (columns); at home on the diagonal": bare,
+        f"{_against(parts)}, from (rows) to (columns); at home on the diagonal": bare,
         "the row that the verdict names": chosen,
     }
     return tuple(
@@ -214,12 +233,12 @@ def _maps(parts: Sequence[Part]) -> tuple[Drawn, ...]:
 
 def recipes_over(parts: Sequence[Part]) -> Table:
     """One row a recipe; a mean stands only where it has every measured pair."""
-    plan = parts[0].plan
+    plan, against = parts[0].plan, _against(parts)
     columns = (
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
-        Column("gain", "mean over pairs", "difference to do-nothing, mean over pairs"),
-        Column("better", "than nothing", "pairs at which it is ahead of doing nothing"),
+        Column("gain", "mean over pairs", f"difference from {against}, mean over pairs"),
+        Column("better", f"than {against}", f"pairs at which it is ahead of {against}"),
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )
@@ -230,7 +249,7 @@ def recipes_over(parts: Sequence[Part]) -> Table:
 def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, ...]:
     here = [(part, line) for part in parts for line in part.lines if line.title == over.title]
     scores = [(score, part.label(line.target)) for part, line in here if (score := line.score(line.target)) is not None]
-    differences = [gain(part.plan, line, do_nothing(part.lines, line.target), line.target) for part, line in here]
+    differences = [gain(part.plan, line, part.base(line.target), line.target) for part, line in here]
     gains = [one for one in differences if one is not None]
     mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
     return (

@@ -18,14 +18,16 @@ from markupsafe import Markup
 from allograft.figure import Figure, Images
 from allograft.report import facts
 from allograft.report.annotate import FILE
+from allograft.report.beside import Case, cases_of
 from allograft.report.disagreement import HEAT
 from allograft.report.drawn import Hide
+from allograft.report.figures import draw_figure
 from allograft.report.gallery import DISAGREEMENT, Picture, PictureKey, Pictures, fitting
-from allograft.report.overlay import AGREE, EXTRA, MISSED
-from allograft.report.target import Extra, fitting_figures, target_of
+from allograft.report.overlay import AGREE, EXTRA, MISSED, class_colour
+from allograft.report.target import Extra, Target, fitting_figures, target_of
+from allograft.results.caption import COVERAGE
 from allograft.results.select import RULES, Line
 from allograft.results.standing import Standing
-from allograft.results.table import COVERAGE
 from allograft.study.cite import papers
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
@@ -71,6 +73,8 @@ class Shows:
         figures: (recipe's title, target) -> name -> figure, of the run that stands for the line.
         extras: target -> further sections.
         world: for the counts of the splits; without it the page counts the test sets alone.
+        seconds: unit -> seconds of its own training, for what rows are built on.
+        curves: of a study that runs, the trainings so far.
         frozen: when the study's protocol was frozen, in words; "" where it was not.
     """
 
@@ -78,6 +82,8 @@ class Shows:
     figures: Mapping[PictureKey, Mapping[str, Figure]] = field(default_factory=dict)
     extras: Mapping[str, Sequence[Extra]] = field(default_factory=dict)
     world: World | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    curves: Sequence[Figure] = ()
     frozen: str = ""
 
 
@@ -116,9 +122,19 @@ def write_report(
         "coverage": COVERAGE,
     }
     content["targets"] = [
-        target_of(study, plan, standing, site, figures=drawn, extras=shows.extras.get(site, ()), hide=unnamed)
+        target_of(
+            study,
+            plan,
+            standing,
+            site,
+            figures=drawn,
+            extras=shows.extras.get(site, ()),
+            hide=unnamed,
+            seconds=shows.seconds,
+        )
         for site in (question.name for question in study.questions)
     ]
+    content["curves"] = [draw_figure(figure, unnamed) for figure in shows.curves]
     bare = _render(content, {}, 0, hide)
     kept, dropped = fitting(shows.pictures, LIMIT - len(bare) - 20_000)
     write_bytes(path, _render(content, kept, dropped, hide) if kept or dropped else bare)
@@ -144,6 +160,7 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
         "papers": papers(row.recipe for row in plan.rows),
         "environment": facts.environment(lines),
         "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
+        "classes": [(name, class_colour(index)) for index, name in enumerate(getattr(plan.task, "names", ()), 1)],
         "disagreement": DISAGREEMENT,
         "annotate_file": FILE,
         **scripts(),
@@ -157,10 +174,18 @@ def _subjects(figures: Mapping[PictureKey, Mapping[str, Figure]]) -> set[str]:
 
 
 def _render(content: Mapping[str, Any], pictures: Pictures, dropped: int, hide: Hide) -> bytes:
-    shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in pictures.items()})
-    pictured = {site for title, site in shown if title != DISAGREEMENT}
-    page: str = template("page.html.j2").render(**content, pictures=shown, pictured=pictured, dropped=dropped)
+    disputed = {key: every for key, every in pictures.items() if key[0] == DISAGREEMENT}
+    shown = defaultdict(list, {key: [_overlay(picture, hide) for picture in every] for key, every in disputed.items()})
+    galleries = {target.site: _gallery(target, pictures, hide) for target in content["targets"]}
+    page: str = template("page.html.j2").render(**content, pictures=shown, galleries=galleries, dropped=dropped)
     return page.encode()
+
+
+def _gallery(target: Target, pictures: Pictures, hide: Hide) -> list[Case]:
+    """The test images of a target, each with all rows that have a picture of it, in the order of
+    the table."""
+    rows = {title: pictures[title, target.site] for title in target.titles if (title, target.site) in pictures}
+    return cases_of(rows, hide, target.chosen)
 
 
 def scripts() -> dict[str, Any]:
@@ -191,7 +216,7 @@ def _text(name: str) -> str:
 
 def _question(study: Study) -> str:
     start = facts.listed(study.source) if study.source else "its source"
-    return f"Which recipe carries a model from {start} to {facts.listed(study.target)}?"
+    return f"Which recipe adapts a model best from {start} to {facts.listed(study.target)}?"
 
 
 def _overlay(picture: Picture, hide: Hide) -> Overlay:

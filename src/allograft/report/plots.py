@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from allograft.report.svg import Scale, svg, ticks, x_axis, y_axis
+from allograft.report.svg import Scale, svg, ticks, x_axis
 
 WIDTH, GUTTER, RIGHT = 860, 220, 24
-ROW, RADIUS, LANES = 46, 4.0, (0, 1, -1, 2, -2)
+WIDER, BETWEEN, SHARE = 1112, 56, 0.62
+"""Of a plot with costs: its width, the room before them, and the share of the plots that scores
+have."""
+ROW, RADIUS, LANES = 38, 4.0, (0, 1, -1, 2, -2)
 MOST_DOTS = 200
 """Of more subjects every k-th in the order of their scores is drawn."""
-FEWEST, HALF, GRID = 8, 19.0, 64
+FEWEST, HALF, GRID = 8, 16.0, 64
 """Subjects below which no outline is drawn; half its height at most, in pixels; places at which it
 is computed."""
 
@@ -40,17 +43,31 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A dot with a name at (cost, score)."""
+class Costs:
+    """What the rows cost, beside their dots.
 
-    title: str
-    x: float
-    y: float
-    chosen: bool = False
+    Args:
+        alone, given: seconds of each row, with all that it is built on and given the source model;
+            None where they are not known.
+    """
+
+    alone: Sequence[float | None]
+    given: Sequence[float | None]
+
+    @property
+    def known(self) -> list[float]:
+        """All that are there."""
+        return [seconds for seconds in (*self.alone, *self.given) if seconds is not None]
 
 
 def strip_plot(
-    strips: Sequence[Strip], axis: str, reference: float | None, *, rows: str = "recipe", at: str = "do nothing"
+    strips: Sequence[Strip],
+    axis: str,
+    reference: float | None,
+    *,
+    rows: str = "recipe",
+    at: str = "no adaptation",
+    costs: Costs | None = None,
 ) -> Markup:
     """One dot a subject before the outline of their density, one row a recipe; a line at the score,
     a dashed one at ``reference``.
@@ -58,6 +75,8 @@ def strip_plot(
     Args:
         rows: what a row stands for.
         at: what the dashed line stands for.
+        costs: drawn to the right, in the same rows: a dot for the seconds given the source model, a
+            ring for those with its training.
     """
     values = [
         *(value for strip in strips for value in strip.dots.values()),
@@ -66,8 +85,10 @@ def strip_plot(
     if not values:
         return Markup("")
     values += [] if reference is None else [reference]
+    width = WIDER if costs is not None and costs.known else WIDTH
+    end = WIDTH - RIGHT if width == WIDTH else GUTTER + (WIDER - RIGHT - GUTTER - BETWEEN) * SHARE
     marks = ticks(min(values), max(values))
-    scale = Scale(marks[0], marks[-1], GUTTER, WIDTH - RIGHT)
+    scale = Scale(marks[0], marks[-1], GUTTER, end)
     bottom = 8 + ROW * len(strips)
     middles = [8 + ROW * (number + 0.5) for number in range(len(strips))]
     parts = [x_axis(marks, scale, 8, bottom, axis)]
@@ -80,28 +101,40 @@ def strip_plot(
             )
         )
     parts += [_strip(strip, scale, y) for strip, y in zip(strips, middles, strict=True)]
-    return svg(WIDTH, bottom + 46, f"{axis} of each test subject, by {rows}", parts)
+    if costs is not None and costs.known:
+        parts.append(_costs(strips, costs, middles, (end + BETWEEN, WIDER - RIGHT, bottom)))
+    return svg(width, bottom + 46, f"{axis} of each test subject, by {rows}", parts)
 
 
-def scatter(points: Sequence[Point], x_axis_name: str, y_axis_name: str) -> Markup:
-    """Cost to the right, score upwards; names stand beside their dots where there is room."""
-    if not points:
-        return Markup("")
-    across = ticks(0.0, max(point.x for point in points) or 1.0)
-    up = ticks(min(point.y for point in points), max(point.y for point in points), 5)
-    top, bottom, left = 28, 320, 64
-    to_x, to_y = Scale(across[0], across[-1], left, WIDTH - RIGHT), Scale(up[0], up[-1], bottom, top)
-    parts = [x_axis(across, to_x, top, bottom, x_axis_name), y_axis(up, to_y, left, WIDTH - RIGHT, y_axis_name)]
-    places = [(to_x(point.x), to_y(point.y)) for point in points]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    for point, (x, y) in zip(points, places, strict=True):
-        kind = "dot chosen" if point.chosen else "dot"
-        tip = f"{point.title}: {point.y:.3f}, {point.x:,.1f}"
-        parts.append(
-            Markup('<circle class="{}" cx="{}" cy="{}" r="5"><title>{}</title></circle>').format(kind, x, y, tip)
-        )
-        parts.append(_name(point, x, y, taken, (left, top - 8, WIDTH - 2, bottom - 2)))
-    return svg(WIDTH, bottom + 46, f"{y_axis_name} against {x_axis_name}, by recipe", parts)
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Seconds in the unit that a span of time is told in, and its name.
+
+    >>> time_unit(90.0), time_unit(5000.0), time_unit(40000.0)
+    ((1.0, 'seconds'), (60.0, 'minutes'), (3600.0, 'hours'))
+    """
+    return (1.0, "seconds") if seconds < 600 else (60.0, "minutes") if seconds < 7200 else (3600.0, "hours")
+
+
+def _costs(strips: Sequence[Strip], costs: Costs, middles: Sequence[float], box: tuple[float, float, float]) -> Markup:
+    """The cost of each row, in (left, right, bottom)."""
+    left, right, bottom = box
+    unit, name = time_unit(max(costs.known))
+    marks = ticks(0.0, max(costs.known) / unit or 1.0, 4)
+    scale = Scale(marks[0], marks[-1], left, right)
+    parts = [x_axis(marks, scale, 8, bottom, f"training, {name}")]
+    dot = Markup('<circle class="{}" cx="{}" cy="{}" r="{:g}"><title>{}</title></circle>')
+    line = Markup('<line class="{}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>')
+    for strip, alone, given, y in zip(strips, costs.alone, costs.given, middles, strict=True):
+        parts.append(line.format("base", left, right, y=y))
+        if alone is None or given is None:
+            continue
+        chosen = " chosen" if strip.chosen else ""
+        near, far = scale(given / unit), scale(alone / unit)
+        if alone > given:
+            tip = f"{strip.title}: {alone / unit:,.1f} {name} with the training of the source model"
+            parts += [line.format("link", near, far, y=y), dot.format(f"ring{chosen}", far, y, 4.5, tip)]
+        parts.append(dot.format(f"dot{chosen}", near, y, 5, f"{strip.title}: {given / unit:,.1f} {name}"))
+    return Markup("").join(parts)
 
 
 def _strip(strip: Strip, scale: Scale, y: float) -> Markup:
@@ -176,32 +209,3 @@ def _swarm(dots: Mapping[str, float], scale: Scale) -> list[tuple[float, float, 
         last[lane] = x
         placed.append((x, lane * (2 * RADIUS), f"{label}: {value:.3f}"))
     return placed
-
-
-Box = tuple[float, float, float, float]
-
-
-def _name(point: Point, x: float, y: float, taken: list[Box], bounds: Box) -> Markup:
-    """The name beside its dot, or nothing where all places are taken: the dot has a tip, and the
-    table has the name."""
-    words = textwrap.shorten(point.title, 40, placeholder="…") if len(point.title) > 40 else point.title
-    width = 7.0 * len(words)
-    for dx, dy in (
-        (10, 4),
-        (-10 - width, 4),
-        (10, -9),
-        (10, 17),
-        (-10 - width, -9),
-        (-10 - width, 17),
-        (-width / 2, -12),
-        (-width / 2, 22),
-    ):
-        box = (x + dx, y + dy - 11, x + dx + width, y + dy + 3)
-        inside = box[0] >= bounds[0] and box[1] >= bounds[1] and box[2] <= bounds[2] and box[3] <= bounds[3]
-        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-            taken.append(box)
-            kind = "label chosen" if point.chosen else "label"
-            return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
-                kind, round(x + dx, 1), round(y + dy, 1), words
-            )
-    return Markup("")

@@ -33,7 +33,7 @@ from allograft.results.analysis.stream import (
 )
 from allograft.results.analysis.sweep import sweeps
 from allograft.results.analysis.uncertainty import uncertainty
-from allograft.results.comparison import NOTHING
+from allograft.results.comparison import reference
 from allograft.results.record import Record
 from allograft.results.select import Line
 from allograft.study.plan import Plan
@@ -55,7 +55,7 @@ def sections_of(
     its features."""
     parted: dict[bool, list[Line]] = {True: [], False: []}
     for line in table:
-        parted[line.chosen or line.title in NOTHING].append(line)
+        parted[line.chosen or line is reference(table, plan, line.target)].append(line)
     embeddings = embeddings_of(out, world, parted[True], template, device=device)
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {
@@ -129,7 +129,8 @@ def _strata(table: Sequence[Line], world: World, target: str) -> list[Extra]:
 
 def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:
     found = forgetting(plan, records.values(), world.study.source, target)
-    if found is None:
+    # of one budget the table of the target has all of it
+    if found is None or (len(found.budgets) < 3 and not found.unclear):
         return []
     figures = (forgetting_figure(found),) if len(found.budgets) > 2 else ()
     return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(found), figures)]
@@ -140,8 +141,8 @@ def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embeddi
 
 
 def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
-    """Do-nothing and the row that the verdict names, and in a fold the other lines; all in the open
-    where there are no first ones."""
+    """The reference and the row that the verdict names, and in a fold the other lines; all in the
+    open where there are no first ones."""
     folded = _drawn("The features of the other recipes", others)
     found = _drawn("What the features see", first)
     if found is None:

@@ -1,5 +1,5 @@
 document.querySelectorAll("[data-slices]").forEach(function (stack) {
-  var images = stack.querySelectorAll("img"), slider = stack.querySelector("input"), where = stack.querySelector("output");
+  var images = stack.querySelectorAll("img"), slider = stack.querySelector("input[type=range]"), where = stack.querySelector("output");
   var show = function () {
     images.forEach(function (image, number) { image.hidden = String(image.dataset.at || number) !== slider.value; });
     where.textContent = images[slider.value].dataset.place;

@@ -11,19 +11,22 @@ from markupsafe import Markup
 from allograft.figure import Figure
 from allograft.report import facts, plots
 from allograft.report.annotate import to_annotate
-from allograft.report.cells import Table, class_table, decision_table
+from allograft.report.cells import Table
+from allograft.report.decision import class_table, decision_table
 from allograft.report.drawn import Drawn, Hide
 from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, reference
+from allograft.results.caption import reference_note
+from allograft.results.comparison import NOTHING, do_nothing, reference
+from allograft.results.costs import TrainingCost, training_cost
 from allograft.results.models import model_name, predict_command
-from allograft.results.scores import seed_scores, subject_scores
+from allograft.results.scores import subject_scores
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
 from allograft.results.statistics import smallest_p
-from allograft.results.table import reference_note, subjects_at
+from allograft.results.table import subjects_at
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
@@ -60,6 +63,11 @@ class Section:
     notes: tuple[str, ...]
     folded: Section | None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to see, words about it aside."""
+        return not self.sheets and not self.figures and (self.folded is None or self.folded.is_empty)
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -95,6 +103,7 @@ class Target:
 
     site: str
     titles: tuple[str, ...]
+    chosen: tuple[str, ...]
     finished: bool
     advice: Advice
     table: Table
@@ -106,7 +115,8 @@ class Target:
     dashed: str
     reference: str
     thinned: bool
-    scatter: Markup
+    has_costs: bool
+    has_shared_costs: bool
     violins: bool
     figures: tuple[tuple[str, tuple[Drawn, ...]], ...]
     annotate: tuple[str, ...]
@@ -123,35 +133,43 @@ def target_of(
     figures: Mapping[PictureKey, tuple[Drawn, ...]],
     extras: Sequence[Extra],
     hide: Hide,
+    seconds: Mapping[str, float],
 ) -> Target:
-    """Gather what the page says of a target."""
+    """Gather what the page says of a target.
+
+    Args:
+        seconds: unit -> seconds of its own training.
+    """
     lines = standing.lines
     here = [line for line in lines if line.target == site]
     subjects = max((subjects_at(line, site) for line in here), default=0)
     smallest = smallest_p(subjects, study.statistics.alternative)
     strips = _strips(plan, lines, here, site)
     base = reference(here, plan, site)
+    costs = [training_cost(line, do_nothing(here, site), seconds) for line in here]
     wanted = to_annotate(lines, site)
     return Target(
         site=site,
         titles=tuple(line.title for line in here),
+        chosen=tuple(line.title for line in here if line.chosen),
         finished=any(line.done for line in here),
         advice=_advice(standing, here, site),
-        table=decision_table(study, plan, lines, site),
+        table=decision_table(study, plan, lines, site, seconds),
         classes=class_table(plan, lines, site),
         subjects=subjects,
         smallest=f"{smallest:.2g}",
         hopeless=smallest > 0.05,
-        strips=_strip_plot(plan, here, site, strips),
+        strips=_strip_plot(plan, here, site, strips, costs),
         reference=reference_note(plan, lines, site),
-        dashed="doing nothing" if base is None or base.title in NOTHING else base.title,
+        dashed="no adaptation" if base is None or base.title in NOTHING else base.title,
         thinned=any(len(strip.dots) > plots.MOST_DOTS for strip in strips),
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
-        scatter=_scatter(plan, here, site),
+        has_costs=any(costs),
+        has_shared_costs=any(cost.is_shared for cost in costs if cost is not None),
         figures=tuple((line.title, found) for line in here if (found := figures.get((line.title, site), ()))),
         annotate=tuple(one.ordinal for one in wanted[:ANNOTATED]),
         waiting=len(wanted),
-        extras=tuple(_section(extra, hide) for extra in extras),
+        extras=tuple(made for extra in extras if not (made := _section(extra, hide)).is_empty),
     )
 
 
@@ -184,6 +202,7 @@ def _section(extra: Extra, hide: Hide) -> Section:
             tuple(map(hide, sheet.notes)),
         )
         for sheet in extra.sheets
+        if any(any(cell.strip() for cell in row[1:]) for row in sheet.rows)
     )
     figures, folded = tuple(draw_figure(one, hide) for one in extra.figures), extra.folded
     return Section(
@@ -223,17 +242,17 @@ def _strips(plan: Plan, lines: Sequence[Line], here: Sequence[Line], site: str) 
     ]
 
 
-def _strip_plot(plan: Plan, here: Sequence[Line], site: str, strips: Sequence[plots.Strip]) -> Markup:
+def _strip_plot(
+    plan: Plan,
+    here: Sequence[Line],
+    site: str,
+    strips: Sequence[plots.Strip],
+    costs: Sequence[TrainingCost | None],
+) -> Markup:
     if not any(strip.dots for strip in strips):
         return Markup("")
     base = reference(here, plan, site)
-    return plots.strip_plot(strips, plan.headline, None if base is None else base.score(site))
-
-
-def _scatter(plan: Plan, here: Sequence[Line], site: str) -> Markup:
-    points = []
-    for line in here:
-        seconds, scores = line.cost("train_seconds"), seed_scores(plan, line, site)
-        if seconds is not None and scores:
-            points.append(plots.Point(line.title, seconds, sum(scores.values()) / len(scores), line.chosen))
-    return plots.scatter(points, "train seconds", f"{plan.headline} at {site}")
+    alone, given = ([getattr(cost, name) if cost else None for cost in costs] for name in ("alone", "given"))
+    level = None if base is None else base.score(site)
+    dashed = "no adaptation" if base is None or base.title in NOTHING else base.title
+    return plots.strip_plot(strips, plan.headline, level, at=dashed, costs=plots.Costs(alone, given))

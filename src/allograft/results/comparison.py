@@ -305,7 +305,7 @@ def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alt
         one = made[title]
         best = smallest_p(one.subjects, alternative) * (1 if method == "none" else len(tested))
         hopeless = (
-            f"at best {best:.2g} after {method.capitalize()} over {len(tested)} rows"
+            f"the smallest possible p after {method.capitalize()} over {len(tested)} rows is {best:.2g}"
             if one.rank_biserial is not None and best > ALPHA
             else ""
         )

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allograft.results.comparison import Comparison, compare, paired_scores, reference
 from allograft.results.scores import case_names, intervals, score_interval, subject_ids, undefined_cases
@@ -16,6 +16,9 @@ from allograft.results.select import Line
 from allograft.results.verdict import reach_of
 from allograft.study.plan import Plan
 from allograft.tree import write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COSTS = ("train_seconds", "peak_memory_mb", "trainable_parameters")
 COLUMNS = (
@@ -51,6 +54,8 @@ COLUMNS = (
     *COSTS,
     "predict_seconds_per_100",
 )
+WORDS = ("part", "source", "recipe", "target", "site", "metric", "verdict", "compared_with", "note")
+"""Columns of words; all others hold numbers or nothing."""
 METRIC_COLUMNS = (
     "recipe",
     "target",
@@ -74,7 +79,7 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     numbers in full, empty = none.
 
     ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to the row
-    ``compared_with`` (do-nothing, or the study's ``reference``), paired by subject over
+    ``compared_with`` (no adaptation, or the study's ``reference``), paired by subject over
     ``paired_cases``, those of which neither row is undefined; where that row has no score the
     ``note`` says so. p values are of the
     exact signed-rank test, and that adjusted as the study says over the rows of one target and
@@ -85,6 +90,19 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
+    return write_rows(out / "results.csv", COLUMNS, result_rows(plan, lines))
+
+
+def result_frame(plan: Plan, lines: Sequence[Line]) -> pd.DataFrame:
+    """``results.csv`` as a pandas frame; NaN or None where a number is missing."""
+    import pandas as pd
+
+    rows = [{key: None if value == "" else value for key, value in row.items()} for row in result_rows(plan, lines)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def result_rows(plan: Plan, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The rows of ``results.csv``: column -> value, "" for none."""
     compared: dict[tuple[str, str], dict[str, Comparison]] = {}
     rows = []
     for line in lines:
@@ -94,7 +112,7 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
             base = reference(lines, plan, line.target)
             row = _row(plan, line, site, compared[line.target, site].get(line.title))
             rows.append(row if base is None or base is line else row | _base(line, base, site, row))
-    return write_rows(out / "results.csv", COLUMNS, rows)
+    return rows
 
 
 def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:

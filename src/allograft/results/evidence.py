@@ -68,7 +68,7 @@ def _unknown(study: Study, plan: Plan, here: Sequence[Line], base: Line | None, 
         return NO_REFERENCE
     if base.score(target) is None:
         nothing = base.title in NOTHING
-        return f"{'doing nothing' if nothing else f'the reference, {base.title},'} has no score to compare with"
+        return f"{'no adaptation' if nothing else f'the reference, {base.title},'} has no score to compare with"
     return "" if rows else "no other row was measured"
 
 

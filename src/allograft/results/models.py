@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from allograft import tree
 from allograft.cohort import Case
 from allograft.cohort.prepared_images import file_hash
@@ -16,6 +19,7 @@ from allograft.context.lock import locked
 from allograft.errors import ModelError
 from allograft.predictor.card import read_card
 from allograft.recipe import total_needs
+from allograft.results.deployment import Source, add_deployment
 from allograft.results.select import RULES, Chosen, Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
@@ -43,10 +47,23 @@ def model_folder(out: Path, line: Line) -> Path:
     return root / "models" / (model_name(line) if root == out else f"{model_name(line)}.{out.name}")
 
 
-def export_models(out: Path, world: World, now: Standing, units: Path) -> dict[tuple[str, str], Path]:
-    """Copy the chosen stage of every finished line to its ``model_folder`` and complete its card.
+def export_models(
+    out: Path,
+    world: World,
+    now: Standing,
+    units: Path,
+    *,
+    template: nn.Module | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[tuple[str, str], Path]:
+    """Copy the chosen stage of every finished line to its ``model_folder``, complete its card, and
+    add what it knows of its validation (``add_deployment``).
 
     One process at a time: those that share a folder finish together.
+
+    Args:
+        template: the user's own network.
+        device: where validation cases are predicted.
     """
     folders = {}
     with locked(shared_folder(out) / "models.lock"):
@@ -63,6 +80,7 @@ def export_models(out: Path, world: World, now: Standing, units: Path) -> dict[t
             tree.copy_folder(stage, part)
             told = {**facts(world, run.row, out), **_scores(world.study, run), **_verdict(now, line)}
             write_json(part / "card.json", {**read_card(stage), **told})
+            add_deployment(part, Source(world, run.row, run.validation, template, device), earlier=folder)
             tree.remove(folder)
             part.rename(folder)
             folders[line.title, line.target] = folder

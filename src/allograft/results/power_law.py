@@ -150,6 +150,7 @@ def expected_gain(
         return Fit(curve, more, gain, unclear="one seed and no score of single subjects leave nothing to resample")
     drawn = fit_power(n, np.concatenate([plain, _means(table, *_weights(table, draws))]), most=most)
     wider = float(quantile(0.95, _dof(table, n, more, most, draws))) / NORMAL
+    lowest, highest = _limits(drawn[0], curve.ceiling, wider)
     rise = _limits(_rise(*drawn[1:], n[0], n[-1]), curve(n[-1]) - curve(n[0]), wider)
     return Fit(
         curve,
@@ -157,7 +158,7 @@ def expected_gain(
         gain,
         *_limits(_rise(*drawn[1:], n[-1], n[-1] + more), gain, wider),
         " and ".join(sizes),
-        _limits(drawn[0], curve.ceiling, wider),
+        (lowest, min(highest, max(most, curve.ceiling))),
         _unclear(drawn[2][1:], rise),
     )
 

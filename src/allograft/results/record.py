@@ -88,6 +88,13 @@ class Record:
         write_json(folder / f"{self.name}.json", {**tree, "checksum": content_hash(tree)})
 
 
+def record_schema() -> dict[str, Any]:
+    """The JSON schema of a record, as ``docs/reference/record.schema.json`` keeps it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Record).json_schema()
+
+
 LABEL_FREE = ("entropy", "prediction", "snd", "score", "spread")
 """Numbers that a case has without a label."""
 CALIBRATION = "calibration"
@@ -139,7 +146,7 @@ def read_record(path: Path) -> Record:
         return Record(**{**tree, **tuples, "schema": SCHEMA})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
-            f"{path}: not a whole record ({error}); delete it and run the study again, its unit is judged anew"
+            f"{path}: not a complete record ({error}); delete it and run the study again, its unit is evaluated again"
         ) from error
 
 

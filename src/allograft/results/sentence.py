@@ -35,7 +35,7 @@ def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], b
     stay = (
         "Keep your model"
         if base.title in NOTHING
-        else f"Stay with {base.title}, the reference where no row does nothing"
+        else f"Stay with {base.title}, the reference where there is no row without adaptation"
     )
     told = f"{stay}: {_score(plan, base, target)}, {_worst(base)}; {_why(plan, verdict)}"
     if row is None:
@@ -162,7 +162,10 @@ def _competitors(study: Study, verdict: Verdict, here: Sequence[Line]) -> str:
     bounds = [line.title for line in here if is_bound(line.recipe)]
     chosen = f"Selection '{study.selection}' chose stages, settings and seeds, and never a row."
     if verdict.reference not in NOTHING:
-        chosen += f" No row does nothing, so {verdict.reference} is the reference that every row is compared with."
+        chosen += (
+            f" There is no row without adaptation, so {verdict.reference} is the reference that every row is compared "
+            "with."
+        )
     return chosen + (f" Upper bounds do not compete: {', '.join(bounds)}." if bounds else "")
 
 
@@ -170,7 +173,7 @@ def _test(plan: Plan, verdict: Verdict) -> str:
     named = f"'{plan.primary}' was named beforehand and is tested alone, with K = 1. " if plan.primary else ""
     return (
         f"{named}A row gains if its paired t interval at the level 1 - {ALPHA:g} / K lies above 0 and its p (exact "
-        "signed-rank test; of an area under the curve DeLong's; of another score that only a whole test set has "
+        "signed-rank test; of an area under the curve DeLong's; of another score that only a complete test set has "
         f"Student's t over the jackknife's values) is at most {ALPHA:g} after Holm over the K rows. "
         f"For {verdict.looked_at} K is {verdict.rows}: a level of {1 - ALPHA / verdict.rows:.2%}."
     )

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs, reference, verdict_reference
-from allograft.results.scores import case_names, score_interval, seed_cases, subject_ids, undefined_cases
-from allograft.results.select import RULES, Line
+from allograft.results.caption import caption_of, notes_of, reference_note, signs_of, undefined_note, versus
+from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
+from allograft.results.scores import score_interval, subject_ids
+from allograft.results.select import Line
 from allograft.results.statistics import Interval
 from allograft.results.statistics import smallest_p as smallest_p  # other modules find it here
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
-COVERAGE = "95 % of a score: t on the logit of the mean; with many exact zeros none covers below 20 subjects."
-"""What a reader of intervals must know, in the terminal and on the page."""
 WIDTH = 160
 """Columns of text where no terminal says otherwise."""
+EDGES, GAP = 4, 2
+"""Letters around the whole table with the column of names, and between two columns."""
+ONE_LINE = 33
+"""Letters of a name that stay in one line where details must give way for it."""
+DETAILS = 5
+"""Rank from which columns are left out rather than names wrapped."""
 LAYOUT: dict[str, Any] = {
     "title_justify": "left",
     "caption_justify": "left",
@@ -35,23 +41,72 @@ def subjects_at(line: Line, site: str) -> int:
     return len(subject_ids(line, site))
 
 
+@dataclass(frozen=True)
+class Heading:
+    """A column of numbers.
+
+    Args:
+        name: its heading.
+        cells: one per line.
+        rank: columns with the highest rank are left out first where there is no room; those of
+            rank 0 always stay.
+        site: the further site whose scores it shows, or "".
+    """
+
+    name: str
+    cells: Sequence[str]
+    rank: int = 0
+    site: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The name, in two lines where it is wider than its numbers."""
+        widest = max(map(len, self.cells), default=0)
+        first, _, rest = self.name.rpartition(" ")
+        return f"{first}\n{rest}" if first and len(self.name) > widest else self.name
+
+    @property
+    def width(self) -> int:
+        """Letters of its widest line."""
+        return max(map(len, (*self.heading.split("\n"), *self.cells)))
+
+
 def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width: int = WIDTH) -> Table:
-    """One target's lines, in the order of the study. Other sites' scores stand in it as far as
-    ``width`` allows, the source's first."""
+    """One target's lines, in the order of the study.
+
+    Names are wrapped and never cut. Where ``width`` leaves no room, columns are left out and named
+    below: first MB, tuned and the worst site, then other sites' scores, the source's last, then
+    what the report has in full.
+    """
     others = [*study.source, *(site for site in study.target if site != target)]
     here = [line for line in lines if line.target == target]
     compared = compare(lines, plan, target)
     intervals = [score_interval(plan, line, target) for line in here]
-    for shown in range(len(others), -1, -1):
-        made = _bare(study, plan, here, target, others[:shown])
-        undefined = _undefined(plan, here, compared, target)
-        notes = [undefined, reference_note(plan, lines, target)]
-        made.caption = _caption(study, plan, here, compared, others[shown:], notes, is_measured=any(intervals))
-        for line, interval in zip(here, intervals, strict=True):
-            made.add_row(*_cells(line, others[:shown], interval, compared.get(line.title), _notes(compared)))
-        if not shown or Measurement.get(console := Console(width=1000), console.options, made).maximum <= width:
+    names = [signs_of(line) + line.title for line in here]
+    columns = _columns(study, plan, here, compared, intervals, others)
+    about = [undefined_note(plan, here, compared, target), reference_note(plan, lines, target)]
+    ranks = sorted({column.rank for column in columns}, reverse=True)
+    longest, words = max(map(len, names), default=0), max((3 + len(w) for n in names for w in n.split()), default=0)
+    for limit in ranks:
+        shown = [column for column in columns if column.rank <= limit]
+        spare = width - EDGES - sum(column.width + GAP for column in shown)
+        if not limit or spare >= max(16, min(longest, ONE_LINE) if limit >= DETAILS else words):
             break
+    made = _bare(study, plan, here, target)
+    made.add_column("recipe", width=max(16, min(longest, spare)), overflow="fold")
+    for column in shown:
+        made.add_column(column.heading, justify="right", no_wrap=limit > 0, overflow="fold")
+    for name, *cells in zip(names, *(column.cells for column in shown), strict=True):
+        made.add_row(_wrapped(name, max(16, spare)), *cells)
+    hidden = [(column.name, column.site) for column in columns if column not in shown]
+    made.caption = caption_of(study, plan, here, compared, hidden, about_rows=about, is_measured=any(intervals))
     return made
+
+
+def _wrapped(name: str, width: int) -> str:
+    """A name in lines of so many letters, those after the first below its words."""
+    signs, words = name[:3], name[3:]
+    return signs + "\n   ".join(textwrap.wrap(words, width - 3) or [""])
 
 
 def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> Table | None:
@@ -61,154 +116,71 @@ def pairs_table(study: Study, plan: Plan, tables: Sequence[Sequence[Line]]) -> T
     if not rows or rows[0].pairs < 2:
         return None
     made = Table(title=f"over {rows[0].pairs} pairs: {plan.headline}", **LAYOUT)
-    made.add_column("recipe", min_width=16)
+    made.add_column("recipe", min_width=16, overflow="fold")
     for name in ("mean over pairs ± sd over seeds", "seeds with every pair", "runs"):
-        made.add_column(name, justify="right", no_wrap=True)
+        made.add_column(name, justify="right", overflow="fold")
     for row in rows:
         seeds = "" if row.leaves_weights_only else f"{row.seeds} of {study.seeds}"
         made.add_row(row.title, _spread(row.mean, row.sd) or row.absent, seeds, f"{row.done} of {row.runs}")
     return made
 
 
-def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str, others: Sequence[str]) -> Table:
-    """Title and columns."""
+def _bare(study: Study, plan: Plan, here: Sequence[Line], target: str) -> Table:
+    """Its title, without columns."""
     subjects = max((subjects_at(line, target) for line in here), default=0)
     p = smallest_p(subjects, study.statistics.alternative)
     note = f"{subjects} test subject{'' if subjects == 1 else 's'}, smallest p possible {p:.2g}"
     note += "" if p <= ALPHA else f": cannot be significant with {subjects} subject{'' if subjects == 1 else 's'}"
-    made = Table(
+    return Table(
         title=f"{' + '.join(study.source) or 'source-free'} -> {target}: {plan.headline}, mean ± sd over seeds; "
         + (note if subjects else "no labelled test subject, nothing is ranked"),
         **LAYOUT,
     )
-    made.add_column("recipe", min_width=16)
-    names = (
-        f"at {target}",
-        "subjects' 95 %",
-        f"vs. {_versus(plan, here, target)}",
-        "subjects' 95 %",
-        f"p, {study.statistics.adjustment.capitalize()}",
-        *(f"at {site}" for site in others),
-    )
-    for name in (*names, "worst site", "runs", "train s", "MB", "tuned"):
-        made.add_column(name, justify="right", no_wrap=True)
-    return made
 
 
-def _cells(
-    line: Line, others: Sequence[str], interval: Interval | None, found: Comparison | None, notes: Mapping[str, str]
-) -> list[str]:
-    cells = [_signs(line) + line.title, _score(line, line.target), _interval(interval)]
-    if found is None:
-        cells += ["", "", ""]
-    else:
-        between = None if found.low is None or found.high is None else (found.low, found.high)
-        cells += [f"{found.difference:+.3f}", _interval(between, "+"), _p(found, notes)]
-    cells += [_score(line, site) for site in others]
-    cells.append("" if line.worst is None else f"{line.worst[1]:.3f} {line.worst[0]}")
-    cells.append(f"{line.done} of {len(line.runs)}")
-    cells += [_number(line.cost(key), form) for key, form in (("train_seconds", ".1f"), ("peak_memory_mb", ".0f"))]
-    return [*cells, short_count(line.cost("trainable_parameters"))]
-
-
-def _versus(plan: Plan, here: Sequence[Line], target: str) -> str:
-    """The row that the others are compared with."""
-    base = reference(here, plan, target)
-    return "none" if base is None else base.title
-
-
-def reference_note(plan: Plan, lines: Sequence[Line], target: str) -> str:
-    """What must be known of the row that the others are compared with: that the study names it
-    while the verdict compares with another, or that it has no score; "" for neither."""
-    base, other = reference(lines, plan, target), verdict_reference(lines, plan, target)
-    if base is None:
-        return ""
-    told = []
-    if base is not other and other is not None:
-        told.append(
-            f"{base.title} is the reference that the study names: differences and p are to it. The verdict and its "
-            f"marks compare with {other.title}."
-        )
-    if base.score(target) is None and any(line.score(target) is not None for line in lines if line.target == target):
-        why = "has no score" if base.done else "failed"
-        told.append(f"{base.title} {why} at {target}, so no row is compared with it, nor with another in its place.")
-    return " ".join(told)
-
-
-def _signs(line: Line) -> str:
-    """``*`` for the row of the verdict, ``!`` for one that is worse somewhere."""
-    worse = any(word in line.verdict for word in ("loses", "forgets"))
-    return f"{'*' if line.chosen else ''}{'!' if worse else ''}".ljust(2) + " "
-
-
-def _notes(compared: Mapping[str, Comparison]) -> dict[str, str]:
-    """Note -> its sign."""
-    return {
-        note: f"({number})"
-        for number, note in enumerate(dict.fromkeys(one.note for one in compared.values() if one.note), 1)
-    }
-
-
-def _undefined(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comparison], site: str) -> str:
-    """How many cases each row leaves out because its headline has no value there, or that it has
-    none in any row; "" for none."""
-    if any(line.is_measured(site) for line in here) and all(line.score(site) is None for line in here):
-        why = _one_class(plan, here, site)
-        return f"{plan.headline} is undefined on the test cases of {site}{why}: nothing is ranked."
-    counts = {line.title: undefined_cases(line, site, plan.headline) for line in here}
-    if not any(counts.values()):
-        return ""
-    told = [
-        f"{title} {count}" + (f" ({compared[title].cases} cases compared)" if title in compared else "")
-        for title, count in counts.items()
-    ]
-    total = max(len(case_names(line, site)) for line in here)
-    return (
-        f"Cases of {total} where {plan.headline} is undefined, left out of a row's mean, and of both rows of a "
-        f"difference: {', '.join(told)}."
-    )
-
-
-def _one_class(plan: Plan, here: Sequence[Line], site: str) -> str:
-    """Which class all test cases have, where they are of one."""
-    every = [case.get("label") for line in here for cases in seed_cases(line, site).values() for case in cases]
-    found = {label for label in every if isinstance(label, int)}
-    return f", which are all '{plan.task.coding.label[found.pop()]}'" if len(found) == 1 else ""
-
-
-def _caption(
+def _columns(
     study: Study,
     plan: Plan,
     here: Sequence[Line],
     compared: Mapping[str, Comparison],
-    hidden: Sequence[str],
-    more: Sequence[str],
-    *,
-    is_measured: bool,
-) -> str:
-    """What the signs that stand in the table and its columns mean."""
-    signs = "".join(_signs(line) for line in here)
-    told = ["* the row of the verdict, below."] if "*" in signs else []
-    told += ["! loses here or forgets at home."] if "!" in signs else []
-    lines = [" ".join([*told, "Recipes at their papers' settings, untuned."])]
-    lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
-    if compared or is_measured:
-        lines.append(
-            f"The unit is the subject: means over its images and over seeds, folds together; ± over seeds. {COVERAGE}"
-        )
-    if compared:
-        statistics = study.statistics
-        exact = any(one.rank_biserial is not None for one in compared.values())
-        lines.append(
-            f"vs. {_versus(plan, here, here[0].target)}: paired difference, 95 % by Student's t. "
-            f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, "
-            f"{statistics.adjustment.capitalize()} over rows."
-        )
-    lines += [f"{sign} {note}" for note, sign in _notes(compared).items()]
-    lines += filter(None, more)
-    if hidden:
-        lines.append(f"also judged at {', '.join(hidden)}: see results.csv and the report")
-    return "\n".join(lines)
+    intervals: Sequence[Interval | None],
+    others: Sequence[str],
+) -> list[Heading]:
+    """All columns of numbers, in their order."""
+    target = here[0].target if here else ""
+    rows, notes = [compared.get(line.title) for line in here], notes_of(compared)
+    costs = {
+        key: [_number(line.cost(key), form) for line in here]
+        for key, form in (("train_seconds", ".1f"), ("peak_memory_mb", ".0f"))
+    }
+    return [
+        Heading(f"at {target}", [_score(line, target) for line in here]),
+        Heading("subjects' 95 %", [_interval(interval) for interval in intervals], 3),
+        Heading(
+            f"vs. {versus(plan, here, target)}", ["" if row is None else f"{row.difference:+.3f}" for row in rows], 0
+        ),
+        Heading("95 % of it", ["" if row is None else _interval(_limits(row), "+") for row in rows], 1),
+        Heading(
+            f"p, {study.statistics.adjustment.capitalize()}", ["" if row is None else _p(row, notes) for row in rows]
+        ),
+        *(
+            Heading(f"at {site}", [_score(line, site) for line in here], DETAILS + number, site)
+            for number, site in enumerate(others)
+        ),
+        Heading("worst site", [_worst(line) for line in here], 97),
+        Heading("runs", [f"{line.done} of {len(line.runs)}" for line in here], 2),
+        Heading("train s", costs["train_seconds"], 4),
+        Heading("MB", costs["peak_memory_mb"], 99),
+        Heading("tuned", [short_count(line.cost("trainable_parameters")) for line in here], 98),
+    ]
+
+
+def _worst(line: Line) -> str:
+    return "" if line.worst is None else f"{line.worst[1]:.3f} {line.worst[0]}"
+
+
+def _limits(row: Comparison) -> tuple[float, float] | None:
+    return None if row.low is None or row.high is None else (row.low, row.high)
 
 
 def _score(line: Line, site: str) -> str:

@@ -173,7 +173,7 @@ def _patch(study: Study, seen: _Seen, multiple: int, say: Say) -> tuple[int, ...
         return padded
     longest = max(multiple, LONGEST_CROP[len(padded)] // multiple * multiple)
     crop = tuple(min(length, longest) for length in _middle(seen, multiple))
-    slow = ", and training on whole ones is slow" if len(seen.distinct) == 1 else ""
+    slow = ", and training on complete ones is slow" if len(seen.distinct) == 1 else ""
     say(f"patch: {list(crop)}, crops for training, because images have {seen.words}{slow}; name a patch to choose")
     return crop
 

@@ -163,7 +163,7 @@ def sizes_of(kind: str, looks: Sequence[Look], comments: dict[str, str]) -> dict
 def _planes(
     kind: str, looks: Sequence[Look], middle: tuple[int, ...], prepared: dict[str, Any], comments: dict[str, str]
 ) -> dict[str, Any]:
-    """One size where sites differ or images are large; crops where whole images would be slow."""
+    """One size where sites differ or images are large; crops where complete ones would be slow."""
     multiple, longest = MULTIPLE[kind], [max(look.size) for look in looks]
     divides = len({look.size for look in looks}) == 1 and all(length % multiple == 0 for length in middle)
     if max(middle) > LARGEST[kind] or max(longest) > UNLIKE * min(longest) or (kind != "mask" and not divides):
@@ -174,7 +174,7 @@ def _planes(
         comments["preprocessing"] = words
     crop = [max(multiple, min(LONGEST_CROP[2], length) // multiple * multiple) for length in middle]
     if kind == "mask" and max(middle) > LONGEST_CROP[2]:
-        words = "pixels of a training crop: whole images would be slow; models are evaluated on whole images"
+        words = "pixels of a training crop: complete images would be slow; models are evaluated on complete images"
         comments["patch"] = words
         return {"preprocessing": prepared, "patch": crop}
     return {"preprocessing": prepared} if divides else {"preprocessing": prepared, "patch": crop}
@@ -188,7 +188,7 @@ def _volumes(
     prepared = prepared | _spacing(looks, comments)
     if kind == "label":
         return {"preprocessing": {**prepared, "size": crop}}
-    comments["patch"] = "voxels of a training crop; models are evaluated on whole images"
+    comments["patch"] = "voxels of a training crop; models are evaluated on complete images"
     return {"preprocessing": prepared, "patch": crop}
 
 

@@ -45,7 +45,7 @@ def first_study(manifest: Path, *, source: Sequence[str] = (), target: Sequence[
     if kind is None:
         raise ManifestError(
             f"{manifest}: no case has a label; found no {', '.join(KINDS)}; expected labels at one site at least, "
-            "since a model is trained on them: add a column, or import the cohort anew with its labels"
+            "since a model is trained on them: add a column, or import the cohort again with its labels"
         )
     sides = _sides(manifest, cases, kind, source, target)
     used = [case for case in cases if case.site in (*sides.source, *sides.target)]

@@ -35,8 +35,8 @@ def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> Non
     if cut := [lost for lost in losses if lost]:
         say(
             f"warning: preprocessing.size cuts foreground off {len(cut)} of {len(losses)} masks, and all of it off "
-            f"{cut.count(1.0)}; trainings do not see it, while models are judged on whole images, window by window: "
-            "set a larger size, or set patch in its place"
+            f"{cut.count(1.0)}; trainings do not see it, while models are evaluated on complete images, window by "
+            "window: set a larger size, or set patch in its place"
         )
 
 

@@ -63,6 +63,16 @@ class Judge:
         weights only the record that says so."""
         return all(self._written(replace(stage, unit=unit)) for stage in stages)
 
+    def scores(self, stage: Stage) -> str:
+        """What its records say of a stage, in words: the headline at each test set."""
+        told = []
+        for test in self.tests if stage.predictor is not None else ():
+            record = self._fresh(stage, test)
+            value = None if record is None else record.metrics.get(self.task.headline)
+            if value is not None:
+                told.append(f"{value:.3f} at {test.site}" + ("" if test.part == "test" else f" ({test.part})"))
+        return f"{self.task.headline} " + ", ".join(told) if told else "no score"
+
     def _written(self, stage: Stage) -> bool:
         if stage.predictor is None:
             return (self.folder / f"{record_name(stage.unit, stage.name, '', 'weights', 0)}.json").exists()

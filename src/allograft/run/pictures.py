@@ -4,9 +4,10 @@ they disagree without one."""
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,12 @@ from allograft.study.parts import shared_folder
 from allograft.study.world import World
 from allograft.tasks import Answer
 
-WANTED = ("worst", "median", "best")
-UNLABELLED = ("surest", "median", "least sure")
-SLICES, MOST_SLICES = 9, 13
-"""Slices of a volume, and of the worst one."""
+WANTED = ("worst", "lower quarter", "median", "upper quarter", "best")
+UNLABELLED = ("surest", "surer quarter", "median", "less sure quarter", "least sure")
+"""Test cases that every row is shown on, by the mean over the rows: of their scores, and without
+labels of their entropies."""
+SLICES = 9
+"""Of a volume."""
 DISPUTED, ASKED = 3, 32
 """Images in the map of disagreement, and test images among which they are looked for."""
 Loaded = tuple[Predictor, tuple[str, ...]]
@@ -88,14 +91,29 @@ class Models:
         return case.alteration.moved(case.alteration.squeezed(picture.array), picture.spacing, nearest=False)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A case that every row is shown on.
+
+    Args:
+        name: the case.
+        title: of its pictures: ``worst, S004``.
+        marked: (*spatial), what its slices lead through: the truth, or what the first row finds.
+    """
+
+    name: str
+    title: str
+    marked: Mask | None
+
+
 def pictures_of(
     out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None
 ) -> dict[PictureKey, list[Picture]]:
-    """Worst, median and best test case of every finished line at its target, where masks are
-    sought.
+    """The same test cases of a target as every finished line sees them, where masks or boxes are
+    sought: from the worst to the best by the mean over the lines.
 
-    Where the target has no labels: the cases the model is surest and least sure of, without a
-    truth, and where the lines disagree most.
+    Where the target has no labels: from the cases the lines are surest of to those they are least
+    sure of, without a truth, and where the lines disagree most.
 
     Args:
         template: the user's own network, if any.
@@ -104,36 +122,76 @@ def pictures_of(
     if not {"mask", "boxes"} & outputs.keys():
         return {}
     models, known = Models(out, world, table, template), ordinals(table)
-    drawn = {(line.title, line.target): _pictures(models, line, known) for line in table}
-    if "mask" in outputs:
-        drawn |= {
-            (DISAGREEMENT, question.name): _disputed(models, question.name, known) for question in world.study.questions
-        }
+    drawn: dict[PictureKey, list[Picture]] = {}
+    for target in (question.name for question in world.study.questions):
+        here = [line for line in table if line.target == target and models.folder(line) is not None]
+        cases = _shown(models, here, known)
+        drawn |= {(line.title, target): _pictures(models, line, cases, known) for line in here}
+        if "mask" in outputs:
+            drawn[DISAGREEMENT, target] = _disputed(models, target, known)
     return {key: every for key, every in drawn.items() if every}
 
 
-def _pictures(models: Models, line: Line, known: dict[str, str]) -> list[Picture]:
+def _shown(models: Models, here: Sequence[Line], known: Mapping[str, str]) -> list[Shown]:
+    """The cases that every line is shown on."""
+    each = [_scores(models, line) for line in here]
+    shared = set.intersection(*(set(scores) for _, scores in each)) if each else set()
+    means = {name: fmean(scores[name] for _, scores in each) for name in shared}
+    ranked = sorted(means, key=lambda name: (means[name], name))
+    if not ranked:
+        return []
+    words = WANTED if each[0][0] != "entropy" else UNLABELLED
+    last = len(ranked) - 1
+    places: dict[int, str] = {}
+    for order in (0, 4, 2, 1, 3):  # the ends first, where there are few
+        places.setdefault(round(last * order / 4), words[order])
+    subjects = {
+        str(case["case"]): known[str(case["subject"])]
+        for line in here[:1]
+        for records in (line.best_run.tests[line.target] if line.best_run else ())
+        for case in records.cases
+    }
+    return [
+        Shown(name, f"{word}, {subjects[name]}", _marked(models, here[0], name))
+        for name, word in ((ranked[place], word) for place, word in sorted(places.items()))
+    ]
+
+
+def _marked(models: Models, first: Line, name: str) -> Mask | None:
+    if "mask" not in models.world.study.made_task.outputs:
+        return None
+    truth, folder = models.truth(name), models.folder(first)
+    is_blank = truth is None or not (truth > 0).any()
+    return truth if not is_blank or folder is None else models.find(models.load(folder), name)
+
+
+def _scores(models: Models, line: Line) -> tuple[str, dict[str, float]]:
+    """What a line's cases are shown by, and its value of each."""
+    assert line.best_run is not None
+    cases = [case for record in line.best_run.tests[line.target][:1] for case in record.cases]
+    outputs = models.world.study.made_task.outputs
+    key = "f1" if "boxes" in outputs else models.world.study.made_task.headline
+    if not any(case.get(key) is not None for case in cases):
+        key = "entropy"
+    return key, {str(case["case"]): float(case[key]) for case in cases if case.get(key) is not None}
+
+
+def _pictures(models: Models, line: Line, cases: Sequence[Shown], known: Mapping[str, str]) -> list[Picture]:
     folder, run = models.folder(line), line.best_run
     if folder is None or run is None:
         return []
-    cases = [case for record in run.tests[line.target][:1] for case in record.cases]
-    is_boxes = "boxes" in models.world.study.made_task.outputs
-    words, key = WANTED, "f1" if is_boxes else models.world.study.made_task.headline
-    if not any(case.get(key) is not None for case in cases):
-        words, key = UNLABELLED, "entropy"
-    scores = {case["case"]: case[key] for case in cases if case.get(key) is not None}
-    subjects = {case["case"]: known[str(case["subject"])] for case in cases}
-    ranked = sorted(scores, key=lambda name: (scores[name], name))
-    if not ranked:
-        return []
+    key, scores = _scores(models, line)
     model = models.load(folder)
-    chosen = zip(words, (ranked[0], ranked[len(ranked) // 2], ranked[-1]), strict=True)
-    draw = _boxes if is_boxes else _overlay
-    drawn = [draw(models, model, name, word, f"{subjects[name]}, {key} {scores[name]:.3f}") for word, name in chosen]
-    return drawn if is_boxes else [*drawn, *_along_the_stream(models, run, known)]
+    captions = [(shown, f"{key} {scores[shown.name]:.3f}") for shown in cases]
+    if "boxes" in models.world.study.made_task.outputs:
+        return [_boxes(models, model, shown, caption) for shown, caption in captions]
+    return [
+        *(_overlay(models, model, shown, caption) for shown, caption in captions),
+        *_along_the_stream(models, run, known),
+    ]
 
 
-def _along_the_stream(models: Models, run: Chosen, known: dict[str, str]) -> list[Picture]:
+def _along_the_stream(models: Models, run: Chosen, known: Mapping[str, str]) -> list[Picture]:
     """One case of the first stage of a stream after each stage of training (fig. 4 of ODEx)."""
     if not models.world.study.stream:
         return []
@@ -144,8 +202,7 @@ def _along_the_stream(models: Models, run: Chosen, known: dict[str, str]) -> lis
         _overlay(
             models,
             models.load(stage.predictor.folder),
-            case.name,
-            f"after {stage.name}",
+            Shown(case.name, f"after {stage.name}", models.truth(case.name)),
             known.get(case.subject, ""),
         )
         for stage in finished or ()
@@ -153,18 +210,19 @@ def _along_the_stream(models: Models, run: Chosen, known: dict[str, str]) -> lis
     ]
 
 
-def _boxes(models: Models, model: Loaded, name: str, title: str, caption: str) -> Picture:
-    boxes, cohort = models.answer(model, name).boxes, models.world.named(name)
+def _boxes(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture:
+    boxes, cohort = models.answer(model, shown.name).boxes, models.world.named(shown.name)
     assert boxes is not None
     truth = cohort.whole(0).boxes if "boxes" in cohort.cases[0].labels else None
-    return Picture(title, caption, draw_boxes(plane(models.image(name), 0), truth, boxes))
+    return Picture(shown.title, caption, draw_boxes(plane(models.image(shown.name), 0), truth, boxes))
 
 
-def _overlay(models: Models, model: Loaded, name: str, title: str, caption: str) -> Picture:
-    image, found, truth = models.image(name), models.find(model, name), models.truth(name)
-    marked = found if truth is None else np.maximum(truth, found)
-    most = MOST_SLICES if title == WANTED[0] else SLICES
-    return overlay_picture(image, truth, found, marked, words=(title, caption), most=most)
+def _overlay(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture:
+    image, found, truth = models.image(shown.name), models.find(model, shown.name), models.truth(shown.name)
+    # the same slices of every row
+    marked = found if shown.marked is None else shown.marked
+    classes = len(getattr(models.world.study.made_task, "names", ()))
+    return overlay_picture(image, truth, found, marked, words=(shown.title, caption), most=SLICES, classes=classes)
 
 
 def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Picture]:

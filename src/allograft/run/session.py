@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +26,8 @@ from allograft.predictor import evaluation_mode
 from allograft.predictor.card import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
-from allograft.results.csv_files import write_metrics, write_results
+from allograft.results.costs import unit_seconds
+from allograft.results.csv_files import result_frame, write_metrics, write_results
 from allograft.results.evidence import write_verdicts
 from allograft.results.looks import Looking
 from allograft.results.models import export_models, refuse_training_images
@@ -33,6 +35,7 @@ from allograft.results.protocol import check_protocol, protocol_sentence
 from allograft.results.record import read_all, record_name
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
+from allograft.run.curves import curves_of
 from allograft.run.defaults import refused_sizes, with_defaults
 from allograft.run.images import check_millimetres, network_shape, prepare_images
 from allograft.run.judge import Judge, failed_record
@@ -48,8 +51,10 @@ from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, plain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning_fabric import Fabric
 
+_LOG = logging.getLogger(__name__)
 NetworkSource = nn.Module | Callable[[], nn.Module]
 
 
@@ -73,6 +78,11 @@ class Result:
     standing: Standing = field(default_factory=Standing)
 
     @property
+    def table(self) -> pd.DataFrame:
+        """The rows of ``results.csv``: one per recipe, target and evaluated site."""
+        return result_frame(self.plan, self.lines)
+
+    @property
     def failed(self) -> int:
         """How many runs failed; one that waits for another shard has not."""
         return sum(run.error not in ("", NOT_YET) for line in self.lines for run in line.runs)
@@ -84,6 +94,7 @@ class Session:
 
     Args:
         continued: units whose optimizer a row of another part of the study continues.
+        progress: whether a terminal shows a bar of each training.
         look: called before test scores are written or shown.
     """
 
@@ -95,6 +106,7 @@ class Session:
     checkpoint_seconds: float
     say: Callable[[str], None]
     continued: frozenset[str] = frozenset()
+    progress: bool = True
     look: Looking = field(default_factory=Looking)
 
     @property
@@ -176,8 +188,8 @@ class Session:
         shapes = {network_shape(cohort, case) for cohort in tested for case in cohort.cases}
         for shape, why in refused_sizes(network, shapes).items():
             raise SpecError(
-                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on whole images; "
-                "set preprocessing.size to what it can take, or choose another network"
+                f"network: cannot predict an image of shape {shape} ({why}), and models are evaluated on complete "
+                "images; set preprocessing.size to what it can take, or choose another network"
             )
 
     def plan(self, world: World) -> Plan:
@@ -213,6 +225,7 @@ class Session:
             template=template,
             continued=self.continued,
             continues=False,
+            progress=self.progress,
         )
 
     def start(self, world: World, seed: int) -> AnyNetwork:
@@ -303,12 +316,16 @@ class Session:
             + (f", fold {row.fold}" if world.folds > 1 else "")
         )
         ordinals: dict[str, int] = {}
+        began = time.monotonic()
         try:
             for stage in context.run(row.recipe, scenario_of(world, row), self.start(world, row.seed)):
                 ordinal = ordinals[stage.unit] = ordinals.get(stage.unit, -1) + 1
                 if self.fabric.is_global_zero:
                     self.look()
                     judge(stage, ordinal, row.seed)
+                    if _LOG.isEnabledFor(logging.DEBUG):
+                        spent = time.monotonic() - began
+                        _LOG.debug("[%s] %s after %.1f s: %s", place, stage.name, spent, judge.scores(stage))
                 self.fabric.barrier()
         # no fault of the recipe's; a full disk the next unit would meet too
         except (OutputError, LeaseLost):
@@ -380,7 +397,9 @@ class Session:
         if any(run.tests for line in now.lines for run in line.runs):
             self.look()
         frozen = protocol_sentence(shared_folder(self.out))
-        models = export_models(self.out, world, now, self.units)
+        models = export_models(
+            self.out, world, now, self.units, template=self.context(0).template, device=self.fabric.device
+        )
         write_verdicts(self.out, now.verdicts)
         write_results(self.out, plan, now.lines)
         write_metrics(self.out, plan, now.lines)
@@ -417,7 +436,16 @@ class Session:
         }
         extras = sections_of(self.out, world, plan, records, table, template, device=device) if now is not None else {}
         write_annotate(self.out, table)
-        shows = Shows(drawn, figures, extras, world, protocol_sentence(shared_folder(self.out)))
+        curves = curves_of(plan, self.units, records.values()) if made.done < made.total else []
+        shows = Shows(
+            drawn,
+            figures,
+            extras,
+            world,
+            seconds=unit_seconds(records.values()),
+            curves=curves,
+            frozen=protocol_sentence(shared_folder(self.out)),
+        )
         page = self.out / "report.html"
         Page.forget(self.out)
         write_report(page, study=world.study, plan=plan, standing=made, shows=shows)

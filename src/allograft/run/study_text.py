@@ -8,7 +8,7 @@ from typing import Any
 from allograft.run.first_study import FirstStudy
 
 ALWAYS = {
-    "cohort": "looked for beside this file, in the current folder, and below the folder that ALLOGRAFT_DATA names",
+    "cohort": "looked for next to this file, in the current folder, and below the folder that ALLOGRAFT_DATA names",
     "recipes": "no adaptation, with and without strong augmentation, is always in the table; allograft methods lists "
     "all",
     "seeds": "trainings of each recipe: 1 for a first look, 3 to 5 for a result",

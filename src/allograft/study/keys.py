@@ -16,7 +16,15 @@ Adjustment = Literal["holm", "bonferroni", "none"]
 
 @dataclass(frozen=True)
 class TargetLabels:
-    """How many target labels a recipe may use, validation included. One of the four."""
+    """How many target labels a recipe may use, validation included. One of the four; a list of
+    rising numbers is a part of the study for each.
+
+    Args:
+        subjects: labelled patients per target site.
+        cases: labelled images.
+        slices: labelled slices of volumes.
+        fraction: share of the training subjects, up to 1.
+    """
 
     subjects: int | tuple[int, ...] | None = None
     cases: int | tuple[int, ...] | None = None
@@ -52,11 +60,11 @@ class CohortSpec:
     images are prepared.
 
     Args:
-        manifest: as ``cohort`` names one.
+        manifest: its manifest, as in ``cohort``.
         classes: class of the task -> the values of this cohort's masks, or its words for the label;
             by default those of the task.
         slices: how its volumes are cut, for a 2-D network.
-        preprocessing: keys that differ from the study's.
+        preprocessing: keys that differ from those of the study.
     """
 
     manifest: str
@@ -71,6 +79,10 @@ class Gradual:
     subject comes twice.
 
     Each stage is a site of its own, ``SITE to SITE, K of N``, with test subjects of its own mix.
+
+    Args:
+        sites: from the first to the last.
+        stages: how many.
     """
 
     sites: tuple[str, ...]
@@ -96,7 +108,11 @@ class Gradual:
 
 @dataclass(frozen=True)
 class GradualStream:
-    """``{gradual: {sites: [a, b], stages: 5}}``."""
+    """``{gradual: {sites: [a, b], stages: 5}}``.
+
+    Args:
+        gradual: the sites, and in how many stages the mix moves from the first to the last.
+    """
 
     gradual: Gradual
 
@@ -151,7 +167,11 @@ class Transformed:
 
 @dataclass(frozen=True)
 class TransformedStream:
-    """``{transformed: {sites: [a], stages: 5}}``."""
+    """``{transformed: {sites: [a], stages: 5}}``.
+
+    Args:
+        transformed: the sites, and how far their images are transformed at the last stage.
+    """
 
     transformed: Transformed
 
@@ -172,9 +192,9 @@ class Test:
     """Which subjects are tested.
 
     Args:
-        fraction: share of each site's subjects.
-        val: share of the remaining subjects of a source site that validate.
-        folds: rotate the target's subjects through the test set.
+        fraction: share of the subjects of each site that are tested.
+        val: share of the remaining subjects of a source site that are kept for validation.
+        folds: rotate the target's subjects through the test set, in so many folds.
     """
 
     __test__ = False  # not for pytest
@@ -191,16 +211,17 @@ class Test:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How rows are tested against the reference.
+    """How rows are compared with no adaptation, or with the ``reference``.
 
     Args:
         alternative: ``greater`` tests only whether a row is better, as some papers do; ``less``
             whether it is worse, in the tables alone.
-        adjustment: of the p values of the tables, for the number of rows; the verdict always uses
-            Holm.
-        margin: the gain that would matter, in units of the headline: how many subjects would show
-            it is reported.
-        tolerance: how much a row may lose at the target or forget at home before it is marked.
+        adjustment: correction of the p values in the tables for the number of rows; the verdict
+            always uses Holm.
+        margin: the gain that would matter, in units of the main metric. The report says how many
+            subjects would show it.
+        tolerance: how much a row may lose at the target, or forget at the source, before it is
+            marked.
     """
 
     alternative: Alternative = "two-sided"

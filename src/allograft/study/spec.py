@@ -35,26 +35,82 @@ from allograft.tree import plain
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One question: which recipe carries a model from ``source`` to each ``target`` best, judged
+    """One question: which recipe adapts a model from ``source`` to each ``target`` best, evaluated
     over ``seeds``.
 
-    Fields are the keys of the YAML file; see the README for an example and DESIGN for the contract.
-    Of a site on both sides ``target`` names the part, ``isic (tone 3, 4)``; see ``Where``.
+    The fields are the keys of the study file; five are enough: ``cohort``, ``task``, ``source``,
+    ``target`` and ``recipes``.
 
-    ``pairs: all`` asks it for every source site alone and every target, ``leave-one-site-out`` for
-    every target from all other source sites; without ``target`` these are the source sites
-    themselves. See ``run_pairs``.
-
-    ``channels_last`` lays weights out for bfloat16, with ``--precision bf16-mixed``: faster in 3-D.
-
-    ``primary`` names one of the rows beforehand: it is tested alone, and no other row's luck counts
-    against it; see ``results.verdict``.
-
-    ``reference`` names the row that the tables compare all others with, written as in ``recipes``:
-    differences, intervals, p values and false claims are to it and no longer to do-nothing, as in
-    papers that test against a rival. Where it failed these cells stay empty. The verdict asks
-    whether to change the model as it is, so it goes on comparing with do-nothing; only in a study
-    without a row that does nothing does it compare with the reference.
+    Args:
+        cohort: the manifest, a CSV or Parquet file with one row per image. It is looked for next to
+            the study file, in the current folder, and below the folder in ``ALLOGRAFT_DATA``.
+            Example: ``cohort: data/vessels/manifest.csv``.
+        cohorts: several manifests by name, instead of ``cohort``. Cases, subjects and sites are
+            then called NAME/..., and a cohort's name stands for all its sites.
+            Example: ``cohorts: {a: {manifest: a.csv}, b: {manifest: b.csv}}``.
+        task: what is predicted: one {name: arguments} of the tasks.
+            Example: ``task: {segmentation: {classes: [vessel]}}``.
+        recipes: the methods to compare, each a name or one {name: settings}. Settings that are left
+            out have the paper's values. ``grid`` in the settings tries several values of a setting.
+            Example: ``recipes: [fourier, {finetune: {scope: full}}]``.
+        primary: the row named beforehand: it is tested alone, so that the number of other rows does
+            not count against it. Example: ``primary: {finetune: {scope: full}}``.
+        reference: the row that the tables compare all others with, instead of no adaptation.
+            The verdict still compares with no adaptation, where a row does that. Where the
+            reference failed, nothing is compared.
+            Example: ``reference: {supervised: {augmentation: strong}}``.
+        baselines: whether to add, unasked, strong augmentation and, with target labels, target only
+            and source + target. No adaptation is always there. Example: ``baselines: false``.
+        source: sites to train on; [] with a ``start`` is source-free. Example: ``source: [drive]``.
+        target: sites to adapt to and test. A site that is a source too is tested on other subjects
+            of its own. Example: ``target: [chase]``.
+        pool: sites whose images a pre-training may see, without labels; never a test subject's.
+            Example: ``pool: [a, b]``.
+        stream: sites that arrive one after another, in stages, instead of ``source`` and
+            ``target``. Example: ``stream: [[a], [b, c]]``.
+        each: named overrides of other keys; each is a part of the study, and all share one table.
+            Example: ``each: {small: {seeds: 1}, large: {seeds: 5}}``.
+        pairs: ``listed`` runs the sources together on each target; ``all`` every source-target
+            pair; ``leave-one-site-out`` each target from all other sources. Without ``target``,
+            the targets are the sources. Example: ``pairs: all``.
+        network: one {name: arguments} of the networks, or of MONAI's as {monai.CLASS: arguments}.
+            Example: ``network: {unet: {channels: [16, 32, 64]}}``.
+        start: the weights of every run: ``scratch``, a model folder, a weights file (safetensors or
+            a plain state dict), or a name as timm:NAME or hf:NAME.
+            Example: ``start: runs/old/models/supervised@b``.
+        preprocessing: what is done to every image before a network sees it.
+            Example: ``preprocessing: {spacing: [1, 1, 1], size: [96, 96, 96]}``.
+        slices: cut volumes into slices, for a 2-D network. Example: ``slices: {axis: 2}``.
+        augmentation: random changes of training images. ``strong`` follows nnU-Net; ``light``
+            turns, scales and changes the contrast a little. Example: ``augmentation: strong``.
+        patch: size of the training crops along each axis; null trains on complete images.
+            Example: ``patch: [96, 96]``.
+        where: which cases count on each side: column -> value, or a list of values.
+            Example: ``where: {source: {sex: f}, target: {sex: m}}``.
+        target_labels: how many target labels a recipe may use, validation included; those of test
+            subjects are never among them. Example: ``target_labels: {subjects: 4}``.
+        selection: the rule that picks the stage of a run, the setting of a grid and the seed:
+            ``last``; ``source-val`` by the source's validation subjects; ``entropy``, ``infomax``
+            or ``snd`` by predictions on target training images without labels; ``oracle`` by the
+            test score, reported as optimistic. Example: ``selection: source-val``.
+        test: which subjects are tested. Example: ``test: {fraction: 0.4}``.
+        statistics: how rows are compared with no adaptation, or with ``reference``.
+            Example: ``statistics: {margin: 0.02}``.
+        near_duplicates: what happens when two subjects have nearly the same image: ``stop``,
+            ``group`` them in one split, or ``warn``. Example: ``near_duplicates: group``.
+        allow_duplicates: pairs of images that look alike and are two patients.
+            Example: ``allow_duplicates: [[a.png, b.png]]``.
+        seeds: trainings of each recipe: 1 for a first look, 3 to 5 for a result.
+            Example: ``seeds: 5``.
+        budget: how long to train. Example: ``budget: {steps: 600, batch_size: 16}``.
+        optimizer: one {name: arguments} of the optimizers.
+            Example: ``optimizer: {adam: {lr: 1e-3}}``.
+        schedule: how the learning rate changes: a name, or one {name: arguments}.
+            Example: ``schedule: cosine``.
+        clip: the largest gradient norm; null does not clip. Example: ``clip: 1.0``.
+        channels_last: lay weights out for bfloat16, with ``--precision bf16-mixed``: faster in 3-D.
+            Example: ``channels_last: true``.
+        file: the study file; not a key.
     """
 
     cohort: str = ""
@@ -180,7 +236,7 @@ class Study:
             return
         if name not in rows:
             raise SpecError(
-                f"reference: expected a row of the table, as it stands in recipes; {nearest(name, rows, 'row')}"
+                f"reference: expected a row of the table, written as in recipes; {nearest(name, rows, 'row')}"
             )
         if total_needs(candidates(self.reference)[0]).all_target_labels:
             raise SpecError(
@@ -218,7 +274,7 @@ class Study:
             found = f"site '{double}' is in two stages" if double is not None else "a stage names no site"
             raise SpecError(f"stream: {found}; name each site once")
         if self.source or self.target not in ((), sites):
-            raise SpecError("stream: stands in the place of source and target; leave both out")
+            raise SpecError("stream: replaces source and target; leave both out")
         if self.pairs != "listed" or self.target_labels != "none" or self.test.folds > 1:
             raise SpecError("stream: goes with neither pairs, target_labels nor test.folds; leave them out")
         object.__setattr__(self, "target", sites)
@@ -260,7 +316,7 @@ class Study:
             )
         if self.where != Where():
             raise SpecError(
-                f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site stands on both; leave "
+                f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site is on both; leave "
                 "one out"
             )
 

@@ -22,6 +22,10 @@ class Where:
 
     A site may be named on both sides where some column has values on both, none of them the same:
     no case is then in both parts. The target's part is a site of its own, named after its values.
+
+    Args:
+        source: column -> value or values of the source cases.
+        target: column -> value or values of the target cases.
     """
 
     source: dict[str, Values] = field(default_factory=dict)

@@ -32,7 +32,7 @@ def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Classification:
-    """One class an image: softmax over ``classes``, which are the values of the manifest's column
+    """One class per image: softmax over ``classes``, which are the values of the manifest's column
     ``label``.
 
     Metrics are pooled over the cases of a test set, not averaged over its subjects: a ranking is no
@@ -114,7 +114,7 @@ class Classification:
         )
 
 
-COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours")
+COLUMNS = ("label", "image", "unit", "warnings", "score", "spread", "chosen", "neighbours", "ood_distance", "abstain")
 """What a table of predictions has columns for beside the classes."""
 
 
@@ -127,7 +127,7 @@ def check_classes(classes: Sequence[str], task: str, least: int) -> None:
             "pneumonia]"
         )
     if len(set(classes)) < len(classes):
-        raise SpecError(f"task: {task}: a class stands twice in {', '.join(classes)}; remove one")
+        raise SpecError(f"task: {task}: a class is listed twice in {', '.join(classes)}; remove one")
     wrong = [name for name in classes if "|" in name or not name.strip() or name in COLUMNS]
     if wrong:
         raise SpecError(f"task: {task}: '{wrong[0]}' cannot be a class name; rename it in the manifest and here")

@@ -32,7 +32,7 @@ def binary_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Multilabel:
-    """Any number of ``classes`` an image, written ``a|b`` in the manifest's column ``label``: a
+    """Any number of ``classes`` per image, written ``a|b`` in the manifest's column ``label``: a
     sigmoid each.
 
     Metrics are pooled over the cases of a test set, as in ``classification``. A case with none of

@@ -20,10 +20,10 @@ LABEL = ("label", "probabilities")
 
 @dataclass(frozen=True)
 class Multitask:
-    """Masks and one class an image together, from one encoder.
+    """Masks and one class per image together, from one encoder.
 
     The cases of the study are those with a mask; among them a case without a class trains the mask
-    alone, and is judged by it alone.
+    alone, and is evaluated by it alone.
 
     Args:
         segmentation: the arguments of the task ``segmentation``.
@@ -49,7 +49,7 @@ class Multitask:
         both = set(self.segmentation.names) & set(self.classification.names)
         if both:
             raise SpecError(
-                f"task: multitask: '{sorted(both)[0]}' is a class of both tasks; rename one, results are told by name"
+                f"task: multitask: '{sorted(both)[0]}' is a class of both tasks; rename one, results are named by class"
             )
 
     @property

@@ -101,11 +101,11 @@ class Segmentation:
             leaves a term out.
         missed: what the distance to a class is that only the truth or only the prediction has. It
             is "undefined", and with it the case's mean distance; "diagonal" adds ``hd95_diagonal``
-            and ``asd_diagonal``, where it is the image's diagonal. It says how to judge, so that a
-            model and its unit stay what they are.
+            and ``asd_diagonal``, where it is the image's diagonal. It says how to
+            evaluate: models and units stay the same.
         surface_dice: a tolerance in mm adds ``surface_dice``: the share of the surfaces that lies
             within it, 0 for a class that only the truth or only the prediction has. It needs images
-            with a voxel size in mm. It too says how to judge.
+            with a voxel size in mm. It too says how to evaluate.
 
     Raises:
         SpecError: no class, or a tolerance that is not above 0.

@@ -54,7 +54,7 @@ class Synthesis:
     no mean and deviation to be brought back by, and SSIM needs a range. All else is alike:
     orientation, spacing, size, cropping, rotation; an augmentation's changes of intensity touch the
     image alone. What is made is cut to the range and brought back to the image's own grid, where it
-    is judged. Volumes are written in the unit of the range, photographs as shares of it.
+    is evaluated. Volumes are written in the unit of the range, photographs as shares of it.
 
     Args:
         channels: of the paired image.

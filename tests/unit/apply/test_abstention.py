@@ -14,11 +14,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from allograft.apply import load
-from allograft.apply.abstention import Abstention, conformal_threshold
 from allograft.apply.predictions import write_predictions
 from allograft.cli import app
 from allograft.context import Store
 from allograft.errors import ModelError, SpecError
+from allograft.predictor.abstention import Abstention, conformal_threshold
 from allograft.predictor.card import read_card
 
 

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from tests.unit.apply.squares import write_square
 
 import allograft
 from allograft.apply.compare import compare
@@ -33,22 +34,15 @@ SHIFTS = {
 }
 
 
-def square(path: Path, shift: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((12, 12), np.uint8)
-    pixels[3 + shift : 8 + shift, 3:8] = 1
-    Image.fromarray(pixels).save(path)
-
-
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """``data/manifest.csv`` and the masks of ``A`` and ``B``."""
     rows = ["image,mask,subject,site"]
     for name, (subject, site, first, second) in SHIFTS.items():
-        square(tmp_path / "data" / f"{name}.png")
-        square(tmp_path / "data" / f"{name}_truth.png")
-        square(tmp_path / "A" / f"{name}.png", first)
-        square(tmp_path / "B" / f"{name}_mask.png", second)
+        write_square(tmp_path / "data" / f"{name}.png")
+        write_square(tmp_path / "data" / f"{name}_truth.png")
+        write_square(tmp_path / "A" / f"{name}.png", first)
+        write_square(tmp_path / "B" / f"{name}_mask.png", second)
         rows.append(f"{name}.png,{name}_truth.png,{subject},{site}")
     (tmp_path / "data" / "manifest.csv").write_text("\n".join(rows) + "\n")
     return tmp_path
@@ -285,7 +279,7 @@ def table(path: Path, sick: Mapping[str, float], warnings: Mapping[str, str] | N
 def patients(tmp_path: Path) -> Path:
     rows = ["image,label,subject,site"]
     for name, label in LABELS.items():
-        square(tmp_path / "data" / f"{name}.png")
+        write_square(tmp_path / "data" / f"{name}.png")
         rows.append(f"{name}.png,{label},p{name},x")
     (tmp_path / "data" / "manifest.csv").write_text("\n".join(rows) + "\n")
     return tmp_path
@@ -311,7 +305,7 @@ def test_a_row_that_failed_or_abstained_is_left_out_with_its_reason(patients: Pa
     first = table(patients / "old" / "results.csv", SICK, {"2": "failed: damaged"})
     second = table(patients / "new" / "results.csv", SICK, {"3": "abstained: score 9 is above 1"})
     with open(patients / "data" / "manifest.csv", "a") as file:
-        square(patients / "data" / "5.png")
+        write_square(patients / "data" / "5.png")
         file.write("5.png,,p5,x\n")
     found = compare(first, second, patients / "data" / "manifest.csv")
     assert [(one.case, one.name, one.reason) for one in found.unmatched] == [

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
+from tests.unit.apply.squares import write_square
 
 from allograft.apply.evaluate import evaluate, summary
 from allograft.errors import ImageError, ModelError, SpecError
@@ -23,13 +23,6 @@ def volume(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
     nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(array), affine), path)
 
 
-def drawn(path: Path, shift: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((12, 12), np.uint8)
-    pixels[3 + shift : 8 + shift, 3:8] = 1
-    Image.fromarray(pixels).save(path)
-
-
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
     volume(tmp_path / "data" / "c1.nii.gz", MASK * 50)
@@ -43,11 +36,11 @@ def pictures(tmp_path: Path) -> Path:
     """Two sites that count alike."""
     rows = []
     for site in "ab":
-        drawn(tmp_path / "data" / site / "1.png")
-        drawn(tmp_path / "data" / site / "1_truth.png")
+        write_square(tmp_path / "data" / site / "1.png")
+        write_square(tmp_path / "data" / site / "1_truth.png")
         rows.append(f"{site}/1.png,{site}/1_truth.png,{site},{site}\n")
-    drawn(tmp_path / "data" / "a" / "2.png")
-    drawn(tmp_path / "data" / "a" / "2_truth.png")
+    write_square(tmp_path / "data" / "a" / "2.png")
+    write_square(tmp_path / "data" / "a" / "2_truth.png")
     rows.append("a/2.png,a/2_truth.png,a2,a\n")
     (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\n" + "".join(rows))
     return tmp_path
@@ -90,8 +83,8 @@ def test_other_places_are_refused(scans: Path, what: str) -> None:
 
 def test_predictions_are_found_by_their_path(pictures: Path) -> None:
     for site, shift in (("a", 0), ("b", 2)):
-        drawn(pictures / "p" / site / "1.png", shift)
-    drawn(pictures / "p" / "a" / "2_mask.png")
+        write_square(pictures / "p" / site / "1.png", shift)
+    write_square(pictures / "p" / "a" / "2_mask.png")
     metrics = evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK).metrics
     # 15 of 25 shared
     assert (metrics["a"]["dice"], metrics["b"]["dice"]) == (1.0, pytest.approx(0.6))
@@ -99,8 +92,8 @@ def test_predictions_are_found_by_their_path(pictures: Path) -> None:
 
 def test_a_bare_name_is_enough_where_it_is_one_of_a_kind(pictures: Path) -> None:
     for site in "ab":
-        drawn(pictures / "p" / site / "1.png")
-    drawn(pictures / "p" / "somewhere" / "2.png")
+        write_square(pictures / "p" / site / "1.png")
+    write_square(pictures / "p" / "somewhere" / "2.png")
     assert evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == 1.0
 
 
@@ -115,7 +108,7 @@ def test_a_bare_name_is_enough_where_it_is_one_of_a_kind(pictures: Path) -> None
 )
 def test_names_that_do_not_say_which(pictures: Path, files: list[str], words: str) -> None:
     for name in files:
-        drawn(pictures / "p" / name)
+        write_square(pictures / "p" / name)
     with pytest.raises(ModelError, match=words):
         evaluate(pictures / "p", pictures / "data" / "manifest.csv", task=TASK)
 

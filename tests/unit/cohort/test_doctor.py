@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from allograft.cohort import Coding, Preprocessing
-from allograft.cohort.doctor import Diagnosis, Distance, examine, to_html, to_text
+from allograft.cohort.doctor import Diagnosis, Distance, examine
+from allograft.cohort.doctor_text import to_text
 from allograft.cohort.system import describe_system
 from allograft.errors import ManifestError
+from allograft.report.examination import write_examination
 
 
 def picture(seed: int, size: int = 48) -> np.ndarray:
@@ -239,7 +241,7 @@ def test_copies_and_leaks_of_the_split_column(tmp_path: Path) -> None:
         {"image": picture(1), "split": "train"},
     ]
     found = topics(examine(cohort(tmp_path, rows)))
-    assert found["leak"].startswith("stop: 1 pair of cases stands on two sides of the manifest's split column; ")
+    assert found["leak"].startswith("stop: 1 pair of cases is on two sides of the manifest's split column; ")
     assert found["duplicates"].startswith("warning: 1 group of images with the same pixels under different subjects")
     one = topics(examine(cohort(tmp_path, [{**row, "subject": "p", "split": ""} for row in rows])))
     assert one["duplicates"].startswith("note: 1 group of images with the same pixels within a subject")
@@ -260,8 +262,10 @@ def test_one_mask_for_two_subjects_is_found(tmp_path: Path) -> None:
 def test_the_page_is_escaped_and_names_nobody_and_the_diagnosis_is_json(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"image": b"x", "subject": "secret-123", "site": "<script>alert(1)</script>"}]
     rows += [{"image": picture(i), "subject": f"secret-{i}", "site": "b"} for i in range(3)]
-    found = examine(cohort(tmp_path, rows))
-    page = to_html(found)
+    manifest = cohort(tmp_path, rows)
+    found = examine(manifest)
+    write_examination(tmp_path / "doctor.html", found, manifest)
+    page = (tmp_path / "doctor.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")
@@ -270,6 +274,10 @@ def test_the_page_is_escaped_and_names_nobody_and_the_diagnosis_is_json(tmp_path
     assert "row 2, subject S003" in page
     assert "image-0.png" in to_text(found)
     assert json.loads(json.dumps(asdict(found)))["cases"] == 4
+    assert page.count("<img") == 3  # one cannot be read
+    write_examination(tmp_path / "bare.html", found, None)
+    assert "<img" not in (tmp_path / "bare.html").read_text()
+    assert "data:image" not in (tmp_path / "bare.html").read_text()
 
 
 def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path) -> None:

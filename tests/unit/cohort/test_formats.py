@@ -187,9 +187,9 @@ def test_pixels_elsewhere_are_refused(tmp_path: Path, suffix: str, name: str) ->
     path = with_itk(tmp_path / f"a{suffix}", useCompression=False)
     (other,) = companions(path)
     path.write_bytes(path.read_bytes().replace(other.name.encode(), name.encode()))
-    with pytest.raises(ImageError, match="expected one file beside it"):
+    with pytest.raises(ImageError, match="expected one file next to it"):
         read_image([path])
-    with pytest.raises(ImageError, match="expected one file beside it"):
+    with pytest.raises(ImageError, match="expected one file next to it"):
         file_hash(path)
 
 
@@ -238,7 +238,7 @@ def test_analyze_says_that_it_has_no_sides(tmp_path: Path) -> None:
         np.testing.assert_array_equal(picture.array[0], NUMBERS)
         assert (picture.spacing, list(picture.notes)) == ((0.5, 1.0, 3.0), ["orientation"])
     (tmp_path / "a.hdr").unlink()
-    with pytest.raises(ImageError, match=r"\.hdr beside it is missing"):
+    with pytest.raises(ImageError, match=r"\.hdr next to it is missing"):
         read_image([tmp_path / "a.img"])
 
 

@@ -143,6 +143,8 @@ def test_findings_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.Monkey
     assert calls == []
     find_duplicates([replace(case, site="another") for case in cases], cache=tmp_path / "cache")
     assert len(calls) == 3  # what all images of a site share is another thing then
+    moved = [replace(cases[0], subject="another"), *cases[1:]]
+    assert find_duplicates(moved, cache=tmp_path / "cache").subjects["a.png"] == "another"
     Image.fromarray(blobs(7)).save(tmp_path / "b.png")
     assert find_duplicates(cases, cache=tmp_path / "cache").copies == ()
     (kept, *_) = (tmp_path / "cache").iterdir()

@@ -138,7 +138,7 @@ def test_append_joins_sites_and_keeps_what_was_there(tmp_path: Path) -> None:
     )
     assert cases[0].attributes == {"age": "40"}
     before = made.manifest.read_bytes()
-    with pytest.raises(ManifestError, match="stands in an earlier row too"):
+    with pytest.raises(ManifestError, match="is in an earlier row too"):
         import_folder(tmp_path, tmp_path, image="B/{subject}.png", site="B", append=True, subject_prefix="B-")
     assert made.manifest.read_bytes() == before
 
@@ -168,7 +168,7 @@ def test_pattern_mistakes(hospital: Path) -> None:
     refused("below SRC", image="/etc/{subject}")
     refused("is no name", image="{subject.__class__}.png")
     for image in ("{subject}{eye}.png", "{subject}*.png", "*{subject}.png", "{eye:[LR]}{subject}{visit}.png"):
-        refused("side by side.*write a width or a pattern", image=image)
+        refused("next to each other.*write a width or a pattern", image=image)
     for image in ("{subject:[}.png", "{subject:0}.png", "{subject:}.png", "{subject:(?P<x>.)}.png"):
         refused("no regular expression|no plain regular expression", image=image)
     refused(r"\{patient\} is not in the image's pattern", mask="A/labels/{patient}.nii.gz")

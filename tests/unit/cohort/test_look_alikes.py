@@ -29,7 +29,7 @@ def rows(folder: Path, text: str) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize("again", ["./a.png", "x/../a.png", "link.png"])
 def test_one_file_under_two_names_is_one_image(folder: Path, again: str) -> None:
     (folder / "link.png").symlink_to("a.png")
-    with pytest.raises(ManifestError, match=r"row 3: image '.*' stands in an earlier row too"):
+    with pytest.raises(ManifestError, match=r"row 3: image '.*' is in an earlier row too"):
         rows(folder, f"{HEAD}a.png,1,A\n{again},2,B\n")
 
 
@@ -63,7 +63,7 @@ def test_formulas_by_which_excel_keeps_zeros_are_their_text(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('"image";"subject";"site"\n"a.png";"1";"A"\n', "semicolons stand between columns"),
+        ('"image";"subject";"site"\n"a.png";"1";"A"\n', "semicolons separate the columns"),
         (f"sep=,\n{HEAD}a.png,1,A\n", "the header is 'sep=,'"),
         (f"# mine\n{HEAD}a.png,1,A\n", "the header is '# mine'"),
         (f"\n{HEAD}a.png,1,A\n", "the header is ''"),

@@ -23,7 +23,8 @@ from tests.unit.cohort.test_dicom import dicom, place
 from allograft.apply.evaluate import evaluate
 from allograft.cohort import Coding, Cohort, Preprocessing
 from allograft.cohort.cells import read_cells
-from allograft.cohort.doctor import examine, to_text
+from allograft.cohort.doctor import examine
+from allograft.cohort.doctor_text import to_text
 from allograft.cohort.importers import import_bids, import_table
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.readers import read_image, read_mask
@@ -395,7 +396,7 @@ def test_slices_each_have_their_own_scale(tmp_path: Path) -> None:
 BROKEN: Mapping[str, tuple[Callable[[int], Mapping[str, Any]], str]] = {
     "moved within the plane": (
         lambda n: {"ImagePositionPatient": [-10 + 3 * (n == 2), 20, 5 + 2 * n]},
-        "2.dcm lies 3 mm beside the line of the other slices",
+        "2.dcm lies 3 mm off the line of the other slices",
     ),
     "shown inverted": (lambda n: {"kind": "MONOCHROME1" if n == 3 else "MONOCHROME2"}, "3.dcm is MONOCHROME1"),
     "other pixels": (lambda n: {"PixelSpacing": [0.5, 0.75] if n else [1, 1]}, "pixel spacing"),
@@ -440,7 +441,7 @@ TABLES: Mapping[str, tuple[str, str]] = {
     ),
     "semicolons": ("image;subject;site\na.png;1;x\n", "expected commas between columns"),
     "tabs": ("image\tsubject\tsite\na.png\t1\tx\n", "expected commas between columns"),
-    "a column twice": ("image,subject,site,mask,mask\na.png,1,x,a_m.png,\n", "stands twice in the header"),
+    "a column twice": ("image,subject,site,mask,mask\na.png,1,x,a_m.png,\n", "is in the header twice"),
     "a label's name in capitals": ("image,subject,site,Mask\na.png,1,x,a_m.png\n", "rename it 'mask'"),
     "a patient that pandas did not know": ("image,subject,site\na.png,nan,x\nb.png,NaN,x\n", "subject is 'nan'"),
     "a site that pandas did not know": ("image,subject,site\na.png,1,nan\n", "site is 'nan'"),
@@ -481,7 +482,7 @@ COLUMNS: dict[str, Any] = {"image": "path", "subject": "pid", "site": "h", "labe
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("path,pid,h,h,dx\na.png,1,x,y,ill\n", "column 'h' stands twice"),
+        ("path,pid,h,h,dx\na.png,1,x,y,ill\n", "column 'h' is in the header twice"),
         ("path,pid,h,dx\na.png,1,x\n", "row 2: has fewer cells"),
         ("path,pid,h,dx\na.png,1,x,ill,5\n", "row 2: has more cells"),
         ('path,pid,h,dx\na.png,1,x,"ill\nb.png,2,x,ill\n', "cannot be read as CSV"),

@@ -168,5 +168,5 @@ def test_what_it_refuses(tmp_path: Path) -> None:
         DenoisingDiffusion(beta_start=0.5)
     pool = (read(write_photographs(tmp_path, {"a": 3})),)
     network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
-    with pytest.raises(SpecError, match=r"network 'unet' is told no time step; choose network: \{diffusion_unet"):
+    with pytest.raises(SpecError, match=r"network 'unet' is given no time step; choose network: \{diffusion_unet"):
         DenoisingDiffusion().check(Scenario(pool=pool), network, a_context())

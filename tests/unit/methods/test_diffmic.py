@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(cohort: Cohor
     refused(cohort, "a warm-up of 3 epochs takes 6 steps, the budget has 5", warmup=3)
     alone = cohort.where(lambda case: case.labels["label"] == "small")
     refused(alone, "all of one class, small")
-    refused(cohort, "one class an image", context=replace(a_context(), task=plain_context().task))
+    refused(cohort, "one class per image", context=replace(a_context(), task=plain_context().task))
     wrapped = Wrapped(nn.Conv2d(3, 2, 1), "label")
     wrapped.spec = {"build": {}, "surgery": []}
     refused(cohort, "one opaque module", network=wrapped)

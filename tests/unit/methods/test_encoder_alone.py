@@ -28,7 +28,7 @@ CONTRACT = {
 def test_the_encoder_arrives_and_the_decoder_is_the_starts(tmp_path: Path) -> None:
     context, scenario = a_pretraining(tmp_path / "out"), pool_of(tmp_path / "images", a=4)
     network = build({"build": {"unet": {"in_channels": 1, "outputs": {}, "channels": [4, 8, 8]}}})
-    restored = United(ingredients="D+R", hidden=(8,))
+    restored = United(ingredients="D+R+A", hidden=(8,))
     _, whole = finished(restored, scenario, network, context)
     stages, alone = finished(EncoderAlone(first=restored), scenario, network, context)
     assert [stage.name for stage in stages] == ["pretrained", "encoder"]
@@ -39,7 +39,7 @@ def test_the_encoder_arrives_and_the_decoder_is_the_starts(tmp_path: Path) -> No
     assert any(name.startswith("encoder.") for name in moved)
     assert any(name.startswith("decoder.") for name in moved)
     assert "missing" in stages[-1].facts["weights"]
-    assert set(alone.parts) == {"discriminator"}
+    assert set(alone.parts) == {"discriminator", "adversary"}
 
 
 def test_an_opaque_network_is_refused(tmp_path: Path) -> None:

@@ -128,6 +128,13 @@ def test_of_random_donors_nothing_but_discs_is_kept(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model/card.json").read_text())["contains_images"] is False
 
 
+def test_random_donors_are_of_every_source_site(tmp_path: Path) -> None:
+    cohort = _cohort(tmp_path)
+    scenario = replace(_scenario(cohort), source=(cohort.site("a"), cohort.site("b")))
+    predictor, _ = _adapted(Fourier(beta=0.2, donors=8, search="random"), scenario)
+    assert len(predictor.style) == 8
+
+
 @pytest.mark.parametrize(("size", "search"), [(16, "2d"), (16, "3d"), (None, "2d"), (None, "random")])
 def test_maps_and_whole_donors_are_said_to_be_images(size: int | None, search: Any, tmp_path: Path) -> None:
     cohort = _cohort(tmp_path, size)

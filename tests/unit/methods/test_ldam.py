@@ -44,6 +44,7 @@ def test_margins_and_weights_are_the_papers() -> None:
     margins = class_margins(counts, 0.5)
     expected = [0.5, 0.5 * (10 / 100) ** 0.25, 0.5 * (10 / 1000) ** 0.25]
     assert margins.tolist() == pytest.approx(expected)
+    assert class_margins(counts.flip(0), 0.5).tolist() == pytest.approx(expected[::-1])
     weights = effective_weights(counts, 0.9999)
     raw = [(1 - 0.9999) / (1 - 0.9999**n) for n in (10, 100, 1000)]
     assert weights.tolist() == pytest.approx([3 * one / sum(raw) for one in raw])

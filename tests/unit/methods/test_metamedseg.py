@@ -13,6 +13,7 @@ from tests.unit.tiny import a_context, read, write_photographs, write_rows
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Slices
+from allograft.context import Budget
 from allograft.errors import SpecError
 from allograft.methods.metamedseg import Metamedseg, volumetric_task
 from allograft.networks import build
@@ -150,8 +151,9 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     Metamedseg(foreground=9, shots=100).check(scenario, network, a_context())  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"'lung' is no source site or cohort; expected one of organ"):
         Metamedseg(organs={"lung": "x"}).check(scenario, network, a_context())  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match=r"entropy and distillation need a second data set"):
-        Metamedseg(entropy=0.1).check(scenario, network, a_context())  # type: ignore[arg-type]
+    for term in ("entropy", "distillation"):
+        with pytest.raises(SpecError, match=r"entropy and distillation need a second data set"):
+            Metamedseg(**{term: 0.1}).check(scenario, network, a_context())  # type: ignore[arg-type]
     several = replace(a_context(), task=Segmentation(("one", "two")))
     with pytest.raises(SpecError, match=r"segments one foreground; give the task one class"):
         Metamedseg().check(scenario, network, several)  # type: ignore[arg-type]
@@ -209,3 +211,20 @@ def test_terms_of_other_data_sets_are_as_written() -> None:
     assert float(terms["distillation"]) == pytest.approx(3 * gap, rel=1e-4)
     assert float(terms["entropy"]) == pytest.approx(0.5 * float(-(p * p.log()).mean()), rel=1e-4)
     assert set(CrossDomain(Foreground("bce"), unsure, paired, 0.0, 0.0)(network, batch)) == {"bce"}
+
+
+def test_the_rate_of_the_tuning_falls_at_every_second_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    real = torch.optim.Adam.step
+
+    def watched(self: torch.optim.Adam, *rest: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return real(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    scenario = Scenario(target=(volumes(tmp_path / "v", [4]),), sites=("organ",))
+    spec = {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8], "num_res_units": 1}
+    context = a_context(budget=Budget(steps=1, batch_size=2))
+    list(Metamedseg(meta_epochs=0, tune_epochs=5).run(scenario, build({"build": {"unet": spec}}), context))
+    # two steps an epoch
+    assert rates == pytest.approx([0.005] * 4 + [0.7 * 0.005] * 4 + [0.49 * 0.005] * 2)

@@ -374,6 +374,11 @@ def test_the_objective_reads_the_second_level_and_restores_the_undistorted_patch
     assert [objective.projectors[1][n].out_channels for n in (0, 3, 6)] == [8, 8, 16]  # type: ignore[index]
 
 
+def test_projectors_of_volumes_are_of_volumes() -> None:
+    feature = torch.rand(1, 4, 3, 3, 3, generator=rng())
+    assert Mixed([4], 3, MixCl()).projectors[0](feature).shape == (1, 8, 3, 3, 3)
+
+
 def test_the_encoder_alone_is_carried_over(tmp_path: Path) -> None:
     pool = two_datasets(tmp_path / "images")
     scenario = Scenario(pool=pool, sites=("a", "b", "c"))

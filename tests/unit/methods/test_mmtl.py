@@ -54,6 +54,7 @@ def test_a_batch_holds_what_the_schedule_says(schedule: str, tmp_path: Path, mon
     world = session.prepare()
     row = next(row for row in session.plan(world).rows if row.recipe == session.study.recipes[0])
     seen: list[tuple[int, int]] = []
+    apart: list[int] = []
     rates: list[float] = []
     real = Loader.__call__
 
@@ -62,6 +63,7 @@ def test_a_batch_holds_what_the_schedule_says(schedule: str, tmp_path: Path, mon
         for batch in real(self, start):
             names = [sites[i] for i in batch.site.tolist()]
             seen.append((names.count("a") + names.count("d"), names.count("b")))
+            apart.append(abs(names.count("a") - names.count("d")))
             yield batch
 
     monkeypatch.setattr(Loader, "__call__", watched)
@@ -75,6 +77,7 @@ def test_a_batch_holds_what_the_schedule_says(schedule: str, tmp_path: Path, mon
     assert stage.predictor is not None
     expected = [Mmtl(epochs=6, schedule=schedule).count(step // 2, 4) for step in range(12)]  # type: ignore[arg-type]
     assert seen == [(4 - count, count) for count in expected]
+    assert apart == [count % 2 for count in expected]  # both source sites in every batch
     assert rates == pytest.approx([1e-3] * 9 + [1e-4] * 3)
 
 

@@ -24,6 +24,7 @@ from allograft.cohort import Cohort, Preprocessing
 from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
 from allograft.errors import MissingWeightsError, ModelError, SpecError
+from allograft.methods import mris
 from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
 from allograft.networks import build
 from allograft.networks.fetch import _timm
@@ -57,6 +58,7 @@ CONTRACT = {
 
 TASK = Synthesis(range=(0, 255))
 QUICK: dict[str, Any] = {"k": 3, "encoder": {"unet": {"channels": [4, 8], "norm": "batch"}}}
+QUICK_SPEC = {"build": {"unet": {"in_channels": 1, "outputs": {}, "channels": [4, 8], "norm": "batch"}}}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,19 @@ def test_batches_rates_and_what_an_encoder_sees(cohort: Cohort, monkeypatch: pyt
         assert all(torch.equal(a, b) for a, b in zip(part.parameters(), own.parameters(), strict=True))
 
 
+def test_recall_is_that_of_images_among_keys(cohort: Cohort) -> None:
+    query, context = build(QUICK_SPEC), a_context()
+    keys = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images = torch.cat([query.eval().encoder(cohort.case(number).image)[-1].mean((2, 3)) for number in range(30)])  # type: ignore[union-attr, operator]
+    alike = torch.nn.functional.cosine_similarity(images[:, None], keys[None], dim=2)
+    own = alike.diagonal()
+    of_image, of_key = (alike >= own[:, None]).sum(1), (alike >= own).sum(0)
+    found = Mris(**QUICK)._recall(query, keys, [cohort], context)  # type: ignore[arg-type]
+    assert found == {k: pytest.approx(float((of_image <= k).double().mean())) for k in (1, 5, 10, 20)}
+    assert any((of_image <= k).sum() != (of_key <= k).sum() for k in found)  # else this says nothing
+
+
 def test_the_map_stays_where_the_image_turns(cohort: Cohort) -> None:
     transform = OfTheImageAlone(Sample("light", None))
     case = cohort.case(0)
@@ -144,6 +159,21 @@ def test_bands_have_networks_and_databases_of_their_own(cohort: Cohort) -> None:
     torch.testing.assert_close(whole.float(), cohort.case(4).labels["paired"], rtol=1e-3, atol=1e-3)
     assert set(carry.parts) == {"query-0", "key-0", "query-1", "key-1"}
     assert predictor(cohort.case(0))["paired"].shape == (1, 1, 32, 32)  # type: ignore[union-attr]
+
+
+def test_each_band_trains_on_its_part_of_the_map(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Batch] = []
+    embedded: list[torch.Tensor] = []
+    real, step = mris.embed, TripletStep.__call__
+    monkeypatch.setattr(mris, "embed", lambda network, image: embedded.append(image) or real(network, image))
+    monkeypatch.setattr(TripletStep, "__call__", lambda self, batch: batches.append(batch) or step(self, batch))
+    finished(Mris(**QUICK, bands=2), cohort, a_context())
+    parts = [image for image in embedded if image.shape[2] == 16]
+    assert len(parts) == len(batches) == 12
+    for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
+        whole = batch.labels["paired"]
+        assert isinstance(whole, torch.Tensor)
+        assert torch.equal(part, whole[:, :, :16] if number < 6 else whole[:, :, 16:])
 
 
 def test_cases_without_a_pair_are_left_out_and_named(cohort: Cohort) -> None:
@@ -224,6 +254,14 @@ def test_cases_are_added_and_removed_by_subject(model: Path, manifest: Path, cap
     assert sorted(path.name for path in model.parent.iterdir()) == ["model"]
     with pytest.raises(SpecError, match="'a-000' has no case"):
         remove_from_index(model, "a-000")
+
+
+def test_after_a_removal_no_band_asks_for_more_neighbours_than_another(model: Path) -> None:
+    loaded = load(model)
+    (band,) = loaded.predictor.bands  # type: ignore[attr-defined]
+    save_predictor(Retrieval((band, replace(band, k=2))), model, loaded.card)
+    remove_from_index(model, "a-000")
+    assert [band.k for band in load(model).predictor.bands] == [2, 2]  # type: ignore[attr-defined]
 
 
 def test_recall_is_asked_of_pairs_that_the_model_has_not_seen(model: Path, manifest: Path, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from allograft.batch import collate
 from allograft.errors import AllograftError, SpecError
-from allograft.methods.odex import Gaussian, OdexPredictor
+from allograft.methods.odex import Expert, Gaussian, Odex, OdexPredictor, storage
 from allograft.networks import Wrapped
 from allograft.parts.domain_features import check_one_size, domain_features, feature_name
 from allograft.predictor import Direct
@@ -200,3 +201,22 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"odex: images of several sizes, .*16, 16.*16, 8.*preprocessing: \{size"):
         check_one_size(cohorts, "odex")
     check_one_size(cohorts[:1], "odex")
+
+
+def test_an_infinite_factor_is_sequential_where_a_shift_lets_the_pool_grow_alone() -> None:
+    assert Odex(factor=math.inf).same_as is not None
+    assert Odex(factor=math.inf, grow="always").same_as is None
+    assert Odex(factor=math.inf, grow="dice-drop").same_as is None
+
+
+def test_the_storage_is_that_of_weights_and_of_every_stage_of_the_history() -> None:
+    fitted = [Gaussian.fit(torch.randn(9, size, generator=torch.Generator().manual_seed(size))) for size in (30, 40)]
+    network = nn.Linear(1000, 1, bias=False)
+    alone, both = (
+        storage([Expert(network, history, torch.zeros(0))])  # type: ignore[arg-type]
+        for history in (tuple(fitted[:1]), tuple(fitted))
+    )
+    numbers = [one.numbers for one in fitted]
+    assert alone == round((4 * 1000 + 8 * numbers[0]) / 1e6, 3)
+    assert both == round((4 * 1000 + 8 * sum(numbers)) / 1e6, 3)
+    assert alone < both

@@ -44,3 +44,8 @@ def test_weights_are_held_where_the_last_stage_ended_by_what_is_normalised(
         every = torch.cat([value.flatten() for value in one.weight.values()])
         assert every.min() >= 0
         assert 1 <= every.max() <= 2  # both parts reach 1
+
+
+def test_a_weight_that_did_not_move_is_scored_by_epsilon() -> None:
+    still = rw.path_score(torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([0.0]), 0.5)
+    assert still.tolist() == [2.0]

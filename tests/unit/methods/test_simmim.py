@@ -129,6 +129,8 @@ def test_nothing_of_a_masked_patch_reaches_the_network(key: str) -> None:
     hidden = mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None].expand_as(image)
     assert not image.grad[hidden].any()
     assert (image.grad[~hidden] != 0).float().mean() > 0.9
+    loss = objective(network, batch)["restoration"]
+    torch.testing.assert_close(loss, (restored - image).abs()[hidden].mean())
 
 
 def test_the_token_takes_the_place_of_masked_embeddings_alone() -> None:

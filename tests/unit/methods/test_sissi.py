@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.tiny import a_context, write_photographs, write_rows
+from torch import nn
 
 from allograft.batch import Batch, Boxes
 from allograft.cohort import Cohort
@@ -19,6 +20,7 @@ from allograft.methods.sissi import (
     Sides,
     Sissi,
     _epochs,
+    _head,
     clone_detections,
     early_learning_ended,
     fit_early_learning,
@@ -248,6 +250,12 @@ def test_an_image_in_which_nothing_is_found_keeps_the_boxes_of_the_last_epoch(
     (boxes,) = target[0].case(0).labels["boxes"]
     assert isinstance(boxes, Boxes)
     assert boxes.xyxy.tolist() == ([[10, 10, 20, 20]] if keep_empty else [])
+
+
+def test_the_head_of_the_boxes_is_meant_whatever_others_there_are() -> None:
+    network: Any = build(SPEC)
+    network.heads = nn.ModuleDict({"another": nn.Identity(), **network.heads})
+    assert _head(network) is network.heads["boxes"]
 
 
 def test_bad_input_is_refused_before_anything_is_trained() -> None:

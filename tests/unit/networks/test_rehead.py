@@ -173,7 +173,7 @@ def test_the_report_says_that_the_last_block_of_the_unet_goes_with_the_head() ->
     given = network("unet", {"mask": 2}, **UNET)
     again, report = reheaded(given, {"mask": 3})
     assert report.anew == (
-        "head 'mask' starts at random: the network's has 2 channels, asked for are 3, and the last up-sampling block "
+        "head 'mask' starts at random: the network's has 2 channels, requested are 3, and the last up-sampling block "
         "is part of it",
     )
     assert str(report).endswith(report.anew[0])
@@ -182,7 +182,7 @@ def test_the_report_says_that_the_last_block_of_the_unet_goes_with_the_head() ->
     assert len(convolutions) == 2
     assert set(report.missing) == names_in(again, "heads.mask.block")
     _, of_segresnet = reheaded(made("segresnet"), {"mask": 3})
-    assert of_segresnet.anew == ("head 'mask' starts at random: the network's has 2 channels, asked for are 3",)
+    assert of_segresnet.anew == ("head 'mask' starts at random: the network's has 2 channels, requested are 3",)
 
 
 def test_a_decoder_is_drawn_where_there_is_none_and_left_out_for_labels() -> None:

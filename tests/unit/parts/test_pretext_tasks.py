@@ -71,7 +71,7 @@ def test_blocks_are_restored_in_true_order_and_without_the_gap(size: tuple[int, 
     case, dims = a_case(*size, channels=2), len(size)
     image, table = case.image[0], permutation_set(2**dims, 5)
     gapped = clear_centre(image, 4 / 64, float(image.min()))
-    flags = set()
+    flags, orders = set(), set()
     for seed in range(40):
         plain, cube = (Shuffled(Sample(), 5, 4 / 64, turned)(case, rng(seed)) for turned in (False, True))
         assert torch.equal(plain.views[CLEAN][0], image)
@@ -89,7 +89,9 @@ def test_blocks_are_restored_in_true_order_and_without_the_gap(size: tuple[int, 
             drawn = [choice[min(plane, len(choice) - 1)] for choice in choices]
             matched |= turn_blocks(shuffled, drawn) == cube.image[0]
         assert matched.all()  # every block is turned in one of the planes if its flag says so, and else is not
+        orders.add(int(plain.attributes[LABEL]))
     assert flags == {0.0, 1.0}
+    assert orders == set(range(5))
 
 
 def test_an_image_of_a_cluster_is_distorted_alone() -> None:

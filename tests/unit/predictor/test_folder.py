@@ -145,7 +145,7 @@ def test_a_field_of_another_type_is_named(thing: Any, tmp_path: Path, monkeypatc
 
 
 def test_a_predictor_without_a_row_in_the_table(tmp_path: Path) -> None:
-    with pytest.raises(AllograftError, match="Odd stands in no row of the table of predictors"):
+    with pytest.raises(AllograftError, match="Odd is in no row of the table of predictors"):
         save_predictor(Odd(1), tmp_path / "m", {})
 
 

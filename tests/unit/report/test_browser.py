@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.report.test_report import a_study, a_table
+from tests.unit.report import test_report
+from tests.unit.report.test_report import a_study, a_table, standing
 
 from allograft.figure import Heatmap, Images, Lines, Points
 from allograft.report import Picture, Shows, Slice, draw_overlay, write_report
@@ -203,7 +204,8 @@ def test_headings_sort(browser: Browser, report: Path) -> None:
         "row.cells[0].firstChild.textContent)"
     )
     click = "document.querySelector('table.sortable').querySelectorAll('thead button')[{}].click()"
-    state = "document.querySelector('table.sortable').querySelectorAll('thead th')[1].getAttribute('aria-sort')"
+    heads = "document.querySelector('table.sortable').querySelectorAll('thead tr:last-child th')"
+    state = f"{heads}[1].getAttribute('aria-sort')"
     first = browser.ask(names)
     browser.ask(click.format(1))
     assert browser.ask(names) == ["finetune scope=top", "fourier beta=0.02", "supervised"]
@@ -244,7 +246,120 @@ def test_without_scripts_the_central_slice_shows_and_no_dead_slider(browser: Bro
     assert browser.ask("document.querySelector('[data-slices] label').offsetHeight") == 0
 
 
-@pytest.mark.parametrize("width", [420, 1280])
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight rows and two targets, of two classes, with pictures of five subjects each."""
+    from allograft.recipe import parse_recipe, title
+
+    recipes = (
+        "supervised",
+        {"supervised": {"augmentation": "strong"}},
+        "target_supervised",
+        "joint",
+        *({"fourier": {"beta": beta}} for beta in (0.02, 0.05)),
+        *({"finetune": {"scope": scope}} for scope in ("top", "first")),
+    )
+    levels = {title(parse_recipe(recipe)): 0.45 + 0.03 * number for number, recipe in enumerate(recipes)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_report, "RECIPES", recipes)
+        patch.setattr(test_report, "LEVEL", levels)
+        study = a_study(recipes=recipes, task={"segmentation": {"classes": ["vessel", "disc"]}})
+        plan, table = a_table(study, subjects=9)
+    mask = np.zeros((64, 64), dtype=int)
+    mask[8:24, 8:24], mask[40:56, 40:56] = 1, 2
+    png = draw_overlay(np.eye(64), mask, np.roll(mask, 3), classes=2)
+    words = ("worst", "lower quarter", "median", "upper quarter", "best")
+    pictures = {
+        (line.title, line.target): [
+            Picture(f"{word}, S00{n}", f"dice 0.{n}00", png, 2, 9, (Slice(0, png), Slice(8, png)))
+            for n, word in enumerate(words)
+        ]
+        for line in table
+    }
+    path = tmp_path_factory.mktemp("full") / "report.html"
+    write_report(path, study=study, plan=plan, standing=standing(study, plan, table), shows=Shows(pictures))
+    return path
+
+
+def test_eight_rows_and_two_targets_take_at_most_8000_pixels(browser: Browser, full: Path) -> None:
+    browser.open(full, 1200)
+    assert browser.ask("document.documentElement.scrollHeight") <= 8000
+    # the table needs no scrolling
+    room = (
+        "Array.from(document.querySelectorAll('.tabled .scroll')).filter(one => one.offsetHeight)"
+        ".map(one => one.scrollWidth - one.clientWidth)"
+    )
+    assert browser.ask(room) == [0, 0]
+
+
+def test_details_show_on_demand_without_scripts_too(browser: Browser, full: Path) -> None:
+    shown = (
+        "Array.from(document.querySelectorAll('table.sortable')[0].querySelectorAll('thead tr:last-child th'))"
+        ".filter(one => one.offsetWidth).map(one => one.textContent)"
+    )
+    for scripts in (True, False):
+        browser.open(full, 1200, scripts=scripts)
+        before = browser.ask(shown)
+        assert "worstsite" not in before
+        x, y = browser.ask(
+            "(() => { const box = document.querySelector('.more input').getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            browser("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        assert set(before) < set(browser.ask(shown))
+        assert "worstsite" in browser.ask(shown)
+
+
+def test_one_picker_shows_one_subject_of_every_row_and_one_slider_moves_all(browser: Browser, full: Path) -> None:
+    browser.open(full, 1200)
+    seen = (
+        "Array.from(document.querySelectorAll('#target-1 .gallery img')).filter(one => one.offsetHeight)"
+        ".map(one => one.alt)"
+    )
+    first = browser.ask(seen)
+    assert len(first) == 8
+    assert all(alt.startswith("worst, S000, ") and alt.endswith(", slice 3 of 9") for alt in first)
+    browser.ask("document.querySelector('#target-1 .gallery label[for$=\"-5\"]').click()")
+    second = browser.ask(seen)
+    assert [alt.replace("worst, S000", "best, S004") for alt in first] == second
+    slider = "document.querySelectorAll('#target-1 .gallery input[type=range]')[4]"
+    browser.ask(f"{slider}.value = 2; {slider}.dispatchEvent(new Event('input'))")
+    assert [alt.replace("slice 3", "slice 9") for alt in second] == browser.ask(seen)
+    other = browser.ask(seen.replace("target-1", "target-2"))
+    assert all(alt.startswith("worst, S000, ") for alt in other)
+    browser.open(full, 1200, scripts=False)
+    browser.ask("document.querySelector('#target-1 .gallery label[for$=\"-5\"]').click()")
+    assert browser.ask(seen) == second
+    assert browser.complaints == []
+
+
+def test_paper_has_the_colours_of_the_legend_and_all_of_the_protocol(browser: Browser, full: Path) -> None:
+    browser.open(full, 720)
+    browser("Emulation.setEmulatedMedia", media="print")
+    exact = "getComputedStyle(document.querySelector('.legend i')).printColorAdjust"
+    assert browser.ask(exact) == "exact"
+    assert browser.ask("document.documentElement.scrollWidth") <= 720
+    assert browser.ask("document.querySelector('#protocol pre').checkVisibility({contentVisibilityAuto: true})")
+    assert browser.ask("document.querySelectorAll('.gallery img').length") > 0
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_full_page_is_no_wider_than_the_screen(browser: Browser, full: Path, width: int, dark: bool) -> None:
+    browser.open(full, width, dark=dark)
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    browser.ask("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    browser.ask("document.querySelectorAll('.more input').forEach(one => { one.click(); })")
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    over = (
+        "Array.from(document.querySelectorAll('tbody th, tbody td'))"
+        ".filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent)"
+    )
+    assert browser.ask(over) == []
+
+
+@pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_is_no_wider_than_the_screen_and_words_can_be_read(
     browser: Browser, report: Path, width: int, dark: bool

@@ -15,7 +15,7 @@ from allograft.errors import SpecError
 from allograft.grey import plane, window_of
 from allograft.report import draw_overlay, slice_of
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
-from allograft.report.overlay import AGREE, EXTRA, MISSED, slices_through
+from allograft.report.overlay import AGREE, EXTRA, MISSED, class_colour, largest, slices_through
 
 
 def _pixels(png: bytes) -> np.ndarray:
@@ -57,9 +57,42 @@ def test_each_pixel_is_of_the_class_that_was_found() -> None:
     found = truth.copy()
     truth[10:14, 10:200], found[10:14, 10:200] = 1, 2  # confused: too much of class 2
     pixels = _pixels(draw_overlay(np.zeros((256, 256)), truth, found))
-    red, green, blue = pixels[12, 100]
-    assert red > green > blue  # an orange
+    assert _near(pixels, EXTRA)[12, 100]
     assert not _near(pixels, MISSED).any()
+    pixels = _pixels(draw_overlay(np.zeros((256, 256)), truth, found, classes=2))
+    red, green, blue = pixels[12, 100]
+    assert red > green > blue  # an orange, the second class
+    assert not _near(pixels, class_colour(1)).any()
+
+
+def test_each_of_several_classes_has_a_colour_of_its_own() -> None:
+    truth = np.zeros((300, 300), dtype=int)
+    truth[20:120, 20:120], truth[20:120, 160:260], truth[180:280, 20:120] = 1, 2, 3
+    found = truth.copy()
+    found[20:120, 70:120] = 0  # a half is missed
+    found[180:280, 160:260] = 3  # and too much
+    pixels = _pixels(draw_overlay(np.zeros((300, 300)), truth, found, classes=3))
+    assert len({class_colour(index) for index in range(1, 8)}) == 7
+    for index, (row, column) in {1: (60, 20), 2: (60, 160), 3: (230, 20)}.items():
+        assert _near(pixels, class_colour(index))[row, column], index
+    missed = _near(pixels, class_colour(1))[25:115, 75:115]
+    assert 0.4 < missed.mean() < 0.6  # striped
+    extra = pixels[190:270, 170:250].reshape(-1, 3)
+    assert np.ptp(extra, axis=0).max() < 8
+    assert extra.mean() > pixels[230, 20].mean() + 20  # filled, and lighter than what is true
+    unlabelled = _pixels(draw_overlay(np.zeros((300, 300)), None, found, classes=3))
+    assert (unlabelled == _pixels(draw_overlay(np.zeros((300, 300)), found, found, classes=3))).all()
+
+
+def test_slices_open_at_the_largest_lesion() -> None:
+    mask = np.zeros((9, 9, 20), dtype=int)
+    mask[0:3, 0:3, 4] = 1  # many small ones in one slice
+    mask[6:9, 6:9, 4] = mask[0:3, 6:9, 4] = mask[6:9, 0:3, 4] = 1
+    mask[2:7, 2:7, 11] = mask[3:6, 3:6, 10] = mask[3:6, 3:6, 12] = 2  # one large one
+    assert slice_of(mask, mask) == 4
+    assert slices_through(mask, 5)[0] == 11
+    assert largest(mask).sum() == 43
+    assert not largest(mask * 0).any()
 
 
 def test_without_truth_all_is_prediction_and_ignored_pixels_are_not_judged() -> None:

@@ -74,7 +74,7 @@ def test_an_outline_lies_around_its_row_and_between_its_dots() -> None:
     assert max(x for x, _ in corners) == max(places)
     # as much above as below
     assert sum(y - middle for _, y in corners) == pytest.approx(0, abs=1e-6)
-    assert max(abs(y - middle) for _, y in corners) == pytest.approx(19, abs=0.06)
+    assert max(abs(y - middle) for _, y in corners) == pytest.approx(16, abs=0.06)
 
 
 def test_curves_have_gaps_and_their_places() -> None:

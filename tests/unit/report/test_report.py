@@ -23,7 +23,7 @@ from allograft.report.annotate import to_annotate
 from allograft.report.cells import gain
 from allograft.report.facts import hider
 from allograft.report.gallery import fitting
-from allograft.report.plots import Point, Strip, scatter, strip_plot
+from allograft.report.plots import Costs, Strip, strip_plot
 from allograft.report.svg import ticks
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.evidence import marked, verdicts_of
@@ -173,7 +173,7 @@ def test_it_answers_the_question(tmp_path: Path) -> None:
     study = a_study()
     plan, table = a_table(study, subjects=10)
     html = written(tmp_path, study, plan, table)
-    assert "Which recipe carries a model from drive to chase and stare?" in html
+    assert "Which recipe adapts a model best from drive to chase and stare?" in html
     assert html.count("allograft predict models/finetune-scope-top@chase IMAGES") == 1
     assert "the last stage of each run; the first seed" in html
     assert "How this was decided" in html
@@ -213,6 +213,8 @@ def test_an_unfinished_study_says_so(tmp_path: Path) -> None:
     html = written(tmp_path, study, plan, lines(plan, {}, "last"), done=0, total=40)
     assert "0 of 40 units" in html
     assert html.count("no verdict yet") == 2
+    assert html.count('<meta http-equiv="refresh" content="30">') == 1
+    assert 'http-equiv="refresh' not in written(tmp_path, study, plan, a_table(study)[1])
     assert "not run yet" in html
     assert "Failed runs" not in html
     few = {name: record for name, record in some_records(plan, study).items() if record.seed == 0}
@@ -295,7 +297,7 @@ def test_it_stays_under_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert kept == 5
     assert "7 pictures left out to keep this file under 10 MB" in html
     # the first of each line before the second of any
-    assert html.count("<strong>worst</strong>") == 5
+    assert html.count('alt="worst, ') == 5
 
 
 def test_same_bytes_for_the_same_study(tmp_path: Path) -> None:
@@ -334,8 +336,12 @@ def test_plots_hold_every_dot_and_survive_the_odd() -> None:
     assert strip_plot([Strip("a", {"S001": 0.7}, 0.7)], "dice", None).count("<circle") == 1
     assert strip_plot([], "dice", None) == ""
     assert strip_plot([Strip("a", {str(n): n / 1000 for n in range(1000)}, None)], "dice", None).count("<circle") == 200
-    same = [Point(f"recipe {number}", 0.0, 0.5) for number in range(30)]
-    assert scatter(same, "seconds", "dice").count("<circle") == 30
+    rows = [Strip(str(number), {"S001": 0.5}, 0.5) for number in range(3)]
+    costs = Costs((10.0, 4.0, None), (4.0, 4.0, None))  # one that is built on a source model, one that is not
+    drawn = strip_plot(rows, "dice", None, costs=costs)
+    assert (drawn.count("<circle"), drawn.count('class="ring"'), drawn.count('class="link"')) == (6, 1, 1)
+    assert "0: 10.0 seconds with the training of the source model" in drawn
+    assert strip_plot(rows, "dice", None, costs=Costs((None,) * 3, (None,) * 3)) == strip_plot(rows, "dice", None)
     for low, high in ((0.0, 1.0), (-3.0, 950.0), (0.7, 0.7), (0.0, 0.0), (1e5, 1e5)):
         marks = ticks(low, high)
         assert marks[0] <= low <= high <= marks[-1]
@@ -361,7 +367,7 @@ def test_a_volume_comes_with_a_slider_and_shows_its_central_slice_without_one(tm
     volume = Picture("worst", "S001", b"c", 4, 9, (Slice(0, b"a"), Slice(8, b"z")))
     html = written(tmp_path, study, plan, table, {("supervised", "chase"): [volume]})
     images = re.findall(r"<img [^>]*>", html)
-    assert [("hidden" in image, re.findall(r"slice \d of 9", image)[-1]) for image in images] == [
+    assert [(" hidden" in image, re.findall(r"slice \d of 9", image)[-1]) for image in images] == [
         (True, "slice 1 of 9"),
         (False, "slice 5 of 9"),
         (True, "slice 9 of 9"),
@@ -397,6 +403,20 @@ def test_figures_and_further_sections_stand_with_their_target(tmp_path: Path) ->
     assert "A note." in stare
     assert "The end." in stare
     assert "jane" not in chase + stare
+
+
+def test_empty_tables_and_sections_are_left_out(tmp_path: Path) -> None:
+    study = a_study()
+    plan, table = a_table(study)
+    empty, full = Sheet("nobody", ("group", "dice"), (("old", ""), ("young", " "))), Sheet("all", ("a",), (("b", "1"),))
+    extras = {"chase": [Extra("Hollow", (empty,), (), ("A note.",)), Extra("Half", (empty, full))]}
+    shows = Shows(extras=extras)
+    write_report(tmp_path / "report.html", study=study, plan=plan, standing=standing(study, plan, table), shows=shows)
+    html = (tmp_path / "report.html").read_text()
+    assert "Hollow" not in html
+    assert "nobody" not in html
+    assert ">Half<" in html
+    assert "<caption>all</caption>" in html
 
 
 def test_subjects_of_training_images_are_numbered_after_those_that_were_tested(tmp_path: Path) -> None:
@@ -512,10 +532,20 @@ def test_a_study_without_labels_shows_slices_disagreement_and_curves_and_hides_a
     html = (out / "report.html").read_text()
     assert "Where the recipes disagree" in html
     assert re.search(r"most disputed</strong> S\d{3}, differ at \d+%", html)
-    assert re.search(r"surest</strong> S\d{3}, entropy 0\.\d{3}", html)
+    assert re.search(r">surest, S\d{3}</label>", html)
+    assert re.search(r"<strong>supervised</strong> entropy 0\.\d{3}", html)
     assert html.count("data-slices>") >= 3
+    shown: dict[str, list[tuple[str, str]]] = {}
+    for subject, row, place in re.findall(r'<img alt="(\w[^",]*, S\d{3}), ([^",]+), (slice \d+ of \d+)"', html):
+        shown.setdefault(subject, []).append((row, place))
+    rows = {row for row, _ in shown[min(shown)]}
+    assert len(rows) == 3
+    for every in shown.values():  # the same subjects for every row, in the same slices
+        slices = {place for _, place in every}
+        assert len(slices) == 2
+        assert sorted(every) == sorted((row, place) for row in rows for place in slices)
     assert "loss of" in html
-    assert "To annotate for judging" in html
+    assert "Whom to annotate for the evaluation" in html
     assert (out / "annotate.csv").exists()
     rebuild(out, pictures=False)
     bare = (out / "report.html").read_text()

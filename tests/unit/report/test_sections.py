@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.contract.world import session_of, write_cohort
+from tests.unit.results.analysis.test_forgetting import PLAN, a_folder, run_of
 
 from allograft.figure import Points
 from allograft.report import sections
@@ -56,3 +58,12 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
         r"<details>\s*<summary>The features of the other recipes</summary>.*?</details>", page, re.DOTALL
     )
     assert all(f"features of {title} at b" in fold for title in others)
+
+
+def test_forgetting_is_a_section_where_it_says_more_than_the_table() -> None:
+    world = cast(Any, SimpleNamespace(study=SimpleNamespace(source=("a",))))
+    every = {record.name: record for record in a_folder()}
+    (section,) = sections._forgetting(PLAN, every, world, "b")
+    assert len(section.sheets) == 2
+    one_budget = [*run_of("supervised", 0, 0, 0.8, 0.3), *run_of("finetune", 2, 0, 0.5, 0.6)]
+    assert sections._forgetting(PLAN, {record.name: record for record in one_budget}, world, "b") == []

@@ -147,6 +147,14 @@ def test_one_seed_and_no_single_subjects_leave_no_interval() -> None:
     assert expected_gain(BUDGETS, planted(0.8, 0.3, 0.7)[None, :, None].repeat(3, 0), draws=9).over == "seeds"
 
 
+def test_a_ceilings_interval_ends_at_the_largest_score_there_is() -> None:
+    table = a_world(np.random.default_rng(7), planted(0.9, 0.3, 0.3), 3, 6)
+    free, held = (expected_gain(BUDGETS, table, most=most, draws=199).ceiling for most in (np.inf, 1.0))
+    assert free is not None
+    assert held is not None
+    assert held[1] <= 1.0 < free[1]
+
+
 def test_undefined_scores_are_left_out() -> None:
     table = a_world(np.random.default_rng(4), planted(0.8, 0.3, 0.7), 2, 6)
     with_gap = np.concatenate([table, np.full((2, 5, 1), np.nan)], -1)

@@ -112,15 +112,15 @@ def broken(change: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "not a whole record"),
-        ('{"schema": 1', "not a whole record"),
-        ("[]", "not a whole record"),
-        ("{}", "not a whole record"),
-        (broken(lambda tree: tree.pop("unit")), "not a whole record .*unit"),
-        (broken(lambda tree: tree.pop("cases")), "not a whole record .*cases"),
-        (broken(lambda tree: tree.update(extra=1)), "not a whole record .*extra"),
+        ("", "not a complete record"),
+        ('{"schema": 1', "not a complete record"),
+        ("[]", "not a complete record"),
+        ("{}", "not a complete record"),
+        (broken(lambda tree: tree.pop("unit")), "not a complete record .*unit"),
+        (broken(lambda tree: tree.pop("cases")), "not a complete record .*cases"),
+        (broken(lambda tree: tree.update(extra=1)), "not a complete record .*extra"),
         (broken(lambda tree: tree.update(schema=3)), "schema 3, expected 1 to 2"),
-        ("\xff", "not a whole record"),
+        ("\xff", "not a complete record"),
     ],
 )
 def test_a_damaged_record_is_named(text: str, told: str, tmp_path: Path) -> None:

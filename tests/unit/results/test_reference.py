@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.unit.results.test_verdict import FREE, FULL, TOP, a_study, planted
 
 from allograft.errors import SpecError
-from allograft.report.cells import decision_table
+from allograft.report.decision import decision_table
 from allograft.results.comparison import compare, reference, verdict_reference
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.evidence import verdicts_of
@@ -75,7 +75,7 @@ def test_the_terminal_the_files_and_the_report_compare_with_it_and_say_so(tmp_pa
     assert float(read(write_metrics(tmp_path, plan, table))[TOP]["difference"]) == pytest.approx(0.1)
     columns, rows_ = (made := decision_table(study, plan, table, "b")).columns, made.rows
     at = next(n for n, column in enumerate(columns) if column.name == "gain")
-    assert columns[at].small == "vs fourier"
+    assert columns[at].small == "vs. fourier"
     assert [(cells[0].text, cells[at].text) for _, cells in rows_][:2] == [("supervised", "−0.100"), ("fourier", "–")]
     assert "fourier" in next(column.hint for column in columns if column.name == "false")
 
@@ -109,7 +109,7 @@ def test_a_reference_that_failed_leaves_its_cells_empty_and_no_row_takes_its_pla
     study, plan, table = a_table(failed=(FREE,))
     assert compare(table, plan, "b") == {}
     text = shown(study, plan, table)
-    assert "vs. fourier" in text
+    assert "vs. supervised" not in text
     assert "fourier failed at b, so no row is compared with it, nor with another in its place." in text
     rows = read(write_results(tmp_path, plan, table))
     assert {rows[row]["difference"] + rows[row]["p"] for row in SCORES} == {""}
@@ -131,7 +131,7 @@ def test_a_reference_that_failed_for_one_seed_is_compared_over_the_others() -> N
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("adabn", "reference: expected a row of the table, as it stands in recipes; unknown row 'adabn'"),
+        ("adabn", "reference: expected a row of the table, written as in recipes; unknown row 'adabn'"),
         ({"finetune": {"scope": "decoder"}}, "did you mean 'finetune"),
         ({"target_supervised": {"labels": "all"}}, "reference: .* upper bound"),
         ("finetun", "did you mean 'finetune'"),

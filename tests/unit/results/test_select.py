@@ -105,7 +105,11 @@ def test_no_test_score_changes_the_choice(rule: str) -> None:
     before = lines(plan, records, rule)
     for planted in TITLES:
         for score in (0.99, 0.0):
-            other = world(plan, {**TEST, planted: score}, VAL)
+            # of the target, and of the source, where the two seeds differ too
+            at_source = (
+                a_record(r, abs(score - 0.1 * r.seed), site="a") for r in plan.rows if title(r.recipe) == planted
+            )
+            other = world(plan, {**TEST, planted: score}, VAL) | kept(*at_source)
             after = lines(plan, other, rule)
             assert chosen(plan, other, rule) == chosen(plan, records, rule)
             assert [line.best_run.row.seed for line in after] == [line.best_run.row.seed for line in before]  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ from tests.unit.tiny import a_row
 
 from allograft.recipe import parse_recipe, title
 from allograft.report import overview
-from allograft.report.cells import decision_table
+from allograft.report.decision import decision_table
 from allograft.results import statistics
 from allograft.results.comparison import Comparison, compare, difference, over_pairs
 from allograft.results.csv_files import COLUMNS, write_metrics, write_results
@@ -277,7 +277,7 @@ def test_a_comparison_by_hand() -> None:
     assert (fourier.sd, fourier.dof) == (pytest.approx(math.sqrt(0.00175 / 5)), 5)
     assert fourier.p == 0.03125
     assert fourier.adjusted == 0.0625
-    assert fourier.note == "at best 0.062 after Holm over 2 rows"
+    assert fourier.note == "the smallest possible p after Holm over 2 rows is 0.062"
     assert fourier.effect == pytest.approx(0.035 / math.sqrt(0.00175 / 5))
     assert fourier.rank_biserial == 1.0
     # -0.1 and 0.1 are tied at 1.5: sums of 19.5 or more are all of 21, and 21 - 1.5 twice: 3 of 64
@@ -401,7 +401,7 @@ def test_missing_a_hard_case_never_improves_a_row(tmp_path: Path) -> None:
     told = decision_table(study, plan, table, "chase")
     at = [column.name for column in told.columns].index("hd95")
     small = [" ".join(cells[at].small.split()) for _, cells in told.rows]
-    assert "+0.25 vs nothing over 2 cases; undefined: 2 here, 1 in nothing" in small[1]
+    assert "+0.25 vs. no adaptation over 2 cases; undefined: 2 here, 1 with no adaptation" in small[1]
     assert "1 undefined" in small[0]
     text = io.StringIO()
     print_tables(study, plan, table, Console(file=text, width=200, highlight=False, markup=False))
@@ -598,7 +598,13 @@ def test_cells_of_the_report() -> None:
     assert cells[0]["gain"].text == cells[0]["p"].text == "–"
     assert cells[1]["gain"].text == "+0.135"
     assert cells[2]["gain"].text == "−0.135"
-    assert cells[2]["gain"].small.count("−") == 2
+    found = compare(table, plan, "chase")
+    low, high = found[TITLES[1]].low, found[TITLES[1]].high
+    assert low is not None
+    assert high is not None
+    assert cells[1]["gain"].small == f"+{low:.3f} to +{high:.3f}"
+    assert low < high
+    assert cells[2]["gain"].small == f"−{high:.3f} to −{low:.3f}"
     assert cells[1]["p"].text == "0.016"
     assert cells[1]["p"].small == "raw 0.008"
     interval = score_interval(plan, table[1], "chase")
@@ -608,7 +614,7 @@ def test_cells_of_the_report() -> None:
     made = decision_table(study, few_plan, few, "chase")
     # of every row, so it stands once, below the table
     assert made.note == "cannot be significant with 4 subjects"
-    assert made.rows[1][1][4].small == ""
+    assert made.rows[1][1][[column.name for column in made.columns].index("p")].small == ""
 
 
 @pytest.mark.parametrize(
@@ -645,7 +651,7 @@ def test_results_are_one_row_a_line_and_site(tmp_path: Path) -> None:
         found.low,
         found.high,
     ]
-    assert (float(row["p"]), float(row["p_adjusted"])) == (found.p, found.adjusted) == (2**-7, 2**-7)
+    assert float(row["p"]) == found.p == 2**-7
     assert (row["train_seconds"], row["trainable_parameters"], float(row["predict_seconds_per_100"])) == (
         "2.5",
         "120000",
@@ -656,6 +662,15 @@ def test_results_are_one_row_a_line_and_site(tmp_path: Path) -> None:
     first = (tmp_path / "results.csv").read_bytes()
     write_results(tmp_path, plan, table)
     assert (tmp_path / "results.csv").read_bytes() == first
+
+
+def test_results_have_p_as_it_came_and_adjusted(tmp_path: Path) -> None:
+    study = a_study()
+    gains = {TITLES[1]: [0.1 + n / 100 for n in range(8)], TITLES[2]: [-0.2 - n / 100 for n in range(8)]}
+    rows = read(write_results(tmp_path, *a_table(study, with_gains(gains, study))))
+    tested = [row for row in rows if row["recipe"] in TITLES[1:]]
+    assert {(float(row["p"]), float(row["p_adjusted"])) for row in tested} == {(2**-7, 2**-6)}
+    assert len(tested) == 4
 
 
 class DiceAndAuc:

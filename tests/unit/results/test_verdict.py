@@ -17,12 +17,14 @@ from tests.unit.tiny import a_row
 
 from allograft.errors import SpecError
 from allograft.recipe import parse_recipe, title
-from allograft.report.cells import decision_table
+from allograft.report import overview
+from allograft.report.decision import decision_table
 from allograft.results.comparison import compare
 from allograft.results.csv_files import write_results
 from allograft.results.evidence import evidence_of, marked, verdicts_of, write_verdicts
 from allograft.results.record import Record
 from allograft.results.select import Line, lines
+from allograft.results.standing import Standing
 from allograft.results.table import table_of
 from allograft.results.verdict import KEPT, Evidence, Verdict, choose, decide, optimism
 from allograft.study.keys import Statistics
@@ -347,7 +349,7 @@ def test_where_nothing_was_measured_nothing_is_said() -> None:
     assert found.sentence == "Nothing can be said of b: no test subject has labels."
     assert verdict(study, {"supervised": [0.5] * 5}).reason == "no other row was measured"
     assert (
-        verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "doing nothing has no score to compare with"
+        verdict(study, scored({TOP: 0.1}), failed=["supervised"]).reason == "no adaptation has no score to compare with"
     )
 
 
@@ -375,21 +377,47 @@ def test_target_supervised_is_the_reference_where_no_row_does_nothing(from_scrat
     assert (found.action, found.row, found.reference, same.reference) == ("change", TOP, ALONE, "supervised")
     assert (found.gain, found.low, found.p) == (same.gain, same.low, same.p)
     assert f"+0.100 over {ALONE} (" in found.sentence
-    assert any(f"No row does nothing, so {ALONE} is the reference" in line for line in found.how)
-    assert not any("No row does nothing" in line for line in same.how)
+    assert any(f"There is no row without adaptation, so {ALONE} is the reference" in line for line in found.how)
+    assert not any("There is no row without adaptation" in line for line in same.how)
 
 
 def test_the_reference_is_stayed_with_and_named_everywhere(from_scratch: Study) -> None:
     plan, table = planted(from_scratch, without_nothing({TOP: 0.0}))
     found = verdicts_of(from_scratch, plan, table)
-    assert found["b"].sentence.startswith(f"Stay with {ALONE}, the reference where no row does nothing: dice 0.500")
+    assert found["b"].sentence.startswith(
+        f"Stay with {ALONE}, the reference where there is no row without adaptation: dice 0.500"
+    )
     assert "your model" not in found["b"].sentence
     made = marked(table, found)
     assert [line.verdict for line in made if line.title == ALONE] == ["keep"]
-    assert f"vs. {ALONE}" in {str(column.header) for column in table_of(from_scratch, plan, made, "b").columns}
+    headings = {str(column.header).replace("\n", " ") for column in table_of(from_scratch, plan, made, "b").columns}
+    assert f"vs. {ALONE}" in headings
     page = decision_table(from_scratch, plan, made, "b")
-    assert f"vs {ALONE}" in {column.small for column in page.columns}
+    assert f"vs. {ALONE}" in {column.small for column in page.columns}
     assert sum(cell.small == "reference" for _, cells in page.rows for cell in cells) == 1
+
+
+def test_the_page_over_all_pairs_compares_with_the_same_reference(from_scratch: Study) -> None:
+    study = replace(from_scratch, source=("a",))
+    plan, table = planted(from_scratch, without_nothing({TOP: 0.1}))
+    found = verdicts_of(from_scratch, plan, table)
+    now = Standing(tuple(marked(table, found)), found, 1, 1)
+    part = overview.Part("from a", "", study, plan, now)
+    assert found["b"].reference == ALONE
+    pairs = overview._pairs(plan, [part])
+    assert [column.small for column in pairs.columns[2:]] == [ALONE, plan.headline, f"vs. {ALONE}"]
+    ((_, cells),) = pairs.rows
+    base, choice = (next(line for line in table if line.title == title) for title in (ALONE, TOP))
+    assert [cell.value for cell in cells[2:4]] == [base.score("b"), choice.score("b")]
+    assert cells[4].value == pytest.approx(found["b"].gain)
+    recipes = overview.recipes_over([part])
+    gains = {cells[0].text: cells[2].value for _, cells in recipes.rows}
+    assert gains[TOP] == pytest.approx(found["b"].gain)
+    assert recipes.columns[3].small == f"than {ALONE}"
+    maps = overview._maps([part])
+    assert maps[0].title.startswith(f"{ALONE}, from (rows) to (columns)")
+    assert f"{base.score('b'):.3g}" in maps[0].picture
+    assert f"{choice.score('b'):.3g}" in maps[1].picture
 
 
 def test_beside_do_nothing_target_supervised_is_a_row_like_others(from_scratch: Study) -> None:

@@ -112,7 +112,7 @@ def test_a_batch_of_large_images_is_cut_where_no_study_asks_for_whole_ones(tmp_p
     budget = {"steps": 1, "adapt_steps": 1, "batch_size": 16}
     session, lines = completed(five(manifest, budget=budget), tmp_path / "out")
     assert session.study.patch == (128, 128)
-    assert "because images have 384 x 320, and training on whole ones is slow" in lines[-1]
+    assert "because images have 384 x 320, and training on complete ones is slow" in lines[-1]
     for number, change in enumerate(({"preprocessing": {"size": [384, 320]}}, {"budget": {**budget, "batch_size": 8}})):
         whole, _ = completed(five(manifest, **{"budget": budget, **change}), tmp_path / str(number))
         assert whole.study.patch is None

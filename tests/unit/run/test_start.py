@@ -154,3 +154,12 @@ def test_a_users_own_module_starts_from_the_weights_too_and_stays_as_it_was(mani
     found = session.start(session.prepare(), 0).state_dict()
     assert all(bool((value == 0.5).all()) for value in found.values())
     assert torch.equal(module.weight, before)
+
+
+def test_of_a_users_own_module_no_head_starts_anew(manifest: Path, tmp_path: Path) -> None:
+    """A model folder of other classes says nothing of its heads."""
+    model(tmp_path / "model", UNET)
+    session = session_of(manifest, tmp_path / "out", "finetune", task={"segmentation": {"classes": {"tissue": [1, 2]}}})
+    session = replace(session, study=replace(session.study, start=str(tmp_path / "model")))
+    assert set(session._anew()) == {"mask"}
+    assert replace(session, network=nn.Identity())._anew() == {}

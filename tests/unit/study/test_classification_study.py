@@ -130,7 +130,7 @@ def test_a_kept_model_predicts_what_was_judged(done: tuple[Path, Path, Any], tmp
     for name, probabilities in judged.items():
         assert [float(rows[name][one]) for one in CLASSES] == pytest.approx(probabilities, abs=1e-6)
         assert rows[name]["label"] == CLASSES[int(np.argmax(probabilities))]
-    one = next(load(folder).predict(manifest.parent / "b0.png"))
+    (one,) = load(folder).predict(manifest.parent / "b0.png")
     assert one.answer.mask is None
     assert sum(float(one.answer.values[name]) for name in CLASSES) == pytest.approx(1)
 

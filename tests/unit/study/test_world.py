@@ -179,9 +179,9 @@ def test_a_target_without_a_test_subject_is_named_before_anything_is_trained(fol
     world = Session(study, tmp_path / "out", None, local_fabric(accelerator="cpu"), 0, 60.0, said.append).prepare()
     assert list(world.untested()) == ["b", "c"]
     told = [line for line in said if line.startswith("warning: ")]
-    assert told[0] == ("warning: target 'b' has one subject, which trains: no row can be judged there; add subjects")
+    assert told[0] == ("warning: target 'b' has one subject, which trains: no row can be evaluated there; add subjects")
     assert told[1].startswith(
-        "warning: target 'c' has 2 subjects and none is tested: no row can be judged there; raise"
+        "warning: target 'c' has 2 subjects and none is tested: no row can be evaluated there; raise"
     )
     assert World.read(study_of(folder, source=["a"], target=["b"]), tmp_path / "other").untested() == {}
 
@@ -220,7 +220,7 @@ def test_a_stream_is_one_question_about_all_its_sites(folder: Path, tmp_path: Pa
         ({"stream": [["a"]]}, "stream: has 1 stage; expected at least two"),
         ({"stream": [["a"], ["a"]]}, "stream: site 'a' is in two stages"),
         ({"stream": [["a"], []]}, "stream: a stage names no site"),
-        ({"stream": [["a"], ["b"]], "source": ["c"]}, "stream: stands in the place of source and target"),
+        ({"stream": [["a"], ["b"]], "source": ["c"]}, "stream: replaces source and target"),
         ({"stream": [["a"], ["b"]], "target_labels": "all"}, "stream: goes with neither"),
         ({"stream": {"gradual": {"sites": ["a"], "stages": 5}}}, "found 1 sites and 5 stages"),
     ],

@@ -134,7 +134,7 @@ def test_from_a_study_file() -> None:
         validated(Multitask, {**tree, "segmentation": {"clases": ["vessel"]}}, "task.multitask")
     for classes, told in (
         (["a"], "has 1 names"),
-        (["a", "a"], "stands twice"),
+        (["a", "a"], "listed twice"),
         (["a|b", "c"], "'a|b' cannot be a class name"),
     ):
         with pytest.raises(SpecError, match=told.replace("|", r"\|")):

@@ -52,7 +52,7 @@ def import_bids(
     for path, values in chosen:
         files = [path, *(by_name.get((str(path.parent), values["name"], ending)) for ending in channels)]
         if None in files:
-            unmatched.append(f"{path.name}: no {channels[files.index(None) - 1]} beside it, left out")
+            unmatched.append(f"{path.name}: no {channels[files.index(None) - 1]} next to it, left out")
             continue
         where = site if sites is None else sites.get(values["subject"])
         entities = {key: value for key, value in values.items() if key not in ("session", "name", *KNOWN)}

@@ -71,7 +71,7 @@ class Pattern:
             name = token[1]
             fixed = token[0] == "**/" or token[2] is not None or name in seen
             if loose and not fixed and token.start() == end and (name is not None or loose.startswith("{")):
-                found = f"{loose} and {token[0]} stand side by side, so where one ends is unknown"
+                found = f"{loose} and {token[0]} are next to each other, so it is unknown where one ends"
                 mend = "write a width or a pattern, such as {subject:2} or {eye:[LR]}, or the characters between them"
                 raise ManifestError(f"pattern '{self.text}': {found}; {mend}")
             loose, end = "" if fixed else token[0], token.end()

@@ -177,7 +177,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         raise ManifestError(f"{path}: holds no rows below its header; correct SRC")
     twice = sorted(name for name, count in Counter(filter(None, names)).items() if count > 1)
     if twice:
-        raise ManifestError(f"{path}: column '{twice[0]}' stands twice in the header; rename one")
+        raise ManifestError(f"{path}: column '{twice[0]}' is in the header twice; rename one")
     return [{name: cell for name, cell in zip(names, cells, strict=True) if name} for cells in stored]
 
 
@@ -195,5 +195,5 @@ def _path(spec: str, row: Mapping[str, str], src: Path, number: int) -> Path | N
         return None
     text = _filled(spec, row)
     if not text.isprintable():
-        raise ManifestError(f"{src}, row {number}: {text!r} is no path; mend it")
+        raise ManifestError(f"{src}, row {number}: {text!r} is no path; fix it")
     return src.parent / text

@@ -109,7 +109,9 @@ def read_mask(path: Path | Series) -> Picture:
         # a mask stored with a NIfTI slope comes back as 0.99999
         wrong = int((np.abs(array - whole) > 1e-4).sum())
         if wrong or np.abs(whole).max() >= 2**31:
-            found = f"{wrong} of {array.size} mask values not whole, range {array.min():g} to {array.max():g}"
+            found = (
+                f"{wrong} of {array.size} mask values are not whole numbers, range {array.min():g} to {array.max():g}"
+            )
             raise ImageError(
                 f"{path}: {found}; expected class numbers; threshold it, or resample it with nearest neighbour"
             )
@@ -139,7 +141,7 @@ def _found(path: Path | Series, error: Exception) -> str:
     head = head[:8]
     found = f"found {size} bytes that begin with {head!r} ({type(error).__name__}: {error})"
     fix = "cut it into tiles" if "DecompressionBomb" in found else "export it again from where it came"
-    return f"{found}, not a whole image that can be read; {fix}"
+    return f"{found}, not a complete image that can be read; {fix}"
 
 
 def _reader(path: Path | Series) -> Reader:

@@ -162,8 +162,8 @@ def _check_steps(folder: Path | Series, planes: Sequence[Plane], heights: np.nda
         what = "a slice is missing" if gaps[worst] > 1.5 * step else "slices are unequally far apart"
         found = f"{gaps[worst]:.4g} mm between {names}, {len(planes)} slices in all"
         raise ImageError(
-            f"{folder}: {what}: found {found}; expected {step:.4g} mm; copy the whole series, or resample it to equal "
-            "steps"
+            f"{folder}: {what}: found {found}; expected {step:.4g} mm; copy the complete series, or resample it to "
+            "equal steps"
         )
 
 
@@ -178,6 +178,6 @@ def _check_line(folder: Path | Series, planes: Sequence[Plane], places: Sequence
     limit = 0.5 * float(places[0].spacing.min())
     if apart[worst] >= limit:
         raise ImageError(
-            f"{folder}: {planes[worst].name} lies {apart[worst]:.3g} mm beside the line of the other slices; expected "
+            f"{folder}: {planes[worst].name} lies {apart[worst]:.3g} mm off the line of the other slices; expected "
             f"less than half a pixel, {limit:.3g} mm; export the series again, or resample it to one grid"
         )

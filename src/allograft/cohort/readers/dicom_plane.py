@@ -119,7 +119,7 @@ def planes_of(path: Path, *, mask: bool) -> list[Plane]:
     except Exception as error:
         found = f"{path.stat().st_size} bytes ({type(error).__name__})"
         raise ImageError(
-            f"{path}: found {found}, not a whole DICOM image that can be read; export it again from where it came"
+            f"{path}: found {found}, not a complete DICOM image that can be read; export it again"
         ) from None
 
 

@@ -153,7 +153,7 @@ def detached(path: Path) -> Path | None:
         return None
     if not name or Path(name).name != name or "\\" in name or re.search(r"%|^LIST\b", name):
         raise ImageError(
-            f"{path}: names its pixels as {name[:80]!r}; expected one file beside it; store image and header in one "
+            f"{path}: names its pixels as {name[:80]!r}; expected one file next to it; store image and header in one "
             "file"
         )
     return path.with_name(name)

@@ -33,7 +33,7 @@ def read_volume(path: Path, *, mask: bool = False) -> Picture:
         require_extra("h5py", "minc")
     if path.suffix.lower() in PAIRED and not companions(path):
         raise ImageError(
-            f"{path}: {PAIRED[path.suffix.lower()][0]} beside it is missing; expected both files of the pair; copy it "
+            f"{path}: {PAIRED[path.suffix.lower()][0]} next to it is missing; expected both files of the pair; copy it "
             "there"
         )
     image: Any = nibabel.load(path, mmap=False)

@@ -355,7 +355,7 @@ def _drawn(
     if known == len(names):
         return (points(losses, "loss", ""),), notes
     if known:
-        note = f"{len(names) - known} cases have no label or no defined loss; they stand in the first figure only."
+        note = f"{len(names) - known} cases have no label or no defined loss; they are in the first figure only."
         return (points((), "", ""), points(losses, "loss", ", cases with a loss")), (*notes, note)
     if all(value is not None for value in entropies):
         return (points(entropies, "mean entropy of the prediction", ""),), (

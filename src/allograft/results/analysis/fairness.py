@@ -156,6 +156,33 @@ def audits(plan: Plan, line: Line, cases: Iterable[Case]) -> list[Audit]:
     return made
 
 
+def validation_audits(task: Any, scored: Cases, cases: Iterable[Case]) -> list[dict[str, Any]]:
+    """The groups of a model's own validation cases, as JSON: for each attribute the score of every
+    group with ``LEAST`` subjects.
+
+    Args:
+        scored: what records say of the validation cases.
+        cases: the study's, for their attributes.
+    """
+    part = classification_of(task)
+    if part is None:
+        return []
+    labelled = [case for case in scored if case["label"] is not None]
+    by_name = {case.name: case for case in cases}
+    known = [by_name[str(case["case"])] for case in labelled if str(case["case"]) in by_name]
+    made = []
+    for column in group_columns(known):
+        value_of = {case.name: case.attributes.get(column) for case in known}
+        names = _sorted({value for value in value_of.values() if not is_missing(value) and value is not None})
+        groups = []
+        for name in names:
+            here = [case for case in labelled if value_of.get(str(case["case"])) == name]
+            one = _group(part, name, {0: here}, OperatingPoints())
+            groups.append({"name": name, "subjects": one.subjects, "cases": one.cases, "scores": dict(one.scores)})
+        made.append({"attribute": column, "headline": part.headline, "groups": groups})
+    return made
+
+
 def classification_of(task: Any) -> Any:
     """The task, or its part, that names a class (or several) an image; None where nothing does."""
     part = getattr(task, "classification", task)

@@ -71,7 +71,7 @@ def gap_sheet(found: Sequence[Audit]) -> Sheet:
         "The gap is the best group less the worst: among several groups it is above 0 by chance alone.",
         *_small(found[0]),
     )
-    where = "all judged test subjects" if attribute == SITE else f"test subjects of {target}"
+    where = "all evaluated test subjects" if attribute == SITE else f"test subjects of {target}"
     return Sheet(f"Gaps between groups by {attribute}, {where}", tuple(columns), tuple(rows), notes)
 
 

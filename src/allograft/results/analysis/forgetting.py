@@ -117,7 +117,7 @@ def forgetting_sheets(found: Forgetting) -> tuple[Sheet, Sheet]:
     to the model before."""
     columns = ("recipe", *(f"{budget} labelled" for budget in found.budgets))
     notes = [
-        "Of each run the last stage, at the test subjects of the source; in brackets the difference to do-nothing, "
+        "Of each run the last stage, at the test subjects of the source; in brackets the difference to no adaptation, "
         "over shared seeds."
     ]
     if len(found.budgets) < 3:

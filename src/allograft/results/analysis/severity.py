@@ -67,7 +67,7 @@ def ranked_shifts(records: Iterable[Record], metric: str) -> tuple[Shift, ...]:
             shifts.append(Shift(source, target, fmean(own), scores[source, target]))
     if not shifts:
         raise SpecError(
-            f"severity: no record of '{NOTHING}' has a '{metric}' at home and at a target; judge it on both, with "
+            f"severity: no record of '{NOTHING}' has a '{metric}' at home and at a target; evaluate it on both, with "
             f"test: {{...}}"
         )
     return tuple(sorted(shifts, key=lambda shift: (-shift.drop, shift.pair)))
@@ -126,7 +126,7 @@ def severity_sheet(records: Iterable[Record], metric: str) -> Sheet | None:
     )
     notes = tuple(
         f"{name}: "
-        + ", ".join(f"{'+'.join(s.source)} to {s.target} (do-nothing loses {s.drop:.3f})" for s in part)
+        + ", ".join(f"{'+'.join(s.source)} to {s.target} (no adaptation loses {s.drop:.3f})" for s in part)
         + "."
         for name, part in clusters.items()
     )

@@ -43,7 +43,7 @@ def _curve(plan: Plan, name: str, of: str, rows: dict[float, Line], base: Line |
     target = every[0].target
     curves = {of: tuple(line.score(target) for line in every)}
     if base is not None and base not in every and base.score(target) is not None:
-        curves["do nothing"] = (base.score(target),) * len(every)
+        curves["no adaptation"] = (base.score(target),) * len(every)
     gaps = [after - before for before, after in pairwise(values)]
     even = max(gaps) <= UNEVEN * min(gaps)
     x = tuple(map(float, values if even else range(1, len(values) + 1)))

@@ -116,7 +116,7 @@ def check_executor(session: Session, shard: tuple[int, int]) -> None:
     if session.fabric.world_size > 1:
         raise SpecError("--executor runs one process per unit; leave out --devices, or --executor")
     if shard != (1, 1):
-        raise SpecError("--executor hands out all units by itself; leave out --shard, or --executor")
+        raise SpecError("--executor hands out all units; leave out --shard, or --executor")
 
 
 def execute(executor: Executor, parts: Parts, *, report: bool) -> None:
@@ -209,7 +209,7 @@ def _step_bytes(session: Session, world: World) -> int:
     try:
         fixed, each = step_memory(session, world)
         return fixed + session.study.budget.batch_size * each
-    except Exception:  # a network that cannot be built without memory; the forecast is a request, no promise
+    except Exception:  # a network that cannot be tried without memory; it is a request, no promise
         return 0
 
 

@@ -55,7 +55,7 @@ class Worker:
                 session.run_node(world, row, node, place)
         except LeaseLost:
             return Ended(job, is_lost=True)
-        except (AllograftError, OSError) as error:  # not of the run, which has a record: the folder, or the images
+        except (AllograftError, OSError) as error:  # of folder or images; a run's own has a record
             return Ended(job, fatal=str(error))
         return Ended(job)
 

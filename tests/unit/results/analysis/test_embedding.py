@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.manifold import TSNE
 from tests.unit.tiny import VESSEL, read, write_photographs
 from torch import nn
 
@@ -197,6 +198,15 @@ def test_two_clouds_stay_two() -> None:
     assert nearer.tolist() == [0] * 20 + [1] * 20
     assert "t-SNE of 40 principal components, perplexity 13" in how
     assert np.array_equal(embedded(rows)[0], plane)
+
+
+def test_it_goes_on_after_the_early_exaggeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose 250 iterations only gather the clusters."""
+    fitted: list[TSNE] = []
+    real = TSNE.fit_transform
+    monkeypatch.setattr(TSNE, "fit_transform", lambda self, rows: fitted.append(self) or real(self, rows))
+    embedded(np.random.default_rng(2).normal(size=(40, 6)))
+    assert fitted[0].n_iter_ > 250
 
 
 @pytest.mark.parametrize(("rows", "channels"), [(2, 5), (5, 1), (8, 1), (9, 3), (120, 60)])

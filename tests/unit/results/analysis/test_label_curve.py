@@ -213,7 +213,8 @@ def test_the_csv_has_a_row_for_each_point_and_one_for_what_is_expected(tmp_path:
 
 def test_the_plot_has_whiskers_level_lines_and_the_curve_that_was_fitted() -> None:
     found = only(label_curves(parts([1, 2, 4, 8, 16])))
-    picture = label_section(found).plot
+    picture, legend = label_section(found).plot, label_section(found).legend
+    assert legend[-1] == "Level lines: no adaptation, 0.400; all labels, 0.820."
     assert picture.count('class="whisker') == 2 * 5
     assert picture.count('class="reference"') == 2
     assert "no adaptation, 0.400" in picture

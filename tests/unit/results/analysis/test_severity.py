@@ -137,7 +137,7 @@ def test_the_sheet_names_the_pairs_of_each_cluster() -> None:
     assert sheet.columns == ("recipe", "severe", "medium", "subtle")
     # finetune lacks a pair of every cluster
     assert sheet.rows == (("supervised", "0.400", "0.650", "0.820"),)
-    assert sheet.notes[0].startswith("severe: a to d (do-nothing loses ")
+    assert sheet.notes[0].startswith("severe: a to d (no adaptation loses ")
     assert severity_sheet(_nothing()[:3], "dice") is None
 
 

@@ -97,7 +97,9 @@ def test_rows_that_saw_the_whole_stream_are_compared_where_it_ended() -> None:
     assert found[0].phases == pytest.approx((0.5, 0.6, 0.9))
     assert found[1].phases == pytest.approx((0.55, 0.65, 0.95))
     assert len({case["subject"] for case in found[0].cases[0]}) == 8
-    assert ends_figure(found, PHASES, "dice").y["sequential"] == found[0].phases
+    figure = ends_figure(found, PHASES, "dice")
+    assert figure.y["sequential"] == found[0].phases
+    assert figure.x == (1, 2, 3)
     sheet = against_sheet(plan, found)
     assert sheet is not None
     assert sheet.rows == (("sequential", "8", "+0.050", "0.004", "0.004"),)  # 2^-8, one-sided

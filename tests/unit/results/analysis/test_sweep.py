@@ -39,7 +39,7 @@ def test_rows_that_differ_in_one_number_are_a_curve_in_its_order_with_do_nothing
     # 12 is the default
     assert (figure.x, figure.x_axis, figure.y_axis) == ((3.0, 6.0, 9.0, 12.0), "clusters", "dice")
     assert figure.y["aiva"] == pytest.approx((0.54, 0.57, 0.60, 0.71))
-    assert figure.y["do nothing"] == pytest.approx((0.41,) * 4)
+    assert figure.y["no adaptation"] == pytest.approx((0.41,) * 4)
     assert figure.spread == {"aiva": pytest.approx((0.02 / 2**0.5,) * 4)}
     assert sweeps(plan, table, "elsewhere") == ()
 
@@ -78,7 +78,7 @@ def test_settings_of_supervised_stand_beside_do_nothing_and_one_seed_has_no_whis
     assert "whisker" not in draw_figure(figure, str).picture
     epochs = [{"supervised": {"epochs": 5}}, {"supervised": {"epochs": 10}}, {"supervised": {"epochs": 100}}]
     (figure,) = sweeps(*a_table(epochs, {"supervised": 0.3}, seeds=1), "b")
-    assert figure.y == {"supervised": (0.5,) * 3, "do nothing": (0.3,) * 3}
+    assert figure.y == {"supervised": (0.5,) * 3, "no adaptation": (0.3,) * 3}
 
 
 def test_whiskers_reach_one_deviation_either_way_and_stay_inside() -> None:

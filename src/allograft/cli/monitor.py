@@ -1,0 +1,29 @@
+"""The command that compares new images with those of a model's validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+monitoring = typer.Typer(rich_markup_mode=None)
+
+
+@monitoring.command(
+    epilog="Example: allograft monitor runs/vessels/models/finetune@chase march/results.csv -o runs/march"
+)
+def monitor(
+    model: Annotated[Path, typer.Argument(help="The model folder that predicted them.")],
+    results: Annotated[list[Path], typer.Argument(help="The results.csv of predict, one or several.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where monitor.html and monitor.csv go.")],
+) -> None:
+    """Compare new images with those that a model was validated on: volumes, distances, confidence,
+    and how many are far from the training images."""
+    from allograft.apply.monitor import monitor as monitored
+
+    found = monitored(model, results, out)
+    for one in found.drifts:
+        print(f"{one.name}: {one.words}")
+    print(": ".join(found.sentence))
+    print(f"page: {out / 'monitor.html'}; numbers: {out / 'monitor.csv'}")

@@ -1,0 +1,49 @@
+"""Histograms of sites from the quantiles of their images."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from allograft.cohort.histograms import BINS, histograms, shares_of
+from allograft.cohort.survey import LEVELS, style
+
+
+def looks(**sites: list[np.ndarray]) -> Any:
+    return [
+        SimpleNamespace(case=SimpleNamespace(site=site), before=style(image), after=None)
+        for site, images in sites.items()
+        for image in images
+    ]
+
+
+def test_shares_are_those_of_the_pixels_between_two_percentiles() -> None:
+    values = np.random.default_rng(0).gamma(2.0, 100.0, 50_000)
+    low, high = np.quantile(values, LEVELS[[0, -1]])
+    edges = np.linspace(low, high, 13)
+    counted = np.histogram(values, edges)[0] / len(values)
+    found = shares_of(np.quantile(values, LEVELS), edges)
+    assert found.sum() == pytest.approx(0.96)
+    assert np.abs(found - counted).max() < 0.03
+
+
+def test_a_value_that_many_pixels_have_is_one_bin() -> None:
+    edges = np.array([0.0, 1.0, 2.0, 3.0])
+    assert shares_of(np.full(25, 1.5), edges).round(6).tolist() == [0.0, 0.96, 0.0]
+    assert shares_of(np.full(25, 3.0), edges).round(6).tolist() == [0.0, 0.0, 0.96]  # the last edge is inside
+
+
+def test_sites_share_their_bins_and_images_count_alike() -> None:
+    rng = np.random.default_rng(1)
+    dark, light = (rng.uniform(low, low + 10, (1, 40, 40)) for low in (0, 90))
+    (made,) = histograms(looks(a=[dark, light], b=[dark]))
+    assert made.when == "before"
+    assert len(made.edges) == BINS + 1
+    assert set(made.shares) == {"a", "b"}
+    half = BINS // 2
+    assert sum(made.shares["a"][:half]) == pytest.approx(0.48, abs=1e-3)
+    assert sum(made.shares["b"][:half]) == pytest.approx(0.96, abs=1e-3)
+    assert histograms([]) == ()
