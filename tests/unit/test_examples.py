@@ -263,8 +263,22 @@ def test_avagrad_is_the_whole_factorial_study(tmp_path: Path) -> None:
     assert factors == {(o, e, a) for o in ("sgd", "adam", "avagrad") for e in (5, 10, 100) for a in ("strong", "none")}
     # one training each, judged at all targets
     assert len(world.study.rows) == len(plan.units) == 18
+    # tables 1 and 2 test every column against SGD with augmentation for many epochs
+    assert plan.reference == "supervised augmentation=strong"
     shown = {next(iter(recipe.optimizer or {"sgd": {}})) for recipe in world.study.rows if recipe.show_updates}
     assert shown == {"sgd", "avagrad"}
+
+
+@pytest.mark.parametrize("name", ["catenorm_deeplab", "catenorm_norms"])
+def test_the_longer_batch_normalisation_has_the_updates_of_two_passes(name: str) -> None:
+    study = read_study(EXAMPLES / f"{name}.yaml")
+    epochs, per_epoch = study.budget.epochs, study.budget.steps_per_epoch
+    assert epochs is not None
+    assert per_epoch is not None
+    longer = next(row.epochs for row in study.recipes if getattr(row, "epochs", None))
+    shares = {row.warmup for row in study.recipes if title(row).startswith("catenorm")}
+    # every iteration after the warm-up is two steps
+    assert {epochs * per_epoch * (share + 2 * (1 - share)) for share in shares} == {longer * per_epoch}
 
 
 def test_spottunet_is_two_optimizers_by_two_budgets(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +56,11 @@ class Labelled:
         """Images whose type is unknown."""
         return sum(tone.type is None for tone in self.tones.values())
 
+    @property
+    def doubtful(self) -> int:
+        """Images whose type is known and has a note."""
+        return sum(tone.type is not None and bool(tone.note) for tone in self.tones.values())
+
 
 def label_skin_tones(
     images: Iterable[Path],
@@ -70,7 +75,7 @@ def label_skin_tones(
 
     ``type`` is 1 to 6 or "unknown", ``patch`` the upper-left corner ``row:column`` on the image at
     256 x 256. An image that holds no colours or cannot be read is unknown, with the reason in
-    ``note``.
+    ``note``; so is what casts doubt on a type, see ``estimate_skin_tone``.
 
     Args:
         images: files and folders; of a folder all photographs below it, in order.
@@ -148,7 +153,7 @@ def _tone(path: Path, skin: Skin, thresholds: str) -> SkinTone:
 
 
 def _again(tone: SkinTone, limits: Sequence[float]) -> SkinTone:
-    return tone if tone.type is None else SkinTone(tone.angle, fitzpatrick_type(tone.angle, limits), tone.patch)
+    return tone if tone.type is None else replace(tone, type=fitzpatrick_type(tone.angle, limits))
 
 
 def _human_types(path: Path, column: str) -> dict[str, int]:

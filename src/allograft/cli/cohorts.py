@@ -66,6 +66,8 @@ def skin_tone(
     done = label_skin_tones(images, out, skin=skin, thresholds=thresholds, human=human)
     limits = ", ".join(f"{limit:g}" for limit in done.thresholds)
     print(f"{len(done.tones)} images in {out}, {done.unknown} unknown; limits {limits} degrees")
+    if done.doubtful:
+        print(f"{done.doubtful} of the darkest type may be lesions over all borders: look at those with a note")
     if done.within_one is not None:
         note = " (on the labels that the limits were fitted to)" if thresholds == "calibrate" else ""
         few = f"{done.judged} of {len(done.tones)} images"

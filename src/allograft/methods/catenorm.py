@@ -49,8 +49,8 @@ class CateNorm:
     every row has, and each of the others counts two steps.
 
     The stages are the first pass and the second (Table 3 b). Where we differ: the cross-entropy is
-    the mean over pixels (section 3: over pixels and classes), and the learning rate is the study's,
-    without a plateau.
+    the mean over pixels (section 3: over pixels and classes), and the learning rate falls as the
+    study's ``schedule`` says; ``plateau`` is the paper's.
 
     Args:
         blocks: levels of the encoder that get two branches, from the finest; the paper has 1 and 4.

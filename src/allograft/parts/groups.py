@@ -64,5 +64,6 @@ def groups_of(cohorts: Sequence[Cohort], attribute: str) -> Group:
     if measured or not 2 <= len(counts) <= MOST_VALUES:
         group = "a measurement is no group: write ranges, light or dark say, into a column"
         mend = group if len(counts) > 1 else "name an attribute that differs, or for 'site' several source sites"
+        mend = mend if counts else f"it is unknown or empty in all of them: fill in the column '{attribute}'"
         raise SpecError(f"{KEY}: {found}, expected 2 to {MOST_VALUES}, each of several cases; {mend}")
     return Group(attribute, tuple(sorted(counts)), tuple(counts[code] for code in sorted(counts)))

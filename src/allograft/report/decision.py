@@ -89,7 +89,7 @@ def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
 
 
 def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: str) -> list[Filled]:
-    base = reference(here, target)
+    base = reference(here, plan, target)
     other = "" if base is None or base.title in NOTHING else base.title
     role = "reference" if other else "no adaptation"
     compared = compare(here, plan, target)
@@ -117,7 +117,7 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
 
 def _home(study: Study, plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
     """Scores at the source sites, with the difference to the reference: what is forgotten."""
-    base, homes = reference(here, target), [site for site in study.source if site != target]
+    base, homes = reference(here, plan, target), [site for site in study.source if site != target]
     hint = "forgetting shows here; below it the difference to the reference"
     return [
         (
@@ -143,7 +143,7 @@ def _cost(here: Sequence[Line], target: str, seconds: Mapping[str, float]) -> li
 
 def _details(study: Study, plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
     """What shows on demand."""
-    base = reference(here, target)
+    base = reference(here, plan, target)
     others = [site for site in study.target if site not in (target, *study.source)]
     extra = [metric for metric in metrics_of(here, target) if "/" not in metric and metric != plan.headline]
     columns: list[tuple[str, str, str, list[Cell]]] = [

@@ -17,7 +17,7 @@ from allograft.report.figures import draw_figure
 from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, OverPairs, compare, over_pairs, reference
+from allograft.results.comparison import NOTHING, OverPairs, compare, over_pairs, verdict_reference
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
@@ -66,8 +66,8 @@ class Part:
         return [line for line in self.lines if line.target == target]
 
     def base(self, target: str) -> Line | None:
-        """The line that all others of a pair are compared with, as in tables and verdicts."""
-        return reference(self.lines, target)
+        """The line that all others of a pair are compared with, as in verdicts."""
+        return verdict_reference(self.lines, self.plan, target)
 
     def level(self, site: str) -> float | None:
         """What the reference has at a site, be it the source."""
@@ -190,7 +190,7 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
 def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
     base, choice = part.base(target), part.choice(target)
     subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
-    found = compare(part.lines, part.plan, target).get(choice.title) if choice else None
+    found = compare(part.lines, part.plan, target, base.title).get(choice.title) if choice and base else None
     return (
         Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),

@@ -55,7 +55,7 @@ def sections_of(
     its features."""
     parted: dict[bool, list[Line]] = {True: [], False: []}
     for line in table:
-        parted[line.chosen or line is reference(table, line.target)].append(line)
+        parted[line.chosen or line is reference(table, plan, line.target)].append(line)
     embeddings = embeddings_of(out, world, parted[True], template, device=device)
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
     return {

@@ -17,6 +17,7 @@ from allograft.report.drawn import Drawn, Hide
 from allograft.report.figures import draw_figure
 from allograft.report.gallery import PictureKey
 from allograft.results.analysis.sheet import Sheet
+from allograft.results.caption import reference_note
 from allograft.results.comparison import NOTHING, do_nothing, reference
 from allograft.results.costs import TrainingCost, training_cost
 from allograft.results.models import model_name, predict_command
@@ -112,6 +113,7 @@ class Target:
     hopeless: bool
     strips: Markup
     dashed: str
+    reference: str
     thinned: bool
     has_costs: bool
     has_shared_costs: bool
@@ -143,7 +145,7 @@ def target_of(
     subjects = max((subjects_at(line, site) for line in here), default=0)
     smallest = smallest_p(subjects, study.statistics.alternative)
     strips = _strips(plan, lines, here, site)
-    base = reference(here, site)
+    base = reference(here, plan, site)
     costs = [training_cost(line, do_nothing(here, site), seconds) for line in here]
     wanted = to_annotate(lines, site)
     return Target(
@@ -158,6 +160,7 @@ def target_of(
         smallest=f"{smallest:.2g}",
         hopeless=smallest > 0.05,
         strips=_strip_plot(plan, here, site, strips, costs),
+        reference=reference_note(plan, lines, site),
         dashed="no adaptation" if base is None or base.title in NOTHING else base.title,
         thinned=any(len(strip.dots) > plots.MOST_DOTS for strip in strips),
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
@@ -248,7 +251,7 @@ def _strip_plot(
 ) -> Markup:
     if not any(strip.dots for strip in strips):
         return Markup("")
-    base = reference(here, site)
+    base = reference(here, plan, site)
     alone, given = ([getattr(cost, name) if cost else None for cost in costs] for name in ("alone", "given"))
     level = None if base is None else base.score(site)
     dashed = "no adaptation" if base is None or base.title in NOTHING else base.title

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from allograft.results.comparison import Comparison, reference
+from allograft.results.comparison import Comparison, reference, verdict_reference
 from allograft.results.scores import case_names, seed_cases, undefined_cases
 from allograft.results.select import RULES, Line
 from allograft.study.plan import Plan
@@ -14,10 +14,28 @@ COVERAGE = "95 % of a score: t on the logit of the mean; with many exact zeros n
 """What a reader of intervals must know, in the terminal and on the page."""
 
 
-def versus(here: Sequence[Line], target: str) -> str:
+def versus(plan: Plan, here: Sequence[Line], target: str) -> str:
     """The row that the others are compared with."""
-    base = reference(here, target)
+    base = reference(here, plan, target)
     return "none" if base is None else base.title
+
+
+def reference_note(plan: Plan, lines: Sequence[Line], target: str) -> str:
+    """What must be known of the row that the others are compared with: that the study names it
+    while the verdict compares with another, or that it has no score; "" for neither."""
+    base, other = reference(lines, plan, target), verdict_reference(lines, plan, target)
+    if base is None:
+        return ""
+    told = []
+    if base is not other and other is not None:
+        told.append(
+            f"{base.title} is the reference that the study names: differences and p are to it. The verdict and its "
+            f"marks compare with {other.title}."
+        )
+    if base.score(target) is None and any(line.score(target) is not None for line in lines if line.target == target):
+        why = "has no score" if base.done else "failed"
+        told.append(f"{base.title} {why} at {target}, so no row is compared with it, nor with another in its place.")
+    return " ".join(told)
 
 
 def signs_of(line: Line) -> str:
@@ -63,18 +81,19 @@ def _one_class(plan: Plan, here: Sequence[Line], site: str) -> str:
 
 def caption_of(
     study: Study,
+    plan: Plan,
     here: Sequence[Line],
     compared: Mapping[str, Comparison],
     hidden: Sequence[tuple[str, str]],
-    undefined: str,
     *,
+    about_rows: Sequence[str],
     is_measured: bool,
 ) -> str:
     """What the signs in the table and its columns mean.
 
     Args:
         hidden: columns that were left out, with the site that each is of, or "".
-        undefined: see ``undefined_note``.
+        about_rows: see ``undefined_note`` and ``reference_note``; "" is left out.
     """
     signs = "".join(signs_of(line) for line in here)
     told = ["* the row of the verdict, below."] if "*" in signs else []
@@ -89,12 +108,12 @@ def caption_of(
         statistics = study.statistics
         exact = any(one.rank_biserial is not None for one in compared.values())
         lines.append(
-            f"vs. {versus(here, here[0].target)}: paired difference, 95 % by Student's t. "
+            f"vs. {versus(plan, here, here[0].target)}: paired difference, 95 % by Student's t. "
             f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, "
             f"{statistics.adjustment.capitalize()} over rows."
         )
     lines += [f"{sign} {note}" for note, sign in notes_of(compared).items()]
-    lines += [undefined] if undefined else []
+    lines += filter(None, about_rows)
     sites, names = [site for _, site in hidden if site], [name for name, site in hidden if not site]
     if sites:
         lines.append(f"also evaluated at {', '.join(sites)}: see results.csv and the report")

@@ -20,7 +20,8 @@ from allograft.study.plan import Plan
 
 ALPHA = 0.05
 NOTHING = ("supervised", "start")
-"""The row that does nothing, with a source and without one: every difference is to it."""
+"""The row that does nothing, with a source and without one: every difference is to it, unless the
+study names a ``reference``."""
 TARGET_ALONE = "target_supervised"
 """The reference where no row does nothing: from scratch and without a source."""
 
@@ -31,26 +32,34 @@ def do_nothing(lines: Sequence[Line], target: str) -> Line | None:
     return next((line for line in lines if line.target == target and line.title in NOTHING), None)
 
 
-def reference(lines: Sequence[Line], target: str) -> Line | None:
-    """The line of a target that every other is compared with: do-nothing; in a study without one
-    the training on the budget's target labels alone; None where there is neither.
+def reference(lines: Sequence[Line], plan: Plan, target: str) -> Line | None:
+    """The line of a target that every other is compared with in tables: the one that the study
+    names as its ``reference``, whether it has scores or not; else that of the verdict.
 
     Args:
         lines: all of the study: of some alone another would be the reference.
     """
-    alone = next((line for line in lines if line.target == target and line.title == TARGET_ALONE), None)
-    return do_nothing(lines, target) or alone
+    named = next((line for line in lines if line.target == target and line.title == plan.reference), None)
+    return named or verdict_reference(lines, plan, target)
+
+
+def verdict_reference(lines: Sequence[Line], plan: Plan, target: str) -> Line | None:
+    """The line of a target that the verdict compares with, which is the model as it is:
+    do-nothing. In a study without one the named ``reference``, else the training on the budget's
+    target labels alone; None where there is none of them."""
+    by_title = {line.title: line for line in lines if line.target == target}
+    return do_nothing(lines, target) or by_title.get(plan.reference) or by_title.get(TARGET_ALONE)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row less do-nothing, over the subjects, cases and seeds that both have.
+    """A row less the reference, over the subjects, cases and seeds that both have.
 
     Args:
         subjects: how many.
         cases: how many cases; 0 of a pooled metric.
-        undefined: cases in which the headline has no value, in the row and in do-nothing; they are
-            left out of both.
+        undefined: cases in which the headline has no value, in the row and in the reference; they
+            are left out of both.
         difference: mean over subjects; of a pooled metric (AUROC) mean over seeds.
         low, high: its 95 % interval over subjects; None for one subject.
         p, adjusted: exact signed-rank test, of an area under the ROC curve DeLong's, and that for
@@ -161,7 +170,7 @@ def compare(
     """
     adjust, alternative = adjust or plan.statistics.adjustment, alternative or plan.statistics.alternative
     here = [line for line in lines if line.target == target]
-    base = next((line for line in here if line.title == baseline), None) if baseline else reference(lines, target)
+    base = next((line for line in here if line.title == baseline), None) if baseline else reference(lines, plan, target)
     if base is None:
         return {}
     others = {line.title: _against(plan, line, base, site or target, alternative) for line in here if line is not base}

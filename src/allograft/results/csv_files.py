@@ -39,6 +39,7 @@ COLUMNS = (
         "high",
     ),
     *(
+        "compared_with",
         "paired_subjects",
         "paired_cases",
         "difference",
@@ -53,7 +54,7 @@ COLUMNS = (
     *COSTS,
     "predict_seconds_per_100",
 )
-WORDS = ("part", "source", "recipe", "target", "site", "metric", "verdict", "note")
+WORDS = ("part", "source", "recipe", "target", "site", "metric", "verdict", "compared_with", "note")
 """Columns of words; all others hold numbers or nothing."""
 METRIC_COLUMNS = (
     "recipe",
@@ -77,8 +78,10 @@ def write_results(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     """Write ``OUT/results.csv``, whole or not at all: one row a line of the table and site judged,
     numbers in full, empty = none.
 
-    ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to do-nothing, paired
-    by subject over ``paired_cases``, those of which neither row is undefined; p values are of the
+    ``low`` and ``high`` are 95 % intervals over subjects; ``difference`` is to the row
+    ``compared_with`` (no adaptation, or the study's ``reference``), paired by subject over
+    ``paired_cases``, those of which neither row is undefined; where that row has no score the
+    ``note`` says so. p values are of the
     exact signed-rank test, and that adjusted as the study says over the rows of one target and
     site. ``verdict`` is what the verdict says of a line at its target (keep, change, tied, loses,
     forgets); ``subjects_needed`` would show the study's margin with 80 % power, and
@@ -106,7 +109,9 @@ def result_rows(plan: Plan, lines: Sequence[Line]) -> list[dict[str, Any]]:
         for site in _sites(line):
             if (line.target, site) not in compared:
                 compared[line.target, site] = compare(lines, plan, line.target, site=site)
-            rows.append(_row(plan, line, site, compared[line.target, site].get(line.title)))
+            base = reference(lines, plan, line.target)
+            row = _row(plan, line, site, compared[line.target, site].get(line.title))
+            rows.append(row if base is None or base is line else row | _base(line, base, site, row))
     return rows
 
 
@@ -116,9 +121,9 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
 
     ``undefined_cases`` have no value of the metric and are left out of ``mean``: a distance to a
     class that only the truth or only the prediction has. So that what one row leaves out does not
-    count against another, ``difference`` to do-nothing is over the ``paired_cases`` that are
-    defined in both. No p: a study tests its headline. A metric that is undefined as a whole (AUROC
-    of one class) has no row, one that is undefined in every case has no mean.
+    count against another, ``difference`` to the reference of the table is over the ``paired_cases``
+    that are defined in both. No p: a study tests its headline. A metric that is undefined as a
+    whole (AUROC of one class) has no row, one that is undefined in every case has no mean.
 
     Raises:
         OutputError: the file cannot be written.
@@ -134,7 +139,7 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
                 "seeds_done": line.done,
             }
             told |= {"subjects": len(subject_ids(line, site)), "cases": len(case_names(line, site))}
-            base = reference(lines, line.target)
+            base = reference(lines, plan, line.target)
             for metric in dict.fromkeys(key.removeprefix("undefined/") for key in line.metrics.get(site, {})):
                 values = line.metrics[site].get(metric, ())
                 if not values and not undefined_cases(line, site, metric):
@@ -186,6 +191,13 @@ def _sites(line: Line) -> list[str]:
     """The target, and wherever else the line was judged."""
     judged = {site for run in line.runs for site in run.tests}
     return [line.target, *sorted(judged - {line.target})]
+
+
+def _base(line: Line, base: Line, site: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that a line is compared with, and that it cannot be where that one has no score."""
+    lacks = line.score(site) is not None and base.score(site) is None
+    note = f"{base.title} {'has no score here' if base.done else 'failed'}" if lacks else row.get("note", "")
+    return {"compared_with": word(base.title), "note": note}
 
 
 def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from allograft import tree
 from allograft.results.areas import area_difference
-from allograft.results.comparison import NOTHING, areas, compare, reference
+from allograft.results.comparison import NOTHING, areas, compare, verdict_reference
 from allograft.results.intervals import Floats
 from allograft.results.scores import is_scored, labelled_subjects, line_area, seed_cases, subject_ids
 from allograft.results.select import Line, is_bound
@@ -34,7 +34,7 @@ def verdicts_of(study: Study, plan: Plan, lines: Sequence[Line]) -> dict[str, Ve
 
 def _verdict(study: Study, plan: Plan, lines: Sequence[Line], target: str) -> Verdict:
     here = [line for line in lines if line.target == target]
-    base = reference(here, target)
+    base = verdict_reference(here, plan, target)
     rows = [line for line in here if line is not base and not is_bound(line.recipe) and line.score(target) is not None]
     unknown = _unknown(study, plan, here, base, rows)
     if unknown or base is None:
@@ -157,8 +157,9 @@ def marks(study: Study, plan: Plan, here: Sequence[Line], target: str) -> dict[s
     """Row -> why it may be worse than the model as it is: it loses at the target, or forgets more
     than ``tolerance`` at home."""
     bearable, found = plan.statistics.tolerance, dict[str, tuple[str, ...]]()
+    base = verdict_reference(here, plan, target)
     for site, verb in ((target, "loses"), *((home, "forgets") for home in study.source if home != target)):
-        for title, one in compare(here, plan, target, site=site).items():
+        for title, one in compare(here, plan, target, "" if base is None else base.title, site=site).items():
             surely = verb == "loses" and one.high is not None and one.high < 0
             if one.difference < -bearable or surely:
                 between = "" if one.low is None else f" ({one.low:+.3f} to {one.high:+.3f})"

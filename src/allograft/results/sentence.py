@@ -30,7 +30,7 @@ def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], b
         return (
             f"Change to {row.title}: {_score(plan, row, target, verdict.optimism)}, {_gain(plan, verdict)}, "
             f"{_cost(row, target)}; "
-            f"{_worst(row)}, {_home(study, plan, row, here, target)}."
+            f"{_worst(row)}, {_home(study, plan, row, base, here)}."
         )
     stay = (
         "Keep your model"
@@ -43,7 +43,7 @@ def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], b
     what = "the row named beforehand is" if row.title == plan.primary else "the highest is"
     return (
         f"{told}; {what} {row.title}, {_gain(plan, verdict)}, {_cost(row, target)}, "
-        f"{_home(study, plan, row, here, target)}."
+        f"{_home(study, plan, row, base, here)}."
     )
 
 
@@ -114,10 +114,11 @@ def _worst(line: Line) -> str:
     return f"worst site {site} with {score:.3f}"
 
 
-def _home(study: Study, plan: Plan, row: Line, here: Sequence[Line], target: str) -> str:
+def _home(study: Study, plan: Plan, row: Line, base: Line, here: Sequence[Line]) -> str:
     """What the row loses at the source it forgets most of."""
+    target = row.target
     losses = {
-        site: compare(here, plan, target, site=site).get(row.title)
+        site: compare(here, plan, target, base.title, site=site).get(row.title)
         for site in dict.fromkeys(study.source)
         if site != target
     }

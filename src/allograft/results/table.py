@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from allograft.results.caption import caption_of, notes_of, signs_of, undefined_note, versus
+from allograft.results.caption import caption_of, notes_of, reference_note, signs_of, undefined_note, versus
 from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
 from allograft.results.scores import score_interval, subject_ids
 from allograft.results.select import Line
@@ -84,7 +84,7 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     intervals = [score_interval(plan, line, target) for line in here]
     names = [signs_of(line) + line.title for line in here]
     columns = _columns(study, plan, here, compared, intervals, others)
-    undefined = undefined_note(plan, here, compared, target)
+    about = [undefined_note(plan, here, compared, target), reference_note(plan, lines, target)]
     ranks = sorted({column.rank for column in columns}, reverse=True)
     longest, words = max(map(len, names), default=0), max((3 + len(w) for n in names for w in n.split()), default=0)
     for limit in ranks:
@@ -99,7 +99,7 @@ def table_of(study: Study, plan: Plan, lines: Sequence[Line], target: str, width
     for name, *cells in zip(names, *(column.cells for column in shown), strict=True):
         made.add_row(_wrapped(name, max(16, spare)), *cells)
     hidden = [(column.name, column.site) for column in columns if column not in shown]
-    made.caption = caption_of(study, here, compared, hidden, undefined, is_measured=any(intervals))
+    made.caption = caption_of(study, plan, here, compared, hidden, about_rows=about, is_measured=any(intervals))
     return made
 
 
@@ -156,7 +156,9 @@ def _columns(
     return [
         Heading(f"at {target}", [_score(line, target) for line in here]),
         Heading("subjects' 95 %", [_interval(interval) for interval in intervals], 3),
-        Heading(f"vs. {versus(here, target)}", ["" if row is None else f"{row.difference:+.3f}" for row in rows], 0),
+        Heading(
+            f"vs. {versus(plan, here, target)}", ["" if row is None else f"{row.difference:+.3f}" for row in rows], 0
+        ),
         Heading("95 % of it", ["" if row is None else _interval(_limits(row), "+") for row in rows], 1),
         Heading(
             f"p, {study.statistics.adjustment.capitalize()}", ["" if row is None else _p(row, notes) for row in rows]

@@ -200,7 +200,12 @@ class Session:
             context = self.context(row.seed)
             keyed.append(replace(row, nodes=tuple(nodes_of(world, row, networks[row.seed], context))))
         plan = Plan(
-            tuple(keyed), self.study.seeds, self.study.made_task, self.study.statistics, self.study.primary_title
+            tuple(keyed),
+            self.study.seeds,
+            self.study.made_task,
+            self.study.statistics,
+            self.study.primary_title,
+            self.study.reference_title,
         )
         self.say(f"{len(plan.rows)} rows, {len(plan.units)} distinct units")
         return plan

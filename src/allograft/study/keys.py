@@ -211,7 +211,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How rows are compared with no adaptation.
+    """How rows are compared with no adaptation, or with the ``reference``.
 
     Args:
         alternative: ``greater`` tests only whether a row is better, as some papers do; ``less``

@@ -45,13 +45,14 @@ class Row:
 @dataclass(frozen=True)
 class Plan:
     """Rows with their units, in the order in which they run. ``primary``: the title of the row
-    named beforehand, "" = none."""
+    named beforehand, ``reference``: that of the row that tables compare with; "" = none named."""
 
     rows: tuple[Row, ...]
     seeds: int
     task: Task
     statistics: Statistics = field(default_factory=Statistics)
     primary: str = ""
+    reference: str = ""
 
     @property
     def headline(self) -> str:

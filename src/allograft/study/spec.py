@@ -12,7 +12,7 @@ from typing import Any, Literal
 from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
-from allograft.errors import SpecError
+from allograft.errors import SpecError, nearest
 from allograft.recipe import (
     AnyRow,
     Grid,
@@ -55,6 +55,10 @@ class Study:
             Example: ``recipes: [fourier, {finetune: {scope: full}}]``.
         primary: the row named beforehand: it is tested alone, so that the number of other rows does
             not count against it. Example: ``primary: {finetune: {scope: full}}``.
+        reference: the row that the tables compare all others with, instead of no adaptation.
+            The verdict still compares with no adaptation, where a row does that. Where the
+            reference failed, nothing is compared.
+            Example: ``reference: {supervised: {augmentation: strong}}``.
         baselines: whether to add, unasked, strong augmentation and, with target labels, target only
             and source + target. No adaptation is always there. Example: ``baselines: false``.
         source: sites to train on; [] with a ``start`` is source-free. Example: ``source: [drive]``.
@@ -90,7 +94,7 @@ class Study:
             or ``snd`` by predictions on target training images without labels; ``oracle`` by the
             test score, reported as optimistic. Example: ``selection: source-val``.
         test: which subjects are tested. Example: ``test: {fraction: 0.4}``.
-        statistics: how rows are compared with no adaptation.
+        statistics: how rows are compared with no adaptation, or with ``reference``.
             Example: ``statistics: {margin: 0.02}``.
         near_duplicates: what happens when two subjects have nearly the same image: ``stop``,
             ``group`` them in one split, or ``warn``. Example: ``near_duplicates: group``.
@@ -114,6 +118,7 @@ class Study:
     task: dict[str, Any]
     recipes: tuple[AnyRow, ...]
     primary: AnyRow | None = None
+    reference: AnyRow | None = None
     baselines: bool = True
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
@@ -210,6 +215,7 @@ class Study:
             )
         find("optimizer", next(iter(self.optimizer)))
         self._check_primary()
+        self._check_reference()
 
     def _check_primary(self) -> None:
         name, rows = self.primary_title, [title(row) for row in self.rows]
@@ -224,12 +230,38 @@ class Study:
                 f"primary: '{name}' uses all target labels, as an upper bound; name a row within the budget"
             )
 
+    def _check_reference(self) -> None:
+        name, rows = self.reference_title, [title(row) for row in self.rows]
+        if self.reference is None:
+            return
+        if name not in rows:
+            raise SpecError(
+                f"reference: expected a row of the table, written as in recipes; {nearest(name, rows, 'row')}"
+            )
+        if total_needs(candidates(self.reference)[0]).all_target_labels:
+            raise SpecError(
+                f"reference: '{name}' uses all target labels, as an upper bound; name a row within the budget"
+            )
+        if name == self.primary_title:
+            raise SpecError(
+                f"reference: '{name}' is the primary row too, and is not compared with itself; name another in one "
+                "of the two"
+            )
+
     @property
     def primary_title(self) -> str:
         """The title of the row named beforehand; "" where none is."""
-        if self.primary is None:
+        return self._title_of(self.primary)
+
+    @property
+    def reference_title(self) -> str:
+        """The title of the row that tables compare with; "" where none is named."""
+        return self._title_of(self.reference)
+
+    def _title_of(self, row: Recipe | Grid | None) -> str:
+        if row is None:
             return ""
-        return title(self.primary if self.source or isinstance(self.primary, Grid) else source_free(self.primary))
+        return title(row if self.source or isinstance(row, Grid) else source_free(row))
 
     def _check_stream(self) -> None:
         """A stream stands in the place of both sides; its sites are what is judged."""

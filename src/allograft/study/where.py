@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from allograft.cohort import Case, Cohort
+from allograft.cohort.manifest import is_missing
 from allograft.errors import LeakageError, ManifestError, SpecError, nearest
 
 Values = str | int | tuple[str | int, ...]
@@ -103,6 +104,10 @@ def take_sides(
     for column in (*where.source, *where.target):
         if column not in columns:
             raise SpecError(f"where: {nearest(column, columns, 'column')}")
+        if all(is_missing(case.attributes.get(column)) for cohort in cohorts for case in cohort.cases):
+            raise SpecError(
+                f"where: column '{column}' is unknown or empty in every case; fill it in, or filter by another"
+            )
     parts = {site: where.part_of(site) for site in source if where.part_of(site) in target}
     known = [site for cohort in cohorts for site in cohort.sites]
     taken = next((part for part in parts.values() if part in known), None)

@@ -4,7 +4,7 @@ a Fitzpatrick type."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -30,6 +30,13 @@ Kinyanjui et al. (2019, table 1), whose eight categories part at 55, 48, 41, 34.
 Joining their two light and their two intermediate ones leaves eq. 2, so both names mean the same,
 as in the code of Groh et al. (2021) and of the paper, which calls them Kinyanjui's."""
 
+BARELY = 2.3
+"""A difference of L that is just noticeable (Mahy et al. 1994): the middle of an image that is no
+more darker than its border is as dark."""
+
+COVERED = "the middle is no darker than the border: this may be a lesion over all borders, and no skin"
+"""Noted beside the darkest type."""
+
 GREY = 0.01
 """Below this b counts as 0: the conversion gives a grey pixel up to 0.005."""
 
@@ -43,7 +50,7 @@ class SkinTone:
             pixel was looked at.
         type: Fitzpatrick type 1 (lightest) to 6, or None = unknown.
         patch: index into ``PATCHES``; None when all skin pixels were used.
-        note: why the type is unknown; "" otherwise.
+        note: why the type is unknown, or what casts doubt on it; "" otherwise.
     """
 
     angle: float
@@ -153,7 +160,10 @@ def estimate_skin_tone(
 
     Hair is painted over, each of eight patches of 20 x 20 pixels at the border of the 256 x 256
     image has the angle of its mean L and mean b, and the lightest patch (largest angle) is taken
-    for healthy skin: lesions, hair and shadow are darker.
+    for healthy skin: lesions, hair and shadow are darker. A dark lesion over all borders looks like
+    skin of type 6. Its own middle is as dark, while a lesion on skin is darker than that skin, so
+    with ``strict`` type 6 has a ``note`` where the middle is not noticeably darker than the median
+    patch. The type stands: of dark skin and a lesion no darker the image says no more.
 
     Where we differ: an image of another size is brought to 256 x 256 first (the released code calls
     it class -1), and ``strict`` answers unknown where the lightest patch has b <= 0 (grey or
@@ -195,7 +205,10 @@ def estimate_skin_tone(
     angles = typology_angle(means[:, 0], means[:, 1])
     best = int(angles.argmax())
     note = _doubt(small, means[best, 1], valid[cuts[best]].mean())
-    return _answer(float(angles[best]), best, note, strict, limits)
+    made = _answer(float(angles[best]), best, note, strict, limits)
+    middle = lab[(SIZE - SIDE) // 2 :, (SIZE - SIDE) // 2 :][:SIDE, :SIDE, 0].mean()
+    covered = strict and made.type == 6 and middle >= np.median(means[:, 0]) - BARELY
+    return replace(made, note=COVERED) if covered else made
 
 
 def calibrate_thresholds(angles: Sequence[float], types: Sequence[int]) -> tuple[float, ...]:

@@ -127,3 +127,15 @@ def test_a_type_that_is_none_is_refused(word: str, folder: Path, tmp_path: Path)
         ManifestError, match=rf"human.csv: row 3 \(tan.png\): type is '{word}'; expected a Fitzpatrick type from 1 to 6"
     ):
         label_skin_tones([folder], tmp_path / "tones.csv", human=human)
+
+
+def test_a_dark_lesion_over_all_borders_is_noted_in_the_table_and_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photographs").mkdir()
+    Image.fromarray(np.full((256, 256, 3), (70, 40, 35), np.uint8)).save(tmp_path / "photographs" / "covered.png")
+    skin_tone([tmp_path / "photographs"], tmp_path / "tones.csv")
+    (row,) = rows(tmp_path / "tones.csv").values()
+    assert row["type"] == "6"
+    assert "may be a lesion over all borders" in row["note"]
+    assert "1 of the darkest type may be lesions over all borders" in capsys.readouterr().out

@@ -429,7 +429,7 @@ def test_nan_unknown_and_empty_cells_are_missing(words: list[str], codes: int, t
     targets = [int(group.target(toned.whole(which).batch)) for which in range(5)]
     assert sorted(targets[:2]) == [0, 1]
     assert targets[2:] == [-100] * 3
-    with pytest.raises(SpecError, match=r"'tone' has 0 value\(s\)"):
+    with pytest.raises(SpecError, match=r"'tone' has 0 value\(s\).*unknown or empty in all .* the column 'tone'"):
         groups_of((replace(toned, cases=toned.cases[2:]),), "tone")
 
 

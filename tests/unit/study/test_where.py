@@ -210,6 +210,15 @@ def test_a_site_of_the_manifest_is_never_taken_for_a_part(tmp_path: Path) -> Non
         World.read(one_site(write_rows(tmp_path / "manifest.csv", named)), tmp_path / "out")
 
 
+@pytest.mark.parametrize("word", ["unknown", "nan", "Unknown"])
+def test_a_column_of_which_nothing_is_known_is_refused_by_name(word: str, tmp_path: Path) -> None:
+    """As ``label skin-tone`` leaves it where no image has a tone."""
+    lines = write_photographs(tmp_path, {"a": 6}).read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) | {"tone": word} for line in lines[1:]]
+    with pytest.raises(SpecError, match="where: column 'tone' is unknown or empty in every case; fill it in"):
+        World.read(one_site(write_rows(tmp_path / "manifest.csv", rows)), tmp_path / "out")
+
+
 def test_a_long_list_of_values_is_counted_in_the_name() -> None:
     assert Where(target={"centre": tuple(f"centre {n}" for n in range(20))}).part_of("a") == "a (centre, 20 values)"
 

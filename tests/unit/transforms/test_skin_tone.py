@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from allograft.errors import SpecError
 from allograft.transforms.skin_tone import (
+    COVERED,
     PATCHES,
     SIDE,
     THRESHOLDS,
@@ -94,12 +95,27 @@ def test_kinyanjuis_eight_categories_joined_to_six_are_the_papers() -> None:
         assert [fitzpatrick_type(angle, THRESHOLDS[name]) for angle in upper.values()] == types
 
 
-def test_a_lesion_over_all_borders_is_taken_for_skin() -> None:
-    """Nothing in the image says otherwise: the answer is defined, and the darkest type."""
+def test_a_lesion_over_all_borders_is_taken_for_skin_with_a_note() -> None:
+    """The answer is defined, and the darkest type."""
     image = plain(LESION)
     image[100:110, 100:110] = LIGHT  # healthy skin where no patch lies
     assert estimate_skin_tone(image) == estimate_skin_tone(plain(LESION))
-    assert estimate_skin_tone(image).type == 6
+    found = estimate_skin_tone(image)
+    assert (found.type, found.note) == (6, COVERED)
+    image[90:166, 90:166] = LIGHT
+    assert estimate_skin_tone(image).note == COVERED
+    assert estimate_skin_tone(image, strict=False).note == ""
+
+
+@pytest.mark.parametrize(("darker", "note"), [(0, COVERED), (3, COVERED), (20, "")])
+def test_a_lesion_that_is_darker_than_dark_skin_leaves_it_without_a_note(darker: int, note: str) -> None:
+    image = plain(LESION)  # as skin of type 6
+    image[60:200, 60:200] = [value - darker for value in LESION]
+    assert (estimate_skin_tone(image).type, estimate_skin_tone(image).note) == (6, note)
+
+
+def test_lighter_types_have_no_note() -> None:
+    assert {estimate_skin_tone(plain(colour)).note for colour in (LIGHT, (200, 150, 115))} == {""}
 
 
 def test_a_lesion_inside_the_borders_changes_nothing() -> None:

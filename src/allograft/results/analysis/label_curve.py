@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from allograft.recipe import total_needs
-from allograft.results.comparison import NOTHING, Comparison, compare
+from allograft.results.comparison import NOTHING, Comparison, compare, verdict_reference
 from allograft.results.csv_files import word, write_rows
 from allograft.results.intervals import Floats
 from allograft.results.power_law import FEWEST, Fit, expected_gain
@@ -201,8 +201,9 @@ def _row(title: str, target: str, parts: Sequence[tuple[float, Part]]) -> Curve:
         if line is None or score is None:
             continue
         low, high = score_interval(part.plan, line, target) or (None, None)
-        gain = compare(part.standing.lines, part.plan, target).get(title)
-        points.append(Point(amount, line, score, low, high, gain))
+        base = verdict_reference(part.standing.lines, part.plan, target)
+        gains = {} if base is None else compare(part.standing.lines, part.plan, target, base.title)
+        points.append(Point(amount, line, score, low, high, gains.get(title)))
     recipes = [line.recipe for _, part in parts for line in part.standing.lines if line.title == title]
     bound = is_bound(recipes[0])
     uses = total_needs(recipes[0]).target_labels and not bound
