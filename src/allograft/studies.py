@@ -176,8 +176,8 @@ def _prepared(
 
 def missing_parts(out: Path) -> dict[str, str]:
     """The parts of a study that were not run, each with the reason."""
-    found: dict[str, str] = json.loads((out / MISSING).read_text()) if (out / MISSING).exists() else {}
-    return found
+    missing: dict[str, str] = json.loads((out / MISSING).read_text()) if (out / MISSING).exists() else {}
+    return missing
 
 
 def rebuild(
@@ -234,7 +234,7 @@ def _continued(sessions: Mapping[str, Session], worlds: Mapping[str, World]) -> 
         name
         for name, world in worlds.items()
         if len(worlds) > 1
-        and any(total_needs(one).optimizer_state for row in world.study.rows for one in candidates(row))
+        and any(total_needs(recipe).optimizer_state for row in world.study.rows for recipe in candidates(row))
     ]
     plans = [replace(sessions[name], say=lambda line: None).plan(worlds[name]) for name in asking]
     return frozenset().union(*(plan.continued for plan in plans))
@@ -253,12 +253,12 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
         join_files(
             out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
         )
-    found = {
+    joined = {
         name: {site: tree.plain(asdict(verdict)) for site, verdict in one.standing.verdicts.items()}
         for name, one in results.items()
     }
-    if len(results) == parts and all(found.values()):
-        tree.write_json(out / VERDICTS, found)
+    if len(results) == parts and all(joined.values()):
+        tree.write_json(out / VERDICTS, joined)
     else:
         tree.remove(out / VERDICTS)
     links = [(result.out / "report.html").relative_to(out).as_posix() for result in results.values()]

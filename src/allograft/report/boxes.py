@@ -12,7 +12,7 @@ from allograft.metrics.detection import THRESHOLDS, match
 from allograft.report.overlay import AGREE, EXTRA, MISSED, png_of, scaled
 
 
-def draw_boxes(image: NDArray[np.generic], truth: Boxes | None, found: Boxes) -> bytes:
+def draw_boxes(image: NDArray[np.generic], truth: Boxes | None, predicted: Boxes) -> bytes:
     """A PNG of an image with boxes: green where a box found overlaps a true one by half or more,
     orange where it does not, blue for true boxes that none of them found.
 
@@ -35,19 +35,19 @@ def draw_boxes(image: NDArray[np.generic], truth: Boxes | None, found: Boxes) ->
     scale, size = scaled(image.shape[:2])
     canvas = Image.fromarray(grey_of(image, None)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     pen = ImageDraw.Draw(canvas)
-    for colour, boxes in _coloured(truth, found):
+    for colour, boxes in _coloured(truth, predicted):
         for x0, y0, x1, y1 in (boxes.xyxy * scale).tolist():
             pen.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=colour, width=2)
     return png_of(canvas)
 
 
-def _coloured(truth: Boxes | None, found: Boxes) -> list[tuple[str, Boxes]]:
+def _coloured(truth: Boxes | None, predicted: Boxes) -> list[tuple[str, Boxes]]:
     if truth is None:
-        return [(EXTRA, found)]
-    assert found.score is not None
-    found = found[found.score.argsort(descending=True, stable=True)]
-    assert found.score is not None
-    both = match(found.xyxy, found.label, found.score, truth.xyxy, truth.label, most=len(found))
+        return [(EXTRA, predicted)]
+    assert predicted.score is not None
+    predicted = predicted[predicted.score.argsort(descending=True, stable=True)]
+    assert predicted.score is not None
+    both = match(predicted.xyxy, predicted.label, predicted.score, truth.xyxy, truth.label, most=len(predicted))
     assert both.recalled is not None
     hit, recalled = both.matched[:, THRESHOLDS.index(0.5)], both.recalled[:, THRESHOLDS.index(0.5)]
-    return [(MISSED, truth[~recalled]), (EXTRA, found[~hit]), (AGREE, found[hit])]
+    return [(MISSED, truth[~recalled]), (EXTRA, predicted[~hit]), (AGREE, predicted[hit])]

@@ -84,8 +84,8 @@ class Table:
         """(heading, how many columns it stands over, whether these are details), in order; [] where
         no column has one."""
         runs = groupby(self.columns, lambda column: (column.group, column.detail))
-        found = [(name, len(list(columns)), detail) for (name, detail), columns in runs]
-        return found if any(name for name, _, _ in found) else []
+        headed = [(name, len(list(columns)), detail) for (name, detail), columns in runs]
+        return headed if any(name for name, _, _ in headed) else []
 
     @property
     def details(self) -> list[str]:
@@ -109,8 +109,8 @@ def digits_of(metric: str) -> int:
 
 def gain(plan: Plan, line: Line, base: Line | None, site: str) -> float | None:
     """Difference to another row over the subjects and seeds that both have."""
-    found = None if base is None or line is base else difference(plan, line, base, site)
-    return None if found is None else found[0]
+    compared = None if base is None or line is base else difference(plan, line, base, site)
+    return None if compared is None else compared[0]
 
 
 def label_free(here: Sequence[Line], site: str) -> list[str]:
@@ -118,15 +118,17 @@ def label_free(here: Sequence[Line], site: str) -> list[str]:
     records = [record for line in here for run in line.runs for record in run.tests.get(site, ())]
     if any(record.measured for record in records):
         return []
-    found = {key for record in records for key in record.metrics if key.startswith(FREE)}
-    return sorted(key.removeprefix(FREE) for key in found)
+    keys = {key for record in records for key in record.metrics if key.startswith(FREE)}
+    return sorted(key.removeprefix(FREE) for key in keys)
 
 
 def free_cell(line: Line, site: str, name: str) -> Cell:
     """Mean ± sd over seeds, each the mean over its folds."""
     folds = [[r.metrics.get(FREE + name) for r in run.tests[site]] for run in line.runs if run.tests.get(site)]
     # the mean of the other folds would be of other images
-    values = [mean(known) for one in folds if len(known := [value for value in one if value is not None]) == len(one)]
+    values = [
+        mean(known) for fold in folds if len(known := [value for value in fold if value is not None]) == len(fold)
+    ]
     if not values:
         return Cell(_absent(line), kind="quiet")
     return Cell(f"{mean(values):.3f}", f"± {stdev(values):.3f}" if len(values) > 1 else "", mean(values))
@@ -134,13 +136,13 @@ def free_cell(line: Line, site: str, name: str) -> Cell:
 
 def metrics_of(here: Sequence[Line], target: str) -> list[str]:
     """Every metric that was measured at a target, undefined ones too."""
-    found: dict[str, None] = {}
+    metrics: dict[str, None] = {}
     for line in here:
         for run in line.runs:
             for record in run.tests.get(target, ()):
-                found |= dict.fromkeys(record.metrics)
-        found |= dict.fromkeys(line.metrics.get(target, ()))
-    names = [name for name in found if not name.startswith(("undefined/", FREE))]
+                metrics |= dict.fromkeys(record.metrics)
+        metrics |= dict.fromkeys(line.metrics.get(target, ()))
+    names = [name for name in metrics if not name.startswith(("undefined/", FREE))]
     return sorted(names, key=lambda name: ORDER.index(kind) if (kind := name.split("/")[0]) in ORDER else len(ORDER))
 
 
@@ -176,18 +178,20 @@ def interval_cell(interval: tuple[float, float] | None) -> Cell:
     )
 
 
-def gain_cell(found: Comparison | None, role: str = "", other: str = "nothing") -> Cell:
+def gain_cell(compared: Comparison | None, role: str = "", other: str = "nothing") -> Cell:
     """Difference to the reference with its interval; of the reference itself its ``role``.
 
     Args:
         other: what the reference is called.
     """
-    if found is None:
+    if compared is None:
         return Cell("–", role, kind="quiet")
-    interval = "" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
-    small = [interval, *([_left_out(found.cases, found.undefined, other)] if any(found.undefined) else [])]
+    interval = "" if compared.low is None else f"{compared.low:+.3f} to {compared.high:+.3f}"
+    small = [interval, *([_left_out(compared.cases, compared.undefined, other)] if any(compared.undefined) else [])]
     return Cell(
-        f"{found.difference:+.3f}".replace("-", "−"), "\n".join(filter(None, small)).replace("-", "−"), found.difference
+        f"{compared.difference:+.3f}".replace("-", "−"),
+        "\n".join(filter(None, small)).replace("-", "−"),
+        compared.difference,
     )
 
 
@@ -220,28 +224,28 @@ def cell_beside(plan: Plan, line: Line, base: Line | None, site: str, metric: st
     if not any(both.undefined):
         return cell
     other = "no adaptation" if base.title in NOTHING else base.title
-    told = _left_out(both.cases, both.undefined, other)
+    words = _left_out(both.cases, both.undefined, other)
     if both.cases:
         gap = f"{fmean(both.ours - both.theirs):+.{digits_of(metric)}f}".replace("-", "−")
-        told = f"{gap} vs. {other} {told}"
-    return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(told)))))
+        words = f"{gap} vs. {other} {words}"
+    return replace(cell, small="\n".join(filter(None, (cell.small, _narrow(words)))))
 
 
-def p_cell(found: Comparison | None, common: str) -> Cell:
+def p_cell(compared: Comparison | None, common: str) -> Cell:
     """The adjusted p with the plain one and a note below it, or in its place why there is none;
     what all rows share stands elsewhere."""
-    note = "" if found is None or found.note == common else found.note
-    if found is None or found.adjusted is None or found.p is None:
+    note = "" if compared is None or compared.note == common else compared.note
+    if compared is None or compared.adjusted is None or compared.p is None:
         return Cell("–", _narrow(note), kind="quiet")
-    small = "\n".join(filter(None, (f"raw {p_value(found.p)}", _narrow(note))))
-    return Cell(p_value(found.adjusted), small, found.adjusted)
+    small = "\n".join(filter(None, (f"raw {p_value(compared.p)}", _narrow(note))))
+    return Cell(p_value(compared.adjusted), small, compared.adjusted)
 
 
-def claim_cell(found: Comparison | None) -> Cell:
+def claim_cell(compared: Comparison | None) -> Cell:
     """The probability of a false claim."""
-    if found is None or found.false_claim is None:
+    if compared is None or compared.false_claim is None:
         return Cell("–", kind="quiet")
-    return Cell("<0.001" if found.false_claim < 0.001 else f"{found.false_claim:.3f}", value=found.false_claim)
+    return Cell("<0.001" if compared.false_claim < 0.001 else f"{compared.false_claim:.3f}", value=compared.false_claim)
 
 
 def badges_of(line: Line) -> str:

@@ -33,4 +33,4 @@ class Drawn:
     @property
     def size(self) -> int:
         """Bytes it takes of the page, about."""
-        return len(self.picture.encode()) + sum(len(one.encode()) for one in self.legend) + 400
+        return len(self.picture.encode()) + sum(len(swatch.encode()) for swatch in self.legend) + 400

@@ -73,7 +73,7 @@ def name_hider(lines: Sequence[Line], further: Iterable[str] = ()) -> Callable[[
         (name for name in names if len(name) > 2), key=lambda name: (-len(name), name)
     )  # "4" is a number, not a patient
     pattern = re.compile(r"(?<![\w.])(?:" + "|".join(map(re.escape, long)) + r")(?!\w)") if long else None
-    return lambda text: text if pattern is None else pattern.sub(lambda found: names[found[0]], text)
+    return lambda text: text if pattern is None else pattern.sub(lambda matched: names[matched[0]], text)
 
 
 def hider(lines: Sequence[Line]) -> Callable[[str], str]:
@@ -127,10 +127,10 @@ def label_budget(study: Study) -> str:
 def splits(study: Study, lines: Sequence[Line], world: World | None) -> list[tuple[str, str, dict[str, str]]]:
     """(site, source or target, part -> "8 subjects, 16 cases"). Without a world only the test sets
     are known."""
-    found: dict[str, dict[str, list[tuple[str, str]]]] = {site: {} for site in (*study.source, *study.target)}
+    placed: dict[str, dict[str, list[tuple[str, str]]]] = {site: {} for site in (*study.source, *study.target)}
     if world is not None:
         for case in world.cases():
-            found.setdefault(case.site, {}).setdefault(world.assignments[case.subject].split, []).append(
+            placed.setdefault(case.site, {}).setdefault(world.assignments[case.subject].split, []).append(
                 (case.subject, case.name)
             )
     else:
@@ -140,10 +140,10 @@ def splits(study: Study, lines: Sequence[Line], world: World | None) -> list[tup
             for case in record.measured
         }
         for site, subject, name in sorted(seen):
-            found.setdefault(site, {}).setdefault("test", []).append((subject, name))
+            placed.setdefault(site, {}).setdefault("test", []).append((subject, name))
     return [
         (site, "source" if site in study.source else "target", {part: _counted(cases) for part, cases in parts.items()})
-        for site, parts in found.items()
+        for site, parts in placed.items()
     ]
 
 

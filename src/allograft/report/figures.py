@@ -75,9 +75,9 @@ def _lines(figure: Lines, hide: Hide) -> Drawn:
         x_axis(inside, to_x, TOP, HEIGHT - 42, hide(figure.x_axis)),
         y_axis(levels, to_y, LEFT, WIDTH - RIGHT, hide(figure.y_axis)),
     ]
-    parts += [whiskers(each, f"c{which % COLOURS}", to_x, to_y) for which, each in enumerate(bars)]
-    parts += [_curve(name, curve, which, to_x, to_y) for which, (name, curve) in enumerate(curves)]
-    legend = [_swatch(which, name) for which, (name, _) in enumerate(curves)] if len(curves) > 1 else []
+    parts += [whiskers(each, f"c{number % COLOURS}", to_x, to_y) for number, each in enumerate(bars)]
+    parts += [_curve(name, curve, number, to_x, to_y) for number, (name, curve) in enumerate(curves)]
+    legend = [_swatch(number, name) for number, (name, _) in enumerate(curves)] if len(curves) > 1 else []
     return Drawn(title, svg(WIDTH, HEIGHT, f"{title}: {', '.join(name for name, _ in curves)}", parts), tuple(legend))
 
 
@@ -116,16 +116,16 @@ def _curve(name: str, curve: Sequence[tuple[float, float | None]], which: int, t
     )
 
 
-def _dash(which: int) -> Markup:
-    dash = DASHES[which // COLOURS % len(DASHES)]
+def _dash(number: int) -> Markup:
+    dash = DASHES[number // COLOURS % len(DASHES)]
     return Markup(' stroke-dasharray="{}"').format(dash) if dash else Markup("")
 
 
-def _swatch(which: int, name: str) -> Markup:
+def _swatch(number: int, name: str) -> Markup:
     line = Markup(
         '<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true"><path class="curve c{}"{} d="M1 6H25"/></svg>{}'
     )
-    return line.format(which % COLOURS, _dash(which), name)
+    return line.format(number % COLOURS, _dash(number), name)
 
 
 def _points(figure: Points, hide: Hide) -> Drawn:

@@ -50,13 +50,13 @@ class Picture:
     @property
     def slices(self) -> tuple[Slice, ...]:
         """All that are kept, in the order in which they lie."""
-        return tuple(sorted((Slice(self.place, self.png), *self.more), key=lambda one: one.place))
+        return tuple(sorted((Slice(self.place, self.png), *self.more), key=lambda shown: shown.place))
 
 
 def overlay_picture(
     image: NDArray[np.generic],
     truth: Mask | None,
-    found: Mask,
+    predicted: Mask,
     marked: Mask,
     *,
     words: tuple[str, str],
@@ -76,7 +76,7 @@ def overlay_picture(
 
     def draw(index: int, window: tuple[float, float] | None) -> bytes:
         true = None if truth is None else plane(truth[None], index)
-        return draw_overlay(plane(image, index), true, plane(found[None], index), window, classes=classes)
+        return draw_overlay(plane(image, index), true, plane(predicted[None], index), window, classes=classes)
 
     return stacked(image, marked, draw, words=words, most=most)
 
@@ -119,18 +119,18 @@ def fitting(pictures: Pictures, budget: int) -> tuple[dict[PictureKey, list[Pict
                 budget -= size
             else:
                 dropped += 1
-    found: dict[PictureKey, list[Picture]] = {}
-    for key, turn in sorted(kept, key=lambda one: one[1]):
-        found.setdefault(key, []).append(kept[key, turn])
-    return found, dropped
+    chosen: dict[PictureKey, list[Picture]] = {}
+    for key, turn in sorted(kept, key=lambda pair: pair[1]):
+        chosen.setdefault(key, []).append(kept[key, turn])
+    return chosen, dropped
 
 
 def _in_turns(pictures: Pictures) -> Iterator[tuple[PictureKey, int, Picture]]:
     for turn in count():
-        found = [(key, turn, every[turn]) for key, every in pictures.items() if turn < len(every)]
-        if not found:
+        ordered = [(key, turn, every[turn]) for key, every in pictures.items() if turn < len(every)]
+        if not ordered:
             return
-        yield from found
+        yield from ordered
 
 
 def _size(png: bytes) -> int:

@@ -49,13 +49,13 @@ def draw_heatmap(figure: Heatmap, hide: Hide) -> Drawn:
 
 
 def _column(words: str, x: float, top: float, slanted: bool) -> Markup:
-    place = (
+    position = (
         Markup('text-anchor="start" transform="translate({} {}) rotate(-45)"')
         if slanted
         else Markup('text-anchor="middle" x="{}" y="{}"')
     )
     text = Markup('<text class="tick" {}>{}<title>{}</title></text>')
-    return text.format(place.format(round(x, 1), round(top - 6, 1)), shortened(words, 18), words)
+    return text.format(position.format(round(x, 1), round(top - 6, 1)), shortened(words, 18), words)
 
 
 def _cells(

@@ -52,7 +52,7 @@ class LabelSection:
 
 def label_sections(parts: Sequence[Part]) -> list[LabelSection]:
     """A section for each curve of a study's parts; [] where its budgets are one."""
-    return [label_section(found) for found in label_curves(parts)]
+    return [label_section(curve) for curve in label_curves(parts)]
 
 
 def label_section(found: LabelCurve) -> LabelSection:
@@ -110,34 +110,36 @@ def _answers(found: LabelCurve) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _leading(found: LabelCurve) -> Curve | None:
+def _leading(label_curve: LabelCurve) -> Curve | None:
     """Of the rows with a fit the one with the highest score at its largest budget."""
-    return max((one for one in found.curves if one.fit), key=lambda one: one.points[-1].score, default=None)
+    return max(
+        (curve for curve in label_curve.curves if curve.fit), key=lambda curve: curve.points[-1].score, default=None
+    )
 
 
 def _named(curve: Curve) -> str:
     return "no adaptation" if curve.title in NOTHING else curve.title
 
 
-def _amount(found: LabelCurve, amount: float) -> str:
+def _amount(curve: LabelCurve, amount: float) -> str:
     """``4 subjects``; of fractions, the mean number, ``2.5 subjects``."""
-    return f"{amount:g} {found.unit.removesuffix('s') if amount == 1 else found.unit}"
+    return f"{amount:g} {curve.unit.removesuffix('s') if amount == 1 else curve.unit}"
 
 
-def _best_sheet(found: LabelCurve) -> Sheet:
-    columns = ("target labels", "best row by mean", found.metric, "95 % over subjects", "vs. no adaptation", "verdict")
-    rows = [row for amount in found.amounts if (row := _best_row(found, amount))]
+def _best_sheet(curve: LabelCurve) -> Sheet:
+    columns = ("target labels", "best row by mean", curve.metric, "95 % over subjects", "vs. no adaptation", "verdict")
+    rows = [row for amount in curve.amounts if (row := _best_row(curve, amount))]
     return Sheet("The best row at each budget", columns, tuple(rows))
 
 
-def _best_row(found: LabelCurve, amount: float) -> tuple[str, ...] | None:
-    best = found.best(amount)
+def _best_row(label_curve: LabelCurve, amount: float) -> tuple[str, ...] | None:
+    best = label_curve.best(amount)
     if best is None:
         return None
     curve, point = best
-    chosen = found.verdicts.get(amount, "")
+    chosen = label_curve.verdicts.get(amount, "")
     verdict = "keep your model" if chosen in NOTHING else f"change to {chosen}" if chosen else "none yet"
-    return (_amount(found, amount), _named(curve), f"{point.score:.3f}", _interval(point), _gain(point), verdict)
+    return (_amount(label_curve, amount), _named(curve), f"{point.score:.3f}", _interval(point), _gain(point), verdict)
 
 
 def _interval(point: Point) -> str:
@@ -152,7 +154,7 @@ def _gain(point: Point) -> str:
     return signed(gain.difference) + interval
 
 
-def _expected_sheet(found: LabelCurve, curves: Sequence[Curve]) -> Sheet:
+def _expected_sheet(label_curve: LabelCurve, curves: Sequence[Curve]) -> Sheet:
     rows = []
     for curve in curves:
         fit = curve.fit
@@ -162,7 +164,7 @@ def _expected_sheet(found: LabelCurve, curves: Sequence[Curve]) -> Sheet:
         rate = "" if fit.unclear else f"{fit.curve.rate:.2f}"
         gain = "not identifiable" if fit.unclear else signed(fit.gain)
         rows.append((curve.title, gain, limits or "none", ceiling, rate))
-    columns = ("recipe", f"expected of {MORE} more {found.unit}", "95 % interval", "ceiling a", "rate c")
+    columns = ("recipe", f"expected of {MORE} more {label_curve.unit}", "95 % interval", "ceiling a", "rate c")
     why = tuple(
         f"{curve.title}: not identifiable, since {curve.fit.unclear}."
         for curve in curves
@@ -175,15 +177,15 @@ def _limits(ends: tuple[float, float]) -> str:
     return " to ".join(f"{value:.3f}".replace("-", "−") for value in ends)
 
 
-def _checks(found: LabelCurve) -> tuple[str, ...]:
+def _checks(curve: LabelCurve) -> tuple[str, ...]:
     nested = (
-        f"Budgets are not nested: {found.nested}. Differences between them mix how many are labelled with who they are."
-        if found.nested
+        f"Budgets are not nested: {curve.nested}. Differences between them mix how many are labelled with who they are."
+        if curve.nested
         else "Budgets are nested: for each seed the subjects labelled at one budget are among those of the next."
     )
-    shared = found.units - found.distinct
+    shared = curve.units - curve.distinct
     return (
         nested,
-        f"Training shared between budgets: {found.units} units at {len(found.amounts)} budgets, {found.distinct} of "
+        f"Training shared between budgets: {curve.units} units at {len(curve.amounts)} budgets, {curve.distinct} of "
         f"them distinct, so {shared} were not trained again.",
     )

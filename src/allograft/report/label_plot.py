@@ -17,7 +17,7 @@ DODGE = 5.0
 COLOURS, STEPS = 8, 40
 
 
-def label_plot(found: LabelCurve) -> tuple[Markup, tuple[Markup, ...]]:
+def label_plot(label_curve: LabelCurve) -> tuple[Markup, tuple[Markup, ...]]:
     """Score against budget, on a logarithmic axis: a curve with whiskers for each recipe that
     competes, dashed where it uses no target label; dashed level lines for no adaptation and for the
     upper bounds; a fitted curve goes on, dotted, to the budget that it predicts.
@@ -25,23 +25,23 @@ def label_plot(found: LabelCurve) -> tuple[Markup, tuple[Markup, ...]]:
     Returns:
         The picture and its legend; "" and () without a score.
     """
-    curves = [one for one in found.curves if one.points and not one.bound and one.title not in NOTHING]
-    levels = _levels(found)
+    curves = [one for one in label_curve.curves if one.points and not one.bound and one.title not in NOTHING]
+    levels = _levels(label_curve)
     heights = [*(value for _, value in levels), *(end for one in curves for end in _heights(one))]
     if not heights:
         return Markup(""), ()
-    last = max((one.fit.more for one in curves if one.fit is not None), default=0.0) + found.amounts[-1]
+    last = max((one.fit.more for one in curves if one.fit is not None), default=0.0) + label_curve.amounts[-1]
     marks = ticks(min(heights), max(heights), 5)
-    to_x = _Across(found.amounts[0], last)
+    to_x = _Across(label_curve.amounts[0], last)
     to_y = Scale(marks[0], marks[-1], HEIGHT - BELOW, TOP)
-    parts = [_x_axis(found, to_x, last), y_axis(marks, to_y, LEFT, WIDTH - RIGHT, found.metric)]
+    parts = [_x_axis(label_curve, to_x, last), y_axis(marks, to_y, LEFT, WIDTH - RIGHT, label_curve.metric)]
     middle = (len(curves) - 1) / 2
-    parts += [_drawn(curve, which, to_x, to_y, (which - middle) * DODGE) for which, curve in enumerate(curves)]
+    parts += [_drawn(curve, number, to_x, to_y, (number - middle) * DODGE) for number, curve in enumerate(curves)]
     parts += [_level(name, value, to_y) for name, value in levels]
-    legend = [_swatch(which, curve) for which, curve in enumerate(curves)]
+    legend = [_swatch(number, curve) for number, curve in enumerate(curves)]
     named = "; ".join(f"{name}, {value:.3f}" for name, value in levels)
     legend += [Markup("Level lines: {}.").format(named)] if named else []
-    label = f"{found.metric} at {found.target} against the number of labelled {found.unit}"
+    label = f"{label_curve.metric} at {label_curve.target} against the number of labelled {label_curve.unit}"
     return svg(WIDTH, HEIGHT, label, parts), tuple(legend)
 
 
@@ -56,12 +56,12 @@ class _Across:
         return self.scale(math.log(amount))
 
 
-def _levels(found: LabelCurve) -> list[tuple[str, float]]:
+def _levels(label_curve: LabelCurve) -> list[tuple[str, float]]:
     """No adaptation and the upper bounds, which no budget changes."""
-    nothing = [] if found.nothing is None else [("no adaptation", found.nothing)]
-    bounds = [one for one in found.curves if one.bound and one.points]
-    names = ["all labels"] if len(bounds) == 1 else [f"all labels, {one.title}" for one in bounds]
-    return nothing + [(name, one.points[0].score) for name, one in zip(names, bounds, strict=True)]
+    nothing = [] if label_curve.nothing is None else [("no adaptation", label_curve.nothing)]
+    bounds = [curve for curve in label_curve.curves if curve.bound and curve.points]
+    names = ["all labels"] if len(bounds) == 1 else [f"all labels, {curve.title}" for curve in bounds]
+    return nothing + [(name, curve.points[0].score) for name, curve in zip(names, bounds, strict=True)]
 
 
 def _heights(curve: Curve) -> list[float]:
@@ -69,15 +69,15 @@ def _heights(curve: Curve) -> list[float]:
     return ends if curve.fit is None else [*ends, curve.fit.curve(curve.points[-1].amount + curve.fit.more)]
 
 
-def _x_axis(found: LabelCurve, to_x: _Across, last: float) -> Markup:
+def _x_axis(label_curve: LabelCurve, to_x: _Across, last: float) -> Markup:
     bottom = HEIGHT - BELOW
     line = Markup(
         '<line class="grid" x1="{x}" x2="{x}" y1="{}" y2="{}"/><text class="tick" text-anchor="middle" x="{x}" '
         'y="{}">{}</text>'
     )
-    amounts = [*found.amounts, *([last] if last > found.amounts[-1] else [])]
+    amounts = [*label_curve.amounts, *([last] if last > label_curve.amounts[-1] else [])]
     marks = [line.format(TOP, bottom, bottom + 17, tick(round(amount, 2)), x=to_x(amount)) for amount in amounts]
-    name = f"labelled {found.unit} of {found.target}"
+    name = f"labelled {label_curve.unit} of {label_curve.target}"
     end = Markup('<text class="axis" text-anchor="end" x="{}" y="{}">{}</text>').format(WIDTH - RIGHT, HEIGHT - 6, name)
     return Markup("").join([*marks, end])
 
@@ -123,16 +123,16 @@ def _path(kind: str, places: Sequence[tuple[float, float]], name: str, dash: Mar
     return Markup('<path class="curve {}"{} d="{}"><title>{}</title></path>').format(kind, dash, path, name)
 
 
-def _dash(which: int, curve: Curve) -> Markup:
+def _dash(number: int, curve: Curve) -> Markup:
     """Dashed without target labels; of further rows in the same colour, dashed in another way."""
-    turn = which // COLOURS
+    turn = number // COLOURS
     dash = ("6 4", "6 4 1.5 4")[turn % 2] if not curve.uses_labels else ("", "11 3")[turn % 2]
     return Markup(' stroke-dasharray="{}"').format(dash) if dash else Markup("")
 
 
-def _swatch(which: int, curve: Curve) -> Markup:
+def _swatch(number: int, curve: Curve) -> Markup:
     line = Markup(
         '<svg class="swatch" viewBox="0 0 26 12" aria-hidden="true"><path class="curve c{}"{} d="M1 6H25"/></svg>{}'
     )
     name = curve.title if curve.uses_labels else f"{curve.title} (no target label)"
-    return line.format(which % COLOURS, _dash(which, curve), name)
+    return line.format(number % COLOURS, _dash(number, curve), name)

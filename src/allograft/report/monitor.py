@@ -48,8 +48,8 @@ class Monitored:
     @property
     def sentence(self) -> tuple[str, str]:
         """What is to be known first: a head and the rest."""
-        differ = [one.name for one in self.drifts if one.differs]
-        tested = sum(one.p is not None for one in self.drifts)
+        differ = [drift.name for drift in self.drifts if drift.differs]
+        tested = sum(drift.p is not None for drift in self.drifts)
         if not tested:
             return "Nothing could be compared", "there are too few cases, or no number that both have."
         if not differ:
@@ -61,22 +61,22 @@ class Monitored:
         )
 
 
-def write_page(path: Path, found: Monitored) -> None:
+def write_page(path: Path, monitored: Monitored) -> None:
     """Write ``monitor.html``; an older one is replaced whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    head, rest = found.sentence
+    head, rest = monitored.sentence
     page = template("monitor.html.j2").render(
-        found=found,
+        found=monitored,
         head=head,
         rest=rest,
-        drifts=_table(found.drifts),
-        figures=[_drawn(found, one) for one in found.drifts if one.name in found.before],
-        calibration=_calibration(found.known),
-        diagrams=[_diagram(site, one) for site, one in found.known["calibration"].items()],
-        fairness=_fairness(found.known),
+        drifts=_table(monitored.drifts),
+        figures=[_drawn(monitored, drift) for drift in monitored.drifts if drift.name in monitored.before],
+        calibration=_calibration(monitored.known),
+        diagrams=[_diagram(site, drift) for site, drift in monitored.known["calibration"].items()],
+        fairness=_fairness(monitored.known),
         **scripts(),
     )
     write_bytes(path, page.encode())
@@ -97,32 +97,32 @@ def _table(drifts: Sequence[Drift]) -> Table:
         Column("cases", "before, now"),
     )
     rows = []
-    for number, one in enumerate(drifts):
-        shown = one.adjusted if one.adjusted is not None else one.p
+    for number, drift in enumerate(drifts):
+        shown = drift.adjusted if drift.adjusted is not None else drift.p
         p = Cell("–", kind="quiet") if shown is None else Cell(p_value(shown), value=shown)
-        cells = (Cell(one.name, one.words, number, "name"), _number(one.middle_before), _number(one.middle_now))
-        counts = Cell(f"{one.before}, {one.now}", value=one.now)
-        rows.append((one.differs, (*cells, _number(one.gap), _number(one.visible), p, counts)))
+        cells = (Cell(drift.name, drift.words, number, "name"), _number(drift.middle_before), _number(drift.middle_now))
+        counts = Cell(f"{drift.before}, {drift.now}", value=drift.now)
+        rows.append((drift.differs, (*cells, _number(drift.gap), _number(drift.visible), p, counts)))
     return Table(columns, tuple(rows))
 
 
-def _drawn(found: Monitored, one: Drift) -> Drawn:
+def _drawn(monitored: Monitored, drift: Drift) -> Drawn:
     """Both cumulative distributions of a number."""
-    both = {"validation": sorted(found.before[one.name]), "now": sorted(found.now[one.name])}
+    both = {"validation": sorted(monitored.before[drift.name]), "now": sorted(monitored.now[drift.name])}
     every = [value for values in both.values() for value in values]
     low, high = min(every, default=0.0), max(every, default=1.0)
     at = tuple(low + (high - low) * step / (POINTS - 1) for step in range(POINTS))
     curves: dict[str, tuple[float | None, ...]] = {
-        name: tuple(sum(value <= place for value in values) / len(values) for place in at)
+        name: tuple(sum(value <= limit for value in values) / len(values) for limit in at)
         for name, values in both.items()
         if values
     }
-    return draw_figure(Lines(one.name, at, curves, one.name, "share of cases at or below"), str)
+    return draw_figure(Lines(drift.name, at, curves, drift.name, "share of cases at or below"), str)
 
 
-def _diagram(site: str, one: Mapping[str, Any]) -> Drawn:
+def _diagram(site: str, calibration: Mapping[str, Any]) -> Drawn:
     """The reliability diagram of a site's validation cases."""
-    bins = one["reliability"]
+    bins = calibration["reliability"]
     at = tuple(float(each["confidence"]) for each in bins)
     curves: dict[str, tuple[float | None, ...]] = {
         "validation": tuple(float(each["accuracy"]) for each in bins),
@@ -135,9 +135,9 @@ def _calibration(known: Mapping[str, Any]) -> Table | None:
     columns = (Column("site"), Column("cases"), Column("calibration", "error"), Column("temperature"),
                Column("error", "at that temperature", "on the cases that it was fitted on"))  # fmt: skip
     rows = tuple(
-        (False, (Cell(site, kind="name"), _number(one["cases"]), _number(one["error_before"]),
-                 _number(one["temperature"]), _number(one["error_after"])))
-        for site, one in known["calibration"].items()
+        (False, (Cell(site, kind="name"), _number(calibration["cases"]), _number(calibration["error_before"]),
+                 _number(calibration["temperature"]), _number(calibration["error_after"])))
+        for site, calibration in known["calibration"].items()
     )  # fmt: skip
     return Table(columns, rows) if rows else None
 

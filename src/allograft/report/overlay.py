@@ -34,7 +34,7 @@ is where it is found without truth."""
 def draw_overlay(
     image: NDArray[np.generic],
     truth: NDArray[np.generic] | None,
-    found: NDArray[np.generic],
+    predicted: NDArray[np.generic],
     window: tuple[float, float] | None = None,
     *,
     classes: int = 1,
@@ -70,11 +70,11 @@ def draw_overlay(
     """
     from PIL import Image
 
-    _check(image, truth, found)
-    scale, size = scaled(found.shape)
+    _check(image, truth, predicted)
+    scale, size = scaled(predicted.shape)
     grey = Image.fromarray(grey_of(image, window))
-    blank = np.zeros_like(found) if classes < 2 else found  # with no truth, classes are outlined
-    masks = [blank if truth is None else truth, found]
+    blank = np.zeros_like(predicted) if classes < 2 else predicted  # with no truth, classes are outlined
+    masks = [blank if truth is None else truth, predicted]
     if scale > 1:
         grey = grey.resize(size, Image.Resampling.BICUBIC)
         masks = [enlarged(mask, size) for mask in masks]
@@ -170,10 +170,10 @@ def largest(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
     return np.asarray(parts == sizes.argmax())
 
 
-def _check(image: NDArray[np.generic], truth: NDArray[np.generic] | None, found: NDArray[np.generic]) -> None:
-    shapes = {found.shape, image.shape[:2], *([] if truth is None else [truth.shape])}
-    if len(shapes) > 1 or found.ndim != 2 or image.shape[2:] not in ((), (3,)) or not found.size:
-        masks = f"found {found.shape}" + ("" if truth is None else f", truth {truth.shape}")
+def _check(image: NDArray[np.generic], truth: NDArray[np.generic] | None, predicted: NDArray[np.generic]) -> None:
+    shapes = {predicted.shape, image.shape[:2], *([] if truth is None else [truth.shape])}
+    if len(shapes) > 1 or predicted.ndim != 2 or image.shape[2:] not in ((), (3,)) or not predicted.size:
+        masks = f"found {predicted.shape}" + ("" if truth is None else f", truth {truth.shape}")
         raise SpecError(
             f"overlay: image {image.shape}, {masks}; expected (H, W) or (H, W, 3), and (H, W) for the masks"
         )
@@ -188,11 +188,11 @@ def enlarged(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.gen
 
 
 def _painted(
-    grey: NDArray[np.uint8], truth: NDArray[np.generic], found: NDArray[np.generic], rim: int
+    grey: NDArray[np.uint8], truth: NDArray[np.generic], predicted: NDArray[np.generic], rim: int
 ) -> NDArray[np.uint8]:
     """Grey (H, W) with what agrees, what is missed and what is too much in colours: (H, W, 3)."""
     canvas = np.repeat(grey[..., None].astype(np.float64) * 0.9, 3, axis=-1)
-    for _, agree, missed, extra, edge in _parts(truth, found, rim):
+    for _, agree, missed, extra, edge in _parts(truth, predicted, rim):
         alpha = np.where(edge, EDGE, INSIDE)
         for colour, where in ((AGREE, agree), (MISSED, missed), (EXTRA, extra)):
             _mix(canvas, where, alpha, _rgb(colour))
@@ -200,13 +200,13 @@ def _painted(
 
 
 def _painted_by_class(
-    grey: NDArray[np.uint8], truth: NDArray[np.generic], found: NDArray[np.generic], rim: int
+    grey: NDArray[np.uint8], truth: NDArray[np.generic], predicted: NDArray[np.generic], rim: int
 ) -> NDArray[np.uint8]:
     """Grey (H, W) with each class in its colour: (H, W, 3)."""
     canvas = np.repeat(grey[..., None].astype(np.float64) * 0.9, 3, axis=-1)
     rows, columns = np.indices(grey.shape)
     striped = (rows + columns) // STRIPE % 2 == 0
-    for index, agree, missed, extra, edge in _parts(truth, found, rim):
+    for index, agree, missed, extra, edge in _parts(truth, predicted, rim):
         colour = _rgb(class_colour(index))
         _mix(canvas, agree, np.where(edge, EDGE, INSIDE), colour)
         _mix(canvas, missed, np.where(striped, EDGE, 0.0), colour)
@@ -217,15 +217,15 @@ def _painted_by_class(
 Parts = tuple[int, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 
 
-def _parts(truth: NDArray[np.generic], found: NDArray[np.generic], rim: int) -> Iterator[Parts]:
+def _parts(truth: NDArray[np.generic], predicted: NDArray[np.generic], rim: int) -> Iterator[Parts]:
     """Each class that is there: its index, where truth and prediction agree, what is missed, what
     is too much, and the outlines of both."""
-    for index in (int(value) for value in np.union1d(truth, found) if value > 0):
-        true, hit = truth == index, found == index
+    for index in (int(value) for value in np.union1d(truth, predicted) if value > 0):
+        true, hit = truth == index, predicted == index
         edge = _rim(true, rim) | _rim(hit, rim)
         # a pixel found as another class is drawn for that class: it is too much of one, not only
         # too little of the other
-        yield index, true & hit, true & (found == 0), hit & ~true & (np.asarray(truth, dtype=np.int64) >= 0), edge
+        yield index, true & hit, true & (predicted == 0), hit & ~true & (np.asarray(truth, dtype=np.int64) >= 0), edge
 
 
 def _mix(

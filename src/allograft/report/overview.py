@@ -190,13 +190,13 @@ def _pairs(plan: Plan, parts: Sequence[Part]) -> Table:
 def _pair(plan: Plan, part: Part, target: str, order: int) -> tuple[Cell, ...]:
     base, choice = part.base(target), part.choice(target)
     subjects = max((subjects_at(line, target) for line in part.at(target)), default=0)
-    found = compare(part.lines, part.plan, target, base.title).get(choice.title) if choice and base else None
+    compared = compare(part.lines, part.plan, target, base.title).get(choice.title) if choice and base else None
     return (
         Cell(part.label(target), value=order, kind="name"),
         Cell(str(subjects), value=subjects),
         NONE if base is None else score_cell(base, target, plan.headline),
         NONE if choice is None else _named(score_cell(choice, target, plan.headline), choice),
-        gain_cell(found, _role(choice) if choice is not None and choice is base else "", _role(base)),
+        gain_cell(compared, _role(choice) if choice is not None and choice is base else "", _role(base)),
     )
 
 
@@ -242,15 +242,15 @@ def recipes_over(parts: Sequence[Part]) -> Table:
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )
-    found = over_pairs([part.lines for part in parts], plan)
-    return Table(columns, tuple((False, _recipe(parts, over, number)) for number, over in enumerate(found)))
+    compared = over_pairs([part.lines for part in parts], plan)
+    return Table(columns, tuple((False, _recipe(parts, over, number)) for number, over in enumerate(compared)))
 
 
 def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, ...]:
     here = [(part, line) for part in parts for line in part.lines if line.title == over.title]
     scores = [(score, part.label(line.target)) for part, line in here if (score := line.score(line.target)) is not None]
     differences = [gain(part.plan, line, part.base(line.target), line.target) for part, line in here]
-    gains = [one for one in differences if one is not None]
+    gains = [difference for difference in differences if difference is not None]
     mean, spread = over.mean, "" if over.sd is None else f"± {over.sd:.3f}"
     return (
         Cell(over.title, value=order, kind="name"),
@@ -258,7 +258,10 @@ def _recipe(parts: Sequence[Part], over: OverPairs, order: int) -> tuple[Cell, .
         Cell(f"{fmean(gains):+.3f}".replace("-", "−"), value=fmean(gains))
         if len(gains) == over.pairs and gains and mean is not None
         else NONE,
-        Cell(f"{sum(one > 0 for one in gains)} of {len(gains)}", value=sum(one > 0 for one in gains))
+        Cell(
+            f"{sum(difference > 0 for difference in gains)} of {len(gains)}",
+            value=sum(difference > 0 for difference in gains),
+        )
         if gains
         else NONE,
         Cell(f"{min(scores)[0]:.3f}", min(scores)[1], min(scores)[0]) if scores else NONE,

@@ -222,10 +222,10 @@ def _question(study: Study) -> str:
 def _overlay(picture: Picture, hide: Hide) -> Overlay:
     slices = tuple(
         Shown(
-            "data:image/png;base64," + base64.b64encode(one.png).decode(),
-            f"slice {one.place + 1} of {picture.depth}" if picture.depth else "",
-            one.place == picture.place,
+            "data:image/png;base64," + base64.b64encode(shown.png).decode(),
+            f"slice {shown.place + 1} of {picture.depth}" if picture.depth else "",
+            shown.place == picture.place,
         )
-        for one in picture.slices
+        for shown in picture.slices
     )
     return Overlay(hide(picture.title), hide(picture.caption), slices)

@@ -186,12 +186,12 @@ def density(values: Sequence[float]) -> tuple[list[float], list[float]] | None:
 
 
 def _violin(strip: Strip, scale: Scale, y: float) -> Markup:
-    found = density(list(strip.dots.values()))
-    if found is None:
+    outline = density(list(strip.dots.values()))
+    if outline is None:
         return Markup("")
     kind = " chosen" if strip.chosen else ""
-    upper = [f"{scale(at):g},{y - HALF * height:.1f}" for at, height in zip(*found, strict=True)]
-    lower = [f"{scale(at):g},{y + HALF * height:.1f}" for at, height in zip(*found, strict=True)]
+    upper = [f"{scale(at):g},{y - HALF * height:.1f}" for at, height in zip(*outline, strict=True)]
+    lower = [f"{scale(at):g},{y + HALF * height:.1f}" for at, height in zip(*outline, strict=True)]
     return Markup('<polygon class="violin{}" points="{}"/>').format(kind, " ".join([*upper, *reversed(lower)]))
 
 

@@ -80,15 +80,15 @@ def sections_of(
 
 
 def _stream(plan: Plan, records: Mapping[str, Record], study: Study) -> list[Extra]:
-    found = stream_results(plan, records.values(), study.phases) if study.stream else []
-    if not found:
+    streams = stream_results(plan, records.values(), study.phases) if study.stream else []
+    if not streams:
         return []
     last = ends(plan, records.values(), study.phases)
     against = against_sheet(plan, last)
-    sheets = (stream_sheet(plan, found), *([] if against is None else [against]))
+    sheets = (stream_sheet(plan, streams), *([] if against is None else [against]))
     figures: tuple[Figure, ...] = (
         ends_figure(last, study.phases, plan.headline),
-        *(matrix_figure(one, study.phases) for one in found),
+        *(matrix_figure(stream, study.phases) for stream in streams),
     )
     return [Extra("Along the stream", sheets, figures)]
 
@@ -108,13 +108,13 @@ def _sweeps(plan: Plan, table: Sequence[Line], target: str) -> list[Extra]:
 
 
 def _fairness(plan: Plan, table: Sequence[Line], world: World, target: str) -> list[Extra]:
-    found = fairness(plan, table, world, target)
-    return [] if found is None else [Extra("Fairness: scores by group", (*found.gaps, *found.details))]
+    audits = fairness(plan, table, world, target)
+    return [] if audits is None else [Extra("Fairness: scores by group", (*audits.gaps, *audits.details))]
 
 
 def _uncertainty(table: Sequence[Line], target: str) -> list[Extra]:
-    found = uncertainty(table, target)
-    return [] if found is None else [Extra("Does the spread find the errors?", (found[0],), (found[1],))]
+    uncertain = uncertainty(table, target)
+    return [] if uncertain is None else [Extra("Does the spread find the errors?", (uncertain[0],), (uncertain[1],))]
 
 
 def _readers(table: Sequence[Line], target: str) -> list[Extra]:
@@ -128,31 +128,31 @@ def _strata(table: Sequence[Line], world: World, target: str) -> list[Extra]:
 
 
 def _forgetting(plan: Plan, records: Mapping[str, Record], world: World, target: str) -> list[Extra]:
-    found = forgetting(plan, records.values(), world.study.source, target)
+    forgotten = forgetting(plan, records.values(), world.study.source, target)
     # of one budget the table of the target has all of it
-    if found is None or (len(found.budgets) < 3 and not found.unclear):
+    if forgotten is None or (len(forgotten.budgets) < 3 and not forgotten.unclear):
         return []
-    figures = (forgetting_figure(found),) if len(found.budgets) > 2 else ()
-    return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(found), figures)]
+    figures = (forgetting_figure(forgotten),) if len(forgotten.budgets) > 2 else ()
+    return [Extra("Forgetting: the source after the adaptation", forgetting_sheets(forgotten), figures)]
 
 
-def _at(target: str, found: Mapping[tuple[str, str], Embedding]) -> list[Embedding]:
-    return [one for (_, site), one in found.items() if site == target]
+def _at(target: str, by_row: Mapping[tuple[str, str], Embedding]) -> list[Embedding]:
+    return [embedding for (_, site), embedding in by_row.items() if site == target]
 
 
 def _features(first: Sequence[Embedding], others: Sequence[Embedding]) -> list[Extra]:
     """The reference and the row that the verdict names, and in a fold the other lines; all in the
     open where there are no first ones."""
     folded = _drawn("The features of the other recipes", others)
-    found = _drawn("What the features see", first)
-    if found is None:
+    drawn = _drawn("What the features see", first)
+    if drawn is None:
         return [] if folded is None else [replace(folded, title="What the features see")]
-    return [replace(found, folded=folded)]
+    return [replace(drawn, folded=folded)]
 
 
-def _drawn(title: str, found: Sequence[Embedding]) -> Extra | None:
-    figures = tuple(figure for one in found for figure in one.figures)
-    notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
+def _drawn(title: str, embeddings: Sequence[Embedding]) -> Extra | None:
+    figures = tuple(figure for embedding in embeddings for figure in embedding.figures)
+    notes = tuple(dict.fromkeys(note for embedding in embeddings for note in embedding.notes))
     return Extra(title, (), figures, notes) if figures else None
 
 

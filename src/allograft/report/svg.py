@@ -62,10 +62,10 @@ def colour_at(share: float, colours: Sequence[str] = SCALE) -> str:
     >>> colour_at(0.0), colour_at(9.0)
     ('#46327e', '#fde725')
     """
-    place = min(max(share, 0.0), 1.0) * (len(colours) - 1)
-    index = min(int(place), len(colours) - 2)
+    position = min(max(share, 0.0), 1.0) * (len(colours) - 1)
+    index = min(int(position), len(colours) - 2)
     ends = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in colours[index : index + 2]]
-    return "#" + "".join(f"{round(a + (place - index) * (b - a)):02x}" for a, b in zip(*ends, strict=True))
+    return "#" + "".join(f"{round(a + (position - index) * (b - a)):02x}" for a, b in zip(*ends, strict=True))
 
 
 def is_light(colour: str) -> bool:

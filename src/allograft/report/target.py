@@ -166,8 +166,8 @@ def target_of(
         violins=any(plots.density(list(strip.dots.values())) for strip in strips),
         has_costs=any(costs),
         has_shared_costs=any(cost.is_shared for cost in costs if cost is not None),
-        figures=tuple((line.title, found) for line in here if (found := figures.get((line.title, site), ()))),
-        annotate=tuple(one.ordinal for one in wanted[:ANNOTATED]),
+        figures=tuple((line.title, shown) for line in here if (shown := figures.get((line.title, site), ()))),
+        annotate=tuple(case.ordinal for case in wanted[:ANNOTATED]),
         waiting=len(wanted),
         extras=tuple(made for extra in extras if not (made := _section(extra, hide)).is_empty),
     )
@@ -204,7 +204,7 @@ def _section(extra: Extra, hide: Hide) -> Section:
         for sheet in extra.sheets
         if any(any(cell.strip() for cell in row[1:]) for row in sheet.rows)
     )
-    figures, folded = tuple(draw_figure(one, hide) for one in extra.figures), extra.folded
+    figures, folded = tuple(draw_figure(figure, hide) for figure in extra.figures), extra.folded
     return Section(
         extra.title, sheets, figures, tuple(map(hide, extra.notes)), None if folded is None else _section(folded, hide)
     )

@@ -45,8 +45,8 @@ def _words(figure: Images, number: int, hide: Hide, ordinals: Mapping[str, str])
     return [", ".join(filter(None, words)) for words in both]
 
 
-def _tile(png: str, words: str, place: tuple[float, float], size: float) -> Markup:
-    x, y = place
+def _tile(png: str, words: str, corner: tuple[float, float], size: float) -> Markup:
+    x, y = corner
     box = Markup('<image x="{:.1f}" y="{:.1f}" width="{w:.1f}" height="{w:.1f}" href="{}"><title>{}</title></image>')
     image = box.format(x, y, f"data:image/png;base64,{png}", words, w=size)
     if not words:

@@ -112,19 +112,19 @@ def area_difference(a: Area, b: Area) -> Area:
 
 
 def _combined(areas: Sequence[Area], weights: Sequence[float]) -> Area:
-    names = sorted(set().union(*(one.subjects for one in areas)))
-    place = {name: index for index, name in enumerate(names)}
+    names = sorted(set().union(*(area.subjects for area in areas)))
+    index_of = {name: index for index, name in enumerate(names)}
     value, parts = 0.0, np.zeros((2, len(names)))
-    for one, weight in zip(areas, weights, strict=True):
-        at: NDArray[np.intp] = np.array([place[name] for name in one.subjects])
-        value += weight * one.value
-        parts[0, at] += weight * one.positive
-        parts[1, at] += weight * one.negative
-    counts = (min(one.counts[0] for one in areas), min(one.counts[1] for one in areas))
+    for area, weight in zip(areas, weights, strict=True):
+        at: NDArray[np.intp] = np.array([index_of[name] for name in area.subjects])
+        value += weight * area.value
+        parts[0, at] += weight * area.positive
+        parts[1, at] += weight * area.negative
+    counts = (min(area.counts[0] for area in areas), min(area.counts[1] for area in areas))
     return Area(value, tuple(names), parts[0], parts[1], counts)
 
 
-def area_limits(found: Area, level: float = 0.95) -> tuple[float, float] | None:
+def area_limits(area: Area, level: float = 0.95) -> tuple[float, float] | None:
     """Limits of an area on the logit scale, with ``Area.dof``; where the area is 1 or 0 by ranks
     alone.
 
@@ -141,13 +141,13 @@ def area_limits(found: Area, level: float = 0.95) -> tuple[float, float] | None:
     """
     from scipy.special import expit, logit
 
-    if found.value in (0.0, 1.0):
-        reach = ((1 - level) / 2) ** (1 / min(*found.counts, max(1, len(found.subjects) // 2)))
-        return (reach, 1.0) if found.value else (0.0, 1 - reach)
-    if np.isnan(found.variance):
+    if area.value in (0.0, 1.0):
+        reach = ((1 - level) / 2) ** (1 / min(*area.counts, max(1, len(area.subjects) // 2)))
+        return (reach, 1.0) if area.value else (0.0, 1 - reach)
+    if np.isnan(area.variance):
         return None
-    half = quantile(level, found.dof) * np.sqrt(found.variance) / (found.value * (1 - found.value))
-    return float(expit(logit(found.value) - half)), float(expit(logit(found.value) + half))
+    half = quantile(level, area.dof) * np.sqrt(area.variance) / (area.value * (1 - area.value))
+    return float(expit(logit(area.value) - half)), float(expit(logit(area.value) + half))
 
 
 def area_difference_limits(a: Area, b: Area, level: float = 0.95) -> tuple[float, float] | None:
@@ -156,11 +156,11 @@ def area_difference_limits(a: Area, b: Area, level: float = 0.95) -> tuple[float
     if a.value == b.value and a.value in (0.0, 1.0):
         low, high = area_limits(a, level) or (0.0, 1.0)
         return low - high, high - low
-    found = area_difference(a, b)
-    if np.isnan(found.variance):
+    difference = area_difference(a, b)
+    if np.isnan(difference.variance):
         return None
-    half = float(quantile(level, found.dof) * np.sqrt(found.variance))
-    return found.value - half, found.value + half
+    half = float(quantile(level, difference.dof) * np.sqrt(difference.variance))
+    return difference.value - half, difference.value + half
 
 
 def area_difference_p(a: Area, b: Area, alternative: str = "two-sided") -> float | None:
@@ -168,11 +168,15 @@ def area_difference_p(a: Area, b: Area, alternative: str = "two-sided") -> float
     rank alike."""
     from scipy.special import stdtr
 
-    found = area_difference(a, b)
-    if np.isnan(found.variance):
+    difference = area_difference(a, b)
+    if np.isnan(difference.variance):
         return None
-    if found.variance == 0:
+    if difference.variance == 0:
         return 1.0
-    t = found.value / np.sqrt(found.variance)
-    tails = {"greater": stdtr(found.dof, -t), "less": stdtr(found.dof, t), "two-sided": 2 * stdtr(found.dof, -abs(t))}
+    t = difference.value / np.sqrt(difference.variance)
+    tails = {
+        "greater": stdtr(difference.dof, -t),
+        "less": stdtr(difference.dof, t),
+        "two-sided": 2 * stdtr(difference.dof, -abs(t)),
+    }
     return float(tails[alternative])

@@ -48,7 +48,9 @@ def notes_of(compared: Mapping[str, Comparison]) -> dict[str, str]:
     """Note -> its sign."""
     return {
         note: f"({number})"
-        for number, note in enumerate(dict.fromkeys(one.note for one in compared.values() if one.note), 1)
+        for number, note in enumerate(
+            dict.fromkeys(comparison.note for comparison in compared.values() if comparison.note), 1
+        )
     }
 
 
@@ -61,22 +63,22 @@ def undefined_note(plan: Plan, here: Sequence[Line], compared: Mapping[str, Comp
     counts = {line.title: undefined_cases(line, site, plan.headline) for line in here}
     if not any(counts.values()):
         return ""
-    told = [
+    lines = [
         f"{title} {count}" + (f" ({compared[title].cases} cases compared)" if title in compared else "")
         for title, count in counts.items()
     ]
     total = max(len(case_names(line, site)) for line in here)
     return (
         f"Cases of {total} where {plan.headline} is undefined, left out of a row's mean, and of both rows of a "
-        f"difference: {', '.join(told)}."
+        f"difference: {', '.join(lines)}."
     )
 
 
 def _one_class(plan: Plan, here: Sequence[Line], site: str) -> str:
     """Which class all test cases have, where they are of one."""
     every = [case.get("label") for line in here for cases in seed_cases(line, site).values() for case in cases]
-    found = {label for label in every if isinstance(label, int)}
-    return f", which are all '{plan.task.coding.label[found.pop()]}'" if len(found) == 1 else ""
+    labels = {label for label in every if isinstance(label, int)}
+    return f", which are all '{plan.task.coding.label[labels.pop()]}'" if len(labels) == 1 else ""
 
 
 def caption_of(
@@ -96,9 +98,9 @@ def caption_of(
         about_rows: see ``undefined_note`` and ``reference_note``; "" is left out.
     """
     signs = "".join(signs_of(line) for line in here)
-    told = ["* the row of the verdict, below."] if "*" in signs else []
-    told += ["! loses here or forgets at home."] if "!" in signs else []
-    lines = [" ".join([*told, "Recipes at their papers' settings, untuned."])]
+    lines_ = ["* the row of the verdict, below."] if "*" in signs else []
+    lines_ += ["! loses here or forgets at home."] if "!" in signs else []
+    lines = [" ".join([*lines_, "Recipes at their papers' settings, untuned."])]
     lines.append(f"Stages, settings and seeds are chosen by selection '{study.selection}': {RULES[study.selection]}.")
     if compared or is_measured:
         lines.append(
@@ -106,7 +108,7 @@ def caption_of(
         )
     if compared:
         statistics = study.statistics
-        exact = any(one.rank_biserial is not None for one in compared.values())
+        exact = any(comparison.rank_biserial is not None for comparison in compared.values())
         lines.append(
             f"vs. {versus(plan, here, here[0].target)}: paired difference, 95 % by Student's t. "
             f"p: {'exact Wilcoxon' if exact else 'DeLong'}, {statistics.alternative}, "

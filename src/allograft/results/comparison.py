@@ -174,13 +174,16 @@ def compare(
     if base is None:
         return {}
     others = {line.title: _against(plan, line, base, site or target, alternative) for line in here if line is not base}
-    found = {title: made for title, made in others.items() if made is not None}
-    for each in families(plan, [line for line in here if line.title in found]):
-        found |= _adjusted({line.title: found[line.title] for line in each}, adjust, alternative)
+    compared = {title: made for title, made in others.items() if made is not None}
+    for each in families(plan, [line for line in here if line.title in compared]):
+        compared |= _adjusted({line.title: compared[line.title] for line in each}, adjust, alternative)
     # an upper bound says nothing of how much the rows that compete gain
     bounds = {line.title for line in here if is_bound(line.recipe)}
-    claimed = [{title: one for title, one in found.items() if (title in bounds) == them} for them in (False, True)]
-    return found | _with_claims(claimed[0]) | _with_claims(claimed[1])
+    claimed = [
+        {title: comparison for title, comparison in compared.items() if (title in bounds) == them}
+        for them in (False, True)
+    ]
+    return compared | _with_claims(claimed[0]) | _with_claims(claimed[1])
 
 
 def families(plan: Plan, lines: Sequence[Line]) -> list[list[Line]]:
@@ -212,7 +215,7 @@ def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -
     for title in dict.fromkeys(line.title for line, _ in every):
         each = [scores.get((title, pair), {}) for pair in sorted(pairs)]
         seeds = sorted(set(each[0]).intersection(*each)) if each else []
-        means = [fmean(one[seed] for one in each) for seed in seeds]
+        means = [fmean(by_seed[seed] for by_seed in each) for seed in seeds]
         own = [line for line, _ in every if line.title == title]
         finished = [line for line in own if line.done]
         made.append(
@@ -222,7 +225,7 @@ def over_pairs(tables: Sequence[Sequence[Line]], plan: Plan, metric: str = "") -
                 len(means),
                 fmean(means) if means else None,
                 stdev(means) if len(means) > 1 else None,
-                measured=sum(bool(one) for one in each),
+                measured=sum(bool(by_seed) for by_seed in each),
                 done=sum(line.done for line in own),
                 runs=sum(len(line.runs) for line in own),
                 leaves_weights_only=bool(finished) and all(line.leaves_weights_only for line in finished),
@@ -240,14 +243,14 @@ def areas(plan: Plan, line: Line, base: Line, site: str) -> tuple[Area, Area] | 
 
 
 def _against(plan: Plan, line: Line, base: Line, site: str, alternative: Alternative) -> Comparison | None:
-    found = difference(plan, line, base, site)
-    if found is None:
+    compared = difference(plan, line, base, site)
+    if compared is None:
         return None
-    if not len(found[1]):
+    if not len(compared[1]):
         pair = areas(plan, line, base, site)
-        return _against_pooled(plan, line, base, site, found[0]) if pair is None else of_areas(*pair, alternative)
+        return _against_pooled(plan, line, base, site, compared[0]) if pair is None else of_areas(*pair, alternative)
     both = paired_scores(plan, line, base, site)
-    return replace(of_scores(*found, alternative), cases=both.cases, undefined=both.undefined)
+    return replace(of_scores(*compared, alternative), cases=both.cases, undefined=both.undefined)
 
 
 def of_scores(mean: float, values: Floats, alternative: Alternative) -> Comparison:
@@ -271,14 +274,16 @@ def of_scores(mean: float, values: Floats, alternative: Alternative) -> Comparis
 
 def of_areas(ours: Area, theirs: Area, alternative: Alternative) -> Comparison:
     """The comparison of two areas under the ROC curve of the same subjects, by DeLong."""
-    found = area_difference(ours, theirs)
-    count, limits = len(found.subjects), area_difference_limits(ours, theirs)
+    difference = area_difference(ours, theirs)
+    count, limits = len(difference.subjects), area_difference_limits(ours, theirs)
     if limits is None:
-        kind = "positive" if found.counts[0] == 1 else "negative"
-        return Comparison(count, found.value, note=f"one {kind} subject: no interval")
+        kind = "positive" if difference.counts[0] == 1 else "negative"
+        return Comparison(count, difference.value, note=f"one {kind} subject: no interval")
     p = area_difference_p(ours, theirs, alternative)
-    sd = float(np.sqrt(count * found.variance))
-    return Comparison(count, found.value, *limits, p=p, sd=sd, dof=found.dof, note="no difference" if sd == 0 else "")
+    sd = float(np.sqrt(count * difference.variance))
+    return Comparison(
+        count, difference.value, *limits, p=p, sd=sd, dof=difference.dof, note="no difference" if sd == 0 else ""
+    )
 
 
 def _against_pooled(plan: Plan, line: Line, base: Line, site: str, mean: float) -> Comparison:
@@ -298,30 +303,32 @@ def of_pooled(metric: str, mean: float, subjects: int, interval: Interval | None
     return Comparison(subjects, mean, low, high, note=note)
 
 
-def _adjusted(found: dict[str, Comparison], method: Adjustment, alternative: Alternative) -> dict[str, Comparison]:
-    tested = {title: one.p for title, one in found.items() if one.p is not None}
-    made = {title: replace(one, rows=len(found)) for title, one in found.items()}
+def _adjusted(compared: dict[str, Comparison], method: Adjustment, alternative: Alternative) -> dict[str, Comparison]:
+    tested = {title: comparison.p for title, comparison in compared.items() if comparison.p is not None}
+    made = {title: replace(comparison, rows=len(compared)) for title, comparison in compared.items()}
     for title, p in zip(tested, adjust(list(tested.values()), method), strict=True):
-        one = made[title]
-        best = smallest_p(one.subjects, alternative) * (1 if method == "none" else len(tested))
+        comparison = made[title]
+        best = smallest_p(comparison.subjects, alternative) * (1 if method == "none" else len(tested))
         hopeless = (
             f"the smallest possible p after {method.capitalize()} over {len(tested)} rows is {best:.2g}"
-            if one.rank_biserial is not None and best > ALPHA
+            if comparison.rank_biserial is not None and best > ALPHA
             else ""
         )
-        made[title] = replace(one, adjusted=p, note=one.note or hopeless)
+        made[title] = replace(comparison, adjusted=p, note=comparison.note or hopeless)
     return made
 
 
-def _with_claims(found: dict[str, Comparison]) -> dict[str, Comparison]:
+def _with_claims(compared: dict[str, Comparison]) -> dict[str, Comparison]:
     """Every row's probability of a false claim, with the prior that these rows together suggest."""
     known = {
-        title: (one.difference, one.sd / one.subjects**0.5, one.dof)
-        for title, one in found.items()
-        if one.sd is not None
+        title: (comparison.difference, comparison.sd / comparison.subjects**0.5, comparison.dof)
+        for title, comparison in compared.items()
+        if comparison.sd is not None
     }
     if not known:
-        return found
+        return compared
     gap, error, dof = np.array(list(known.values()), np.float64).T
     chances = false_claim(gap, error, dof, shrinkage(gap, error))
-    return found | {title: replace(found[title], false_claim=float(p)) for title, p in zip(known, chances, strict=True)}
+    return compared | {
+        title: replace(compared[title], false_claim=float(p)) for title, p in zip(known, chances, strict=True)
+    }

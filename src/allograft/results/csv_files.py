@@ -132,20 +132,20 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
     for line in lines:
         for site in _sites(line):
             bounds = intervals(plan, line, site)
-            told = {
+            known = {
                 "recipe": word(line.title),
                 "target": word(line.target),
                 "site": word(site),
                 "seeds_done": line.done,
             }
-            told |= {"subjects": len(subject_ids(line, site)), "cases": len(case_names(line, site))}
+            known |= {"subjects": len(subject_ids(line, site)), "cases": len(case_names(line, site))}
             base = reference(lines, plan, line.target)
             for metric in dict.fromkeys(key.removeprefix("undefined/") for key in line.metrics.get(site, {})):
                 values = line.metrics[site].get(metric, ())
                 if not values and not undefined_cases(line, site, metric):
                     continue
                 low, high = bounds.get(metric, ("", ""))
-                row = {**told, "metric": metric, "mean": fmean(values) if values else "", "low": low, "high": high}
+                row = {**known, "metric": metric, "mean": fmean(values) if values else "", "low": low, "high": high}
                 row |= {"sd_over_seeds": stdev(values) if len(values) > 1 else ""}
                 rows.append(row | _counts(plan, line, base, site, metric))
     return write_rows(out / "metrics.csv", METRIC_COLUMNS, rows)
@@ -153,12 +153,12 @@ def write_metrics(out: Path, plan: Plan, lines: Sequence[Line]) -> Path:
 
 def _counts(plan: Plan, line: Line, base: Line | None, site: str, metric: str) -> dict[str, Any]:
     """Of a metric of single cases how many are undefined, and the difference over the rest."""
-    told: dict[str, Any] = {"undefined_cases": undefined_cases(line, site, metric)}
+    counts: dict[str, Any] = {"undefined_cases": undefined_cases(line, site, metric)}
     if base is not None and line is not base:
         both = paired_scores(plan, line, base, site, metric)
         if both.subjects:
-            told |= {"paired_cases": both.cases, "difference": fmean(both.ours - both.theirs)}
-    return told
+            counts |= {"paired_cases": both.cases, "difference": fmean(both.ours - both.theirs)}
+    return counts
 
 
 def join_files(path: Path, parts: Mapping[str, tuple[str, Path]]) -> Path:
@@ -200,7 +200,7 @@ def _base(line: Line, base: Line, site: str, row: Mapping[str, Any]) -> dict[str
     return {"compared_with": word(base.title), "note": note}
 
 
-def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[str, Any]:
+def _row(plan: Plan, line: Line, site: str, compared: Comparison | None) -> dict[str, Any]:
     low, high = score_interval(plan, line, site) or (None, None)
     row: dict[str, Any] = {
         "recipe": word(line.title),
@@ -212,14 +212,19 @@ def _row(plan: Plan, line: Line, site: str, found: Comparison | None) -> dict[st
     row |= {"subjects": len(subject_ids(line, site)), "mean": line.score(site), "sd_over_seeds": line.spread(site)}
     row |= {"cases": len(case_names(line, site)), "undefined_cases": undefined_cases(line, site, plan.headline)}
     row |= {"low": low, "high": high}
-    if found is not None:
-        row |= {"paired_subjects": found.subjects, "difference": found.difference, "difference_low": found.low}
-        row |= {"difference_high": found.high, "p": found.p, "p_adjusted": found.adjusted, "cohen_dz": found.effect}
-        row |= {"rank_biserial": found.rank_biserial, "note": found.note, "paired_cases": found.cases or None}
-        row |= {"sd_of_differences": found.sd, "false_claim": found.false_claim}
-        if found.sd is not None:
+    if compared is not None:
+        row |= {"paired_subjects": compared.subjects, "difference": compared.difference, "difference_low": compared.low}
+        row |= {
+            "difference_high": compared.high,
+            "p": compared.p,
+            "p_adjusted": compared.adjusted,
+            "cohen_dz": compared.effect,
+        }
+        row |= {"rank_biserial": compared.rank_biserial, "note": compared.note, "paired_cases": compared.cases or None}
+        row |= {"sd_of_differences": compared.sd, "false_claim": compared.false_claim}
+        if compared.sd is not None:
             reach = reach_of(
-                found.sd, found.subjects, found.rows, plan.statistics, exact=found.rank_biserial is not None
+                compared.sd, compared.subjects, compared.rows, plan.statistics, exact=compared.rank_biserial is not None
             )
             row |= {"subjects_needed": reach.needed, "smallest_difference": reach.smallest}
     row |= {key: value if (value := line.cost(key)) is None or value % 1 else int(value) for key in COSTS}

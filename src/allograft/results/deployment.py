@@ -128,7 +128,9 @@ def add_deployment(folder: Path, source: Source, earlier: Path | None = None) ->
     """
     card = read_card(folder)
     images = Images.of(source.world, source.row, sites_of(card))
-    key = content_hash(card.get("checksum"), images.fingerprint(), [asdict(one)["cases"] for one in source.validation])
+    key = content_hash(
+        card.get("checksum"), images.fingerprint(), [asdict(split)["cases"] for split in source.validation]
+    )
     if earlier is not None and (known := _earlier(earlier, card.get("checksum"))) and known.facts.get("key") == key:
         tree.write_bytes(folder / FILE, (earlier / FILE).read_bytes())
         return
@@ -183,10 +185,10 @@ def _features(network: Network, cohorts: Sequence[Cohort], task: Any, device: An
     classifies = getattr(task, "classification", task).key == "label" and not task.coding.several
     for cohort in cohorts:
         for whole in cohort.wholes():
-            found = case_features(network, whole.batch.to(device))
-            features.append(found)
+            seen = case_features(network, whole.batch.to(device))
+            features.append(seen)
             if classifies and "label" in whole.case.labels:
-                labels += [int(whole.label)] * len(found)  # type: ignore[arg-type]
+                labels += [int(whole.label)] * len(seen)  # type: ignore[arg-type]
     every = torch.cat(features) if features else torch.zeros(0, 1)
     return every, torch.tensor(labels) if len(labels) == len(every) and labels else None
 
@@ -260,10 +262,10 @@ def calibrated(answers: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
         "temperature": round(temperature, 4),
         "error_before": expected_calibration_error(before, right),
         "error_after": expected_calibration_error(after, right),
-        "reliability": [asdict(one) for one in reliability(before, right)],
+        "reliability": [asdict(bin_) for bin_ in reliability(before, right)],
     }
 
 
 def _confident(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    confidence, found = logits.softmax(1).max(1)
-    return confidence, found == label
+    confidence, predicted = logits.softmax(1).max(1)
+    return confidence, predicted == label

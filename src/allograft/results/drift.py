@@ -79,12 +79,14 @@ def compared(
         >>> [one.differs for one in compared({"x": same, "y": same}, {"x": same, "y": higher}, (0, 0, 0, 0))]
         [False, True]
     """
-    found = [distribution(name, before[name], now[name]) for name in before if name in now]
+    drifts = [distribution(name, before[name], now[name]) for name in before if name in now]
     if abstained[1] and abstained[3]:
-        found.append(share(*abstained))
-    tested = [one for one in found if one.p is not None]
-    adjusted = {one.name: float(p) for one, p in zip(tested, holm([one.p or 0.0 for one in tested]), strict=True)}
-    return [replace(one, adjusted=adjusted.get(one.name)) for one in found]
+        drifts.append(share(*abstained))
+    tested = [drift for drift in drifts if drift.p is not None]
+    adjusted = {
+        drift.name: float(p) for drift, p in zip(tested, holm([drift.p or 0.0 for drift in tested]), strict=True)
+    }
+    return [replace(drift, adjusted=adjusted.get(drift.name)) for drift in drifts]
 
 
 def distribution(name: str, before: Sequence[float], now: Sequence[float]) -> Drift:

@@ -105,11 +105,11 @@ def _scored(plan: Plan, rows: Sequence[Line], base: Line, target: str) -> Floats
     each = [seed_cases(line, target) for line in (base, *rows)]
     undefined = set[str]().union(*(undefined_in(by_seed, plan.headline) for by_seed in each))
     theirs, *ours = ({seed: _without(cases, undefined) for seed, cases in by_seed.items()} for by_seed in each)
-    pairs = [paired(one, theirs, plan.headline) for one in ours]
+    pairs = [paired(line_, theirs, plan.headline) for line_ in ours]
     every = [dict(zip(pair.subjects, pair.ours - pair.theirs, strict=True)) for pair in pairs]
     shared = sorted(set.intersection(*(set(gains) for gains in every)))
     means = [per_subject(cases, plan.headline) for cases in theirs.values()]
-    alone = {subject: fmean(one[subject] for one in means if subject in one) for subject in shared}
+    alone = {subject: fmean(line_[subject] for line_ in means if subject in line_) for subject in shared}
     return np.array([[alone[s], *(alone[s] + gains[s] for gains in every)] for s in shared], np.float64).reshape(
         -1, 1 + len(rows)
     )
@@ -156,15 +156,15 @@ def _mean_pool(plan: Plan, seeds: Sequence[Cases]) -> Callable[[str | None], flo
 def marks(study: Study, plan: Plan, here: Sequence[Line], target: str) -> dict[str, tuple[str, ...]]:
     """Row -> why it may be worse than the model as it is: it loses at the target, or forgets more
     than ``tolerance`` at home."""
-    bearable, found = plan.statistics.tolerance, dict[str, tuple[str, ...]]()
+    bearable, marked = plan.statistics.tolerance, dict[str, tuple[str, ...]]()
     base = verdict_reference(here, plan, target)
     for site, verb in ((target, "loses"), *((home, "forgets") for home in study.source if home != target)):
-        for title, one in compare(here, plan, target, "" if base is None else base.title, site=site).items():
-            surely = verb == "loses" and one.high is not None and one.high < 0
-            if one.difference < -bearable or surely:
-                between = "" if one.low is None else f" ({one.low:+.3f} to {one.high:+.3f})"
-                found[title] = (*found.get(title, ()), f"{verb} {-one.difference:.3f} at {site}{between}")
-    return found
+        for title, comparison in compare(here, plan, target, "" if base is None else base.title, site=site).items():
+            surely = verb == "loses" and comparison.high is not None and comparison.high < 0
+            if comparison.difference < -bearable or surely:
+                between = "" if comparison.low is None else f" ({comparison.low:+.3f} to {comparison.high:+.3f})"
+                marked[title] = (*marked.get(title, ()), f"{verb} {-comparison.difference:.3f} at {site}{between}")
+    return marked
 
 
 def marked(lines: Sequence[Line], verdicts: Mapping[str, Verdict]) -> list[Line]:

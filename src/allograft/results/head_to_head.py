@@ -99,12 +99,12 @@ class HeadToHead:
     @property
     def sites(self) -> list[str]:
         """Every site with a labelled case, sorted; also one at which no case could be compared."""
-        return sorted({str(case["site"]) for case in self.a} | {one.site for one in self.unmatched})
+        return sorted({str(case["site"]) for case in self.a} | {unmatched.site for unmatched in self.unmatched})
 
     @property
     def headlines(self) -> list[Difference]:
         """The differences by the headline."""
-        return [one for one in self.differences if one.metric == self.headline]
+        return [difference for difference in self.differences if difference.metric == self.headline]
 
     @property
     def overall(self) -> Difference:
@@ -119,8 +119,8 @@ def scores_of(case: Mapping[str, Any]) -> dict[str, float | None]:
     >>> scores_of({"case": "a", "subject": "1", "site": "x", "label": 1, "probabilities": [0.25, 0.75]})
     {'true_probability': 0.75, 'correct': 1.0}
     """
-    found = {key: value for key, value in case.items() if key not in NOT_SCORES}
-    numbers = {key: value for key, value in found.items() if value is None or isinstance(value, (int, float))}
+    scores = {key: value for key, value in case.items() if key not in NOT_SCORES}
+    numbers = {key: value for key, value in scores.items() if value is None or isinstance(value, (int, float))}
     if case.get("label") is None or "probabilities" not in case:
         return numbers
     given = np.asarray(case["probabilities"], np.float64)
@@ -160,14 +160,14 @@ def differences(task: Any, a: Cases, b: Cases) -> tuple[Difference, ...]:
     """
     sites = sorted({str(case["site"]) for case in a})
     scopes = [ALL, *sites] if len(sites) > 1 else sites
-    found = [one for scope in scopes for one in _at(task, scope, *(_within(cases, scope) for cases in (a, b)))]
-    metrics = sorted(dict.fromkeys(one.metric for one in found), key=lambda metric: metric != task.headline)
-    return tuple(each for metric in metrics for each in _adjusted([one for one in found if one.metric == metric]))
+    found_ = [one for scope in scopes for one in _at(task, scope, *(_within(cases, scope) for cases in (a, b)))]
+    metrics = sorted(dict.fromkeys(one.metric for one in found_), key=lambda metric: metric != task.headline)
+    return tuple(each for metric in metrics for each in _adjusted([one for one in found_ if one.metric == metric]))
 
 
 def _within(cases: Cases, scope: str) -> list[dict[str, Any]]:
     bare = [{key: value for key, value in case.items() if key != "site"} for case in cases]
-    return [one for one, case in zip(bare, cases, strict=True) if scope in (ALL, case["site"])]
+    return [bare_case for bare_case, case in zip(bare, cases, strict=True) if scope in (ALL, case["site"])]
 
 
 def _at(task: Any, site: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[Difference]:
@@ -179,17 +179,17 @@ def _at(task: Any, site: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) 
     drawn = bootstrap_pooled([b], [a], task.aggregate) if whole else {}
     made = [_scored(site, metric, *rows) for metric in own]
     for metric in whole:
-        first, second = (one.get(metric) for one in pooled)
+        first, second = (pooled_.get(metric) for pooled_ in pooled)
         areas = area_of(task, a, metric), area_of(task, b, metric)
         if first is None or second is None:
             made.append(Difference(site, metric, first, second, None))
         elif areas[0] is not None and areas[1] is not None:
-            found = of_areas(areas[1], areas[0], "two-sided")
-            made.append(Difference(site, metric, first, second, replace(found, cases=len(a))))
+            compared = of_areas(areas[1], areas[0], "two-sided")
+            made.append(Difference(site, metric, first, second, replace(compared, cases=len(a))))
         else:
             subjects = len({case["subject"] for case in a})
-            found = of_pooled(metric, second - first, subjects, drawn.get(metric))
-            made.append(Difference(site, metric, first, second, replace(found, cases=len(a))))
+            compared = of_pooled(metric, second - first, subjects, drawn.get(metric))
+            made.append(Difference(site, metric, first, second, replace(compared, cases=len(a))))
     return made
 
 
@@ -198,9 +198,9 @@ def _scored(site: str, metric: str, a: Cases, b: Cases) -> Difference:
     if not both.subjects:
         return Difference(site, metric, None, None, None)
     gaps = both.ours - both.theirs
-    found = of_scores(float(gaps.mean()), gaps, "two-sided")
-    found = replace(found, cases=both.cases, undefined=(both.undefined[1], both.undefined[0]))
-    return Difference(site, metric, float(both.theirs.mean()), float(both.ours.mean()), found)
+    compared = of_scores(float(gaps.mean()), gaps, "two-sided")
+    compared = replace(compared, cases=both.cases, undefined=(both.undefined[1], both.undefined[0]))
+    return Difference(site, metric, float(both.theirs.mean()), float(both.ours.mean()), compared)
 
 
 def _adjusted(rows: Sequence[Difference]) -> list[Difference]:
@@ -219,49 +219,50 @@ def _p(row: Difference) -> float:
     return row.found.p
 
 
-def _claimed(found: Comparison) -> Comparison:
-    if found.sd is None or found.dof is None:
-        return found
-    claim = false_claim(abs(found.difference), found.sd / found.subjects**0.5, found.dof)
-    return replace(found, false_claim=float(claim))
+def _claimed(compared: Comparison) -> Comparison:
+    if compared.sd is None or compared.dof is None:
+        return compared
+    claim = false_claim(abs(compared.difference), compared.sd / compared.subjects**0.5, compared.dof)
+    return replace(compared, false_claim=float(claim))
 
 
-def ordinals_of(found: HeadToHead) -> dict[str, str]:
+def ordinals_of(compared: HeadToHead) -> dict[str, str]:
     """Subject -> S001, S002, ...: a page names nobody."""
-    subjects = {str(case["subject"]) for case in found.a} | {one.subject for one in found.unmatched}
+    subjects = {str(case["subject"]) for case in compared.a} | {unmatched.subject for unmatched in compared.unmatched}
     return {subject: f"S{number:03d}" for number, subject in enumerate(sorted(subjects), 1)}
 
 
-def worst(found: HeadToHead, most: int = 10) -> list[int]:
+def worst(compared: HeadToHead, most: int = 10) -> list[int]:
     """Places of the cases at which the worse of the two scores is lowest, lowest first; where two
     are equal, that with the greater difference."""
-    metric, ranked = found.of_cases, []
-    for place, pair in enumerate(zip(found.a, found.b, strict=True)):
+    metric, ranked = compared.of_cases, []
+    for index, pair in enumerate(zip(compared.a, compared.b, strict=True)):
         first, second = (scores_of(case).get(metric) for case in pair)
         if first is not None and second is not None:
-            ranked.append((min(first, second), -abs(first - second), str(pair[0]["case"]), place))
-    return [place for *_, place in sorted(ranked)[:most]]
+            ranked.append((min(first, second), -abs(first - second), str(pair[0]["case"]), index))
+    return [index for *_, index in sorted(ranked)[:most]]
 
 
-def write_cases(path: Path, found: HeadToHead) -> Path:
+def write_cases(path: Path, compared: HeadToHead) -> Path:
     """``cases.csv``: a row a case, every score of both and their difference; cases that are left
     out come last, with the reason. It names patients.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    a, b = found.names
-    metrics = metrics_of(found.a, found.headline)
-    known, rows = ordinals_of(found), list[dict[str, Any]]()
-    for first, second in zip(found.a, found.b, strict=True):
+    a, b = compared.names
+    metrics = metrics_of(compared.a, compared.headline)
+    known, rows = ordinals_of(compared), list[dict[str, Any]]()
+    for first, second in zip(compared.a, compared.b, strict=True):
         row = _named(first["case"], str(first["subject"]), first["site"], known)
-        for metric, one, other in _both(metrics, first, second):
-            row |= {f"{metric} {a}": _cell(one), f"{metric} {b}": _cell(other)}
-            row[f"{metric} difference"] = "" if one is None or other is None else other - one
+        for metric, first_score, other in _both(metrics, first, second):
+            row |= {f"{metric} {a}": _cell(first_score), f"{metric} {b}": _cell(other)}
+            row[f"{metric} difference"] = "" if first_score is None or other is None else other - first_score
         rows.append(row)
     rows += [
-        _named(one.case, one.subject, one.site, known) | {"note": word(f"left out: {one.name} {one.reason}")}
-        for one in found.unmatched
+        _named(first_score.case, first_score.subject, first_score.site, known)
+        | {"note": word(f"left out: {first_score.name} {first_score.reason}")}
+        for first_score in compared.unmatched
     ]
     columns = [f"{metric} {what}" for metric in metrics for what in (a, b, "difference")]
     return write_rows(path, ("case", "subject", "site", "ordinal", *columns, "note"), rows)
@@ -270,8 +271,8 @@ def write_cases(path: Path, found: HeadToHead) -> Path:
 def _both(
     metrics: Sequence[str], first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> list[tuple[str, float | None, float | None]]:
-    one, other = scores_of(first), scores_of(second)
-    return [(metric, one.get(metric), other.get(metric)) for metric in metrics]
+    first_scores, other = scores_of(first), scores_of(second)
+    return [(metric, first_scores.get(metric), other.get(metric)) for metric in metrics]
 
 
 def _named(case: str, subject: str, site: str, known: Mapping[str, str]) -> dict[str, Any]:
@@ -282,7 +283,7 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-def write_summary(path: Path, found: HeadToHead) -> Path:
+def write_summary(path: Path, compared: HeadToHead) -> Path:
     """``summary.csv``: a row a site and metric, ``a`` and ``b`` the scores of the two and
     ``difference`` the second less the first.
 
@@ -290,10 +291,15 @@ def write_summary(path: Path, found: HeadToHead) -> Path:
         OutputError: the file cannot be written.
     """
     rows = []
-    for one in found.differences:
-        row: dict[str, Any] = {"site": word(one.site), "metric": one.metric, "a": one.a, "b": one.b}
-        row["better"] = "lower" if one.is_lower_better else "higher"
-        if (it := one.found) is not None:
+    for difference in compared.differences:
+        row: dict[str, Any] = {
+            "site": word(difference.site),
+            "metric": difference.metric,
+            "a": difference.a,
+            "b": difference.b,
+        }
+        row["better"] = "lower" if difference.is_lower_better else "higher"
+        if (it := difference.found) is not None:
             row |= {"subjects": it.subjects, "cases": it.cases, "difference": it.difference, "low": it.low}
             row |= {"undefined_a": it.undefined[0], "undefined_b": it.undefined[1], "high": it.high, "p": it.p}
             row |= {"p_adjusted": it.adjusted, "false_claim": it.false_claim, "cohen_dz": it.effect}

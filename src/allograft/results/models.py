@@ -78,8 +78,8 @@ def export_models(
             part = folder.with_name(f".{folder.name}.part")
             tree.remove(part)
             tree.copy_folder(stage, part)
-            told = {**facts(world, run.row, out), **_scores(world.study, run), **_verdict(now, line)}
-            write_json(part / "card.json", {**read_card(stage), **told})
+            stated = {**facts(world, run.row, out), **_scores(world.study, run), **_verdict(now, line)}
+            write_json(part / "card.json", {**read_card(stage), **stated})
             add_deployment(part, Source(world, run.row, run.validation, template, device), earlier=folder)
             tree.remove(folder)
             part.rename(folder)
@@ -123,9 +123,9 @@ def _verdict(now: Standing, line: Line) -> dict[str, Any]:
     verdict = now.verdicts.get(line.target)
     if verdict is None:
         return {"verdict": {"sentence": unfinished(now.done, now.total)}}
-    told = {"sentence": verdict.sentence, "action": verdict.action, "this_row": line.verdict}
+    stated = {"sentence": verdict.sentence, "action": verdict.action, "this_row": line.verdict}
     return {
-        "verdict": {**told, "marks": list(verdict.marks.get(line.title, ())), "rules_version": verdict.rules_version}
+        "verdict": {**stated, "marks": list(verdict.marks.get(line.title, ())), "rules_version": verdict.rules_version}
     }
 
 
@@ -144,8 +144,8 @@ def predict_command(folder: Path) -> str:
 
 def refuse_training_images(card: Mapping[str, Any], cases: Iterable[Case], folder: Path) -> None:
     """Raise when a model was trained on an image that it is to be judged on."""
-    trained = set(card.get("training_images", ()))
-    known = [case.name for case in cases if any(file_hash(path) in trained for path in case.image)]
+    training_images = set(card.get("training_images", ()))
+    known = [case.name for case in cases if any(file_hash(path) in training_images for path in case.image)]
     if known:
         raise ModelError(
             f"{folder}: was trained on {len(known)} of these images, '{known[0]}' for example; a score on them says "

@@ -54,9 +54,9 @@ class Protocol:
 
     def write(self, out: Path) -> None:
         """Write ``OUT/protocol.json``."""
-        told = {"schema": SCHEMA, "allograft": self.allograft, "frozen": self.frozen.isoformat(timespec="seconds")}
+        content = {"schema": SCHEMA, "allograft": self.allograft, "frozen": self.frozen.isoformat(timespec="seconds")}
         body = {"scores_before": self.scores_before, "rule": self.rule, "parts": self.parts, "hash": self.hash}
-        write_json(out / FILE, {**told, **body})
+        write_json(out / FILE, {**content, **body})
 
 
 def make_protocol(studies: Mapping[Path, tuple[Study, World]], out: Path, scores_before: int) -> Protocol:
@@ -183,14 +183,14 @@ def _where(case: Case, assignments: Mapping[str, Assignment]) -> tuple[str, int]
     return assignment.split, assignment.fold
 
 
-def _changes(frozen: object, found: object, key: str = "") -> Iterator[str]:
+def _changes(frozen: object, now: object, key: str = "") -> Iterator[str]:
     """``study.budget.steps: frozen 20, found 30``, of each key in which two trees differ."""
-    if isinstance(frozen, Mapping) and isinstance(found, Mapping):
-        for name in (*frozen, *(name for name in found if name not in frozen)):
+    if isinstance(frozen, Mapping) and isinstance(now, Mapping):
+        for name in (*frozen, *(name for name in now if name not in frozen)):
             inner = f"{key}.{name}" if key else str(name)
-            yield from _changes(frozen.get(name, "nothing"), found.get(name, "nothing"), inner)
-    elif frozen != found:
-        yield f"{key}: frozen {_short(frozen)}, found {_short(found)}"
+            yield from _changes(frozen.get(name, "nothing"), now.get(name, "nothing"), inner)
+    elif frozen != now:
+        yield f"{key}: frozen {_short(frozen)}, found {_short(now)}"
 
 
 def _short(value: object) -> str:

@@ -25,8 +25,8 @@ def area_of(task: Any, cases: Cases, metric: str = AUROC) -> Area | None:
         None where it is undefined, and for metrics that are no area.
     """
     part = getattr(task, "classification", task)
-    name, _, one = metric.partition("/")
-    if name != AUROC or getattr(part, "key", "") != "label" or (one and one not in part.classes):
+    name, _, name_of_class = metric.partition("/")
+    if name != AUROC or getattr(part, "key", "") != "label" or (name_of_class and name_of_class not in part.classes):
         return None
     known = [case for case in cases if case.get("label") is not None]
     if not known:
@@ -36,10 +36,10 @@ def area_of(task: Any, cases: Cases, metric: str = AUROC) -> Area | None:
     flags = labels > 0.5 if part.coding.several else labels[:, None] == np.arange(len(part.classes))
     subjects = [str(case["subject"]) for case in known]
     asked: Sequence[int] = range(len(part.classes))
-    if one:
-        asked = (part.classes.index(one),)
+    if name_of_class:
+        asked = (part.classes.index(name_of_class),)
     elif len(part.classes) == 2 and not part.coding.several:
         asked = (1,)
-    found = [area(scores[:, index], flags[:, index], subjects) for index in asked]
-    defined = [each for each in found if each is not None]
+    areas = [area(scores[:, index], flags[:, index], subjects) for index in asked]
+    defined = [each for each in areas if each is not None]
     return mean_area(defined) if defined else None

@@ -56,15 +56,15 @@ def signed_rank_p(differences: ArrayLike, alternative: Alternative = "two-sided"
 
 def _counted(ranks: Floats, plus: Floats) -> tuple[Floats, Floats]:
     """Chance of a sum of ranks at least, and at most, as large as found."""
-    doubled, found = np.rint(2 * ranks).astype(int), np.rint(2 * plus).astype(int)
+    doubled, observed = np.rint(2 * ranks).astype(int), np.rint(2 * plus).astype(int)
     sums = np.arange(int(doubled.sum(1).max()) + 1)
     chances = np.zeros((len(ranks), len(sums)))
     chances[:, 0] = 1.0
     for rank in doubled.T[..., None]:  # with chance one half the sum grows by the rank
         shifted = np.take_along_axis(chances, np.maximum(sums - rank, 0), 1)
         chances = (chances + np.where(sums >= rank, shifted, 0.0)) / 2
-    at_most = np.where(sums <= found[:, None], chances, 0.0).sum(1)
-    return np.where(sums >= found[:, None], chances, 0.0).sum(1), at_most
+    at_most = np.where(sums <= observed[:, None], chances, 0.0).sum(1)
+    return np.where(sums >= observed[:, None], chances, 0.0).sum(1), at_most
 
 
 def _approximated(ranks: Floats, plus: Floats, kept: np.ndarray) -> tuple[Floats, Floats]:

@@ -203,7 +203,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and key in ("metrics", "cost", "environment"):
-            flat.update({f"{key}/{inner}": one for inner, one in value.items()})
+            flat.update({f"{key}/{inner}": number for inner, number in value.items()})
         else:
             flat[key] = value
     return flat

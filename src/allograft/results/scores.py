@@ -65,7 +65,10 @@ def subject_scores(plan: Plan, line: Line, site: str, metric: str = "") -> dict[
     seeds. {} where no single case has it."""
     scores = scores_by_seed(plan, line, site, metric)
     subjects = sorted(set().union(*scores.values()))
-    return {subject: fmean(one[subject] for one in scores.values() if subject in one) for subject in subjects}
+    return {
+        subject: fmean(by_subject[subject] for by_subject in scores.values() if subject in by_subject)
+        for subject in subjects
+    }
 
 
 def score_interval(plan: Plan, line: Line, site: str) -> Interval | None:
@@ -86,16 +89,16 @@ def intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:
         name for name, interval in own.items() if interval is None and not subject_scores(plan, line, site, name)
     ]
     pooled = pooled_intervals(plan, line, site) if lacking else {}
-    found = {name: interval or pooled.get(name) for name, interval in own.items()}
-    return {name: interval for name, interval in found.items() if interval is not None}
+    merged = {name: interval or pooled.get(name) for name, interval in own.items()}
+    return {name: interval for name, interval in merged.items() if interval is not None}
 
 
 def _own(plan: Plan, line: Line, site: str, metric: str) -> Interval | None:
     """In closed form, where there is one."""
     scores = subject_scores(plan, line, site, metric)
     if not scores:
-        found = line_area(plan, line, site, metric)
-        return None if found is None else area_limits(found)
+        area = line_area(plan, line, site, metric)
+        return None if area is None else area_limits(area)
     if len(scores) < 2:
         return None
     limits = score_limits if metric.split("/")[0] in SHARES else t_limits
@@ -106,14 +109,14 @@ def _own(plan: Plan, line: Line, site: str, metric: str) -> Interval | None:
 def line_area(plan: Plan, line: Line, site: str, metric: str = "") -> Area | None:
     """A row's area under the ROC curve at a site, mean over the seeds in which it is defined; None
     for other metrics."""
-    found = seed_areas(plan, line, site, metric)
-    return mean_area(list(found.values())) if found else None
+    areas = seed_areas(plan, line, site, metric)
+    return mean_area(list(areas.values())) if areas else None
 
 
 def seed_areas(plan: Plan, line: Line, site: str, metric: str = "") -> dict[int, Area]:
     """Seed -> area under the ROC curve, where the metric is one and is defined."""
     each = {seed: area_of(plan.task, cases, metric or plan.headline) for seed, cases in seed_cases(line, site).items()}
-    return {seed: found for seed, found in each.items() if found is not None}
+    return {seed: area for seed, area in each.items() if area is not None}
 
 
 def pooled_intervals(plan: Plan, line: Line, site: str) -> dict[str, Interval]:

@@ -144,19 +144,19 @@ _ByUnit = Mapping[str, Sequence[tuple[int, Record]]]
 
 def _by_unit(records: Iterable[Record]) -> _ByUnit:
     """The records of each unit, so that a row need not look at those of all others."""
-    found: dict[str, list[tuple[int, Record]]] = {}
-    for place, record in enumerate(records):
-        found.setdefault(record.unit, []).append((place, record))
-    return found
+    by_unit: dict[str, list[tuple[int, Record]]] = {}
+    for number, record in enumerate(records):
+        by_unit.setdefault(record.unit, []).append((number, record))
+    return by_unit
 
 
 def _of(units: Iterable[str], records: _ByUnit) -> list[Record]:
     """The records of some units, in the order of all."""
-    return [record for _, record in sorted((one for unit in units for one in records.get(unit, ())), key=_place)]
+    return [record for _, record in sorted((pair for unit in units for pair in records.get(unit, ())), key=_place)]
 
 
-def _place(one: tuple[int, Record]) -> int:
-    return one[0]
+def _place(pair: tuple[int, Record]) -> int:
+    return pair[0]
 
 
 def lines(plan: Plan, records: Mapping[str, Record], rule: str) -> list[Line]:
@@ -252,7 +252,9 @@ def _shown(plan: Plan, row: Row, records: _ByUnit) -> frozenset[str]:
     """Subjects whose labels some row of this target and seed saw, upper bounds aside: a model is
     sure of what it has learned by heart."""
     units = {
-        one.unit for one in plan.rows if (one.target, one.seed) == (row.target, row.seed) and not is_bound(one.recipe)
+        other.unit
+        for other in plan.rows
+        if (other.target, other.seed) == (row.target, row.seed) and not is_bound(other.recipe)
     }
     return frozenset(subject for record in _of(units, records) for subject in record.labelled_subjects)
 
@@ -303,10 +305,10 @@ def as_recorded(plan: Plan, records: Iterable[Record]) -> Plan:
 
     def fits(record: Record, row: Row) -> bool:
         asked = record.site in row.question.sites and record.fold == row.fold and record.seed == row.seed
-        told = (
+        stated = (
             not record.target or record.status == "failed" or row.target in (record.target, *record.target.split("+"))
         )
-        return asked and told and record.recipe.get("title") == title(row.recipe)
+        return asked and stated and record.recipe.get("title") == title(row.recipe)
 
     rows = []
     for row in plan.rows:

@@ -37,12 +37,12 @@ def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], b
         if base.title in NOTHING
         else f"Stay with {base.title}, the reference where there is no row without adaptation"
     )
-    told = f"{stay}: {_score(plan, base, target)}, {_worst(base)}; {_why(plan, verdict)}"
+    text = f"{stay}: {_score(plan, base, target)}, {_worst(base)}; {_why(plan, verdict)}"
     if row is None:
-        return told + "."
+        return text + "."
     what = "the row named beforehand is" if row.title == plan.primary else "the highest is"
     return (
-        f"{told}; {what} {row.title}, {_gain(plan, verdict)}, {_cost(row, target)}, "
+        f"{text}; {what} {row.title}, {_gain(plan, verdict)}, {_cost(row, target)}, "
         f"{_home(study, plan, row, base, here)}."
     )
 
@@ -122,7 +122,7 @@ def _home(study: Study, plan: Plan, row: Line, base: Line, here: Sequence[Line])
         for site in dict.fromkeys(study.source)
         if site != target
     }
-    known = [(one.difference, site) for site, one in losses.items() if one is not None]
+    known = [(loss.difference, site) for site, loss in losses.items() if loss is not None]
     if not known:
         return "what is forgotten at home was not measured"
     change, site = min(known)
@@ -139,16 +139,16 @@ def decided(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], ta
     if verdict.action == "not-measured":
         return (f"No row was compared: {verdict.reason}.", rules)
     subjects = len(set().union(*(subject_ids(line, target) for line in here)))
-    told = [_unit(plan, subjects), _competitors(study, verdict, here)]
+    lines = [_unit(plan, subjects), _competitors(study, verdict, here)]
     if verdict.gain is None:
-        return (*told, "A single subject, or a class with a single subject, shows nothing.", rules)
+        return (*lines, "A single subject, or a class with a single subject, shows nothing.", rules)
     if verdict.reach is not None and verdict.reach.subjects < subjects:
-        told.append(
+        lines.append(
             f"{_counted(verdict.reach.subjects, 'subject')} are compared: in the others {plan.headline} is undefined "
             "in some row."
         )
-    told += [_test(plan, verdict), _tie(plan, verdict), _optimism(plan, verdict), _reach(plan, verdict)]
-    return (*told, _never_worse(plan, verdict), rules)
+    lines += [_test(plan, verdict), _tie(plan, verdict), _optimism(plan, verdict), _reach(plan, verdict)]
+    return (*lines, _never_worse(plan, verdict), rules)
 
 
 def _unit(plan: Plan, subjects: int) -> str:
@@ -183,14 +183,14 @@ def _tie(plan: Plan, verdict: Verdict) -> str:
     if verdict.action != "change":
         return "No row gains." + ("" if verdict.reason == "no gain shown" else f" {_why(plan, verdict)}.")
     first, *others = verdict.tied or (verdict.row,)
-    told = f"Of the rows that gain {first} is the best by mean. "
-    told += f"Cannot be told from it: {', '.join(others)}. " if others else "The others are behind it, or do not gain. "
+    text = f"Of the rows that gain {first} is the best by mean. "
+    text += f"Cannot be told from it: {', '.join(others)}. " if others else "The others are behind it, or do not gain. "
     if verdict.row == plan.primary:
-        told += f"The choice is {verdict.row}, which was named beforehand. "
+        text += f"The choice is {verdict.row}, which was named beforehand. "
     elif others:
-        told += f"The choice among them, the cheapest in labels and then in training time, is {verdict.row}. "
+        text += f"The choice among them, the cheapest in labels and then in training time, is {verdict.row}. "
     free = verdict.label_free
-    return told + (f"The best row without target labels is {free}." if free else "No row without target labels gains.")
+    return text + (f"The best row without target labels is {free}." if free else "No row without target labels gains.")
 
 
 def _optimism(plan: Plan, verdict: Verdict) -> str:

@@ -139,10 +139,10 @@ def bootstrap_pooled(
     signs = np.array([1 / len(a)] * len(a) + [-1 / len(b)] * len(b) if b else [1 / len(a)] * len(a))
     rng, drawn = np.random.default_rng(seed), dict[str, list[float]]()
     for _ in range(draws):
-        picked = Counter(subjects[which] for which in rng.integers(len(subjects), size=len(subjects)))
+        picked = Counter(subjects[number] for number in rng.integers(len(subjects), size=len(subjects)))
         pooled = [aggregate(_copies(group, picked)) for group in groups]
         for metric in pooled[0]:
-            values = [one.get(metric) for one in pooled]
+            values = [scores.get(metric) for scores in pooled]
             if None not in values:
                 drawn.setdefault(metric, []).append(float(signs @ np.array(values, np.float64)))
     shares = [(1 - level) / 2, (1 + level) / 2]
@@ -202,8 +202,8 @@ def adjust(p_values: Sequence[float], method: Adjustment = "holm") -> list[float
     """
     p = np.asarray(p_values, np.float64)
     adjusted = {"none": p, "bonferroni": np.minimum(1, p * len(p))}.get(method)
-    found: list[float] = (holm(p) if adjusted is None else adjusted).tolist()
-    return found
+    adjusted_: list[float] = (holm(p) if adjusted is None else adjusted).tolist()
+    return adjusted_
 
 
 def holm(p: ArrayLike) -> Floats:

@@ -197,10 +197,10 @@ def _interval(interval: Interval | None, sign: str = "") -> str:
     return "" if interval is None else f"{interval[0]:{sign}.3f} to {interval[1]:{sign}.3f}"
 
 
-def _p(found: Comparison, notes: Mapping[str, str]) -> str:
+def _p(compared: Comparison, notes: Mapping[str, str]) -> str:
     """The adjusted p, and the sign of what must be known to read it."""
-    p = "" if found.adjusted is None else p_value(found.adjusted)
-    return " ".join(word for word in (p, notes.get(found.note, "")) if word)
+    p = "" if compared.adjusted is None else p_value(compared.adjusted)
+    return " ".join(word for word in (p, notes.get(compared.note, "")) if word)
 
 
 def p_value(p: float) -> str:

@@ -51,7 +51,7 @@ class Tracked:
     @property
     def content(self) -> str:
         """A hash of all that is mirrored."""
-        return content_hash(self.name, self.parameters, [list(one) for one in self.scalars], self.has_failed)
+        return content_hash(self.name, self.parameters, [list(scalar) for scalar in self.scalars], self.has_failed)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def tracked_runs(out: Path) -> Iterator[Tracked]:
         title = str(first.recipe.get("title", first.recipe["name"]))
         parameters = {"recipe": str(first.recipe["name"]), "seed": str(first.seed)}
         parameters |= {str(key): str(value)[:250] for key, value in first.recipe["parameters"].items()}
-        scores = [one for record in records if record.status == "done" for one in _scores(record)]
+        scores = [score for record in records if record.status == "done" for score in _scores(record)]
         failed = all(record.status == "failed" for record in records)
         curves = list(_curves(Store(units / unit)))
         yield Tracked(unit, f"{title}, seed {first.seed}", parameters, (*sorted(scores), *curves), failed)
@@ -151,15 +151,15 @@ def write_events(folder: Path, runs: Sequence[Tracked]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     for run in runs:
-        place = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', run.name)}-{run.unit[:8]}"
-        tree.remove(place)
+        folder_ = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', run.name)}-{run.unit[:8]}"
+        tree.remove(folder_)
         try:
-            with SummaryWriter(str(place)) as writer:
+            with SummaryWriter(str(folder_)) as writer:
                 for name, step, value in run.scalars:
                     writer.add_scalar(name, value, step)
         except OSError as error:
             raise OutputError(
-                f"{place}: cannot be written ({error.strerror or error}); the study itself is finished: free some "
+                f"{folder_}: cannot be written ({error.strerror or error}); the study itself is finished: free some "
                 "space and run the same command again"
             ) from error
 

@@ -119,8 +119,8 @@ def _tested(
     """Limits and adjusted p of the rows that share a level: (D, N, F) -> three of (D, F)."""
     each = np.moveaxis(gains, 1, -1)  # (D, F, N)
     dof = None if evidence.dof is None else evidence.dof[list(family)]
-    sides = 2 if alternative == "greater" else 1
-    low, high = t_limits(each, 1 - sides * ALPHA / len(family), dof)
+    tails = 2 if alternative == "greater" else 1
+    low, high = t_limits(each, 1 - tails * ALPHA / len(family), dof)
     if evidence.exact:
         p = signed_rank_p(each.reshape(-1, each.shape[-1]), alternative).reshape(low.shape)
     else:
@@ -266,17 +266,17 @@ def decide(evidence: Evidence, statistics: Statistics) -> dict[str, Any]:
     """The rules on the subjects as they are: the fields of a ``Verdict`` but its words and
     marks."""
     alternative = alternative_of(statistics)
-    found = choose(evidence, evidence.values[None], alternative)
+    chosen = choose(evidence, evidence.values[None], alternative)
     gains = evidence.values[:, 1:].mean(0) - evidence.values[:, 0].mean()
-    row = int(found.row[0])
-    means = np.where(found.gained[0], gains, -np.inf)
+    row = int(chosen.row[0])
+    means = np.where(chosen.gained[0], gains, -np.inf)
     looked = row if row != KEPT else evidence.primary if evidence.primary is not None else int(gains.argmax())
     rows = 1 if looked == evidence.primary else len(evidence.others)
     sd = float((evidence.values[:, looked + 1] - evidence.values[:, 0]).std(ddof=1))
     reach = reach_of(sd, len(evidence.values), rows, statistics, exact=evidence.exact)
     few = reach.needed is None or reach.subjects < reach.needed
-    free = [k for k in np.argsort(-means, kind="stable") if found.gained[0, k] and not evidence.labels[k]]
-    tied = [k for k in np.argsort(-means, kind="stable") if found.tied[0, k]]
+    free = [k for k in np.argsort(-means, kind="stable") if chosen.gained[0, k] and not evidence.labels[k]]
+    tied = [k for k in np.argsort(-means, kind="stable") if chosen.tied[0, k]]
     return {
         "action": "keep" if row == KEPT else "change",
         "reason": "gain shown" if row != KEPT else "too few subjects to show one" if few else "no gain shown",
@@ -287,8 +287,8 @@ def decide(evidence: Evidence, statistics: Statistics) -> dict[str, Any]:
         "looked_at": evidence.titles[looked],
         "rows": rows,
         "gain": float(gains[looked]),
-        "low": float(found.low[0, looked]),
-        "high": float(found.high[0, looked]),
-        "p": float(found.p[0, looked]),
+        "low": float(chosen.low[0, looked]),
+        "high": float(chosen.high[0, looked]),
+        "p": float(chosen.p[0, looked]),
         "reach": reach,
     }

@@ -107,13 +107,13 @@ def refused_sizes(network: AnyNetwork, shapes: Iterable[tuple[int, ...]]) -> dic
 
 def _mixed_channels(cohorts: Sequence[Cohort]) -> int | None:
     """The larger number of channels where images have 1 or that many, and no study says which."""
-    found: set[int] = set()
+    channels: set[int] = set()
     for cohort in cohorts:
         for case in cohort.cases:
-            found.add(len(cohort.prepared.image(case)[0]))
+            channels.add(len(cohort.prepared.image(case)[0]))
             open_ = cohort.prepared.preprocessing.channels is None
-            if open_ and len(found) == 2 and min(found) == 1:
-                return max(found)
+            if open_ and len(channels) == 2 and min(channels) == 1:
+                return max(channels)
     return None
 
 
@@ -148,7 +148,7 @@ def _about_batch_norm(study: Study) -> list[str]:
         title(recipe)
         for row in study.rows
         for recipe in candidates(row)
-        if any(getattr(one, "needs_batch_norm", False) for one in every_recipe(recipe))
+        if any(getattr(inner, "needs_batch_norm", False) for inner in every_recipe(recipe))
     ]
 
 
@@ -179,7 +179,9 @@ def _patch(study: Study, seen: _Seen, multiple: int, say: Say) -> tuple[int, ...
 
 
 def _names_size(study: Study) -> bool:
-    return study.preprocessing.size is not None or any("size" in one.preprocessing for one in study.cohorts.values())
+    return study.preprocessing.size is not None or any(
+        "size" in member.preprocessing for member in study.cohorts.values()
+    )
 
 
 def _middle(seen: _Seen, multiple: int) -> tuple[int, ...]:

@@ -113,14 +113,14 @@ def _mask_classes(manifest: Path, looks: Sequence[Look]) -> list[str] | dict[str
     return {f"class-{code}": [code] for code in codes}
 
 
-def recipes_of(kind: str, sides: Sides, looks: Sequence[Look], sizes: Mapping[str, Any]) -> tuple[list[Any], str]:
+def recipes_of(kind: str, chosen: Sides, looks: Sequence[Look], sizes: Mapping[str, Any]) -> tuple[list[Any], str]:
     """Recipes that have what they need, and what they ask."""
-    if sides.within:
+    if chosen.within:
         asked = "one site: does strong augmentation help (always in the table)?"
         recipes = [_smaller(looks) if recipe == "mris" else recipe for recipe in WITHIN[kind][0]]
         return recipes, f"{asked} {WITHIN[kind][1]}".strip()
     free = [_reaching(looks, sizes) if recipe == "fourier" else recipe for recipe in FREE[kind]]
-    if not sides.budget:
+    if not chosen.budget:
         return free, "these need no target labels, of which there are too few"
     return [*free, *FEW_SHOT], "the first need no target labels; finetune uses those of target_labels"
 

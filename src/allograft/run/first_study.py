@@ -47,8 +47,8 @@ def first_study(manifest: Path, *, source: Sequence[str] = (), target: Sequence[
             f"{manifest}: no case has a label; found no {', '.join(KINDS)}; expected labels at one site at least, "
             "since a model is trained on them: add a column, or import the cohort again with its labels"
         )
-    sides = _sides(manifest, cases, kind, source, target)
-    used = [case for case in cases if case.site in (*sides.source, *sides.target)]
+    chosen = _sides(manifest, cases, kind, source, target)
+    used = [case for case in cases if case.site in (*chosen.source, *chosen.target)]
     looks = survey(used, Preprocessing())
     broken = [look for look in looks if any(what in ("unreadable", "geometry") for what, _ in look.problems)]
     if broken:
@@ -56,7 +56,7 @@ def first_study(manifest: Path, *, source: Sequence[str] = (), target: Sequence[
             f"{manifest}: {broken[0].case.name}: {broken[0].problems[0][1]}; {len(broken)} of {len(looks)} cases "
             "cannot be used; correct them or remove their rows, allograft doctor lists them"
         )
-    return _written(manifest, kind, sides, looks)
+    return _written(manifest, kind, chosen, looks)
 
 
 def _sides(manifest: Path, cases: Sequence[Case], kind: str, source: Sequence[str], target: Sequence[str]) -> Sides:
@@ -104,30 +104,30 @@ def _start(learnt: Mapping[str, tuple[int, int]], testable: Sequence[str], targe
     return (min(good, key=lambda site: (-learnt[site][0], -learnt[site][1], site)),)
 
 
-def _written(manifest: Path, kind: str, sides: Sides, looks: Sequence[Look]) -> FirstStudy:
-    comments = {"source": "; ".join(sides.notes)}
+def _written(manifest: Path, kind: str, chosen: Sides, looks: Sequence[Look]) -> FirstStudy:
+    comments = {"source": "; ".join(chosen.notes)}
     sizes = sizes_of(kind, looks, comments)
-    recipes, comments["recipes"] = recipes_of(kind, sides, looks, sizes)
+    recipes, comments["recipes"] = recipes_of(kind, chosen, looks, sizes)
     keys: dict[str, Any] = {"cohort": str(manifest), "task": task_of(manifest, kind, looks)}
-    keys |= {"source": list(sides.source), "target": list(sides.target), "recipes": recipes}
+    keys |= {"source": list(chosen.source), "target": list(chosen.target), "recipes": recipes}
     keys["network"] = network_of(kind, looks, recipes)
-    keys |= _labels(sides, recipes, comments) | sizes
-    found = compare({look.case.name: look.print for look in looks if look.print}, [look.case for look in looks])
-    if found.near or found.copies:
+    keys |= _labels(chosen, recipes, comments) | sizes
+    copies = compare({look.case.name: look.print for look in looks if look.print}, [look.case for look in looks])
+    if copies.near or copies.copies:
         keys["near_duplicates"] = "group"
         comments["near_duplicates"] = "pictures of several patients are alike: they count as one patient"
     keys |= {"seeds": 3, "budget": steps_of(kind, looks), "augmentation": "light"}
-    return FirstStudy(keys, {key: text for key, text in comments.items() if text}, sides.notes)
+    return FirstStudy(keys, {key: text for key, text in comments.items() if text}, chosen.notes)
 
 
-def _labels(sides: Sides, recipes: Sequence[Any], comments: dict[str, str]) -> dict[str, Any]:
+def _labels(chosen: Sides, recipes: Sequence[Any], comments: dict[str, str]) -> dict[str, Any]:
     """``pool``, ``target_labels`` and ``test``."""
-    if sides.within:
-        return {"pool": list(sides.source)} if any("first" in str(recipe) for recipe in recipes) else {}
+    if chosen.within:
+        return {"pool": list(chosen.source)} if any("first" in str(recipe) for recipe in recipes) else {}
     keys: dict[str, Any] = {}
-    if sides.budget:
-        keys["target_labels"] = {"subjects": sides.budget}
+    if chosen.budget:
+        keys["target_labels"] = {"subjects": chosen.budget}
         comments["target_labels"] = "labelled patients of each target that a recipe may use; the others are tested"
-    if not sides.fewest:
+    if not chosen.fewest:
         comments["target"] = "without labels nothing is scored here: annotate some patients later and run it again"
-    return keys | ({"test": {"fraction": 0.5}} if sides.fewest < FEW else {})
+    return keys | ({"test": {"fraction": 0.5}} if chosen.fewest < FEW else {})

@@ -65,13 +65,13 @@ class Judge:
 
     def scores(self, stage: Stage) -> str:
         """What its records say of a stage, in words: the headline at each test set."""
-        told = []
+        cases = []
         for test in self.tests if stage.predictor is not None else ():
             record = self._fresh(stage, test)
             value = None if record is None else record.metrics.get(self.task.headline)
             if value is not None:
-                told.append(f"{value:.3f} at {test.site}" + ("" if test.part == "test" else f" ({test.part})"))
-        return f"{self.task.headline} " + ", ".join(told) if told else "no score"
+                cases.append(f"{value:.3f} at {test.site}" + ("" if test.part == "test" else f" ({test.part})"))
+        return f"{self.task.headline} " + ", ".join(cases) if cases else "no score"
 
     def _written(self, stage: Stage) -> bool:
         if stage.predictor is None:

@@ -80,5 +80,5 @@ class Page:
 
     def _key(self) -> str:
         files = (self.out / "report.html", self.out / "splits.csv", *sorted((self.out / "records").glob("*.json")))
-        found = [[file.name, hashlib.blake2b(file.read_bytes()).hexdigest()] for file in files]
-        return tree.content_hash(__version__, self.study, found)
+        seen = [[file.name, hashlib.blake2b(file.read_bytes()).hexdigest()] for file in files]
+        return tree.content_hash(__version__, self.study, seen)

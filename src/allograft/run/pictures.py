@@ -153,7 +153,7 @@ def _shown(models: Models, here: Sequence[Line], known: Mapping[str, str]) -> li
     }
     return [
         Shown(name, f"{word}, {subjects[name]}", _marked(models, here[0], name))
-        for name, word in ((ranked[place], word) for place, word in sorted(places.items()))
+        for name, word in ((ranked[rank], word) for rank, word in sorted(places.items()))
     ]
 
 
@@ -196,7 +196,7 @@ def _along_the_stream(models: Models, run: Chosen, known: Mapping[str, str]) -> 
     if not models.world.study.stream:
         return []
     tested = models.world.part(models.world.study.phases[0][0], "test", 0)
-    case = min(tested.cases, key=lambda one: one.name)
+    case = min(tested.cases, key=lambda case_: case_.name)
     finished = Store(shared_folder(models.out) / "units" / run.row.unit, False, models.template).stages()
     return [
         _overlay(
@@ -218,11 +218,11 @@ def _boxes(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture
 
 
 def _overlay(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture:
-    image, found, truth = models.image(shown.name), models.find(model, shown.name), models.truth(shown.name)
+    image, predicted, truth = models.image(shown.name), models.find(model, shown.name), models.truth(shown.name)
     # the same slices of every row
-    marked = found if shown.marked is None else shown.marked
+    marked = predicted if shown.marked is None else shown.marked
     classes = len(getattr(models.world.study.made_task, "names", ()))
-    return overlay_picture(image, truth, found, marked, words=(shown.title, caption), most=SLICES, classes=classes)
+    return overlay_picture(image, truth, predicted, marked, words=(shown.title, caption), most=SLICES, classes=classes)
 
 
 def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Picture]:
@@ -240,9 +240,9 @@ def _disputed(models: Models, target: str, known: dict[str, str]) -> list[Pictur
         counts = votes([models.find(model, name) for model in loaded])
         score = mean_disagreement(counts)
         if len(top) < DISPUTED or score > top[0][0]:  # the pictures of all others need not be kept
-            top = heapq.nlargest(DISPUTED, [*top, (score, name, dissent(counts))], key=lambda one: (one[0], one[1]))[
-                ::-1
-            ]
+            top = heapq.nlargest(
+                DISPUTED, [*top, (score, name, dissent(counts))], key=lambda entry: (entry[0], entry[1])
+            )[::-1]
     among = f" of {len(asked)} looked at" if len(asked) < len(subjects) else ""
     titles = (f"most disputed{among}", *(f"number {rank}" for rank in range(2, DISPUTED + 1)))
     ranked = [

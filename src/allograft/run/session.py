@@ -133,8 +133,8 @@ class Session:
         check_protocol(self.out, self.study, world)
         prepare_images(world.cohorts, self.say)
         check_millimetres(world.cohorts, self.study.made_task)
-        for told in (*world.untested().values(), *world.one_class().values()):
-            self.say(f"warning: {told}")
+        for line in (*world.untested().values(), *world.one_class().values()):
+            self.say(f"warning: {line}")
         refused = _refused(bare_rows(world), lambda row: check_needs(row.recipe, scenario_of(world, row), row.target))
         if self.study.start != "scratch":
             network = self.start(world, 0)
@@ -238,8 +238,10 @@ class Session:
         with Seeds(seed).everything("network"):
             if self.network is not None:
                 module = self.network if isinstance(self.network, nn.Module) else self.network()
-                place = f"{type(module).__module__}:{type(module).__qualname__}"
-                network = copied(build({"build": {"custom": {"class": place, "key": task.key}}, "surgery": []}, module))
+                address = f"{type(module).__module__}:{type(module).__qualname__}"
+                network = copied(
+                    build({"build": {"custom": {"class": address, "key": task.key}}, "surgery": []}, module)
+                )
             else:
                 network = build(self._spec(channels, task.outputs))
             if self.study.start != "scratch":
@@ -277,14 +279,15 @@ class Session:
             if turn is None:
                 time.sleep(1.0)
                 continue
-            row, place = todo.pop(turn), f"{total - len(todo)} of {total}"
+            row, counted = todo.pop(turn), f"{total - len(todo)} of {total}"
             try:
-                has_run = replace(self, continued=self.continued | plan.continued).run(world, row, place)
+                has_run = replace(self, continued=self.continued | plan.continued).run(world, row, counted)
             except LeaseLost:
                 if self.fabric.world_size > 1:
                     raise  # the others of this group wait for this one's part of a step
                 self.say(
-                    f"[{place}] another process took this unit over while this one stood still; its result will be used"
+                    f"[{counted}] another process took this unit over while this one stood still; its result "
+                    "will be used"
                 )
                 todo.append(row)
                 continue
@@ -295,7 +298,7 @@ class Session:
     def _store(self, unit: str) -> Store:
         return Store(self.units / unit, self.fabric.is_global_zero)
 
-    def run(self, world: World, row: Row, place: str) -> bool:
+    def run(self, world: World, row: Row, counted: str) -> bool:
         """Run and judge one row, unless all of it is there already; a failure becomes a record.
 
         Returns:
@@ -312,7 +315,7 @@ class Session:
             store.tidy()
             return False
         self.say(
-            f"[{place}] {title(row.recipe)} -> {row.target}, seed {row.seed}"
+            f"[{counted}] {title(row.recipe)} -> {row.target}, seed {row.seed}"
             + (f", fold {row.fold}" if world.folds > 1 else "")
         )
         ordinals: dict[str, int] = {}
@@ -325,27 +328,27 @@ class Session:
                     judge(stage, ordinal, row.seed)
                     if _LOG.isEnabledFor(logging.DEBUG):
                         spent = time.monotonic() - began
-                        _LOG.debug("[%s] %s after %.1f s: %s", place, stage.name, spent, judge.scores(stage))
+                        _LOG.debug("[%s] %s after %.1f s: %s", counted, stage.name, spent, judge.scores(stage))
                 self.fabric.barrier()
         # no fault of the recipe's; a full disk the next unit would meet too
         except (OutputError, LeaseLost):
             raise
         except Exception as error:  # a unit that fails is shown; the rest goes on
             self.keep_failure(row, error)
-            self.say(f"[{place}] failed: {type(error).__name__}: {error}")
+            self.say(f"[{counted}] failed: {type(error).__name__}: {error}")
         return True
 
-    def run_node(self, world: World, row: Row, node: Node, place: str) -> None:
+    def run_node(self, world: World, row: Row, node: Node, counted: str) -> None:
         """Run one unit that a row is built on, and evaluate nothing. A failure is only said: it
         comes back in every row that is built on it, which keeps it."""
-        self.say(f"[{place}] {title(node.recipe)}, seed {row.seed}, for rows that are built on it")
+        self.say(f"[{counted}] {title(node.recipe)}, seed {row.seed}, for rows that are built on it")
         try:
             for _ in self.context(row.seed).run(node.recipe, scenario_of(world, row), self.start(world, row.seed)):
                 pass
         except (OutputError, LeaseLost):
             raise
         except Exception as error:
-            self.say(f"[{place}] failed: {type(error).__name__}: {error}")
+            self.say(f"[{counted}] failed: {type(error).__name__}: {error}")
 
     def is_done(self, world: World, rows: Sequence[Row], unit: str) -> bool:
         """Whether a unit is finished and every row that it answers is evaluated."""
@@ -453,13 +456,13 @@ class Session:
 
 def _refused(rows: Sequence[Row], check: Callable[[Row], None]) -> dict[str, AllograftError]:
     """Recipe's title -> why it cannot be run, of each that a check refuses."""
-    found: dict[str, AllograftError] = {}
+    refused: dict[str, AllograftError] = {}
     for row in rows:
         try:
             check(row)
         except AllograftError as error:
-            found.setdefault(title(row.recipe), error)
-    return found
+            refused.setdefault(title(row.recipe), error)
+    return refused
 
 
 def _raise_all(refused: Mapping[str, AllograftError]) -> None:

@@ -95,12 +95,12 @@ def _classes_in(folder: Path) -> dict[str, Classes]:
 
 
 def _why(key: str, theirs: Classes | None, ours: Classes) -> str:
-    trained = (
+    was_trained = (
         "it has no such head, or its card names no classes"
         if theirs is None
         else f"it was trained for {_named(theirs)}"
     )
-    return f"the head '{key}' of the model starts at random: {trained}, the study asks for {_named(ours)}"
+    return f"the head '{key}' of the model starts at random: {was_trained}, the study asks for {_named(ours)}"
 
 
 def _named(classes: Classes) -> str:

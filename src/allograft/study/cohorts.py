@@ -44,8 +44,8 @@ def read_cohorts(study: Study, cache: Path) -> tuple[Study, tuple[Cohort, ...]]:
         phases = tuple(_expanded(phase, cohorts) for phase in study.stream)
         study = replace(study, stream=phases, target=())
     else:
-        sides = {"source": _expanded(study.source, cohorts), "target": _expanded(study.target, cohorts)}
-        study = study if (sides["source"], sides["target"]) == (study.source, study.target) else replace(study, **sides)  # type: ignore[arg-type]
+        named = {"source": _expanded(study.source, cohorts), "target": _expanded(study.target, cohorts)}
+        study = study if (named["source"], named["target"]) == (study.source, study.target) else replace(study, **named)  # type: ignore[arg-type]
     study = replace(study, pool=_expanded(study.pool, cohorts)) if study.pool else study
     cases = [case for cohort in cohorts.values() for case in cohort.cases]
     coded = tuple(_with_attributes(cohort, categories(cases)) for cohort in cohorts.values())
@@ -83,14 +83,16 @@ def _coding(
     if classes is None:
         return task, {}
     known = (*task.mask, *task.label)
-    unknown = next((one for one in classes if one not in known), None)
+    unknown = next((class_ for class_ in classes if class_ not in known), None)
     if unknown is not None:
         raise SpecError(f"cohorts.{name}.classes: {nearest(unknown, known, 'class')}")
     words = {str(word): label for label in task.label for word in classes.get(label, ())}
     if not task.mask:
         return task, words
-    values = {one: tuple(value for value in classes.get(one, ()) if isinstance(value, int)) for one in task.mask}
-    texts = [value for one in task.mask for value in classes.get(one, ()) if not isinstance(value, int)]
+    values = {
+        class_: tuple(value for value in classes.get(class_, ()) if isinstance(value, int)) for class_ in task.mask
+    }
+    texts = [value for class_ in task.mask for value in classes.get(class_, ()) if not isinstance(value, int)]
     if texts:
         raise SpecError(
             f"cohorts.{name}.classes: found '{texts[0]}'; expected the mask's values, for example "

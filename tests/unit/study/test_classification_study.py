@@ -126,7 +126,7 @@ def test_a_kept_model_predicts_what_was_judged(done: tuple[Path, Path, Any], tmp
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["results.csv"]  # no pictures
     with open(tmp_path / "p" / "results.csv", newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
-    assert list(next(iter(rows.values()))) == ["image", "label", "dark", "bright", "warnings"]
+    assert list(next(iter(rows.values()))) == ["image", "label", "dark", "bright", "ood_distance", "warnings"]
     for name, probabilities in judged.items():
         assert [float(rows[name][one]) for one in CLASSES] == pytest.approx(probabilities, abs=1e-6)
         assert rows[name]["label"] == CLASSES[int(np.argmax(probabilities))]

@@ -151,7 +151,7 @@ def embedding(
     cloud = cloud_of(predictor, groups, sites, most, colours)
     if cloud is None:
         return None
-    losses, entropies = ([one[index] for one in cloud.facts] for index in (0, 1))
+    losses, entropies = ([fact[index] for fact in cloud.facts] for index in (0, 1))
     plane, how = embedded(cloud.rows)
     return Embedding(*_drawn(title, plane, cloud.groups, losses, entropies, (*cloud.notes, how)))
 
@@ -235,16 +235,16 @@ def encoder_of(thing: Any) -> nn.Module | None:
     inner: Sequence[Any] = thing if isinstance(thing, (list, tuple)) else ()
     if is_dataclass(thing) and not isinstance(thing, type):
         inner = [getattr(thing, f.name) for f in fields(thing)]
-    return next((found for one in inner if (found := encoder_of(one)) is not None), None)
+    return next((found for part in inner if (found := encoder_of(part)) is not None), None)
 
 
 def _seen(predictor: Any, encoder: nn.Module, images: Batch) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
     """A case's feature as the predictor itself makes it, mean over slices and over all its passes
     (donors), and the prediction."""
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    with features(encoder) as found:
+    with features(encoder) as captured:
         prediction = whole_prediction(predictor, images.to(device))
-    return (torch.cat(found).mean(0).numpy() if found else None), prediction
+    return (torch.cat(captured).mean(0).numpy() if captured else None), prediction
 
 
 @contextmanager
@@ -324,10 +324,10 @@ def _sampled(groups: Mapping[str, Cohort], most: int) -> tuple[dict[str, Cohort]
     full = {name: cohort for name, cohort in groups.items() if cohort.cases}
     total, left = sum(len(cohort.cases) for cohort in full.values()), most
     kept: dict[str, Cohort] = {}
-    for place, name in enumerate(
+    for index, name in enumerate(
         sorted(full, key=lambda name: len(full[name].cases))
     ):  # small groups first: what they leave is shared
-        share = left // (len(full) - place)
+        share = left // (len(full) - index)
         turns = {case.name: Seeds(0, ("embedding",)).number(case.name) for case in full[name].cases}
         cases = tuple(sorted(full[name].cases, key=lambda case: turns[case.name])[:share])
         kept[name] = replace(full[name], cases=cases)
@@ -346,10 +346,10 @@ def _drawn(
     notes: tuple[str, ...],
 ) -> tuple[tuple[Points, ...], tuple[str, ...]]:
     def points(colour: Sequence[float | None], axis: str, what: str) -> Points:
-        shown = [place for place in range(len(names)) if not colour or colour[place] is not None]
-        x, y = (tuple(round(float(plane[place, side]), 4) for place in shown) for side in (0, 1))
-        values = tuple(round(float(value), 6) for place in shown if colour and (value := colour[place]) is not None)
-        return Points(f"features of {title}{what}", x, y, tuple(names[place] for place in shown), values, axis)
+        shown = [index for index in range(len(names)) if not colour or colour[index] is not None]
+        x, y = (tuple(round(float(plane[index, side]), 4) for index in shown) for side in (0, 1))
+        values = tuple(round(float(value), 6) for index in shown if colour and (value := colour[index]) is not None)
+        return Points(f"features of {title}{what}", x, y, tuple(names[index] for index in shown), values, axis)
 
     known = sum(loss is not None for loss in losses)
     if known == len(names):

@@ -73,12 +73,14 @@ def estimates(plan: Plan, lines: Sequence[Line], target: str) -> list[Estimate]:
     classification and segmentation, without source validation cases, and for records of versions
     that kept nothing to estimate from."""
     made = []
-    for line in (one for one in lines if one.target == target):
-        others = [one for one in lines if one.title == line.title and one.target != target]
+    for line in (line_ for line_ in lines if line_.target == target):
+        others = [line_ for line_ in lines if line_.title == line.title and line_.target != target]
         for method in methods_of(plan.task):
             values, truths, count = _at(plan, line, method)
-            elsewhere = {one.target: _at(plan, one, method) for one in others}
-            errors = {site: _error(found, true) for site, (found, true, _) in elsewhere.items() if found and true}
+            elsewhere = {line_.target: _at(plan, line_, method) for line_ in others}
+            errors = {
+                site: _error(estimate, true) for site, (estimate, true, _) in elsewhere.items() if estimate and true
+            }
             if values:
                 made.append(Estimate(line.title, method, values, truths, errors, count))
     return made
@@ -104,8 +106,8 @@ def _at(plan: Plan, line: Line, method: str) -> tuple[tuple[float, ...], tuple[f
     """Of each finished seed the estimate at the line's target and what was measured, () without
     labels; and how many validation cases it was fitted on."""
     runs = [run for run in line.runs if not run.error and run.tests.get(line.target)]
-    found = [_of_run(plan.task, run, run.tests[line.target], method) for run in runs]
-    known = [one for one in found if one is not None]
+    by_run = [_of_run(plan.task, run, run.tests[line.target], method) for run in runs]
+    known = [one for one in by_run if one is not None]
     truths = tuple(truth for _, truth in known if truth is not None)
     counts = [len({case["case"] for record in run.validation for case in record.cases}) for run in runs]
     return tuple(value for value, _ in known), truths if len(truths) == len(known) else (), max(counts, default=0)
@@ -173,22 +175,24 @@ def estimate_sheet(plan: Plan, lines: Sequence[Line], target: str) -> Sheet | No
     made = estimates(plan, lines, target)
     if not made:
         return None
-    methods = list(dict.fromkeys(one.method for one in made))
+    methods = list(dict.fromkeys(estimate.method for estimate in made))
     quantity = "dice" if DICE in methods else "accuracy"
-    measured = any(one.truths for one in made)
+    measured = any(estimate.truths for estimate in made)
     pairs = [name for method in methods for name in (method, "error at other sites")]
     columns = ("recipe", *pairs, *([f"{quantity}, measured here"] if measured else []))
-    rows = [_row(title, [one for one in made if one.title == title], measured) for title in _titles(made)]
-    count = max(one.fitted_on for one in made)
+    rows = [
+        _row(title, [estimate for estimate in made if estimate.title == title], measured) for title in _titles(made)
+    ]
+    count = max(estimate.fitted_on for estimate in made)
     fitted = f"Fitted on {count} validation case{'' if count == 1 else 's'} of the source; means ± sd over seeds."
     title = f"{quantity} at {target}, {'estimated as if it had no labels' if measured else NO_LABELS}"
     return Sheet(title, columns, tuple(rows), (NOTES[quantity], fitted, LIMITS))
 
 
 def _titles(made: Sequence[Estimate]) -> list[str]:
-    return list(dict.fromkeys(one.title for one in made))
+    return list(dict.fromkeys(estimate.title for estimate in made))
 
 
 def _row(title: str, each: Sequence[Estimate], measured: bool) -> tuple[str, ...]:
-    cells = [cell for one in each for cell in (spread(one.values), one.error)]
+    cells = [cell for estimate in each for cell in (spread(estimate.values), estimate.error)]
     return (title, *cells, *([spread(each[0].truths)] if measured else []))

@@ -112,7 +112,7 @@ def group_columns(cases: Sequence[Case]) -> tuple[str, ...]:
     for case in cases:
         for key, value in case.attributes.items():
             values.setdefault(key, set()).update(() if is_missing(value) else (value,))
-    return tuple(key for key, found in values.items() if 2 <= len(found) <= MOST_VALUES)
+    return tuple(key for key, present in values.items() if 2 <= len(present) <= MOST_VALUES)
 
 
 def audits(plan: Plan, line: Line, cases: Iterable[Case]) -> list[Audit]:
@@ -177,8 +177,10 @@ def validation_audits(task: Any, scored: Cases, cases: Iterable[Case]) -> list[d
         groups = []
         for name in names:
             here = [case for case in labelled if value_of.get(str(case["case"])) == name]
-            one = _group(part, name, {0: here}, OperatingPoints())
-            groups.append({"name": name, "subjects": one.subjects, "cases": one.cases, "scores": dict(one.scores)})
+            audit = _group(part, name, {0: here}, OperatingPoints())
+            groups.append(
+                {"name": name, "subjects": audit.subjects, "cases": audit.cases, "scores": dict(audit.scores)}
+            )
         made.append({"attribute": column, "headline": part.headline, "groups": groups})
     return made
 
@@ -215,10 +217,12 @@ def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: Operating
         return Group(name, subjects, count)
     metrics = tuple(dict.fromkeys((task.headline, "auroc", "ece")))
     pooled = [task.aggregate(cases) for cases in every]
-    scores = {metric: _mean([one.get(metric) for one in pooled]) for metric in metrics}
+    scores = {metric: _mean([pooled_.get(metric) for pooled_ in pooled]) for metric in metrics}
     rates = [_rates(cases, points.of[seed]) for seed, cases in by_seed.items() if cases and seed in points.of]
-    scores |= {key: _mean([one[key] for one in rates]) for key in ("sensitivity", "specificity")} if rates else {}
-    areas = [found for cases in every if (found := area_of(task, cases)) is not None]
+    scores |= (
+        {key: _mean([pooled_[key] for pooled_ in rates]) for key in ("sensitivity", "specificity")} if rates else {}
+    )
+    areas = [area for cases in every if (area := area_of(task, cases)) is not None]
     return Group(name, subjects, count, scores, {AUROC: area_limits(mean_area(areas))} if areas else {})
 
 
@@ -271,8 +275,8 @@ def threshold_at(positives: Sequence[float], sensitivity: float = SENSITIVITY) -
     if not positives:
         return None
     # 0.9 * 10 is nine, whatever its rounding
-    found = math.ceil(sensitivity * len(positives) - 1e-9)
-    return sorted(positives, reverse=True)[max(found, 1) - 1]
+    count = math.ceil(sensitivity * len(positives) - 1e-9)
+    return sorted(positives, reverse=True)[max(count, 1) - 1]
 
 
 def _rates(cases: Cases, threshold: float) -> dict[str, float | None]:
@@ -294,10 +298,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _sorted(values: Iterable[str]) -> list[str]:
     """Numbers by size, then words by letter."""
 
-    def place(value: str) -> tuple[bool, float, str]:
+    def rank(value: str) -> tuple[bool, float, str]:
         try:
             return False, float(value), value
         except ValueError:
             return True, 0.0, value
 
-    return sorted(values, key=place)
+    return sorted(values, key=rank)

@@ -39,7 +39,7 @@ def fairness(plan: Plan, lines: Sequence[Line], world: World, target: str) -> Fa
     if not every:
         return None
     attributes = dict.fromkeys(audit.attribute for audit in every)
-    gaps = tuple(gap_sheet([audit for audit in every if audit.attribute == one]) for one in attributes)
+    gaps = tuple(gap_sheet([audit for audit in every if audit.attribute == attribute]) for attribute in attributes)
     return Fairness(
         gaps, tuple(group_sheet(audit) for line in here if _is_shown(line) for audit in audited[line.title])
     )
@@ -49,9 +49,9 @@ def _is_shown(line: Line) -> bool:
     return line.chosen or line.title in NOTHING
 
 
-def gap_sheet(found: Sequence[Audit]) -> Sheet:
+def gap_sheet(audits: Sequence[Audit]) -> Sheet:
     """One attribute, a row a recipe."""
-    attribute, target, headline = found[0].attribute, found[0].target, found[0].headline
+    attribute, target, headline = audits[0].attribute, audits[0].target, audits[0].headline
     columns = [
         "recipe",
         "worst group",
@@ -60,7 +60,7 @@ def gap_sheet(found: Sequence[Audit]) -> Sheet:
         *(["auroc gap"] if headline != "auroc" else []),
     ]
     rows = []
-    for audit in found:
+    for audit in audits:
         worst = audit.worst
         cells = [
             audit.title,
@@ -69,7 +69,7 @@ def gap_sheet(found: Sequence[Audit]) -> Sheet:
         rows.append((*cells, number(audit.gap()), *([number(audit.gap("auroc"))] if headline != "auroc" else [])))
     notes = (
         "The gap is the best group less the worst: among several groups it is above 0 by chance alone.",
-        *_small(found[0]),
+        *_small(audits[0]),
     )
     where = "all evaluated test subjects" if attribute == SITE else f"test subjects of {target}"
     return Sheet(f"Gaps between groups by {attribute}, {where}", tuple(columns), tuple(rows), notes)

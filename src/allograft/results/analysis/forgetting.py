@@ -78,7 +78,7 @@ def forgetting(plan: Plan, records: Iterable[Record], source: Sequence[str], tar
     titles = [
         title for title in dict.fromkeys((*(title for title, _ in plan.lines()), *at_source)) if title in at_source
     ]
-    home, away = ({title: found[title] for title in titles} for found in (at_source, at_target))
+    home, away = ({title: scores[title] for title in titles} for scores in (at_source, at_target))
     return Forgetting(target, plan.headline, tuple(numbers), home, away, nothing, tuple(unclear))
 
 
@@ -112,30 +112,32 @@ def _by_seed(plan: Plan, records: Sequence[Record], sites: Sequence[str]) -> dic
     return {seed: fmean(map(fmean, each.values())) for seed, each in sorted(values.items()) if len(each) == len(sites)}
 
 
-def forgetting_sheets(found: Forgetting) -> tuple[Sheet, Sheet]:
+def forgetting_sheets(forgotten: Forgetting) -> tuple[Sheet, Sheet]:
     """The table at the source and the one at the target: mean ± sd over seeds, and the difference
     to the model before."""
-    columns = ("recipe", *(f"{budget} labelled" for budget in found.budgets))
+    columns = ("recipe", *(f"{budget} labelled" for budget in forgotten.budgets))
     notes = [
         "Of each run the last stage, at the test subjects of the source; in brackets the difference to no adaptation, "
         "over shared seeds."
     ]
-    if len(found.budgets) < 3:
+    if len(forgotten.budgets) < 3:
         notes.append(
             "More label budgets: run the study again into the same folder with --set target_labels.subjects=1, =2, =4."
         )
-    if found.unclear:
-        words = ", ".join(f"{title} ({budget} labelled)" for title, budget in found.unclear)
+    if forgotten.unclear:
+        words = ", ".join(f"{title} ({budget} labelled)" for title, budget in forgotten.unclear)
         notes.append(f"Left out, because the folder holds several runs of other settings: {words}.")
     home = tuple(
-        (title, *(_cell(by.get(n, {}), found.nothing) for n in found.budgets)) for title, by in found.source.items()
+        (title, *(_cell(by.get(n, {}), forgotten.nothing) for n in forgotten.budgets))
+        for title, by in forgotten.source.items()
     )
     away = tuple(
-        (title, *(spread(list(by.get(n, {}).values())) for n in found.budgets)) for title, by in found.at_target.items()
+        (title, *(spread(list(by.get(n, {}).values())) for n in forgotten.budgets))
+        for title, by in forgotten.at_target.items()
     )
-    title = f"{found.headline} by number of labelled subjects of {found.target}"
+    title = f"{forgotten.headline} by number of labelled subjects of {forgotten.target}"
     return Sheet(f"At the source after adaptation: {title}", columns, home, tuple(notes)), Sheet(
-        f"At {found.target}: {title}", columns, away
+        f"At {forgotten.target}: {title}", columns, away
     )
 
 
@@ -144,19 +146,19 @@ def _cell(scores: Mapping[int, float], nothing: Mapping[int, float]) -> str:
     return spread(list(scores.values())) + (f" ({fmean(shared):+.3f})" if shared and scores != nothing else "")
 
 
-def forgetting_figure(found: Forgetting) -> Lines:
+def forgetting_figure(forgotten: Forgetting) -> Lines:
     """Source score over the number of labelled target subjects, a curve a recipe; do-nothing is
     level."""
-    level = fmean(found.nothing.values()) if found.nothing else None
+    level = fmean(forgotten.nothing.values()) if forgotten.nothing else None
     curves: dict[str, tuple[float | None, ...]] = {}
-    for title, by in found.source.items():
-        scores = tuple(fmean(by[n].values()) if by.get(n) else None for n in found.budgets)
-        curves[title] = tuple(level for _ in found.budgets) if title in NOTHING else scores
-    x = tuple(float(budget) for budget in found.budgets)
+    for title, by in forgotten.source.items():
+        scores = tuple(fmean(by[n].values()) if by.get(n) else None for n in forgotten.budgets)
+        curves[title] = tuple(level for _ in forgotten.budgets) if title in NOTHING else scores
+    x = tuple(float(budget) for budget in forgotten.budgets)
     return Lines(
-        f"source score after adaptation to {found.target}",
+        f"source score after adaptation to {forgotten.target}",
         x,
         curves,
         "labelled target subjects",
-        f"{found.headline} at the source",
+        f"{forgotten.headline} at the source",
     )

@@ -129,7 +129,7 @@ class LabelCurve:
     def best(self, amount: float) -> tuple[Curve, Point] | None:
         """The row with the highest mean test score at a budget, upper bounds aside."""
         here = [(curve, point) for curve in self.curves if not curve.bound for point in curve.points]
-        return max((one for one in here if one[1].amount == amount), key=lambda one: one[1].score, default=None)
+        return max((pair for pair in here if pair[1].amount == amount), key=lambda pair: pair[1].score, default=None)
 
     @property
     def nothing(self) -> float | None:
@@ -196,7 +196,7 @@ def _curve_of(group: str, target: str, every: Sequence[tuple[Part, TargetLabels]
 def _row(title: str, target: str, parts: Sequence[tuple[float, Part]]) -> Curve:
     points, plan = [], parts[0][1].plan
     for amount, part in parts:
-        line = next((one for one in part.standing.lines if (one.title, one.target) == (title, target)), None)
+        line = next((line_ for line_ in part.standing.lines if (line_.title, line_.target) == (title, target)), None)
         score = None if line is None else line.score(target)
         if line is None or score is None:
             continue
@@ -273,18 +273,21 @@ def write_label_curve(folder: Path, curves: Iterable[LabelCurve]) -> Path | None
     return write_rows(folder / FILE, COLUMNS, rows) if rows else None
 
 
-def _rows(found: LabelCurve) -> list[dict[str, Any]]:
+def _rows(label_curve: LabelCurve) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for curve in found.curves:
-        common = {"part": word(found.part), "target": word(found.target), "recipe": word(curve.title)}
-        common |= {"unit": found.unit, "metric": found.metric}
+    for curve in label_curve.curves:
+        common = {"part": word(label_curve.part), "target": word(label_curve.target), "recipe": word(curve.title)}
+        common |= {"unit": label_curve.unit, "metric": label_curve.metric}
         for point in curve.points:
-            best, gain = found.best(point.amount), point.gain
+            best, gain = label_curve.best(point.amount), point.gain
             row: dict[str, Any] = {**common, "kind": "measured", "budget": f"{point.amount:g}", "score": point.score}
-            row |= {"labelled_subjects": labelled_subjects(point.line, found.target), "seeds_done": point.line.done}
-            row |= {"subjects": len(subject_ids(point.line, found.target)), "low": point.low, "high": point.high}
+            row |= {
+                "labelled_subjects": labelled_subjects(point.line, label_curve.target),
+                "seeds_done": point.line.done,
+            }
+            row |= {"subjects": len(subject_ids(point.line, label_curve.target)), "low": point.low, "high": point.high}
             row |= {"best": int(best is not None and best[0] is curve)}
-            row |= {"verdict": int(found.verdicts[point.amount] == curve.title)}
+            row |= {"verdict": int(label_curve.verdicts[point.amount] == curve.title)}
             if gain is not None:
                 row |= {"difference": gain.difference, "difference_low": gain.low, "difference_high": gain.high}
             rows.append(row)

@@ -42,9 +42,9 @@ def reader_sheet(lines: Sequence[Line], target: str) -> Sheet | None:
 def _start(line: Line, target: str) -> str:
     """The epochs at which the correction began: the mean over the seeds in which it did, and how
     many those are."""
-    found = [record.facts[START] for run in line.runs for record in run.tests.get(target, ()) if START in record.facts]
-    began = [float(value) for value in found if isinstance(value, (int, float))]
-    if not found:
+    starts = [record.facts[START] for run in line.runs for record in run.tests.get(target, ()) if START in record.facts]
+    began = [float(value) for value in starts if isinstance(value, (int, float))]
+    if not starts:
         return ""
     mean = f"{fmean(began):g}" if began else "never"
-    return mean if len(began) in (0, len(found)) else f"{mean} in {len(began)} of {len(found)} runs"
+    return mean if len(began) in (0, len(starts)) else f"{mean} in {len(began)} of {len(starts)} runs"

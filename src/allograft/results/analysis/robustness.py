@@ -131,38 +131,38 @@ def best_k(rows: ArrayLike, labels: Sequence[Any], subjects: Sequence[str]) -> i
     return int(scores.argmax()) + 1
 
 
-def robustness_sheet(found: Mapping[str, Features]) -> Sheet | None:
+def robustness_sheet(features: Mapping[str, Features]) -> Sheet | None:
     """The table of a target, one row per model; None where no model's site can be probed.
 
     Args:
         found: recipe's title -> features, of the same cases for all.
     """
-    probes = {title: probe for title, one in found.items() if (probe := _probe(one, one.sites)) is not None}
+    probes = {title: probe for title, seen in features.items() if (probe := _probe(seen, seen.sites)) is not None}
     if not probes:
         return None
-    count = len(next(iter(found.values())).sites)
-    classed = {title: found[title] for title in probes if len(set(found[title].labels)) > 1}
+    count = len(next(iter(features.values())).sites)
+    classed = {title: features[title] for title in probes if len(set(features[title].labels)) > 1}
     rows = [(title, _cell(probe)) for title, probe in probes.items()]
     if not classed:
         return Sheet(TITLE, ("recipe", "site probe"), tuple(rows), (PROBES, NO_INDEX, CASES.format(count=count)))
-    k = round(median(best_k(one.rows, one.labels, one.subjects) for one in classed.values()))
-    cells = {title: _index_cells(one, k) for title, one in classed.items()}
+    k = round(median(best_k(seen.rows, seen.labels, seen.subjects) for seen in classed.values()))
+    cells = {title: _index_cells(seen, k) for title, seen in classed.items()}
     wide = tuple((title, site, *cells.get(title, ("", ""))) for title, site in rows)
     columns = ("recipe", "site probe", "class probe", f"robustness index, k = {k}")
     return Sheet(f"{TITLE} and the class", columns, wide, (INDEX.format(k=k), PROBES, CLASS, CASES.format(count=count)))
 
 
-def _index_cells(found: Features, k: int) -> tuple[str, str]:
-    probe = _probe(found, [str(label) for label in found.labels])
-    value = robustness_index(found.rows, found.labels, found.sites, found.subjects, k=k)
-    level = chance(found.labels, found.sites, found.subjects)
+def _index_cells(features: Features, k: int) -> tuple[str, str]:
+    probe = _probe(features, [str(label) for label in features.labels])
+    value = robustness_index(features.rows, features.labels, features.sites, features.subjects, k=k)
+    level = chance(features.labels, features.sites, features.subjects)
     index = "undefined" if value is None or level is None else f"{value:.2f} ({level:.2f})"
     return ("undefined" if probe is None else _cell(probe), index)
 
 
-def _probe(found: Features, names: Sequence[str]) -> Probe | None:
+def _probe(features: Features, names: Sequence[str]) -> Probe | None:
     try:
-        return site_probe(found.rows, names, found.subjects)
+        return site_probe(features.rows, names, features.subjects)
     except SpecError:  # one site, or one with a single subject
         return None
 

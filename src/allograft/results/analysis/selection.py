@@ -84,12 +84,12 @@ def _distance(line: Line | None, target: str, oracle: float) -> Distance | None:
 
 def distance_sheet(plan: Plan, records: Mapping[str, Record], target: str) -> Sheet | None:
     """``distance_to_oracle`` as a table; None where nothing was measured."""
-    found = distance_to_oracle(plan, records, target)
-    if not found:
+    distances = distance_to_oracle(plan, records, target)
+    if not distances:
         return None
     rows = []
-    for rule, one in found.items():
-        cells = ("nothing to go by", "", "", "") if one is None else _cells(one)
+    for rule, distance in distances.items():
+        cells = ("nothing to go by", "", "", "") if distance is None else _cells(distance)
         rows.append((rule, *cells))
     notes = (
         *(f"{rule}: {words}." for rule, words in RULES.items()),
@@ -102,5 +102,5 @@ def distance_sheet(plan: Plan, records: Mapping[str, Record], target: str) -> Sh
     return Sheet(f"How far each selection rule is from the oracle at {target}", columns, tuple(rows), notes)
 
 
-def _cells(one: Distance) -> tuple[str, str, str, str]:
-    return one.title, ", ".join(one.stages), number(one.score), number(one.behind)
+def _cells(distance: Distance) -> tuple[str, str, str, str]:
+    return distance.title, ", ".join(distance.stages), number(distance.score), number(distance.behind)

@@ -118,9 +118,9 @@ def seen(predictor: Any, cohort: Cohort) -> tuple[NDArray[np.float64], list[dict
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     rows, predictions = [], []
     for whole in replace(cohort, sites=()).wholes():
-        with features(encoder) as found:
+        with features(encoder) as captured:
             predictions.append(whole_prediction(predictor, whole.batch.to(device)))
-        if not found:
+        if not captured:
             raise SpecError("site probe: the model predicts without its encoder; probe the model that it was made from")
-        rows.append(torch.cat(found).mean(0).numpy())
+        rows.append(torch.cat(captured).mean(0).numpy())
     return np.stack(rows), predictions

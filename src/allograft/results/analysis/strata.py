@@ -41,7 +41,7 @@ def strata_sheet(lines: Sequence[Line], cases: Iterable[Case], target: str) -> S
     if len(strata) < 2:
         return None
     columns = ("recipe", *(f"{name} ({len(counts[name])} images)" for name in (*strata, ALL)))
-    body = tuple((title, *(told.get(name, "") for name in (*strata, ALL))) for title, told in rows.items())
+    body = tuple((title, *(cells.get(name, "") for name in (*strata, ALL))) for title, cells in rows.items())
     notes = ("Median ± median absolute deviation of the absolute error over an image's pixels, in its unit.",)
     return Sheet("Error of made images by label", columns, body, notes)
 

@@ -107,11 +107,11 @@ def stream_results(plan: Plan, records: Iterable[Record], phases: Sequence[Seque
         if kept:
             last = [max(own, key=lambda record: record.ordinal) for _, own in kept]
             facts = tuple(
-                {key: value for key, value in one.facts.items() if isinstance(value, (int, float))} for one in last
+                {key: value for key, value in end.facts.items() if isinstance(value, (int, float))} for end in last
             )
-            seconds = tuple(float(one.cost.get("train_seconds", 0.0)) for one in last)
-            memory = tuple(float(one.cost["peak_memory_mb"]) for one in last if "peak_memory_mb" in one.cost)
-            words = (item for one in last for item in one.facts.items() if isinstance(item[1], str))
+            seconds = tuple(float(end.cost.get("train_seconds", 0.0)) for end in last)
+            memory = tuple(float(end.cost["peak_memory_mb"]) for end in last if "peak_memory_mb" in end.cost)
+            words = (item for end in last for item in end.facts.items() if isinstance(item[1], str))
             said = tuple(dict.fromkeys(f"{key.replace('_', ' ')}: {value}" for key, value in words))
             made.append(StreamResult(title, tuple(matrix for matrix, _ in kept), facts, seconds, memory, said))
     return made
@@ -128,8 +128,8 @@ def ends(plan: Plan, records: Iterable[Record], phases: Sequence[Sequence[str]])
         scores: list[list[float | None]] = []
         judged: dict[int, Cases] = {}
         for row in rows:
-            found = of_unit.get(row.unit, [])
-            final = {r.site: r for r in found if r.ordinal == max(one.ordinal for one in found)}
+            records_ = of_unit.get(row.unit, [])
+            final = {r.site: r for r in records_ if r.ordinal == max(one.ordinal for one in records_)}
             if any(site not in final for phase in phases for site in phase):
                 continue
             scores.append([_pooled(plan.task, [final[site] for site in phase]) for phase in phases])
@@ -139,22 +139,22 @@ def ends(plan: Plan, records: Iterable[Record], phases: Sequence[Sequence[str]])
     return made
 
 
-def ends_figure(found: Sequence[End], phases: Sequence[Sequence[str]], headline: str) -> Lines:
+def ends_figure(ends_: Sequence[End], phases: Sequence[Sequence[str]], headline: str) -> Lines:
     """The score on each stage after the last one, a curve per recipe (fig. 3 of ODEx, left)."""
     return Lines(
         f"{headline} on each stage once all are trained on",
         tuple(float(number + 1) for number in range(len(phases))),
-        {one.title: one.phases for one in found},
+        {end.title: end.phases for end in ends_},
         "stage",
         headline,
     )
 
 
-def against_sheet(plan: Plan, found: Sequence[End]) -> Sheet | None:
+def against_sheet(plan: Plan, ends_: Sequence[End]) -> Sheet | None:
     """The row named beforehand against each other row: a one-sided signed-rank test over subjects,
     as the authors of ODEx test; None where no row was named."""
-    named = next((one for one in found if one.title == plan.primary), None)
-    others = [one for one in found if one.title != plan.primary]
+    named = next((end for end in ends_ if end.title == plan.primary), None)
+    others = [end for end in ends_ if end.title != plan.primary]
     if named is None or not others:
         return None
     tested = []
@@ -183,15 +183,16 @@ def score_matrix(task: Task, records: Iterable[Record], phases: Sequence[Sequenc
 
     Of several records that saw the same stages the last is read.
     """
-    found: dict[tuple[int, str], Record] = {}
+    latest: dict[tuple[int, str], Record] = {}
     for record in sorted(records, key=lambda record: record.ordinal):
         stage = _stage_of(record.seen, phases)
         if stage is not None:
-            found[stage, record.site] = record
-    if any((stage, site) not in found for stage in range(len(phases)) for phase in phases for site in phase):
+            latest[stage, record.site] = record
+    if any((stage, site) not in latest for stage in range(len(phases)) for phase in phases for site in phase):
         return None
     return tuple(
-        tuple(_pooled(task, [found[stage, site] for site in phase]) for phase in phases) for stage in range(len(phases))
+        tuple(_pooled(task, [latest[stage, site] for site in phase]) for phase in phases)
+        for stage in range(len(phases))
     )
 
 
@@ -206,10 +207,10 @@ def _pooled(task: Task, records: Sequence[Record]) -> float | None:
     return task.aggregate(cases).get(task.headline) if cases else None
 
 
-def stream_sheet(plan: Plan, found: Sequence[StreamResult]) -> Sheet:
+def stream_sheet(plan: Plan, streams: Sequence[StreamResult]) -> Sheet:
     """Transfer backward and forward, the facts of the last stage and the cost, mean ± sd over
     seeds."""
-    names = list(dict.fromkeys(key for one in found for facts in one.facts for key in facts))
+    names = list(dict.fromkeys(key for stream in streams for facts in stream.facts for key in facts))
     columns = (
         "recipe",
         f"{plan.headline} at the end",
@@ -221,33 +222,33 @@ def stream_sheet(plan: Plan, found: Sequence[StreamResult]) -> Sheet:
         "peak MB",
     )
     rows = []
-    for one in found:
-        final = [_mean(matrix[-1]) for matrix in one.matrices]
+    for stream in streams:
+        final = [_mean(matrix[-1]) for matrix in stream.matrices]
         scores = (
             final,
             *(
-                [measure(matrix) for matrix in one.matrices]
+                [measure(matrix) for matrix in stream.matrices]
                 for measure in (backward_transfer, forward_transfer, zero_shot)
             ),
         )
         shown = (spread([value for value in values if value is not None]) for values in scores)
-        facts = (spread([float(facts[name]) for facts in one.facts if name in facts]) for name in names)
-        rows.append((one.title, *shown, *facts, spread(list(one.seconds)), spread(list(one.memory))))
+        facts = (spread([float(facts[name]) for facts in stream.facts if name in facts]) for name in names)
+        rows.append((stream.title, *shown, *facts, spread(list(stream.seconds)), spread(list(stream.memory))))
     notes = (
         "R[i][j] is the score on stage j after training on stage i.",
         "Backward transfer: mean of R[last][j] - R[j][j], below 0 is forgetting.",
         "Forward transfer: mean of R[i][i] - R[i-1][i]. Zero-shot: mean of R[i-1][i]. Mean ± sd over seeds.",
-        *(f"{one.title}: {words}." for one in found for words in one.said),
+        *(f"{stream.title}: {words}." for stream in streams for words in stream.said),
     )
     return Sheet("Transfer along the stream", columns, tuple(rows), notes)
 
 
-def matrix_figure(one: StreamResult, phases: Sequence[Sequence[str]]) -> Heatmap:
+def matrix_figure(stream: StreamResult, phases: Sequence[Sequence[str]]) -> Heatmap:
     """The matrix of a recipe, mean over seeds."""
     size = range(len(phases))
-    mean = tuple(tuple(_mean(matrix[stage][at] for matrix in one.matrices) for at in size) for stage in size)
+    mean = tuple(tuple(_mean(matrix[stage][at] for matrix in stream.matrices) for at in size) for stage in size)
     names = tuple(" + ".join(phase) for phase in phases)
-    return Heatmap(f"{one.title}: after training on (rows), scored on (columns)", names, names, mean)
+    return Heatmap(f"{stream.title}: after training on (rows), scored on (columns)", names, names, mean)
 
 
 def _less(a: float | None, b: float | None) -> float | None:

@@ -34,8 +34,8 @@ def sweeps(plan: Plan, lines: Sequence[Line], target: str) -> tuple[Lines, ...]:
             value = getattr(line.recipe, f.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 groups.setdefault((f.name, title(line.recipe, without=f.name)), {})[value] = line
-    found = {key: dict(sorted(rows.items())) for key, rows in groups.items() if len(rows) >= FEWEST}
-    return tuple(_curve(plan, name, of, rows, do_nothing(lines, target)) for (name, of), rows in found.items())
+    swept = {key: dict(sorted(rows.items())) for key, rows in groups.items() if len(rows) >= FEWEST}
+    return tuple(_curve(plan, name, of, rows, do_nothing(lines, target)) for (name, of), rows in swept.items())
 
 
 def _curve(plan: Plan, name: str, of: str, rows: dict[float, Line], base: Line | None) -> Lines:

@@ -30,13 +30,13 @@ def uncertainty(lines: Sequence[Line], target: str) -> tuple[Sheet, Lines] | Non
     Numbers are means over seeds; the curve is of all seeds' cases together.
     """
     here = [line for line in lines if line.target == target]
-    found = {line.title: made for line in here if (made := _runs(line, target))}
-    if not any("spread" in case for runs in found.values() for run in runs for case in run):
+    by_title = {line.title: made for line in here if (made := _runs(line, target))}
+    if not any("spread" in case for runs in by_title.values() for run in runs for case in run):
         return None
-    rows = tuple((title, *_cells(runs)) for title, runs in found.items())
+    rows = tuple((title, *_cells(runs)) for title, runs in by_title.items())
     columns = ("recipe", "AUROC of spread against errors", "calibration error", "accuracy", "of the surer half")
     curves: dict[str, tuple[float | None, ...]] = {
-        title: _curve([case for run in runs for case in run]) for title, runs in found.items()
+        title: _curve([case for run in runs for case in run]) for title, runs in by_title.items()
     }
     centres = tuple((number + 0.5) / BINS for number in range(BINS))
     figure = Lines(
@@ -63,8 +63,8 @@ def _is_classified(case: Mapping[str, Any]) -> bool:
 
 def _right(cases: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
     """(N,) probability of the predicted class, and (N,) bool whether it is right."""
-    confidence, found = torch.tensor([case["probabilities"] for case in cases], dtype=torch.float64).max(1)
-    return confidence, found == torch.tensor([case["label"] for case in cases])
+    confidence, predicted = torch.tensor([case["probabilities"] for case in cases], dtype=torch.float64).max(1)
+    return confidence, predicted == torch.tensor([case["label"] for case in cases])
 
 
 def _cells(runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[str, ...]:
@@ -85,5 +85,5 @@ def _curve(cases: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
     """The share that is right in each bin of the confidence."""
     confidence, correct = _right(cases)
     number = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    shares = [correct[number == one].double() for one in range(BINS)]
+    shares = [correct[number == bin_number].double() for bin_number in range(BINS)]
     return tuple(float(share.mean()) if len(share) >= FEWEST else None for share in shares)

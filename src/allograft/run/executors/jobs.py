@@ -182,12 +182,14 @@ def jobs_of(parts: Parts) -> Iterator[Job]:
 
 def inner_units(plan: Plan) -> dict[str, set[str]]:
     """Unit -> the units that it is built on."""
-    found: dict[str, set[str]] = {unit: set() for unit in plan.units}
+    built_on: dict[str, set[str]] = {unit: set() for unit in plan.units}
     for row in plan.rows:
         for outer in row.nodes:
             inner = list(every_recipe(outer.recipe))[1:]
-            found[outer.key] |= {node.key for node in row.nodes if any(node.recipe is one for one in inner)}
-    return {unit: inner - {unit} for unit, inner in found.items()}
+            built_on[outer.key] |= {
+                node.key for node in row.nodes if any(node.recipe is inner_recipe for inner_recipe in inner)
+            }
+    return {unit: inner - {unit} for unit, inner in built_on.items()}
 
 
 def _asked(parts: Parts) -> Asked:

@@ -198,8 +198,8 @@ class LocalPool:
 
 def _job_line(job: Job) -> str:
     """A job as the process reads it; what comes before it is no matter of the process."""
-    told = {"part": str(job.part), "unit": job.unit, "label": job.label, "number": job.number, "total": job.total}
-    return json.dumps(told)
+    fields = {"part": str(job.part), "unit": job.unit, "label": job.label, "number": job.number, "total": job.total}
+    return json.dumps(fields)
 
 
 def _write(stream: IO[str] | None, line: str) -> None:

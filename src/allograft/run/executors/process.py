@@ -40,9 +40,9 @@ def main() -> None:
             line = lines.get(timeout=0.2)
         except queue.Empty:
             continue
-        told = json.loads(line)
+        fields = json.loads(line)
         try:
-            ended = worker(Job(**{**told, "part": Path(told["part"])}))
+            ended = worker(Job(**{**fields, "part": Path(fields["part"])}))
         except Stopped:
             sys.exit(STOPPED)
         print(_answer(ended), file=answers, flush=True)

@@ -47,12 +47,12 @@ class Worker:
                     "and PyTorch everywhere, and one folder that all machines see",
                 )
             rows = [row for row in plan.rows if row.unit == job.unit]
-            place = f"{job.number} of {job.total}"
+            counted = f"{job.number} of {job.total}"
             for row in rows:
-                session.run(world, row, place)
+                session.run(world, row, counted)
             if not rows:
                 node, row = plan.nodes[job.unit]
-                session.run_node(world, row, node, place)
+                session.run_node(world, row, node, counted)
         except LeaseLost:
             return Ended(job, is_lost=True)
         except (AllograftError, OSError) as error:  # of folder or images; a run's own has a record
