@@ -121,13 +121,20 @@ def test_ctrl_c_says_how_to_go_on(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "a folder"
     words = ["study", str(study), "--out", str(out), "--set", "budget.steps=20000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "allograft", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "allograft", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which background jobs of a shell ignore
     )
-    until = time.monotonic() + 120
-    while not list((out / "units").glob("*/lock")) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        until = time.monotonic() + 120
+        while not list((out / "units").glob("*/lock")) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     advice, command = said.splitlines()[-2:]
     assert advice == "interrupted; everything that is finished is kept. To resume, run the same command again:"

@@ -219,13 +219,12 @@ def load(
             raise ModelError(
                 f"{folder}: the card lacks '{key}', so images cannot be prepared; use a folder below models/"
             )
-    known = read_deployment(Path(folder), card.get("checksum"))
-    model = Model(predictor, card, on, HALF.get(precision), known)
+    model = Model(predictor, card, on, HALF.get(precision))
     try:
         _ = model.task, model.slices, model.prepared()
     except AllograftError as error:
         raise ModelError(f"{Path(folder) / 'card.json'}: {error}") from error
-    return model
+    return replace(model, deployment=read_deployment(Path(folder), card.get("checksum")))
 
 
 def _task(card: Mapping[str, Any]) -> Any:
