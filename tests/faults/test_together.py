@@ -142,7 +142,7 @@ def test_asked_to_end_it_keeps_its_place(manifest: Path, undisturbed: Any, tmp_p
     os.kill(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 143, said
-    assert said.strip().splitlines()[-1] == "stopped; progress is kept, run the same command again to resume"
+    assert said.splitlines()[-2] == "stopped; progress is kept. To resume, run the same command again:"
     (kept,) = tmp_path.glob("out/units/*/journal/*.safetensors")
     assert not list(tmp_path.rglob("lock"))
     assert not list((tmp_path / "out").glob("records/*"))

@@ -57,18 +57,18 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print(resumption("interrupted"), file=sys.stderr)
+        print(resumption("interrupted", "everything that is finished"), file=sys.stderr)
         sys.exit(130)
     except SystemExit as stop:
         if stop.code == 130:  # what typer makes of Ctrl-C
-            print(resumption("interrupted"), file=sys.stderr)
+            print(resumption("interrupted", "everything that is finished"), file=sys.stderr)
         raise
     except BrokenPipeError:
         sys.exit(1)
     except BaseException as reason:
         if type(reason).__name__ != "Stopped":  # named, not imported: its module is heavy
             raise
-        print(resumption("stopped, the place is kept"), file=sys.stderr)
+        print(resumption("stopped", "progress"), file=sys.stderr)
         sys.exit(143)
 
 

@@ -79,9 +79,9 @@ def command() -> str:
     return shlex.join(["allograft", *sys.argv[1:]])
 
 
-def resumption(reason: str) -> str:
-    """What a command that was stopped says: of one that resumes, how."""
+def resumption(reason: str, kept: str) -> str:
+    """What a command that was stopped says: of one that resumes, what is kept and how."""
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if name not in ("study", "adapt", "train"):
         return reason
-    return f"{reason}; everything that is finished is kept. To resume, run the same command again:\n  {command()}"
+    return f"{reason}; {kept} is kept. To resume, run the same command again:\n  {command()}"

@@ -201,7 +201,7 @@ def test_floating_masks_must_be_whole(tmp_path):
     assert mask.array.dtype == np.int32
     np.testing.assert_array_equal(mask.array[0], labels)
     labels[0, 0, :2] += 0.5
-    assert "2 of 24 mask values not whole" in refusal(nifti(tmp_path / "half.nii", labels), read=read_mask)
+    assert "2 of 24 mask values are not whole numbers" in refusal(nifti(tmp_path / "half.nii", labels), read=read_mask)
     assert "class numbers" in refusal(nifti(tmp_path / "large.nii", labels * 0 + 1e12), read=read_mask)
 
 
