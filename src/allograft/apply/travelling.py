@@ -166,7 +166,7 @@ def _check_sites(sites: Sequence[str], count: int) -> None:
 
 
 def is_name(text: str) -> bool:
-    """Whether a record may call a site so.
+    r"""Whether a record may call a site so.
 
     >>> is_name("north"), is_name(""), is_name("a\tb")
     (True, False, False)

@@ -30,6 +30,7 @@ def shared(some: Sequence[Boxes], others: Sequence[Boxes]) -> int:
     """How many boxes of ``some`` overlap one of ``others`` in the same image, of the same class, by
     at least ``AGREE``.
 
+    >>> import torch
     >>> one = Boxes(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([1]))
     >>> shared([one], [one]), shared([one], [Boxes(one.xyxy + 8, one.label)])
     (1, 0)
