@@ -18,9 +18,14 @@ from tests.faults.world import run, study_of, told, write_cohort
 
 from allograft.results.record import read_all
 
-ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
 STORE = 100 * 2**20  # bytes of an object store
+
+
+@pytest.fixture(autouse=True)
+def _ray() -> None:
+    """Only where a test of this file is run at all: none of the quick ones is."""
+    pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
 
 
 @pytest.fixture(scope="module")
