@@ -27,6 +27,8 @@ from allograft.study.world import World
 
 NEIGHBOURS = 50
 """Neighbours that are looked at, at most."""
+SCANS = 20
+"""Scans cut into slices that are looked at, at most: each takes a prediction of every slice."""
 TITLE = "How well features tell the site"
 PROBES = (
     "Site probe: how often a logistic regression on the features names the site of a subject that it was not fitted "
@@ -181,8 +183,8 @@ def features_of(
     device: Any = "cpu",
 ) -> dict[str, Features]:
     """Recipe's title -> features of the model that stands for it, of at most ``FURTHER`` validation
-    and test cases of the source and the target; lines without a model, or whose network has no
-    encoder, are absent."""
+    and test cases of the source and the target (``SCANS`` where scans are cut into slices); lines
+    without a model, or whose network has no encoder, are absent."""
     made: dict[str, Features] = {}
     for line in table:
         run, folder = line.best_run, model_folder(out, line)
@@ -190,14 +192,17 @@ def features_of(
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
         groups = unseen_of(world, target, run.row.fold)
-        found = _features(predictor, world.study.made_task, groups, sites_of(card))
+        most = FURTHER if world.study.slices is None else SCANS
+        found = _features(predictor, world.study.made_task, groups, sites_of(card), most)
         if found is not None:
             made[line.title] = found
     return made
 
 
-def _features(predictor: Any, task: Any, groups: Mapping[str, Cohort], sites: Sequence[str]) -> Features | None:
-    cloud = cloud_of(predictor, groups, sites, FURTHER, lambda _, whole: whole.case)
+def _features(
+    predictor: Any, task: Any, groups: Mapping[str, Cohort], sites: Sequence[str], most: int
+) -> Features | None:
+    cloud = cloud_of(predictor, groups, sites, most, lambda _, whole: whole.case)
     if cloud is None:
         return None
     labels = [class_of(task, case) for case in cloud.facts]
