@@ -42,7 +42,7 @@ def test_from_scores_per_case_it_is_the_one_sided_p() -> None:
 def test_a_claim_about_accuracy_is_that_of_false_promises(only_a: int, only_b: int, rest: int) -> None:
     """The integral as it stands in the paper: a Dirichlet posterior with a flat prior, over the
     half where A is not better."""
-    posterior = stats.dirichlet([only_a + 1, only_b + 1, rest + 1])
+    posterior = stats.dirichlet([only_a + 1, only_b + 1, rest + 2])  # both right and both wrong: two shares in one
 
     def density(p_a: float, p_b: float) -> float:
         return float(posterior.pdf([p_a, p_b, 1 - p_a - p_b])) if p_a > 0 and p_b > 0 and p_a + p_b < 1 else 0.0
@@ -57,6 +57,42 @@ def test_a_claim_about_accuracy_is_that_of_false_promises(only_a: int, only_b: i
     assert false_claim_of_accuracy(only_b, only_a) == pytest.approx(expected, abs=1e-5)
     draws = posterior.rvs(100_000, random_state=1)
     assert false_claim_of_accuracy(only_a, only_b) == pytest.approx(np.mean(draws[:, 0] <= draws[:, 1]), abs=0.005)
+
+
+PUBLISHED_FILE = {
+    "alg_01": (0.9254, 0.6753, 0.8120, 0.9012),
+    "alg_02": (0.8712, 0.7330, 0.7991, 0.8450),
+    "alg_03": (0.9701, 0.8902, 0.9405, 0.9603),
+}
+
+
+@pytest.mark.parametrize(
+    ("best", "other", "expected"),
+    [("alg_03", "alg_01", 0.0319), ("alg_03", "alg_02", 0.0011), ("alg_01", "alg_02", 0.2909)],
+)
+def test_the_published_example_file(best: str, other: str, expected: float) -> None:
+    """The four cases of Dice that Claims Reloaded, the tool of arXiv 2505.04720, shows as its file
+    format. It prints no result for them; ``expected`` is the posterior of mean and variance (flat
+    prior, 1 / variance) drawn four million times, and the formula for printed means, deviations
+    and their correlation agrees."""
+    a, b = (np.array(PUBLISHED_FILE[name]) for name in (best, other))
+    r, n = float(np.corrcoef(a, b)[0, 1]), len(a)
+    spread = math.sqrt(a.var(ddof=1) + b.var(ddof=1) - 2 * a.std(ddof=1) * b.std(ddof=1) * r)
+    printed = stats.t.cdf(math.sqrt(n) * (b.mean() - a.mean()) / spread, n - 1)
+    claim = float(false_claim((a - b).mean(), stats.sem(a - b), n - 1))
+    assert claim == pytest.approx(printed, rel=1e-9)
+    assert claim == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize(("a", "b", "both", "n"), [(0.86, 0.85, 0.80, 100), (0.91, 0.84, 0.79, 200)])
+def test_accuracies_as_papers_print_them(a: float, b: float, both: float, n: int) -> None:
+    """With accuracies and congruence (the share that both get right) as the paper has them:
+    x_a = n (a - both), x_b = n (b - both), and the integral of Dirichlet(x_a + 1, x_b + 1,
+    n - x_a - x_b + 2) over p_a <= p_b, drawn from gamma variables."""
+    only_a, only_b = round(n * (a - both)), round(n * (b - both))
+    rng = np.random.default_rng(4)
+    shares = rng.gamma([only_a + 1, only_b + 1, n - only_a - only_b + 2], size=(400_000, 3))
+    assert false_claim_of_accuracy(only_a, only_b) == pytest.approx(np.mean(shares[:, 0] <= shares[:, 1]), abs=0.003)
 
 
 def test_shrinkage_by_hand() -> None:

@@ -67,9 +67,10 @@ def false_claim_of_accuracy(only_a: int, only_b: int) -> float:
     """Probability that a classifier that is right more often than another is not, from the cases on
     which one of them alone is right.
 
-    Of n cases both are right on some and neither on others; with a flat Dirichlet prior on the
-    three shares (arXiv 2505.04720), P(a <= b) depends on the discordant cases alone: it is the
-    share of Beta(only_a + 1, only_b + 1) below one half.
+    Of n cases both are right on some and neither on others. With a flat Dirichlet prior on these
+    four shares (Christodoulou et al., arXiv 2505.04720) the posterior of "a alone", "b alone" and
+    the rest is Dirichlet(only_a + 1, only_b + 1, n - only_a - only_b + 2), and P(a <= b) depends on
+    the discordant cases alone: it is the share of Beta(only_a + 1, only_b + 1) below one half.
 
     >>> false_claim_of_accuracy(3, 0)  # (1 / 2) ** 4
     0.0625
