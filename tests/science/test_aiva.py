@@ -21,6 +21,7 @@ from statistics import mean
 import pytest
 import torch
 from tests.science.judge import halves, tissue_dice
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -61,13 +62,15 @@ def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> dict[str, fl
 def test_aiva_under_a_shift_and_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "d": "none"}, subjects=32, size=64)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
-    means = {}
+    means, kept = {}, []
     for target in "bd":
         each = [scores(cohort, target, seed, tmp_path / "units") for seed in range(SEEDS)]
         means[target] = {name: mean(one[name] for one in each) for name in ROWS}
+        kept += lines(target, each)
         with capsys.disabled():
             told = ", ".join(f"{name} {value:.3f}" for name, value in means[target].items())
             print(f"\n{'severe shift' if target == 'b' else 'no shift'}: {told}", end="")
+    keep("aiva", kept)
     shifted, control = means["b"], means["d"]
     assert shifted["AIVA"] >= shifted["nothing"] + 0.02
     assert shifted["no alignment"] <= shifted["AIVA"] + 0.01

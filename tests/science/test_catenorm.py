@@ -25,6 +25,7 @@ from statistics import fmean
 import pytest
 import torch
 from tests.science.judge import tissue_dice
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -64,14 +65,16 @@ def scores(cohort: Cohort, seed: int) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def means(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Cohort -> row and stage -> mean Dice over seeds, printed with each seed's."""
-    found, folder = {}, tmp_path_factory.mktemp("cohorts")
+    found, kept, folder = {}, [], tmp_path_factory.mktemp("cohorts")
     for name, shifts in COHORTS.items():
         manifest = write_brain(folder / name, sites=dict(zip("abc", shifts, strict=True)), subjects=SUBJECTS, size=32)
         cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
         each = [scores(cohort, seed) for seed in range(SEEDS)]
         found[name] = {row: fmean(one[row] for one in each) for row in each[0]}
-        lines = (f"{row} {' '.join(f'{one[row]:.4f}' for one in each)}, mean {found[name][row]:.4f}" for row in each[0])
-        print(f"\n{name}: {'; '.join(lines)}; gain {gain(found[name]):+.4f}", end="")
+        kept += lines(name, each)
+        told = (f"{row} {' '.join(f'{one[row]:.4f}' for one in each)}, mean {found[name][row]:.4f}" for row in each[0])
+        print(f"\n{name}: {'; '.join(told)}; gain {gain(found[name]):+.4f}", end="")
+    keep("catenorm", kept)
     return found
 
 

@@ -18,6 +18,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from tests.science.kept import keep
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -78,6 +79,14 @@ def test_each_part_earns_its_place(tmp_path: Path, capsys: pytest.CaptureFixture
     kept = [name for number, name in enumerate(subjects) if number % 2 == 0 or number % 10 == 1]
     train, test = cohort.of(kept[:TRAINED]), cohort.of(kept[TRAINED:])
     found = {name: [scores(train, test, recipe, seed) for seed in range(SEEDS)] for name, recipe in ROWS.items()}
+    keep(
+        "diffmic",
+        [
+            ("chest", name, "macro-f1", seed, score)
+            for name, each in found.items()
+            for seed, (score, _) in enumerate(each)
+        ],
+    )
     means = {name: fmean(score for score, _ in each) for name, each in found.items()}
     spreads = [spread for _, spread in found["full"] if spread is not None]
     with capsys.disabled():

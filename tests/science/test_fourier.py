@@ -10,6 +10,7 @@ from __future__ import annotations
 from statistics import fmean
 
 import pytest
+from tests.science.kept import keep, lines
 
 from allograft.phantoms.brain import write_brain
 from allograft.results.record import read_all
@@ -59,6 +60,10 @@ def gains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
         if record.recipe["name"] == "fourier" and record.site == record.target:
             found.setdefault(record.site, []).append(record.metrics["dice"] - nothing[record.seed, record.site])  # type: ignore[operator]
     assert all(len(values) == SEEDS for values in found.values())
+    keep(
+        "fourier",
+        [line for site, values in found.items() for line in lines(site, [{"fourier": one} for one in values], "gain")],
+    )
     print({site: [round(value, 3) for value in values] for site, values in found.items()})
     return {site: fmean(values) for site, values in found.items()}
 

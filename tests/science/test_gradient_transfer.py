@@ -29,6 +29,7 @@ from statistics import mean
 import pytest
 import torch
 from tests.science.judge import halves, tissue_dice
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -77,14 +78,18 @@ def test_mmtl_under_a_shift_and_without(tmp_path: Path, capsys: pytest.CaptureFi
     manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "d": "none"}, subjects=24, size=64)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
     means: dict[str, Scores] = {}
+    kept = []
     for target in "bd":
         each = [scores(cohort, target, seed, tmp_path / "units") for seed in range(SEEDS)]
         means[target] = {
             name: (mean(one[name][0] for one in each), mean(one[name][1] for one in each)) for name in ROWS
         }
+        for place, measure in enumerate(("target", "source")):
+            kept += lines(target, [{name: one[name][place] for name in ROWS} for one in each], measure)
         with capsys.disabled():
             told = ", ".join(f"{name} {there:.3f} (source {home:.3f})" for name, (there, home) in means[target].items())
             print(f"\n{'severe shift' if target == 'b' else 'no shift'}: {told}", end="")
+    keep("gradient_transfer", kept)
     shifted, control = means["b"], means["d"]
     with capsys.disabled():
         print(

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.science.judge import halves, tissue_dice
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context, write_photographs
 
 from allograft.cohort import Coding, Cohort, Preprocessing
@@ -77,10 +78,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     white = read(one_tissue(folder / "white", 1, seed=1), {"white": (1,), "grey": ()})
     grey = read(one_tissue(folder / "grey", 2, seed=2), {"white": (), "grey": (2,)})
     noise = read(write_photographs(folder / "noise", {"n": 40}, size=(64, 64)), {"white": (1,), "grey": ()})
-    return {
+    made = {
         name: [scores(cohort, pool, seed, folder / name / str(seed)) for seed in range(SEEDS)]
         for name, pool in (("brains", (white, grey)), ("noise", (noise,)))
     }
+    keep("mixcl", [line for name, each in made.items() for line in lines(name, each)])
+    return made
 
 
 def gain(seeds: list[dict[str, float]]) -> float:

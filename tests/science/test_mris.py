@@ -15,6 +15,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from tests.science.kept import keep
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -74,6 +75,10 @@ def test_retrieval_beside_regression(tmp_path: Path, capsys: pytest.CaptureFixtu
                 for share in SHARES:
                     part = Retrieval((smaller(stage.predictor.bands[0], share),))
                     found.setdefault(f"mris, {share:.0%} of the subjects", []).append(error(part, test))
+    keep(
+        "mris",
+        [("knee", name, "mm", seed, value) for name, values in found.items() for seed, value in enumerate(values)],
+    )
     means = {name: fmean(values) for name, values in found.items()}
     with capsys.disabled():
         print(f"\nmean absolute error, mm: {means}")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from tests.science.judge import halves
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -86,10 +87,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     cohort = read(manifest)
     pool = halves(cohort)[0]
     noise = read(_noise(folder / "noise", len(pool)))
-    return {
+    made = {
         name: [scores(cohort, images, seed, folder / name / str(seed)) for seed in range(SEEDS)]
         for name, images in (("brains", pool), ("noise", noise))
     }
+    keep("pretexts", [line for name, each in made.items() for line in lines(name, each)])
+    return made
 
 
 def _noise(folder: Path, count: int) -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.science.kept import keep
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -67,10 +68,16 @@ def area(cohort: Cohort, first: Any, seed: int, folder: Path, *, share: float) -
 def areas(tmp_path: Path, share: float, names: list[str]) -> dict[str, float]:
     manifest = write_chest(tmp_path / "cohort", sites={"a": "none"}, subjects=180, size=32)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
-    return {
-        name: mean(area(cohort, FIRST[name], seed, tmp_path / "out", share=share) for seed in range(SEEDS))
+    made = {
+        name: [area(cohort, FIRST[name], seed, tmp_path / "out", share=share) for seed in range(SEEDS)]
         for name in names
     }
+    setting = "every label" if share == 1 else "a tenth"
+    keep(
+        f"pretraining_{share:g}",
+        [(setting, name, "auroc", seed, one) for name, each in made.items() for seed, one in enumerate(each)],
+    )
+    return {name: mean(each) for name, each in made.items()}
 
 
 @pytest.mark.xfail(

@@ -16,6 +16,7 @@ from statistics import mean
 
 import pytest
 import torch
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -56,14 +57,18 @@ def test_cells_with_missing_boxes_and_with_all(tmp_path: Path, capsys: pytest.Ca
     manifest = write_cells(tmp_path / "cohort", subjects=40)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
     means: dict[str, dict[str, dict[str, float]]] = {}
+    kept = []
     for target in "bd":
         each = [scores(cohort, target, seed, tmp_path / "units") for seed in range(SEEDS)]
+        for metric in ("ap", "ar"):
+            kept += lines(target, [{name: float(one[name][metric] or 0.0) for name in ROWS} for one in each], metric)
         means[target] = {
             name: {metric: mean(float(one[name][metric] or 0.0) for one in each) for metric in ("ap", "ar")}
             for name in ROWS
         }
         with capsys.disabled():
             print(f"\n{'missing boxes' if target == 'b' else 'clean boxes'}: {means[target]}", end="")
+    keep("sissi", kept)
     usual, ours = means["b"]["self-training"], means["b"]["A + SISSI"]
     assert ours["ap"] >= usual["ap"] + 0.03
     assert ours["ar"] >= usual["ar"] + 0.03

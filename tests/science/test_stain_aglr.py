@@ -24,6 +24,7 @@ from statistics import mean
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.science.kept import keep
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -72,6 +73,15 @@ def test_stain_aglr_on_unseen_laboratories(tmp_path: Path, capsys: pytest.Captur
     found = {name: [areas(cohort, recipe, seed) for seed in range(SEEDS)] for name, recipe in ROWS.items()}
     moved = {name: mean(mean((one["b"], one["c"])) for one in each) for name, each in found.items()}
     still = {name: mean(one["d"] for one in each) for name, each in found.items()}
+    keep(
+        "stain_aglr",
+        [
+            (site, name, "auroc", seed, one[site])
+            for name, each in found.items()
+            for seed, one in enumerate(each)
+            for site in one
+        ],
+    )
     with capsys.disabled():
         for name, each in found.items():
             told = ", ".join(f"{site} {mean(one[site] for one in each):.3f}" for site in "bcd")

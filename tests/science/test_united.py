@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from tests.science.judge import halves, tissue_dice
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context, write_photographs
 
 from allograft.cohort import Cohort, Preprocessing
@@ -84,13 +85,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
     cohort = read(write_brain(folder / "brain", subjects=56, size=48, sites={"a": "none"}))
     pool = halves(cohort)[0]
     noise = read(write_photographs(folder / "noise", {"a": len(pool)}, size=(48, 48)))
-    means = {}
+    means, kept = {}, []
     for name, images in (("brains", pool), ("noise", noise)):
         made = [
             scores(cohort, images, seed, folder / name / str(seed), control=name == "noise") for seed in range(SEEDS)
         ]
         means[name] = {row: mean(one[row] for one in made) for row in made[0]}
+        kept += lines(name, made)
         print(f"\n{name}: " + ", ".join(f"{row} {value:.4f}" for row, value in means[name].items()))
+    keep("united", kept)
     return means
 
 

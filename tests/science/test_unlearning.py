@@ -39,6 +39,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.science.kept import keep
 from tests.unit.tiny import a_context
 from torch import Tensor
 
@@ -124,6 +125,16 @@ def table(folder: Path, confounding: float) -> dict[str, dict[str, float]]:
     found = {
         name: [scores(cohort.site("a"), there, recipe, seed) for seed in range(SEEDS)] for name, recipe in ROWS.items()
     }
+    setting = "confounded" if confounding else "control"
+    keep(
+        f"unlearning_{setting}",
+        [
+            (setting, name, key, seed, one[key])
+            for name, each in found.items()
+            for seed, one in enumerate(each)
+            for key in one
+        ],
+    )
     for name, each in found.items():
         print(
             f"confounding {confounding}, {name}:",
