@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -221,12 +223,40 @@ def stream(spec: Mapping[str, Any]) -> str:
     return grid(["recipe", *heads], body)
 
 
+def science(spec: Mapping[str, Any]) -> str:
+    """The means over seeds of a science test (``data``: a file): a row for each of ``rows`` (row ->
+    name), a column for each of ``columns``: [heading, setting, measure]. ``signed``: with +."""
+    lines = read(DATA / spec["data"])
+    digits = "+.3f" if spec.get("signed") else ".3f"
+
+    def cell(row: str, setting: str, measure: str) -> str:
+        asked = (setting, row, measure)
+        values = [float(line["value"]) for line in lines if (line["setting"], line["row"], line["measure"]) == asked]
+        return f"{fmean(values):{digits}}" if values else ""
+
+    head = ["", *(column[0] for column in spec["columns"])]
+    return grid(
+        head, [[name, *(cell(row, *column[1:]) for column in spec["columns"])] for row, name in spec["rows"].items()]
+    )
+
+
+def counts(spec: Mapping[str, Any]) -> str:
+    """How often each of ``values`` occurs in each file of ``rows`` (file -> name)."""
+    folder, body = DATA / spec["data"], []
+    for file, name in spec["rows"].items():
+        of = {row["value"]: row["count"] for row in read(folder / f"{file}.csv")}
+        body.append([name, *(of.get(value, "0") for value in spec["values"])])
+    return grid([spec["heading"], *spec["values"]], body)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "scores": scores,
     "stages": stages,
     "pairs": pairs,
     "pair_means": pair_means,
     "stream": stream,
+    "science": science,
+    "counts": counts,
 }
 
 
@@ -273,6 +303,15 @@ def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
                 writer.writerows(rows)
 
 
+def keep_counts(table: Path, column: str, file: Path) -> None:
+    """How often each value of a column occurs, and nothing of any single image."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["value", "count"])
+        writer.writerows(sorted(Counter(row[column] for row in read(table)).items()))
+
+
 def hardware() -> dict[str, Any]:
     """The class of this machine, as benchmarks keep it."""
     import torch
@@ -292,9 +331,12 @@ def run(page: str) -> None:
         subprocess.run(shlex.split(command), cwd=ROOT, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name, study in plan["studies"].items():
-        subprocess.run(shlex.split(study["command"]), cwd=ROOT, check=True)
-        out = study["command"].split("--out ")[1].split()[0]
-        keep(ROOT / out, DATA / page / name, with_stages=study.get("stages", False))
+        words = [os.path.expandvars(word) for word in shlex.split(study["command"])]
+        subprocess.run(words, cwd=ROOT, check=True)
+        if "--out" in words:
+            keep(ROOT / words[words.index("--out") + 1], DATA / page / name, with_stages=study.get("stages", False))
+        elif "count" in study:
+            keep_counts(ROOT / words[words.index("-o") + 1], study["count"], DATA / page / f"{name}.csv")
         study |= {"commit": commit.strip(), "hardware": hardware()}
     (DATA / page / "run.json").write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 

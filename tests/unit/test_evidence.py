@@ -37,9 +37,11 @@ def test_kept_files_say_how_they_were_made(page: str) -> None:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert set(run) == {"before", "studies"}
     for name, study in run["studies"].items():
-        assert set(study) - {"stages"} == {"command", "commit", "seeds", "hardware"}
-        assert study["command"].startswith("allograft study examples/")
+        assert set(study) - {"stages", "count"} == {"command", "commit", "seeds", "hardware"}
         assert set(study["hardware"]) == HARDWARE
+        if not study["command"].startswith("allograft study examples/"):
+            assert (folder / f"{name}.csv").is_file()
+            continue
         assert {"results.csv", "metrics.csv"} <= {path.name for path in (folder / name).iterdir()}
 
 
@@ -74,6 +76,24 @@ def test_scores_differences_p_and_other_metrics(
         "| nothing | 0.500 ± 0.010 |  |  |  | 0.900 ± 0.020 |  | 0.800 to 0.950 |",
         "| ours | 0.625 ± 0.000 | +0.125 (+0.100 to +0.150) | <0.001 | 2.500 ± 0.500 | 0.875 | -0.025 "
         "| 0.800 to 0.900 |",
+    ]
+
+
+def test_science_and_counts(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    _write(
+        tmp_path, "aiva.csv", "setting,row,measure,seed,value\nb,AIVA,dice,0,0.5\nb,AIVA,dice,1,0.75\nd,AIVA,dice,0,1\n"
+    )
+    spec = {"data": "aiva.csv", "columns": [["shift", "b", "dice"], ["ASD", "b", "asd"]], "rows": {"AIVA": "ours"}}
+    assert tables.science(spec).splitlines()[-1] == "| ours | 0.625 |  |"
+    assert tables.science(spec | {"signed": True}).splitlines()[-1] == "| ours | +0.625 |  |"
+    _write(tmp_path, "tones.csv", "image,type\na,1\nb,1\nc,unknown\n")
+    tables.keep_counts(tmp_path / "tones.csv", "type", tmp_path / "page" / "patches.csv")
+    spec = {"data": "page", "heading": "type", "values": ["1", "2", "unknown"], "rows": {"patches": "lightest"}}
+    assert tables.counts(spec).splitlines() == [
+        "| type | 1 | 2 | unknown |",
+        "| --- | --- | --- | --- |",
+        "| lightest | 2 | 0 | 1 |",
     ]
 
 
