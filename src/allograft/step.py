@@ -55,16 +55,36 @@ class GradientStep:
         with self.fabric.autocast():
             terms = self.objective(self.network, batch)
         loss = torch.stack([*terms.values()]).sum()
-        self.fabric.backward(loss)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
+        descend(loss, self.optimizer, self.fabric, schedule=self.schedule, clip=self.clip)
         average_buffers(self.network)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip)
-        self.optimizer.step()
-        if self.schedule is not None:
-            self.schedule(loss.detach())
         return {key: value.detach() for key, value in terms.items()}
+
+
+def descend(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    *,
+    schedule: Schedule | None = None,
+    clip: float | None = None,
+) -> None:
+    """One update of what an optimizer holds, by the gradients of this loss alone: what another loss
+    left there is dropped. Gradients that reach other parameters stay in them until their own update.
+
+    Args:
+        loss: a scalar.
+        schedule: told the loss afterwards.
+        clip: the largest norm of all gradients together.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    average_gradients(parameters)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    if schedule is not None:
+        schedule(loss.detach())
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@ the source's (Tsai et al. 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -23,7 +23,7 @@ from allograft.parts.paired_batches import PairedBatches, halves, require_encode
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule, make_schedule
-from allograft.step import Terms, average_buffers, average_gradients, named_state
+from allograft.step import Terms, average_buffers, descend, named_state
 from allograft.tasks import Task
 from allograft.train import train_with_checkpoints
 
@@ -247,12 +247,14 @@ class AdversarialStep:
             others = self._outputs(target.image) if any(weights) else []
             for name, weight, logits, judge in zip(self._names, weights, others, self.discriminators, strict=False):
                 terms[f"adversarial{name}"] = weight * domain_loss(judge(logits.softmax(1)), SOURCE)
-        self._update(terms, self.optimizer, self.schedule, self.clip)
+        loss = torch.stack([*terms.values()]).sum()
+        descend(loss, self.optimizer, self.fabric, schedule=self.schedule, clip=self.clip)
         average_buffers(self.network)
         if others:
             with self.fabric.autocast():
                 judged = self._judged([output.detach() for output in outputs], [output.detach() for output in others])
-            self._update(judged, self.discriminator_optimizer, self.discriminator_schedule, None)
+            loss = torch.stack([*judged.values()]).sum()
+            descend(loss, self.discriminator_optimizer, self.fabric, schedule=self.discriminator_schedule)
             terms |= judged
         return {key: value.detach() for key, value in terms.items()}
 
@@ -283,25 +285,3 @@ class AdversarialStep:
             / 2
             for name, judge, a, b in zip(self._names, self.discriminators, outputs, others, strict=True)
         }
-
-    def _update(
-        self,
-        terms: Mapping[str, Tensor],
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule | None,
-        clip: float | None,
-    ) -> None:
-        for each in (
-            self.optimizer,
-            self.discriminator_optimizer,
-        ):  # the network's pass leaves gradients in the discriminators too
-            each.zero_grad(set_to_none=True)
-        loss = torch.stack([*terms.values()]).sum()
-        self.fabric.backward(loss)
-        moving = [p for group in optimizer.param_groups for p in group["params"]]
-        average_gradients(moving)
-        if clip is not None:
-            nn.utils.clip_grad_norm_(moving, clip)
-        optimizer.step()
-        if schedule is not None:
-            schedule(loss.detach())

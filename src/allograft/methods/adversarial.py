@@ -34,7 +34,7 @@ from allograft.parts.pretexts import (
 from allograft.predictor import evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
-from allograft.step import Terms, average_buffers, average_gradients
+from allograft.step import Terms, average_buffers, descend
 from allograft.train import train
 from allograft.transforms.sample import Sample
 
@@ -118,28 +118,13 @@ class TurnsStep:
             missed = restoration_loss(made, batch.image, batch, self.recipe.ssim)
             fooled = self.recipe.weight * generator_loss(self.critic(made).float())
         if generates:
-            self._update(0, missed + fooled)
+            descend(missed + fooled, self.optimizers[0], self.fabric, schedule=self.schedules[0], clip=self.clip)
+            average_buffers(self.network)
         with torch.set_grad_enabled(criticises), self.fabric.autocast():
             caught = critic_loss(self.critic(made.detach()).float(), self.critic(batch.image).float())
         if criticises:
-            self._update(1, caught)
+            descend(caught, self.optimizers[1], self.fabric, schedule=self.schedules[1], clip=self.clip)
         return {"restoration": missed.detach(), "fooled": fooled.detach(), "critic": caught.detach()}
-
-    def _update(self, optimizer_index: int, loss: Tensor) -> None:
-        """Generator (0) or critic (1) by its own optimizer; gradients that reach the other are
-        dropped."""
-        optimizer, schedule = self.optimizers[optimizer_index], self.schedules[optimizer_index]
-        for each in self.optimizers:
-            each.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
-        average_buffers(self.network)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip)
-        optimizer.step()
-        if schedule is not None:
-            schedule(loss.detach())
 
 
 @dataclass(frozen=True)

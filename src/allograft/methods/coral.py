@@ -16,12 +16,9 @@ from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.features import captured
-from allograft.parts.paired_batches import PairedBatches, gathered, halves, of_all, require_encoder
-from allograft.predictor import Direct
+from allograft.parts.paired_batches import adapt_in_pairs, gathered, halves, of_all, require_encoder
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
-from allograft.step import named_state
 from allograft.tasks import Task
-from allograft.train import train_with_checkpoints
 
 
 def covariance(features: Tensor) -> Tensor:
@@ -131,12 +128,5 @@ class Coral:
         """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the
         source."""
         self.check(scenario, network, context)
-        network = (yield from context.run(self.first, scenario, network)).network
-        network.train()
-        pairs = PairedBatches.from_scenario(scenario, context)
-        steps = context.settings.budget.adaptation(pairs.epoch)
-        step = context.gradient_step(network, SourceAndCoral(context.supervised_task, self.weight), steps=steps)
-        stage = Stage("adapted", Direct(network), scenario.sites)
-        yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
-        yield stage
-        return Carry(network, named_state(step.optimizer, network))
+        objective = SourceAndCoral(context.supervised_task, self.weight)
+        return (yield from adapt_in_pairs(self.first, objective, scenario, network, context))

@@ -24,7 +24,7 @@ from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
-from allograft.step import Terms, average_gradients
+from allograft.step import Terms, descend
 from allograft.train import train_with_checkpoints
 from allograft.transforms.sample import Sample
 
@@ -253,28 +253,18 @@ class CycleGanStep:
                 "fool/target": judged(self.target_critic(as_target), real=True),
                 "cycle": self.cycle * back,
             }
-        self._update(self.generator_optimizer, terms, self.schedules[0])
+        descend(torch.stack([*terms.values()]).sum(), self.generator_optimizer, self.fabric, schedule=self.schedules[0])
         with self.fabric.autocast():
             critics = {
                 "critic/source": self._told_apart(self.source_critic, source, as_source),
                 "critic/target": self._told_apart(self.target_critic, target, as_target),
             }
-        self._update(self.critic_optimizer, critics, self.schedules[1])
+        descend(torch.stack([*critics.values()]).sum(), self.critic_optimizer, self.fabric, schedule=self.schedules[1])
         return {key: value.detach() for key, value in {**terms, **critics}.items()}
 
     def _told_apart(self, critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:
         """Half the loss, as in the paper: discriminators learn more slowly than generators."""
         return 0.5 * (judged(critic(real), real=True) + judged(critic(made.detach()), real=False))
-
-    def _update(self, optimizer: torch.optim.Optimizer, terms: Terms, schedule: Planned) -> None:
-        # fooling a critic leaves gradients in it too
-        for each in (self.generator_optimizer, self.critic_optimizer):
-            each.zero_grad(set_to_none=True)
-        loss = torch.stack([*terms.values()]).sum()
-        self.fabric.backward(loss)
-        average_gradients([p for group in optimizer.param_groups for p in group["params"]])
-        optimizer.step()
-        schedule(loss.detach())
 
 
 def judged(values: Tensor, *, real: bool) -> Tensor:

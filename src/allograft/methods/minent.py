@@ -15,12 +15,9 @@ from allograft.context import Context
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork
 from allograft.parts.entropy import check_probabilities, mean_entropies
-from allograft.parts.paired_batches import PairedBatches, halves
-from allograft.predictor import Direct
+from allograft.parts.paired_batches import adapt_in_pairs, halves
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
-from allograft.step import named_state
 from allograft.tasks import Task
-from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,5 @@ class MinEnt:
         """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the
         source."""
         self.check(scenario, network, context)
-        network = (yield from context.run(self.first, scenario, network)).network
-        network.train()
-        pairs = PairedBatches.from_scenario(scenario, context)
-        steps = context.settings.budget.adaptation(pairs.epoch)
-        step = context.gradient_step(network, SourceAndEntropy(context.supervised_task, self.weight), steps=steps)
-        stage = Stage("adapted", Direct(network), scenario.sites)
-        yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
-        yield stage
-        return Carry(network, named_state(step.optimizer, network))
+        objective = SourceAndEntropy(context.supervised_task, self.weight)
+        return (yield from adapt_in_pairs(self.first, objective, scenario, network, context))

@@ -21,7 +21,7 @@ from allograft.nn.gan import critic_loss, generator_loss
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Schedule
-from allograft.step import Terms, average_buffers, average_gradients, named_state
+from allograft.step import Terms, average_buffers, descend, named_state
 from allograft.tasks.synthesis import Synthesis
 from allograft.train import train_with_checkpoints
 
@@ -122,27 +122,14 @@ class Pix2PixStep:
         with self.fabric.autocast():
             real, fake = (self.critic(torch.cat([seen, image], 1)).float() for image in (true, made.detach()))
         caught = critic_loss(real, fake, "log") / 2  # "we divide the objective by 2", section 3.3
-        self._update(1, caught)
+        descend(caught, self.optimizers[1], self.fabric, schedule=self.schedules[1], clip=self.clip)
         with self.fabric.autocast():
             fooled = generator_loss(self.critic(torch.cat([seen, made], 1)).float(), "log")
         apart = {name: self.weight * value for name, value in self.task.loss(output, batch).items()}
-        self._update(0, torch.stack([fooled, *apart.values()]).sum())
-        return {"critic": caught.detach(), "fooled": fooled.detach(), **{name: v.detach() for name, v in apart.items()}}
-
-    def _update(self, number: int, loss: Tensor) -> None:
-        """Of the generator (0) or the critic (1); gradients that reach the other are dropped."""
-        optimizer, schedule = self.optimizers[number], self.schedules[number]
-        for each in self.optimizers:
-            each.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
+        loss = torch.stack([fooled, *apart.values()]).sum()
+        descend(loss, self.optimizers[0], self.fabric, schedule=self.schedules[0], clip=self.clip)
         average_buffers(self.network)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip)
-        optimizer.step()
-        if schedule is not None:
-            schedule(loss.detach())
+        return {"critic": caught.detach(), "fooled": fooled.detach(), **{name: v.detach() for name, v in apart.items()}}
 
 
 @dataclass(frozen=True)

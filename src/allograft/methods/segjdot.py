@@ -18,12 +18,9 @@ from allograft.errors import SpecError, require_extra
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork, Network
 from allograft.parts.features import captured
-from allograft.parts.paired_batches import PairedBatches, gathered, halves, last_feature, of_all, require_encoder
-from allograft.predictor import Direct
+from allograft.parts.paired_batches import adapt_in_pairs, gathered, halves, last_feature, of_all, require_encoder
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
-from allograft.step import named_state
 from allograft.tasks import Task
-from allograft.train import train_with_checkpoints
 
 
 def feature_distance(source: Tensor, target: Tensor) -> Tensor:
@@ -144,14 +141,5 @@ class SegJdot:
         """``budget.adapt_steps`` updates; an epoch of ``budget.adapt_epochs`` is one pass over the
         source."""
         self.check(scenario, network, context)
-        network = (yield from context.run(self.first, scenario, network)).network
-        network.train()
-        pairs = PairedBatches.from_scenario(scenario, context)
-        steps = context.settings.budget.adaptation(pairs.epoch)
-        step = context.gradient_step(
-            network, TransportObjective(context.supervised_task, self.alpha, self.label_weight), steps=steps
-        )
-        stage = Stage("adapted", Direct(network), scenario.sites)
-        yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
-        yield stage
-        return Carry(network, named_state(step.optimizer, network))
+        objective = TransportObjective(context.supervised_task, self.alpha, self.label_weight)
+        return (yield from adapt_in_pairs(self.first, objective, scenario, network, context))

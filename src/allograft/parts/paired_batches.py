@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,10 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork, Network
 from allograft.nn.processes import processes
-from allograft.recipe import Scenario
+from allograft.predictor import Direct
+from allograft.recipe import Carry, Recipe, Scenario, Stage
+from allograft.step import Objective, named_state
+from allograft.train import train_with_checkpoints
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,22 @@ class PairedBatches:
         """Batches from step ``start`` on; the target's hold no label."""
         for source, target in zip(self.source(start), self.target(start), strict=True):
             yield collate([source, target.unlabelled()])
+
+
+def adapt_in_pairs(
+    first: Recipe, objective: Objective, scenario: Scenario, network: AnyNetwork, context: Context
+) -> Generator[Stage, None, Carry]:
+    """Continue from ``first`` by ``budget.adapt_steps`` updates of one objective on paired batches;
+    an epoch of ``budget.adapt_epochs`` is one pass over the source."""
+    network = (yield from context.run(first, scenario, network)).network
+    network.train()
+    pairs = PairedBatches.from_scenario(scenario, context)
+    steps = context.settings.budget.adaptation(pairs.epoch)
+    step = context.gradient_step(network, objective, steps=steps)
+    stage = Stage("adapted", Direct(network), scenario.sites)
+    yield from train_with_checkpoints(step, pairs, steps=steps, context=context, along=[stage])
+    yield stage
+    return Carry(network, named_state(step.optimizer, network))
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
