@@ -93,10 +93,10 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
 
 def scores(spec: Mapping[str, Any]) -> str:
     """A row per recipe. ``columns``: [heading, site, what of SHOWN or a metric]; ``rows``: title ->
-    what it is called, all titles in their order if absent. A site that is a target is asked for as
-    that target's."""
-    folder = DATA / spec["data"]
-    results, metrics = (read(folder / name) for name in FILES)
+    what it is called, all titles in their order if absent; ``part`` of a study that has parts. A site
+    that is a target is asked for as that target's."""
+    folder, part = DATA / spec["data"], spec.get("part")
+    results, metrics = ([row for row in read(folder / name) if row.get("part") == part] for name in FILES)
     targets = {row["target"] for row in results}
     titles = spec.get("rows") or {row["recipe"]: row["recipe"] for row in results}
 

@@ -34,7 +34,7 @@ from allograft.phantoms.brain import write_brain
 from allograft.recipe import Scenario
 from allograft.tasks.segmentation import Segmentation
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Segmentation(("white", "grey"))
 SEEDS = 5

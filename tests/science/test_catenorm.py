@@ -37,7 +37,7 @@ from allograft.phantoms.brain import write_brain
 from allograft.recipe import Scenario
 from allograft.tasks.segmentation import Segmentation
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Segmentation(("white", "grey"))
 SEEDS, TRAIN, SUBJECTS = 3, 8, 16

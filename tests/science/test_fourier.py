@@ -18,7 +18,7 @@ from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
 from allograft.study.reading import make_study
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore:fourier:UserWarning")]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200), pytest.mark.filterwarnings("ignore:fourier:UserWarning")]
 
 SEEDS = 5
 SEVERE_GAIN, SUBTLE_LOSS, CONTROL_GAIN = 0.02, 0.01, 0.01

@@ -34,7 +34,7 @@ from allograft.tasks.classification import Classification
 from allograft.tasks.multitask import Multitask
 from allograft.tasks.segmentation import Segmentation
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Multitask(
     Segmentation(("sulci", "sulcus")),

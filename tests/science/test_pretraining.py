@@ -32,7 +32,7 @@ from allograft.phantoms.chest import CLASSES, write_chest
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Classification(CLASSES)
 SEEDS = 3

@@ -36,7 +36,7 @@ from allograft.phantoms.histology import CLASSES, write_histology
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Classification(CLASSES)
 SEEDS = 3

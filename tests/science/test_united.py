@@ -35,7 +35,7 @@ from allograft.phantoms.brain import write_brain
 from allograft.recipe import Scenario
 from allograft.tasks.segmentation import Segmentation
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Segmentation(("white", "grey"))
 SEEDS, LABELLED, STEPS, EPOCHS = 3, 4, 60, 8

@@ -52,7 +52,7 @@ from allograft.phantoms.skin import CLASSES, LIGHT, write_skin
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
 
-pytestmark = [pytest.mark.science, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Classification(CLASSES)
 SEEDS = 3
