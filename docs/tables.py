@@ -1,4 +1,5 @@
-"""The tables of the evidence pages, built from the CSV files in ``docs/evidence/data/PAGE``.
+"""The tables of the evidence pages and of the README, built from the CSV files in
+``docs/evidence/data/PAGE``.
 
 ``python docs/tables.py`` rebuilds all tables; ``python docs/tables.py run PAGE`` runs the page's
 commands, keeps what they left, and rebuilds its tables. A table is what lies between ``<!-- table
@@ -24,6 +25,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 EVIDENCE = ROOT / "docs" / "evidence"
 DATA = EVIDENCE / "data"
 FILES = ("results.csv", "metrics.csv")
@@ -32,15 +34,15 @@ BLOCK = re.compile(r"<!-- table (\{.*?\}) -->\n.*?<!-- end -->", re.DOTALL)
 Row = Mapping[str, str]
 
 
-def rebuilt(page: str) -> str:
-    """The text of a page with its tables built again."""
+def rebuilt(path: Path) -> str:
+    """The text of a file with its tables built again."""
 
     def table(found: re.Match[str]) -> str:
         spec = json.loads(found[1])
         lines = TABLES[spec["kind"]](spec)
         return f"<!-- table {found[1]} -->\n\n{lines}\n\n<!-- end -->"
 
-    return BLOCK.sub(table, (EVIDENCE / f"{page}.md").read_text(encoding="utf-8"))
+    return BLOCK.sub(table, path.read_text(encoding="utf-8"))
 
 
 def pages() -> list[str]:
@@ -345,8 +347,8 @@ def main(words: Sequence[str]) -> None:
     """``[]`` or ``["run", page]``."""
     if words:
         run(words[1])
-    for page in words[1:] or pages():
-        (EVIDENCE / f"{page}.md").write_text(rebuilt(page), encoding="utf-8")
+    for path in (README, *(EVIDENCE / f"{page}.md" for page in pages())):
+        path.write_text(rebuilt(path), encoding="utf-8")
 
 
 if __name__ == "__main__":

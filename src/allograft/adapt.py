@@ -11,7 +11,7 @@ from allograft.cohort import read_manifest
 from allograft.errors import ModelError
 from allograft.predictor.card import read_card
 from allograft.recipe import Grid, title
-from allograft.run.session import Result
+from allograft.run.closing import Result
 from allograft.studies import run_study
 from allograft.study.reading import make_study
 from allograft.study.spec import Study, source_free

@@ -25,9 +25,10 @@ from allograft.results.models import facts
 from allograft.results.protocol import check_parts, protocol_sentence
 from allograft.results.record import read_all
 from allograft.results.select import as_recorded
+from allograft.run.closing import Result
 from allograft.run.executors import Executor, check_executor, execute
 from allograft.run.fabric import local_fabric
-from allograft.run.session import NetworkSource, Result, Session
+from allograft.run.session import NetworkSource, Session
 from allograft.study.parts import part_folder, parts_of
 from allograft.study.plan import Plan, Row, scenario_of
 from allograft.study.reading import kept_study, make_study

@@ -21,7 +21,7 @@ from allograft.apply.evaluate import evaluate
 from allograft.errors import ModelError
 from allograft.phantoms.brain import write_brain
 from allograft.results.comparison import compare
-from allograft.run.session import Result
+from allograft.run.closing import Result
 from allograft.studies import run_study
 from allograft.study import read_study
 

@@ -17,7 +17,7 @@ from allograft.context import Store
 from allograft.context.lock import locked
 from allograft.context.store import LEFT_OUT
 from allograft.results.record import read_all
-from allograft.run.session import Result
+from allograft.run.closing import Result
 from allograft.studies import rebuild
 
 

@@ -26,9 +26,16 @@ def tables() -> ModuleType:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_built_from_the_kept_files(page: str, tables: ModuleType) -> None:
-    text = (DOCS / "evidence" / f"{page}.md").read_text(encoding="utf-8")
+    path = DOCS / "evidence" / f"{page}.md"
+    text = path.read_text(encoding="utf-8")
     assert "<!-- table " in text, f"docs/evidence/{page}.md has kept files and no table of them"
-    assert tables.rebuilt(page) == text, f"docs/evidence/{page}.md: run 'make tables'"
+    assert tables.rebuilt(path) == text, f"docs/evidence/{page}.md: run 'make tables'"
+
+
+def test_the_readme_shows_kept_numbers(tables: ModuleType) -> None:
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert "<!-- table " in text
+    assert tables.rebuilt(DOCS.parent / "README.md") == text, "README.md: run 'make tables'"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -172,12 +179,11 @@ def test_a_page_is_rebuilt_between_its_marks(
     tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "DATA", tmp_path)
-    monkeypatch.setattr(tables, "EVIDENCE", tmp_path)
     _write(tmp_path / "page", "results.csv", RESULTS)
     _write(tmp_path / "page", "metrics.csv", METRICS)
     mark = '<!-- table {"kind": "scores", "data": "page", "columns": [["b", "b", "score"]]} -->'
     _write(tmp_path, "page.md", f"# Page\n\n{mark}\nold | numbers\n<!-- end -->\n\nText.\n")
-    found = tables.rebuilt("page")
+    found = tables.rebuilt(tmp_path / "page.md")
     assert (
         found
         == f"""# Page
@@ -195,4 +201,4 @@ Text.
 """
     )
     _write(tmp_path, "page.md", found)
-    assert tables.rebuilt("page") == found
+    assert tables.rebuilt(tmp_path / "page.md") == found

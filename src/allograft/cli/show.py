@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from allograft.errors import MissingWeightsError, UnitsFailed
 
 if TYPE_CHECKING:
-    from allograft.run.session import Result, Session
+    from allograft.run.closing import Result
+    from allograft.run.session import Session
     from allograft.studies import PartsResult
 
 

@@ -48,5 +48,5 @@ def test_a_study_asks_for_it_by_a_key(wanted: bool, tmp_path: Path) -> None:
     assert has_layout(session.start(world, 0), 2) is wanted
     (row, *_) = session.plan(world).rows
     session.run(world, row, "1 of 1")
-    carry, *_ = session._store(row.unit).load()  # type: ignore[misc]
+    carry, *_ = session.store(row.unit).load()  # type: ignore[misc]
     assert has_layout(carry.network, 2) is wanted

@@ -20,8 +20,9 @@ from torch import nn
 from allograft.apply import load
 from allograft.errors import AllograftError, SpecError
 from allograft.results.record import read_all
+from allograft.run.closing import Result
 from allograft.run.fabric import local_fabric
-from allograft.run.session import Result, Session
+from allograft.run.session import Session
 from allograft.studies import rebuild, run_study
 from allograft.study.reading import kept_study, make_study
 

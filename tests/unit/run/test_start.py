@@ -161,5 +161,5 @@ def test_of_a_users_own_module_no_head_starts_anew(manifest: Path, tmp_path: Pat
     model(tmp_path / "model", UNET)
     session = session_of(manifest, tmp_path / "out", "finetune", task={"segmentation": {"classes": {"tissue": [1, 2]}}})
     session = replace(session, study=replace(session.study, start=str(tmp_path / "model")))
-    assert set(session._anew()) == {"mask"}
-    assert replace(session, network=nn.Identity())._anew() == {}
+    assert set(session.anew()) == {"mask"}
+    assert replace(session, network=nn.Identity()).anew() == {}

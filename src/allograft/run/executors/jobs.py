@@ -12,6 +12,7 @@ from typing import Protocol
 from allograft.context.journal import STOP, Stopped
 from allograft.errors import OutputError, SpecError, TrainingError
 from allograft.recipe import every_recipe, title
+from allograft.run.closing import write_page
 from allograft.run.pace import Pace
 from allograft.run.session import Session
 from allograft.study.plan import Plan
@@ -160,7 +161,7 @@ def execute(executor: Executor, parts: Parts, *, report: bool) -> None:
                     _show_crash(session, plan, ended)
                 if report and (waiting or running):
                     left = [job.unit for job in waiting] + [unit for _, unit in running]
-                    pace(partial(session.report, world, plan, pictures=False, waiting=left))
+                    pace(partial(write_page, session, world, plan, pictures=False, waiting=left))
 
 
 def jobs_of(parts: Parts) -> Iterator[Job]:
