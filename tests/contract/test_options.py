@@ -60,7 +60,8 @@ def _published_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(scope="module")
 def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
     """What a method leaves with one argument or one setting of the study changed, or with the
-    images of one side ``altered``; ``under`` names an option that ``Contract.under`` has."""
+    images of one side ``altered``, or with all that the study has; ``under`` names an option that
+    ``Contract.under`` has."""
 
     @cache
     def prepared(name: str, under: str) -> Any:
@@ -72,7 +73,9 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
         return arguments, session, world, row_of(session, world)
 
     @cache
-    def of(name: str, under: str = "", changed: str = "", setting: str = "", altered: str = "") -> Left:
+    def of(
+        name: str, under: str = "", changed: str = "", setting: str = "", altered: str = "", narrowed: bool = True
+    ) -> Left:
         arguments, session, world, row = prepared(name, under)
         value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
@@ -82,7 +85,8 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
             cohorts = getattr(seen, altered)
             kept = 0 if altered == "target" else len(cohorts) - 1  # a target's labelled cases come first
             seen = replace(seen, **{altered: (*cohorts[:kept], *map(with_other_images, cohorts[kept:]))})
-        return left_by(recipe, seen, session, world, settings=settings)
+        assert narrowed or any(not cohort.has_labels for cohort in seen.target)
+        return left_by(recipe, seen, session, world, settings=settings, narrowed=narrowed)
 
     return of
 
@@ -100,6 +104,11 @@ def sides_of(name: str) -> list[str]:
         "stream": needs.stream,
     }
     return [side for side, seen in sees.items() if seen]
+
+
+def tunes_on_labels_alone(name: str) -> bool:
+    needs = parse_recipe(request(name)).needs
+    return needs.target_labels and not needs.target_images
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -137,6 +146,12 @@ def test_the_images_of_every_side_count(name: str, side: str, leaves: Leaves) ->
     """Of the last site of a pool and the last stage of a stream alone too: nothing else stands in for
     them."""
     assert leaves(name, altered=side) != leaves(name)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if tunes_on_labels_alone(name)])
+def test_target_cases_without_labels_have_no_part_in_tuning(name: str, leaves: Leaves) -> None:
+    """A recipe is shown them where the one that it is built on needs them."""
+    assert leaves(name, narrowed=False).weights == leaves(name).weights
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if parse_recipe(request(name)).needs.source_images])
