@@ -49,14 +49,24 @@ class OwnSettings(Context):
 
 
 def left_by(
-    recipe: Any, scenario: Scenario, session: Session, world: World, *, seed: int = 0, settings: Settings | None = None
+    recipe: Any,
+    scenario: Scenario,
+    session: Session,
+    world: World,
+    *,
+    seed: int = 0,
+    settings: Settings | None = None,
+    narrowed: bool = True,
 ) -> Left:
     """Run a recipe; what comes before by ``first`` is kept in the session's folder, and found there
     by the next.
 
     Args:
         settings: of the recipe's own training; None = the study's.
+        narrowed: whether it is shown what it needs alone, as by ``Context.run``.
     """
+    if narrowed:
+        scenario = scenario.narrowed(total_needs(recipe))
     # as from within the recipe, which may continue an optimizer
     context, batch = replace(session.context(seed), continues=True), unseen_images(world)
     if settings is not None:
@@ -64,7 +74,7 @@ def left_by(
         context = OwnSettings(**{**given, "settings": settings}, others=context)
     predictions: dict[str, bytes] = {}
     facts: dict[str, dict[str, float | int | str]] = {}
-    running = recipe.run(scenario.narrowed(total_needs(recipe)), session.start(world, seed), context)
+    running = recipe.run(scenario, session.start(world, seed), context)
     while True:
         try:
             with context.seeds.everything("directly"):

@@ -13,6 +13,8 @@ import pytest
 from tests.contract.directly import Left, left_by
 from tests.contract.world import METHODS, contract, request, row_of, session_of
 
+from allograft.cohort import Cohort
+from allograft.cohort.alteration import Alteration
 from allograft.networks.fetch import _timm
 from allograft.recipe import parse_recipe
 from allograft.seeds import Seeds
@@ -29,6 +31,7 @@ SETTINGS: dict[str, Any] = {
 }
 """What a study says about training, and other values of it."""
 OTHER_FIRST = {"supervised": {"augmentation": "none"}}
+ALTERED = Alteration(0.3, 0.6, (1.1, 0.9, 1.0), (5.0, 0.0, 0.0), (1.0, 0.0, 0.0))
 Leaves = Callable[..., Left]
 
 
@@ -56,8 +59,9 @@ def _published_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="module")
 def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
-    """What a method leaves with one argument or one setting of the study changed; ``under`` names
-    an option that ``Contract.under`` has."""
+    """What a method leaves with one argument or one setting of the study changed, or with the
+    images of one side ``altered``, or with all that the study has; ``under`` names an option that
+    ``Contract.under`` has."""
 
     @cache
     def prepared(name: str, under: str) -> Any:
@@ -69,14 +73,42 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
         return arguments, session, world, row_of(session, world)
 
     @cache
-    def of(name: str, under: str = "", changed: str = "", setting: str = "") -> Left:
+    def of(
+        name: str, under: str = "", changed: str = "", setting: str = "", altered: str = "", narrowed: bool = True
+    ) -> Left:
         arguments, session, world, row = prepared(name, under)
         value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
         settings = replace(session.study, **{setting: SETTINGS[setting]}).settings if setting else None
-        return left_by(recipe, scenario_of(world, replace(row, recipe=recipe)), session, world, settings=settings)
+        seen = scenario_of(world, replace(row, recipe=recipe))
+        if altered:
+            cohorts = getattr(seen, altered)
+            kept = 0 if altered == "target" else len(cohorts) - 1  # a target's labelled cases come first
+            seen = replace(seen, **{altered: (*cohorts[:kept], *map(with_other_images, cohorts[kept:]))})
+        assert narrowed or any(not cohort.has_labels for cohort in seen.target)
+        return left_by(recipe, seen, session, world, settings=settings, narrowed=narrowed)
 
     return of
+
+
+def with_other_images(cohort: Cohort) -> Cohort:
+    return replace(cohort, cases=tuple(replace(case, alteration=ALTERED) for case in cohort.cases))
+
+
+def sides_of(name: str) -> list[str]:
+    """What a recipe itself sees beside the source."""
+    needs = parse_recipe(request(name)).needs
+    sees = {
+        "target": needs.target_images or needs.target_labels or needs.all_target_labels,
+        "pool": needs.pool,
+        "stream": needs.stream,
+    }
+    return [side for side, seen in sees.items() if seen]
+
+
+def tunes_on_labels_alone(name: str) -> bool:
+    needs = parse_recipe(request(name)).needs
+    return needs.target_labels and not needs.target_images
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -107,6 +139,19 @@ def test_a_recipe_run_again_leaves_the_same(name: str, manifest: Path, leaves: L
     world = session.prepare()
     row = row_of(session, world)
     assert left_by(row.recipe, scenario_of(world, row), session, world) == leaves(name)
+
+
+@pytest.mark.parametrize(("name", "side"), [(name, side) for name in METHODS for side in sides_of(name)])
+def test_the_images_of_every_side_count(name: str, side: str, leaves: Leaves) -> None:
+    """Of the last site of a pool and the last stage of a stream alone too: nothing else stands in for
+    them."""
+    assert leaves(name, altered=side) != leaves(name)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if tunes_on_labels_alone(name)])
+def test_target_cases_without_labels_have_no_part_in_tuning(name: str, leaves: Leaves) -> None:
+    """A recipe is shown them where the one that it is built on needs them."""
+    assert leaves(name, narrowed=False).weights == leaves(name).weights
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if parse_recipe(request(name)).needs.source_images])

@@ -51,6 +51,16 @@ def test_the_loss_is_a_loop_over_channels_of_standardised_embeddings(balance: fl
     assert float(objective(network, batch)["correlation"].detach()) == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_projector_normalises_each_embedding_between_its_three_layers() -> None:
+    objective = Correlation(5, "second view", BarlowTwins(width=6))
+    assert [tuple(p.shape) for p in objective.projector.parameters() if p.ndim == 2] == [(6, 5), (6, 6), (6, 6)]
+    features = torch.randn(3, 5)
+    with torch.no_grad():
+        projected = objective.projector(features)
+        assert projected.abs().min() > 1e-4
+        torch.testing.assert_close(objective.projector(7 * features), projected, rtol=1e-2, atol=1e-4)
+
+
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     context, scenario = a_pretraining(tmp_path / "out"), pool_of(tmp_path / "images", a=3)
     BarlowTwins().check(scenario, made("resnet"), context)

@@ -103,6 +103,21 @@ def test_new_parameters_and_other_shapes_start_empty() -> None:
     assert new.state[grown[1].weight]["step"] == 1
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_every_group_of_the_optimizer_goes_on(named: bool) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.Adam([{"params": part.parameters()} for part in net])
+
+    old = optimizer()
+    net(torch.ones(1, 2)).sum().backward()
+    old.step()
+    new = optimizer()
+    assert continue_optimizer(new, named_state(old, net) if named else old.state_dict(), network=net) == 4
+    assert all(torch.equal(new.state[p]["exp_avg"], old.state[p]["exp_avg"]) for p in net.parameters())
+
+
 def test_by_name_without_a_network() -> None:
     net = _net()
     old = torch.optim.Adam(net.parameters())

@@ -189,6 +189,18 @@ def test_each_sub_task_has_its_images_and_its_terms(tasks: Any, share: float, we
         torch.testing.assert_close(terms[name], weight * plain[name])
 
 
+def test_an_image_is_shown_as_what_was_done_to_it() -> None:
+    network, image = made("vit").eval(), images("vit")[:1, :, :8, :8].clone()
+    objective = OrderAndAppearance(network, 4, 1, 2, Popar())
+    for order, word in ((torch.arange(4)[None], "distorted"), (torch.tensor([[1, 0, 2, 3]]), "shuffled")):
+        batch = Batch(image, torch.zeros(1).long(), ("a",), attributes={ORDER: order}, views={CLEAN: image + 1})
+        with torch.no_grad():
+            shown = objective.pictures(network, batch)
+        assert list(shown) == [word, "restored", "true"]
+        assert torch.equal(shown[word], image)
+        assert torch.equal(shown["true"], image + 1)
+
+
 @pytest.mark.parametrize(
     ("size", "patch", "expected"), [(224, 16, 196), (448, 32, 196), (224, 32, 49)]
 )  # ViT, Swin, and Swin where Table 1 prints 47

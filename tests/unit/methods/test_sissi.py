@@ -164,6 +164,13 @@ def test_early_learning_needs_three_epochs_and_a_bend() -> None:
     assert not early_learning_ended([0.0, 0.0, 0.0])
 
 
+def test_the_least_loss_is_found_when_it_has_not_fallen_for_as_many_epochs_as_patience_says() -> None:
+    recipe = Sissi(start="source-val", patience=2)
+    curve = [0.9, 0.5, 0.7, 0.6, 0.8]
+    assert [recipe._begins(curve[:epochs]) for epochs in range(1, 6)] == [False, False, False, True, True]
+    assert not recipe._begins([0.9, 0.8, 0.7, 0.6])
+
+
 def test_what_lies_outside_the_boxes_is_blurred_and_the_inside_keeps_its_edges() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)

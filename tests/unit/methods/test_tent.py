@@ -160,6 +160,16 @@ def test_classes_of_images_too(several: bool, classes: int) -> None:
     assert not torch.equal(result, TentPredictor(network, 3, 0.05, not several)(batch_of(images()))["label"])
 
 
+@pytest.mark.parametrize(("other", "answer"), [("mask", "label"), ("label", "mask")])
+def test_the_entropies_of_all_outputs_move_an_image(other: str, answer: str) -> None:
+    network = a_network(outputs={"mask": 2, "label": 3})
+    before = TentPredictor(network, 2, 0.05)(batch_of(images(1)))[answer]
+    with torch.no_grad():
+        for p in network.heads[other].parameters():
+            p.mul_(-3)
+    assert not torch.equal(TentPredictor(network, 2, 0.05)(batch_of(images(1)))[answer], before)
+
+
 # ---------------------------------------------------------- the recipe
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.networks.tiny import images, made
+from torch import nn
 
 from allograft.errors import SpecError
 from allograft.networks import build
@@ -30,18 +31,27 @@ def test_every_place_of_the_bottom_sees_every_other_through_the_transformer_alon
     assert len(level.blocks) == 3  # two blocks and a norm
 
 
-def test_positions_count_and_are_resampled_for_other_grids() -> None:
+def test_positions_are_resampled_for_other_grids() -> None:
     tuned = network(dropout=0.0).eval()
     level = tuned.levels()[-1]
     assert level.positions.shape == (1, 12, 8, 8)
-    flat = torch.ones(1, 1, 16, 16)
     with torch.no_grad():
         level.positions.normal_()
-        inside = tuned.encoder(flat)[-1][..., 2:-2, 2:-2]  # the border of a flat image has padding
-        assert inside.std((2, 3)).min() > 1e-3
         assert tuned(torch.zeros(2, 1, 24, 16))["paired"].shape == (2, 1, 24, 16)
         torch.testing.assert_close(level._positions((8, 8)), level.positions)
         assert level._positions((12, 8)).shape == (1, 12, 12, 8)
+
+
+def test_positions_alone_tell_the_places_of_a_flat_feature_apart() -> None:
+    torch.manual_seed(0)
+    level = TransformerLevel(nn.Identity(), 4, (3, 2), hidden_size=8, mlp_dim=8, num_heads=2, depth=1, dropout=0.0)
+    flat = torch.ones(1, 4, 3, 2)
+    with torch.no_grad():
+        level.positions.normal_()
+        mixed = level(flat)
+        assert mixed.std((2, 3)).min() > 1e-3
+        level.positions.copy_(level.positions.flip(2))
+        torch.testing.assert_close(level(flat), mixed.flip(2))
 
 
 def test_weights_of_a_u_net_go_where_they_belong() -> None:

@@ -1,5 +1,6 @@
 """Augmentation: what stays, what moves together, and what is drawn."""
 
+import itertools
 import math
 from dataclasses import fields
 
@@ -150,10 +151,10 @@ def test_outside_the_image_labels_are_not_labelled():
     image, labels = _case(4, 4)
     for settings in (Draw(), Draw(angles=(45.0,))):
         cropped, moved = apply(image, labels, settings, _rng(), size=(10, 6))
-        corner = (0, 0, 0)
-        assert moved["mask"][corner] == -100
-        assert not moved["region"][corner]
-        assert moved["paired"][corner].isnan()
+        for corner in itertools.product((0,), (0, -1), (0, -1)):
+            assert moved["mask"][corner] == -100
+            assert not moved["region"][corner]
+            assert moved["paired"][corner].isnan()
         assert cropped.isfinite().all()
     padded, _ = apply(image, labels, Draw(), _rng(), size=(10, 6))
     assert torch.equal(padded[:, 3:7, 1:5], image)
