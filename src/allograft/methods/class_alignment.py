@@ -15,17 +15,12 @@ from allograft.cohort import Cohort
 from allograft.cohort.loader import Transform
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.figure import Images
-from allograft.grey import grey_of, plane, window_of
 from allograft.networks import AnyNetwork
-from allograft.parts.thumbnails import CohortItem, subject_of, upright
+from allograft.parts.adapted_images import changed_images, middle_items
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
 from allograft.train import train_with_checkpoints
-
-SHOWN = 4
-"""Source images in the figure, of so many sites."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,10 @@ class ClassAlignment:
         step = context.gradient_step(network, steps=steps)
         stage = Stage("trained", Direct(network), scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
-        context.show("aligned", aligned_images(scenario.source, labelled, aligned))
+        title = "source images whose classes are aligned with the target's"
+        sides = middle_items(scenario.source), middle_items(labelled)
+        changed = ("source", sides[0], lambda batch: aligned.aligned(batch).image)
+        context.show("aligned", changed_images(title, changed, ("target, labelled", sides[1])))
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
@@ -259,35 +257,3 @@ class Aligned:
             return case
         moved = with_moments(case.image[0], _mask(case)[0, 0], self.own[name], self.new[name])
         return replace(case, image=moved[None])
-
-
-def aligned_images(source: Sequence[Cohort], target: Sequence[Cohort], transform: Aligned) -> Images:
-    """A training image of each source site, as it is and aligned, and labelled target images, in
-    one range of greys."""
-    before, after = [_middle(cohort) for cohort in source[:SHOWN]], [_middle(cohort) for cohort in target[:SHOWN]]
-    batches = [cohort.case(index) for cohort, index in before]
-    theirs = [cohort.case(index).image for cohort, index in after]
-    window = window_of(torch.cat([image.flatten() for image in theirs]).numpy())
-
-    def drawn(images: Iterable[Tensor], items: Sequence[CohortItem]) -> list[object]:
-        maps = [upright(image[0].numpy(), cohort) for image, (cohort, _) in zip(images, items, strict=True)]
-        return [grey_of(plane(each, each.shape[-1] // 2), window) for each in maps]
-
-    rows = [
-        drawn((batch.image for batch in batches), before),
-        drawn((transform.aligned(batch).image for batch in batches), before),
-        drawn(theirs, after),
-    ]
-    return Images.from_arrays(
-        "source images before and after their classes were aligned with the target's",
-        rows,  # type: ignore[arg-type]
-        names=["source", "source, aligned", "target, labelled"],
-        subjects=[list(map(subject_of, row)) for row in (before, before, after)],
-        note="All have the range of greys of the target's images.",
-    )
-
-
-def _middle(cohort: Cohort) -> CohortItem:
-    """The middle slice of the cohort's first case, or the case."""
-    of_first = [index for index, (number, _) in enumerate(cohort.items) if number == 0]
-    return cohort, of_first[len(of_first) // 2]
