@@ -95,8 +95,12 @@ class CycleGan:
         stage = Stage("adapted", predictor, scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
         target, source = (middle_items(side) for side in (scenario.target, scenario.source))
-        changed = ("target", target, lambda batch: predictor.translated(context.fabric.to_device(batch)))
-        context.show("translated", changed_images("target images translated", changed, ("source", source)))
+
+        def change(batch: Batch) -> Tensor:
+            return predictor.translated(context.fabric.to_device(batch))
+
+        title = "target images translated"
+        context.show("translated", changed_images(title, ("target", target, change), ("source", source)))
         yield stage
         return Carry(network)
 
