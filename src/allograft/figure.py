@@ -92,7 +92,8 @@ class Points:
 
 @dataclass(frozen=True)
 class Images:
-    """Small grey images in rows: examples of a cluster, say, or what a layer does over an image.
+    """Small images in rows, grey or in colours: examples of a cluster, say, or what a layer does
+    over an image.
 
     They are patients' images: a page without images leaves the figure out.
 
@@ -139,8 +140,8 @@ class Images:
         subjects: Sequence[Sequence[str]] = (),
         note: str = "",
     ) -> Images:
-        """Images (H, W) of greys, shrunk to ``TILE``; ``allograft.grey`` makes greys of other
-        numbers.
+        """Images (H, W) of greys, or (H, W, 3) of colours, shrunk to ``TILE``; ``allograft.grey``
+        makes greys of other numbers.
 
         >>> Images.from_arrays("an edge", [[np.eye(8, dtype=np.uint8) * 255]], names=["diagonal"]).rows[0][0][:16]
         'iVBORw0KGgoAAAAN'
@@ -150,12 +151,16 @@ class Images:
 
 
 def _png(image: NDArray[np.uint8]) -> str:
-    """A PNG of 64 greys in base64."""
+    """A PNG of 64 greys, or of a palette of 64 colours, in base64."""
     from PIL import Image
 
-    canvas, file = Image.fromarray(image, "L"), io.BytesIO()
+    canvas, file = Image.fromarray(image, "L" if image.ndim == 2 else "RGB"), io.BytesIO()
     canvas.thumbnail((TILE, TILE))  # one that is smaller stays as it is
-    canvas.point([level // 4 * 4 for level in range(256)]).save(file, "PNG", optimize=True)
+    if image.ndim == 2:
+        canvas = canvas.point([level // 4 * 4 for level in range(256)])
+    else:
+        canvas = canvas.quantize(64, dither=Image.Dither.NONE)
+    canvas.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 

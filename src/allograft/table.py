@@ -29,6 +29,7 @@ METHODS = {
     "joint": "allograft.methods.joint:Joint",
     "unlearning": "allograft.methods.unlearning:Unlearning",
     "catenorm": "allograft.methods.catenorm:CateNorm",
+    "class_alignment": "allograft.methods.class_alignment:ClassAlignment",
     "dsbn": "allograft.methods.dsbn:Dsbn",
     "msnet": "allograft.methods.msnet:MsNet",
     "l2sp": "allograft.methods.l2sp:L2sp",

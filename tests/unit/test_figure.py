@@ -78,6 +78,18 @@ def test_a_small_image_keeps_its_pixels_and_a_large_one_its_shape():
     ) == {0}
 
 
+def test_colours_stay_colours_in_a_palette():
+    halves = np.zeros((40, 300, 3), np.uint8)
+    halves[:, :150], halves[:, 150:] = (180, 30, 140), (60, 40, 200)
+    ((shown,),) = Images.from_arrays("i", [[halves]]).rows
+    canvas = Image.open(io.BytesIO(base64.b64decode(shown)))
+    assert canvas.mode == "P"
+    assert canvas.width == TILE
+    made = np.asarray(canvas.convert("RGB"))
+    assert np.abs(made[:, 2:50].astype(int) - (180, 30, 140)).max() < 8
+    assert np.abs(made[:, 60:-2].astype(int) - (60, 40, 200)).max() < 8
+
+
 @pytest.mark.parametrize("words", [{"names": ["a"]}, {"captions": [["x"], ["y"]]}, {"subjects": [["x", "y"]]}])
 def test_words_that_are_not_as_many_as_the_images_are_refused(words):
     dot = np.zeros((2, 2), np.uint8)

@@ -3,7 +3,7 @@ first pass saw."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,6 @@ from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.figure import Images
 from allograft.grey import grey_of, window_of
-from allograft.metrics.segmentation import IGNORED
 from allograft.networks import AnyNetwork, count_parameters
 from allograft.networks.catenorm import layers_of, modulation_by_class, modulation_over
 from allograft.networks.network import operate
@@ -272,80 +271,3 @@ def modulation_images(predictor: TwoPass, item: CohortItem, context: Context) ->
         note="The channels of the first block with two branches whose gamma differs most over the image, "
         "and the classes that the first pass found.",
     )
-
-
-def align_intensities(source: Sequence[tuple[Tensor, Tensor]], target: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Give each class of each source image the intensities that it would have in the target domain
-    (appendix A, eq. 6 to 12).
-
-    Each class of each case has a mean and a standard deviation. Over a domain's cases these are
-    standardised, and given the spread and the mean that they have over the target's cases; the
-    pixels of the class are then brought to the new mean and deviation.
-
-    A class that a case lacks does not count there. A spread of 0 (a single case, say) standardises
-    to 0, as does one no larger than the rounding of the pixels, and a deviation that would come out
-    negative is 0; the paper says neither. Pixels without a class (-100) stay as they are.
-
-    Args:
-        source, target: cases of a domain, (image (*spatial) float, classes (*spatial) int64) each,
-            sizes may differ.
-
-    Returns:
-        The source images, aligned, as new tensors of their own shapes and dtypes.
-
-    Raises:
-        SpecError: no cases, shapes that differ, images that are not floating point, or a class of
-            the source that no target case has.
-
-    Example:
-        >>> mask = torch.tensor([0, 0, 1, 1])
-        >>> aligned = align_intensities([(torch.tensor([0.0, 2.0, 5.0, 7.0]), mask)],
-        ...     [(torch.tensor([10.0, 14.0, 1.0, 1.0]), mask)])
-        >>> aligned[0]
-        tensor([10., 14.,  1.,  1.])
-    """
-    if not source or not target or any(image.shape != mask.shape for image, mask in (*source, *target)):
-        raise SpecError(
-            "align_intensities: expected at least one (image, classes) in source and target, both of one shape"
-        )
-    if kinds := sorted({str(image.dtype) for image, _ in (*source, *target) if not image.is_floating_point()}):
-        raise SpecError(
-            f"align_intensities: found images of {', '.join(kinds)}, expected floating point; convert them with "
-            ".float()"
-        )
-    aligned = [image.clone() for image, _ in source]
-    for label in sorted({int(value) for _, mask in source for value in mask.unique()} - {IGNORED}):
-        here, there = (
-            [_moments(image, mask == label) for image, mask in domain if (mask == label).any()]
-            for domain in (source, target)
-        )
-        if not there:
-            raise SpecError(
-                f"align_intensities: class {label} of the source is in no target case; leave it out of the masks"
-            )
-        own, other = torch.stack(here), torch.stack(there)
-        spread, rounding = own.std(0, correction=0), max(_rounding(image, mask == label) for image, mask in source)
-        differs = spread > rounding
-        standard = torch.where(differs, (own - own.mean(0)) / torch.where(differs, spread, 1), 0)
-        new = standard * other.std(0, correction=0) + other.mean(0)
-        rows = iter(zip(own, new, strict=True))
-        for moved, (image, mask) in zip(aligned, source, strict=True):
-            inside = mask == label
-            if inside.any():
-                (mean, deviation), (wanted, width) = next(rows)
-                unit = (image[inside].double() - mean) / torch.where(deviation > 0, deviation, 1)
-                moved[inside] = (unit * width.clamp_min(0) + wanted).to(moved.dtype)
-    return aligned
-
-
-def _rounding(image: Tensor, inside: Tensor) -> float:
-    """By how much a class's moments may differ for no other reason than the dtype: 4 units in the
-    last place of its largest pixel."""
-    largest = image[inside].abs().max().item() if inside.any() else 0.0
-    return 4 * torch.finfo(image.dtype).eps * largest
-
-
-def _moments(image: Tensor, inside: Tensor) -> Tensor:
-    """Mean and standard deviation of the pixels: (2,) float64."""
-    values = image[inside].double()
-    return torch.stack([values.mean(), values.std(correction=0)])

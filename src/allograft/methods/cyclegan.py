@@ -20,6 +20,7 @@ from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork
 from allograft.networks.network import operate
+from allograft.parts.adapted_images import changed_images, middle_items
 from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -90,8 +91,16 @@ class CycleGan:
             context.fabric.device
         )
         translating.translator = step.to_source
-        stage = Stage("adapted", CycleGanPredictor(translating), scenario.sites)
+        predictor = CycleGanPredictor(translating)
+        stage = Stage("adapted", predictor, scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
+        target, source = (middle_items(side) for side in (scenario.target, scenario.source))
+
+        def change(batch: Batch) -> Tensor:
+            return predictor.translated(context.fabric.to_device(batch))
+
+        title = "target images translated"
+        context.show("translated", changed_images(title, ("target", target, change), ("source", source)))
         yield stage
         return Carry(network)
 
@@ -296,4 +305,9 @@ class CycleGanPredictor:
 
     def __call__(self, batch: Batch) -> Prediction:
         with evaluation_mode(self.network):
-            return padded(self.network, translated(self.network.translator, batch.image))
+            return padded(self.network, self.translated(batch))
+
+    def translated(self, batch: Batch) -> Tensor:
+        """The images in the source's style, as they are predicted."""
+        with evaluation_mode(self.network):
+            return translated(self.network.translator, batch.image)

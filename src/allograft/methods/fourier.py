@@ -28,6 +28,7 @@ from allograft.errors import NeedsError, SpecError
 from allograft.figure import Lines
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork
+from allograft.parts.adapted_images import changed_images, middle_items
 from allograft.parts.donors import Donors, Search, Spectra, draw_donors, source_scans
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.predictor.whole import CHUNK, whole_prediction
@@ -68,12 +69,15 @@ class Fourier:
         search: how donors are found, see ``Donors``. ``random`` draws them once a run, without
             replacement. The paper finds ``3d``, ``2d`` and ``2.5d`` alike; its ablation has ``2d``,
             which needs a single slice of the target at a time, where ``3d`` needs all.
+        show_images: show training images of the target as they are predicted, beside the source's
+            (fig. 3); the recipe then sees the target's training images.
         first: what is adapted.
     """
 
     beta: float | Literal["per-pair", "averaged"] = 0.01
     donors: Annotated[int, Ge(1)] = 7
     search: Literal["random"] | Search = "2d"
+    show_images: bool = False
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(
@@ -100,7 +104,12 @@ class Fourier:
     def needs(self) -> Needs:
         """Source images; target labels where beta is chosen on them, those of all targets for one
         beta."""
-        return Needs(source_images=True, target_labels=isinstance(self.beta, str), every_target=self.beta == "averaged")
+        return Needs(
+            source_images=True,
+            target_images=self.show_images,
+            target_labels=isinstance(self.beta, str),
+            every_target=self.beta == "averaged",
+        )
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:
         """Section 3 of the paper: f_FDA(s, t) with the donors s of each slice t, and the mean
@@ -114,6 +123,8 @@ class Fourier:
             return build(Direct(network), beta)
 
         beta = self.chosen(labelled, grid, adapted, context) if isinstance(self.beta, str) else self.beta
+        if self.show_images and beta > 0:
+            show_adapted(scenario, adapted(beta), context)
         yield Stage("adapted", adapted(beta), scenario.sites)
         return Carry(network)
 
@@ -177,6 +188,18 @@ class Fourier:
         )
         context.show("beta", figure)
         return averaged_beta(figure)
+
+
+def show_adapted(scenario: Scenario, predictor: FourierPredictor, context: Context) -> None:
+    """Keep a figure of target training images in the low-frequency amplitude of their first donor,
+    found for each slice by itself."""
+
+    def first_version(batch: Batch) -> Tensor:
+        return predictor.versions(context.fabric.to_device(batch.unlabelled()))[:, 0]
+
+    changed = ("target", middle_items(scenario.target), first_version)
+    title = f"target images in the style of one donor, beta {predictor.beta:g}"
+    context.show("adapted", changed_images(title, changed, ("source", middle_items(scenario.source))))
 
 
 def short_side(cohorts: Iterable[Cohort]) -> int:
@@ -319,15 +342,23 @@ class FourierPredictor:
         amplitude = self._spectra.of(donors, size, device) if self.contains_images else self.style[donors].to(device)
         return amplitude.transpose(2, 3) if donors.ndim == 3 else amplitude
 
+    def versions(self, batch: Batch) -> Tensor:
+        """The images in the style of each donor, as they are predicted: (B, donors, C, *spatial)."""
+        every = torch.arange(len(self.style))[None]
+        return self._swapped(batch, self._of(every if self.donors is None else self.donors.nearest(batch), batch))
+
     def _styled(self, batch: Batch, style: Tensor) -> dict[str, Tensor]:
         """The mean prediction under styles (B or 1, donors, C, ..., rows, columns)."""
+        return mean_prediction(self.inner, batch, self._swapped(batch, style), several=self.several)
+
+    def _swapped(self, batch: Batch, style: Tensor) -> Tensor:
         if style.shape[2:-2] != batch.image.shape[1:-2]:
             styled = (
                 f"images have (channels, slices) {tuple(batch.image.shape[1:-2])}, donors {tuple(style.shape[2:-2])}"
             )
             raise SpecError(f"fourier: {styled}; prepare the images as the donors were")
         swap = swap_kept_amplitude if self.contains_images else swap_low_amplitude
-        return mean_prediction(self.inner, batch, swap(batch.image[:, None], style, self.beta), several=self.several)
+        return swap(batch.image[:, None], style, self.beta)
 
 
 def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> dict[str, Tensor]:

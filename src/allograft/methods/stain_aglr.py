@@ -26,9 +26,11 @@ from allograft.networks import AnyNetwork, Network
 from allograft.networks.stain_cnn import StainDecoder
 from allograft.parts.features import images_in_order
 from allograft.parts.held_out import HeldOutStep, mean_loss, split_subjects
+from allograft.parts.stain_figure import stained_images
 from allograft.parts.white_level import white_level
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.seeds import Seeds
 from allograft.step import GradientStep, Terms, named_state
 from allograft.tasks import Task
 from allograft.tasks.classification import Classification
@@ -160,6 +162,8 @@ class StainAgLr:
         else:
             yield from self.until_plateau(step, batches, validation, context, stage)
         show_features(network, scenario.source, context)
+        if self.jitter != "none":
+            show_stains(network, decoder, TwoViews(None, self.jitter, white, elastic=False), scenario.source, context)
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
@@ -303,6 +307,32 @@ def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
 
 def _is_of(name: str, case: Case) -> bool:
     return case.labels["label"] == name
+
+
+def show_stains(
+    network: Network, decoder: StainDecoder | None, transform: TwoViews, cohorts: Sequence[Cohort], context: Context
+) -> None:
+    """Keep a figure of training images, of the same in other stains, and of what the decoder makes
+    of those (fig. 4)."""
+
+    def altered(cases: Sequence[Batch]) -> list[Tensor]:
+        drawn = (transform(case, Seeds(0).rng("shown", number)) for number, case in enumerate(cases))
+        return [context.fabric.to_device(case).attributes[ALTERED] for case in drawn]
+
+    def regenerated(cases: Sequence[Batch]) -> list[Tensor]:
+        assert decoder is not None
+        images = altered(cases)
+        together = [torch.cat(images)] if len({image.shape for image in images}) == 1 else images
+        with evaluation_mode(network, decoder):
+            made = [
+                # twice, because it normalises by its batch, which needs more than one value
+                decoder(last(network.encoder(torch.cat([each, each]))), each.shape[2:])[: len(each)]
+                for each in together
+            ]
+        return [image[None] * transform.white for batch in made for image in batch]
+
+    views = {"other stains": altered, **({} if decoder is None else {"regenerated": regenerated})}
+    context.show("stains", stained_images("source images in other stains", cohorts, views, transform.white))
 
 
 def show_features(network: Network, cohorts: Sequence[Cohort], context: Context, most: int = 300) -> None:

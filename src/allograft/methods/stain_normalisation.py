@@ -16,6 +16,7 @@ from allograft.cohort.loader import Transform
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork
+from allograft.parts.stain_figure import stained_images
 from allograft.parts.white_level import white_level
 from allograft.predictor import Direct, Prediction, Predictor
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -67,12 +68,15 @@ class StainNormalisation:
         stains = context.once("stains", lambda: source_stains(scenario.source, self.method, white))
         reference = draw_reference(stains, context.seeds.rng("reference"))
         batches = context.loader(scenario.source, "source")
-        batches = replace(batches, transform=Recoloured(batches.transform, self.method, white, reference, stains))
+        recoloured = Recoloured(batches.transform, self.method, white, reference, stains)
+        batches = replace(batches, transform=recoloured)
         steps = context.settings.budget.training(batches.epoch)
         step = context.gradient_step(network, steps=steps)
         predictor = StainNormalised(Direct(network), self.method, reference.vectors, reference.most, white)
         stage = Stage("trained", predictor, scenario.sites)
         yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
+        views = {str(self.method): lambda cases: [recoloured.recoloured(case).image for case in cases]}
+        context.show("recoloured", stained_images("source images recoloured", scenario.source, views, white))
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 
@@ -124,12 +128,16 @@ class Recoloured:
 
     def __call__(self, case: Batch, rng: torch.Generator) -> Batch:
         """``case`` has B = 1."""
+        case = self.recoloured(case)
+        return case if self.then is None else self.then(case, rng)
+
+    def recoloured(self, case: Batch) -> Batch:
+        """The case in the reference's stains; as it is where it shows no tissue."""
         own = _stains(self.found[case.cases[0]])
         image = (
             restain(case.image[0] / self.white, own, self.reference, self.method) * self.white if own else case.image[0]
         )
-        case = replace(case, image=image[None])
-        return case if self.then is None else self.then(case, rng)
+        return replace(case, image=image[None])
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""CateNorm: the surgery, the two steps of an iteration, the two passes of a prediction, and the
-alignment of intensities."""
+"""CateNorm: the surgery, the two steps of an iteration and the two passes of a prediction."""
 
 from __future__ import annotations
 
 import copy
-import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
-from allograft.methods.catenorm import CateNorm, MaskLoss, TwoPass, TwoPassStep, align_intensities
+from allograft.methods.catenorm import CateNorm, MaskLoss, TwoPass, TwoPassStep
 from allograft.networks import build, rebuilt
 from allograft.networks.network import Wrapped, operate
 from allograft.nn.catenorm import TwoBranchNorm2d, guided
@@ -306,90 +304,3 @@ def test_another_task_is_refused() -> None:
     object.__setattr__(context, "task", Other())
     with pytest.raises(SpecError, match="'label'"):
         next(CateNorm().run(Scenario(), a_network(), context))
-
-
-# ---------------------------------------------------------- alignment
-def a_domain(seed: int, cases: int, shift: float) -> list[tuple[Tensor, Tensor]]:
-    rng = torch.Generator().manual_seed(seed)
-    made = []
-    for number in range(cases):
-        mask = torch.randint(3, (9, 7 + number), generator=rng)
-        made.append(
-            (shift + (1 + mask + number) * torch.randn(mask.shape, generator=rng, dtype=torch.float64) + 5 * mask, mask)
-        )
-    return made
-
-
-def test_alignment_is_that_of_a_loop_over_the_equations() -> None:
-    source, target = a_domain(0, 4, 10.0), a_domain(1, 3, -2.0)
-    found = align_intensities(source, target)
-    for label in range(3):
-        domains = [[image[mask == label].tolist() for image, mask in domain] for domain in (source, target)]
-        for moment in (statistics.fmean, statistics.pstdev):
-            values = [[moment(pixels) for pixels in domain] for domain in domains]
-            (here, there), (spread, wide) = map(statistics.fmean, values), map(statistics.pstdev, values)
-            for (_, mask), aligned, value in zip(source, found, values[0], strict=True):
-                expected = (
-                    max((value - here) / spread * wide + there, 0)
-                    if moment is statistics.pstdev
-                    else (value - here) / spread * wide + there
-                )
-                assert moment(aligned[mask == label].tolist()) == pytest.approx(expected)
-
-
-def test_a_domain_aligned_with_itself_is_itself() -> None:
-    source = a_domain(0, 4, 3.0)
-    before = [image.clone() for image, _ in source]
-    for aligned, image, old in zip(
-        align_intensities(source, source), [image for image, _ in source], before, strict=True
-    ):
-        torch.testing.assert_close(aligned, image)
-        assert torch.equal(image, old)
-
-
-def test_a_class_that_a_case_lacks_does_not_count_there() -> None:
-    source, target = a_domain(0, 3, 3.0), a_domain(1, 3, 0.0)
-    image, mask = source[1]
-    source[1] = (image, mask.where(mask != 2, 0))
-    alone = align_intensities([source[0], source[2]], target)
-    both = align_intensities(source, target)
-    assert all(aligned.isfinite().all() for aligned in both)
-    for one, other, (_, classes) in zip(alone, (both[0], both[2]), (source[0], source[2]), strict=True):
-        torch.testing.assert_close(one[classes == 2], other[classes == 2])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1.0, 1000.0])
-def test_deviations_equal_but_for_rounding_standardise_to_zero(dtype: torch.dtype, scale: float) -> None:
-    """x, x + 1 and x + 2 have one deviation: aligned, each has the mean of the target's, as a
-    single case would."""
-    rng = torch.Generator().manual_seed(3)
-    x, mask = scale * torch.rand(40, 40, generator=rng, dtype=torch.float64), torch.zeros(40, 40, dtype=torch.int64)
-    target = [(width * torch.randn(40, 40, generator=rng, dtype=torch.float64), mask) for width in (1.0, 4.0, 9.0)]
-    expected = float(torch.stack([image.std(correction=0) for image, _ in target]).mean())
-    found = align_intensities([((x + shift).to(dtype), mask) for shift in range(3)], target)
-    assert [float(image.double().std(correction=0)) for image in found] == pytest.approx([expected] * 3, rel=1e-4)
-    means = [float(image.double().mean()) for image in found]
-    assert means[0] < means[1] < means[2]  # the means do differ
-
-
-def test_pixels_without_a_class_stay_as_they_are() -> None:
-    source, target = a_domain(0, 3, 3.0), a_domain(1, 3, 0.0)
-    holes = [(image, mask.where(mask != 2, -100)) for image, mask in source]
-    every, found = align_intensities(source, target), align_intensities(holes, target)
-    for (image, mask), whole, aligned in zip(source, every, found, strict=True):
-        assert torch.equal(aligned[mask == 2], image[mask == 2])
-        assert torch.equal(aligned[mask < 2], whole[mask < 2])
-    nothing = align_intensities([(image, torch.full_like(mask, -100)) for image, mask in source], target)
-    assert all(torch.equal(aligned, image) for aligned, (image, _) in zip(nothing, source, strict=True))
-
-
-def test_what_cannot_be_aligned_is_refused() -> None:
-    source, target = a_domain(0, 2, 0.0), a_domain(1, 2, 0.0)
-    with pytest.raises(SpecError, match="class 2"):
-        align_intensities(source, [(image, mask.clamp_max(1)) for image, mask in target])
-    for wrong in ([], [(torch.zeros(2), torch.zeros(3))]):
-        with pytest.raises(SpecError, match="one shape"):
-            align_intensities(source, wrong)
-    with pytest.raises(SpecError, match=r"found images of torch\.int64, expected floating point"):
-        align_intensities([(image.long(), mask) for image, mask in source], target)

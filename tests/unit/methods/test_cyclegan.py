@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from allograft.batch import Batch
+from allograft.context import Store
 from allograft.errors import SpecError
 from allograft.methods.cyclegan import (
     CycleGan,
@@ -31,6 +32,7 @@ from allograft.methods.cyclegan import (
 )
 from allograft.networks import build
 from allograft.networks.network import operate
+from allograft.parts.adapted_images import changed_images, middle_items
 from allograft.predictor import Direct, load_predictor, save_predictor
 from allograft.schedule import Planned
 from allograft.study.plan import scenario_of
@@ -226,3 +228,17 @@ def test_what_is_predicted_is_the_target_as_the_source(tmp_path: Path, monkeypat
     predictor: Any = stage.predictor
     assert predictor.network.translator is made[-1].to_source
     assert made[-1].cycle == 3.0
+
+
+def test_target_images_are_shown_as_they_are_translated(tmp_path: Path) -> None:
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "cyclegan")
+    world = session.prepare()
+    row = row_of(session, world)
+    scenario = scenario_of(world, row)
+    *_, stage = session.context(row.seed).run(row.recipe, scenario, session.start(world, row.seed))
+    figure = Store(tmp_path / "out" / "units" / stage.unit).figures()["translated"]
+    seen = scenario.narrowed(row.recipe.needs)
+    target, source = (middle_items(side) for side in (seen.target, seen.source))
+    shown = changed_images("", ("", target, stage.predictor.translated), ("", source))
+    assert figure.rows == shown.rows
+    assert figure.rows[0] != figure.rows[1]

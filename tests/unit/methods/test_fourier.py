@@ -18,11 +18,20 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Store
 from allograft.errors import NeedsError, SpecError
-from allograft.figure import Lines
-from allograft.methods.fourier import GRID, Fourier, FourierPredictor, averaged_beta, beta_grid, curve
+from allograft.figure import Images, Lines
+from allograft.methods.fourier import (
+    GRID,
+    Fourier,
+    FourierPredictor,
+    averaged_beta,
+    beta_grid,
+    curve,
+    mean_prediction,
+)
 from allograft.methods.start import Start
 from allograft.networks import build
-from allograft.parts.donors import Donors
+from allograft.parts.adapted_images import changed_images, middle_items
+from allograft.parts.donors import Donors, source_scans
 from allograft.phantoms.brain import write_brain
 from allograft.predictor import Direct, Prediction, load_predictor, save_predictor
 from allograft.predictor.whole import whole_prediction
@@ -35,7 +44,7 @@ from allograft.transforms.fourier import low_amplitude
 
 CONTRACT = {
     "arguments": {"beta": 0.1, "donors": 2},
-    "options": {"beta": 0.3, "donors": 1, "search": "random"},
+    "options": {"beta": 0.3, "donors": 1, "search": "random", "show_images": True},
     "trains": False,
 }
 
@@ -74,6 +83,52 @@ def test_labels_are_needed_only_to_choose_beta() -> None:
     assert Fourier().needs == Needs(source_images=True)
     assert total_needs(Fourier(beta="per-pair")) == Needs(source_images=True, target_labels=True)
     assert total_needs(Fourier(beta="averaged")) == Needs(source_images=True, target_labels=True, every_target=True)
+
+
+@pytest.mark.parametrize("search", ["2d", "3d", "random"])
+def test_target_images_are_shown_as_they_are_predicted(search: Any, tmp_path: Path) -> None:
+    assert Fourier(show_images=True).needs == Needs(source_images=True, target_images=True)
+    scenario = _scenario(_cohort(tmp_path / "cohort").unlabelled(), "b")
+    recipe = Fourier(beta=0.3, donors=2, search=search, show_images=True)
+    predictor, unit = _adapted(recipe, scenario, tmp_path / "out")
+    figure = Store(tmp_path / "out" / unit).figures()["adapted"]
+    assert isinstance(figure, Images)
+    assert figure.subjects == (("b0", "b1", "b2", "b3"),) * 3 + (("a0", "a1", "a2", "a3"),)
+    batch = scenario.target[0].case(0)
+    versions = predictor.versions(batch)
+    assert versions.shape == (1, 2, 1, 16, 16)
+    torch.testing.assert_close(
+        predictor(batch)["mask"], mean_prediction(predictor.inner, batch, versions, several=False)["mask"]
+    )
+    shown = changed_images(
+        "",
+        ("", middle_items(scenario.target), lambda case: predictor.versions(case)[:, 0]),
+        ("", middle_items(scenario.source)),
+    )
+    assert figure.rows == shown.rows
+    assert figure.rows[0] != figure.rows[1]
+    _, plain = _adapted(replace(recipe, beta=0.0), scenario, tmp_path / "out")
+    assert "adapted" not in Store(tmp_path / "out" / plain).figures()  # nothing is swapped
+
+
+def test_the_searches_find_different_donors_for_a_volume(tmp_path: Path) -> None:
+    manifest = write_brain(tmp_path, dims=3, sites={"a": "none", "b": "severe"}, subjects=6, size=32)
+    cohort = read(manifest)
+    scans, batch = list(source_scans([cohort.site("a")], "fourier")), cohort.site("b").whole(0).batch
+    searched = {
+        search: Donors.from_scans(scans, search, 3)
+        for search in ("2d", "2.5d", "3d")  # type: ignore[arg-type]
+    }
+    chosen = {search: donors.nearest(batch)[0] for search, donors in searched.items()}
+    assert all(
+        not torch.equal(chosen[one], chosen[other]) for one, other in (("2d", "2.5d"), ("2d", "3d"), ("2.5d", "3d"))
+    )
+    depth = torch.arange(32)
+    for search, indices in chosen.items():
+        away = (searched[search].place[indices] - depth).abs()
+        assert int(away.max()) == (2 if search == "2.5d" else 0)
+        scans_of = searched[search].scan[indices].sort(0).values
+        assert (scans_of == scans_of[:, :1]).all() == (search == "3d")
 
 
 def test_an_averaged_beta_needs_a_first_that_no_target_has_changed() -> None:

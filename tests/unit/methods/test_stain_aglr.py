@@ -3,6 +3,8 @@ they refuse."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,9 @@ from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context
 from allograft.context.journal import Journal
 from allograft.errors import SpecError
-from allograft.figure import Points
+from allograft.figure import Images, Points
 from allograft.methods import stain_aglr
-from allograft.methods.stain_aglr import ALTERED, StainAgLr, TwoViews, balanced
+from allograft.methods.stain_aglr import ALTERED, StainAgLr, TwoViews, balanced, show_stains
 from allograft.methods.stain_normalisation import (
     StainNormalisation,
     StainNormalised,
@@ -30,6 +32,8 @@ from allograft.methods.stain_normalisation import (
 )
 from allograft.networks import build
 from allograft.networks.network import Wrapped
+from allograft.networks.stain_cnn import StainDecoder
+from allograft.parts.adapted_images import middle_items
 from allograft.parts.held_out import mean_loss
 from allograft.phantoms.histology import CLASSES, write_histology
 from allograft.recipe import Scenario, parse_recipe
@@ -280,7 +284,58 @@ def test_features_of_training_images_are_shown_by_laboratory_and_class(cohort: C
     assert "features" not in few.meter.figures
 
 
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [({}, ["as it is", "other stains", "regenerated"]), ({"regeneration": 0.0}, ["as it is", "other stains"])],
+)
+def test_images_are_shown_in_other_stains_and_regenerated(
+    weights: dict[str, float], names: list[str], cohort: Cohort
+) -> None:
+    shown = []
+    for _ in range(2):
+        context = a_context()
+        finished((cohort.site("a"), cohort.site("b")), StainAgLr(**weights), context)  # type: ignore[arg-type]
+        shown.append(context.meter.figures["stains"])
+    figure = shown[0]
+    assert isinstance(figure, Images)
+    assert shown[0] == shown[1]
+    assert list(figure.names) == names
+    assert [len(row) for row in figure.rows] == [4] * len(names)
+    assert figure.subjects[0] == figure.subjects[-1]
+    assert len({row for row in figure.rows}) == len(names)
+    plain = a_context()
+    finished((cohort.site("a"),), StainAgLr(0.0, 0.0, "none"), plain)
+    assert "stains" not in plain.meter.figures
+
+
+def test_what_a_decoder_makes_of_one_pixel_is_shown_too(cohort: Cohort) -> None:
+    """A feature of one pixel, and a single image, have no spread of their own to normalise by."""
+    network = a_network()
+    decoder = StainDecoder(8, 1)
+    shown = cohort.where(lambda case: case.name == cohort.cases[0].name)
+    context = a_context()
+    tiny = replace(shown, prepared=replace(shown.prepared, preprocessing=Preprocessing(intensity="unit", size=(2, 2))))
+    show_stains(network, decoder, TwoViews(None, "light", 1.0, elastic=False), [tiny], context)
+    assert len(context.meter.figures["stains"].rows) == 3  # type: ignore[union-attr]
+
+
 # ---------------------------------------------------------- normalisation
+def test_recoloured_images_are_shown(cohort: Cohort) -> None:
+    context = a_context()
+    stage = finished((cohort.site("a"),), StainNormalisation("macenko"), context)
+    figure = context.meter.figures["recoloured"]
+    assert isinstance(figure, Images)
+    assert figure.names == ("as it is", "macenko")
+    given: list[torch.Tensor] = []
+    stage.predictor.inner.network.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    (site,) = (cohort.site("a").unlabelled(),)
+    ((_, index), *_) = middle_items([site])
+    stage.predictor(site.case(index))
+    png = io.BytesIO(base64.b64decode(figure.rows[1][0]))
+    colours = np.asarray(Image.open(png).convert("RGB"), np.float32).transpose(2, 0, 1)
+    assert np.abs(colours - given[0][0].numpy()).mean() < 6  # of 255, in 64 colours
+
+
 def test_training_and_test_images_are_recoloured_alike(cohort: Cohort) -> None:
     """What the network is trained on is what the predictor makes of the same image."""
     seen: list[Any] = []
