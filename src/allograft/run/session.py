@@ -47,6 +47,7 @@ from allograft.study.parts import shared_folder
 from allograft.study.plan import Plan, Row, bare_rows, nodes_of, scenario_of
 from allograft.study.spec import Study
 from allograft.study.world import World
+from allograft.tasks.named_loss import check_loss
 from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, plain
 
@@ -175,6 +176,8 @@ class Session:
             raise SpecError(
                 f"patch: {self.study.patch} cannot be cut from an image ({error}); give one number for each axis"
             ) from error
+        regions = any(case.region is not None for case in world.cases())
+        check_loss(self.study.made_task, self.study.loss, dims=sample.image.ndim - 2, has_region=regions)
         try:
             with evaluation_mode(network):
                 network(sample.image)
