@@ -29,7 +29,7 @@ FILLED_IN: Mapping[str, object] = {
     **{"to_onehot_y": True, "softmax": True, "use_softmax": True, "sigmoid": False, "other_act": None},
     **{"batch": False, "reduction": "mean"},
 }
-"""Arguments that the task decides: classes exclude each other, and a loss is the mean over images."""
+"""Arguments that the task decides: classes exclude each other, a loss is a mean over images."""
 FETCHES = ("pretrained", "pretrained_path")
 """Arguments of classes that are made of downloaded or unpickled weights."""
 SIDE = 16
@@ -196,7 +196,7 @@ def of_masks(module: nn.Module, logits: Tensor, batch: Batch) -> Tensor:
 
 
 def of_labels(module: nn.Module, logits: Tensor, batch: Batch) -> Tensor:
-    """The loss of the cases that are labelled: (B, K) and (B,) int64, -100 = not labelled, -> ()."""
+    """The loss of the cases that are labelled: (B, K) and (B,) int64, -100 = none, -> ()."""
     label = batch.labels["label"]
     assert isinstance(label, Tensor)
     labelled = label >= 0
