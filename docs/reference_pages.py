@@ -14,6 +14,7 @@ Node = Mapping[str, Any]
 WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
 HOLDERS = {
     "task": "one {name: arguments} of the [tasks](tasks.md)",
+    "loss": "one {name: arguments} of the [losses](tasks.md#losses)",
     "network": "one {name: arguments} of the [networks](networks.md)",
     "optimizer": "one {name: arguments} of the [optimizers](optimizers.md)",
     "schedule": "a name, or one {name: arguments}, of the [schedules](optimizers.md)",
@@ -63,6 +64,19 @@ TASKS = """# Tasks
 
 `task: {NAME: {ARGUMENTS}}` says what is predicted, and so which column of the manifest holds the
 labels, which loss is minimised and which metrics are measured."""
+LOSSES = """## Losses
+
+`loss: {NAME: {ARGUMENTS}}`, a key of the study, replaces the loss of the tasks `segmentation` and
+`classification`. Names are `monai.CLASS`, of [MONAI's
+losses](https://docs.monai.io/en/stable/losses.html), and `torch.CLASS`, of [PyTorch's
+losses](https://docs.pytorch.org/docs/stable/nn.html#loss-functions), with the arguments of the class:
+
+```yaml
+loss: {monai.DiceFocalLoss: {gamma: 2.0, lambda_focal: 0.5}}
+```
+
+What is not an argument, and how a loss meets masks, regions and recipes, is in [your own
+network, loss and metric](../howto/your-own-network.md#a-loss)."""
 OPTIMIZERS = """# Optimizers and schedules
 
 `optimizer: {NAME: {ARGUMENTS}}`. Those of PyTorch have its arguments: see
@@ -81,7 +95,7 @@ def reference_pages() -> dict[str, str]:
     theirs = ", ".join(f"`{name}`" for name in rows("optimizer") if name not in ours)
     return {
         "study.md": study_page(schema),
-        "tasks.md": named_page(TASKS, "task", list(rows("task")), definitions),
+        "tasks.md": named_page(TASKS, "task", list(rows("task")), definitions) + f"\n{LOSSES}\n",
         "networks.md": named_page(NETWORKS, "network", list(rows("network")), definitions),
         "optimizers.md": named_page(f"{OPTIMIZERS}\n\nThey are {theirs}.", "optimizer", ours, definitions)
         + "\n"

@@ -92,6 +92,7 @@ NETWORKS = {
     "transformer_unet": "allograft.networks.transformer_unet:transformer_unet",
     "diffusion_unet": "allograft.networks.diffusion_unet:diffusion_unet",
     "deeplabv3plus": "allograft.networks.deeplab:deeplabv3plus",
+    "timm_unet": "allograft.networks.timm_unet:timm_unet",
     "resnet": "allograft.networks.resnet:resnet",
     "densenet121": "allograft.networks.resnet:densenet121",
     "vit": "allograft.networks.backbone:vit",

@@ -15,8 +15,9 @@ from tests.contract.world import METHODS, contract, request, row_of, session_of
 
 from allograft.cohort import Cohort
 from allograft.cohort.alteration import Alteration
+from allograft.errors import SpecError
 from allograft.networks.fetch import _timm
-from allograft.recipe import parse_recipe
+from allograft.recipe import parse_recipe, total_needs
 from allograft.seeds import Seeds
 from allograft.study.plan import scenario_of
 from allograft.table import find
@@ -79,7 +80,8 @@ def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
         arguments, session, world, row = prepared(name, under)
         value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
-        settings = replace(session.study, **{setting: SETTINGS[setting]}).settings if setting else None
+        other = losses_of(name) if setting == "loss" else SETTINGS.get(setting)
+        settings = replace(session.study, **{setting: other}).settings if setting else None
         seen = scenario_of(world, replace(row, recipe=recipe))
         if altered:
             cohorts = getattr(seen, altered)
@@ -172,3 +174,32 @@ def test_every_source_site_counts(name: str, manifest: Path, tmp_path: Path) -> 
         if left_by(recipe, both, session, world, seed=seed) != left_by(recipe, first_alone, session, world, seed=seed):
             return
     pytest.fail("the first source site alone gives the same result")
+
+
+LOSSES = {
+    "segmentation": {"monai.DiceFocalLoss": {}},
+    "classification": {"torch.CrossEntropyLoss": {"label_smoothing": 0.2}},
+}
+"""Task -> another loss; the other tasks refuse one."""
+
+
+def losses_of(name: str) -> Any:
+    """Another loss for the task of a method's contract; None where no loss can be named."""
+    task = contract(name).study.get("task", {"segmentation": {}})
+    return LOSSES.get(next(iter(task)))
+
+
+OWN_LOSS = [name for name in METHODS if getattr(find("method", name), "own_loss", "")]
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if contract(n).trains and losses_of(n) and n not in OWN_LOSS])
+def test_a_loss_named_by_the_study_reaches_what_learns_from_labels(name: str, leaves: Leaves) -> None:
+    without_labels = total_needs(parse_recipe(request(name))).only_pool or "loss" in contract(name).own_settings
+    assert (leaves(name, setting="loss") == leaves(name)) == without_labels
+
+
+@pytest.mark.parametrize("name", OWN_LOSS)
+def test_a_recipe_with_a_loss_of_its_own_refuses_another(name: str, manifest: Path, tmp_path: Path) -> None:
+    session = session_of(manifest, tmp_path, request(name), loss=losses_of(name))
+    with pytest.raises(SpecError, match=f"loss: recipe '{name}.*' minimises .*drop the recipe"):
+        session.prepare()

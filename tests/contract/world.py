@@ -48,7 +48,8 @@ class Contract:
             to act on.
         processes, processes_study: arguments and study where two processes must equal one up to
             rounding.
-        own_settings: settings of the study that do not reach it, because its paper has its own.
+        own_settings: settings of the study that do not reach it, because its paper has its own;
+            ``loss`` where it minimises no loss of labels.
         own_optimizers: whether something of the network moves by an optimizer that the study's
             schedule does not reach.
         trains: whether it makes steps itself.

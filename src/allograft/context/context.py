@@ -35,6 +35,7 @@ from allograft.seeds import Seeds, generators_kept
 from allograft.step import GradientStep, Objective
 from allograft.table import find
 from allograft.tasks import Task
+from allograft.tasks.named_loss import with_loss
 from allograft.transforms.sample import Sample
 from allograft.tree import content_hash, copied_to_cpu, digest, plain
 
@@ -125,7 +126,7 @@ class Context:
         budget = replace(self.settings.budget, adapt_steps=Budget.adapt_steps, adapt_epochs=None)
         with Seeds(self.seeds.seed).everything("network", "without heads"):
             bare = network if isinstance(network, Wrapped) else reheaded(network, {})[0]
-        return replace(self, task=None, settings=replace(self.settings, budget=budget)), bare
+        return replace(self, task=None, settings=replace(self.settings, budget=budget, loss={})), bare
 
     def key(self, draws: str, recipe: Recipe) -> str:
         """The unit of a run: its draws, and all else that its bytes depend on: defaults, versions,
@@ -301,7 +302,7 @@ class Context:
     # from
     @property
     def supervised_task(self) -> Task:
-        """The task, for a recipe that reads labels or judges.
+        """The task, for a recipe that reads labels or judges, with the loss that the study names.
 
         Raises:
             AllograftError: a recipe that needs only images for pre-training is given none.
@@ -312,7 +313,7 @@ class Context:
                 "its own, "
                 "or ask for source images or target labels in its Needs"
             )
-        return self.task
+        return with_loss(self.task, self.settings.loss)
 
     @property
     def batch_size(self) -> int:

@@ -68,6 +68,7 @@ class Settings:
         patch: training crops of this size; None trains on whole images.
         clip: the largest gradient norm.
         schedule: one ``{name: arguments}`` of the table of schedules.
+        loss: one ``{name: arguments}`` of MONAI's or PyTorch's losses; {} is the task's own.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -76,3 +77,4 @@ class Settings:
     patch: tuple[int, ...] | None = None
     clip: float | None = None
     schedule: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"constant": {}})
+    loss: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

@@ -84,6 +84,7 @@ class CateNorm:
         year=2022,
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
+    own_loss: ClassVar[str] = "lambda Dice + (1 - lambda) cross-entropy"
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task without masks, and for a network without blocks to operate

@@ -145,6 +145,7 @@ class Ldam:
         year=2019,
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
+    own_loss: ClassVar[str] = "a margin loss"
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task without a class an image, or a class without a source

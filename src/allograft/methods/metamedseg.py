@@ -196,6 +196,7 @@ class Metamedseg:
         doi="10.1007/978-3-031-16852-9_5",
     )
     needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
+    own_loss: ClassVar[str] = "the losses meta_loss and tune_loss"
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task with several classes, and names that no source has."""

@@ -83,6 +83,7 @@ class Ohem:
         doi="10.1109/CVPR.2016.89",
     )
     needs: ClassVar[Needs] = Needs(source_images=True)
+    own_loss: ClassVar[str] = "the cross-entropy of the hardest cases"
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
         """Raise ``SpecError`` for a task without a class an image."""

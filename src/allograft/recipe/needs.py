@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allograft.errors import NeedsError
+from allograft.errors import NeedsError, SpecError
 from allograft.networks import AnyNetwork
 from allograft.recipe.recipe import Recipe, Scenario, every_recipe, title, total_needs
 
@@ -65,6 +65,11 @@ def check_recipe(recipe: Recipe, scenario: Scenario, network: AnyNetwork, contex
         network: the one that every recipe starts from; it stays as it is.
     """
     for inner in every_recipe(recipe):
+        if context.settings.loss and (own := getattr(inner, "own_loss", "")):
+            raise SpecError(
+                f"loss: recipe '{title(inner)}' minimises {own}, which a loss named by the study would not change; "
+                "leave loss out, or drop the recipe"
+            )
         if hasattr(inner, "check"):
             with context.seeds.everything("check"):  # a recipe may try its surgery on a copy
                 inner.check(scenario.narrowed(total_needs(inner)), network, context)

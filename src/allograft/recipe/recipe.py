@@ -219,6 +219,9 @@ class Recipe(Protocol):
     It may have a ``check`` with the arguments of ``run``, which changes nothing and raises
     ``SpecError`` for a task, a network or settings that the recipe cannot be used with. A study
     calls it before anything is trained.
+
+    Where its paper fixes the supervised loss, ``own_loss`` says which one, in words: it is then
+    refused in a study that names another by ``loss``.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[object]]]

@@ -28,6 +28,7 @@ from allograft.seeds import Seeds
 from allograft.study.plan import Row, bare_rows, scenario_of
 from allograft.study.spec import Study
 from allograft.study.world import World
+from allograft.tasks.named_loss import check_loss
 from allograft.transforms.sample import Sample
 from allograft.tree import plain
 
@@ -101,6 +102,8 @@ def _try(session: Session, world: World) -> None:
         raise SpecError(
             f"patch: {session.study.patch} cannot be cut from an image ({error}); give one number for each axis"
         ) from error
+    regions = any(case.region is not None for case in world.cases())
+    check_loss(session.study.made_task, session.study.loss, dims=sample.image.ndim - 2, has_region=regions)
     try:
         with evaluation_mode(network):
             network(sample.image)

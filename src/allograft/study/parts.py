@@ -64,7 +64,7 @@ def _settings(study: Study) -> dict[str, Study]:
 
 def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings of plain keys are merged; one ``{name: arguments}`` replaces another."""
-    named = ("network", "optimizer", "schedule", "task", "target_labels", "stream")
+    named = ("network", "optimizer", "schedule", "task", "loss", "target_labels", "stream")
     merged = dict(base)
     for key, value in override.items():
         nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and key not in named

@@ -20,6 +20,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from allograft.strict import forbid_unknown_keys, parse_yaml
 from allograft.study.spec import Study
 from allograft.table import find, rows
+from allograft.tasks.named_loss import LIBRARIES
 from allograft.tree import default, plain
 
 Node = dict[str, Any]
@@ -45,13 +46,22 @@ def study_schema() -> Node:
     definitions["network"]["patternProperties"] = {
         r"^monai\.[A-Z]\w*$": {"type": ["object", "null"], "description": "A network of MONAI, with its arguments."}
     }
+    definitions["loss"] = _mapping({}) | {
+        "patternProperties": {
+            rf"^({'|'.join(LIBRARIES)})\.[A-Z]\w*Loss$": {
+                "type": ["object", "null"],
+                "description": "A loss of MONAI or PyTorch, with its arguments.",
+            }
+        },
+        "maxProperties": 1,
+    }
     definitions["schedule"] = {
         "anyOf": [{"type": "string", "enum": list(rows("schedule"))}, definitions["schedule"]],
     }
     _add_recipes(definitions)
     properties = schema["properties"]
     properties.pop("file")
-    for key in ("task", "network", "optimizer", "schedule"):
+    for key in ("task", "loss", "network", "optimizer", "schedule"):
         properties[key] |= _reference(key)
         _drop(properties[key], "type", "anyOf", "additionalProperties")
     definitions["CohortSpec"]["properties"]["preprocessing"] |= _reference("Preprocessing")

@@ -30,6 +30,7 @@ from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics
 from allograft.study.where import Where, check_once
 from allograft.table import find
 from allograft.tasks import Task
+from allograft.tasks.named_loss import check_loss
 from allograft.tree import plain
 
 
@@ -50,6 +51,10 @@ class Study:
             Example: ``cohorts: {a: {manifest: a.csv}, b: {manifest: b.csv}}``.
         task: what is predicted: one {name: arguments} of the tasks.
             Example: ``task: {segmentation: {classes: [vessel]}}``.
+        loss: what training minimises instead of the task's own loss, for segmentation and
+            classification: one {name: arguments} of MONAI's losses as monai.CLASS, or of PyTorch's
+            as torch.CLASS; {} is the task's own. Recipes whose paper has a loss of its own are
+            refused. Example: ``loss: {monai.DiceFocalLoss: {gamma: 2.0}}``.
         recipes: the methods to compare, each a name or one {name: settings}. Settings that are left
             out have the paper's values. ``grid`` in the settings tries several values of a setting.
             Example: ``recipes: [fourier, {finetune: {scope: full}}]``.
@@ -116,6 +121,7 @@ class Study:
     cohort: str = ""
     cohorts: dict[str, CohortSpec] = field(default_factory=dict)
     task: dict[str, Any]
+    loss: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     recipes: tuple[AnyRow, ...]
     primary: AnyRow | None = None
     reference: AnyRow | None = None
@@ -214,6 +220,7 @@ class Study:
                 f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting"
             )
         find("optimizer", next(iter(self.optimizer)))
+        check_loss(self.made_task, self.loss)
         self._check_primary()
         self._check_reference()
 
@@ -334,7 +341,8 @@ class Study:
         schedule = (
             {self.schedule: {}} if isinstance(self.schedule, str) else {n: a or {} for n, a in self.schedule.items()}
         )
-        return Settings(self.budget, optimizer, self.augmentation, self.patch, self.clip, schedule)
+        loss = {name: arguments or {} for name, arguments in self.loss.items()}
+        return Settings(self.budget, optimizer, self.augmentation, self.patch, self.clip, schedule, loss)
 
     @property
     def manifest(self) -> Path:

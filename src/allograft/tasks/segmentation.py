@@ -83,6 +83,12 @@ def squared_dice_loss(logits: Tensor, mask: Tensor, counts: Tensor, smooth: floa
     return (1 - (2 * both + smooth) / (squares + smooth)).mean(1)
 
 
+def pixels_that_count(mask: Tensor, region: Tensor | None) -> Tensor:
+    """Labelled pixels inside the region: mask (B, 1, *spatial) int64, -100 = not labelled, region
+    (B, 1, *spatial) bool -> (B, *spatial) bool."""
+    return mask[:, 0] >= 0 if region is None else (mask[:, 0] >= 0) & region[:, 0]
+
+
 def cross_entropy(logits: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
     """Cross-entropy of each image, mean over the pixels that count: (B, K, *spatial), (B,
     *spatial), (B, *spatial) -> (B,)."""
@@ -158,10 +164,8 @@ class Segmentation:
         logits = output["mask"]
         mask = batch.labels["mask"]
         assert isinstance(mask, Tensor)
+        counts = pixels_that_count(mask, batch.region)
         mask = mask[:, 0]
-        counts = mask >= 0
-        if batch.region is not None:
-            counts = counts & batch.region[:, 0]
         labelled = counts.flatten(1).any(1)
         share = labelled.to(logits.dtype) / count_over_processes(labelled)
         terms = {

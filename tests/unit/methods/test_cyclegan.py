@@ -41,7 +41,7 @@ CONTRACT = {
     "options": {"size": "paper", "cycle": 0.5},
     # to be quick
     "under": {"size": {"study": {"budget": {"steps": 1, "adapt_steps": 1, "batch_size": 1}}}},
-    "own_settings": ("augmentation", "patch", "clip", "optimizer", "schedule"),
+    "own_settings": ("augmentation", "patch", "clip", "optimizer", "schedule", "loss"),
     "own_optimizers": True,
 }
 

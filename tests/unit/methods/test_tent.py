@@ -32,7 +32,7 @@ CONTRACT = {
     "options": {"mode": "episodic", "lr": 0.05, "epochs": 2, "iterations": 3},
     "under": {"iterations": {"arguments": {"mode": "episodic"}}},
     # Adam of its own, at a constant rate, on images as they are
-    "own_settings": ("augmentation", "optimizer", "schedule"),
+    "own_settings": ("augmentation", "optimizer", "schedule", "loss"),
     "own_optimizers": True,
     "marks": (),
 }

@@ -82,7 +82,7 @@ def uneven(value: Tensor) -> Tensor:
 
 
 def test_first_is_the_entrance_of_an_encoder_and_levels_hold_each_parameter_once() -> None:
-    for key in ("resnet", "densenet121", "vit", "timm", "deeplabv3plus"):
+    for key in ("resnet", "densenet121", "vit", "timm", "deeplabv3plus", "timm_unet"):
         network = made(key)
         held = [id(p) for level in network.encoder.levels for p in level.parameters()]  # type: ignore[union-attr]
         assert sorted(held) == sorted(id(p) for p in network.encoder.parameters())

@@ -113,6 +113,7 @@ TINY = {
     "deeplabv3plus": Tiny(
         "deeplabv3plus", {"encoder": "resnet18", "channels": 8}, BOTH, (32, 32), (64, 64, 128, 256, 512)
     ),
+    "timm_unet": Tiny("timm_unet", {"decoder_channels": [8, 8, 4, 4, 4]}, BOTH, (64, 32), (64, 64, 128, 256, 512)),
     "resnet": Tiny("resnet", {"small_stem": True}, {"label": 3}, (12, 12), (64, 64, 128, 256, 512)),
     "resnet-3d": Tiny("resnet", {"spatial_dims": 3}, {"label": 3}, (12, 12, 12), (64, 64, 128, 256, 512)),
     "densenet121": Tiny("densenet121", {}, {"label": 3}, (32, 32), (64, 256, 512, 1024, 1024)),

@@ -58,6 +58,9 @@ GOOD = (
     "each={small: {budget: {steps: 10}, preprocessing: {size: [32, 32]}}}",
     "clip=1",
     "preprocessing.mirror={attribute: side, value: right}",
+    "loss={monai.DiceFocalLoss: {gamma: 2.0}}",
+    "loss={}",
+    "each={focal: {loss: {monai.FocalLoss: null}}}",
 )
 
 
@@ -87,6 +90,8 @@ BROKEN = (
     "preprocessing.window=[1]",
     "stream={gradual: {sites: [a, b], stage: 5}}",
     "optimizer={adams: {lr: 1e-3}}",
+    "loss={DiceFocalLoss: {}}",
+    "loss={monai.DiceFocalLoss: {}, torch.CrossEntropyLoss: {}}",
 )
 
 
@@ -121,7 +126,7 @@ def described(node: dict[str, Any], where: str) -> Iterator[str]:
 
 def test_every_key_has_a_meaning_and_those_of_a_study_an_example() -> None:
     named = {name: node for name, node in SCHEMA["$defs"].items() if not name.startswith(("row", "optimizer."))}
-    holders = ("recipe", "task", "network", "optimizer", "schedule")  # whose keys are names
+    holders = ("recipe", "task", "loss", "network", "optimizer", "schedule")  # whose keys are names
     bare = [key for name, node in named.items() if name not in holders for key in described(node, name)]
     assert bare + list(described(SCHEMA, "study")) == []
     assert [key for key, node in SCHEMA["properties"].items() if "examples" not in node] == []
