@@ -79,7 +79,7 @@ def nearest(name: object, known: Iterable[str], what: str) -> str:
     hint = (
         f"did you mean '{close[0]}'?"
         if close
-        else f"known: {', '.join(names[:40])}{', ...' if len(names) > 40 else ''}"
+        else f"known: {', '.join(names[:40]) or 'none'}{', ...' if len(names) > 40 else ''}"
     )
     return f"unknown {what} '{name}'; {hint}"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from allograft.errors import SpecError
+from allograft.mistakes import argument_mistakes
 from allograft.table import find, name_of
 
 
@@ -140,5 +141,6 @@ def make_schedule(
             return made
         row(0.0, **arguments)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise SpecError(f"schedule: {name}: {error}") from error
+        lines = argument_mistakes(row, arguments, f"schedule.{name}")
+        raise SpecError("\n".join(lines) or f"schedule: {name}: {error}") from error
     return Planned(LambdaLR(optimizer, lambda number: row(number / steps, **arguments)))

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from allograft.errors import SpecError, nearest
+from allograft.errors import SpecError
+from allograft.mistakes import mistakes
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -94,7 +95,9 @@ def validated(cls: type, tree: Any, where: str) -> Any:
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise SpecError(f"{where}: {error}; expected plain YAML values") from None
-        raise SpecError("\n".join(_explain(cls, each, where) for each in error.errors())) from None
+        lines = [*mistakes(cls, {} if tree is None else tree, where), *_own_words(error, where)]
+        lines = lines or [f"{where}.{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise SpecError("\n".join(lines)) from None
 
 
 def forbid_unknown_keys(cls: Any) -> None:
@@ -109,24 +112,13 @@ def forbid_unknown_keys(cls: Any) -> None:
                 forbid_unknown_keys(choice)
 
 
-def _explain(cls: type, error: Any, where: str) -> str:
-    path = [
-        str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict[", "constrained-"))
-    ]
-    at = ".".join([where, *path])
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        owner = cls
-        for part in path[:-1]:
-            inner = next((f for f in fields(owner) if f.name == part), None) if is_dataclass(owner) else None
-            kind = _hint(owner, part) if inner else None
-            owner = kind if is_dataclass(kind) else owner  # type: ignore[assignment]
-        return f"{at}: {nearest(path[-1], [f.name for f in fields(owner)], 'key')}"
-    message = error["msg"].removeprefix("Value error, ")
-    if message != error["msg"]:  # ours, of a nested recipe: it says what was found
-        return f"{at}: {message}"
-    return message if message.startswith(where) else f"{at}: {message}, found {json.dumps(error['input'], default=str)}"
-
-
-def _hint(cls: Any, name: str) -> Any:
-    kind = get_type_hints(cls)[name]
-    return next((choice for choice in get_args(kind) if is_dataclass(choice)), kind)
+def _own_words(error: ValidationError, where: str) -> Iterator[str]:
+    """What types that check themselves, such as recipes, say is wrong."""
+    for each in error.errors():
+        message = each["msg"].removeprefix("Value error, ")
+        if message != each["msg"]:
+            parts = (str(part) for part in each["loc"])
+            at = ".".join([where, *(part for part in parts if not part.startswith(("function-", "tuple[", "dict[")))])
+            # of a nested recipe, which does not know where it is
+            inner = message.removeprefix("recipe") if message.startswith(("recipe.", "recipe:")) else f": {message}"
+            yield f"{at}{inner}"

@@ -101,8 +101,8 @@ def test_a_study_that_uses_a_broken_method_says_why(allograft: Command, tmp_path
     answer = allograft("study", write_study(tmp_path), "-o", tmp_path / "o", "--set", "recipes=[raises]")
     assert answer.code == 2
     assert answer.err.strip() == (
-        "error: study.recipes.0: recipe 'raises' cannot be loaded from 'plug_raises:Same' (RuntimeError: no licence); "
-        "fix or uninstall the package 'plug-ins'"
+        f"error: {tmp_path / 'study.yaml'}: study.recipes.0: recipe 'raises' cannot be loaded from "
+        "'plug_raises:Same' (RuntimeError: no licence); fix or uninstall the package 'plug-ins'"
     )
 
 

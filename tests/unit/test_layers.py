@@ -13,7 +13,7 @@ import allograft
 
 PACKAGE = Path(allograft.__file__).parent
 LAYERS = (
-    ("errors", "strict", "table", "batch", "seeds", "tree", "grey", "figure"),
+    ("errors", "docstrings", "mistakes", "strict", "table", "batch", "seeds", "tree", "grey", "figure"),
     ("cohort", "phantoms"),
     ("nn", "optim", "transforms", "metrics"),
     ("tasks", "networks"),

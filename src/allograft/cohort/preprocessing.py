@@ -40,8 +40,9 @@ class Preprocessing:
         orientation: three letters such as RAS (the axes point to the right, anterior and superior);
             null = as stored. Photographs ignore it.
         spacing: mm along each axis after orientation; needs images with a voxel size.
+            Example: ``spacing: [1, 1, 1]``.
         size: pixels along each axis. Without ``spacing`` the image is resized to it; with
-            ``spacing`` it is cut or padded to it around the centre.
+            ``spacing`` it is cut or padded to it around the centre. Example: ``size: [384, 384]``.
         intensity: how intensities are scaled: see ``normalise``.
         channels: 3 repeats a grey image, 1 takes the mean of a colour image's channels; null = as
             stored. For cohorts that share a network.

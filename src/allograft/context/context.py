@@ -25,6 +25,7 @@ from allograft.context.settings import Budget, Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure
+from allograft.mistakes import argument_mistakes
 from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
 from allograft.predictor.card import read_card
@@ -361,10 +362,12 @@ class Context:
     ) -> torch.optim.Optimizer:
         """The study's optimizer, or another ``{name: arguments}``, over these parameters."""
         ((name, arguments),) = (request or self.settings.optimizer).items()
+        row = find("optimizer", name)
         try:
-            made: torch.optim.Optimizer = find("optimizer", name)(list(parameters), **(arguments or {}))
+            made: torch.optim.Optimizer = row(list(parameters), **(arguments or {}))
         except (TypeError, ValueError) as error:
-            raise SpecError(f"optimizer: {name}: {error}") from error
+            lines = argument_mistakes(row, arguments or {}, f"optimizer.{name}")
+            raise SpecError("\n".join(lines) or f"optimizer: {name}: {error}") from error
         self._count(made)
         return made
 

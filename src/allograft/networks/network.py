@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from allograft.errors import AllograftError, ModelError, SpecError
+from allograft.mistakes import argument_mistakes
 from allograft.networks.guard import offline, refuse_fetching
 from allograft.table import find
 
@@ -220,5 +221,7 @@ def _call(builder: Callable[..., Built], name: str, arguments: Mapping[str, Any]
         raise
     # a library's builder may raise anything on arguments that make no sense to it
     except Exception as error:
+        if lines := argument_mistakes(builder, arguments, f"network.{name}"):
+            raise SpecError("\n".join(lines)) from None
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SpecError(f"network: {name}: {what}; see the arguments in its documentation") from error

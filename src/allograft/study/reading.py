@@ -33,8 +33,15 @@ def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         raise SpecError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
-        raise SpecError(f"{path}: expected keys and values, found {type(tree).__name__}")
-    return replace(make_study(overridden(tree, overrides)), file=path)
+        kind = {list: "a list", type(None): "nothing"}.get(type(tree), f"{str(tree)[:40]!r}")
+        raise SpecError(
+            f"{path}: found {kind}; expected keys and values, as in allograft init; write the five keys cohort, task, "
+            "source, target, recipes"
+        )
+    try:
+        return replace(make_study(overridden(tree, overrides)), file=path)
+    except SpecError as error:  # a line for each key that is wrong
+        raise SpecError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
 
 def make_study(tree: Mapping[str, Any] | Study) -> Study:

@@ -9,7 +9,6 @@ a study.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -17,6 +16,8 @@ from typing import Any, get_args, get_type_hints
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
+from allograft.docstrings import arguments, meaning_and_example
+from allograft.mistakes import GIVEN
 from allograft.strict import forbid_unknown_keys, parse_yaml
 from allograft.study.spec import Study
 from allograft.table import find, rows
@@ -27,8 +28,6 @@ Node = dict[str, Any]
 """A part of a JSON schema."""
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-GIVEN = ("in_channels", "outputs", "progress", "params", "optimizer")
-"""Arguments of builders that no study names."""
 SHARED = ("each", "cohort", "cohorts")
 """Keys that all parts of a study share."""
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", tuple: "array"}
@@ -75,31 +74,6 @@ def study_schema() -> Node:
         "oneOf": [{"required": ["cohort"]}, {"required": ["cohorts"]}],
         "$defs": {name: _plain(node) for name, node in definitions.items()},
     }
-
-
-def arguments(docstring: str) -> dict[str, str]:
-    """Name -> what the section ``Args:`` says of it; names that share a line share it.
-
-    >>> arguments("Do.\\n\\nArgs:\\n    a, b: two\\n        things.\\n    c: one.\\n\\nRaises:\\n    E: no.")
-    {'a': 'two things.', 'b': 'two things.', 'c': 'one.'}
-    """
-    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", docstring, flags=re.M)
-    entries = re.split(r"^[ ]{4}(?=\S)", section.group(1), flags=re.M)[1:] if section else []
-    meanings: dict[str, str] = {}
-    for entry in entries:
-        names, _, text = entry.partition(":")
-        meanings |= {name.strip().lstrip("*"): " ".join(text.split()) for name in names.split(",")}
-    return meanings
-
-
-def meaning_and_example(text: str) -> tuple[str, str]:
-    """A meaning, and the line of YAML that shows it; "" where there is none.
-
-    >>> meaning_and_example("how many. Example: ``seeds: 5``.")
-    ('how many.', 'seeds: 5')
-    """
-    meaning, _, example = text.partition(" Example: ")
-    return meaning, example.removesuffix(".").strip("`")
 
 
 def dataclass_schema(cls: type) -> Node:
