@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from allograft.apply.dicom_segmentation import ENDING, write_segmentation
+from allograft.apply.dicom_objects import DicomObjects
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
 from allograft.cohort.writers import write_image, write_mask
-from allograft.errors import OutputError
+from allograft.errors import ImageError, OutputError
 from allograft.grey import plane
+from allograft.predictor.abstention import Abstention
 from allograft.report import draw_overlay, slice_of
 from allograft.report.boxes import draw_boxes
 from allograft.tasks import Answer
@@ -52,12 +53,19 @@ def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
 
 
 def written_hidden(
-    predicted: Predicted, path: Path, *, overlay: bool, probabilities: bool, segments: Sequence[str] | None = None
+    predicted: Predicted,
+    path: Path,
+    *,
+    overlay: bool,
+    probabilities: bool,
+    dicom: DicomObjects | None = None,
+    rule: Abstention | None = None,
 ) -> dict[Path, Path]:
     """Write the pictures of an answer; a class alone leaves none.
 
     Args:
-        segments: the names of the classes, for a DICOM segmentation in the place of a mask.
+        dicom: the DICOM objects to write.
+        rule: what they say of the image's distance from the training images.
 
     Returns:
         Hidden file, with the ending by which its format is chosen -> the name it is to have.
@@ -74,11 +82,16 @@ def written_hidden(
         made[hidden] = path.with_name(f"{path.name}_{ending}")
         return hidden
 
+    if dicom is not None:
+        try:
+            dicom.write(predicted, rule, beside)
+        except ImageError:
+            for hidden in made:
+                hidden.unlink(missing_ok=True)
+            raise
     if answer.mask is not None:
-        if segments is None:
+        if dicom is None or not dicom.has_segmentation:
             write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), predicted.affine, axis=predicted.grid.axis)
-        else:
-            write_segmentation(beside(ENDING), predicted, segments)
         if overlay:
             image, mask = read_image(predicted.files, nan=0.0).array, answer.mask.numpy()
             index = slice_of(image, mask)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from allograft.apply import load
-from allograft.apply.dicom_segmentation import check_segments, segments_of
+from allograft.apply.dicom_objects import DicomObjects
 from allograft.apply.model import Predicted
 from allograft.apply.prediction_files import coco, written_hidden
 from allograft.cohort import Case
@@ -34,6 +34,8 @@ def write_predictions(
     precision: str = "32-true",
     abstain: float | None = None,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
+    dicom_codes: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
@@ -52,6 +54,8 @@ def write_predictions(
         abstain: the share of images like the training images that are to be answered; an image
             whose score is above the threshold has a row that says so, and no numbers or files.
         dicom_seg: write ``OUT/NAME_seg.dcm`` in the place of a mask, see ``write_segmentation``.
+        dicom_sr: write ``OUT/NAME_sr.dcm``, see ``write_report``.
+        dicom_codes: what the classes are in a coding scheme, see ``read_codes``.
         say: told which threshold that is, and its coverage of held-out cases.
 
     Returns:
@@ -63,12 +67,11 @@ def write_predictions(
             cannot be used.
     """
     loaded, table = load(model, device=device, precision=precision), ResultsTable(out / "results.csv")
+    dicom = DicomObjects.of(loaded, model, segmentation=dicom_seg, report=dicom_sr, codes=dicom_codes)
     asked = None if abstain is None else Abstention.from_predictor(loaded.predictor, abstain, loaded.deployment)
     rule = asked or Abstention.by_default(loaded.predictor, loaded.deployment)
     for line in (*described(loaded.deployment), *([] if rule is None else [str(rule)])):
         say(line)
-    if dicom_seg:
-        check_segments(loaded.task)
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     predicted: list[Predicted] = []
@@ -82,11 +85,10 @@ def write_predictions(
             blank, score = dict.fromkeys(answered.answer.values, ""), answered.facts[rule.column]
             named = f"{rule.column} {score:.3g} is above {rule.threshold:.3g}"
             row |= {**blank, "warnings": f"abstained: {named}"}
-        segments = segments_of(loaded.task) if dicom_seg else None
         try:
             made = {} if is_far else written_hidden(answered, out / name, overlay=overlay, probabilities=probabilities,
-                                                    segments=segments)  # fmt: skip
-        except ImageError as error:  # an image that has no place for a segmentation; the others follow
+                                                    dicom=dicom, rule=rule)  # fmt: skip
+        except ImageError as error:  # an image that no DICOM object can be made of; the others follow
             failed[answered.name] = error
             continue
         names[name] = answered.name

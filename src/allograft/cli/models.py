@@ -32,6 +32,20 @@ def predict(
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Of DICOM series: masks as DICOM segmentations, NAME_seg.dcm.")
     ] = False,
+    dicom_sr: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-sr",
+            help="Of DICOM series: a structured report with volumes, classes and probabilities, NAME_sr.dcm. Masks "
+            "need --dicom-seg too.",
+        ),
+    ] = False,
+    dicom_codes: Annotated[
+        Path | None,
+        typer.Option(
+            help="What each class is in SNOMED CT or another coding scheme, for --dicom-seg and --dicom-sr: codes.yaml"
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
@@ -49,6 +63,8 @@ def predict(
         precision=precision,
         abstain=abstain,
         dicom_seg=dicom_seg,
+        dicom_sr=dicom_sr,
+        dicom_codes=dicom_codes,
         say=print,
     )
     print(
