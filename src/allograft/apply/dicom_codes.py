@@ -1,5 +1,5 @@
-"""What the classes of a model are in a coding scheme, as DICOM objects name them: SNOMED CT, another
-public scheme, or one of the hospital's own."""
+"""What the classes of a model are in a coding scheme, as DICOM objects name them: SNOMED CT,
+another public scheme, or one of the hospital's own."""
 
 from __future__ import annotations
 

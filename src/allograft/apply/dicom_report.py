@@ -1,5 +1,5 @@
-"""Numbers and classes of a prediction as a DICOM measurement report (TID 1500), written by highdicom
-(the extra ``dicom``)."""
+"""Numbers and classes of a prediction as a DICOM measurement report (TID 1500), written by
+highdicom (the extra ``dicom``)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def write_report(
 ) -> None:
     """Write the measurement report of an image, and read it back.
 
-    One measurement group per segment holds its volume, or its area in a plane of unknown thickness,
-    and refers to the segment. Where the model answers with classes, one group holds the predicted
-    classes as qualitative evaluations, and one group per class its probability. Where the model
-    knows how far an image may lie from its training images, a group holds the distance, the largest
-    that is let through, and whether this one is above it. Every group names the algorithm. The
-    report names the patient and the study of its series, without which no archive could file it.
+    One measurement group per segment holds its volume in mm3 and refers to the segment. Where the
+    model answers with classes, one group holds the predicted classes as qualitative evaluations,
+    and one group per class its probability. Where the model knows how far an image may lie from its
+    training images, a group holds the distance, the largest that is let through, and whether this
+    one is above it. Every group names the algorithm. The report names the patient and the study of
+    its series, without which no archive could file it.
 
     Args:
         algorithm: the model.
@@ -123,17 +123,13 @@ def _image_groups(
 def _segment_groups(
     predicted: Predicted, slices: Sequence[Any], algorithm: Algorithm, segments: Sequence[NamedClass], written: Any
 ) -> Iterator[Any]:
-    """The size of each segment; of a plane the segment is the frame of its number."""
+    """The volume of each segment in mm3; of a plane the segment is the frame of its number."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    is_volume = predicted.answer.unit == "mm3"
-    name, unit = (
-        (codes.SCT.Volume, codes.UCUM.CubicMillimeter) if is_volume else (codes.SCT.Area, codes.UCUM.SquareMillimeter)
-    )
     reference = written.SOPClassUID, written.SOPInstanceUID
     for number, each in enumerate(segments, 1):
-        size = _measured(name, float(predicted.answer.values[each.name]), unit)
+        size = _measured(codes.SCT.Volume, float(predicted.answer.values[each.name]), codes.UCUM.CubicMillimeter)
         if len(predicted.grid.shape) == 3:
             yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 referenced_segment=sr.ReferencedSegment(

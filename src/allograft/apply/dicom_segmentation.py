@@ -44,6 +44,11 @@ def write_segmentation(path: Path, predicted: Predicted, segments: Sequence[Name
             f"{predicted.name}: has no place in the patient (a photograph or a film), so a segmentation cannot say "
             "where it lies; leave --dicom-seg out: the mask is then a PNG"
         )
+    if grid.voxel[1] != "mm3":
+        raise ImageError(
+            f"{predicted.name}: states no slice thickness, which a segmentation repeats; export the series again, or "
+            "leave --dicom-seg out: the mask is then NIfTI"
+        )
     save(path, lambda: _made(mask, grid, slices, _descriptions(segments, algorithm)), predicted, KIND)
     read_back = aligned(read_mask(path), grid, path, f"its image '{predicted.name}'").array[0]
     if not np.array_equal(read_back, mask):

@@ -36,14 +36,15 @@ def predict(
         bool,
         typer.Option(
             "--dicom-sr",
-            help="Of DICOM series: a structured report with volumes, classes and probabilities, NAME_sr.dcm. Masks "
-            "need --dicom-seg too.",
+            help="Of DICOM series: volumes, classes and probabilities as a structured report, NAME_sr.dcm; for masks "
+            "together with --dicom-seg.",
         ),
     ] = False,
     dicom_codes: Annotated[
         Path | None,
         typer.Option(
-            help="What each class is in SNOMED CT or another coding scheme, for --dicom-seg and --dicom-sr: codes.yaml"
+            help="A YAML or JSON file with the SNOMED CT or other code of each class: --dicom-seg --dicom-sr "
+            "--dicom-codes codes.yaml"
         ),
     ] = None,
     device: Device = "auto",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pydicom
@@ -31,6 +33,15 @@ def test_classes_are_read_in_the_order_of_the_model(tmp_path: Path) -> None:
     assert white.code == Concept("SCT", "389080008", "White Matter")
     assert white.category == Concept("SCT", "91723000", "Anatomical Structure")
     assert (grey.name, grey.code, grey.category) == ("grey", Concept("99NORTH", "G-1", "Graue Substanz"), None)
+
+
+def test_the_file_of_the_page_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "hospital.md").read_text(encoding="utf-8")
+    (text,) = (block for block in re.findall(r"^```text\n(.*?)^```", page, flags=re.M | re.S) if "scheme:" in block)
+    liver, lesion = read_codes(written(tmp_path, text), ["liver", "lesion"])
+    assert (liver.code.value, lesion.code.scheme) == ("10200004", "99NORTH")
+    known = importlib.import_module("pydicom.sr.codedict").codes.SCT
+    assert (known.Liver.value, known.AnatomicalStructure.value) == ("10200004", "91723000")
 
 
 def test_json_is_read_too(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_each_segment_has_its_volume_and_its_references(tmp_path: Path, directio
         assert reference.ReferencedSOPInstanceUID == segments.SOPInstanceUID
         assert reference.ReferencedSOPClassUID == segments.SOPClassUID
         assert reference.ReferencedSegmentNumber == number
-        assert group["Source series for segmentation"] == [series[0].SeriesInstanceUID]
+        assert group["Source Series for Segmentation"] == [series[0].SeriesInstanceUID]
         assert group["Finding"] == [("99ALLOGRAFT", f"CLASS{number}", name)]
         assert group["Tracking Identifier"] == [name]
         assert (group["Algorithm Name"], group["Algorithm Version"]) == (["finetune@b"], ["abc123"])
@@ -151,24 +151,16 @@ def test_highdicom_reads_the_same(tmp_path: Path) -> None:
     assert grey.referenced_segment.referenced_sop_instance_uid == uid
 
 
-@pytest.mark.parametrize(
-    ("thickness", "name", "unit", "voxel"),
-    [(2.5, "Volume", "mm3", 0.9375), (None, "Area", "mm2", 0.375)],
-    ids=["thick", "plane"],
-)
-def test_a_plane_has_an_area_where_nobody_knows_how_thick_it_is(
-    tmp_path: Path, thickness: float | None, name: str, unit: str, voxel: float
-) -> None:
+def test_a_plane_has_a_frame_for_each_class(tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
-    file = scan(tmp_path / "ct", OBLIQUE, SliceThickness=thickness) / "3.dcm"
+    file = scan(tmp_path / "ct", OBLIQUE) / "3.dcm"
     grid = read_image([file]).grid
     mask = torch.zeros(grid.shape, dtype=torch.int64)
     mask[1, 2:5] = 1  # of the other class nothing
-    one = sized(Predicted("3.dcm", (file,), grid, Answer({}, mask)))
-    segmentation, report = written(tmp_path, one)
+    segmentation, report = written(tmp_path, sized(Predicted("3.dcm", (file,), grid, Answer({}, mask))))
     white, grey = groups(report)
-    assert white[name] == [(pytest.approx(3 * voxel, rel=1e-6), unit)]
-    assert grey[name] == [(0.0, unit)]
+    assert white["Volume"] == [(pytest.approx(3 * 0.5 * 0.75 * 2.5, rel=1e-6), "mm3")]
+    assert grey["Volume"] == [(0.0, "mm3")]
     frames, source = pydicom.dcmread(segmentation), pydicom.dcmread(file)
     for number, group in enumerate((white, grey), 1):
         (reference,) = group["Referenced Segmentation Frame"]
@@ -176,7 +168,7 @@ def test_a_plane_has_an_area_where_nobody_knows_how_thick_it_is(
         frame = int(reference.ReferencedFrameNumber)
         owner = frames.PerFrameFunctionalGroupsSequence[frame - 1].SegmentIdentificationSequence[0]
         assert owner.ReferencedSegmentNumber == reference.ReferencedSegmentNumber == number
-        (image,) = group["Source image for segmentation"]
+        (image,) = group["Source Image for Segmentation"]
         assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert group["template"] == "1410"
     assert frames.pixel_array.sum((1, 2)).tolist() == [3, 0]
@@ -192,9 +184,11 @@ def film(path: Path) -> Predicted:
 CLASSES = (
     NamedClass("normal", Concept("99NORTH", "N", "No finding")),
     NamedClass(
-        "air", Concept("SCT", "36118008", "Pneumothorax"), Concept("SCT", "49755003", "Morphologically Abnormal Structure")
+        "air",
+        Concept("SCT", "36118008", "Pneumothorax"),
+        Concept("SCT", "49755003", "Morphologically Abnormal Structure"),
     ),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
@@ -309,10 +303,8 @@ def classifier(folder: Path) -> Path:
     torch.manual_seed(0)
     spec = {"build": {"unet": {"in_channels": 1, "outputs": {"label": 2}, "channels": [2, 4]}}}
     task = {"classification": {"classes": ["normal", "air"]}}
-    network = build(spec)
-    save_predictor(Direct(network), folder, {**CARD, "task": task, "slices": None})
-    width = network.encoder.channels[-1]
-    gaussian = TiedGaussian(torch.zeros(1, width, dtype=torch.float64), torch.eye(width, dtype=torch.float64))
+    save_predictor(Direct(build(spec)), folder, {**CARD, "task": task, "slices": None})
+    gaussian = TiedGaussian(torch.zeros(1, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64))
     held_out = torch.linspace(1e-9, 2e-9, 20, dtype=torch.float64)
     facts = {"checksum": load_predictor(folder)[1]["checksum"], "calibration": {}, "fairness": [], "notes": []}
     write_deployment(folder, Deployment(gaussian, held_out, facts))

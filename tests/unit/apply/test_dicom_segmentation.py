@@ -132,6 +132,16 @@ def test_a_single_slice_has_its_own_place(tmp_path: Path) -> None:
     assert world_points(tmp_path / "seg.dcm", 1) == expected
 
 
+@pytest.mark.parametrize("thickness", ["", None], ids=["empty", "absent"])
+def test_a_slice_of_unknown_thickness_is_refused(tmp_path: Path, thickness: str | None) -> None:
+    file = scan(tmp_path / "ct", SliceThickness=thickness) / "3.dcm"
+    grid = read_image([file]).grid
+    one = Predicted("3.dcm", (file,), grid, Answer({}, torch.zeros(grid.shape, dtype=torch.int64)))
+    with pytest.raises(ImageError, match=r"3\.dcm: states no slice thickness, which a segmentation repeats"):
+        dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS, ALGORITHM)
+    assert not (tmp_path / "seg.dcm").exists()
+
+
 def test_an_object_that_lies_elsewhere_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("highdicom")
     real = dicom_segmentation.to_patient
