@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from allograft.apply import load
-from allograft.apply.dicom_segmentation import ENDING, check_segments, segments_of, write_segmentation
+from allograft.apply.dicom_objects import DicomObjects
 from allograft.apply.model import Predicted
+from allograft.apply.prediction_files import coco, written_hidden
 from allograft.cohort import Case
-from allograft.cohort.readers import read_image
-from allograft.cohort.writers import write_image, write_mask
-from allograft.errors import AllograftError, ImageError, OutputError, UnitsFailed
-from allograft.grey import plane
+from allograft.errors import AllograftError, ImageError, UnitsFailed
 from allograft.predictor.abstention import Abstention
 from allograft.predictor.deployment import Deployment
 from allograft.predictor.whole import stem
-from allograft.report import draw_overlay, slice_of
-from allograft.report.boxes import draw_boxes
-from allograft.tasks import Answer
 from allograft.tree import append_bytes, replace_file, write_bytes, write_json
 
 
@@ -39,6 +34,8 @@ def write_predictions(
     precision: str = "32-true",
     abstain: float | None = None,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
+    dicom_codes: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Predict and write ``OUT/results.csv``: volumes or class probabilities, and warnings, a row an
@@ -57,6 +54,8 @@ def write_predictions(
         abstain: the share of images like the training images that are to be answered; an image
             whose score is above the threshold has a row that says so, and no numbers or files.
         dicom_seg: write ``OUT/NAME_seg.dcm`` in the place of a mask, see ``write_segmentation``.
+        dicom_sr: write ``OUT/NAME_sr.dcm``, see ``write_report``.
+        dicom_codes: what the classes are in a coding scheme, see ``read_codes``.
         say: told which threshold that is, and its coverage of held-out cases.
 
     Returns:
@@ -68,12 +67,11 @@ def write_predictions(
             cannot be used.
     """
     loaded, table = load(model, device=device, precision=precision), ResultsTable(out / "results.csv")
+    dicom = DicomObjects.of(loaded, model, segmentation=dicom_seg, report=dicom_sr, codes=dicom_codes)
     asked = None if abstain is None else Abstention.from_predictor(loaded.predictor, abstain, loaded.deployment)
     rule = asked or Abstention.by_default(loaded.predictor, loaded.deployment)
     for line in (*described(loaded.deployment), *([] if rule is None else [str(rule)])):
         say(line)
-    if dicom_seg:
-        check_segments(loaded.task)
     failed: dict[str, AllograftError] = {}
     names: dict[str, str] = {}
     predicted: list[Predicted] = []
@@ -87,11 +85,10 @@ def write_predictions(
             blank, score = dict.fromkeys(answered.answer.values, ""), answered.facts[rule.column]
             named = f"{rule.column} {score:.3g} is above {rule.threshold:.3g}"
             row |= {**blank, "warnings": f"abstained: {named}"}
-        segments = segments_of(loaded.task) if dicom_seg else None
         try:
             made = {} if is_far else written_hidden(answered, out / name, overlay=overlay, probabilities=probabilities,
-                                                    segments=segments)  # fmt: skip
-        except ImageError as error:  # an image that has no place for a segmentation; the others follow
+                                                    dicom=dicom, rule=rule)  # fmt: skip
+        except ImageError as error:  # an image that no DICOM object can be made of; the others follow
             failed[answered.name] = error
             continue
         names[name] = answered.name
@@ -224,86 +221,3 @@ class ResultsTable:
         text = io.StringIO()
         csv.DictWriter(text, self.columns, lineterminator="\n").writerows(rows)
         return text.getvalue().encode()
-
-
-def boxes_file(answer: Answer) -> dict[str, list[Any]]:
-    """Boxes as a manifest's column ``boxes`` names them, with their scores."""
-    boxes, classes = answer.boxes, list(answer.values)  # a count of each class, in their order
-    assert boxes is not None
-    assert boxes.score is not None
-    return {
-        "boxes": boxes.xyxy.tolist(),
-        "labels": [classes[label - 1] for label in boxes.label.tolist()],
-        "scores": boxes.score.tolist(),
-    }
-
-
-def coco(predicted: Sequence[Predicted]) -> dict[str, list[dict[str, Any]]]:
-    """Boxes of several images in COCO's form: x, y, width and height in pixels."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, predicted_ in enumerate(predicted, 1):
-        rows, columns = predicted_.grid.shape
-        images.append({"id": number, "file_name": predicted_.name, "height": rows, "width": columns})
-        boxes = predicted_.answer.boxes
-        assert boxes is not None
-        assert boxes.score is not None
-        for (x0, y0, x1, y1), label, score in zip(
-            boxes.xyxy.tolist(), boxes.label.tolist(), boxes.score.tolist(), strict=True
-        ):
-            box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0, "score": score}
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label, **box})
-    classes = enumerate(predicted[0].answer.values, 1)
-    categories = [{"id": label, "name": name} for label, name in classes]
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
-def written_hidden(
-    predicted: Predicted, path: Path, *, overlay: bool, probabilities: bool, segments: Sequence[str] | None = None
-) -> dict[Path, Path]:
-    """Write the pictures of an answer; a class alone leaves none.
-
-    Args:
-        segments: the names of the classes, for a DICOM segmentation in the place of a mask.
-
-    Returns:
-        Hidden file, with the ending by which its format is chosen -> the name it is to have.
-    """
-    answer, suffix, made = predicted.answer, ".png" if predicted.affine is None else ".nii.gz", dict[Path, Path]()
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot be written ({error.strerror}); choose another --out") from error
-
-    def beside(ending: str) -> Path:
-        hidden = path.with_name(f".unfinished-{path.name}_{ending}")
-        made[hidden] = path.with_name(f"{path.name}_{ending}")
-        return hidden
-
-    if answer.mask is not None:
-        if segments is None:
-            write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), predicted.affine, axis=predicted.grid.axis)
-        else:
-            write_segmentation(beside(ENDING), predicted, segments)
-        if overlay:
-            image, mask = read_image(predicted.files, nan=0.0).array, answer.mask.numpy()
-            index = slice_of(image, mask)
-            drawn = draw_overlay(plane(image, index), None, plane(mask[None], index), classes=len(answer.maps))
-            write_bytes(beside("overlay.png"), drawn)
-    if answer.boxes is not None:
-        write_json(beside("boxes.json"), boxes_file(answer))
-        if overlay:
-            image = plane(read_image(predicted.files, nan=0.0).array)
-            write_bytes(beside("overlay.png"), draw_boxes(image, None, answer.boxes))
-    if probabilities or answer.mask is None:  # an image that was made is the answer itself
-        # a PNG holds shares of 65535
-        low, high = answer.span if predicted.affine is not None else (0.0, 1.0)
-        for name, values in answer.maps.items():
-            write_image(
-                beside(f"{name}{suffix}"),
-                low + (high - low) * values.numpy(),
-                predicted.affine,
-                axis=predicted.grid.axis,
-            )
-    return made

@@ -32,6 +32,21 @@ def predict(
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Of DICOM series: masks as DICOM segmentations, NAME_seg.dcm.")
     ] = False,
+    dicom_sr: Annotated[
+        bool,
+        typer.Option(
+            "--dicom-sr",
+            help="Of DICOM series: volumes, classes and probabilities as a structured report, NAME_sr.dcm; for masks "
+            "together with --dicom-seg.",
+        ),
+    ] = False,
+    dicom_codes: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML or JSON file with the SNOMED CT or other code of each class: --dicom-seg --dicom-sr "
+            "--dicom-codes codes.yaml"
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
@@ -49,6 +64,8 @@ def predict(
         precision=precision,
         abstain=abstain,
         dicom_seg=dicom_seg,
+        dicom_sr=dicom_sr,
+        dicom_codes=dicom_codes,
         say=print,
     )
     print(

@@ -17,6 +17,8 @@ from tests.cli.conftest import allograft as allograft
 from tests.unit.cohort.test_dicom import OBLIQUE, SECRETS, dicom, place, values
 
 from allograft.apply import dicom_segmentation
+from allograft.apply.dicom_codes import plain_classes
+from allograft.apply.dicom_series import Algorithm
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
 from allograft.errors import ImageError
@@ -31,6 +33,8 @@ CARD: dict[str, Any] = {
     "slices": {"axis": 2},
     "sites": ["a"],
 }
+SEGMENTS = plain_classes(["white", "grey"])
+ALGORITHM = Algorithm("finetune@b", "abc123")
 EMPTY = ("PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 
 
@@ -96,7 +100,7 @@ def source_points(folder: Path, mask: np.ndarray, number: int) -> set[tuple[floa
 def test_segments_lie_where_the_headers_of_the_source_say(tmp_path: Path, directions: tuple[float, ...]) -> None:
     pytest.importorskip("highdicom")
     one = predicted(scan(tmp_path / "ct", directions))
-    dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, ["white", "grey"])
+    dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS, ALGORITHM)
     assert one.answer.mask is not None
     for number in (1, 2):
         expected = source_points(tmp_path / "ct", one.answer.mask.numpy(), number)
@@ -105,6 +109,8 @@ def test_segments_lie_where_the_headers_of_the_source_say(tmp_path: Path, direct
     assert [str(each.SegmentLabel) for each in written.SegmentSequence] == ["white", "grey"]
     assert [int(each.SegmentNumber) for each in written.SegmentSequence] == [1, 2]
     assert written.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
+    algorithm = written.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("finetune@b", "abc123")
     source = pydicom.dcmread(tmp_path / "ct" / "0.dcm")
     assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
     assert (written.PatientID, written.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
@@ -118,12 +124,22 @@ def test_a_single_slice_has_its_own_place(tmp_path: Path) -> None:
     mask = torch.zeros(grid.shape, dtype=torch.int64)
     mask[1, 2:5] = 1  # a row, and of it three columns
     one = Predicted("3.dcm", (file,), grid, Answer({}, mask))
-    dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, ["white"])
+    dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS[:1], ALGORITHM)
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "3.dcm").write_bytes(file.read_bytes())
     expected = source_points(tmp_path / "alone", mask.numpy().T[..., None], 1)
     assert len(expected) == 3
     assert world_points(tmp_path / "seg.dcm", 1) == expected
+
+
+@pytest.mark.parametrize("thickness", ["", None], ids=["empty", "absent"])
+def test_a_slice_of_unknown_thickness_is_refused(tmp_path: Path, thickness: str | None) -> None:
+    file = scan(tmp_path / "ct", SliceThickness=thickness) / "3.dcm"
+    grid = read_image([file]).grid
+    one = Predicted("3.dcm", (file,), grid, Answer({}, torch.zeros(grid.shape, dtype=torch.int64)))
+    with pytest.raises(ImageError, match=r"3\.dcm: states no slice thickness, which a segmentation repeats"):
+        dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS, ALGORITHM)
+    assert not (tmp_path / "seg.dcm").exists()
 
 
 def test_an_object_that_lies_elsewhere_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +151,9 @@ def test_an_object_that_lies_elsewhere_is_not_left(tmp_path: Path, monkeypatch: 
         return volume[::-1], affine
 
     monkeypatch.setattr(dicom_segmentation, "to_patient", upside_down)
+    one = predicted(scan(tmp_path / "ct"))
     with pytest.raises(ImageError, match="does not read back as it was written"):
-        dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", predicted(scan(tmp_path / "ct")), ["white", "grey"])
+        dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS, ALGORITHM)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +208,7 @@ def test_an_image_without_geometry_is_refused(tmp_path: Path) -> None:
     grid = read_image([film]).grid
     one = Predicted("film.dcm", (film,), grid, Answer({}, torch.zeros(grid.shape, dtype=torch.int64)))
     with pytest.raises(ImageError, match=r"film\.dcm: has no place in the patient"):
-        dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, ["white", "grey"])
+        dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS, ALGORITHM)
     assert not (tmp_path / "seg.dcm").exists()
 
 

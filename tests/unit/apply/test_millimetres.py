@@ -15,7 +15,7 @@ from PIL import Image
 from tests.unit.cohort.test_dicom import dicom, place
 
 from allograft.apply.model import Model
-from allograft.apply.predictions import written_hidden
+from allograft.apply.prediction_files import written_hidden
 from allograft.batch import Batch
 from allograft.cohort.picture import Grid
 from allograft.cohort.readers import read_image

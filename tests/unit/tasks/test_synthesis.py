@@ -18,7 +18,8 @@ from tests.unit.tiny import write_rows
 
 from allograft.apply import load
 from allograft.apply.model import Predicted
-from allograft.apply.predictions import write_predictions, written_hidden
+from allograft.apply.prediction_files import written_hidden
+from allograft.apply.predictions import write_predictions
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Preprocessing, Slices
 from allograft.cohort.geometry import to_grid
