@@ -171,6 +171,7 @@ def test_hidden_labels_and_test_subjects_are_absent(name: str, manifest: Path, t
     tests = {subject for test in world.tests(0) for subject in test.cohort.subjects}
     for cohort in (*seen.source, *seen.target, *seen.pool, *seen.stream):
         assert not tests & set(cohort.subjects)
+        assert not any(case.further_readers for case in cohort.cases)
     if not needs.source_images:
         assert seen.source == ()
     if not needs.pool_labels:

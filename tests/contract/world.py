@@ -172,13 +172,17 @@ def _write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def _write_boxes(manifest: Path) -> None:
-    """``boxes.csv`` beside the manifest: in the place of each mask the box around it."""
+    """``boxes.csv`` beside the manifest: in the place of each mask the box around it, and another
+    reader's, a pixel smaller on the right, of every image."""
     rows = list(csv.DictReader(manifest.read_text().splitlines()))
     for row in rows:
         y, x = np.nonzero(read_mask(manifest.parent / row.pop("mask")).array[0])
         box = [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
         row["boxes"] = f"{Path(row['image']).stem}.json"
-        (manifest.parent / row["boxes"]).write_text(json.dumps({"boxes": [box], "labels": ["brain"]}))
+        row["boxes_reader2"] = f"{Path(row['image']).stem}-reader2.json"
+        for column, right in (("boxes", box[2]), ("boxes_reader2", box[2] - 1)):
+            drawn = [[*box[:2], right, box[3]]]
+            (manifest.parent / row[column]).write_text(json.dumps({"boxes": drawn, "labels": ["brain"]}))
     _write(manifest.with_name("boxes.csv"), rows)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from allograft import __version__
 from allograft.apply.evaluate import Evaluation
-from allograft.cohort.manifest import READER, Case, read_manifest
+from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.prepared_images import file_hash
 from allograft.errors import ModelError, OutputError, SpecError
 from allograft.predictor.card import read_card
@@ -176,7 +176,7 @@ def is_name(text: str) -> bool:
 
 def _readers(cases: Sequence[Case]) -> list[str]:
     """Further readers, whose names are parts of columns: ``reader2`` of ``boxes_reader2``."""
-    return sorted({found[1] for case in cases for key in case.labels if (found := READER.fullmatch(key))})
+    return sorted({reader for case in cases for reader in case.further_readers})
 
 
 def _words(tree: object) -> Iterator[str]:

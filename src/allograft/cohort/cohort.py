@@ -115,6 +115,10 @@ class Cohort:
         """The same cases with every label absent."""
         return replace(self, cases=tuple(case.unlabelled() for case in self.cases), given={})
 
+    def one_reader(self) -> Cohort:
+        """The same cases without the boxes of further readers, which a method may not see."""
+        return replace(self, cases=tuple(case.one_reader() for case in self.cases))
+
     def relabelled(self, boxes: Mapping[str, Boxes]) -> Cohort:
         """The cases named here with other boxes, on the study's grid: pseudo-labels, say. Part of
         the fingerprint.

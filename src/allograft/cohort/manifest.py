@@ -57,9 +57,23 @@ class Case:
     attributes: Mapping[str, str] = field(default_factory=dict)
     alteration: Alteration | None = None
 
+    @property
+    def further_readers(self) -> dict[str, str]:
+        """Further reader -> the column with the boxes that they drew of this image.
+
+        >>> Case("a", "1", "s", (), {"boxes": Path("a.json"), "boxes_reader2": Path("b.json")}).further_readers
+        {'reader2': 'boxes_reader2'}
+        """
+        return {matched[1]: column for column in self.labels if (matched := READER.fullmatch(column))}
+
     def unlabelled(self) -> Case:
         """The same case with every label absent."""
         return replace(self, labels={})
+
+    def one_reader(self) -> Case:
+        """The same case without the boxes of further readers, which are there to judge by."""
+        hidden = self.further_readers.values()
+        return replace(self, labels={key: value for key, value in self.labels.items() if key not in hidden})
 
 
 def is_missing(value: str | None) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from allograft.cohort.alignment import aligned
 from allograft.cohort.coding import Coding
 from allograft.cohort.geometry import geometry, to_grid
-from allograft.cohort.manifest import READER, Case
+from allograft.cohort.manifest import Case
 from allograft.cohort.near_duplicates import Fingerprint, fingerprint, standardised, thumbnail
 from allograft.cohort.picture import Picture
 from allograft.cohort.preprocessing import Preprocessing, normalise, windowed
@@ -99,7 +99,7 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
         facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems, notes)
     if "boxes" in case.labels:
         facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
-        for column in filter(READER.fullmatch, case.labels):
+        for column in case.further_readers.values():
             _boxes(Path(case.labels[column]), picture, problems)
         if picture.turn != 1:
             notes.append(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from allograft.batch import Batch, Boxes
 from allograft.cohort.geometry import Geometry, from_grid
-from allograft.cohort.manifest import READER, Case
+from allograft.cohort.manifest import Case
 from allograft.cohort.picture import Grid
 from allograft.cohort.prepared_images import PreparedImages
 
@@ -96,7 +96,7 @@ class Whole:
     def further_boxes(self) -> dict[str, Boxes]:
         """Further reader -> the boxes, in the image's own pixels; {} where one reader's are all
         there are."""
-        columns = {matched[1]: key for key in self.case.labels if (matched := READER.fullmatch(key))}
+        columns = self.case.further_readers
         return {reader: self.prepared.stored_boxes(self.case, column) for reader, column in columns.items()}
 
     @property

@@ -88,7 +88,8 @@ class Scenario:
 
     def narrowed(self, needs: Needs) -> Scenario:
         """Only what is needed, sites renumbered, so that two recipes that need the same see, and
-        are keyed by, the same."""
+        are keyed by, the same. Boxes of further readers, which are there to judge by, are taken
+        out of every cohort."""
         labels = needs.target_labels or needs.all_target_labels
         if labels:
             target = self.target if needs.target_images else tuple(c for c in self.target if c.has_labels)
@@ -101,7 +102,7 @@ class Scenario:
         sites = tuple(site for site in self.sites if site in present)
 
         def renumbered(cohorts: tuple[Cohort, ...]) -> tuple[Cohort, ...]:
-            return tuple(replace(cohort, sites=sites) for cohort in cohorts)
+            return tuple(replace(cohort.one_reader(), sites=sites) for cohort in cohorts)
 
         return Scenario(renumbered(source), renumbered(target), renumbered(pool), renumbered(stream), sites)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.context.test_lock import held_by
-from tests.unit.tiny import a_context, read, write_photographs
+from tests.unit.tiny import a_context, read, write_photographs, write_rows
 
 from allograft import table
 from allograft.cohort import Cohort
@@ -136,6 +137,34 @@ def test_narrowed_to_nothing_more_than_needed(manifest: Path) -> None:
     assert [cohort.has_labels for cohort in both.target] == [True, False]
     assert whole.narrowed(Needs(source_images=True, target_labels=True)).target[0].case(0).site.tolist() == [1]
     assert whole.narrowed(Needs()) == Scenario()
+
+
+@pytest.mark.parametrize(
+    ("part", "needs"),
+    [
+        ("source", Needs(source_images=True)),
+        ("target", Needs(target_labels=True)),
+        ("pool", Needs(pool_labels=True)),
+        ("stream", Needs(stream=True)),
+    ],
+)
+def test_boxes_of_further_readers_are_absent_and_change_no_key(part: str, needs: Needs, tmp_path: Path) -> None:
+    listed = csv.DictReader(write_photographs(tmp_path, {"a": 2, "b": 3}).read_text().splitlines())
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.json").write_text('{"boxes": [], "labels": []}')
+    keys = ("image", "subject", "site")
+    rows = [{**{key: row[key] for key in keys}, "boxes": "first.json"} for row in listed]
+    manifests = (
+        write_rows(tmp_path / "alone.csv", rows),
+        write_rows(tmp_path / "both.csv", [{**row, "boxes_reader2": "second.json"} for row in rows]),
+    )
+    alone, both = (replace(whole, pool=whole.source, stream=whole.source) for whole in map(cut, manifests))
+    seen = both.narrowed(needs)
+    (cohort,) = getattr(seen, part)
+    assert [set(case.labels) for case in cohort.cases] == [{"boxes"}] * 2
+    assert [whole.further_boxes for whole in cohort.wholes()] == [{}, {}]
+    assert seen.fingerprint() == alone.narrowed(needs).fingerprint()
+    assert all("boxes_reader2" in case.labels for case in both.source[0].cases)  # which the judge keeps
 
 
 def test_what_needs_no_label_is_the_same_whatever_is_labelled(manifest: Path) -> None:
