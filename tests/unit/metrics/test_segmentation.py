@@ -3,11 +3,9 @@
 import math
 
 import pytest
-import scipy.ndimage
 import torch
 
 from allograft.errors import SpecError
-from allograft.metrics import segmentation
 from allograft.metrics.segmentation import (
     average_surface_distance,
     case_metrics,
@@ -177,44 +175,3 @@ def test_wrong_input_is_named():
         case_metrics(labels.float(), labels, ["a"], (1, 1))
     with pytest.raises(SpecError, match="different shapes"):
         case_metrics(labels, labels, ["a"], (1, 1), torch.ones(2, 3, dtype=torch.bool))
-
-
-def _ball(radius, shift, side=40):
-    grid = torch.stack(torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 3, indexing="ij"))
-    return ((grid - side / 2 - shift) ** 2).sum(0) < radius**2
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 2.0, 0.25), (0.7, 1.3, 5.0)])
-@pytest.mark.parametrize(("radius", "shift"), [(14, 3), (6, 9), (15, 0)])
-def test_a_tree_of_points_gives_the_distances_of_the_transform(spacing, radius, shift, monkeypatch):
-    first, second = _ball(15, 0), _ball(radius, shift)
-    monkeypatch.setattr(segmentation, "SPARSE", 0)
-    by_tree = surface_distances(first, second, spacing)
-    monkeypatch.setattr(segmentation, "TINY", math.inf)
-    by_transform = surface_distances(first, second, spacing)
-    for ours, theirs in zip(by_tree, by_transform, strict=True):
-        assert len(ours) > 100
-        torch.testing.assert_close(ours, theirs, rtol=4e-16, atol=0)  # the last bit
-        if spacing != (0.7, 1.3, 5.0):
-            assert torch.equal(ours, theirs), "powers of two leave nothing to round"
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (_ball(38, 0, 90), _ball(36, 4, 90), []),
-        (_ball(4, 0), _ball(4, 1), [(8, 8, 8)] * 2),  # tiny: the box of both, not the whole image
-        (torch.rand(24, 24, 24, generator=torch.Generator().manual_seed(0)) < 0.5, _ball(9, 0, 24), [(24,) * 3] * 2),
-        (_ball(38, 0, 90), _ball(0, 0, 90), []),  # nothing to measure to
-    ],
-    ids=["large", "tiny", "speckle", "empty"],
-)
-def test_the_whole_volume_is_transformed_only_where_that_is_sooner(first, second, expected, monkeypatch):
-    transformed, real = [], scipy.ndimage.distance_transform_edt
-    monkeypatch.setattr(
-        scipy.ndimage,
-        "distance_transform_edt",
-        lambda mask, sampling: transformed.append(mask.shape) or real(mask, sampling=sampling),
-    )
-    surface_distances(first, second, (1.0, 1.0, 1.0))
-    assert transformed == expected
