@@ -228,3 +228,17 @@ def test_limits_where_every_pair_is_in_order() -> None:
     assert area_limits(almost) is None
     assert area([1, 2], [True, True], "ab") is None
     assert area_difference_p(best, best) == 1.0
+
+
+@pytest.mark.parametrize("score", [[0.1, 0.4, 0.35, 0.8], [0.1, 0.2, 0.35, 0.8]], ids=["0.75", "1"])
+def test_a_single_subject_has_an_area_and_no_interval(score: list[float]) -> None:
+    flags = [False, False, True, True]
+    one, other = area(score, flags, "aaaa"), area(score[::-1], flags, "aaaa")
+    assert one is not None
+    assert other is not None
+    assert math.isnan(one.variance)
+    assert np.isnan(one.per_subject).all()
+    assert area_limits(one) is None
+    assert area_difference_limits(one, other) is None
+    assert area_difference_limits(one, one) is None
+    assert area_difference_p(one, other) is None

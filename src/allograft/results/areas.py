@@ -35,7 +35,9 @@ class Area:
     @property
     def variance(self) -> float:
         """Of the value over subjects (Obuchowski 1997, equations 4 to 6); with one image per
-        subject DeLong's (1988)."""
+        subject DeLong's (1988). nan where a single subject has all images of a kind."""
+        if min(self.counts) < 2:
+            return float("nan")
         within = len(self.subjects) / (len(self.subjects) - 1) / float(np.prod([_correction(i) for i in self.counts]))
         parts = (self.positive**2).sum() + (self.negative**2).sum() + 2 * within * (self.positive * self.negative).sum()
         return max(0.0, float(parts)) if not np.isnan(parts) else float("nan")
@@ -52,7 +54,7 @@ class Area:
     @property
     def per_subject(self) -> Floats:
         """(I,) values whose mean is the area and whose standard error of the mean is its own: what
-        a resampling of subjects draws."""
+        a resampling of subjects draws; nan where the variance is."""
         count = len(self.subjects)
         pull = self.positive + self.negative
         pull = pull - pull.mean()
@@ -134,13 +136,16 @@ def area_limits(area: Area, level: float = 0.95) -> tuple[float, float] | None:
     allow.
 
     Returns:
-        None where only one subject has a positive, or a negative, image.
+        None for a single subject, and for an area between 0 and 1 where only one has a positive, or
+        a negative, image.
 
     >>> area_limits(area([1, 2, 3, 4], [False, False, True, True], "abcd"))  # 0.025 ** (1 / 2)
     (0.158..., 1.0)
     """
     from scipy.special import expit, logit
 
+    if len(area.subjects) < 2:
+        return None
     if area.value in (0.0, 1.0):
         reach = ((1 - level) / 2) ** (1 / min(*area.counts, max(1, len(area.subjects) // 2)))
         return (reach, 1.0) if area.value else (0.0, 1 - reach)
@@ -152,7 +157,9 @@ def area_limits(area: Area, level: float = 0.95) -> tuple[float, float] | None:
 
 def area_difference_limits(a: Area, b: Area, level: float = 0.95) -> tuple[float, float] | None:
     """Limits of a paired difference by Student's t with ``Area.dof``; of two areas of 1 those that
-    either limit alone allows."""
+    either limit alone allows. None for a single subject, and where ``Area.variance`` is nan."""
+    if len(a.subjects) < 2:
+        return None
     if a.value == b.value and a.value in (0.0, 1.0):
         low, high = area_limits(a, level) or (0.0, 1.0)
         return low - high, high - low

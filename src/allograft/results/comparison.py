@@ -276,6 +276,8 @@ def of_areas(ours: Area, theirs: Area, alternative: Alternative) -> Comparison:
     """The comparison of two areas under the ROC curve of the same subjects, by DeLong."""
     difference = area_difference(ours, theirs)
     count, limits = len(difference.subjects), area_difference_limits(ours, theirs)
+    if count == 1:
+        return Comparison(1, difference.value, note="one subject: no interval")
     if limits is None:
         kind = "positive" if difference.counts[0] == 1 else "negative"
         return Comparison(count, difference.value, note=f"one {kind} subject: no interval")

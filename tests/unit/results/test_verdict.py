@@ -23,6 +23,7 @@ from allograft.results.comparison import compare
 from allograft.results.csv_files import write_results
 from allograft.results.evidence import evidence_of, marked, verdicts_of, write_verdicts
 from allograft.results.record import Record
+from allograft.results.scores import score_interval
 from allograft.results.select import Line, lines
 from allograft.results.standing import Standing
 from allograft.results.table import table_of
@@ -604,19 +605,20 @@ def test_a_real_gain_is_found() -> None:
 # ---- areas under the curve, and other pooled metrics
 
 
-def classified(shifts: Mapping[str, float], subjects: int = 40) -> tuple[Study, Plan, list[Line]]:
+def classified(shifts: Mapping[str, float], images: int = 40, *, alone: bool = False) -> tuple[Study, Plan, list[Line]]:
+    """Rows with an image of each subject, or all of one."""
     study = a_study(task={"classification": {"classes": ["no", "yes"]}})
     made = {row: parse_recipe(RECIPES[row]) for row in shifts}
     rows = [a_row(recipe, "b", seed, 0, f"{row}.{seed}") for seed in range(study.seeds) for row, recipe in made.items()]
     plan = Plan(tuple(rows), study.seeds, study.made_task, study.statistics)
-    base = np.random.default_rng(0).normal(0, 1, subjects)
+    base = np.random.default_rng(0).normal(0, 1, images)
     records = []
     for row in rows:
-        own = np.random.default_rng([row.seed, len(row.unit)]).normal(0, 0.3, subjects)
-        logit = base + own + shifts[title(row.recipe)] * (np.arange(subjects) % 2)
+        own = np.random.default_rng([row.seed, len(row.unit)]).normal(0, 0.3, images)
+        logit = base + own + shifts[title(row.recipe)] * (np.arange(images) % 2)
         p = 1 / (1 + np.exp(-logit))
         cases = tuple(
-            {"case": f"{n}", "subject": f"p{n:02d}", "label": n % 2, "probabilities": [1 - v, v]}
+            {"case": f"{n}", "subject": "p" if alone else f"p{n:02d}", "label": n % 2, "probabilities": [1 - v, v]}
             for n, v in enumerate(map(float, p))
         )
         records.append(
@@ -650,6 +652,16 @@ def test_an_area_is_judged_by_delong_and_not_by_ranks_of_subjects() -> None:
     assert not evidence.exact
     assert evidence.values.mean(0) == pytest.approx([line.score("b") for line in table])
     assert "auroc" in found.sentence
+
+
+def test_of_a_single_subject_an_area_has_no_interval_and_shows_no_gain() -> None:
+    study, plan, table = classified({"supervised": 0.5, TOP: 3.0, FULL: 0.5}, alone=True)
+    compared = compare(table, plan, "b")[TOP]
+    assert (compared.low, compared.high, compared.p, compared.note) == (None, None, None, "one subject: no interval")
+    assert compared.difference == pytest.approx(table[1].score("b") - table[0].score("b"))  # type: ignore[operator]
+    assert score_interval(plan, table[1], "b") is None
+    found = verdicts_of(study, plan, table)["b"]
+    assert (found.action, found.row, found.reason) == ("keep", "", "too few subjects to show one")
 
 
 class Plain(Classification):
