@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -12,25 +11,24 @@ from typing import Any, Literal
 from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
-from allograft.errors import SpecError, nearest
+from allograft.errors import SpecError
 from allograft.recipe import (
     AnyRow,
     Grid,
     Needs,
     Recipe,
     candidates,
-    every_recipe,
     is_recipe,
     parse_recipe,
     title,
     total_needs,
 )
 from allograft.strict import validated
+from allograft.study.checks import check_keys, check_rows, check_sides, check_stream
 from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics, TargetLabels, Test, TransformedStream
-from allograft.study.where import Where, check_once
+from allograft.study.where import Where
 from allograft.table import find
 from allograft.tasks import Task
-from allograft.tasks.named_loss import check_loss
 from allograft.tree import plain
 
 
@@ -154,106 +152,18 @@ class Study:
     file: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("task", "network", "optimizer", "schedule"):
-            if not isinstance(getattr(self, name), str) and len(getattr(self, name)) != 1:
-                raise SpecError(
-                    f"{name}: expected one {{name: {{...}}}}, found {', '.join(getattr(self, name)) or 'nothing'}"
-                )
-        if bool(self.cohort) == bool(self.cohorts):
-            raise SpecError(
-                f"cohort: found {'both' if self.cohort else 'neither'} of cohort and cohorts; expected exactly one of "
-                "them"
-            )
-        if self.cohorts and self.slices is not None:
-            raise SpecError(
-                "slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {manifest: "
-                "FILE, slices: {axis: 2}}}"
-            )
-        if wrong := next((name for name in self.cohorts if "/" in name or not name), None):
-            raise SpecError(f"cohorts: '{wrong}' cannot be a name, since sites are NAME/SITE; leave out the slash")
-        if self.pairs != "listed":
-            object.__setattr__(self, "target", self.target or self.source)
+        check_keys(self)
+        named = self.target
         if self.stream:
-            self._check_stream()
-        if not self.target:
+            check_stream(self)
+            named = tuple(site for phase in self.phases for site in phase)
+        elif self.pairs != "listed":
+            named = self.target or self.source
+        if not named:
             raise SpecError("target: names no site; expected at least one, for example target: [b]")
-        if not 1 <= self.seeds <= 1000:
-            raise SpecError(f"seeds: found {self.seeds}, expected 1 to 1000")
-        if self.clip is not None and not self.clip > 0:
-            raise SpecError(f"clip: found {self.clip}, expected the largest gradient norm, above 0")
-        if self.patch is not None and (min(self.patch, default=0) < 1 or math.prod(self.patch) > 2**30):
-            raise SpecError(
-                f"patch: found {list(self.patch)}, expected the size of a training crop along each axis of the image"
-            )
-        if self.pairs == "listed":
-            object.__setattr__(self, "target", self.where.parted(self.source, self.target))
-        else:
-            self._check_pairs()
-        if self.within and self.target_labels != "none":
-            raise SpecError(
-                f"target_labels: '{self.within[0]}' is source and target, all its training labels are the source's; "
-                "leave them out"
-            )
-        if self.within and self.test.folds > 1:
-            raise SpecError(
-                f"test.folds: rotate target subjects, and '{self.within[0]}' is a source too; leave folds out"
-            )
-        if (
-            not self.source
-            and self.start == "scratch"
-            and (needy := next(filter(_adapts, self.rows), None)) is not None
-        ):
-            raise SpecError(
-                f"source: is empty and start is scratch, so '{title(needy)}' has nothing to adapt; name a model: "
-                "start: FOLDER, or a source"
-            )
-        if not self.source and self.selection == "source-val":
-            raise SpecError("selection: source-val needs a source site; choose last")
-        grid = next((row for row in self.recipes if isinstance(row, Grid)), None)
-        if grid is not None and self.selection == "last":
-            raise SpecError(
-                f"selection: last picks none of the settings of '{grid}'; choose source-val, a label-free rule, or "
-                "one setting"
-            )
-        if grid is not None and not self.source:
-            raise SpecError(
-                f"recipes: '{grid}' is a grid, and without a source nothing picks from it; name one setting"
-            )
-        find("optimizer", next(iter(self.optimizer)))
-        check_loss(self.made_task, self.loss)
-        self._check_primary()
-        self._check_reference()
-
-    def _check_primary(self) -> None:
-        name, rows = self.primary_title, [title(row) for row in self.rows]
-        if name and name in rows[:1]:
-            raise SpecError(f"primary: '{name}' is what every row is compared with; name a row that may be better")
-        if name and name not in rows:
-            raise SpecError(
-                f"primary: found '{name}', expected a row of the table: {', '.join(rows)}; list it under recipes too"
-            )
-        if self.primary is not None and total_needs(candidates(self.primary)[0]).all_target_labels:
-            raise SpecError(
-                f"primary: '{name}' uses all target labels, as an upper bound; name a row within the budget"
-            )
-
-    def _check_reference(self) -> None:
-        name, rows = self.reference_title, [title(row) for row in self.rows]
-        if self.reference is None:
-            return
-        if name not in rows:
-            raise SpecError(
-                f"reference: expected a row of the table, written as in recipes; {nearest(name, rows, 'row')}"
-            )
-        if total_needs(candidates(self.reference)[0]).all_target_labels:
-            raise SpecError(
-                f"reference: '{name}' uses all target labels, as an upper bound; name a row within the budget"
-            )
-        if name == self.primary_title:
-            raise SpecError(
-                f"reference: '{name}' is the primary row too, and is not compared with itself; name another in one "
-                "of the two"
-            )
+        object.__setattr__(self, "target", self.where.parted(self.source, named) if self.pairs == "listed" else named)
+        check_sides(self)
+        check_rows(self)
 
     @property
     def primary_title(self) -> str:
@@ -269,22 +179,6 @@ class Study:
         if row is None:
             return ""
         return title(row if self.source or isinstance(row, Grid) else source_free(row))
-
-    def _check_stream(self) -> None:
-        """A stream stands in the place of both sides; its sites are what is judged."""
-        phases = self.phases
-        if len(phases) < 2:
-            raise SpecError(f"stream: has {len(phases)} stage; expected at least two, for example stream: [[a], [b]]")
-        sites = tuple(site for phase in phases for site in phase)
-        double = next((site for number, site in enumerate(sites) if site in sites[:number]), None)
-        if double is not None or not all(phases):
-            found = f"site '{double}' is in two stages" if double is not None else "a stage names no site"
-            raise SpecError(f"stream: {found}; name each site once")
-        if self.source or self.target not in ((), sites):
-            raise SpecError("stream: replaces source and target; leave both out")
-        if self.pairs != "listed" or self.target_labels != "none" or self.test.folds > 1:
-            raise SpecError("stream: goes with neither pairs, target_labels nor test.folds; leave them out")
-        object.__setattr__(self, "target", sites)
 
     @property
     def is_parted(self) -> bool:
@@ -313,19 +207,6 @@ class Study:
         if self.stream:
             return (Question("stream", self.target),)
         return tuple(Question(target, (target,)) for target in self.target)
-
-    def _check_pairs(self) -> None:
-        check_once(self.source, self.target)
-        if not any(source != target for source in self.source for target in self.target):
-            named = ", ".join(self.source) or "no source"
-            raise SpecError(
-                f"pairs: {self.pairs} finds no pair in {named}; name at least two sites, for example source: [a, b, c]"
-            )
-        if self.where != Where():
-            raise SpecError(
-                f"where: filters the two sides of one pair, and with pairs: {self.pairs} a site is on both; leave "
-                "one out"
-            )
 
     @cached_property
     def made_task(self) -> Task:
@@ -435,9 +316,3 @@ def source_free(recipe: Recipe) -> Recipe:
 
 def _beginning(supervised: Any) -> Recipe:
     return parse_recipe("start") if supervised.first is None else source_free(supervised.first)
-
-
-def _adapts(row: Recipe | Grid) -> bool:
-    """Whether a row goes on from a model that must be there already, and so from more than a pool
-    or labels."""
-    return any(title(inner) == "start" for recipe in candidates(row) for inner in every_recipe(recipe))
