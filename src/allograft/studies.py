@@ -71,6 +71,14 @@ class PartsResult:
         return pd.concat(frames, ignore_index=True)
 
     @property
+    def named_parts(self) -> list[Part]:
+        """The parts that are there, with the place of each page."""
+        return [
+            Part(name, (one.out / "report.html").relative_to(self.out).as_posix(), one.study, one.plan, one.standing)
+            for name, one in self.parts.items()
+        ]
+
+    @property
     def failed(self) -> int:
         """How many runs failed."""
         return sum(part.failed for part in self.parts.values())
@@ -249,7 +257,7 @@ def _announce(say: Callable[[str], None], name: str, number: int, total: int) ->
 def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
     """What holds over all parts that are there, of so many that can be run: one table, and a page
     over them."""
-    study, results = whole.study, whole.parts
+    study, results, shown = whole.study, whole.parts, whole.named_parts
     for file in ("results.csv", "metrics.csv"):
         join_files(
             out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
@@ -262,11 +270,6 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
         tree.write_json(out / VERDICTS, joined)
     else:
         tree.remove(out / VERDICTS)
-    links = [(result.out / "report.html").relative_to(out).as_posix() for result in results.values()]
-    shown = [
-        Part(name, link, one.study, one.plan, one.standing)
-        for (name, one), link in zip(results.items(), links, strict=True)
-    ]
     write_label_curve(out, label_curves(shown))
     if report:
         made = list(results.values())
@@ -274,7 +277,13 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
         records = [record for result in made for record in read_all(result.out).values() if record.unit in units]
         severity = severity_sheet(records, made[0].plan.headline)
         write_overview(
-            out / "report.html", study, shown, parts, severity, missing=whole.missing, frozen=protocol_sentence(out)
+            out / "report.html",
+            study,
+            shown,
+            parts,
+            severity,
+            missing=whole.missing,
+            frozen=protocol_sentence(out),
         )
 
 

@@ -84,6 +84,8 @@ def test_several_budgets_leave_a_curve_that_report_makes_again(study: Path, allo
     words = [word for change in (*budgets, "budget.adapt_steps=2", "baselines=false") for word in ("--set", change)]
     ran = allograft("study", study, "--out", out, *words)
     assert ran.code == 0, ran.err
+    assert "Target: b. At 2 subjects " in ran.out
+    assert "A fitted learning curve needs 5 budgets; this study has 2 so far" in ran.out
     rows = list(csv.DictReader((out / "label_curve.csv").read_text().splitlines()))
     assert [
         (row["recipe"], row["budget"], row["labelled_subjects"]) for row in rows if row["recipe"] == "finetune"

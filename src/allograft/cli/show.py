@@ -33,6 +33,7 @@ def show_plan(session: Session) -> None:
 
 def show(result: Result | PartsResult) -> None:
     """The tables, where the report lies, and the commands to go on with."""
+    from allograft.report.how_many_labels import label_sections
     from allograft.results.table import print_over
     from allograft.studies import PartsResult
 
@@ -41,6 +42,8 @@ def show(result: Result | PartsResult) -> None:
         _show_part(part, how=not isinstance(result, PartsResult))
     if isinstance(result, PartsResult):
         print_over(result.study, parts[0].plan, [part.lines for part in parts])
+        for section in label_sections(result.named_parts):
+            print(f"{section.title}. {' '.join(section.answers)}")
         for name, why in result.missing.items():
             print(f"{name}: missing: {why}")
         print(f"report over all parts: {result.out / 'report.html'}")
