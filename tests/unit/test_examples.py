@@ -233,7 +233,7 @@ def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> N
             part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None
         )
         plan = session.plan(session.prepare())
-        assert len(plan.rows) == len(part.rows) * max(1, len(part.target))
+        assert len(plan.rows) == len(part.rows) * max(1, len(part.target)) * part.test.folds
         assert plan.units
         pretexts = {row.recipe.first for row in plan.rows if hasattr(row.recipe, "first")}
         alone = {row.unit for row in plan.rows if total_needs(row.recipe).only_pool}

@@ -36,7 +36,7 @@ def draw_splits(
     cases: Iterable[Case],
     sources: Sequence[str],
     *,
-    test: float = 0.3,
+    test: float | Mapping[str, float] = 0.3,
     val: float = 0.2,
     folds: int = 1,
     known: Mapping[str, Assignment] | None = None,
@@ -49,8 +49,8 @@ def draw_splits(
     subjects of the other sites rotate through the test set.
 
     Args:
-        test, val: shares of a site's subjects; val is a share of what the test set leaves. At least
-            one subject stays for training.
+        test, val: shares of a site's subjects, test by site where they differ; val is a share of
+            what the test set leaves. At least one subject stays for training.
         known: assignments drawn earlier.
     """
     assignments = dict(known or {})
@@ -66,7 +66,8 @@ def draw_splits(
         if folds > 1 and site not in sources:
             _fill_folds(assignments, new, here, folds, site)
         else:
-            _fill_parts(assignments, new, here, test, val if site in sources else 0.0)
+            share = test[site] if isinstance(test, Mapping) else test
+            _fill_parts(assignments, new, here, share, val if site in sources else 0.0)
     return assignments
 
 

@@ -148,7 +148,7 @@ def decided(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], ta
             "in some row."
         )
     lines += [_test(plan, verdict), _tie(plan, verdict), _optimism(plan, verdict), _reach(plan, verdict)]
-    return (*lines, _never_worse(plan, verdict), rules)
+    return (*lines, _never_worse(study, plan, verdict, here), rules)
 
 
 def _unit(plan: Plan, subjects: int) -> str:
@@ -218,11 +218,15 @@ def _reach(plan: Plan, verdict: Verdict) -> str:
     )
 
 
-def _never_worse(plan: Plan, verdict: Verdict) -> str:
+def _never_worse(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line]) -> str:
     rule = f"Never worse (tolerance {plan.statistics.tolerance:g}): "
-    if not verdict.marks:
-        return rule + "no row loses at the target or forgets more than that at home."
-    return rule + "; ".join(f"{title} {', '.join(why)}" for title, why in verdict.marks.items()) + "."
+    homes = [site for site in study.source if site not in study.target]
+    unseen = [site for site in homes if not any(line.is_measured(site) for line in here)]
+    unknown = f" What is forgotten at {', '.join(unseen)} was not measured." if unseen else ""
+    if verdict.marks:
+        return rule + "; ".join(f"{title} {', '.join(why)}" for title, why in verdict.marks.items()) + f".{unknown}"
+    forgets = "" if len(unseen) == len(homes) else " or forgets more than that at home"
+    return f"{rule}no row loses at the target{forgets}.{unknown}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -193,6 +193,8 @@ class Test:
 
     Args:
         fraction: share of the subjects of each site that are tested.
+        source_fraction: the same at sites that are source alone; null is ``fraction``. With 0 every
+            source subject trains or validates, and nothing tells what a row forgets at home.
         val: share of the remaining subjects of a source site that are kept for validation.
         folds: rotate the target's subjects through the test set, in so many folds.
     """
@@ -200,12 +202,14 @@ class Test:
     __test__ = False  # not for pytest
 
     fraction: float = 0.3
+    source_fraction: float | None = None
     val: float = 0.2
     folds: int = 1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.fraction < 1 and 0 <= self.val < 1 and self.folds >= 1):
-            found = f"fraction {self.fraction}, val {self.val}, folds {self.folds}"
+        at_source = self.fraction if self.source_fraction is None else self.source_fraction
+        if not (0 <= self.fraction < 1 and 0 <= at_source < 1 and 0 <= self.val < 1 and self.folds >= 1):
+            found = f"fraction {self.fraction}, source_fraction {at_source}, val {self.val}, folds {self.folds}"
             raise SpecError(f"test: found {found}; expected shares from 0 to below 1, and at least 1 fold")
 
 

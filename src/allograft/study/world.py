@@ -271,7 +271,10 @@ def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tup
         cases = grouped(before, findings, allow=study.allow_duplicates, known=known)
     test, judged = study.test, {*study.source, *study.target}
     drawn = [case for case in cases if case.site in judged]
-    assignments = draw_splits(drawn, study.source, test=test.fraction, val=test.val, folds=test.folds, known=known)
+    shares = dict.fromkeys(judged, test.fraction)
+    if test.source_fraction is not None:
+        shares |= dict.fromkeys(judged - {*study.target}, test.source_fraction)
+    assignments = draw_splits(drawn, study.source, test=shares, val=test.val, folds=test.folds, known=known)
     for case in cases:
         assignments.setdefault(case.subject, Assignment(case.split or "train"))
     assignments |= {old.subject: assignments[new.subject] for old, new in zip(before, cases, strict=True)}

@@ -24,7 +24,7 @@ from allograft.results.csv_files import write_results
 from allograft.results.evidence import evidence_of, marked, verdicts_of, write_verdicts
 from allograft.results.record import Record
 from allograft.results.scores import score_interval
-from allograft.results.select import Line, lines
+from allograft.results.select import Chosen, Line, lines
 from allograft.results.standing import Standing
 from allograft.results.table import table_of
 from allograft.results.verdict import KEPT, Evidence, Verdict, choose, decide, optimism
@@ -323,6 +323,32 @@ def test_a_row_without_a_shown_gain_is_not_taken_for_being_cheap() -> None:
     assert found.row == TOP
     assert FREE not in found.tied
     assert found.label_free == ""
+
+
+def test_what_was_not_measured_at_home_is_said_to_be_unknown() -> None:
+    study = a_study()
+    plan, table = planted(study, scored({TOP: 0.1, FULL: 0.05}))
+    at_b = [
+        replace(line, scores={"b": line.scores["b"]}, runs=tuple(only_at(run, "b") for run in line.runs))
+        for line in table
+    ]
+    assert (
+        verdicts_of(study, plan, table)["b"]
+        .how[-2]
+        .endswith("no row loses at the target or forgets more than that at home.")
+    )
+    found = verdicts_of(study, plan, at_b)["b"]
+    home = ", ".join(study.source)
+    assert (
+        found.how[-2]
+        == f"Never worse (tolerance 0.02): no row loses at the target. What is forgotten at {home} was not measured."
+    )
+    assert "what is forgotten at home was not measured" in found.sentence
+
+
+def only_at(run: Chosen, site: str) -> Chosen:
+    """The run, as if no other site had been tested."""
+    return replace(run, tests={site: run.tests[site]})
 
 
 def test_upper_bounds_and_what_failed_never_compete() -> None:

@@ -152,6 +152,23 @@ def test_within_a_site_training_subjects_train_and_test_subjects_are_tested(fold
         session_of(study_of(folder, source=["a"], target=["a"], recipes=["adabn"]), tmp_path / "adabn").prepare()
 
 
+def test_no_source_subject_is_tested_where_none_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    study = study_of(folder, source=["a", "b"], target=["b", "c"], test={"fraction": 0.5, "source_fraction": 0})
+    world = World.read(study, tmp_path)
+    assert [(test.site, test.part) for test in world.tests(0)] == [
+        ("a", "val"),
+        ("b", "val"),
+        ("b", "test"),
+        ("c", "test"),
+    ]
+    tested = {test.site: len(test.cohort.subjects) for test in world.tests(0) if test.part == "test"}
+    assert tested == {"b": 2, "c": 2}  # a source that is a target too is tested as one
+    with pytest.raises(
+        SpecError, match=r"test: found fraction 0\.3, source_fraction 1\.0, val 0\.2, folds 1; expected"
+    ):
+        study_of(folder, source=["a"], target=["b"], test={"source_fraction": 1})
+
+
 def test_label_efficiency_within_a_site_has_target_only_as_its_reference(folder: Path, tmp_path: Path) -> None:
     study = study_of(
         folder, source=[], target=["a"], pool=["a"], target_labels={"fraction": 0.4}, recipes=["target_supervised"]
