@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -40,6 +40,7 @@ class Group:
         scores: metric -> mean over seeds, None = undefined (one class, say); empty for a group that
             is too small.
         intervals: metric -> 95 % interval over subjects, of AUROC alone.
+        ranked: of several classes those that have an AUROC here.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Group:
     cases: int
     scores: Mapping[str, float | None] = field(default_factory=dict)
     intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+    ranked: frozenset[str] = frozenset()
 
     @property
     def is_too_small(self) -> bool:
@@ -205,8 +207,18 @@ def _audit(
     *,
     missing: int = 0,
 ) -> Audit:
-    made = tuple(_group(task, name, by_seed, points) for name, by_seed in groups.items())
+    scored = [_group(task, name, by_seed, points) for name, by_seed in groups.items()]
+    ranked = frozenset[str]().union(*(group.ranked for group in scored))
+    made = tuple(group if group.ranked == ranked else _without_mean(group) for group in scored)
     return Audit(line.title, line.target, attribute, task.headline, made, missing, points.how)
+
+
+def _without_mean(group: Group) -> Group:
+    """A group that lacks a class of another: its mean over classes would be over easier ones, or
+    harder ones."""
+    if group.is_too_small:
+        return group
+    return replace(group, scores={**group.scores, AUROC: None}, intervals={})
 
 
 def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints) -> Group:
@@ -223,7 +235,9 @@ def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: Operating
         {key: _mean([pooled_[key] for pooled_ in rates]) for key in ("sensitivity", "specificity")} if rates else {}
     )
     areas = [area for cases in every if (area := area_of(task, cases)) is not None]
-    return Group(name, subjects, count, scores, {AUROC: area_limits(mean_area(areas))} if areas else {})
+    limits = {AUROC: area_limits(mean_area(areas))} if areas else {}
+    ranked = (each for each in task.names if any(seed.get(f"{AUROC}/{each}") is not None for seed in pooled))
+    return Group(name, subjects, count, scores, limits, frozenset(ranked))
 
 
 @dataclass(frozen=True)
