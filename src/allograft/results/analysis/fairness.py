@@ -176,13 +176,13 @@ def validation_audits(task: Any, scored: Cases, cases: Iterable[Case]) -> list[d
     for column in group_columns(known):
         value_of = {case.name: case.attributes.get(column) for case in known}
         names = _sorted({value for value in value_of.values() if not is_missing(value) and value is not None})
-        groups = []
-        for name in names:
-            here = [case for case in labelled if value_of.get(str(case["case"])) == name]
-            audit = _group(part, name, {0: here}, OperatingPoints())
-            groups.append(
-                {"name": name, "subjects": audit.subjects, "cases": audit.cases, "scores": dict(audit.scores)}
+        of_value = {name: [case for case in labelled if value_of.get(str(case["case"])) == name] for name in names}
+        groups = [
+            {"name": group.name, "subjects": group.subjects, "cases": group.cases, "scores": dict(group.scores)}
+            for group in _comparable(
+                [_group(part, name, {0: here}, OperatingPoints()) for name, here in of_value.items()]
             )
+        ]
         made.append({"attribute": column, "headline": part.headline, "groups": groups})
     return made
 
@@ -207,18 +207,20 @@ def _audit(
     *,
     missing: int = 0,
 ) -> Audit:
-    scored = [_group(task, name, by_seed, points) for name, by_seed in groups.items()]
-    ranked = frozenset[str]().union(*(group.ranked for group in scored))
-    made = tuple(group if group.ranked == ranked else _without_mean(group) for group in scored)
+    made = tuple(_comparable([_group(task, name, by_seed, points) for name, by_seed in groups.items()]))
     return Audit(line.title, line.target, attribute, task.headline, made, missing, points.how)
 
 
-def _without_mean(group: Group) -> Group:
-    """A group that lacks a class of another: its mean over classes would be over easier ones, or
-    harder ones."""
-    if group.is_too_small:
-        return group
-    return replace(group, scores={**group.scores, AUROC: None}, intervals={})
+def _comparable(groups: Sequence[Group]) -> list[Group]:
+    """The groups; one that lacks a class of another has no mean over classes, which would be over
+    easier ones, or harder ones."""
+    ranked = frozenset[str]().union(*(group.ranked for group in groups))
+    return [
+        group
+        if group.ranked == ranked or group.is_too_small
+        else replace(group, scores={**group.scores, AUROC: None}, intervals={})
+        for group in groups
+    ]
 
 
 def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints) -> Group:
