@@ -150,6 +150,7 @@ def matching(there: Mapping[str, T], folder: Path, cases: Sequence[Case]) -> Cal
         ModelError: by the function returned, where a bare name could be of several.
     """
     taken = {name for case in cases for name in _names(stem(case.name))}
+    owners = Counter(stem(case.name) for case in cases)
     by_name: dict[str, list[str]] = {}
     for name in there:
         if name not in taken or name == Path(name).name:  # one that lies at another case's path is that case's
@@ -159,10 +160,16 @@ def matching(there: Mapping[str, T], folder: Path, cases: Sequence[Case]) -> Cal
     def find(case: Case) -> T | None:
         name = stem(case.name)
         bare = Path(name).name
+        if owners[name] > 1:
+            raise ModelError(
+                f"{folder}: {owners[name]} cases are called '{name}' but for their suffix, and a prediction has no "
+                "more to tell them by; rename their images"
+            )
         for wanted in _names(name):
-            if wanted in there:
+            if wanted in there and (wanted == name or wanted not in owners):
                 return there[wanted]
-        near = next((by_name[bare_name] for bare_name in _names(bare) if bare_name in by_name), None)
+        close = ([each for each in by_name.get(bare_name, ()) if each not in owners] for bare_name in _names(bare))
+        near = next(filter(None, close), None)
         if near is None:
             return None
         if asked[bare] > 1 or len(near) > 1:

@@ -27,8 +27,9 @@ def read_cells(path: Path, mark: str = ",", *, one_line: bool = True) -> tuple[l
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=mark, strict=True)
-        names = [name.strip() for name in next(reader, [])]
-        rows = [[_plain(cell) for cell in cells] for cells in reader if cells]
+        kept = (cells for cells in reader if any(cell.strip() for cell in cells))
+        names = [name.strip() for name in next(kept, [])]
+        rows = [[_plain(cell) for cell in cells] for cells in kept]
     for number, cells in enumerate(rows, 2):  # row 1 is the header
         while len(cells) > len(names) and not cells[-1]:
             cells.pop()

@@ -217,6 +217,8 @@ def _labels(row: Mapping[str, str], folder: Path, root: Path, where: str) -> dic
         if row.get(name):
             is_file = name in LABEL_FILES or name in readers
             labels[name] = _inside(row[name], folder, root, f"{where}, {name}") if is_file else row[name]
+            if is_file and row[name] == row["image"]:
+                raise ManifestError(f"{where}: '{row[name]}' is the image and its {name}; name the file of the {name}")
     if "boxes" not in labels and (further := [name for name in readers if name in labels]):
         raise ManifestError(
             f"{where}: column '{further[0]}' has a file and 'boxes' has none; the first reader's go to 'boxes'"
@@ -245,17 +247,33 @@ def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
 
 
 def _check_names(cases: Iterable[Case], path: Path) -> None:
-    """Refuse one name in two spellings that look alike, such as an accent of its own and one that
-    is part of its letter: images of one patient would be on two sides."""
-    seen: dict[tuple[str, str], str] = {}
+    """Refuse one name in two spellings: an accent of its own and one that is part of its letter,
+    capitals, blanks, and numbers such as 7, 7.0 and 007. Images of one patient would be on two
+    sides."""
+    seen: dict[tuple[str, ...], str] = {}
     for case in cases:
-        for name, value in (("subject", case.subject), ("site", case.site)):
-            first = seen.setdefault((name, unicodedata.normalize("NFC", value)), value)
+        for key, value in (
+            (("subject", unicodedata.normalize("NFC", case.subject)), case.subject),
+            (("subject", case.site, _folded(case.subject)), case.subject),
+            (("site", _folded(case.site)), case.site),
+        ):
+            first = seen.setdefault(key, value)
             if first != value:
                 raise ManifestError(
-                    f"{path}: {name} '{value}' is written in two ways that look alike, {first!a} and "
+                    f"{path}: {key[0]} '{value}' is written in two ways that look alike, {first!a} and "
                     f"{value!a} (image '{case.name}'); write it in one"
                 )
+
+
+def _folded(name: str) -> str:
+    """What spellings of one name share.
+
+    >>> _folded("P  01") == _folded("p 01"), _folded("007") == _folded("7.0"), _folded("A7") == _folded("A07")
+    (True, True, False)
+    """
+    plain = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+    number = re.fullmatch(r"0*(\d+)(?:\.0+)?", plain)
+    return number[1] if number else plain
 
 
 def _check_sides(cases: Iterable[Case], path: Path) -> None:

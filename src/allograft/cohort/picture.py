@@ -62,8 +62,13 @@ class Grid:
         axes = self.affine[:3, :3]
         if len(self.shape) == 3:
             return _seven_digits(abs(float(np.linalg.det(axes)))), "mm3"
-        area = float(np.linalg.norm(np.cross(axes[:, 0], axes[:, 1])))
-        return (_seven_digits(area), "mm2") if self.thickness is None else (_seven_digits(area * self.thickness), "mm3")
+        normal = np.cross(axes[:, 0], axes[:, 1])
+        area = float(np.linalg.norm(normal))
+        if self.thickness is None:
+            return _seven_digits(area), "mm2"
+        # of a slab that leans the height, not the length of its edge
+        upright = abs(float(normal @ axes[:, 2])) / (area * float(np.linalg.norm(axes[:, 2])))
+        return _seven_digits(area * self.thickness * upright), "mm3"
 
     @property
     def displayed(self) -> bool:

@@ -136,3 +136,29 @@ def test_the_hard_class_missed_is_no_better_than_found_a_voxel_off(tmp_path: Pat
     assert "hd95" not in {key for key in evaluate(tmp_path / "finds", *asked, task=task).metrics["a"] if "diag" in key}
     with pytest.raises(SpecError, match=r"missed: .* 'diagnal'; did you mean 'diagonal'"):
         evaluate(tmp_path / "finds", *asked, task=task, missed="diagnal")  # type: ignore[arg-type]
+
+
+def test_a_prediction_that_has_another_case_s_name_is_that_case_s(tmp_path: Path) -> None:
+    rows = []
+    for name in ("1", "1_mask"):
+        write_square(tmp_path / "data" / f"{name}.png")
+        write_square(tmp_path / "data" / "truth" / f"{name}.png")
+        rows.append(f"{name}.png,truth/{name}.png,{name},a\n")
+    (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\n" + "".join(rows))
+    write_square(tmp_path / "found" / "1_mask.png")
+    with pytest.raises(ModelError, match=r"no prediction for '1\.png'"):
+        evaluate(tmp_path / "found", tmp_path / "data" / "manifest.csv", task=TASK)
+    write_square(tmp_path / "found" / "1.png")
+    assert evaluate(tmp_path / "found", tmp_path / "data" / "manifest.csv", task=TASK).metrics["a"]["dice"] == 1.0
+
+
+def test_two_images_of_one_name_cannot_share_a_prediction(tmp_path: Path) -> None:
+    rows = []
+    for suffix in ("png", "bmp"):
+        write_square(tmp_path / "data" / f"1.{suffix}")
+        write_square(tmp_path / "data" / "truth" / f"1_{suffix}.png")
+        rows.append(f"1.{suffix},truth/1_{suffix}.png,{suffix},a\n")
+    (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\n" + "".join(rows))
+    write_square(tmp_path / "found" / "1.png")
+    with pytest.raises(ModelError, match="2 cases are called '1' but for their suffix"):
+        evaluate(tmp_path / "found", tmp_path / "data" / "manifest.csv", task=TASK)

@@ -171,15 +171,16 @@ def test_files_of_another_suffix_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_under_another_suffix_is_named(tmp_path: Path) -> None:
-    volume(tmp_path / "a.nii"), volume(tmp_path / "b.nii.gz"), photograph(tmp_path / "c.png")
-    training = [{"image": f"{name}.nii.gz", "label": f"{name}.nii.gz"} for name in "ab"]
+    volume(tmp_path / "a.nii"), volume(tmp_path / "b.nii.gz"), volume(tmp_path / "m.nii.gz")
+    photograph(tmp_path / "c.png")
+    training = [{"image": f"{name}.nii.gz", "label": "m.nii.gz"} for name in "ab"]
     (tmp_path / "dataset.json").write_text(json.dumps({"training": training}))
     made = import_msd(tmp_path, tmp_path / "1.csv", site="A", one_image_per_subject=True)
     assert made.unmatched == ("a.nii.gz: in dataset.json but not in the folder, but a.nii is there",)
     (tmp_path / "t.csv").write_text("path\nc.jpg\nb.nii.gz\n")
     made = import_table(tmp_path / "t.csv", tmp_path / "2.csv", image="path", site_name="A", one_image_per_subject=True)
     assert made.unmatched == ("row 2: no image c.jpg, but c.png is there",)
-    with pytest.raises(ManifestError, match=r"1 file of \.nii\.gz below SRC, and none fits '\{subject\}\.mha'"):
+    with pytest.raises(ManifestError, match=r"2 files of \.nii\.gz below SRC, and none fits '\{subject\}\.mha'"):
         import_folder(tmp_path, tmp_path / "3.csv", image="{subject}.mha", site="A")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from allograft.cohort.importers.coco import import_coco
 from allograft.cohort.importers.folder import import_folder
 from allograft.cohort.importers.labels import mask_notes
 from allograft.cohort.importers.msd import import_msd
+from allograft.cohort.importers.nnunet import import_nnunet
 from allograft.cohort.importers.patterns import Pattern
 from allograft.cohort.importers.table import import_table
 from allograft.cohort.importers.voc import import_voc
@@ -139,7 +141,7 @@ def coco(folder: Path, box: list[float], **image: int) -> Callable[[], Any]:
     return lambda: import_coco(folder / "a.json", folder, images=folder / "im", site="x", one_image_per_subject=True)
 
 
-@pytest.mark.parametrize(("width", "height"), [(60, 40), (15, 10), (30, 30)])
+@pytest.mark.parametrize(("width", "height"), [(60, 40), (15, 10), (30, 30), (20, 30)])
 def test_boxes_drawn_on_another_size_are_refused(tmp_path: Path, width: int, height: int) -> None:
     words = rf"image 7: boxes of an image of {width} x {height} pixels, a.png has 30 x 20"
     with pytest.raises(ManifestError, match=words):
@@ -149,11 +151,9 @@ def test_boxes_drawn_on_another_size_are_refused(tmp_path: Path, width: int, hei
         import_voc(tmp_path / "im", tmp_path, images=tmp_path / "im", site="x", one_image_per_subject=True)
 
 
-@pytest.mark.parametrize(
-    "size", [{}, {"width": 30, "height": 20}, {"width": 20, "height": 30}, {"width": 0, "height": 0}]
-)
+@pytest.mark.parametrize("size", [{}, {"width": 30, "height": 20}, {"width": 0, "height": 0}])
 def test_boxes_of_this_size_or_of_none_are_taken(tmp_path: Path, size: dict[str, int]) -> None:
-    assert coco(tmp_path, [1, 1, 5, 5], **size)().rows == 1  # the third: turned by an EXIF tag
+    assert coco(tmp_path, [1, 1, 5, 5], **size)().rows == 1
 
 
 def test_shares_of_an_image_are_no_pixels(tmp_path: Path) -> None:
@@ -224,3 +224,111 @@ def test_pieces_that_could_part_a_name_in_two_ways_are_refused(text: str, name: 
 )
 def test_pieces_that_part_a_name_in_one_way(text: str, name: str, found: dict[str, str]) -> None:
     assert Pattern(text).match(name) == found
+
+
+# ---------------------------------------------------------- what a dataset declares
+def nnunet_folder(folder: Path, channels: int, **described: object) -> Path:
+    for case in "ab":
+        for kind, ending in (("imagesTr", f"_{channels - 1:04d}"), ("imagesTr", "_0000"), ("labelsTr", "")):
+            path = folder / kind / f"{case}{ending}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"blob": 1}, **described}))
+    return folder
+
+
+@pytest.mark.parametrize(("found", "declared"), [(1, 2), (2, 1)])
+def test_channels_that_are_not_those_declared_are_refused(tmp_path: Path, found: int, declared: int) -> None:
+    names = {str(number): f"T{number + 1}" for number in range(declared)}
+    for key in ("channel_names", "modality"):
+        folder = nnunet_folder(tmp_path / key, found, **{key: names})
+        with pytest.raises(ManifestError, match=rf"'{key}' has {declared} channels \(T1.*\), the images have {found}"):
+            import_nnunet(folder, folder, site="x", one_image_per_subject=True)
+
+
+def test_training_cases_that_are_fewer_than_counted_are_named(tmp_path: Path) -> None:
+    folder = nnunet_folder(tmp_path, 2, numTraining=3, channel_names={"0": "T1", "1": "T2"})
+    said = str(import_nnunet(folder, folder, site="x", one_image_per_subject=True))
+    assert "numTraining 3; found 2 training cases" in said
+
+
+def test_modalities_of_a_decathlon_are_the_fourth_axis(tmp_path: Path) -> None:
+    for name, shape, modality in (("one", (4, 4, 4), 1), ("two", (4, 4, 4, 2), 2), ("lost", (4, 4, 4), 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), folder / "a.nii")
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), folder / "a_m.nii")
+        described = {"modality": {str(number): "MR" for number in range(modality)}, "numTraining": 2}
+        described |= {"training": [{"image": "a.nii", "label": "a_m.nii"}], "labels": {"1": "blob"}}
+        (folder / "dataset.json").write_text(json.dumps(described))
+        if name == "lost":
+            with pytest.raises(ManifestError, match=r"2 channels \(MR, MR\), the images have 1"):
+                import_msd(folder, folder, site="x", one_image_per_subject=True)
+        else:
+            said = str(import_msd(folder, folder, site="x", one_image_per_subject=True))
+            assert "numTraining 2; found 1 training cases" in said
+
+
+def coco_folder(folder: Path, entry: dict[str, object], *, turn: int = 1, names: tuple[str, ...] = ("cell",)) -> Path:
+    (folder / "images").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[274] = turn
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "images" / "a.jpg", exif=exif)
+    notes = [
+        {"id": number, "image_id": 1, "category_id": number, "bbox": [2, 3, 5 + number, 6]}
+        for number, _ in enumerate(names)
+    ]
+    held = {"images": [{"id": 1, "file_name": "a.jpg"} | entry], "annotations": notes}
+    held["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
+    (folder / "a.json").write_text(json.dumps(held))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("entry", "turn", "words"),
+    [
+        ({"width": 30, "height": 20}, 1, ""),
+        ({"width": 30, "height": 20}, 6, "30 x 20, and its EXIF tag shows it as 20 x 30"),
+        ({"width": 20, "height": 30}, 6, ""),
+        ({"width": 20, "height": 30}, 1, "has 30 x 20; expected the size"),
+        ({}, 1, ""),
+    ],
+)
+def test_boxes_are_those_of_the_image_as_it_is_shown(
+    tmp_path: Path, entry: dict[str, object], turn: int, words: str
+) -> None:
+    folder = coco_folder(tmp_path / "x", entry, turn=turn)
+    if words:
+        with pytest.raises(ManifestError, match=words):
+            import_coco(folder / "a.json", folder, images=folder / "images", site="x", one_image_per_subject=True)
+    else:
+        import_coco(folder / "a.json", folder, images=folder / "images", site="x", one_image_per_subject=True)
+
+
+def test_a_box_that_leaves_an_image_of_no_stated_size_is_refused(tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "x", {}, names=tuple(f"{number}" for number in range(40)))
+    with pytest.raises(ManifestError, match=r"box \[2, 3, 31, 9\] leaves a\.jpg, which has 30 x 20 pixels"):
+        import_coco(folder / "a.json", folder, images=folder / "images", site="x", one_image_per_subject=True)
+
+
+def test_classes_that_differ_in_capitals_alone_are_refused(tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "x", {}, names=("cell", "Cell"))
+    with pytest.raises(ManifestError, match="category 'Cell' and 'cell' are spellings of one"):
+        import_coco(folder / "a.json", folder, images=folder / "images", site="x", one_image_per_subject=True)
+    (tmp_path / "t.csv").write_text("image,who,dx\nx/images/a.jpg,1,Cancer\nx/images/b.jpg,2,cancer\n")
+    with pytest.raises(ManifestError, match=r"give both one name: --class cancer=Cancer$"):
+        import_table(tmp_path / "t.csv", tmp_path, image="image", subject="who", site_name="a", label="dx")
+    made = import_table(
+        tmp_path / "t.csv", tmp_path, image="image", subject="who", site_name="a", label="dx",
+        classes={"cancer": "Cancer"},
+    )  # fmt: skip
+    assert "classes: Cancer" in str(made)
+
+
+def test_a_column_of_participants_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii"
+    path.parent.mkdir(parents=True)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+    (tmp_path / "participants.tsv").write_text("participant_id\tcentre\tcentre\nsub-1\ta\tb\n")
+    with pytest.raises(ManifestError, match="column 'centre' is in the header twice"):
+        import_bids(tmp_path, tmp_path, site_column="centre")

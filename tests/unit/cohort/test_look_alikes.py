@@ -57,7 +57,7 @@ def test_an_empty_channel_is_refused(folder: Path) -> None:
 
 
 def test_formulas_by_which_excel_keeps_zeros_are_their_text(folder: Path) -> None:
-    assert rows(folder, f'{HEAD}a.png,"=""007""",A\nb.png,7,A\n') == [("a.png", "007", "A"), ("b.png", "7", "A")]
+    assert rows(folder, f'{HEAD}a.png,"=""007""",A\nb.png,8,A\n') == [("a.png", "007", "A"), ("b.png", "8", "A")]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,6 @@ def test_formulas_by_which_excel_keeps_zeros_are_their_text(folder: Path) -> Non
         ('"image";"subject";"site"\n"a.png";"1";"A"\n', "semicolons separate the columns"),
         (f"sep=,\n{HEAD}a.png,1,A\n", "the header is 'sep=,'"),
         (f"# mine\n{HEAD}a.png,1,A\n", "the header is '# mine'"),
-        (f"\n{HEAD}a.png,1,A\n", "the header is ''"),
     ],
 )
 def test_what_stands_above_the_columns_is_shown(folder: Path, text: str, words: str) -> None:
@@ -83,3 +82,26 @@ def test_the_advice_on_nan_can_be_followed(tmp_path: Path) -> None:
         read_mask(tmp_path / "a.npy")
     with pytest.raises(ImageError, match=r"store 0 in its place, or train with preprocessing: \{nan: 0\}"):
         read_image([tmp_path / "a.npy"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("P01,A", "p01,A"), ("P 01,A", "P  01,A"), ("7,A", "007,A"), ("7,A", "7.0,A"), ("1,Rome", "2,rome")],
+)
+def test_two_spellings_of_one_name_are_refused(folder: Path, first: str, second: str) -> None:
+    with pytest.raises(ManifestError, match="written in two ways that look alike"):
+        rows(folder, f"{HEAD}a.png,{first}\nb.png,{second}\n")
+
+
+def test_patients_of_two_sites_may_count_alike(folder: Path) -> None:
+    assert len(rows(folder, f"{HEAD}a.png,007,A\nb.png,7,B\n")) == 2
+
+
+@pytest.mark.parametrize("column", ["mask", "boxes", "paired"])
+def test_an_image_is_not_its_own_label(folder: Path, column: str) -> None:
+    with pytest.raises(ManifestError, match=rf"'a\.png' is the image and its {column}"):
+        rows(folder, f"image,{column},subject,site\na.png,a.png,1,A\n")
+
+
+def test_rows_without_any_cell_are_left_out_wherever_they_are(folder: Path) -> None:
+    assert len(rows(folder, f"\n,,\n{HEAD}a.png,1,A\n,,\nb.png,2,A\n,,\n")) == 2

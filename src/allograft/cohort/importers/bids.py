@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -107,11 +108,14 @@ def _sites(src: Path, column: str) -> Mapping[str, str]:
     path = src / "participants.tsv"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+            reader = csv.DictReader(file, delimiter="\t")
+            rows, names = list(reader), Counter(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(
             f"{path}: cannot be read ({error}); expected a table with participant_id and {column}; or name the site"
         ) from error
+    if twice := [name for name in ("participant_id", column) if names[name] > 1]:
+        raise ManifestError(f"{path}: column '{twice[0]}' is in the header twice; rename one")
     for wanted in ("participant_id", column):
         if rows and wanted not in rows[0]:
             raise ManifestError(f"{path}: {nearest(wanted, filter(None, rows[0]), 'column')}")

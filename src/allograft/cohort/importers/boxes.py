@@ -66,14 +66,20 @@ class BoxFile:
         """
         if not self.boxes:
             return
-        found = _size(image)
-        # as stored, or as a camera's EXIF tag turns it
-        if size is not None and found is not None and sorted(size) != sorted(found):
+        stored, shown = _sizes(image)
+        if size is not None and shown is not None and size != shown:
+            turned = f", and its EXIF tag shows it as {shown[0]} x {shown[1]}" if stored != shown else ""
             raise ManifestError(
-                f"{where}: boxes of an image of {size[0]} x {size[1]} pixels, {image.name} has {found[0]} x "
-                f"{found[1]}; expected one size; scale the boxes, or use the images that they were drawn on"
+                f"{where}: boxes of an image of {size[0]} x {size[1]} pixels, {image.name} has {stored[0]} x "
+                f"{stored[1]}{turned}; expected the size of the image as it is shown; scale or turn the boxes, or use "
+                "the images that they were drawn on, without the tag"
             )
-        if max(max(box) for box in self.boxes) <= 1 and (found is None or min(found) > 2):
+        if shown is not None and (outside := [box for box in self.boxes if box[2] > shown[0] or box[3] > shown[1]]):
+            raise ManifestError(
+                f"{where}: box {outside[0]} leaves {image.name}, which has {shown[0]} x {shown[1]} pixels; expected "
+                "boxes inside it; correct them, or use the images that they were drawn on"
+            )
+        if max(max(box) for box in self.boxes) <= 1 and (shown is None or min(shown) > 2):
             raise ManifestError(
                 f"{where}: every number of its boxes is at most 1, such as {self.boxes[0]}, so that they may be shares "
                 "of the image; expected pixels; multiply them by its width and height"
@@ -87,13 +93,14 @@ class BoxFile:
         return path, (json.dumps({"boxes": self.boxes, "labels": self.labels}) + "\n").encode()
 
 
-def _size(image: Path) -> tuple[int, int] | None:
-    """Width and height as stored of what Pillow opens; None of other files, which are
-    not looked at here."""
+def _sizes(image: Path) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Width and height as stored, and as an EXIF tag turns it, of what Pillow opens; None of other
+    files, which are not looked at here."""
     from PIL import Image
 
     try:
         with Image.open(image) as stored:
-            return stored.size
+            is_across = stored.getexif().get(274, 1) in (5, 6, 7, 8)
+            return stored.size, stored.size[::-1] if is_across else stored.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # reading it will say what is wrong
-        return None
+        return (0, 0), None

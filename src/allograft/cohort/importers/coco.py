@@ -11,7 +11,15 @@ from allograft.cohort.importers.boxes import TWICE, BoxFile
 from allograft.cohort.importers.files import images_among, other_suffix
 from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import below, check_once, need_folder, need_site, stem, subject_of
+from allograft.cohort.importers.subjects import (
+    below,
+    check_once,
+    check_spelling,
+    need_folder,
+    need_site,
+    stem,
+    subject_of,
+)
 from allograft.errors import ManifestError
 
 
@@ -67,6 +75,7 @@ def _boxes(
     without a box."""
     categories = {str(entry.get("id")): str(entry.get("name", "")) for entry in _entries(held, "categories", src)}
     boxes_of = {entry["id"]: BoxFile() for entry in listed}
+    check_spelling("category", categories.values(), src, "write '{}' as '{}' in the JSON")
     sizes = {entry["id"]: _size(entry) for entry in listed}
     left_out = dict.fromkeys(("crowds", "annotations without a box", "boxes without area", "boxes listed twice"), 0)
     for note in _entries(held, "annotations", src):

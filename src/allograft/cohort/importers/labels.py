@@ -49,6 +49,36 @@ def mask_notes(labels: object, source: Path) -> list[str]:
     return [line, *notes] if values else notes
 
 
+def count_notes(described: Mapping[str, object], found: int) -> list[str]:
+    """A line where ``dataset.json`` counts other training cases than there are.
+
+    >>> count_notes({"numTraining": 3}, 2)
+    ["dataset.json says numTraining 3; found 2 training cases: some are missing, or the number is old"]
+    """
+    said = described.get("numTraining")
+    if not isinstance(said, int) or said == found:
+        return []
+    return [
+        f"dataset.json says numTraining {said}; found {found} training cases: some are missing, or the number is old"
+    ]
+
+
+def check_channels(described: Mapping[str, object], found: int, source: Path) -> None:
+    """Refuse a dataset that declares another number of channels than its images have.
+
+    Raises:
+        ManifestError: with the names of the channels.
+    """
+    for key in ("channel_names", "modality"):
+        names = described.get(key)
+        if isinstance(names, (dict, list)) and len(names) != found:
+            shown = ", ".join(map(str, names.values() if isinstance(names, dict) else names))
+            raise ManifestError(
+                f"{source / 'dataset.json'}: '{key}' has {len(names)} channels ({shown}), the images have {found}; "
+                "expected one for each; copy the missing files, or correct it"
+            )
+
+
 def _values(labels: Mapping[object, object], source: Path) -> dict[str, list[int]]:
     """Name -> mask values, without the background."""
     numbers_of: dict[str, list[int]] = {}

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 from allograft.cohort.importers.files import images_among, other_suffix
-from allograft.cohort.importers.labels import mask_notes
+from allograft.cohort.importers.labels import check_channels, count_notes, mask_notes
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError
@@ -47,6 +48,10 @@ def import_msd(
         if unlabelled
         else [f"{entry[0]}: a test image without a mask, left out (--unlabelled takes it)" for entry in tests]
     )
+    unmatched += count_notes(described, len(entries) - (len(tests) if unlabelled else 0))
+    first = next((images for images, _ in entries if all(os.path.isfile(src / entry) for entry in images)), None)
+    if first is not None and (count := _channel_count([src / entry for entry in first])) is not None:
+        check_channels(described, count, src)
     for images, mask in entries:
         image, paths = images[0], [src / entry for entry in images]
         if absent := [entry for entry in images if not os.path.exists(src / entry)]:
@@ -64,6 +69,20 @@ def import_msd(
     named = {os.path.abspath(src / entry) for images in (*tests, *(each for each, _ in entries)) for entry in images}
     unmatched += _unlisted(described, src, named)
     return write_manifest(out, rows, unmatched, notes=mask_notes(described.get("labels"), src), **options)
+
+
+def _channel_count(paths: Sequence[Path]) -> int | None:
+    """How many channels a case has, by its files or the fourth axis of its one file; None where the
+    header cannot be read, which reading the image says."""
+    import nibabel
+
+    if len(paths) > 1:
+        return len(paths)
+    try:
+        image: Any = nibabel.load(paths[0])
+        return int(image.shape[3]) if len(image.shape) > 3 else 1
+    except (OSError, ValueError, AttributeError, nibabel.filebasedimages.ImageFileError):
+        return None
 
 
 def _unlisted(described: dict[str, Any], src: Path, named: set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from allograft.cohort.importers.files import images_among
-from allograft.cohort.importers.labels import mask_notes
+from allograft.cohort.importers.labels import check_channels, count_notes, mask_notes
 from allograft.cohort.importers.msd import read_json
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
 from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
@@ -40,6 +40,8 @@ def import_nnunet(
         _listed(described, src, unmatched) if "dataset" in described else _named(src, unmatched, unlabelled=unlabelled)
     )
     channels = sorted({number for files in images_of.values() for number in files})
+    check_channels(described, len(channels), src)
+    unmatched += count_notes(described, sum(folder == "labelsTr" for folder, _ in images_of))
     rows: list[Row] = []
     for (folder, case), files in images_of.items():
         if lacking := [number for number in channels if number not in files]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from allograft.cohort.importers.patterns import Pattern
@@ -106,7 +106,26 @@ def class_names(labels: set[str], classes: Mapping[str, str] | None, source: Pat
             raise ManifestError(f"{source}: {nearest(stored, labels, 'class')}")
         if not name.strip() or re.search(r"[|;]", name):
             raise ManifestError(f"{source}: class name '{name}' for {stored}; expected a word without | and ;")
-    return {stored: (classes or {}).get(stored, stored) for stored in sorted(labels)}
+    names = {stored: (classes or {}).get(stored, stored) for stored in sorted(labels)}
+    check_spelling("class", names.values(), source, "give both one name: --class {}={}")
+    return names
+
+
+def check_spelling(what: str, names: Iterable[str], source: Path, fix: str) -> None:
+    """Refuse two names that differ in capitals or blanks alone.
+
+    Args:
+        fix: how to make them one, with two places for the names.
+
+    >>> check_spelling("class", ["cancer", "normal"], Path("a.csv"), "")
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(" ".join(name.casefold().split()), name)
+        if first != name:
+            raise ManifestError(
+                f"{source}: {what} '{name}' and '{first}' are spellings of one; {fix.format(name, first)}"
+            )
 
 
 def column_names(names: tuple[str, ...], source: str) -> tuple[str, ...]:

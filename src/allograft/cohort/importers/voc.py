@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from allograft.cohort.importers.boxes import BoxFile
 from allograft.cohort.importers.files import images_among, visible
 from allograft.cohort.importers.rows import Imported, Options, Row, write_manifest
-from allograft.cohort.importers.subjects import check_once, need_folder, need_site, stem, subject_of
+from allograft.cohort.importers.subjects import check_once, check_spelling, need_folder, need_site, stem, subject_of
 from allograft.errors import ManifestError
 
 _LARGEST = 10_000_000  # bytes of one XML file
@@ -60,6 +60,7 @@ def import_voc(
     unmatched += [
         f"{path.name}: an image without an XML" for paths in by_stem.values() for path in paths if path not in used
     ]
+    check_spelling("class", sorted(labels), src, "write '{}' as '{}' in the XML files")
     notes = [f"classes: {', '.join(sorted(labels))}"]
     if difficult:
         notes.append(f"boxes marked difficult, kept like all others: {difficult}")

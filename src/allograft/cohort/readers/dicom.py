@@ -104,6 +104,11 @@ def _volume(folder: Path | Series, planes: Sequence[Plane]) -> Picture:
     if odd_kind is not None:
         found = f"{odd_kind.name} is {odd_kind.kind}, {first.name} {first.kind}"
         raise ImageError(f"{folder}: {found}; expected slices of one kind; export the series again")
+    bare = next((plane for plane in planes if plane.is_rescaled is None), None)
+    scaled = next((plane for plane in planes if plane.is_rescaled), None)
+    if bare is not None and scaled is not None:
+        found = f"{scaled.name} states how its numbers are rescaled, {bare.name} does not"
+        raise ImageError(f"{folder}: {found}; expected it of every slice or of none; export the series again")
     places = [_same_grid(folder, plane, first) for plane in planes]
     normal = places[0].normal
     heights = np.array([position.position @ normal for position in places])

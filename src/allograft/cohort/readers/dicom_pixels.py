@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from allograft.cohort.picture import check_pixels
+from allograft.cohort.readers.photographs import check_jpeg
 from allograft.errors import ImageError
 
 GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -64,7 +65,9 @@ def frames_of(path: Path, dataset: Any, groups: Sequence[Any], *, mask: bool) ->
 
 
 def _decoded(path: Path, dataset: Any) -> np.ndarray:
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import JPEGTransferSyntaxes
 
     from allograft.cohort.readers import dicom_codecs
 
@@ -79,6 +82,10 @@ def _decoded(path: Path, dataset: Any) -> np.ndarray:
         raise ImageError(
             f"{path}: compressed as {syntax.name}, expected a transfer syntax that can be decoded here; {fix}"
         )
+    if syntax in JPEGTransferSyntaxes:  # other codecs see by themselves that they were cut short
+        for number, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=_frame_count(dataset))):
+            if frame.startswith(b"\xff\xd8"):  # of what is none the decoders say so
+                check_jpeg(f"{path}, frame {number + 1}", frame)
     try:
         array = pixel_array(dataset)
     except RuntimeError:  # every decoder failed
@@ -87,6 +94,10 @@ def _decoded(path: Path, dataset: Any) -> np.ndarray:
         ) from None
     _check_bits(path, dataset, array)
     return np.asarray(array)
+
+
+def _frame_count(dataset: Any) -> int:
+    return int(dataset.get("NumberOfFrames") or 1)
 
 
 def _check_bits(path: Path, dataset: Any, array: np.ndarray) -> None:
@@ -125,23 +136,42 @@ def _has_unit(dataset: Any) -> bool:
     return "CT Image" in name or "PET Image" in name or "Positron Emission" in name
 
 
+def _rescaling(dataset: Any, group: Any) -> tuple[float, float] | None:
+    """Slope and intercept of a frame; None where neither is stated."""
+    source = group.get("PixelValueTransformationSequence", dataset)
+    slope, intercept = (source.get(key) for key in ("RescaleSlope", "RescaleIntercept"))
+    if slope is None and intercept is None:
+        return None
+    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
+
+
+def is_rescaled(dataset: Any, group: Any) -> bool | None:
+    """Whether stored numbers become others; None where the file says nothing of it.
+
+    Args:
+        group: the frame's own rescaling, of an enhanced object.
+    """
+    if dataset.get("ModalityLUTSequence"):
+        return True
+    rescaling = _rescaling(dataset, group)
+    return None if rescaling is None else rescaling != (1.0, 0.0)
+
+
 def _scaled(path: Path, array: np.ndarray, dataset: Any, group: Any, *, inverted: bool) -> np.ndarray:
     """The modality's numbers, Hounsfield units say; ``group`` holds the rescaling of an enhanced
     object's frame."""
+    if dataset.get("ModalityLUTSequence"):  # of stored numbers; what it makes of them is what is shown inverted
+        from pydicom.pixels import apply_modality_lut
+
+        table = np.asarray(apply_modality_lut(array, dataset))
+        top = 2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+        return (top - table.astype(np.int64)).astype(table.dtype) if inverted else table
     if inverted and array.dtype.kind == "f":
         array = -array
     elif inverted:  # within the stored bits, so that the slices of a series stay comparable
         top = -1 if dataset.PixelRepresentation else 2 ** int(dataset.BitsStored) - 1
         array = (top - array.astype(np.int64)).astype(array.dtype)
-    if dataset.get("ModalityLUTSequence"):
-        from pydicom.pixels import apply_modality_lut
-
-        return np.asarray(apply_modality_lut(array, dataset))
-    source = group.get("PixelValueTransformationSequence", dataset)
-    defaults = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
-    slope, intercept = (
-        default if source.get(key) is None else float(source[key].value) for key, default in defaults.items()
-    )
+    slope, intercept = _rescaling(dataset, group) or (1.0, 0.0)
     if not (math.isfinite(slope) and math.isfinite(intercept) and slope != 0):
         raise ImageError(
             f"{path}: rescale slope {slope:g}, intercept {intercept:g}; expected finite numbers and a slope that is "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from allograft.cohort.readers.dicom_pixels import PIXEL_TAGS, frames_of
+from allograft.cohort.readers.dicom_pixels import PIXEL_TAGS, frames_of, is_rescaled
 from allograft.errors import ImageError
 
 # Nothing else is parsed, so that no name or number of a patient is ever in memory.
@@ -74,6 +74,7 @@ class Plane:
         series: whose it is.
         kind: how its numbers are meant to be shown, MONOCHROME1 say.
         ratio: height and width of a pixel, where no spacing is stated.
+        is_rescaled: whether the file changes its stored numbers; None where it says nothing of it.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Plane:
     series: str = ""
     kind: str = ""
     ratio: tuple[int, int] = (1, 1)
+    is_rescaled: bool | None = None
 
 
 def planes_of(path: Path, *, mask: bool) -> list[Plane]:
@@ -110,11 +112,14 @@ def planes_of(path: Path, *, mask: bool) -> list[Plane]:
             series = str(dataset.get("SeriesInstanceUID", ""))
             kind, ratio = str(dataset.PhotometricInterpretation), _ratio(dataset)
             return [
-                Plane(name, array, place, series, kind, ratio)
-                for name, array, place in zip(names, arrays, places, strict=True)
+                Plane(name, array, place, series, kind, ratio, is_rescaled(dataset, group))
+                for name, array, place, group in zip(names, arrays, places, groups, strict=True)
             ]
     except ImageError:
         raise
+    except pydicom.errors.InvalidDicomError:
+        fix = "export it again, or, where an old program wrote it, convert it with dcmtk's dcmconv"
+        raise ImageError(f"{path}: does not begin as DICOM does (DICM after 128 bytes); {fix}") from None
     # a damaged file may raise anything; its words may quote the header and are left out
     except Exception as error:
         found = f"{path.stat().st_size} bytes ({type(error).__name__})"

@@ -15,6 +15,9 @@ from allograft.cohort.picture import Picture, check_pixels
 from allograft.cohort.readers.files import detached
 from allograft.errors import ImageError, require_extra
 
+_PACKED = re.compile(rb"^CompressedData\s*=\s*True", re.MULTILINE | re.IGNORECASE)
+_LOCAL = re.compile(rb"^ElementDataFile\s*=\s*LOCAL[^\n]*\n", re.MULTILINE | re.IGNORECASE)
+
 
 def read_metaimage(path: Path, *, mask: bool = False) -> Picture:
     """(C, *spatial) with its affine in mm and RAS; components or a fourth axis are channels.
@@ -41,6 +44,7 @@ def read_metaimage(path: Path, *, mask: bool = False) -> Picture:
         )
     _check_packed(path, pixels)
     array = sitk.GetArrayFromImage(reader.Execute())  # (..., k, j, i[, components])
+    _check_length(path, pixels, array)
     array = np.moveaxis(array, -1, 0) if components > 1 else array[None]
     array = array.transpose(0, *range(array.ndim - 1, 0, -1))
     affine = _affine(reader, len(size))
@@ -68,9 +72,9 @@ def _check_packed(path: Path, pixels: Path) -> None:
     at."""
     with path.open("rb") as file:
         head = file.read(2**16)
-    if not re.search(rb"^CompressedData\s*=\s*True", head, re.MULTILINE | re.IGNORECASE):
+    if not _PACKED.search(head):
         return
-    local = re.search(rb"^ElementDataFile\s*=\s*LOCAL[^\n]*\n", head, re.MULTILINE | re.IGNORECASE)
+    local = _LOCAL.search(head)
     unpacked = zlib.decompressobj()
     with pixels.open("rb") as file:
         file.seek(local.end() if local else 0)
@@ -78,6 +82,22 @@ def _check_packed(path: Path, pixels: Path) -> None:
             unpacked.decompress(part, 2**20)
     if not unpacked.eof:
         raise zlib.error("the compressed pixels end before their checksum")
+
+
+def _check_length(path: Path, pixels: Path, array: np.ndarray) -> None:
+    """Refuse plain pixels that are followed by a slice or more, which ITK leaves out."""
+    with path.open("rb") as file:
+        head = file.read(2**16)
+    start = _LOCAL.search(head)
+    if _PACKED.search(head) or (pixels != path and re.search(rb"^HeaderSize", head, re.MULTILINE | re.IGNORECASE)):
+        return
+    left = pixels.stat().st_size - (start.end() if start else 0) - array.nbytes
+    # a few bytes that fill up a block are none of the image, a slice is
+    if left > max(512, array.nbytes // max(len(array), 1)):
+        raise ImageError(
+            f"{path}: holds {left} bytes more than the {array.nbytes} of pixels that its header declares, which would "
+            "be left out; export it again"
+        )
 
 
 def _affine(reader: Any, dimensions: int) -> np.ndarray:

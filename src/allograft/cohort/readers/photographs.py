@@ -4,7 +4,9 @@ declare."""
 from __future__ import annotations
 
 import re
+import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ def read_photograph(path: Path, *, mask: bool) -> Picture:
             raise ImageError(f"{path}: pixels of mode {stored.mode}; expected grey, RGB or palette; convert it to RGB")
         if stored.format == "PNG":
             _check_png(path)
+        if stored.format in ("JPEG", "MPO"):
+            check_jpeg(path, path.read_bytes())
         if stored.format == "BMP" and stored.mode == "RGB":
             _check_bmp(path)
         top = _check_netpbm(path, stored) if stored.format == "PPM" else 0
@@ -51,6 +55,8 @@ def read_photograph(path: Path, *, mask: bool) -> Picture:
 
 def _channels(path: Path, image: Any, *, mask: bool) -> np.ndarray:
     """(C, H, W) without alpha."""
+    if image.mode == "P":
+        _check_palette(path, image, mask=mask)
     if image.mode == "P" and not mask and "transparency" in image.info:
         image = image.convert("RGBA")
     elif image.mode in _PALETTE and not mask:
@@ -58,6 +64,60 @@ def _channels(path: Path, image: Any, *, mask: bool) -> np.ndarray:
     array = np.asarray(image)
     array = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
     return without_alpha(path, array, mask=mask) if image.mode in _ALPHA and image.mode != "RGBX" else array[:3]
+
+
+def _check_palette(path: Path, image: Any, *, mask: bool) -> None:
+    table = np.frombuffer(bytes(image.palette.palette), np.uint8).reshape(-1, len(image.palette.mode))[:, :3]
+    index = np.asarray(image)
+    if not mask and (outside := int((index >= len(table)).sum())):
+        raise ImageError(
+            f"{path}: {outside} pixels with a colour beyond the {len(table)} of its palette; export it again from "
+            "where it came"
+        )
+    if mask:
+        check_mask_palette(path, index, table)
+
+
+def check_mask_palette(path: Path, index: np.ndarray, table: np.ndarray) -> None:
+    """Refuse a mask whose palette shows 0 brighter than another of its numbers: which of them is
+    the background?
+
+    Args:
+        index: (H, W), the numbers.
+        table: (N, 3), the colour of each.
+    """
+    used = [number for number in np.unique(index) if number < len(table)]
+    greys = table[used]
+    if (greys != greys[:, :1]).any() or (np.diff(greys[:, 0].astype(int)) >= 0).all():
+        return  # colours name classes by their place, rising greys are in one order with the numbers
+    shown = ", ".join(f"{number} as grey {grey}" for number, grey in zip(used[:4], greys[:4, 0], strict=True))
+    raise ImageError(
+        f"{path}: a mask whose palette shows {shown}, so that numbers and greys are in another order; store the class "
+        "numbers as grey: PIL.Image.fromarray(numbers)"
+    )
+
+
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+
+
+def check_jpeg(name: Path | str, content: bytes) -> None:
+    """Refuse a JPEG that does not end with its end marker: decoders fill up what is lost with grey.
+
+    Damage within the picture cannot be seen, a JPEG has no checksum.
+    """
+    place = 2
+    while place < len(content):
+        matched = _MARKER.search(content, place)
+        if matched is None:
+            break
+        if matched[0][-1] == 0xD9:
+            return
+        length = int.from_bytes(content[matched.end() : matched.end() + 2], "big")
+        place = matched.end() + (0 if matched[0][-1] == 0x01 else length)  # what follows a scan's header is searched
+    raise ImageError(
+        f"{name}: a JPEG of {len(content)} bytes without its end, cut short or overwritten; copy it again, or export "
+        "it again from where it came"
+    )
 
 
 def without_alpha(path: Path, array: np.ndarray, *, mask: bool) -> np.ndarray:
@@ -161,7 +221,7 @@ def _check_png(path: Path) -> None:
         raise ImageError(
             f"{path}: a PNG of 16 bits per channel in colour or with alpha, which would lose 8 bits; store it as TIFF"
         )
-    offset, kind = 8, b""
+    offset, kind, packed = 8, b"", []
     while kind != b"IEND":
         length, kind = int.from_bytes(content[offset : offset + 4], "big"), content[offset + 4 : offset + 8]
         if offset + 12 + length > len(content):
@@ -174,4 +234,32 @@ def _check_png(path: Path) -> None:
                 f"{path}: a damaged PNG, the checksum of its {kind.decode()} is wrong; export it again from where it "
                 "came"
             )
+        packed += [body[4:]] if kind == b"IDAT" else []
         offset += 12 + length
+    _check_rows(path, content, packed)
+
+
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and steps, of the passes of an interlaced PNG."""
+
+
+def _check_rows(path: Path, content: bytes, packed: Sequence[bytes]) -> None:
+    """Refuse pixels that are fewer or more than the header declares: Pillow leaves the others 0, or
+    leaves them out."""
+    width, height, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    parts = [
+        (-(-(width - x) // step_x), -(-(height - y) // step_y))
+        for x, y, step_x, step_y in (_PASSES if interlaced else ((0, 0, 1, 1),))
+    ]
+    declared = sum(high * (1 + -(-wide * bits // 8)) for wide, high in parts if wide > 0 and high > 0)
+    unpacked, found = zlib.decompressobj(), 0
+    for part in packed:
+        while part:
+            found += len(unpacked.decompress(part, 2**20))
+            part = unpacked.unconsumed_tail
+    if unpacked.eof and found != declared:
+        raise ImageError(
+            f"{path}: a PNG whose header declares {declared} bytes of pixels, and which holds {found}; export it again "
+            "from where it came"
+        )

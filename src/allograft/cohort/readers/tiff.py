@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from allograft.cohort.picture import Picture, check_pixels
-from allograft.cohort.readers.photographs import without_alpha
+from allograft.cohort.readers.photographs import check_mask_palette, without_alpha
 from allograft.errors import ImageError
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
@@ -47,6 +47,9 @@ def read_tiff(path: Path, *, mask: bool) -> Picture:
         check_pixels(path, page.shape)
         if Image.MAX_IMAGE_PIXELS and page.imagelength * page.imagewidth > 2 * Image.MAX_IMAGE_PIXELS:
             raise ImageError(f"{path}: {page.imagelength} x {page.imagewidth} pixels are too many; cut it into tiles")
+        if lost := page.databytecounts.count(0):
+            found = f"{lost} of its {len(page.databytecounts)} strips or tiles hold nothing, and would be read as 0"
+            raise ImageError(f"{path}: {found}; expected every pixel; export it again")
         array = page.asarray()
         array = array[None] if page.axes == "YX" else np.moveaxis(array, page.axes.index("S"), 0)
         if len(array) != page.samplesperpixel:
@@ -64,10 +67,12 @@ def _coloured(path: Path, page: Any, array: np.ndarray, *, mask: bool) -> np.nda
     """Stored numbers -> greys with black as 0, or colours."""
     bits = int(page.bitspersample)
     if int(page.photometric) == _PALETTE:
-        if mask:
-            return array
         table = np.asarray(page.colormap)
-        return np.asarray((table >> 8 if table.max() > 255 else table).astype(np.uint8)[:, array[0]])
+        table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+        if mask:
+            check_mask_palette(path, array[0], table.T)
+            return array
+        return np.asarray(table[:, array[0]])
     if int(page.photometric) == _WHITE_IS_ZERO:
         if array.dtype.kind not in "bu":
             raise ImageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -40,6 +40,7 @@ class Group:
         scores: metric -> mean over seeds, None = undefined (one class, say); empty for a group that
             is too small.
         intervals: metric -> 95 % interval over subjects, of AUROC alone.
+        ranked: of several classes those that have an AUROC here.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Group:
     cases: int
     scores: Mapping[str, float | None] = field(default_factory=dict)
     intervals: Mapping[str, Interval | None] = field(default_factory=dict)
+    ranked: frozenset[str] = frozenset()
 
     @property
     def is_too_small(self) -> bool:
@@ -174,13 +176,13 @@ def validation_audits(task: Any, scored: Cases, cases: Iterable[Case]) -> list[d
     for column in group_columns(known):
         value_of = {case.name: case.attributes.get(column) for case in known}
         names = _sorted({value for value in value_of.values() if not is_missing(value) and value is not None})
-        groups = []
-        for name in names:
-            here = [case for case in labelled if value_of.get(str(case["case"])) == name]
-            audit = _group(part, name, {0: here}, OperatingPoints())
-            groups.append(
-                {"name": name, "subjects": audit.subjects, "cases": audit.cases, "scores": dict(audit.scores)}
+        of_value = {name: [case for case in labelled if value_of.get(str(case["case"])) == name] for name in names}
+        groups = [
+            {"name": group.name, "subjects": group.subjects, "cases": group.cases, "scores": dict(group.scores)}
+            for group in _comparable(
+                [_group(part, name, {0: here}, OperatingPoints()) for name, here in of_value.items()]
             )
+        ]
         made.append({"attribute": column, "headline": part.headline, "groups": groups})
     return made
 
@@ -205,8 +207,20 @@ def _audit(
     *,
     missing: int = 0,
 ) -> Audit:
-    made = tuple(_group(task, name, by_seed, points) for name, by_seed in groups.items())
+    made = tuple(_comparable([_group(task, name, by_seed, points) for name, by_seed in groups.items()]))
     return Audit(line.title, line.target, attribute, task.headline, made, missing, points.how)
+
+
+def _comparable(groups: Sequence[Group]) -> list[Group]:
+    """The groups; one that lacks a class of another has no mean over classes, which would be over
+    easier ones, or harder ones."""
+    ranked = frozenset[str]().union(*(group.ranked for group in groups))
+    return [
+        group
+        if group.ranked == ranked or group.is_too_small
+        else replace(group, scores={**group.scores, AUROC: None}, intervals={})
+        for group in groups
+    ]
 
 
 def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: OperatingPoints) -> Group:
@@ -223,7 +237,9 @@ def _group(task: Any, name: str, by_seed: Mapping[int, Cases], points: Operating
         {key: _mean([pooled_[key] for pooled_ in rates]) for key in ("sensitivity", "specificity")} if rates else {}
     )
     areas = [area for cases in every if (area := area_of(task, cases)) is not None]
-    return Group(name, subjects, count, scores, {AUROC: area_limits(mean_area(areas))} if areas else {})
+    limits = {AUROC: area_limits(mean_area(areas))} if areas else {}
+    ranked = (each for each in task.names if any(seed.get(f"{AUROC}/{each}") is not None for seed in pooled))
+    return Group(name, subjects, count, scores, limits, frozenset(ranked))
 
 
 @dataclass(frozen=True)

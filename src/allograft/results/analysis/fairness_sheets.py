@@ -95,7 +95,10 @@ def group_sheet(audit: Audit) -> Sheet:
     notes += [f"Gap in {metric}: {number(audit.gap(metric))}." for metric in metrics if worst is not None]
     notes += _small(audit)
     notes += [f"Operating point, fixed without any test case: {audit.threshold}."] if audit.threshold else []
-    notes.append("Means over seeds; 95 %: DeLong over the group's subjects. 'undefined': the group has one class.")
+    notes.append(
+        "Means over seeds; 95 %: DeLong over the group's subjects. 'undefined': the group has one class, or lacks one "
+        "that another group has, so that its mean would be over other classes."
+    )
     return Sheet(f"{audit.title}: groups by {audit.attribute}", columns, rows, tuple(notes))
 
 

@@ -322,3 +322,25 @@ def test_the_audit_of_a_target() -> None:
     assert fairness(plan, lines(plan, {}, "last"), AWorld(), "b") is None  # type: ignore[arg-type]
     both = gap_sheet([replace(audit_of(plan, "tone"), headline="ece")])
     assert both.columns[-1] == "auroc gap"
+
+
+def test_a_group_that_lacks_a_class_of_another_has_no_mean_over_classes() -> None:
+    plan = a_plan(Classification(("benign", "melanoma", "nevus")), seeds=1)
+    every = records_of(plan, classes=3)
+    fewer = {
+        name: replace(
+            record, cases=tuple(case for case in record.cases if "-dark" not in case["case"] or case["label"] != 2)
+        )
+        for name, record in every.items()
+    }
+    for records, is_whole in ((every, True), (fewer, False)):
+        line = lines(plan, records, "last")[0]
+        audit = next(made for made in audits(plan, line, [*COHORT, *SOURCE]) if made.attribute == "tone")
+        for tone, is_scored in (("light", True), ("dark", is_whole)):
+            cases = [case for case in line.runs[0].tests["b"][0].cases if f"-{tone}" in case["case"]]
+            score = np.array([case["probabilities"] for case in cases])
+            truth = np.array([case["label"] for case in cases])
+            area = np.mean([roc_auc_score(truth == label, score[:, label]) for label in set(truth.tolist())])
+            assert by_name(audit)[tone].scores["auroc"] == (pytest.approx(area) if is_scored else None)
+            assert bool(by_name(audit)[tone].intervals) == is_scored
+        assert (audit.gap() is None) != is_whole
