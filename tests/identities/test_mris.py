@@ -159,5 +159,8 @@ def test_where_nothing_is_similar_the_plain_mean_is_given_with_a_warning() -> No
     plain = database.images.rows(torch.arange(7)).nanmean(0, keepdim=True)
     torch.testing.assert_close(made["paired"], plain)
     assert "unlike" in made["warnings"][0]
-    near = Retrieval((replace(database, keys=query.expand(7, -1).contiguous()),))(seen(1))
+    alike = query.expand(7, -1).contiguous()
+    near = Retrieval((replace(database, keys=alike),))(seen(1))
     assert near["warnings"] == ("",)
+    but_for_one = Retrieval((replace(database, keys=torch.cat([alike[:6], -query])),))(seen(1))
+    assert "unlike" in but_for_one["warnings"][0]

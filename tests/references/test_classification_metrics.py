@@ -77,6 +77,9 @@ def test_several_labels_a_case() -> None:
     assert found["accuracy"] == pytest.approx((answers == label.bool()).double().mean().item())
     each = [sk.balanced_accuracy_score(label[:, k], answers[:, k]) for k in range(4)]
     assert found["balanced_accuracy"] == pytest.approx(sum(each) / 4)
+    two = torch.stack([1 - probabilities, probabilities], 1)  # each class is a question of two answers
+    gaps = [float(multiclass_calibration_error(two[..., k], label[:, k].long(), 2, n_bins=15)) for k in range(4)]
+    assert found["ece"] == pytest.approx(sum(gaps) / 4, abs=1e-6)
 
 
 def test_a_class_that_is_absent_is_left_out_of_the_mean() -> None:

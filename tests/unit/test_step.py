@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_clip_bounds_the_norm_of_all_gradients_together() -> None:
     moved = torch.tensor([1 - step.network.weight.item(), -step.network.bias.item()]) / 0.5
     assert moved.norm().item() == pytest.approx(0.1, rel=1e-3)
     assert (moved[0] / moved[1]).item() == pytest.approx(5, rel=1e-3)
+
+
+def test_the_schedule_is_told_the_sum_of_the_terms() -> None:
+    told: list[float] = []
+    step = replace(a_step(), schedule=lambda loss: told.append(loss.item()))
+    step(BATCH)
+    assert told == [5.0]
 
 
 def test_the_schedule_steps_after_each_update() -> None:

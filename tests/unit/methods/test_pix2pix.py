@@ -152,6 +152,26 @@ def test_the_answer_is_the_networks_and_the_critic_is_carried(cohort: Cohort) ->
         torch.testing.assert_close(output, carry.network.eval()(image)["paired"])
 
 
+def test_the_critic_learns_by_the_recipes_optimizer_and_the_studys_schedule(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[Pix2PixStep] = []
+
+    def noted(*arguments: Any) -> Pix2PixStep:
+        steps.append(Pix2PixStep(*arguments))
+        return steps[0]
+
+    monkeypatch.setattr("allograft.methods.pix2pix.Pix2PixStep", noted)
+    context = a_context(schedule={"step": {"at": [0.5], "factor": 0.1}})
+    list(Pix2Pix(widths=(4, 8), optimizer={"sgd": {"lr": 0.5}}).run(Scenario(source=(cohort,)), a_network(), context))
+    (step,) = steps
+    for optimizer, network in zip(step.optimizers, (step.network, step.critic), strict=True):
+        assert isinstance(optimizer, torch.optim.SGD)
+        (group,) = optimizer.param_groups
+        assert group["lr"] == pytest.approx(0.05)
+        assert {id(p) for p in group["params"]} == {id(p) for p in network.parameters()}
+
+
 def test_what_cannot_be_is_refused_beforehand(cohort: Cohort) -> None:
     context, network, recipe = a_context(), a_network(), Pix2Pix(widths=(4, 8))
     with pytest.raises(SpecError, match="expected task"):

@@ -254,3 +254,20 @@ def test_the_manifest_is_beside_the_study_or_below_the_data_folder(
     assert study.manifest == tmp_path / "data" / "manifest.csv"
     (tmp_path / "beside" / "manifest.csv").touch()
     assert study.manifest == tmp_path / "beside" / "manifest.csv"
+
+
+def test_what_is_kept_of_a_study_leads_to_its_files_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "other").mkdir()
+    for name in ("manifest.csv", "weights.safetensors", "study.yaml"):
+        (tmp_path / "asked" / name).write_text(f"{TEXT}start: weights.safetensors\n")
+    monkeypatch.chdir(tmp_path)
+    kept = make_study(read_study("asked/study.yaml").spelt_out())
+    monkeypatch.chdir(tmp_path / "other")
+    assert kept.manifest == tmp_path / "asked" / "manifest.csv"
+    assert kept.start_path == tmp_path / "asked" / "weights.safetensors"
+    for start in ("scratch", "timm:resnet18"):
+        tree = {**PLAIN, "cohort": str(kept.manifest), "start": start}
+        assert make_study(tree).spelt_out()["start"] == start

@@ -90,6 +90,24 @@ def test_each_cohort_says_what_its_mask_values_mean(folder: Path, tmp_path: Path
         )
 
 
+def test_each_cohort_says_its_words_for_a_class_and_keeps_the_tasks_own(folder: Path, tmp_path: Path) -> None:
+    words = {"one": ("benign", "malignant"), "two": ("0", "1")}
+    for name, labels in words.items():
+        path = folder / name / "manifest.csv"
+        lines = path.read_text().splitlines()
+        rows = [f"{line},{labels[number % 2]}" for number, line in enumerate(lines[1:])]
+        (folder / name / "classes.csv").write_text("\n".join([f"{lines[0]},label", *rows]))
+    cohorts: dict[str, Any] = {name: {"manifest": str(folder / name / "classes.csv")} for name in words}
+    cohorts["two"]["classes"] = {"benign": [0], "malignant": [1]}
+    task = {"classification": {"classes": ["benign", "malignant"]}}
+    study = study_of(folder, cohort="", cohorts=cohorts, task=task, source=["one/a"], target=["two/a"])
+    world = World.read(study, tmp_path)
+    for name in words:
+        labels = [str(case.labels["label"]) for case in world.cases() if case.site == f"{name}/a"]
+        assert len(labels) > 4
+        assert labels == [("benign", "malignant")[number % 2] for number in range(len(labels))]
+
+
 def test_one_of_cohort_and_cohorts(folder: Path) -> None:
     with pytest.raises(SpecError, match="found both of cohort and cohorts"):
         make_study({**TREE, **two(folder), "cohort": "m.csv", "source": ["one"], "target": ["two"]})
