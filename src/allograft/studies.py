@@ -69,6 +69,9 @@ class PartsResult:
         frames = [result.table.assign(part=name) for name, result in self.parts.items()]
         return pd.concat(frames, ignore_index=True)
 
+    def __repr__(self) -> str:
+        return f"PartsResult({self.out}: {', '.join(self.parts)}; {self.failed} runs failed)"
+
     @property
     def failed(self) -> int:
         """How many runs failed."""
