@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from notebook_pages import page as notebook_page
 from reference_pages import cell, reference_pages
 
 from allograft.recipe import Needs, is_recipe, title, total_needs
@@ -23,6 +24,7 @@ from allograft.table import find, rows, summaries
 from allograft.tree import default
 
 EVIDENCE = Path(__file__).parent / "evidence"
+NOTEBOOKS = Path(__file__).parent / "notebooks"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MATHS = re.compile(r"allograft\.(nn(?!\.processes)|metrics|transforms|optim)\.")
 CITES = re.compile(r"et al\.|\beqs?\.|\(eq|[Aa]lgorithm \d|\b(?:19|20)\d\d\)")
@@ -75,6 +77,11 @@ def write_pages(folder: Path) -> None:
         "primitives.md": primitives_page(),
         "cost.md": cost_page(),
     }
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        pages[f"{notebook.stem}.md"], pictures = notebook_page(notebook)
+        for name, content in pictures.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,9 @@ class PartsResult:
         frames = [result.table.assign(part=name) for name, result in self.parts.items()]
         return pd.concat(frames, ignore_index=True)
 
+    def __repr__(self) -> str:
+        return f"PartsResult({self.out}: {', '.join(self.parts)}; {self.failed} runs failed)"
+
     @property
     def named_parts(self) -> list[Part]:
         """The parts that are there, with the place of each page."""

@@ -30,7 +30,7 @@ from allograft.strict import validated
 from allograft.table import find
 from allograft.tasks import Answer
 
-Images = Path | str | np.ndarray | Iterable[Path | str | Case | np.ndarray]
+Images = Path | str | np.ndarray | Tensor | Cohort | Iterable[Path | str | Case | np.ndarray | Tensor]
 """Paths, cases of a manifest, or arrays."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What convolutions and matrix products are computed in where a precision is not 32-true."""
@@ -59,6 +59,11 @@ class Predicted:
         """(4, 4) of the image, or None for photographs."""
         return self.grid.affine
 
+    def __repr__(self) -> str:
+        said = self.answer.values.items()
+        values = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in said)
+        return f"Predicted({self.name}: {', '.join(values) or 'no numbers'})"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -82,15 +87,21 @@ class Model:
         """The task the model was trained for."""
         return _task(self.card)
 
+    def __repr__(self) -> str:
+        recipe, (task,) = next(iter(self.card.get("recipe", {})), "no recipe"), self.card["task"]
+        names = ", ".join(getattr(self.task, "names", ()))
+        return f"Model({recipe}; {task}{f' of {names}' if names else ''}; {self.device})"
+
     def cases(self, images: Path | str | Iterable[Path | str | Case]) -> list[Case]:
         """The images that ``predict`` predicts, without their labels, which are not looked at."""
         return [case.unlabelled() for case in _cases(images, planes=self._sees_planes)]
 
     def predict(self, images: Images, *, failed: dict[str, AllograftError] | None = None) -> list[Predicted]:
-        """Predict image files, all images of a folder, the cases of a manifest, or arrays.
+        """Predict image files, all images of a folder, the cases of a manifest or a cohort, or
+        arrays.
 
         Args:
-            images: a path, an array, or several of them. Arrays have the channels first, at most
+            images: a path, an array or tensor, a cohort, or several of these. Arrays have the channels first, at most
                 four of them, as in an ``.npy`` file: (H, W), (C, H, W) or (C, i, j, k). They have
                 no voxel size, so models with a ``spacing`` refuse them.
             failed: gets the name of each image that cannot be predicted, and why, instead of
@@ -239,17 +250,25 @@ def _preprocessing(card: Mapping[str, Any]) -> Preprocessing:
 
 def _as_files(images: Images, folder: Path) -> list[Path | str | Case]:
     """The same with each given in a file of the folder."""
-    several = [images] if isinstance(images, (str, Path, np.ndarray)) else list(images)
+    if isinstance(images, Cohort):
+        return list(images.cases)
+    if not isinstance(images, Iterable):
+        raise ImageError(f"images: found {type(images).__name__}; expected a path, an array, a cohort, or a list")
+    several = [images] if isinstance(images, (str, Path, np.ndarray, Tensor)) else list(images)
     files: list[Path | str | Case] = []
     for number, given in enumerate(several):
+        if isinstance(given, Tensor):
+            given = given.detach().cpu().numpy()
         if isinstance(given, np.ndarray):
             if given.dtype.kind not in "biuf":
                 raise ImageError(f"array-{number}: holds {given.dtype}; expected numbers; convert it with astype")
             file = folder / f"array-{number}.npy"
             np.save(file, given, allow_pickle=False)
             files.append(file)
-        else:
+        elif isinstance(given, (str, Path, Case)):
             files.append(given)
+        else:
+            raise ImageError(f"image {number}: found {type(given).__name__}; expected a path, an array or a case")
     return files
 
 

@@ -3,7 +3,7 @@ are cohorts too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -75,20 +75,23 @@ class Cohort:
         manifest: Path | str,
         coding: Coding | None = None,
         *,
+        classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
         preprocessing: Preprocessing | None = None,
         cache: Path | None = None,
         slices: Slices | None = None,
         root: Path | None = None,
     ) -> Cohort:
-        """Read a manifest (see DESIGN's contract; ``read_manifest`` for what is refused).
+        """Read a manifest; see ``read_manifest`` for what is refused.
 
         Args:
             coding: what mask values and labels mean; by default masks hold one class named
                 "foreground".
+            classes: the same in short, as in the task of a study: names of the mask values 1, 2,
+                ..., or name -> mask values; of a manifest without masks, the names of its labels.
             cache: a folder for prepared arrays; in memory when None.
         """
         cases = read_manifest(manifest, root)
-        coding = coding or Coding(mask={"foreground": (1,)})
+        coding = coding or _coding(classes, cases)
         coding = replace(coding, attributes=categories(cases))
         sites = tuple(sorted({case.site for case in cases}))
         return Cohort(cases, sites, PreparedImages(preprocessing or Preprocessing(), coding, cache), slices)
@@ -331,3 +334,12 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _coding(classes: Sequence[str] | Mapping[str, Sequence[int]] | None, cases: Sequence[Case]) -> Coding:
+    """Of masks where there are any, else of labels."""
+    if classes is not None and not any("mask" in case.labels for case in cases):
+        return Coding(label=tuple(classes))
+    names = ["foreground"] if classes is None else classes
+    values = names if isinstance(names, Mapping) else {name: (value,) for value, name in enumerate(names, 1)}
+    return Coding(mask={name: tuple(wanted) for name, wanted in values.items()})

@@ -53,6 +53,10 @@ class Result:
         """The rows of ``results.csv``: one per recipe, target and evaluated site."""
         return result_frame(self.plan, self.lines)
 
+    def __repr__(self) -> str:
+        rows = len({line.title for line in self.lines})
+        return f"Result({self.out}: {rows} recipes at {', '.join(self.study.target)}; {self.failed} runs failed)"
+
     @property
     def failed(self) -> int:
         """How many runs failed; one that waits for another shard has not."""
