@@ -32,7 +32,13 @@ from allograft.study.world import World
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-FEWEST = {"gradient_transfer": 8, "skin_automatic": 12, "spottunet_policy": 40, "united": 12}
+FEWEST = {
+    "gradient_transfer": 8,
+    "gradient_transfer_classes": 88,
+    "skin_automatic": 12,
+    "spottunet_policy": 40,
+    "united": 12,
+}
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SUBJECTS = {"luna": 44}
 """Subjects of a cohort without whom a row of an example is refused; others have 8."""

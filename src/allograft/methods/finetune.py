@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from allograft.cohort import Loader
@@ -15,6 +16,8 @@ from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork, scope_parameters, trainable
 from allograft.networks.cache import FrozenOutputs, OnKept
 from allograft.networks.scopes import Scope
+from allograft.parts.feature_series import train_with_features
+from allograft.parts.paired_batches import require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.step import named_state
@@ -37,12 +40,15 @@ class Finetune:
             part reads of it, so that a step runs the tuned part alone. For ``top`` and ``decoder``,
             and where a case looks the same at every step: without augmentation and patches. Results
             are those of the plain run up to rounding, with one case a step to the byte.
+        show_features: show how the features of source and target move in the tuning; the recipe
+            then sees the images of both.
         first: what the tuning starts from.
     """
 
     scope: Scope = "full"
     augmentation: Strength | None = None
     cache_features: bool = field(default=False, metadata={"how": True})
+    show_features: bool = False
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(
@@ -52,7 +58,11 @@ class Finetune:
         venue="MICCAI Workshop on Domain Adaptation and Representation Transfer",
         year=2020,
     )
-    needs: ClassVar[Needs] = Needs(target_labels=True)
+
+    @property
+    def needs(self) -> Needs:
+        """The labelled target cases; images to show, if any are."""
+        return Needs(target_labels=True, target_images=self.show_features, source_images=self.show_features)
 
     def __post_init__(self) -> None:
         if self.cache_features and self.scope not in ("decoder", "top"):
@@ -63,10 +73,12 @@ class Finetune:
             )
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for settings under which features cannot be kept, or a scope that the
-        network does not have."""
+        """Raise ``SpecError`` for settings under which features cannot be kept, or shown, or a scope
+        that the network does not have."""
         if self.cache_features:
             self._check_views(context.settings)
+        if self.show_features:
+            require_encoder(network, "show_features")
         scope_parameters(network, self.scope)
 
     def _check_views(self, settings: Settings) -> None:
@@ -92,7 +104,11 @@ class Finetune:
             )
             step = context.gradient_step(network, objective, steps=steps)
             stage = Stage("tuned", Direct(network), scenario.sites)
-            yield from train_with_checkpoints(step, batches, steps=steps, context=context, along=[stage])
+            training = partial(train_with_checkpoints, step, batches, context=context, along=[stage])
+            if self.show_features:
+                yield from train_with_features(training, network, scenario, steps, context)
+            else:
+                yield from training(steps=steps)
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -15,6 +16,8 @@ from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork
+from allograft.parts.feature_series import train_with_features
+from allograft.parts.paired_batches import require_encoder
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
@@ -60,12 +63,15 @@ class Mmtl:
             ``released``: min(epoch // 4 + 1, batch).
         drop: the learning rate is divided by 10 after this share of the steps; 1 keeps it. Where
             the study names a schedule, that is followed instead, as by all other rows.
+        show_features: show how the features of source and target move in the tuning (fig. 1); the
+            recipe then sees the target's images without labels, too.
         first: what the tuning starts from.
     """
 
     epochs: Annotated[int, Ge(1)] = 60
     schedule: Literal["paper", "released"] = "paper"
     drop: Annotated[float, Gt(0), Le(1)] = 0.75
+    show_features: bool = False
     first: AnyRecipe = field(default_factory=Supervised)
 
     paper: ClassVar[Paper | None] = Paper(
@@ -76,10 +82,17 @@ class Mmtl:
         year=2022,
         doi="10.1007/978-3-031-16852-9_3",
     )
-    needs: ClassVar[Needs] = Needs(source_images=True, target_labels=True)
+
+    @property
+    def needs(self) -> Needs:
+        """Source and labelled target cases; the target's other images to show, if they are."""
+        return Needs(source_images=True, target_labels=True, target_images=self.show_features)
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for a budget under which no batch ever holds a target case."""
+        """Raise ``SpecError`` for a budget under which no batch ever holds a target case, and for a
+        network whose features cannot be shown."""
+        if self.show_features:
+            require_encoder(network, "show_features")
         budget = context.settings.budget
         last = self.epochs - 1
         if budget.adapt_epochs is None:
@@ -113,7 +126,11 @@ class Mmtl:
             LambdaLR(step.optimizer, lambda number: 0.1 if number >= self.drop * steps else 1.0)
         )
         stage = Stage("mixed", Direct(network), scenario.sites)
-        yield from train_with_checkpoints(step, mixed, steps=steps, context=context, along=[stage])
+        training = partial(train_with_checkpoints, step, mixed, context=context, along=[stage])
+        if self.show_features:
+            yield from train_with_features(training, network, scenario, steps, context)
+        else:
+            yield from training(steps=steps)
         yield stage
         return Carry(network, named_state(step.optimizer, network))
 

@@ -23,6 +23,7 @@ from allograft.parts.paired_batches import require_encoder
 from allograft.parts.patch_pairs import datasets_of
 from allograft.parts.pool import check_several, chosen_pool, last_channels, mean_of_last, pool_loader, steps_of
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
+from allograft.step import named_state
 from allograft.train import train
 from allograft.transforms.sample import Sample
 
@@ -37,8 +38,8 @@ class PoolLabels:
 
     A class is a value of the column ``label`` in one data set; the images of a data set without
     that column are a class each site. A linear layer on the mean of the encoder's last feature, and
-    cross-entropy; the encoder is kept. It stands for supervised pre-training on photographs
-    where no published weights are at hand.
+    cross-entropy; the encoder is kept, and its optimizer's state for ``octl``. It stands for
+    supervised pre-training on photographs where no published weights are at hand.
 
     Args:
         share: of the pool's images, the same subjects for every seed; a smaller one lies in a
@@ -82,11 +83,12 @@ class PoolLabels:
         steps = steps_of(context, self.epochs, batches.epoch)
         channels = last_channels(network, chosen, context)
         objective = Classes(channels, len(classes)).to(context.fabric.device)
-        history = train(context.gradient_step(network, objective, steps=steps), batches, steps=steps, context=context)
+        step = context.gradient_step(network, objective, steps=steps)
+        history = train(step, batches, steps=steps, context=context)
         reached = mean_of_last(history, batches.epoch)
         facts = {"steps": steps, "classes": len(classes), "images": sum(map(len, pool)), **reached}
         yield Stage("pretrained", seen=scenario.sites, facts=facts)
-        return Carry(network)
+        return Carry(network, named_state(step.optimizer, network))
 
 
 def classes_of(pool: Sequence[Cohort]) -> dict[str, int]:

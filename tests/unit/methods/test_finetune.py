@@ -21,7 +21,7 @@ from allograft.seeds import Seeds
 from allograft.step import GradientStep
 from allograft.tree import digest
 
-CONTRACT = {"options": {"scope": "top", "augmentation": "none"}}
+CONTRACT = {"options": {"scope": "top", "augmentation": "none", "show_features": True}}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from allograft.recipe import Scenario
 from allograft.study.plan import scenario_of
 
 CONTRACT = {
-    "options": {"epochs": 2, "schedule": "released", "drop": 0.34},
+    "options": {"epochs": 2, "schedule": "released", "drop": 0.34, "show_features": True},
     "under": {
         "epochs": {"study": {"budget": {"steps": 3, "adapt_steps": 3, "batch_size": 4}}}
     },  # of 2 cases the target's share has no steps

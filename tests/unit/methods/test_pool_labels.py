@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.contract.world import row_of, session_of, write_cohort
 from tests.unit.networks.tiny import made
 from tests.unit.pretraining import a_pretraining, finished, pool_of
 from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.cohort import Coding, Cohort
 from allograft.errors import SpecError
+from allograft.methods import octl
 from allograft.methods.pool_labels import CLASS, Classes, PoolLabels, classes_of, named, shared
 from allograft.networks import reheaded
 from allograft.recipe import Scenario
+from allograft.study.plan import scenario_of
 
 CONTRACT = {
     "study": {"pool": ["a", "d", "b"]},
@@ -85,3 +89,28 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         PoolLabels().check(pool_of(tmp_path / "single", a=1), network, context)
     with pytest.raises(SpecError, match="share is 2; expected at most 1"):
         PoolLabels(share=2)
+
+
+def test_octl_continues_its_optimizer_in_the_encoder_under_a_new_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goodman et al. 2022, table 5: labels of another set at the source."""
+    continued: list[tuple[set[str], int]] = []
+    real = octl.continue_optimizer
+
+    def watched(optimizer: torch.optim.Optimizer, state: Any, *, start_step: int, network: torch.nn.Module) -> int:
+        count = real(optimizer, state, start_step=start_step, network=network)
+        continued.append((set(state["state"]), count))
+        return count
+
+    monkeypatch.setattr(octl, "continue_optimizer", watched)
+    recipe = {"octl": {"first": "pool_labels"}}
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", recipe, pool=["a", "d"])
+    world = session.prepare()
+    row = row_of(session, world)
+    network = session.start(world, row.seed)
+    list(session.context(row.seed).run(row.recipe, scenario_of(world, row), network))
+    ((names, count),) = continued
+    encoder = {name for name, _ in network.named_parameters() if name.startswith("encoder.")}
+    assert names == encoder
+    assert count == len(encoder)
