@@ -68,6 +68,12 @@ class UnitsFailed(AllograftError):
     exit_code = 3
 
 
+class MirrorIncomplete(AllograftError):
+    """The study is whole, and what another program was to hold of it is not."""
+
+    exit_code = 3
+
+
 def nearest(name: object, known: Iterable[str], what: str) -> str:
     """``unknown recipe 'fourrier'; did you mean 'fourier'?``
 

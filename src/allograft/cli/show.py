@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from allograft.errors import MissingWeightsError, UnitsFailed
+from allograft.errors import MirrorIncomplete, MissingWeightsError, UnitsFailed
 
 if TYPE_CHECKING:
     from allograft.run.closing import Result
@@ -31,8 +32,12 @@ def show_plan(session: Session) -> None:
             console.print(*title, f"missing: {error}", sep="\n")
 
 
-def show(result: Result | PartsResult) -> None:
-    """The tables, where the report lies, and the commands to go on with."""
+def show(result: Result | PartsResult, unmirrored: Sequence[str] = ()) -> None:
+    """The tables, where the report lies, and the commands to go on with.
+
+    Args:
+        unmirrored: why MLflow or TensorBoard lack a part of it.
+    """
     from allograft.report.how_many_labels import label_sections
     from allograft.results.table import print_over
     from allograft.studies import PartsResult
@@ -47,17 +52,25 @@ def show(result: Result | PartsResult) -> None:
         for name, why in result.missing.items():
             print(f"{name}: missing: {why}")
         print(f"report over all parts: {result.out / 'report.html'}")
-    raise_failed(result)
+    raise_failed(result, unmirrored)
 
 
-def raise_failed(result: Result | PartsResult) -> None:
-    """``UnitsFailed``, for exit code 3, where some runs failed."""
+def raise_failed(result: Result | PartsResult, unmirrored: Sequence[str] = ()) -> None:
+    """``UnitsFailed`` or ``MirrorIncomplete``, for exit code 3, where some runs failed, or the
+    mirror of the study did."""
     from allograft.studies import PartsResult
 
+    mirror = (
+        f"the mirror is incomplete: {'; '.join(unmirrored)}; the study itself is in its folder: fix the cause and run "
+        "the same command again to mirror it"
+    )
     if result.failed:
         parts = list(result.parts.values()) if isinstance(result, PartsResult) else [result]
         runs = sum(len(line.runs) for part in parts for line in part.lines)
-        raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why")
+        also = f"\nerror: {mirror}" if unmirrored else ""
+        raise UnitsFailed(f"{result.failed} of {runs} runs failed; the table shows which and why{also}")
+    if unmirrored:
+        raise MirrorIncomplete(mirror)
 
 
 def _show_part(result: Result, *, how: bool) -> None:

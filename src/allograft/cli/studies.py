@@ -81,8 +81,12 @@ def study(
         sinks = Sinks(mlflow, tensorboard)
         sinks.check()
         result = run_study(asked, out, fabric=fabric, say=say, progress=not quiet, **how)
-        sinks.mirror([part.out for part in result.parts.values()] if isinstance(result, PartsResult) else [result.out])
-        show(result)
+        unmirrored = sinks.mirror(
+            [part.out for part in result.parts.values()] if isinstance(result, PartsResult) else [result.out]
+        )
+        for problem in unmirrored:
+            say(f"warning: {problem}")
+        show(result, unmirrored)
 
 
 @studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,27 +80,32 @@ class Sinks:
         if self.mlflow is not None:
             self.clients["mlflow"] = mlflow_client(self.mlflow)
 
-    def mirror(self, outs: Sequence[Path]) -> None:
+    def mirror(self, outs: Sequence[Path]) -> list[str]:
         """Write what the folders of a study, one a part, hold; what is there already is replaced.
 
-        Raises:
-            OutputError: a sink cannot be written. The study itself is whole.
+        A sink that cannot be written ends neither the study nor the other sink.
+
+        Returns:
+            Which sinks are incomplete, and why; nothing where all is written.
         """
-        for out in outs:
-            runs = list(tracked_runs(out))
-            if self.tensorboard:
-                write_events(out / "tensorboard", runs)
-            if self.mlflow is not None:
-                name = out.resolve().name
-                shared = shared_folder(out)
-                experiment = name if shared == out else f"{shared.resolve().name}/{name}"
-                try:
-                    mirror_mlflow(self.clients["mlflow"], experiment, out, runs)
-                except Exception as error:  # of a server, of any kind
-                    raise OutputError(
-                        f"--mlflow {shown(self.mlflow)}: cannot be written ({_first_line(error)}); the study itself is "
-                        "finished: run the same command again to mirror it"
-                    ) from error
+        sinks: dict[str, Callable[[Path], None]] = {}
+        if self.tensorboard:
+            sinks["--tensorboard"] = lambda out: write_events(out / "tensorboard", list(tracked_runs(out)))
+        if self.mlflow is not None:
+            sinks[f"--mlflow {shown(self.mlflow)}"] = self._to_mlflow
+        problems = []
+        for name, write in sinks.items():
+            try:
+                for out in outs:
+                    write(out)
+            except Exception as error:  # of a server, a disk or a library, of any kind
+                problems.append(f"{name}: cannot be written ({_first_line(error)})")
+        return problems
+
+    def _to_mlflow(self, out: Path) -> None:
+        name, shared = out.resolve().name, shared_folder(out)
+        experiment = name if shared == out else f"{shared.resolve().name}/{name}"
+        mirror_mlflow(self.clients["mlflow"], experiment, out, list(tracked_runs(out)))
 
 
 def tracked_runs(out: Path) -> Iterator[Tracked]:
@@ -147,21 +152,15 @@ def plain_name(*parts: str) -> str:
 
 
 def write_events(folder: Path, runs: Sequence[Tracked]) -> None:
-    """TensorBoard event files, a folder per unit, each written anew."""
+    """TensorBoard event files, a folder per unit, each written again."""
     from torch.utils.tensorboard import SummaryWriter
 
     for run in runs:
         folder_ = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', run.name)}-{run.unit[:8]}"
         tree.remove(folder_)
-        try:
-            with SummaryWriter(str(folder_)) as writer:
-                for name, step, value in run.scalars:
-                    writer.add_scalar(name, value, step)
-        except OSError as error:
-            raise OutputError(
-                f"{folder_}: cannot be written ({error.strerror or error}); the study itself is finished: free some "
-                "space and run the same command again"
-            ) from error
+        with SummaryWriter(str(folder_)) as writer:
+            for name, step, value in run.scalars:
+                writer.add_scalar(name, value, step)
 
 
 def mlflow_client(uri: str) -> Any:

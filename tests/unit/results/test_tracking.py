@@ -8,13 +8,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Command, write_study
 from tests.cli.conftest import allograft as allograft
 
-from allograft.errors import MissingExtraError, OutputError, SpecError
+from allograft.cli.show import raise_failed
+from allograft.errors import MissingExtraError, SpecError, UnitsFailed
 from allograft.phantoms.brain import write_brain
 from allograft.results.record import read_all
 from allograft.results.tracking import Sinks, Tracked, mlflow_client, plain_name, shown, tracked_runs
@@ -140,9 +142,54 @@ def test_bad_input(out: Path, monkeypatch: pytest.MonkeyPatch, allograft: Comman
     write_brain(tmp_path, sites={"a": "none", "b": "severe"}, subjects=6, size=32)
     answer = allograft("study", write_study(tmp_path), "-o", tmp_path / "out", "--mlflow", "somewhere")
     assert (answer.code, (tmp_path / "out").exists()) == (2, False)
-    sinks = Sinks(mlflow="https://me:secret@host/x", clients={"mlflow": object()})
-    with pytest.raises(OutputError, match=r"--mlflow https://host/x: cannot be written.*the study itself is finished"):
-        sinks.mirror([out])
+
+
+def test_a_sink_that_cannot_be_written_stops_neither_the_other_nor_the_study(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from allograft.results import tracking
+
+    written: list[Path] = []
+    monkeypatch.setattr(tracking, "write_events", lambda folder, runs: written.append(folder))
+    sinks = Sinks(mlflow="https://me:secret@host/x", tensorboard=True, clients={"mlflow": object()})
+    (problem,) = sinks.mirror([out])
+    assert problem.startswith("--mlflow https://host/x: cannot be written ('object' object has no attribute 'get_exp")
+    assert written == [out / "tensorboard"]
+
+    def full(folder: Path, runs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracking, "write_events", full)
+    monkeypatch.setattr(tracking, "mirror_mlflow", lambda client, experiment, out, runs: written.append(out))
+    assert sinks.mirror([out]) == ["--tensorboard: cannot be written ([Errno 28] No space left on device)"]
+    assert written[1:] == [out]
+
+
+def test_the_table_of_a_study_is_shown_where_its_mirror_fails(
+    tmp_path: Path, allograft: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answered before the training and is gone after it."""
+    from allograft.results import tracking
+
+    write_brain(tmp_path, sites={"a": "none", "b": "severe"}, subjects=6, size=32)
+    monkeypatch.setattr(tracking, "mlflow_client", lambda uri: object())
+    small = ("--set", "recipes=[supervised]", "--set", "target_labels=none", "--quiet")
+    answer = allograft("study", write_study(tmp_path), "-o", tmp_path / "out", *small, "--mlflow", "https://host/x")
+    assert answer.code == 3
+    assert "warning: --mlflow https://host/x: cannot be written (" in answer.err
+    assert "report: " in answer.out
+    assert "supervised" in answer.out
+    last = answer.err.strip().splitlines()[-1]
+    assert last.startswith("error: the mirror is incomplete: --mlflow https://host/x: cannot be written (")
+
+
+def test_failed_runs_and_a_failed_mirror_are_both_in_the_last_lines() -> None:
+    result: Any = SimpleNamespace(failed=1, lines=[SimpleNamespace(runs=[0, 1])])
+    with pytest.raises(UnitsFailed, match=r"1 of 2 runs failed;.*\nerror: the mirror is incomplete: the cause; the"):
+        raise_failed(result, ["the cause"])
+    with pytest.raises(UnitsFailed) as caught:
+        raise_failed(result)
+    assert "mirror" not in str(caught.value)
 
 
 def test_tensorboard_reads_what_was_written(out: Path) -> None:
