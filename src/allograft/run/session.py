@@ -26,6 +26,7 @@ from allograft.predictor import evaluation_mode
 from allograft.predictor.card import read_card
 from allograft.recipe import title
 from allograft.recipe.needs import check_needs, check_recipe
+from allograft.results.analysis.correction import corrections, write_corrections
 from allograft.results.costs import unit_seconds
 from allograft.results.csv_files import result_frame, write_metrics, write_results
 from allograft.results.evidence import write_verdicts
@@ -391,7 +392,8 @@ class Session:
     def finish(
         self, world: World, plan: Plan, *, report: bool, pictures: bool = True, keeps_page: bool = False
     ) -> Result:
-        """Table, verdicts, models, ``results.csv``, ``metrics.csv`` and report.
+        """Table, verdicts, models, ``results.csv``, ``metrics.csv``, ``correction.csv`` where boxes
+        were corrected, and report.
 
         Args:
             keeps_page: leave a page as it is that was made of the same records.
@@ -406,6 +408,7 @@ class Session:
         write_verdicts(self.out, now.verdicts)
         write_results(self.out, plan, now.lines)
         write_metrics(self.out, plan, now.lines)
+        write_corrections(self.out, corrections(self.out, world, now.lines))
         asked = [world.study.spelt_out(), plan.units, now.done, now.total, pictures, *filter(None, [frozen])]
         page = Page(self.out, content_hash(*asked))
         if report and not (keeps_page and page.is_current()):
