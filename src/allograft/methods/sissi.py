@@ -118,6 +118,10 @@ class Sissi:
     momentum 0.9, weight decay 0.0002, 8 images of 512 pixels; optimizer, batch and length are the
     study's here. Its six rows are ``start`` and ``background``; "A" is ``early-learning``.
 
+    Where the manifest lists true boxes of training images as those of a further reader, in a column
+    such as ``boxes_reader_true``, the report says how precise and how complete the boxes were that
+    came, and the corrected ones. The method never sees them.
+
     Args:
         start: of the correction: ``early-learning``, where the AP50 against the noisy boxes slows
             down, or ``source-val``, the epoch of the least loss on held-out source subjects (one in

@@ -35,7 +35,7 @@ NOTES = (
     "Mean ± sd over seeds; in brackets 95 % over subjects, where all seeds have the same. On the training images that "
     "a reader has seen: precision is the share of the boxes that match a box of that reader, recall the share of the "
     "reader's boxes that are matched. A match is one to one, of the same class, and overlaps by 0.5 or more. No method "
-    "sees the boxes of these readers.",
+    "sees the boxes of these readers. Seeds whose correction never began are left out.",
 )
 WITHOUT = (
     "Precision and recall of the correction need true boxes of training images: list them as those of a further "
