@@ -3,7 +3,7 @@ draws.
 
 ``Images`` alone holds images of patients (``shows_images``). Words of a figure name no patient. A
 run that is resumed shows its figures again, so they are made without random numbers and train
-nothing.
+nothing. ``Relabelled`` is no figure, and is kept with them for the report to compare.
 """
 
 from __future__ import annotations
@@ -164,11 +164,37 @@ def _png(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+@dataclass(frozen=True)
+class Relabelled:
+    """The boxes that a method trained on in the place of those it was given, by epoch.
+
+    A report compares them with boxes that the method cannot see, those of further readers. It names
+    cases, so nothing draws it.
+
+    Args:
+        cases: (N,) names.
+        epochs: (E,) from 0, in order; the training ended with the boxes of the last one.
+        xyxy: (E, N) of (boxes, 4), on the study's grid.
+        label: (E, N) of (boxes,), from 1.
+    """
+
+    cases: tuple[str, ...]
+    epochs: tuple[int, ...]
+    xyxy: tuple[tuple[tuple[tuple[float, ...], ...], ...], ...]
+    label: tuple[tuple[tuple[int, ...], ...], ...]
+
+
 Figure = Lines | Heatmap | Points | Images
-_KINDS: dict[str, type[Any]] = {"lines": Lines, "heatmap": Heatmap, "points": Points, "images": Images}
+_KINDS: dict[str, type[Any]] = {
+    "lines": Lines,
+    "heatmap": Heatmap,
+    "points": Points,
+    "images": Images,
+    "relabelled": Relabelled,
+}
 
 
-def to_json(figure: Figure) -> dict[str, Any]:
+def to_json(figure: Figure | Relabelled) -> dict[str, Any]:
     """JSON values, with the kind.
 
     >>> from_json(to_json(Lines("loss", (0.0, 1.0), {"dice": (1.0, 0.5)}, "step", "loss"))).y
@@ -178,11 +204,11 @@ def to_json(figure: Figure) -> dict[str, Any]:
     return {"kind": kind, **plain(figure)}
 
 
-def from_json(tree: Mapping[str, Any]) -> Figure:
+def from_json(tree: Mapping[str, Any]) -> Figure | Relabelled:
     """What ``to_json`` wrote. ``AllograftError`` for anything else."""
     try:
         cls = _KINDS[tree["kind"]]
-        made: Figure = cls(**{f.name: _tuples(tree[f.name]) for f in fields(cls) if f.name in tree})
+        made: Figure | Relabelled = cls(**{f.name: _tuples(tree[f.name]) for f in fields(cls) if f.name in tree})
     except (KeyError, TypeError) as error:
         raise AllograftError(f"figure: expected what a unit keeps in figures.json, found {error}") from error
     return made

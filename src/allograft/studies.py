@@ -15,6 +15,7 @@ from allograft.errors import MissingWeightsError, SpecError
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Grid, candidates, title, total_needs
 from allograft.report.overview import Part, write_overview
+from allograft.results.analysis import correction
 from allograft.results.analysis.label_curve import label_curves, write_label_curve
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
@@ -261,10 +262,12 @@ def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
     """What holds over all parts that are there, of so many that can be run: one table, and a page
     over them."""
     study, results, shown = whole.study, whole.parts, whole.named_parts
-    for file in ("results.csv", "metrics.csv"):
-        join_files(
-            out / file, {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
-        )
+    for file in ("results.csv", "metrics.csv", correction.FILE):
+        every = {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
+        if here := {name: part for name, part in every.items() if part[1].exists()}:
+            join_files(out / file, here)
+        else:
+            tree.remove(out / file)
     joined = {
         name: {site: tree.plain(asdict(verdict)) for site, verdict in one.standing.verdicts.items()}
         for name, one in results.items()

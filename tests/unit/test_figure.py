@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from allograft.errors import AllograftError, SpecError
-from allograft.figure import TILE, Heatmap, Images, Lines, Points, from_json, thinned, to_json
+from allograft.figure import TILE, Heatmap, Images, Lines, Points, Relabelled, from_json, thinned, to_json
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ from allograft.figure import TILE, Heatmap, Images, Lines, Points, from_json, th
             "Nearest first.",
         ),
         Images("bare", (("aa",),)),
+        Relabelled(("a.png", "b.png"), (3,), ((((0.0, 0.5, 2.0, 3.0),), ()),), (((1,), ()),)),
     ],
 )
 def test_a_round_trip_through_a_file(figure):

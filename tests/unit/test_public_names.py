@@ -14,7 +14,7 @@ import torch
 import allograft
 from allograft.phantoms.brain import write_brain
 from allograft.phantoms.histology import write_histology
-from allograft.run.session import Result
+from allograft.run.closing import Result
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "python.md"
 NAMES = {

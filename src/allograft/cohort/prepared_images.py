@@ -153,10 +153,14 @@ class PreparedImages:
         path = Path(case.labels["mask"])
         return torch.from_numpy(self.coding.mask_to_index(self._on_grid(path, case).array[0], str(path)))
 
-    def boxes(self, case: Case) -> Boxes:
+    def boxes(self, case: Case, column: str = "boxes") -> Boxes:
         """The boxes on the study's grid, those that lie outside it left out. ``KeyError`` when they
-        are hidden."""
-        return boxes_to_grid(self.stored_boxes(case), self.image(case)[1])
+        are hidden.
+
+        Args:
+            column: as of ``stored_boxes``.
+        """
+        return boxes_to_grid(self.stored_boxes(case, column), self.image(case)[1])
 
     def stored_boxes(self, case: Case, column: str = "boxes") -> Boxes:
         """The boxes in the image's own pixels. ``KeyError`` when they are hidden.

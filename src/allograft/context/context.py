@@ -24,7 +24,7 @@ from allograft.context.meter import Meter
 from allograft.context.settings import Budget, Settings
 from allograft.context.store import Store
 from allograft.errors import AllograftError, SpecError
-from allograft.figure import Figure
+from allograft.figure import Figure, Relabelled
 from allograft.mistakes import argument_mistakes
 from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
 from allograft.predictor import Weights
@@ -295,8 +295,9 @@ class Context:
             raise failure
         return cast(Made, made)
 
-    def show(self, name: str, figure: Figure) -> None:
-        """Keep a figure beside the unit; the report draws it under the recipe's name."""
+    def show(self, name: str, figure: Figure | Relabelled) -> None:
+        """Keep a figure beside the unit, which the report draws under the recipe's name, or the
+        boxes that a method corrected, which it compares with those of further readers."""
         self.meter.figures[name] = figure
 
     # ------------------------------------------------------------------ what recipes build steps

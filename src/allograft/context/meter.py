@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from allograft.figure import Figure
+from allograft.figure import Figure, Relabelled
 from allograft.step import Step
 from allograft.train import History
 
@@ -31,7 +31,7 @@ class Meter:
     planned_seconds: float = 0.0
     tried: weakref.ref[Step] | None = None
     rate: float = 0.0
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: dict[str, Figure | Relabelled] = field(default_factory=dict)
     histories: dict[str, History] = field(default_factory=dict)
 
     peak_memory_mb: float = 0.0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from allograft import tree
 from allograft.batch import Batch
 from allograft.errors import AllograftError, OutputError
-from allograft.figure import Figure, from_json, to_json
+from allograft.figure import Figure, Relabelled, from_json, to_json
 from allograft.networks import own_spec, rebuilt, remade
 from allograft.networks.network import Spec
 from allograft.predictor import Prediction, Predictor, load_predictor, save_predictor
@@ -141,7 +141,7 @@ class Store:
         carry: Carry,
         stages: list[Stage],
         cost: Mapping[str, float | int],
-        figures: Mapping[str, Figure],
+        figures: Mapping[str, Figure | Relabelled],
         *,
         optimizer: bool = True,
     ) -> None:
@@ -180,12 +180,19 @@ class Store:
         Args:
             images: whether those that show images of patients are wanted too.
         """
+        drawable = {name: shown for name, shown in self._shown().items() if not isinstance(shown, Relabelled)}
+        return {name: figure for name, figure in drawable.items() if images or not figure.shows_images}
+
+    def relabelled(self) -> Relabelled | None:
+        """The boxes that the unit corrected; None where it corrected none, and as ``figures``."""
+        return next((shown for shown in self._shown().values() if isinstance(shown, Relabelled)), None)
+
+    def _shown(self) -> dict[str, Figure | Relabelled]:
         try:
             kept = json.loads(self.figures_file.read_text(encoding="utf-8"))
-            figures = {name: from_json(described) for name, described in kept.items()}
+            return {name: from_json(described) for name, described in kept.items()}
         except (OSError, ValueError, AttributeError, AllograftError):
             return {}
-        return {name: figure for name, figure in figures.items() if images or not figure.shows_images}
 
     def tidy(self) -> None:
         """Remove the journal of a finished unit, which a process killed between its last write and

@@ -23,7 +23,7 @@ from allograft.figure import Lines
 from allograft.metrics.detection import detection_metrics, match
 from allograft.networks import AnyNetwork, Network
 from allograft.networks.detector import DetectionHead
-from allograft.parts.box_figures import boxes_of, change_figure, correction_images
+from allograft.parts.box_figures import boxes_of, change_figure, correction_images, relabelled
 from allograft.parts.box_views import fuse, views
 from allograft.parts.held_out import mean_loss, split_subjects
 from allograft.predictor import Direct
@@ -117,6 +117,10 @@ class Sissi:
     A batch is half source, half target. The paper trains from COCO weights with SGD at 0.001,
     momentum 0.9, weight decay 0.0002, 8 images of 512 pixels; optimizer, batch and length are the
     study's here. Its six rows are ``start`` and ``background``; "A" is ``early-learning``.
+
+    Where the manifest lists true boxes of training images as those of a further reader, in a column
+    such as ``boxes_reader_true``, the report says how precise and how complete the boxes were that
+    came, and the corrected ones. The method never sees them.
 
     Args:
         start: of the correction: ``early-learning``, where the AP50 against the noisy boxes slows
@@ -289,10 +293,12 @@ class Sissi:
     def _show_boxes(
         self, target: Sequence[Cohort], corrected: Mapping[int, Sequence[Cohort]], context: Context
     ) -> None:
-        """How many boxes change in each epoch, and pictures of the last one's (Fig. 3)."""
+        """How many boxes change in each epoch, pictures of the last one's (Fig. 3), and the boxes
+        for the report to compare with true ones."""
         by_epoch = {epoch: boxes_of(cohorts) for epoch, cohorts in corrected.items()}
         context.show("change", change_figure(boxes_of(target), by_epoch))
         context.show("boxes", correction_images(target, corrected[max(corrected)], self.background))
+        context.show("relabelled", relabelled(target, by_epoch))
 
 
 def _epochs(target: Sequence[Cohort], context: Context) -> list[range]:

@@ -90,6 +90,32 @@ def _paired(overlap: Tensor) -> tuple[Tensor, Tensor]:
     return matched, ~free.T
 
 
+def pairs(xyxy: Tensor, label: Tensor, true_xyxy: Tensor, true_label: Tensor, *, overlap: float = 0.5) -> int:
+    """How many boxes of an image pair with a true one at a single threshold, as ``match`` pairs
+    them; of boxes without scores the first chooses first.
+
+    Args:
+        xyxy, label: (N, 4), (N,) of boxes, most certain first.
+        true_xyxy, true_label: (M, 4), (M,).
+        overlap: the intersection over union from which two boxes of one class may be a pair.
+
+    Example:
+        >>> one = torch.tensor([[0.0, 0, 4, 4]])
+        >>> pairs(one.repeat(2, 1), torch.tensor([1, 1]), one, torch.tensor([1]))
+        1
+    """
+    shared = box_overlap(xyxy.double(), true_xyxy.double()).masked_fill(label[:, None] != true_label, 0.0)
+    open_to: dict[int, list[tuple[float, int]]] = {}
+    for row, column in (shared >= overlap).nonzero().tolist():
+        open_to.setdefault(row, []).append((float(shared[row, column]), column))
+    taken: set[int] = set()
+    for candidates in open_to.values():
+        free = [pair for pair in candidates if pair[1] not in taken]
+        if free:
+            taken.add(max(free)[1])  # of equal overlaps the last, as ``match`` has it
+    return len(taken)
+
+
 def detection_metrics(images: Sequence[Matches]) -> dict[str, float]:
     """AP50, AP75, AP (mean over ``THRESHOLDS``) and AR of a set of images, means over the classes
     that have true boxes; nan where none has.

@@ -1,5 +1,5 @@
-"""What becomes of imperfect boxes while they are corrected: how many change in each epoch, and
-pictures."""
+"""What becomes of imperfect boxes while they are corrected: how many change in each epoch,
+pictures, and the boxes themselves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from torchvision.ops import box_iou
 
 from allograft.batch import Boxes
 from allograft.cohort import Cohort
-from allograft.figure import TILE, Images, Lines
+from allograft.figure import TILE, Images, Lines, Relabelled
 from allograft.grey import grey_of, plane
 from allograft.transforms.cloning import cloned
 
 AGREE = 0.5
 """The intersection over union from which two boxes of one class are the same one."""
+KEPT = 50_000
+"""Boxes that are kept of a correction, about; of more, every k-th epoch back from the last."""
 
 
 def boxes_of(cohorts: Sequence[Cohort]) -> list[Boxes]:
@@ -65,6 +67,29 @@ def change_figure(noisy: Sequence[Boxes], corrected: Mapping[int, Sequence[Boxes
         "epoch",
         f"boxes; the same where they overlap by {AGREE}",
     )
+
+
+def relabelled(target: Sequence[Cohort], corrected: Mapping[int, Sequence[Boxes]], *, most: int = KEPT) -> Relabelled:
+    """The boxes that each epoch trained on, for the report to compare, in hundredths of a pixel.
+
+    Args:
+        target: the images.
+        corrected: epoch, from 0 -> (images,) as that epoch trained on them.
+        most: boxes to keep, about; those of the last epoch are kept however many they are.
+    """
+    stride = max(1, -(-sum(len(boxes) for every in corrected.values() for boxes in every) // most))
+    epochs = sorted(corrected)[::-stride][::-1]
+    kept = [corrected[epoch] for epoch in epochs]
+    return Relabelled(
+        tuple(case.name for cohort in target for case in cohort.cases),
+        tuple(epochs),
+        tuple(tuple(_rounded(boxes.xyxy) for boxes in every) for every in kept),
+        tuple(tuple(tuple(boxes.label.tolist()) for boxes in every) for every in kept),
+    )
+
+
+def _rounded(xyxy: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(side, 2) for side in box) for box in xyxy.tolist())
 
 
 def correction_images(noisy: Sequence[Cohort], corrected: Sequence[Cohort], background: str, most: int = 4) -> Images:

@@ -65,6 +65,8 @@ READERS: Mapping[str, BoxNoise] = MappingProxyType(
 )
 """Further readers of the test images: the first one's boxes are true, one who is less exact, and
 one who finds fewer cells."""
+TRUE = "reader_true"
+"""The further reader of images whose boxes are wrong: the boxes that they should have."""
 
 
 def cells(rng: np.random.Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64], list[list[float]]]:
@@ -117,9 +119,10 @@ def write_cells(
     arguments write the same bytes.
 
     Three subjects of five train, one validates and one tests (column ``split``). The boxes of
-    training and validation images at the sites of ``noise`` are wrong; those of test images are
-    true, and two further readers drew theirs (``boxes_reader2``, ``boxes_reader3``). ``shift.json``
-    beside the manifest states each microscope, each noise and each reader.
+    training and validation images at the sites of ``noise`` are wrong, and the true ones are listed
+    as those of a further reader (``boxes_reader_true``), which no method sees. Those of test images
+    are true, and two further readers drew theirs (``boxes_reader2``, ``boxes_reader3``).
+    ``shift.json`` beside the manifest states each microscope, each noise and each reader.
 
     Args:
         sites: site name -> name in `SHIFTS`.
@@ -129,13 +132,13 @@ def write_cells(
         noise: site -> how wrong its boxes are.
 
     Returns the path of ``manifest.csv``
-    (``image,boxes,boxes_reader2,boxes_reader3,subject,site,split``). ``SpecError`` for a request
-    that cannot be met, ``OutputError`` where it cannot be written.
+    (``image,boxes,boxes_reader2,boxes_reader3,boxes_reader_true,subject,site,split``).
+    ``SpecError`` for a request that cannot be met, ``OutputError`` where it cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     print(write_cells(Path(folder), sites={"a": "none"}, subjects=5, size=32).read_text().splitlines()[1])
-    images/a-000.png,boxes/a-000.json,,,a-000,a,train
+    images/a-000.png,boxes/a-000.json,,,,a-000,a,train
     """
     check_request("cells", dims, sites, SHIFTS, (subjects, size))
     if subjects < 5:
@@ -147,12 +150,13 @@ def write_cells(
                 subject, split = f"{site}-{number:03d}", PART_OF[number % 5]
                 body, rim, boxes = cells(draws(seed, "cells", site, subject), size)
                 image = photograph(body, rim, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                further = dict.fromkeys((f"boxes_{reader}" for reader in READERS), "")
+                further = dict.fromkeys((f"boxes_{reader}" for reader in (*READERS, TRUE)), "")
                 if split == "test":
                     for reader, careless in READERS.items():
                         seen = careless(boxes, (size, size), draws(seed, reader, site, subject)).tolist()
                         further[f"boxes_{reader}"] = _write_boxes(Path(out), f"{subject}-{reader}", seen)
                 elif site in noise:
+                    further[f"boxes_{TRUE}"] = _write_boxes(Path(out), f"{subject}-{TRUE}", boxes)
                     boxes = noise[site](boxes, (size, size), draws(seed, "noise", site, subject)).tolist()
                 file = _write_boxes(Path(out), subject, boxes)
                 where: dict[str, str] = {"subject": subject, "site": site, "split": split}
@@ -163,7 +167,7 @@ def write_cells(
         **{"dims": dims, "size": size, "subjects": subjects, "seed": seed},
         "sites": {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()},
         "noise": {site: asdict(noise[site]) for site in sites if site in noise},
-        "readers": {reader: asdict(careless) for reader, careless in READERS.items()},
+        "readers": {reader: asdict(careless) for reader, careless in {**READERS, TRUE: BoxNoise()}.items()},
     }
     return write_cohort(Path(out), rows(), facts)
 

@@ -14,6 +14,7 @@ from allograft.figure import Figure
 from allograft.report.robustness import robustness
 from allograft.report.target import Extra
 from allograft.report.without_labels import without_labels
+from allograft.results.analysis.correction import correction_sheet, corrections
 from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_of
 from allograft.results.analysis.fairness_sheets import fairness
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
@@ -67,6 +68,7 @@ def sections_of(
             *_fairness(plan, table, world, target),
             *_uncertainty(table, target),
             *_readers(table, target),
+            *_corrections(out, world, table, target),
             *_strata(table, world, target),
             *_forgetting(plan, records, world, target),
             *robustness(out, world, table, target, template, device=device),
@@ -120,6 +122,12 @@ def _uncertainty(table: Sequence[Line], target: str) -> list[Extra]:
 def _readers(table: Sequence[Line], target: str) -> list[Extra]:
     sheet = reader_sheet(table, target)
     return [] if sheet is None else [Extra("Readers", (sheet,))]
+
+
+def _corrections(out: Path, world: World, table: Sequence[Line], target: str) -> list[Extra]:
+    made = corrections(out, world, [line for line in table if line.target == target])
+    sheet, figures = correction_sheet(made), tuple(each.by_epoch for each in made if each.by_epoch is not None)
+    return [] if sheet is None else [Extra("Are the corrected boxes better?", (sheet,), figures)]
 
 
 def _strata(table: Sequence[Line], world: World, target: str) -> list[Extra]:

@@ -22,7 +22,7 @@ from allograft.results.record import Record, read_all
 from allograft.study.parts import shared_folder
 from allograft.tree import content_hash
 
-ARTIFACTS = ("results.csv", "metrics.csv", "verdict.json")
+ARTIFACTS = ("results.csv", "metrics.csv", "correction.csv", "verdict.json")
 """Tables without cases."""
 SCHEMES = ("file", "http", "https")
 UNIT, CONTENT = "allograft.unit", "allograft.content"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allograft.results.analysis.correction import corrections, write_corrections
 from allograft.results.costs import unit_seconds
 from allograft.results.csv_files import result_frame, write_metrics, write_results
 from allograft.results.evidence import write_verdicts
@@ -76,7 +77,8 @@ def restore(session: Session, world: World, plan: Plan) -> None:
 def finish(
     session: Session, world: World, plan: Plan, *, report: bool, pictures: bool = True, keeps_page: bool = False
 ) -> Result:
-    """Table, verdicts, models, ``results.csv``, ``metrics.csv`` and report.
+    """Table, verdicts, models, ``results.csv``, ``metrics.csv``, ``correction.csv`` where boxes were
+    corrected, and report.
 
     Args:
         keeps_page: leave a page as it is that was made of the same records.
@@ -91,6 +93,7 @@ def finish(
     write_verdicts(session.out, now.verdicts)
     write_results(session.out, plan, now.lines)
     write_metrics(session.out, plan, now.lines)
+    write_corrections(session.out, corrections(session.out, world, now.lines))
     asked = [world.study.spelt_out(), plan.units, now.done, now.total, pictures, *filter(None, [frozen])]
     page = Page(session.out, content_hash(*asked))
     if report and not (keeps_page and page.is_current()):

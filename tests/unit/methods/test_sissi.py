@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from allograft.methods.sissi import (
 )
 from allograft.networks import build
 from allograft.networks.detector import DetectionHead
+from allograft.parts.box_figures import relabelled
 from allograft.parts.box_views import FLIPS, SCALES, unflipped, views
 from allograft.recipe import Scenario
 from allograft.tasks.detection import Detection
@@ -273,6 +275,20 @@ def test_bad_input_is_refused_before_anything_is_trained() -> None:
     odd = replace(context, settings=replace(context.settings, budget=replace(context.settings.budget, batch_size=3)))
     with pytest.raises(SpecError, match="must be even"):
         Sissi().check(None, build(SPEC), odd)  # type: ignore[arg-type]
+
+
+def test_the_boxes_of_the_last_epoch_are_kept_and_of_many_epochs_some() -> None:
+    cohort: Any = SimpleNamespace(cases=(SimpleNamespace(name="a.png"), SimpleNamespace(name="b.png")))
+    three, none = _boxes([0.0, 0, 1 / 3, 2], [1.0, 1, 2, 2], [3.0, 3, 5, 5]), _boxes()
+    by_epoch = {epoch: [three, none] for epoch in range(4, 9)}
+    whole = relabelled([cohort], by_epoch)
+    assert whole.cases == ("a.png", "b.png")
+    assert whole.epochs == (4, 5, 6, 7, 8)
+    assert whole.xyxy[0] == (((0, 0, 0.33, 2), (1, 1, 2, 2), (3, 3, 5, 5)), ())
+    assert whole.label[0] == ((1, 1, 1), ())
+    assert relabelled([cohort], by_epoch, most=15).epochs == whole.epochs
+    assert relabelled([cohort], by_epoch, most=14).epochs == (4, 6, 8)
+    assert relabelled([cohort], by_epoch, most=1).epochs == (8,)
 
 
 def test_each_epoch_corrects_what_the_last_one_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,9 @@ def test_only_training_boxes_of_the_noisy_site_are_wrong(tmp_path: Path) -> None
         assert same == (row["site"] != "b" or row["split"] == "test")
         images = [(tmp_path / kind / row["image"]).read_bytes() for kind in ("noisy", "clean")]
         assert images[0] == images[1]
+        assert bool(row["boxes_reader_true"]) != same  # wherever boxes are wrong, and nowhere else
+        if not same:
+            assert _boxes(tmp_path / "noisy", f"{subject}-reader_true") == _boxes(tmp_path / "clean", subject)
         further = [row[f"boxes_{reader}"] for reader in READERS]
         assert all(further) if row["split"] == "test" else not any(further)
     tests = [name for name, row in _rows(tmp_path / "noisy").items() if row["split"] == "test"]
