@@ -69,7 +69,7 @@ def descend(
     clip: float | None = None,
 ) -> None:
     """One update of what an optimizer holds, by the gradients of this loss alone: what another loss
-    left there is dropped. Gradients that reach other parameters stay in them until their own update.
+    left there is dropped. Gradients that reach other parameters stay in them until they move.
 
     Args:
         loss: a scalar.

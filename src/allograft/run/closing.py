@@ -77,8 +77,8 @@ def restore(session: Session, world: World, plan: Plan) -> None:
 def finish(
     session: Session, world: World, plan: Plan, *, report: bool, pictures: bool = True, keeps_page: bool = False
 ) -> Result:
-    """Table, verdicts, models, ``results.csv``, ``metrics.csv``, ``correction.csv`` where boxes were
-    corrected, and report.
+    """Table, verdicts, models, ``results.csv``, ``metrics.csv``, ``correction.csv`` where boxes
+    were corrected, and report.
 
     Args:
         keeps_page: leave a page as it is that was made of the same records.
