@@ -81,7 +81,7 @@ class Abstention:
         return Abstention(level, threshold, sum(kept) / len(kept), len(kept), column)
 
     def __str__(self) -> str:
-        named = "a score" if self.column == "score" else f"a {self.column}"
+        named = "a score" if self.column == "score" else f"an {self.column}"
         return (
             f"abstaining above {named} of {self.threshold:.3g}: coverage {self.coverage:.3f} of {self.cases} held-out "
             f"cases, each by the threshold of the others, for the {self.level} requested"

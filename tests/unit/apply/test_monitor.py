@@ -98,7 +98,15 @@ def test_what_changed_is_said_and_written(model: Path, tmp_path: Path, allograft
     }  # fmt: skip
     assert (rows["vessel"]["before"], rows["vessel"]["now"]) == ("30", "30")
     page = (tmp_path / "out" / "monitor.html").read_text()
-    for text in ("These images differ", "1 image", "validation cases of a", "sex: f", "0.8125", "Research use only"):
+    for text in (
+        "These images differ",
+        "1 image",
+        "validation cases of a",
+        "<h3>Groups of patients</h3>",
+        "sex: f",
+        "0.8125",
+        "Research use only",
+    ):
         assert text in page, text
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     assert "ward-7" not in page  # nobody is named

@@ -117,7 +117,7 @@ def test_predict_says_and_writes_what_is_known(study: Finished, tmp_path: Path, 
     said = allograft("predict", folder, tmp_path / "images", "-o", tmp_path / "out", "--device", "cpu")
     assert said.code == 0, said.err
     assert "validated at a on" in said.out
-    assert "abstaining above a ood_distance of" in said.out
+    assert "abstaining above an ood_distance of" in said.out
     rows = {row["image"]: row for row in csv.DictReader((tmp_path / "out" / "results.csv").open())}
     assert (rows["far.png"]["abstain"], rows["near.png"]["abstain"]) == ("yes", "no")
     assert float(rows["far.png"][DISTANCE]) > float(rows["near.png"][DISTANCE])
