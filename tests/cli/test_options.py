@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,7 +90,7 @@ COMMANDS = {
         {"allograft.clean:leftovers": SimpleNamespace(found=(), size=0), "allograft.clean:lines_of": []},
     ),
     "export": Called("model out.zip", ("allograft.apply.export:export_model", "allograft.apply.graph:export_graph")),
-    "ensemble": Called("a b --out out", ("allograft.apply.ensemble:make_ensemble",)),
+    "ensemble": Called("a b c --out out", ("allograft.apply.ensemble:make_ensemble",)),
     "monitor": Called("model results.csv --out out", ("allograft.apply.monitor:monitor",)),
     "import medmnist": Called("src out --site a", (f"{IMPORTERS}medmnist",)),
     "import msd": Called("src out --site a", (f"{IMPORTERS}msd",)),
@@ -291,3 +292,19 @@ def test_no_option_is_ignored(name: str, option: Any, calls: Callable[..., Calls
     for argument, new in changed.items():
         wanted = value[argument] if isinstance(value, Mapping) and argument in value else value
         assert new == (Path(word) if isinstance(new, Path) else wanted)
+
+
+GIVEN = [
+    (name, number)
+    for name, called in COMMANDS.items()
+    for number, (before, word) in enumerate(pairwise(["", *called.words.split()]))
+    if not word.startswith("--") and not before.startswith("--")
+]
+
+
+@pytest.mark.parametrize(("name", "number"), GIVEN)
+def test_no_word_is_ignored(name: str, number: int, calls: Callable[..., Calls]) -> None:
+    words = COMMANDS[name].words.split()
+    other = {"phantom brain": "skin", "schema study": "card"}.get(f"{name} {words[number]}", "other")
+    others = [*words[:number], other, *words[number + 1 :]]
+    assert calls(name, *others) != calls(name, *words)

@@ -13,12 +13,14 @@ import pytest
 from tests.contract.directly import Left, left_by
 from tests.contract.world import METHODS, contract, request, row_of, session_of
 
+from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.cohort.alteration import Alteration
 from allograft.errors import SpecError
 from allograft.networks.fetch import _timm
 from allograft.recipe import parse_recipe, total_needs
 from allograft.seeds import Seeds
+from allograft.step import GradientStep
 from allograft.study.plan import scenario_of
 from allograft.table import find
 
@@ -135,12 +137,24 @@ def test_the_studys_settings_reach_the_recipes_own_training(name: str, setting: 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_recipe_run_again_leaves_the_same(name: str, manifest: Path, leaves: Leaves, tmp_path: Path) -> None:
-    """Otherwise the tests here would say nothing."""
+def test_a_recipe_run_again_leaves_the_same(
+    name: str, manifest: Path, leaves: Leaves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the tests here would say nothing. Steps are made in training mode, with dropout and
+    statistics of the batch, but where a method's paper says otherwise."""
+    modes: set[bool] = set()
+    update = GradientStep.__call__
+
+    def noted(self: GradientStep, batch: Batch) -> Any:
+        modes.add(self.network.training)
+        return update(self, batch)
+
+    monkeypatch.setattr(GradientStep, "__call__", noted)
     session = session_of(manifest, tmp_path, request(name))
     world = session.prepare()
     row = row_of(session, world)
     assert left_by(row.recipe, scenario_of(world, row), session, world) == leaves(name)
+    assert contract(name).in_evaluation_mode == (False in modes)
 
 
 @pytest.mark.parametrize(("name", "side"), [(name, side) for name in METHODS for side in sides_of(name)])

@@ -53,6 +53,7 @@ class Contract:
         own_optimizers: whether something of the network moves by an optimizer that the study's
             schedule does not reach.
         trains: whether it makes steps itself.
+        in_evaluation_mode: whether it makes steps with dropout off.
         marks: after which of three steps there are checkpoints.
     """
 
@@ -65,6 +66,7 @@ class Contract:
     own_settings: tuple[str, ...] = ()
     own_optimizers: bool = False
     trains: bool = True
+    in_evaluation_mode: bool = False
     marks: tuple[int, ...] = (1, 2)
 
 

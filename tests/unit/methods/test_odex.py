@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.contract.world import row_of, session_of, write_cohort
-from tests.unit.tiny import read, write_photographs
+from tests.unit.tiny import a_context, read, write_photographs
 from torch import Tensor, nn
 
 from allograft.batch import collate
@@ -18,6 +18,7 @@ from allograft.errors import AllograftError, SpecError
 from allograft.methods.odex import Expert, Gaussian, Odex, OdexPredictor, storage
 from allograft.networks import Wrapped
 from allograft.parts.domain_features import check_one_size, domain_features, feature_name
+from allograft.parts.stream import Phase
 from allograft.predictor import Direct
 from allograft.recipe import Stage
 from allograft.recipe.needs import check_recipe
@@ -83,6 +84,10 @@ def test_a_grown_model_copies_weights_and_history(manifest: Path, tmp_path: Path
     assert digest(old.network) != digest(new.network)
     assert digest(carry.network) == digest(new.network)
     assert digest(carry.parts["model-0"]) == digest(old.network)
+    # each held-out case is a reference once, though the copy keeps its distance
+    assert (old.inherited, new.inherited) == (0, len(old.held_out))
+    scores = [old.scaled(old.held_out), new.scaled(new.held_out)[len(old.held_out) :]]
+    assert torch.equal(predictor_of(second).reference_scores, torch.cat(scores))
 
 
 def test_a_pool_that_does_not_grow_moves_its_model_on(manifest: Path, tmp_path: Path) -> None:
@@ -100,6 +105,19 @@ def test_a_stage_at_least_the_threshold_away_gets_a_model(
     (_, second), _ = stream_of(manifest, tmp_path, {"factor": factor})
     assert second.facts["models"] == models
     assert (second.facts["distance"] >= second.facts["threshold"]) == (models == 2)  # type: ignore[operator]
+
+
+def test_the_threshold_is_that_of_the_nearest_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 1}))
+    torch.manual_seed(0)
+    features = torch.randn(20, 2)
+    far = Expert(nn.Identity(), (Gaussian.fit(features + 100),), torch.tensor([1.0, 4.0]))
+    near = Expert(nn.Identity(), (Gaussian.fit(features),), torch.tensor([1.0, 2.0, 8.0]))
+    monkeypatch.setattr(Odex, "_features", lambda *_: features)
+    nearest, _, facts = Odex(factor=3.0)._choose([far, near], Phase(1, cohort, ("a",)), a_context())
+    assert nearest == 1
+    assert near.mean != pytest.approx(far.mean)
+    assert facts["threshold"] == pytest.approx(3 * near.mean)
 
 
 def test_the_gaussian_never_sees_the_held_out_cases(

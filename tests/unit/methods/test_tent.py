@@ -34,6 +34,7 @@ CONTRACT = {
     # Adam of its own, at a constant rate, on images as they are
     "own_settings": ("augmentation", "optimizer", "schedule", "loss"),
     "own_optimizers": True,
+    "in_evaluation_mode": True,
     "marks": (),
 }
 

@@ -15,7 +15,7 @@ from tests.unit.results.test_verdict import FREE, FULL, TOP, a_study, planted
 
 from allograft.errors import SpecError
 from allograft.report.decision import decision_table
-from allograft.results.comparison import compare, reference, verdict_reference
+from allograft.results.comparison import TARGET_ALONE, compare, reference, verdict_reference
 from allograft.results.csv_files import write_metrics, write_results
 from allograft.results.evidence import verdicts_of
 from allograft.results.select import Line
@@ -103,6 +103,11 @@ def test_where_no_row_does_nothing_the_verdict_compares_with_the_named_row_too()
     named, verdicts = reference(others, plan, "b"), verdict_reference(others, plan, "b")
     assert named is verdicts is not None
     assert named.title == "fourier"
+    alone = [replace(line, title=TARGET_ALONE) if line.title == FULL else line for line in others]
+    for asked, title in (("fourier", "fourier"), (None, TARGET_ALONE)):
+        base = verdict_reference(alone, replace(plan, reference=asked), "b")
+        assert base is not None
+        assert base.title == title
 
 
 def test_a_reference_that_failed_leaves_its_cells_empty_and_no_row_takes_its_place(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.unit.report.test_report import a_study, a_table, standing
 
 from allograft.results.select import Line
-from allograft.results.table import print_tables, table_of
+from allograft.results.table import _wrapped, print_tables, table_of
 from allograft.study.plan import Plan
 from allograft.study.spec import Study
 
@@ -76,6 +76,16 @@ def test_no_name_and_no_number_is_cut(width: int, table: tuple[Study, Plan, tupl
     assert "…" not in "".join(shown)
     letters = "".join("".join(shown).split())  # a word wider than its column is folded
     assert all(word in letters for word in (*LONG.split(), "beta=0.02", "+0.292"))
+
+
+@pytest.mark.parametrize("width", [26, 31, 40])
+def test_a_name_is_wrapped_below_its_words(width: int) -> None:
+    first, *rest = _wrapped("*  " + LONG, width).split("\n")
+    assert first.startswith("*  ")
+    assert rest
+    assert all(line.startswith("   ") and line[3] != " " for line in rest)
+    assert max(map(len, (first, *rest))) <= width
+    assert " ".join(line[3:] for line in (first, *rest)) == LONG
 
 
 def test_columns_go_in_turn_and_are_named(table: tuple[Study, Plan, tuple[Line, ...]]) -> None:

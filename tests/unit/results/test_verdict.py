@@ -447,6 +447,15 @@ def test_the_page_over_all_pairs_compares_with_the_same_reference(from_scratch: 
     assert f"{choice.score('b'):.3g}" in maps[1].picture
 
 
+def test_the_page_over_all_pairs_counts_the_subjects_of_a_row_that_has_scores() -> None:
+    study = a_study()
+    plan, table = planted(study, scored({TOP: 0.1}), failed=[FREE])
+    found = verdicts_of(study, plan, table)
+    part = overview.Part("from a", "", study, plan, Standing(tuple(marked(table, found)), found, 1, 1))
+    ((_, cells),) = overview._pairs(plan, [part]).rows
+    assert cells[1].value == len(scored({TOP: 0.1})[TOP])
+
+
 def test_beside_do_nothing_target_supervised_is_a_row_like_others(from_scratch: Study) -> None:
     nothing = scored({TOP: 0.0})
     plan, table = planted(a_study(), nothing | {ALONE: nothing["supervised"]})

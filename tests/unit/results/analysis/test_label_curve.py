@@ -229,6 +229,14 @@ def test_the_plot_has_whiskers_level_lines_and_the_curve_that_was_fitted() -> No
 
 
 @pytest.mark.parametrize(
+    ("amounts", "marks"), [([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16", "20"]), ([1, 2], ["1", "2"])]
+)
+def test_every_budget_of_the_plot_has_one_mark(amounts: list[int], marks: list[str]) -> None:
+    picture = label_section(only(label_curves(parts(amounts)))).plot
+    assert re.findall(r'text-anchor="middle" x="[^"]*" y="[^"]*">([^<]*)<', picture)[: len(marks) + 1] == marks
+
+
+@pytest.mark.parametrize(
     ("labels", "words"),
     [
         ({"subjects": [1, 2, 4]}, "1, 2 or 4 subjects"),
