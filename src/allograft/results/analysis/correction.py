@@ -213,8 +213,8 @@ def _shares(correction: Correction, boxes: str, readers: Sequence[str]) -> Itera
 def write_corrections(out: Path, made: Sequence[Correction]) -> None:
     """Write ``OUT/correction.csv``: one row per line of the table, further reader, and boxes that
     came or were corrected. ``count``, ``reader_count`` and ``paired`` are means over the runs;
-    ``low`` and ``high`` are 95 % intervals over subjects, by bootstrap. Where nobody else drew boxes
-    of training images there is no such file.
+    ``low`` and ``high`` are 95 % intervals over subjects, by bootstrap. Where nobody else drew
+    boxes of training images there is no such file.
 
     Raises:
         OutputError: the file cannot be written.
