@@ -12,11 +12,12 @@ from allograft.errors import ImageError
 
 
 def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> None:
-    """Read and prepare every image, region and mask.
+    """Read and prepare every image, region and mask, and read the boxes of every reader.
 
     Raises:
-        ImageError: a file that cannot be read, or an image that no network takes together with the
-            first.
+        ImageError: a file that cannot be read, a box that lies outside its image, or an image that
+            no network takes together with the first.
+        ManifestError: boxes of a class that the study does not name.
     """
     count = sum(len(cohort.cases) for cohort in cohorts)
     first, losses = cohorts[0], list[float | None]()
@@ -27,6 +28,9 @@ def prepare_images(cohorts: Sequence[Cohort], say: Callable[[str], None]) -> Non
             prepared.region(case)
             if "mask" in case.labels and prepared.coding.mask:
                 losses.append(foreground_cut_off(cohort, case))
+            if "boxes" in case.labels and prepared.coding.boxes:
+                for column in ("boxes", *case.further_readers.values()):
+                    prepared.stored_boxes(case, column)
     if empty := losses.count(None):
         say(
             f"warning: {empty} of {count} images have no foreground; they count as empty, see 'undefined' in the "
