@@ -52,7 +52,7 @@ def weights(name: str, content: bytes) -> Callable[[Path], list[Any]]:
 
 
 RAW: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
-    "empty": ("", ("study.yaml", "NoneType")),
+    "empty": ("", ("study.yaml", "found nothing")),
     "a word": ("hello", ("study.yaml",)),
     "a list": ("[1, 2]", ("study.yaml", "list")),
     "a number": ("3", ("study.yaml",)),

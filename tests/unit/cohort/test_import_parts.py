@@ -322,7 +322,7 @@ def test_classes_that_differ_in_capitals_alone_are_refused(tmp_path: Path) -> No
         tmp_path / "t.csv", tmp_path, image="image", subject="who", site_name="a", label="dx",
         classes={"cancer": "Cancer"},
     )  # fmt: skip
-    assert "classes: Cancer" in str(made)
+    assert "classes: Cancer\n" in str(made)
 
 
 def test_a_column_of_participants_that_is_there_twice_is_refused(tmp_path: Path) -> None:

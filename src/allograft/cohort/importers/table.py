@@ -96,7 +96,7 @@ def import_table(
         result.append(row | fixed | named | dict.fromkeys(lost, ""))
     if one_image_per_subject:
         check_once(Counter(made["subject"] for made in result), src)
-    notes = [f"classes: {', '.join(names.values())}"] if names else []
+    notes = [f"classes: {', '.join(dict.fromkeys(names.values()))}"] if names else []
     return write_manifest(out, result, unmatched, notes=[*notes, *_taken_note(taken)], **options)
 
 
