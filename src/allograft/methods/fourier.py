@@ -69,7 +69,7 @@ class Fourier:
         search: how donors are found, see ``Donors``. ``random`` draws them once a run, without
             replacement. The paper finds ``3d``, ``2d`` and ``2.5d`` alike; its ablation has ``2d``,
             which needs a single slice of the target at a time, where ``3d`` needs all.
-        show_images: show training images of the target as they are predicted, beside the source's
+        show_images: show training images of the target as they are predicted, next to the source's
             (fig. 3); the recipe then sees the target's training images.
         first: what is adapted.
     """
@@ -343,7 +343,7 @@ class FourierPredictor:
         return amplitude.transpose(2, 3) if donors.ndim == 3 else amplitude
 
     def versions(self, batch: Batch) -> Tensor:
-        """The images in the style of each donor, as they are predicted: (B, donors, C, *spatial)."""
+        """The images in the style of each donor, as predicted: (B, donors, C, *spatial)."""
         every = torch.arange(len(self.style))[None]
         return self._swapped(batch, self._of(every if self.donors is None else self.donors.nearest(batch), batch))
 
