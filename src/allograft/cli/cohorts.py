@@ -58,11 +58,18 @@ def skin_tone(
     human: Annotated[
         Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")
     ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw the first photographs with their eight patches to this PNG file.")
+    ] = None,
 ) -> None:
     """Estimate the skin tone of each photograph: typology angle and Fitzpatrick type, or unknown
     with the reason."""
     from allograft.apply.skin_tones import label_skin_tones
 
+    if sheet is not None:
+        from allograft.apply.skin_sheet import check_sheet
+
+        check_sheet(sheet, skin)
     done = label_skin_tones(images, out, skin=skin, thresholds=thresholds, human=human)
     limits = ", ".join(f"{limit:g}" for limit in done.thresholds)
     print(f"{len(done.tones)} images in {out}, {done.unknown} unknown; limits {limits} degrees")
@@ -73,6 +80,10 @@ def skin_tone(
         few = f"{done.judged} of {len(done.tones)} images"
         left = f", {done.named - done.judged} of unknown tone left out" if done.named > done.judged else ""
         print(f"within one type of the human labels: {done.within_one:.1%} of {few}{left}{note}")
+    if sheet is not None:
+        from allograft.apply.skin_sheet import write_sheet
+
+        print(f"{write_sheet(done.tones, sheet)} photographs with their patches in {sheet}")
 
 
 @label.command("boxes", epilog="Example: allograft label boxes slides/ -o weak --method hough --radius 8,20")

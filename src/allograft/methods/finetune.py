@@ -73,8 +73,8 @@ class Finetune:
             )
 
     def check(self, scenario: Scenario, network: AnyNetwork, context: Context) -> None:
-        """Raise ``SpecError`` for settings under which features cannot be kept, or shown, or a
-        scope that the network does not have."""
+        """Raise ``SpecError`` for settings under which features cannot be kept or shown, or a scope
+        that the network does not have."""
         if self.cache_features:
             self._check_views(context.settings)
         if self.show_features:

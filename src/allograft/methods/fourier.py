@@ -343,7 +343,7 @@ class FourierPredictor:
         return amplitude.transpose(2, 3) if donors.ndim == 3 else amplitude
 
     def versions(self, batch: Batch) -> Tensor:
-        """The images in each donor's style, as they are predicted: (B, donors, C, *spatial)."""
+        """The images in the style of each donor, as predicted: (B, donors, C, *spatial)."""
         every = torch.arange(len(self.style))[None]
         return self._swapped(batch, self._of(every if self.donors is None else self.donors.nearest(batch), batch))
 

@@ -190,7 +190,7 @@ def estimate_skin_tone(
     from skimage.color import rgb2lab
 
     limits = _limits(thresholds)
-    image = _resized(_array(rgb))
+    image = resized(_array(rgb))
     clean = remove_hair(image)
     lab = rgb2lab(clean)[..., [0, 2]]
     valid = ~_hair(image) & (image.max(-1) > 15) & (image.min(-1) < 250)
@@ -260,7 +260,8 @@ def _array(rgb: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image)
 
 
-def _resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image on which the patches lie: (H, W, 3) uint8 -> (SIZE, SIZE, 3)."""
     import cv2
 
     if image.shape[:2] == (SIZE, SIZE):

@@ -46,7 +46,13 @@ class Showing:
         return Carry(network)
 
 
-RECIPES = ["showing", {"aiva": {"rounds": 1, "clusters": 2, "first": "start"}}, {"catenorm": {"warmup": 0.34}}]
+RECIPES = [
+    "showing",
+    {"aiva": {"rounds": 1, "clusters": 2, "first": "start"}},
+    {"catenorm": {"warmup": 0.34}},
+    {"fourier": {"beta": 0.3, "donors": 2, "show_images": True, "first": "start"}},
+    {"cyclegan": {"first": "start"}},
+]
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +100,18 @@ def test_a_page_shows_them_with_their_row_and_names_nobody(made: Path) -> None:
 
 def test_a_page_without_images_has_none_and_all_else(made: Path) -> None:
     html = _page(made)
+    kept = [figure for unit in made.glob("units/*") for figure in Store(unit).figures().values() if figure.shows_images]
+    assert {figure.title for figure in kept} == set(_shown(html))
+    assert len(kept) >= len(RECIPES)
+    pngs = {png for figure in kept if isinstance(figure, Images) for row in figure.rows for png in row}
+    assert all(png in html for png in pngs)
     rebuild(made, pictures=False)
     bare = _page(made)
     rebuild(made)
     assert _page(made) == html
     assert "data:image" in html
     assert "data:image" not in bare
+    assert not [png for png in pngs if png in bare]
     assert not _shown(bare)
     assert "<h5>gamma and beta by class</h5>" in bare
 
