@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from allograft.metrics.segmentation import case_metrics
 
-SIZES = {"128^3": ((128,) * 3, 0.4, 5), "1024^2": ((1024,) * 2, 0.2, 7), "256^2": ((256,) * 2, 0.6, 15)}
+SIZES = {"128^3": ((128,) * 3, 0.17, 9), "1024^2": ((1024,) * 2, 0.12, 15), "256^2": ((256,) * 2, 0.37, 31)}
 """Name -> shape, what was promised, and how many pairs are timed."""
 
 

@@ -129,10 +129,17 @@ def in_a_process_of_its_own(images: int) -> dict[str, Any]:
 
 
 def main(counts: list[int]) -> None:
-    found = {count: in_a_process_of_its_own(count) for count in counts}
+    found: dict[int, Any] = {}
+    for count in sorted(counts):
+        found[count] = in_a_process_of_its_own(count)
+        write(found)
+
+
+def write(found: dict[int, Any]) -> None:
+    """Keep what was measured so far."""
     growths = {}
-    if len(counts) > 1:
-        first, last = min(counts), max(counts)
+    if len(found) > 1:
+        first, last = min(found), max(found)
         growths = {
             f"growth_{name.replace(' ', '_')}": (
                 [found[last][name]["seconds"] / last / max(found[first][name]["seconds"] / first, 1e-4)],

@@ -1,5 +1,5 @@
 """A step of fine-tuning ``top`` against one of ``full``: Swin UNETR, 12 features, 64^3, batch 1;
-time and peak memory; and the time of the default U-Net's.
+time and peak memory; and the time of the default U-Net's, and of its step with fused Adam.
 
 Seconds: the variants in turn in one process, one step each, the median of the ratios; processor
 time beside it, which a busy machine disturbs less. Memory: each variant in a process of its own,
@@ -89,7 +89,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
 
 
-def unet_stepper(dims: int, scope: str, stack: ExitStack) -> Callable[[], None]:
+def unet_stepper(dims: int, scope: str, stack: ExitStack, *, fused: bool = False) -> Callable[[], None]:
     """One optimizer step of the default U-Net, on four slices of 128 x 128 or one volume of 64^3."""
     torch.manual_seed(0)
     network = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "spatial_dims": dims}}})
@@ -100,7 +100,7 @@ def unet_stepper(dims: int, scope: str, stack: ExitStack) -> Callable[[], None]:
         tuple(map(str, range(cases))),
         {"mask": torch.randint(0, 2, (cases, 1, *size))},
     )
-    optimizer = torch.optim.Adam(stack.enter_context(trainable(network, scope)), 1e-3)
+    optimizer = torch.optim.Adam(stack.enter_context(trainable(network, scope)), 1e-3, fused=fused)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -110,11 +110,19 @@ def unet_stepper(dims: int, scope: str, stack: ExitStack) -> Callable[[], None]:
     return step
 
 
-def main() -> None:
+def unets() -> None:
+    """Steps of the default U-Net: of its top, and with fused Adam."""
     for dims, limit in ((2, 0.7), (3, 0.9)):
         with ExitStack() as stack:
             top, full = (unet_stepper(dims, scope, stack) for scope in ("top", "full"))
             compare(f"scope_top_to_full_unet_{dims}d", top, full, limit=limit)
+    with ExitStack() as stack:
+        fused, plain = (unet_stepper(2, "full", stack, fused=fused) for fused in (True, False))
+        compare("fused_adam_unet_2d", fused, plain, limit=None, rounds=21)
+
+
+def main() -> None:
+    unets()
     took: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     worked: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     with ExitStack() as stack:

@@ -3,6 +3,7 @@ somewhere, every method has its page."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import inspect
 import json
@@ -199,6 +200,23 @@ def test_the_page_of_costs_has_every_promise_as_it_was_measured(generate: Module
         kept = json.loads(path.read_text())
         for key, limit in kept["limits"].items():
             assert f"| `{path.stem}` {key.replace('_', ' ')} | {kept['result'][key]} | at most {limit} |" in page
+
+
+GOALS = list(csv.DictReader((DOCS.parent / "benchmarks" / "goals.csv").read_text(encoding="utf-8").splitlines()))
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=[goal["what"] for goal in GOALS])
+def test_each_goal_has_a_benchmark_with_a_limit_and_a_missed_one_its_reason(goal: dict[str, str], generate: ModuleType):
+    benchmarks = DOCS.parent / "benchmarks"
+    assert (benchmarks / f"{goal['benchmark']}.py").is_file()
+    result = benchmarks / "results" / f"{goal['result']}.json"
+    kept = json.loads(result.read_text()) if result.exists() else {"result": {}}
+    now = kept["result"].get(goal["key"], "not measured yet")
+    line = next(line for line in generate.cost_page().splitlines() if line.startswith(f"| {goal['what']} |"))
+    assert f"| {goal['goal']} | {now}" in line
+    if goal["key"] in kept["result"] and goal["goal"] != "none":
+        assert kept["limits"].get(goal["key"]) is not None
+        assert bool(goal["why"]) is (now > float(goal["goal"]))
 
 
 def test_the_table_of_large_cohorts_has_a_row_for_each_phase_and_size(generate: ModuleType):

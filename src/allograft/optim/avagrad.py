@@ -204,14 +204,17 @@ def _released(bucket: list[Member], norm: Tensor | float, group: dict[str, Any])
     age = int(bucket[0][1]["step"])
     beta1, beta2 = group["betas"]
     weights, gradients, means, squares = _prepared(bucket, group, moves=age > 0)
-    roots = list(torch._foreach_sqrt(squares))
+    etas = list(torch._foreach_sqrt(squares))
     if age > 0:
-        etas = list(torch._foreach_div(roots, math.sqrt(1 - beta2**age)))
+        torch._foreach_div_(etas, math.sqrt(1 - beta2**age))
         _invert(etas, group["eps"])
         _descend(weights, means, etas, norm, group["lr"] / (1 - beta1 ** (age + 1)))
-    torch._foreach_div_(roots, math.sqrt(1 - beta2 ** (age + 1)))
-    _invert(roots, group["eps"])
-    for (_, state), kept in zip(bucket, _norms(roots), strict=True):
+        # the roots once more in the same memory: fresh pages cost more than the arithmetic
+        torch._foreach_copy_(etas, squares)
+        torch._foreach_sqrt_(etas)
+    torch._foreach_div_(etas, math.sqrt(1 - beta2 ** (age + 1)))
+    _invert(etas, group["eps"])
+    for (_, state), kept in zip(bucket, _norms(etas), strict=True):
         state["eta_norm"] = kept
     _decay(squares, gradients, beta2)
     torch._foreach_add_([state["step"] for _, state in bucket], 1)

@@ -146,7 +146,7 @@ def not_looked_at(whole: Whole) -> str:
 def share_outside(whole: Whole, mask: Tensor) -> float:
     """Which share of the foreground of logits (B, K, *spatial) of the uncut case lies outside
     preprocessing.size; 0 where there is none."""
-    foreground = whole.restack(mask).argmax(0) > 0
+    foreground = whole.restack(mask).max(0).indices > 0
     geometry = whole.geometry
     middle = tuple(
         slice(first - uncut, first - uncut + length)

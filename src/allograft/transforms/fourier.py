@@ -160,9 +160,17 @@ def swap_kept_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tenso
     """
     rows, columns = _kept_block(target, amplitude, beta)
     height, width = target.shape[-2:]
-    whole = amplitude.new_zeros(*amplitude.shape[:-2], height, width // 2 + 1)
-    whole[..., rows, :columns] = amplitude
-    return _mixed(target, whole, beta, "circle").to(target.dtype)
+    spectrum, phase = _spectrum_and_phase(target)
+    block = (..., rows, slice(columns))
+    mixed = torch.where(_disc(height, width, beta).to(target.device), phase[block] * amplitude, spectrum[block])
+    # only the disc differs from donor to donor
+    whole = spectrum.expand(*mixed.shape[:-2], *spectrum.shape[-2:]).clone()
+    whole[block] = mixed
+    lines = torch.fft.ifft(whole, dim=-2)
+    # three such tensors at once are more than the allocator keeps for the next call
+    del whole, mixed
+    image: Tensor = torch.fft.irfft(lines, n=width).to(target.dtype)
+    return image
 
 
 def _kept_block(target: Tensor, amplitude: Tensor, beta: float) -> tuple[list[int], int]:
@@ -281,16 +289,21 @@ def _swap(target: Tensor, style: Tensor, beta: float, window: Window) -> Tensor:
 def _mixed(target: Tensor, amplitude: Tensor, beta: float, window: Window) -> Tensor:
     """The target with the low frequencies of an amplitude of the half spectrum, (..., H, W // 2 +
     1)."""
-    spectrum = torch.fft.rfft2(target.to(torch.promote_types(target.dtype, torch.float32)))
-    # sgn is F / |F| without dividing by a tiny |F|; it is 0 where F is 0, where the formula's phase
-    # 0 wants 1.
-    phase = torch.where(spectrum == 0, torch.ones_like(spectrum), torch.sgn(spectrum))
+    spectrum, phase = _spectrum_and_phase(target)
     height, width = target.shape[-2:]
     low = _low_frequencies(height, width, beta, window).to(target.device)
     # The window is symmetric about the mean frequency, so the half spectrum says it all and the
     # result is real.
     mixed: Tensor = torch.fft.irfft2(torch.where(low, phase * amplitude, spectrum), s=(height, width))
     return mixed
+
+
+def _spectrum_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., H, W) -> two of (..., H, W // 2 + 1), complex: F, and F / |F|."""
+    spectrum = torch.fft.rfft2(image.to(torch.promote_types(image.dtype, torch.float32)))
+    # sgn is F / |F| without dividing by a tiny |F|; it is 0 where F is 0, where the formula's phase
+    # 0 wants 1.
+    return spectrum, torch.where(spectrum == 0, torch.ones_like(spectrum), torch.sgn(spectrum))
 
 
 def _low_frequencies(height: int, width: int, beta: float, window: Window) -> Tensor:
