@@ -34,7 +34,7 @@ def compare(
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Compare two models or two sets of predictions: paired differences by case, subject and site,
-    B less A, with interval, exact test and the worst cases as pictures."""
+    B minus A, with interval, exact test and the worst cases as pictures."""
     from allograft.apply.compare import compare as compared
     from allograft.report.head_to_head import sentence, site_lines
 

@@ -20,11 +20,11 @@ def freeze(
     set_: Set = None,
     after_scores: Annotated[
         bool,
-        typer.Option("--after-scores", help="Freeze although test scores are there; the report will state it."),
+        typer.Option("--after-scores", help="Freeze even though there are test scores; the report will state it."),
     ] = False,
 ) -> None:
-    """Fix study, splits, rules and primary row before the first test score; another study is then
-    refused there."""
+    """Fix study, splits, rules and primary row before the first test score; a different study is then
+    refused in that folder."""
     from allograft.freeze import freeze_study
     from allograft.results.protocol import protocol_sentence
     from allograft.study import read_study
