@@ -17,7 +17,8 @@ Side = Annotated[Path, typer.Argument(help="A model folder, a folder of masks, o
 
 
 @comparison.command(
-    epilog="Example: allograft compare old-masks/ new-masks/ manifest.csv -o runs/compare --classes vessel"
+    short_help="Compare two models, or two sets of predictions.",
+    epilog="Example: allograft compare old-masks/ new-masks/ manifest.csv -o runs/compare --classes vessel",
 )
 def compare(
     a: Side,

@@ -13,7 +13,10 @@ from allograft.cli.show import say_to_stderr
 freezing = typer.Typer(rich_markup_mode=None)
 
 
-@freezing.command(epilog="Example: allograft freeze examples/vessels.yaml --out runs/vessels")
+@freezing.command(
+    short_help="Fix what a study will do before its first test score.",
+    epilog="Example: allograft freeze examples/vessels.yaml --out runs/vessels",
+)
 def freeze(
     file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the study will run.")],

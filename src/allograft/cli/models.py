@@ -14,7 +14,8 @@ models = typer.Typer(rich_markup_mode=None)
 
 
 @models.command(
-    epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay"
+    short_help="Predict images with a model.",
+    epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay",
 )
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
@@ -57,7 +58,10 @@ def predict(
     )
 
 
-@models.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
+@models.command(
+    short_help="Evaluate a model, or predictions, on labelled cases.",
+    epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv",
+)
 def evaluate(
     judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to evaluate on.")],
@@ -109,7 +113,10 @@ def evaluate(
         site_record(evaluation, judged, manifest, sites=sites or (), surface_dice=surface_dice).write(record)
 
 
-@models.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
+@models.command(
+    short_help="Pack a model to share it, also as ONNX.",
+    epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip",
+)
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     out: Annotated[Path, typer.Argument(help="The file to write: .zip, .onnx or .pt2.")],
