@@ -101,9 +101,9 @@ class Model:
         arrays.
 
         Args:
-            images: a path, an array or tensor, a cohort, or several of these. Arrays have the channels first, at most
-                four of them, as in an ``.npy`` file: (H, W), (C, H, W) or (C, i, j, k). They have
-                no voxel size, so models with a ``spacing`` refuse them.
+            images: a path, an array or tensor, a cohort, or several of these. Arrays have the
+                channels first, at most four of them, as in an ``.npy`` file: (H, W), (C, H, W) or
+                (C, i, j, k). They have no voxel size, so models with a ``spacing`` refuse them.
             failed: gets the name of each image that cannot be predicted, and why, instead of
                 raising it.
 

@@ -26,8 +26,8 @@ def freeze(
         typer.Option("--after-scores", help="Freeze even though there are test scores; the report will state it."),
     ] = False,
 ) -> None:
-    """Fix study, splits, rules and primary row before the first test score; a different study is then
-    refused in that folder."""
+    """Fix study, splits, rules and primary row before the first test score; a different study is
+    then refused in that folder."""
     from allograft.freeze import freeze_study
     from allograft.results.protocol import protocol_sentence
     from allograft.study import read_study

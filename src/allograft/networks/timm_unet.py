@@ -1,4 +1,4 @@
-"""A U-Net whose encoder is a backbone of timm; the decoder is that of segmentation_models_pytorch."""
+"""A U-Net: its encoder is a backbone of timm, its decoder that of segmentation_models_pytorch."""
 
 from __future__ import annotations
 
