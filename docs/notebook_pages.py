@@ -86,6 +86,7 @@ def page(file: Path) -> tuple[str, dict[str, bytes]]:
                     parts.append(f"![What the cell above shows]({name})")
                 elif kind == "text/html":
                     table = re.sub(r"<style.*?</style>\s*", "", content, flags=re.S)
+                    table = table.replace('border="1" class="dataframe"', 'class="docutils"')  # the theme's
                     parts.append(f"```{{raw}} html\n{table}\n```")
                 else:
                     parts.append(f"```text\n{content.rstrip()}\n```")

@@ -131,3 +131,10 @@ def test_the_words_on_the_list_do_not_come_back(read) -> None:  # type: ignore[n
 )
 def test_a_word_on_the_list_is_seen(text: str, count: int) -> None:
     assert len(found_in(text)) == count
+
+
+def test_each_command_has_a_complete_line_in_the_help() -> None:
+    """At 80 columns none is cut in the middle of a sentence."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    cut = {name: line for name, command in commands.items() if (line := command.get_short_help_str(66)).endswith("...")}
+    assert cut == {}

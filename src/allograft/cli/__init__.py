@@ -52,7 +52,7 @@ def main() -> None:
     for either."""
     say_warnings_plainly()
     try:
-        app()
+        app(prog_name="allograft")  # also as python -m allograft
     except AllograftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -14,11 +14,12 @@ import typer
 
 from allograft.errors import OutputError, SpecError
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the result; no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only warnings, errors and the result, no progress.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Also the time of day, and what each run took and scored, once it is done.")
+    bool,
+    typer.Option("--verbose", help="Also the time of day, and the duration and scores of each finished run."),
 ]
-Log = Annotated[Path | None, typer.Option("--log", help="Append all of it, with times, to this file.", metavar="FILE")]
+Log = Annotated[Path | None, typer.Option("--log", help="Append everything, with times, to this file.", metavar="FILE")]
 LOGGER = logging.getLogger("allograft")
 STAMP = "%(asctime)s %(message)s"
 GRAVE = ("warning: ", "missing: ", "the new model is worse")

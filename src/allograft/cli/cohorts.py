@@ -15,7 +15,10 @@ label = typer.Typer(help="Label images automatically.", no_args_is_help=True, ri
 cohorts.add_typer(label, name="label")
 
 
-@cohorts.command(epilog="Example: allograft doctor data/vessels/manifest.csv --html doctor.html")
+@cohorts.command(
+    short_help="Check images, labels and sites before they are used.",
+    epilog="Example: allograft doctor data/vessels/manifest.csv --html doctor.html",
+)
 def doctor(
     manifest: Annotated[Path | None, typer.Argument(help="The manifest to check.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page to this HTML file.")] = None,
@@ -116,8 +119,9 @@ def boxes(
 
 
 @cohorts.command(
+    short_help="Write synthetic sites with a known shift.",
     epilog="Example: allograft phantom skin phantoms/skin --subjects 300 --site a=none --site d=none --confounding "
-    "a=0.6"
+    "a=0.6",
 )
 def phantom(
     name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],

@@ -17,7 +17,8 @@ Side = Annotated[Path, typer.Argument(help="A model folder, a folder of masks, o
 
 
 @comparison.command(
-    epilog="Example: allograft compare old-masks/ new-masks/ manifest.csv -o runs/compare --classes vessel"
+    short_help="Compare two models, or two sets of predictions.",
+    epilog="Example: allograft compare old-masks/ new-masks/ manifest.csv -o runs/compare --classes vessel",
 )
 def compare(
     a: Side,
@@ -34,7 +35,7 @@ def compare(
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Compare two models or two sets of predictions: paired differences by case, subject and site,
-    B less A, with interval, exact test and the worst cases as pictures."""
+    B minus A, with interval, exact test and the worst cases as pictures."""
     from allograft.apply.compare import compare as compared
     from allograft.report.head_to_head import sentence, site_lines
 

@@ -11,7 +11,8 @@ ensembles = typer.Typer(rich_markup_mode=None)
 
 
 @ensembles.command(
-    epilog="Example: allograft ensemble runs/vessels/models/finetune@chase runs/vessels/models/dsbn@chase -o both"
+    short_help="Make one model folder of several models.",
+    epilog="Example: allograft ensemble runs/vessels/models/finetune@chase runs/vessels/models/dsbn@chase -o both",
 )
 def ensemble(
     models: Annotated[list[Path], typer.Argument(help="Model folders of one task, classes and preprocessing.")],

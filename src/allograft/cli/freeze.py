@@ -13,18 +13,21 @@ from allograft.cli.show import say_to_stderr
 freezing = typer.Typer(rich_markup_mode=None)
 
 
-@freezing.command(epilog="Example: allograft freeze examples/vessels.yaml --out runs/vessels")
+@freezing.command(
+    short_help="Fix what a study will do before its first test score.",
+    epilog="Example: allograft freeze examples/vessels.yaml --out runs/vessels",
+)
 def freeze(
     file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the study will run.")],
     set_: Set = None,
     after_scores: Annotated[
         bool,
-        typer.Option("--after-scores", help="Freeze although test scores are there; the report will state it."),
+        typer.Option("--after-scores", help="Freeze even though there are test scores; the report will state it."),
     ] = False,
 ) -> None:
-    """Fix study, splits, rules and primary row before the first test score; another study is then
-    refused there."""
+    """Fix study, splits, rules and primary row before the first test score; a different study is
+    then refused in that folder."""
     from allograft.freeze import freeze_study
     from allograft.results.protocol import protocol_sentence
     from allograft.study import read_study

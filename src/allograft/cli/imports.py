@@ -34,7 +34,7 @@ Subject = Annotated[
     ),
 ]
 Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Treat every image as a separate patient.")]
-Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Take the test images too, which have no masks.")]
+Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Include the test images, which have no masks.")]
 Class = Annotated[
     list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")
 ]
@@ -45,8 +45,8 @@ Shared = Annotated[bool, typer.Option("--shared-subjects", help="A subject at tw
 Mask = Annotated[
     str | None, typer.Option(help="The mask: a pattern below SRC; for a table, a column or pattern of columns.")
 ]
-Paired = Annotated[str | None, typer.Option(help="The registered image of another modality, named as --mask is.")]
-Region = Annotated[str | None, typer.Option(help="A mask of the pixels that count, named as --mask is.")]
+Paired = Annotated[str | None, typer.Option(help="The registered image of another modality, given as --mask is.")]
+Region = Annotated[str | None, typer.Option(help="A mask of the pixels that count, given as --mask is.")]
 
 
 @imports.command(
@@ -268,7 +268,7 @@ def table(
     mask: Mask = None,
     paired: Paired = None,
     region: Region = None,
-    boxes: Annotated[str | None, typer.Option(help="The boxes file, named as --mask is.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="The boxes file, given as --mask is.")] = None,
     split_column: Annotated[str | None, typer.Option(help="The column of train, val or test.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="A further column to keep; others are left out.")] = None,
     class_: Class = None,

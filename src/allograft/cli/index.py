@@ -9,6 +9,7 @@ import typer
 
 index = typer.Typer(
     help="Add cases to the database of a retrieval model, or remove a subject's, without training.",
+    short_help="Change the database of a retrieval model.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -16,7 +16,10 @@ SCHEMA = "study.schema.json"
 """Where it is next to a study, the study's first line names it for editors."""
 
 
-@first.command(epilog="Example: allograft init data/vessels/manifest.csv -o study.yaml --source drive --target chase")
+@first.command(
+    short_help="Write a first study that fits your images.",
+    epilog="Example: allograft init data/vessels/manifest.csv -o study.yaml --source drive --target chase",
+)
 def init(
     manifest: Annotated[Path, typer.Argument(help="The manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The study file to write.")],

@@ -10,7 +10,10 @@ import typer
 merging = typer.Typer(rich_markup_mode=None)
 
 
-@merging.command(epilog="Example: allograft merge runs/vessels north.json south.json")
+@merging.command(
+    short_help="Add the records of other hospitals to one table.",
+    epilog="Example: allograft merge runs/vessels north.json south.json",
+)
 def merge(
     out: Annotated[Path, typer.Argument(help="The output folder of the study that made the models.")],
     files: Annotated[list[Path], typer.Argument(help="Records that 'evaluate --record' wrote.", metavar="FILE...")],

@@ -14,7 +14,8 @@ models = typer.Typer(rich_markup_mode=None)
 
 
 @models.command(
-    epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay"
+    short_help="Predict images with a model.",
+    epilog="Example: allograft predict runs/vessels/models/finetune@chase photographs/ -o predictions --overlay",
 )
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
@@ -30,7 +31,7 @@ def predict(
         ),
     ] = None,
     dicom_seg: Annotated[
-        bool, typer.Option("--dicom-seg", help="Of DICOM series: masks as DICOM segmentations, NAME_seg.dcm.")
+        bool, typer.Option("--dicom-seg", help="For DICOM series: write masks as DICOM segmentations, NAME_seg.dcm.")
     ] = False,
     dicom_sr: Annotated[
         bool,
@@ -48,7 +49,7 @@ def predict(
         ),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="32-true; faster and rounded: bf16-mixed, 16-mixed.")] = "32-true",
+    precision: Annotated[str, typer.Option(help="32-true; faster but rounded: bf16-mixed, 16-mixed.")] = "32-true",
 ) -> None:
     """Predict images with a model: masks on each image's own grid, volumes or class probabilities
     in results.csv."""
@@ -74,7 +75,10 @@ def predict(
     )
 
 
-@models.command(epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv")
+@models.command(
+    short_help="Evaluate a model, or predictions, on labelled cases.",
+    epilog="Example: allograft evaluate runs/vessels/models/finetune@chase third-site/manifest.csv",
+)
 def evaluate(
     judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to evaluate on.")],
@@ -100,11 +104,11 @@ def evaluate(
     ] = None,
     sites: Annotated[
         list[str] | None,
-        typer.Option("--site", help="What the record calls each site, in the manifest's order; no name without it."),
+        typer.Option("--site", help="Names of the sites in the record, in the manifest's order; without it, none."),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Evaluate a model or predictions on a manifest; images of its training are refused."""
+    """Evaluate a model or predictions on a manifest; images that it was trained on are refused."""
     from allograft.apply.evaluate import evaluate as judge
     from allograft.apply.evaluate import summary, write_evaluation
     from allograft.apply.travelling import check_record, site_record
@@ -126,12 +130,15 @@ def evaluate(
         site_record(evaluation, judged, manifest, sites=sites or (), surface_dice=surface_dice).write(record)
 
 
-@models.command(epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip")
+@models.command(
+    short_help="Pack a model to share it, also as ONNX.",
+    epilog="Example: allograft export runs/vessels/models/finetune@chase finetune-chase.zip",
+)
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     out: Annotated[Path, typer.Argument(help="The file to write: .zip, .onnx or .pt2.")],
     format_: Annotated[
-        str | None, typer.Option("--format", help="zip, onnx or torch-export; by default as the file ends.")
+        str | None, typer.Option("--format", help="zip, onnx or torch-export; by default from the file's ending.")
     ] = None,
     with_images: Annotated[
         bool, typer.Option("--with-images", help="Also export a model that holds images of patients.")

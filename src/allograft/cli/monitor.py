@@ -11,7 +11,8 @@ monitoring = typer.Typer(rich_markup_mode=None)
 
 
 @monitoring.command(
-    epilog="Example: allograft monitor runs/vessels/models/finetune@chase march/results.csv -o runs/march"
+    short_help="Compare new images with those of a model's validation.",
+    epilog="Example: allograft monitor runs/vessels/models/finetune@chase march/results.csv -o runs/march",
 )
 def monitor(
     model: Annotated[Path, typer.Argument(help="The model folder that predicted them.")],

@@ -20,7 +20,9 @@ class Kind(StrEnum):
     card = "card"
 
 
-@schemas.command(epilog="Example: allograft schema -o study.schema.json")
+@schemas.command(
+    short_help="Write the JSON schema of a file, for editors.", epilog="Example: allograft schema -o study.schema.json"
+)
 def schema(
     kind: Annotated[
         Kind, typer.Argument(help="The study file, a record in OUT/records, or the card.json of a model.")

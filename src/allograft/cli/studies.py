@@ -18,7 +18,10 @@ from allograft.errors import SpecError
 studies = typer.Typer(rich_markup_mode=None)
 
 
-@studies.command(epilog="Example: allograft study examples/vessels.yaml --out runs/vessels")
+@studies.command(
+    short_help="Compare recipes, and write a table, a report and the models.",
+    epilog="Example: allograft study examples/vessels.yaml --out runs/vessels",
+)
 def study(
     file: Annotated[Path, typer.Argument(help="The study file; see examples/.")],
     out: Annotated[
@@ -89,7 +92,10 @@ def study(
         show(result, unmirrored)
 
 
-@studies.command(epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'")
+@studies.command(
+    short_help="Run one recipe once, and write a model folder.",
+    epilog="Example: allograft train study.yaml --out runs/one --set 'recipes=[supervised]'",
+)
 def train(
     file: Annotated[Path, typer.Argument(help="A study file with one recipe.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; the model is in OUT/model.")],
@@ -150,7 +156,10 @@ def adapt(
         show(adapt_model(model, manifest, asked, out, **how, fabric=fabric, say=say, progress=not quiet))
 
 
-@studies.command(epilog="Example: allograft report runs/vessels --format markdown > table.md")
+@studies.command(
+    short_help="Write the report and the tables again from the records.",
+    epilog="Example: allograft report runs/vessels --format markdown > table.md",
+)
 def report(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
     without_images: Annotated[
@@ -178,7 +187,10 @@ def report(
     raise_failed(result)
 
 
-@studies.command(epilog="Example: allograft clean runs/vessels --yes")
+@studies.command(
+    short_help="List what nothing needs any more; --yes removes it.",
+    epilog="Example: allograft clean runs/vessels --yes",
+)
 def clean(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise nothing is removed.")] = False,

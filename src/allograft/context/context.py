@@ -132,7 +132,10 @@ class Context:
     def key(self, draws: str, recipe: Recipe) -> str:
         """The unit of a run: its draws, and all else that its bytes depend on: defaults, versions,
         and the code of what other packages add."""
-        defaults = [plain(recipe), plain(self.settings), plain(self.task)]
+        settings: dict[str, object] = plain(self.settings)
+        if not self.settings.loss:  # units that were trained before a loss could be named keep their key
+            del settings["loss"]
+        defaults = [plain(recipe), settings, plain(self.task)]
         machine = [self.fabric.world_size, str(self.fabric._precision.precision), __version__, torch.__version__]
         foreign = foreign_code((*every_recipe(recipe), self.task, self.template))
         return content_hash(draws, defaults, machine, *foreign)

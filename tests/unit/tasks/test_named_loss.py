@@ -202,3 +202,14 @@ def test_the_page_names_the_recipes_that_refuse_a_loss() -> None:
     sentence = re.search(r"added to this one\. (.*?) are defined by a loss of their", PAGE.read_text(), flags=re.S)
     assert sentence
     assert set(re.findall(r"`(\w+)`", sentence.group(1))) == own
+
+
+def test_a_study_that_names_no_loss_has_the_units_that_it_had_before(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[tuple[object, ...]] = []
+    monkeypatch.setattr("allograft.context.context.content_hash", lambda *parts: hashed.append(parts) or "draws")
+    for loss in ({}, FOCAL):
+        study = session(manifest, tmp_path, loss=loss)
+        study.context(0).key("draws", study.study.recipes[0])
+    assert ["'loss'" in str(parts) for parts in hashed] == [False, True]
