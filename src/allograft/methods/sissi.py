@@ -4,7 +4,6 @@ et al. 2022)."""
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -237,21 +236,13 @@ class Sissi:
 
     # ------------------------------------------------------------ boxes and batches
     def _corrected(self, network: AnyNetwork, target: Sequence[Cohort], epoch: int, context: Context) -> list[Cohort]:
-        """The target as it is now with the network's own boxes, made anew each epoch. Where none are
-        left in any image, it stays as it is."""
-        corrected: list[Cohort] = []
+        """The target as it is now with the network's own boxes, made anew each epoch."""
+        corrected = []
         for number, cohort in enumerate(target):
             make = partial(self._pseudo_labels, network, cohort, context)
             boxes = context.once(f"boxes-{epoch}-{number}", make)
             corrected.append(cohort.relabelled({name: Boxes(**each) for name, each in boxes.items()}))
-        if any(map(len, boxes_of(corrected))):
-            return corrected
-        warnings.warn(
-            f"sissi: the correction of epoch {epoch} leaves no box in any image, so the boxes stay as they were; set a "
-            f"lower score (it is {self.score}), or train longer before it starts",
-            stacklevel=2,
-        )
-        return list(target)
+        return corrected
 
     def _pseudo_labels(self, network: AnyNetwork, cohort: Cohort, context: Context) -> dict[str, dict[str, Tensor]]:
         made: dict[str, dict[str, Tensor]] = {}
