@@ -181,8 +181,8 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "unknown recipe": (study("finetune", "fintune"), ["unknown recipe 'fintune'", "did you mean 'finetune'"]),
     "unknown parameter": (study("scope", "scpoe"), ["finetune.scpoe", "did you mean 'scope'"]),
-    "unknown value": (study("top", "tpo"), ["finetune.scope", "'top'", "tpo"]),
-    "wrong type": (study("seeds: 1", "seeds: no"), ["study.seeds", "integer", '"no"']),
+    "unknown value": (study("top", "tpo"), ["finetune.scope", "did you mean top?", "tpo"]),
+    "wrong type": (study("seeds: 1", "seeds: no"), ["study.seeds", "expected a whole number", '"no"']),
     "octal": (study("seeds: 1", "seeds: 010"), ["study.seeds", '"010"']),
     "a tag": (study("[a]", "!!python/object/apply:os.system [echo]"), ["study.yaml", "not plain YAML", "os.system"]),
     "an alias": (
@@ -190,14 +190,17 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["study.yaml", "aliases", "write the value out"],
     ),
     "unknown network": (study("unet", "unett"), ["unknown network 'unett'", "did you mean 'unet'"]),
-    "unknown argument of the network": (study("num_res_units", "res_units"), ["network: unet", "'res_units'"]),
+    "unknown argument of the network": (
+        study("num_res_units", "res_units"),
+        ["network.unet.res_units", "'num_res_units'"],
+    ),
     "unknown optimizer": (
         study("seeds: 1", "seeds: 1\noptimizer: {adma: {}}"),
         ["unknown optimizer 'adma'", "did you mean 'adam'"],
     ),
     "unknown argument of the optimizer": (
         study("seeds: 1", "seeds: 1\noptimizer: {adam: {rate: 1}}"),
-        ["optimizer: adam", "'rate'"],
+        ["optimizer.adam.rate", "known: amsgrad"],
     ),
     "weights that are not there": (
         study("seeds: 1", "seeds: 1\nstart: nowhere.safetensors"),

@@ -106,7 +106,15 @@ COMMANDS = {
         {"allograft.cohort.doctor:examine": "diagnosis", "allograft.cohort.doctor_text:to_text": ""},
     ),
     "phantom": Called("brain out", ("allograft.phantoms.brain:write_brain", "allograft.phantoms.skin:write_skin")),
-    "label skin-tone": Called("images --out out", ("allograft.apply.skin_tones:label_skin_tones",)),
+    "label skin-tone": Called(
+        "images --out out",
+        ("allograft.apply.skin_sheet:write_sheet",),
+        {
+            "allograft.apply.skin_tones:label_skin_tones": SimpleNamespace(
+                thresholds=(), tones={}, unknown=0, doubtful=0, within_one=None
+            )
+        },
+    ),
     "label boxes": Called("images --out out --radius 3,9", ("allograft.apply.box_labels:label_boxes",)),
     "compare": Called("a b m.csv --out out", ("allograft.apply.compare:compare",)),
     "init": Called(
@@ -153,6 +161,7 @@ OTHER: dict[tuple[str, str], tuple[str, str, Any]] = {
     ("phantom", "--site"): ("a=none b=severe", "sites", {"a": "none", "b": "severe"}),
     ("phantom", "--confounding"): ("a=0.6 b=0", "confounding", {"a": 0.6, "b": 0.0}),
     ("phantom", "--seed"): ("4", "seed", 4),
+    ("label skin-tone", "--sheet"): ("else.png", "sheet", Path("else.png")),
     ("label skin-tone", "--skin"): ("ycbcr", "skin", "ycbcr"),
     ("label skin-tone", "--thresholds"): ("kinyanjui", "thresholds", "kinyanjui"),
     ("label boxes", "--radius"): ("4,8", "radius", (4.0, 8.0)),
@@ -168,6 +177,7 @@ OTHER: dict[tuple[str, str], tuple[str, str, Any]] = {
 value), and its value, or that of each; by default a word, or two, the argument of the option's name, and these, or
 True of a flag."""
 CALLS: dict[tuple[str, str], str] = {
+    ("label skin-tone", "--sheet"): "write_sheet",
     ("study", "--plan"): "Session",
     ("adapt", "--plan"): "Session",
     ("report", "--format"): "formatted",

@@ -252,11 +252,12 @@ def _as_files(images: Images, folder: Path) -> list[Path | str | Case]:
     """The same with each given in a file of the folder."""
     if isinstance(images, Cohort):
         return list(images.cases)
+    if isinstance(images, (str, Path, np.ndarray, Tensor)):
+        images = [images]
     if not isinstance(images, Iterable):
         raise ImageError(f"images: found {type(images).__name__}; expected a path, an array, a cohort, or a list")
-    several = [images] if isinstance(images, (str, Path, np.ndarray, Tensor)) else list(images)
     files: list[Path | str | Case] = []
-    for number, given in enumerate(several):
+    for number, given in enumerate(images):
         if isinstance(given, Tensor):
             given = given.detach().cpu().numpy()
         if isinstance(given, np.ndarray):

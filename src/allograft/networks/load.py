@@ -211,7 +211,7 @@ def _removable(keys: Iterable[str]) -> list[str]:
     """Prefixes that may be a wrapper's, shortest first: ``WRAPPERS`` in any number, and what most
     keys have in common.
 
-    >>> _removable(["net.model.a.weight", "net.model.a.bias", "loss.weight"])
+    >>> _removable(["net.model.a.weight", "net.model.a.bias", "temperature"])
     ['', 'net.', 'net.model.', 'net.model.a.']
     """
     counts: Counter[str] = Counter()

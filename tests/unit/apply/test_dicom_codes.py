@@ -66,7 +66,7 @@ def with_white(**changed: str) -> str:
         ("[white]", "codes.yaml: expected one entry per class, for example white: {scheme: SCT"),
         (f"white: 12\n{SECOND}", "codes.yaml: white: found '12'; expected a code"),
         ("white: [", "codes.yaml: not plain YAML"),
-        (f"white: {{scheme: SCT}}\n{SECOND}", "white.value: Field required"),
+        (f"white: {{scheme: SCT}}\n{SECOND}", "white.value: missing; expected a word"),
         (with_white(scheme="SNOMED"), "white: unknown coding scheme 'SNOMED'; expected SCT (SNOMED CT), a scheme"),
         (with_white(scheme="NORTH"), "a scheme of your own whose name begins with 99, such as 99NORTH"),
         (with_white(scheme="99ABCDEFGHIJKLMNO"), "white.scheme: found '99ABCDEFGHIJKLMNO'; expected 1 to 16"),

@@ -392,7 +392,7 @@ def test_unlabelled_target_images_do_not_meet_a_need_of_labels(manifest: Path) -
 
 @pytest.mark.parametrize("arguments", [{"lrr": 1}, {"lr": -1}, {"lr": "fast"}])
 def test_wrong_arguments_of_an_optimizer(arguments: dict[str, Any]) -> None:
-    with pytest.raises(SpecError, match="optimizer: adam: "):
+    with pytest.raises(SpecError, match=r"optimizer[.:] ?adam"):
         a_context(optimizer={"adam": arguments}).optimizer(a_network().parameters())
 
 

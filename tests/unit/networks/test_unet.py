@@ -71,7 +71,7 @@ def test_weights_are_drawn_from_the_global_generators() -> None:
         ({"build": {"unnet": {}}}, "unknown network 'unnet'; did you mean 'unet'"),
         (
             {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channel": [4, 8]}}},
-            "network: unet: .*'channel'",
+            r"network\.unet\.channel: unknown key 'channel'; did you mean 'channels'",
         ),
         (
             {"build": {"monai.SwinUNETTR": {"key": "mask"}}},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.contract.world import session_of, write_cohort
 
+from allograft.run import closing
 from allograft.run import session as room
 from allograft.run.pace import Pace
 from allograft.run.session import Session
@@ -50,7 +51,7 @@ def reports_of(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             clock.now += report_seconds
 
         monkeypatch.setattr(Session, "run", run)
-        monkeypatch.setattr(Session, "report", report)
+        monkeypatch.setattr(closing, "write_page", report)
         plan: Any = SimpleNamespace(
             continued=frozenset(), rows=tuple(SimpleNamespace(unit=f"u{n}", nodes=()) for n in range(rows))
         )
@@ -90,9 +91,9 @@ def test_a_page_is_written_again_only_where_something_has_changed(
 ) -> None:
     study, out = session_of(manifest, tmp_path / "x", "supervised").study.spelt_out(), tmp_path / "out"
     written: list[Path] = []
-    real = Session.report
+    real = closing.write_page
     without_sections(monkeypatch)
-    monkeypatch.setattr(Session, "report", lambda self, *a, **k: (written.append(self.out), real(self, *a, **k))[1])
+    monkeypatch.setattr(closing, "write_page", lambda self, *a, **k: (written.append(self.out), real(self, *a, **k))[1])
 
     def again() -> int:
         before = len(written)

@@ -53,7 +53,7 @@ def count_notes(described: Mapping[str, object], found: int) -> list[str]:
     """A line where ``dataset.json`` counts other training cases than there are.
 
     >>> count_notes({"numTraining": 3}, 2)
-    ["dataset.json says numTraining 3; found 2 training cases: some are missing, or the number is old"]
+    ['dataset.json says numTraining 3; found 2 training cases: some are missing, or the number is old']
     """
     said = described.get("numTraining")
     if not isinstance(said, int) or said == found:
