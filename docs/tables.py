@@ -89,9 +89,7 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
     "p": p_value,
     "interval": lambda row: f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "",
     "subjects": lambda row: row["subjects"],
-    "predicting": lambda row: (
-        f"{float(row['predict_seconds_per_100']):.1f}" if row["predict_seconds_per_100"] else ""
-    ),
+    "predicting": lambda row: f"{float(row['predict_seconds_per_100']):.1f}" if row["predict_seconds_per_100"] else "",
     "seconds": lambda row: f"{float(row['train_seconds']):.0f}" if row["train_seconds"] else "",
 }
 
