@@ -13,8 +13,8 @@ further steps alone bring.
 
 In the first run, whose Dice had no squares in its denominators, the multi-site gain reached its
 margin (+0.0098, one seed of three lost) and the control's missed it (+0.0051). With the paper's
-squares neither holds, and the control gains more: that CateNorm answers the shift is not shown
-here.
+squares the two were +0.0041 and +0.0115 in an earlier version, and are +0.0145 and +0.0072 with
+today's draws: the control gains half as much, so that CateNorm answers the shift is not shown here.
 """
 
 from __future__ import annotations
@@ -88,11 +88,10 @@ def test_the_second_pass_is_no_worse_than_the_first(name: str, means: dict[str, 
     assert means[name]["CateNorm second-pass"] >= means[name]["CateNorm first-pass"] - 0.002
 
 
-@pytest.mark.xfail(strict=True, reason="gains 0.0041, not 0.005")
 def test_several_sites_gain(means: dict[str, dict[str, float]]) -> None:
     assert gain(means["multi-site"]) >= 0.005
 
 
-@pytest.mark.xfail(strict=True, reason="gains 0.0115 where there is no shift, more than 0.005")
+@pytest.mark.xfail(strict=True, reason="gains 0.0072 where there is no shift, more than 0.005")
 def test_sites_without_a_shift_do_not(means: dict[str, dict[str, float]]) -> None:
     assert abs(gain(means["control"])) <= 0.005
