@@ -169,6 +169,7 @@ PHANTOMS = {
     "histology": "allograft.phantoms.histology:write_histology",
     "knee": "allograft.phantoms.knee:write_knee",
     "cells": "allograft.phantoms.cells:write_cells",
+    "organs": "allograft.phantoms.organs:write_organs",
 }
 
 _TABLES = {

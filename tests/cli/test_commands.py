@@ -105,6 +105,12 @@ def test_a_confounded_phantom_is_that_of_python(allograft: Command, tmp_path: Pa
     assert len(found[0]) == 26
 
 
+def test_a_phantom_of_volumes_alone_needs_no_dims(allograft: Command, tmp_path: Path) -> None:
+    told = allograft("phantom", "organs", tmp_path, "--subjects", 1, "--size", 32, "--site", "a=tube")
+    assert (told.code, told.out.strip()) == (0, str(tmp_path / "manifest.csv")), told.err
+    assert (tmp_path / "images/a-000.nii.gz").is_file()
+
+
 def test_from_a_phantom_to_masks(allograft: Command, tmp_path: Path) -> None:
     cohort, out = tmp_path / "cohort", tmp_path / "out"
     told = allograft(

@@ -126,7 +126,9 @@ def boxes(
 def phantom(
     name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
     out: Annotated[Path, typer.Argument(help="Folder for images, masks and manifest.csv.")],
-    dims: Annotated[int, typer.Option(help="Dimensions: 2 or 3.")] = 2,
+    dims: Annotated[
+        int | None, typer.Option(help="Dimensions: 2 or 3. By default 2, and 3 of a phantom that has volumes alone.")
+    ] = None,
     subjects: Annotated[int, typer.Option(help="Subjects per site.")] = 12,
     size: Annotated[int, typer.Option(help="Pixels along each side.")] = 64,
     site: Annotated[
@@ -151,6 +153,7 @@ def phantom(
 
     write = find("phantom", name)
     more: dict[str, Any] = {"sites": dict(_pair("site", text, "b=severe") for text in site)} if site else {}
+    more |= {} if dims is None else {"dims": dims}
     if confounding:
         if "confounding" not in signature(write).parameters:
             raise SpecError(
@@ -161,7 +164,7 @@ def phantom(
         if "structure" not in signature(write).parameters:
             raise SpecError(f"--structure {structure}: the {name} phantom has none; leave it out, or choose brain")
         more["structure"] = structure
-    print(write(out, dims=dims, subjects=subjects, size=size, seed=seed, **more))
+    print(write(out, subjects=subjects, size=size, seed=seed, **more))
 
 
 def _number(option: str, text: str, example: str) -> tuple[str, float]:

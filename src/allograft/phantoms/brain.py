@@ -291,7 +291,7 @@ def write_brain(
     ...     print(write_brain(Path(folder), sites={"a": "none"}, subjects=1, size=32).read_text().splitlines()[1])
     images/a-000.png,masks/a-000.png,a-000,a
     """
-    check_request("brain", dims, sites, SHIFTS, (subjects, size), has_volumes=True)
+    check_request("brain", dims, sites, SHIFTS, (subjects, size), possible=(2, 3))
     if structure not in STRUCTURES:
         raise SpecError(f"brain phantom: {nearest(structure, STRUCTURES, 'structure')}")
     scanners = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}

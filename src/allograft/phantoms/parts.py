@@ -88,13 +88,17 @@ def check_request(
     shifts: Iterable[str],
     numbers: tuple[int, int],
     *,
-    has_volumes: bool = False,
+    possible: tuple[int, ...] = (2,),
 ) -> None:
     """Raise ``SpecError`` for what cannot be written; ``numbers`` are subjects a site and pixels a
-    side."""
+    side, ``possible`` the dimensions that the phantom has."""
     subjects, size = numbers
-    if dims not in ((2, 3) if has_volumes else (2,)):
-        mend = "expected 2 or 3" if has_volumes else "it is a photograph, so 2; 'brain' has volumes"
+    if dims not in possible:
+        fixes: dict[tuple[int, ...], str] = {
+            (2,): "it is a photograph, so 2; 'brain' has volumes",
+            (3,): "its images are volumes, so 3",
+        }
+        mend = fixes.get(possible, "expected 2 or 3")
         raise SpecError(f"{phantom} phantom: dims is {dims}; {mend}")
     if size < 32:
         raise SpecError(
