@@ -161,6 +161,16 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
         volumetric_task(0, 3)
 
 
+def test_foreground_is_of_every_data_set_or_by_site_or_cohort(tmp_path: Path) -> None:
+    cohort = volumes(tmp_path / "v", [4])  # 9 pixels in every slice
+    named = replace(cohort, cases=tuple(replace(case, site=f"ct/{case.site}") for case in cohort.cases))
+    for least in (9, {"ct": 9}, {"ct/organ": 9}, {"ct/organ": 9, "ct": 10}, {"mr": 10}):
+        assert [volume.depth for volume in checked_volumes([named], least, 1)] == [4]
+    for least in (10, {"ct": 10}, {"ct/organ": 10, "ct": 9}):
+        with pytest.raises(SpecError, match=r"no slice or tile of 'ct/organ' shows 10 pixels"):
+            checked_volumes([named], least, 1)
+
+
 def test_images_that_make_no_task_are_refused_and_a_standard_task_has_them_whole(tmp_path: Path) -> None:
     uncut = replace(volumes(tmp_path / "v", [4]), slices=None)
     with pytest.raises(SpecError, match=r"the volumes of 'organ' are not cut.*set slices: \{axis: 2\}"):

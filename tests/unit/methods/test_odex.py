@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from allograft.batch import collate
 from allograft.errors import AllograftError, SpecError
+from allograft.methods import odex
 from allograft.methods.odex import Expert, Gaussian, Odex, OdexPredictor, storage
 from allograft.networks import Wrapped
 from allograft.parts.domain_features import check_one_size, domain_features, feature_name
@@ -118,6 +119,39 @@ def test_the_threshold_is_that_of_the_nearest_model(monkeypatch: pytest.MonkeyPa
     assert nearest == 1
     assert near.mean != pytest.approx(far.mean)
     assert facts["threshold"] == pytest.approx(3 * near.mean)
+    each = [float(near.scaled(near.history[0].mahalanobis(case))) for case in features]
+    assert facts["distance"] == pytest.approx(sum(each) / 20)  # the mean over its cases
+
+
+def test_a_grown_model_begins_as_a_copy_of_the_nearest(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[str, int]] = []
+    real = odex.stage_training
+
+    def watched(network: Any, phase: Phase, context: Any) -> Any:
+        begun.append((digest(network), id(network)))
+        return real(network, phase, context)
+
+    monkeypatch.setattr(odex, "stage_training", watched)
+    (_, second), _ = stream_of(manifest, tmp_path, {"grow": "always"})
+    old = predictor_of(second).experts[0].network
+    assert begun[1] != begun[0]
+    assert begun[1][0] == digest(old)
+    assert begun[1][1] != id(old)
+
+
+@pytest.mark.parametrize(("before", "grows"), [(0.75, False), (0.65, True)])
+def test_a_model_is_added_where_the_dice_of_training_cases_falls_by_more_than_a_tenth(
+    before: float, grows: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    phase = Phase(1, read(write_photographs(tmp_path, {"a": 1})), ("a",))
+    features = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    expert = Expert(nn.Identity(), (Gaussian.fit(features),), torch.tensor([1.0, 4.0]), dice=0.8)
+    monkeypatch.setattr(Odex, "_features", lambda *_: 100 + features)  # far, which does not count here
+    monkeypatch.setattr(odex, "training_dice", lambda *_: before)
+    _, grown, facts = Odex(grow="dice-drop")._choose([expert], phase, a_context())
+    assert (grown, facts["dice_before"]) == (grows, before)
 
 
 def test_the_gaussian_never_sees_the_held_out_cases(
