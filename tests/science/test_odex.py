@@ -7,13 +7,15 @@ medium and severe shift; in the control all four are drawn by one scanner.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+from tests.science.kept import Line, keep
 
 from allograft.phantoms.brain import write_brain
-from allograft.results.analysis.stream import StreamResult, backward_transfer, forward_transfer, stream_results
+from allograft.results.analysis.stream import Matrix, StreamResult, backward_transfer, forward_transfer, stream_results
 from allograft.results.record import read_all
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
@@ -57,18 +59,42 @@ def along(folder: Path, shifts: tuple[str, ...]) -> dict[str, StreamResult]:
     plan = session.plan(world)
     for number, row in enumerate(plan.rows):
         session.run(world, row, f"{number + 1} of {len(plan.rows)}")
-    found = stream_results(plan, read_all(folder / "out").values(), study.phases)
-    assert all(len(one.matrices) == SEEDS for one in found)
-    return {one.title: one for one in found}
+    results = stream_results(plan, read_all(folder / "out").values(), study.phases)
+    assert all(len(result.matrices) == SEEDS for result in results)
+    return {result.title: result for result in results}
+
+
+def lines_of(setting: str, results: dict[str, StreamResult]) -> list[Line]:
+    made: list[Line] = []
+    for title, result in results.items():
+        for seed, (matrix, facts) in enumerate(zip(result.matrices, result.facts, strict=True)):
+            values = {"backward": backward_transfer(matrix), "forward": forward_transfer(matrix)}
+            values |= {"end": fmean(value for value in matrix[-1] if value is not None), "models": facts.get("models")}
+            made += [(setting, title, name, seed, value) for name, value in values.items() if value is not None]
+    return made
 
 
 @pytest.fixture(scope="module")
-def gradual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StreamResult]:
-    return along(tmp_path_factory.mktemp("gradual"), GRADUAL)
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, StreamResult]]:
+    """Setting -> title -> result; their numbers are kept."""
+    settings = {"gradual": GRADUAL, "control": CONTROL}
+    made = {name: along(tmp_path_factory.mktemp(name), shifts) for name, shifts in settings.items()}
+    keep("odex", [line for name, results in made.items() for line in lines_of(name, results)])
+    return made
 
 
-def mean_of(measure: object, found: StreamResult) -> float:
-    return fmean(measure(matrix) for matrix in found.matrices)  # type: ignore[operator]
+@pytest.fixture(scope="module")
+def gradual(both: dict[str, dict[str, StreamResult]]) -> dict[str, StreamResult]:
+    return both["gradual"]
+
+
+@pytest.fixture(scope="module")
+def control(both: dict[str, dict[str, StreamResult]]) -> dict[str, StreamResult]:
+    return both["control"]
+
+
+def mean_of(measure: Callable[[Matrix], float | None], result: StreamResult) -> float:
+    return fmean(value for matrix in result.matrices if (value := measure(matrix)) is not None)
 
 
 def test_sequential_training_forgets(gradual: dict[str, StreamResult]) -> None:
@@ -102,7 +128,7 @@ def test_odex_with_averaged_features_keeps_early_stages(gradual: dict[str, Strea
 
 @pytest.mark.parametrize("name", ["odex", AVERAGED])
 def test_odex_learns_later_stages_as_sequential_training_does(name: str, gradual: dict[str, StreamResult]) -> None:
-    ours, theirs = (mean_of(forward_transfer, gradual[one]) for one in (name, "sequential"))
+    ours, theirs = (mean_of(forward_transfer, gradual[title]) for title in (name, "sequential"))
     assert ours >= theirs - PLASTIC
 
 
@@ -110,11 +136,6 @@ def test_odex_learns_later_stages_as_sequential_training_does(name: str, gradual
 @pytest.mark.parametrize("name", ["odex", AVERAGED])
 def test_the_pool_stays_smaller_than_the_stream(name: str, gradual: dict[str, StreamResult]) -> None:
     assert fmean(facts["models"] for facts in gradual[name].facts) < len(GRADUAL)
-
-
-@pytest.fixture(scope="module")
-def control(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StreamResult]:
-    return along(tmp_path_factory.mktemp("control"), CONTROL)
 
 
 @pytest.mark.parametrize("name", ["odex", AVERAGED])
