@@ -26,7 +26,7 @@ from allograft.parts.cross_domain import Companions, CrossDomain
 from allograft.parts.foreground import Foreground
 from allograft.parts.local_models import Locals, To, inverse_distance_weights, released_weights
 from allograft.parts.organs import chances, distance_map, names_of
-from allograft.parts.volumes import CutIntoTiles, by_dataset, checked_volumes
+from allograft.parts.volumes import CutIntoTiles, by_dataset, check_tiles, checked_volumes
 from allograft.predictor import Direct
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
 from allograft.schedule import Planned
@@ -215,6 +215,7 @@ class Metamedseg:
             )
         if self.meta_epochs:
             checked_volumes(scenario.source, self.foreground, self.grid)
+            check_tiles(scenario.source, self.grid if context.settings.patch is None else 1, network)
             self._check_others(scenario.source, network)
 
     def run(self, scenario: Scenario, network: AnyNetwork, context: Context) -> Generator[Stage, None, Carry]:

@@ -13,6 +13,7 @@ from allograft.cohort import Cohort
 from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Item
 from allograft.errors import SpecError
+from allograft.networks import AnyNetwork
 from allograft.parts.organs import names_of, site_of
 
 
@@ -111,6 +112,20 @@ def _check_plane(cohort: Cohort, grid: int) -> None:
         )
 
 
+def check_tiles(source: Sequence[Cohort], grid: int, network: AnyNetwork) -> None:
+    """Raise ``SpecError`` where the sides of a photograph's tiles are no multiples of what the
+    network needs."""
+    for cohort in source if grid > 1 else ():
+        size = cohort.case(0).image.shape[2:]
+        if cohort.slices is None and any(side // grid % network.multiple for side in size):
+            tile = " x ".join(str(side // grid) for side in size)
+            raise SpecError(
+                f"an image of '{site_of(cohort)}' is cut into {grid} x {grid} tiles of {tile} pixels, and the sides "
+                f"that the network takes are multiples of {network.multiple}; set preprocessing.size to multiples of "
+                f"{grid * network.multiple}, or ask for another number of shots"
+            )
+
+
 def foreground(mask: Tensor) -> int:
     """Pixels of any class but the background."""
     return int((mask > 0).sum())
@@ -134,23 +149,23 @@ def tiles_of(image: Tensor, grid: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class CutIntoTiles:
-    """After ``first``, a photograph becomes the tiles that are kept of it; all else stays.
+    """A photograph becomes the tiles that are kept of it, each then cropped and augmented; all else
+    is cropped and augmented whole.
 
     Args:
-        first: crop and augmentation of the whole image.
+        each: crop and augmentation of a tile. Of a whole image it would move what the tiles hold.
         kept: name of a case -> its tiles.
         grid: tiles along each axis.
     """
 
-    first: Transform
+    each: Transform
     kept: Mapping[str, tuple[int, ...]]
     grid: int
 
     def __call__(self, case: Batch, rng: Generator) -> Batch:
         """B = 1 -> B = number of tiles."""
-        case = self.first(case, rng)
         if case.cases[0] not in self.kept:
-            return case
+            return self.each(case, rng)
         size = case.image.shape[2:]
         images, region = tiles_of(case.image, self.grid), case.region
         parts = []
@@ -162,5 +177,6 @@ class CutIntoTiles:
                 for key, value in case.labels.items()
             }
             counts = None if region is None else tiles_of(region, self.grid)[tile]
-            parts.append(replace(case, image=images[tile], labels=labels, region=counts, extent=None))
+            cut = replace(case, image=images[tile], labels=labels, region=counts, extent=None)
+            parts.append(self.each(cut, rng))
         return collate(parts)

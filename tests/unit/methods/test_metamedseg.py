@@ -20,7 +20,7 @@ from allograft.networks import build
 from allograft.parts.cross_domain import Companions, CrossDomain, feature_gap, foreground_entropy
 from allograft.parts.foreground import Foreground
 from allograft.parts.organs import chances, distance_map
-from allograft.parts.volumes import checked_volumes, foreground, tiles_of
+from allograft.parts.volumes import CutIntoTiles, checked_volumes, foreground, tiles_of
 from allograft.recipe import Scenario, parse_recipe
 from allograft.tasks.segmentation import Segmentation
 
@@ -119,6 +119,20 @@ def test_photographs_are_cut_into_tiles_that_show_foreground(tmp_path: Path) -> 
     assert len(batch) == len(volume.tiles) == facts["fewest_shots"]
 
 
+def test_a_tile_is_augmented_after_it_was_cut() -> None:
+    """A flip of the whole image would bring other tiles to the places of those that are kept."""
+    number = torch.arange(16).view(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)[None, None]
+    case = Batch(number.float(), torch.zeros(1).long(), ("a",), {"mask": number})
+
+    def flipped(tile: Batch, rng: torch.Generator) -> Batch:
+        return replace(tile, image=tile.image.flip(-1), labels={"mask": tile.labels["mask"].flip(-1)})  # type: ignore[union-attr]
+
+    made = CutIntoTiles(flipped, {"a": (4, 6)}, 4)(case, torch.Generator())
+    assert made.image.unique().tolist() == made.labels["mask"].unique().tolist() == [4, 6]  # type: ignore[union-attr]
+    other = CutIntoTiles(flipped, {"b": (4, 6)}, 4)(case, torch.Generator())
+    assert torch.equal(other.image, case.image.flip(-1))
+
+
 def test_organs_have_equal_shares_and_their_data_sets_divide_them(tmp_path: Path) -> None:
     manifest = write_photographs(tmp_path, {"t1": 1, "t2": 1, "liver": 1, "lung": 1})
     cohorts = [read(manifest).site(site) for site in ("liver", "lung", "t1", "t2")]
@@ -181,6 +195,11 @@ def test_images_that_make_no_task_are_refused_and_a_standard_task_has_them_whole
     masks = [cohort.case(number).labels["mask"] for number in range(2)]
     whole = min(map(foreground, masks))
     assert whole > max(foreground(tile) for mask in masks for tile in tiles_of(mask, 2))
+    tiny = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
+    with pytest.raises(SpecError, match=r"'a' is cut into 3 x 3 tiles of 5 x 5 pixels.*multiples of 2; .*size.* of 6,"):
+        Metamedseg(shots=9).check(Scenario(source=(cohort,)), tiny, a_context())
+    for fits in (Metamedseg(shots=4), Metamedseg(shots=9, task="standard")):
+        fits.check(Scenario(source=(cohort,)), tiny, a_context())
     recipe = Metamedseg(shots=5, task="standard", foreground=whole)  # no tile shows as much
     loader, facts = recipe.episodes([cohort], a_context())
     assert next(loader(0)).image.shape == (2, 1, 16, 16)
