@@ -47,9 +47,13 @@ CROPPED = {"united": 16, "united_paper": 16}
 is made small."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
-SIDES = {"diffmic": 112, "catenorm_vessels": 32}
+SIDES = {
+    "diffmic": 112,
+    "catenorm_vessels": 32,
+    **dict.fromkeys(("organs_metamedseg", "organs_all_data", "organs_losses"), 24),
+}
 """Pixels along a side that an example needs: regions are chosen among the cells of the last feature,
-or a normalisation needs two."""
+a normalisation needs two, or the network takes tiles of a multiple of 4."""
 
 
 def sites_of(study: Study) -> tuple[str, ...]:
