@@ -112,7 +112,7 @@ def reached(recipe: Metamedseg, sources: Cohort, target: Cohort, seed: int, fold
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
     """Row -> organ -> IoU of each seed; the control's row is named ``control``."""
     folder = tmp_path_factory.mktemp("organs")
-    manifest = write_organs(folder, subjects=16, size=32)
+    manifest = write_organs(folder, subjects=12, size=32)
     cohort, wrong = read(manifest), read(with_masks_of_others(manifest))
     asked = {name: (recipe, cohort) for name, recipe in ROWS.items()} | {"control": (ROWS[CONTROLLED], wrong)}
     made: dict[str, dict[str, list[float]]] = {name: {organ: [] for organ in ORGANS} for name in asked}
