@@ -12,6 +12,9 @@ Written down before the first run, for the mean IoU of unseen volumes over targe
 - at the control, whose sources have the masks of other subjects, average updates of volumetric tasks
   gain no more than 0.02 over training from scratch.
 
+Of these only the margins to training from scratch and of inverse distances over all organs held; the
+marks below have the numbers.
+
 All rows are tuned alike. There are 40 meta-epochs of 3 tasks, 5 epochs over 8 shots each, where the
 paper has 100 of 5, 20 and 15; the meta rate is 0.025, so that rate times meta-epochs is the paper's.
 """
@@ -138,10 +141,12 @@ def over_all(organs: dict[str, list[float]]) -> float:
     return mean(map(mean, organs.values()))
 
 
+@pytest.mark.xfail(strict=True, reason="0.1584, standard tasks 0.1621")
 def test_volumetric_tasks_beat_standard_ones(found: dict[str, dict[str, list[float]]]) -> None:
     assert over_all(found["average, volumetric"]) >= over_all(found["average, standard"]) + VOLUMETRIC
 
 
+@pytest.mark.xfail(strict=True, reason="0.1280 on the lobes, average updates 0.1294")
 def test_inverse_distances_pay_where_the_target_is_unlike_the_sources(found: dict[str, dict[str, list[float]]]) -> None:
     inverse, average = found["inverse distance, standard"], found["average, standard"]
     assert mean(inverse[DARK]) >= mean(average[DARK]) + INVERSE
@@ -156,10 +161,12 @@ def test_meta_training_beats_training_from_scratch(row: str, found: dict[str, di
     assert over_all(found[row]) >= over_all(found["scratch"]) + SCRATCH
 
 
+@pytest.mark.xfail(strict=True, reason="0.1584 and 0.1602, transfer 0.3195")
 @pytest.mark.parametrize("row", ["average, volumetric", "inverse distance, volumetric"])
 def test_meta_training_beats_transfer(row: str, found: dict[str, dict[str, list[float]]]) -> None:
     assert over_all(found[row]) >= over_all(found["transfer"]) + TRANSFER
 
 
+@pytest.mark.xfail(strict=True, reason="0.1525, from scratch 0.0824 and with the right masks 0.1584")
 def test_masks_of_other_subjects_teach_nothing(found: dict[str, dict[str, list[float]]]) -> None:
     assert over_all(found["control"]) <= over_all(found["scratch"]) + CONTROL
