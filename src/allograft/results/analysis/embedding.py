@@ -93,12 +93,18 @@ def embeddings_of(
 
 
 def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:
-    """The source's training cases, and the target's for training and for testing, with every label
-    the manifest has."""
-    parts = [world.part(site, "train", fold) for site in world.study.source]
-    source = (
-        {} if not parts else {"source": replace(parts[0], cases=tuple(case for part in parts for case in part.cases))}
-    )
+    """The source's training cases, a group for each cohort where it has several, and the target's
+    for training and for testing, with every label the manifest has."""
+    by_cohort: dict[str, list[Cohort]] = {}
+    for site in world.study.source:
+        name = f"source, {site.partition('/')[0]}" if world.study.cohorts else "source"
+        by_cohort.setdefault(name, []).append(world.part(site, "train", fold))
+    if len(by_cohort) == 1:
+        by_cohort = {"source": next(iter(by_cohort.values()))}
+    source = {
+        name: replace(parts[0], cases=tuple(case for part in parts for case in part.cases))
+        for name, parts in by_cohort.items()
+    }
     return {
         **source,
         "target, training": world.part(target, "train", fold),

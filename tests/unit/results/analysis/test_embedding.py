@@ -31,6 +31,8 @@ from allograft.results.analysis.embedding import (
     features,
     groups_of,
 )
+from allograft.study.reading import make_study
+from allograft.study.world import World
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 
@@ -284,3 +286,21 @@ def test_the_groups_of_a_study(tmp_path: Path) -> None:
         case.name for site in "ad" for case in world.part(site, "train", 0).cases
     }
     assert {case.site for case in groups["target, training"].cases} == {"b"}
+
+
+def test_source_cohorts_keep_their_own_preprocessing(tmp_path: Path) -> None:
+    """Of one cohort the sites are a group; what another cohort's images are prepared by is its own."""
+    write_photographs(tmp_path / "one", {"a": 4, "b": 4})
+    write_photographs(tmp_path / "two", {"c": 4, "d": 4}, seed=8)
+    cohorts = {name: {"manifest": str(tmp_path / name / "manifest.csv")} for name in ("one", "two")}
+    cohorts["two"]["preprocessing"] = {"size": [8, 8]}  # type: ignore[assignment]
+    tree = {"cohorts": cohorts, "task": {"segmentation": {"classes": ["vessel"]}}, "recipes": ["supervised"]}
+    tree |= {"network": {"unet": {"channels": [4, 8]}}, "near_duplicates": "warn", "test": {"fraction": 0.3}}
+
+    def sizes(source: list[str], target: str) -> dict[str, tuple[int, ...]]:
+        world = World.read(make_study({**tree, "source": source, "target": [target]}), tmp_path / "out")
+        groups = groups_of(world, target, 0)
+        return {name: tuple(cohort.case(0).image.shape[2:]) for name, cohort in groups.items() if "target" not in name}
+
+    assert sizes(["one/a", "two/c"], "one/b") == {"source, one": (16, 16), "source, two": (8, 8)}
+    assert sizes(["one/a", "one/b"], "two/d") == {"source": (16, 16)}
