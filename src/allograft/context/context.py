@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from allograft import __version__
-from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Order, Turns, by_cohort
@@ -26,7 +24,7 @@ from allograft.context.store import Store
 from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure, Relabelled
 from allograft.mistakes import argument_mistakes
-from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
+from allograft.networks import AnyNetwork, Wrapped, copied, reheaded, transfer
 from allograft.predictor import Weights
 from allograft.predictor.card import read_card
 from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, every_recipe, title, total_needs
@@ -43,7 +41,8 @@ from allograft.tree import content_hash, copied_to_cpu, digest, plain
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Copied = TypeVar("Copied", bound=AnyNetwork)
+__all__ = ["Context", "copied"]
+
 Made = TypeVar("Made")
 
 
@@ -408,16 +407,3 @@ class Context:
         """The study's schedule of an optimizer over this many updates; None where the learning rate
         stays."""
         return None if "constant" in self.settings.schedule else make_schedule(self.settings.schedule, optimizer, steps)
-
-
-def copied(network: Copied) -> Copied:
-    """A deep copy that keeps its spec."""
-    twin = copy.deepcopy(network)
-    twin.spec = network.spec
-    return twin
-
-
-def on_device(batch: Batch, fabric: Fabric) -> Batch:
-    """The batch where the network is."""
-    moved: Batch = fabric.to_device(batch)
-    return moved

@@ -13,10 +13,9 @@ from rich import box
 from rich.table import Table
 
 from allograft.context import Meter, Store
-from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.predictor.whole import case_prediction
 from allograft.recipe import Stage, title
 from allograft.run.session import Session

@@ -15,10 +15,9 @@ from torch import nn
 
 from allograft import tree
 from allograft.context import Context, Node, Store
-from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import LeaseLost, OutputError
-from allograft.networks import AnyNetwork, build
+from allograft.networks import AnyNetwork, build, copied
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, operate, spec_of
 from allograft.recipe import title
