@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from allograft.batch import Batch, Boxes
-from allograft.cohort.coding import Coding
+from allograft.cohort.coding import Coding, categories, coding_of
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.slices import Slices
 from allograft.cohort.whole import Whole
 from allograft.errors import SpecError
 from allograft.seeds import Seeds
@@ -25,26 +26,6 @@ from allograft.tree import content_hash
 
 MOST_SITES = 5
 """Sites that a cohort's ``repr`` names."""
-
-
-@dataclass(frozen=True)
-class Slices:
-    """A volume as 2-D slices, with their neighbours as channels.
-
-    Args:
-        axis: of the study's grid, across which slices are cut: 0, 1 or 2.
-        neighbours: slices on either side that become channels.
-    """
-
-    axis: int = 2
-    neighbours: int = 0
-
-    def __post_init__(self) -> None:
-        if self.axis not in (0, 1, 2) or self.neighbours < 0:
-            raise SpecError(
-                f"slices: found axis {self.axis}, neighbours {self.neighbours}; expected axis 0, 1 or 2, and "
-                "neighbours >= 0"
-            )
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ class Cohort:
             cache: a folder for prepared arrays; in memory when None.
         """
         cases = read_manifest(manifest, root)
-        coding = coding or _coding(classes, cases)
+        coding = coding or coding_of(classes, cases)
         coding = replace(coding, attributes=categories(cases))
         sites = tuple(sorted({case.site for case in cases}))
         return Cohort(cases, sites, PreparedImages(preprocessing or Preprocessing(), coding, cache), slices)
@@ -317,29 +298,3 @@ class Cohort:
             first = np.moveaxis(cut, axis, 1)
             cuts.append(first.reshape(-1, *first.shape[2:]))
         return torch.from_numpy(np.stack(cuts))
-
-
-def categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
-    """Attribute -> its values in order; () for one that is a number throughout."""
-    values: dict[str, set[str]] = {}
-    for case in cases:
-        for key, value in case.attributes.items():
-            values.setdefault(key, set()).add(value)
-    return {key: () if all(map(_is_number, seen)) else tuple(sorted(seen)) for key, seen in sorted(values.items())}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _coding(classes: Sequence[str] | Mapping[str, Sequence[int]] | None, cases: Sequence[Case]) -> Coding:
-    """Of masks where there are any, else of labels."""
-    if classes is not None and not any("mask" in case.labels for case in cases):
-        return Coding(label=tuple(classes))
-    names = ["foreground"] if classes is None else classes
-    values = names if isinstance(names, Mapping) else {name: (value,) for value, name in enumerate(names, 1)}
-    return Coding(mask={name: tuple(wanted) for name, wanted in values.items()})
