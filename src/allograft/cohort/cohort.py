@@ -208,13 +208,7 @@ class Cohort:
     def _depth(self, case: Case, *, uncut: bool = False) -> int:
         if self.slices is None:
             return 1
-        size = self.prepared.image(case, uncut=uncut)[0].shape[1:]
-        if len(size) != 3:
-            mend = "remove its row from the manifest, or slices from the study where no image is a volume"
-            raise SpecError(
-                f"slices: image '{case.name}' has {len(size)} axes, and slices are cut from volumes; {mend}"
-            )
-        return int(size[self.slices.axis])
+        return self.slices.depth(self.prepared.image(case, uncut=uncut)[0].shape[1:], case.name)
 
     def fingerprint(self) -> list[Any]:
         """JSON values that change when anything a recipe could see through this view changes."""
@@ -257,44 +251,33 @@ class Cohort:
         coding, size = self.prepared.coding, len(places)
         labels: dict[str, Any] = {}
         if "mask" in case.labels and coding.mask:
-            mask = self._cut(self.prepared.mask(case, np.int16), places, neighbours=0)
+            mask = self._cut(self.prepared.mask(case, np.int16), places)
             labels["mask"] = mask if narrow else mask.long()
         if "label" in case.labels and coding.label:
             value = coding.label_to_index(str(case.labels["label"]), case.name)
             labels["label"] = torch.tensor([value] * size)
         if "paired" in case.labels and coding.paired:
-            labels["paired"] = self._cut(self.prepared.paired(case), places, neighbours=0)
+            labels["paired"] = self._cut(self.prepared.paired(case), places)
         if case.name in self.given:
             labels["boxes"] = (self.given[case.name],)
         elif "boxes" in case.labels and coding.boxes:
             labels["boxes"] = (self.prepared.boxes(case),)
         region = self.prepared.region(case, uncut=uncut)
         attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
-        spacing = geometry.spacing
-        if self.slices is not None:
-            spacing = tuple(mm for axis, mm in enumerate(spacing) if axis != self.slices.axis)
+        spacing = geometry.spacing if self.slices is None else self.slices.plane(geometry.spacing)
         return Batch(
-            image=self._cut(image, places, neighbours=self.slices.neighbours if self.slices else 0),
+            image=self._cut(image, places, self.slices.neighbours if self.slices else 0),
             site=torch.full((size,), self.sites.index(case.site) if case.site in self.sites else -1),
             cases=tuple(f"{case.name}#{slice_index}" for slice_index in places) if self.slices else (case.name,),
             labels=labels,
             attributes={key: torch.tensor([value] * size) for key, value in attributes.items()},
-            region=None if region is None else self._cut(region, places, neighbours=0),
+            region=None if region is None else self._cut(region, places),
             spacing=torch.tensor([spacing] * size, dtype=torch.float32),
             subjects=(case.subject,) * size,
         )
 
-    def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int) -> Tensor:
-        """(C, *size) -> (B, C * (2 neighbours + 1), *spatial); at the ends the last slice is
-        repeated."""
+    def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int = 0) -> Tensor:
+        """(C, *size) -> (B, C, *spatial): the array itself, or slices of it."""
         if self.slices is None:
             return torch.from_numpy(np.asarray(array))[None]
-        axis = 1 + self.slices.axis
-        depth = array.shape[axis]
-        cuts = []
-        for slice_index in places:
-            near = [min(max(slice_index + offset, 0), depth - 1) for offset in range(-neighbours, neighbours + 1)]
-            cut = np.take(array, near, axis=axis)  # (C, ..., 2n + 1, ...)
-            first = np.moveaxis(cut, axis, 1)
-            cuts.append(first.reshape(-1, *first.shape[2:]))
-        return torch.from_numpy(np.stack(cuts))
+        return self.slices.cut(array, places, neighbours)
