@@ -13,23 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from allograft.cohort.checks import (
-    check_duplicates,
-    check_files,
-    check_grids,
-    check_headers,
-    check_intensity,
-    check_labels,
-    check_places,
-    check_shared_masks,
-    check_subjects,
-)
+from allograft.cohort.checks import check_duplicates, check_files, check_headers, check_places, check_shared_masks
 from allograft.cohort.coding import Coding
 from allograft.cohort.copies import compare
 from allograft.cohort.findings import Finding, Named, Site
 from allograft.cohort.histograms import Histogram, histograms
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.site_checks import check_grids, check_intensity, check_labels, check_subjects
 from allograft.cohort.splits import draw_splits
 from allograft.cohort.survey import Look, Style, survey
 
