@@ -12,11 +12,14 @@ from allograft.cohort.preprocessing import Preprocessing
 from allograft.cohort.survey import Look
 from allograft.errors import LeakageError
 
+Topics = Sequence[tuple[str, Severity, str]]
+"""Of what a look has noted: a topic, its severity, and what is said of so many cases."""
+
 
 def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
     """Files that cannot be read, masks that lie on another grid or hold codes without a class,
     planes among volumes."""
-    topics: tuple[tuple[str, Severity, str], ...] = (
+    topics: Topics = (
         ("unreadable", "stop", "{} cannot be read; export them again, or remove their rows"),
         (
             "geometry",
@@ -30,23 +33,15 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
             "{} that the preprocessing cannot be applied to; change preprocessing, or store what it asks for",
         ),
     )
-    for topic, severity, text in topics:
-        concerned = [(look, detail) for look in looks for kind, detail in look.problems if kind == topic]
-        if concerned:
-            yield Finding(
-                severity,
-                topic,
-                text.format(counted(len(concerned), "case")),
-                tuple(name(*named) for named in concerned[:10]),
-            )
+    yield from _by_topic(topics, [(look, *problem) for look in looks for problem in look.problems], name)
     planes, volumes = ([look for look in looks if look.size and len(look.size) == axes] for axes in (2, 3))
     if planes and volumes:
         few, word = (planes, "planes") if len(planes) <= len(volumes) else (volumes, "volumes")
-        both = (
-            f"{counted(len(planes), 'plane')}, a volume of one slice for example, and {counted(len(volumes), 'volume')} "
-            "in one cohort"
+        both = f"{counted(len(planes), 'plane')}, a volume of one slice for example, and "
+        text = (
+            f"{both}{counted(len(volumes), 'volume')} in one cohort; a study takes one kind, also with slices: remove "
+            f"the rows of the {word}"
         )
-        text = f"{both}; a study takes one kind, also with slices: remove the rows of the {word}"
         yield Finding("stop", "axes", text, tuple(name(look, _times(look.size)) for look in few[:10]))
 
 
@@ -55,18 +50,15 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
     orientation."""
     hole: Severity = "stop" if preprocessing.nan is None else "note"
     fill = "where NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
-    topics: tuple[tuple[str, Severity, str], ...] = (
-        (
-            "nan",
-            hole,
-            "{} with NaN pixels; " + (fill if preprocessing.nan is None else f"they become {preprocessing.nan:g}"),
-        ),
+    if preprocessing.nan is not None:
+        fill = f"they become {preprocessing.nan:g}"
+    topics: Topics = (
+        ("nan", hole, "{} with NaN pixels; " + fill),
         (
             "turn",
             "warning",
             "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; look "
-            "whether "
-            "they lie on each other, and save both without the tag",
+            "whether they lie on each other, and save both without the tag",
         ),
         (
             "sform",
@@ -84,13 +76,16 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
             "{} that do not say which way their axes point; left and right may be exchanged: compare with the source",
         ),
     )
+    yield from _by_topic(topics, [(look, *note) for look in looks for note in look.notes], name)
+
+
+def _by_topic(topics: Topics, noted: Sequence[tuple[Look, str, str]], name: Name) -> Iterator[Finding]:
+    """One finding for each topic that some (look, topic, detail) is of; a case counts once."""
     for topic, severity, text in topics:
-        concerned = [(look, detail) for look in looks for kind, detail in look.notes if kind == topic]
+        concerned = [(look, detail) for look, kind, detail in noted if kind == topic]
         if concerned:
-            count = len({look.row for look, _ in concerned})
-            yield Finding(
-                severity, topic, text.format(counted(count, "case")), tuple(name(*named) for named in concerned[:10])
-            )
+            cases = counted(len({look.row for look, _ in concerned}), "case")
+            yield Finding(severity, topic, text.format(cases), tuple(name(*named) for named in concerned[:10]))
 
 
 def check_places(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
