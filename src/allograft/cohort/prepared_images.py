@@ -26,7 +26,7 @@ from allograft.cohort.picture import Grid, Picture, check_pixels
 from allograft.cohort.preprocessing import Preprocessing, normalise, windowed, with_channels
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
-from allograft.cohort.stored_arrays import kept_arrays
+from allograft.cohort.stored_arrays import Arrays, kept_arrays
 from allograft.errors import ImageError, ManifestError
 from allograft.tree import content_hash
 
@@ -57,28 +57,28 @@ class PreparedImages:
             if cut[1].uncut == cut[1]:
                 return cut
             key = content_hash("uncut", key)
-
-        def make() -> dict[str, np.ndarray]:
-            picture = read_image(case.image, nan=self.preprocessing.nan)
-            picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
-            laid = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
-            laid = laid.uncut if uncut else laid
-            largest = (len(picture.array), *map(max, laid.size, laid.resampled))
-            check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
-            # normalised as stored: what is cut off still counts, and padding does not
-            seen = windowed(picture.array, self.preprocessing.window)
-            array = normalise(seen, self.preprocessing.intensity)
-            if case.alteration is not None:  # squeezed after normalisation, which would undo it
-                array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
-            grid = to_grid(array, laid, nearest=False)
-            facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
-            described = {"geometry": asdict(laid), "grid": facts, "notes": dict(picture.notes)}
-            text = json.dumps(described).encode()
-            affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
-            return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
-
-        made = self._kept(key, ("image", "geometry", "affine"), make)
+        made = self._kept(key, ("image", "geometry", "affine"), lambda: self._made(case, uncut=uncut))
         return made["image"], _geometry(made["geometry"])
+
+    def _made(self, case: Case, *, uncut: bool) -> Arrays:
+        """An image read and laid on the study's grid, its geometry and its affine."""
+        picture = read_image(case.image, nan=self.preprocessing.nan)
+        picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
+        laid = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
+        laid = laid.uncut if uncut else laid
+        largest = (len(picture.array), *map(max, laid.size, laid.resampled))
+        check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
+        # normalised as stored: what is cut off still counts, and padding does not
+        seen = windowed(picture.array, self.preprocessing.window)
+        array = normalise(seen, self.preprocessing.intensity)
+        if case.alteration is not None:  # squeezed after normalisation, which would undo it
+            array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
+        grid = to_grid(array, laid, nearest=False)
+        facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
+        described = {"geometry": asdict(laid), "grid": facts, "notes": dict(picture.notes)}
+        text = json.dumps(described).encode()
+        affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
+        return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
     def grid(self, case: Case) -> Grid:
         """Where the image's own voxels lie, as stored."""
@@ -102,11 +102,9 @@ class PreparedImages:
         """
         path = Path(case.labels["mask"])
         key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
-        laid = self.image(case, uncut=uncut)[1]
-        if uncut and laid != self.image(case)[1]:
-            key = content_hash("uncut", key)
+        key, laid = self._laid(key, case, uncut=uncut)
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             index = self.coding.mask_to_index(self._on_grid(path, case).array, str(path))
             return {"mask": to_grid(index.astype(np.int16), laid, nearest=True)}
 
@@ -120,7 +118,7 @@ class PreparedImages:
             "paired", file_hash(path), self._image_key(case), self.coding.paired, self.coding.paired_range
         )
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             return {"paired": to_grid(self.stored_pair(case).numpy(), self.image(case)[1], nearest=False)}
 
         return self._kept(key, ("paired",), make)["paired"]
@@ -130,11 +128,9 @@ class PreparedImages:
         if case.region is None:
             return None
         path = case.region
-        key, laid = content_hash("region", file_hash(path), self._image_key(case)), self.image(case, uncut=uncut)[1]
-        if uncut and laid != self.image(case)[1]:
-            key = content_hash("uncut", key)
+        key, laid = self._laid(content_hash("region", file_hash(path), self._image_key(case)), case, uncut=uncut)
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), laid, nearest=True)}
 
         return self._kept(key, ("region",), make)["region"].view(bool)  # 0 and 1, so nothing is copied
@@ -185,6 +181,12 @@ class PreparedImages:
             case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes)
         )
 
+    def _laid(self, key: str, case: Case, *, uncut: bool) -> tuple[str, Geometry]:
+        """The name of an array on the study's grid, cut or not, and that grid."""
+        cut = self.image(case)[1]
+        laid = self.image(case, uncut=True)[1] if uncut else cut
+        return key if laid == cut else content_hash("uncut", key), laid
+
     def _on_grid(self, path: Path, case: Case, *, image: bool = False) -> Picture:
         """A mask, region or (``image``) paired image, on its image's own grid."""
         picture = read_image([path], nan=self.preprocessing.nan) if image else read_mask(path)
@@ -215,9 +217,7 @@ class PreparedImages:
     def _settings(self) -> dict[str, Any]:
         return self.preprocessing.keyed
 
-    def _kept(
-        self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+    def _kept(self, key: str, names: tuple[str, ...], make: Callable[[], Arrays]) -> Arrays:
         return kept_arrays(self.memory, self.folder, key, names, make)
 
 
