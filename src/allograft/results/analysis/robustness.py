@@ -17,7 +17,8 @@ from allograft.cohort import Cohort
 from allograft.errors import SpecError
 from allograft.predictor import load_predictor
 from allograft.predictor.card import sites_of
-from allograft.results.analysis.embedding import FURTHER, class_of, cloud_of, unseen_of
+from allograft.results.analysis.embedding import FURTHER, class_of, unseen_of
+from allograft.results.analysis.features import cloud_of
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.analysis.site_probe import Probe, site_probe
 from allograft.results.intervals import Floats
