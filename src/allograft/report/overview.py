@@ -17,7 +17,8 @@ from allograft.report.figures import draw_figure
 from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, OverPairs, compare, over_pairs, verdict_reference
+from allograft.results.comparison import NOTHING, compare, verdict_reference
+from allograft.results.over_pairs import OverPairs, over_pairs
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
