@@ -10,8 +10,8 @@ from typing import Literal
 from allograft import tree
 from allograft.context import Store
 from allograft.context.lock import held_elsewhere, locked
+from allograft.results.earlier_runs import as_recorded
 from allograft.results.record import read_all
-from allograft.results.select import as_recorded
 from allograft.results.standing import standing_of
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session

@@ -20,12 +20,12 @@ from allograft.results.analysis.label_curve import label_curves, write_label_cur
 from allograft.results.analysis.severity import severity_sheet
 from allograft.results.csv_files import join_files
 from allograft.results.deployment import Source, add_deployment
+from allograft.results.earlier_runs import as_recorded
 from allograft.results.evidence import FILE as VERDICTS
 from allograft.results.looks import Looking
 from allograft.results.models import facts
 from allograft.results.protocol import check_parts, protocol_sentence
 from allograft.results.record import read_all
-from allograft.results.select import as_recorded
 from allograft.run.closing import Result
 from allograft.run.executors import Executor, check_executor, execute
 from allograft.run.fabric import local_fabric
