@@ -14,8 +14,8 @@ from allograft.results.earlier_runs import as_recorded
 from allograft.results.record import read_all
 from allograft.results.standing import standing_of
 from allograft.run.fabric import local_fabric
+from allograft.run.parted import missing_parts, part_sessions
 from allograft.run.session import Session
-from allograft.studies import missing_parts, part_sessions
 from allograft.study.plan import Plan
 from allograft.study.reading import kept_study
 from allograft.study.world import World

@@ -64,7 +64,8 @@ def study(
     from allograft.context.journal import STOP
     from allograft.results.tracking import Sinks
     from allograft.run.fabric import local_fabric
-    from allograft.studies import PartsResult, run_study
+    from allograft.run.parted import PartsResult
+    from allograft.studies import run_study
     from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
