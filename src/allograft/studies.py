@@ -80,18 +80,19 @@ def run_study(
         tree.write_json(out / MISSING, missing)
     results: dict[str, Result] = {}
     continued = _continued(sessions, worlds)
-    plans = {} if executor is None else _executed(executor, sessions, worlds, continued, report=report)
+    sessions = {name: replace(session, continued=continued) for name, session in sessions.items()}
+    plans = {} if executor is None else _executed(executor, sessions, worlds, report=report)
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
-        session = replace(session, continued=continued)
-        plan = plans.get(name) or session.plan(worlds[name])
+        world = worlds[name]
+        plan = plans.get(name) or session.plan(world)
         if executor is None:
-            session.run_all(worlds[name], plan, shard, report=report)
-        session.restore(worlds[name], plan)
+            session.run_all(world, plan, shard, report=report)
+        session.restore(world, plan)
         if not whole.fabric.is_global_zero:
-            results[name] = Result(session.out, worlds[name].study, plan, (), {})
+            results[name] = Result(session.out, world.study, plan, (), {})
             continue
-        results[name] = session.finish(worlds[name], plan, report=report, keeps_page=True)
+        results[name] = session.finish(world, plan, report=report, keeps_page=True)
         if study.is_parted:
             join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
     _say_protocol(out, say)
@@ -99,17 +100,11 @@ def run_study(
 
 
 def _executed(
-    executor: Executor,
-    sessions: Mapping[str, Session],
-    worlds: Mapping[str, World],
-    continued: frozenset[str],
-    *,
-    report: bool,
+    executor: Executor, sessions: Mapping[str, Session], worlds: Mapping[str, World], *, report: bool
 ) -> dict[str, Plan]:
     """Run the units of all parts; returns the plan of each."""
-    own = {name: replace(session, continued=continued) for name, session in sessions.items()}
-    plans = {name: session.plan(worlds[name]) for name, session in own.items()}
-    execute(executor, {name: (session, worlds[name], plans[name]) for name, session in own.items()}, report=report)
+    plans = {name: session.plan(worlds[name]) for name, session in sessions.items()}
+    execute(executor, {name: (session, worlds[name], plans[name]) for name, session in sessions.items()}, report=report)
     return plans
 
 
