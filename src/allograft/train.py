@@ -4,7 +4,6 @@ being declared."""
 from __future__ import annotations
 
 import math
-import sys
 import time
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -19,12 +18,11 @@ from allograft.batch import Batch
 from allograft.errors import TrainingError
 from allograft.figure import thinned
 from allograft.nn.batchnorm import shared_batch_norm
+from allograft.progress import Bar
 from allograft.recipe import Stage
 from allograft.step import Step, Terms
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from allograft.context import Context, Meter
     from allograft.context.journal import Checkpoint
 
@@ -111,7 +109,7 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         return {"at": number, "history": history.terms, "seconds": spent, "parts": kept}
 
     if at < span.stop:
-        bar = _Bar(f"{context.label}{name}", span, at, context.progress)
+        bar = Bar(f"{context.label}{name}", span, at, context.progress)
         with context.seeds.everything(name), shared_batch_norm(modules(step)), bar:
             stream = batches(at)
             for number in range(at, span.stop):
@@ -260,48 +258,3 @@ class _Counters:
     def load_state_dict(self, state: Mapping[str, object], /) -> None:
         for name, value in state.items():
             setattr(self.owner, name, value)
-
-
-@dataclass
-class _Bar:
-    """A progress line with steps a second, loss terms and time left; silent when nobody watches."""
-
-    title: str
-    span: range
-    start: int
-    wanted: bool
-    shown: Progress | None = None
-    task: TaskID | None = None
-
-    def __enter__(self) -> _Bar:
-        if self.wanted and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.shown = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[terms]}"),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self.shown.start()
-            done = self.start - self.span.start
-            self.task = self.shown.add_task(self.title, total=len(self.span), completed=done, terms="", speed="")
-        return self
-
-    def show(self, number: int, history: History) -> None:
-        if self.shown is None or self.task is None:
-            return
-        row = self.shown.tasks[0]
-        terms = "  ".join(f"{key} {value:.3f}" for key, value in history.last.items())
-        self.shown.update(
-            self.task, completed=number - self.span.start, terms=terms, speed=f"{row.speed or 0:.1f} steps/s"
-        )
-
-    def __exit__(self, *reason: object) -> None:
-        if self.shown is not None:
-            self.shown.stop()

@@ -19,7 +19,7 @@ LAYERS = (
     ("tasks", "networks"),
     ("predictor",),
     ("recipe",),
-    ("schedule", "step", "updates", "train"),
+    ("schedule", "step", "updates", "progress", "train"),
     ("context",),
     ("parts",),
     ("methods",),
