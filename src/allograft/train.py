@@ -92,13 +92,8 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     if context.rehearsal is not None:
         return _rehearsed(step, batches, span, context)
     history: History = context.meter.histories.setdefault(name, History())
-    saved, at = context.journal.open(name, span), span.start
-    if saved is not None:
-        for path, part in parts(step):
-            part.load_state_dict(saved["parts"][path])
-        history.terms, history.seconds, at = saved["history"], saved["seconds"], saved["at"]
-        context.meter.train_seconds += history.seconds
-    elif context.journal.passed(name, span):
+    start = _resumed(step, span, context, name, history)
+    if start is None:
         return history
     began = time.perf_counter()
 
@@ -108,11 +103,11 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         spent = history.seconds + time.perf_counter() - began
         return {"at": number, "history": history.terms, "seconds": spent, "parts": kept}
 
-    if at < span.stop:
-        bar = Bar(f"{context.label}{name}", span, at, context.progress)
+    if start < span.stop:
+        bar = Bar(f"{context.label}{name}", span, start, context.progress)
         with context.seeds.everything(name), shared_batch_norm(modules(step)), bar:
-            stream = batches(at)
-            for number in range(at, span.stop):
+            stream = batches(start)
+            for number in range(start, span.stop):
                 batch = next(stream)  # never zip(range, stream): it draws one batch too many
                 context.seeds.seed_everything(name, number, context.fabric.global_rank)
                 terms = _taken(step, context.fabric.to_device(batch))
@@ -127,6 +122,19 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     context.meter.train_seconds += spent
     context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
     return history
+
+
+def _resumed(step: Step, span: range, context: Context, name: str, history: History) -> int | None:
+    """The step to go on from, with step and history as the newest checkpoint has them; None where
+    an earlier life of the run is past these steps."""
+    saved = context.journal.open(name, span)
+    if saved is None:
+        return None if context.journal.passed(name, span) else span.start
+    for path, part in parts(step):
+        part.load_state_dict(saved["parts"][path])
+    history.terms, history.seconds = saved["history"], saved["seconds"]
+    context.meter.train_seconds += history.seconds
+    return saved["at"]
 
 
 def train_with_checkpoints(
