@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from allograft.cli.options import Device
 from allograft.errors import SpecError
 
 comparison = typer.Typer(rich_markup_mode=None)
@@ -32,7 +33,7 @@ def compare(
     surface_dice: Annotated[
         float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Compare two models or two sets of predictions: paired differences by case, subject and site,
     B minus A, with interval, exact test and the worst cases as pictures."""

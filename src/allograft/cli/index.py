@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from allograft.cli.options import Device
+
 index = typer.Typer(
     help="Add cases to the database of a retrieval model, or remove a subject's, without training.",
     short_help="Change the database of a retrieval model.",
@@ -22,7 +24,7 @@ SHOWN = 5
 def add(
     model: Model,
     manifest: Annotated[Path, typer.Argument(help="Cases with the column paired.")],
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Add the paired images of a manifest to the database; nothing is trained."""
     from allograft.apply.index import add_to_index
@@ -54,7 +56,7 @@ def recall(
     where: Annotated[
         list[str], typer.Option("--where", help="COLUMN=VALUE: count only these rows, for example first visits.")
     ] = [],  # noqa: B006 - typer copies it
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure how often an image finds its own paired image among those of a manifest."""
     from allograft.apply.index import recall_of
