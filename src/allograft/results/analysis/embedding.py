@@ -81,10 +81,11 @@ def embeddings_of(
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
         options: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
-        found = embedding(predictor, world.study.made_task, groups_of(world, line.target, run.row.fold), **options)
-        if found is not None:
-            classes = by_class(predictor, world.study.made_task, unseen_of(world, line.target, run.row.fold), **options)
-            made[line.title, line.target] = replace(found, figures=(*found.figures, *classes))
+        task, fold = world.study.made_task, run.row.fold
+        by_loss = embedding(predictor, task, groups_of(world, line.target, fold), **options)
+        if by_loss is not None:
+            classes = by_class(predictor, task, unseen_of(world, line.target, fold), **options)
+            made[line.title, line.target] = replace(by_loss, figures=(*by_loss.figures, *classes))
     return made
 
 

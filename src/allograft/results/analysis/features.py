@@ -64,7 +64,7 @@ def encoder_of(thing: Any) -> nn.Module | None:
     inner: Sequence[Any] = thing if isinstance(thing, (list, tuple)) else ()
     if is_dataclass(thing) and not isinstance(thing, type):
         inner = [getattr(thing, f.name) for f in fields(thing)]
-    return next((found for part in inner if (found := encoder_of(part)) is not None), None)
+    return next((encoder for part in inner if (encoder := encoder_of(part)) is not None), None)
 
 
 def _seen(predictor: Any, encoder: nn.Module, images: Batch) -> tuple[NDArray[np.float64] | None, dict[str, Tensor]]:
@@ -99,9 +99,8 @@ def _sampled(groups: Mapping[str, Cohort], most: int) -> tuple[dict[str, Cohort]
     full = {name: cohort for name, cohort in groups.items() if cohort.cases}
     total, left = sum(len(cohort.cases) for cohort in full.values()), most
     kept: dict[str, Cohort] = {}
-    for index, name in enumerate(
-        sorted(full, key=lambda name: len(full[name].cases))
-    ):  # small groups first: what they leave is shared
+    smallest_first = sorted(full, key=lambda name: len(full[name].cases))  # what they leave is shared
+    for index, name in enumerate(smallest_first):
         share = left // (len(full) - index)
         turns = {case.name: Seeds(0, ("embedding",)).number(case.name) for case in full[name].cases}
         cases = tuple(sorted(full[name].cases, key=lambda case: turns[case.name])[:share])
