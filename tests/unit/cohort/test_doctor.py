@@ -90,6 +90,13 @@ def test_files_that_cannot_be_read_are_collected(tmp_path: Path) -> None:
     assert [one.row for one in found.findings[0].cases] == [5, 6, 7]
 
 
+def test_a_case_with_two_files_off_its_image_is_one_case(tmp_path: Path) -> None:
+    rows = [{"image": picture(0), "mask": binary(0)[1:], "region": binary(0)[1:]}, {"image": picture(1)}]
+    (wrong,) = [finding for finding in examine(cohort(tmp_path, rows)).findings if finding.topic == "geometry"]
+    assert wrong.text.startswith("1 case with a mask, region, pair or boxes")
+    assert [one.row for one in wrong.cases] == [2, 2]
+
+
 def test_masks_regions_pairs_and_boxes_off_their_image(tmp_path: Path) -> None:
     image, flipped = np.zeros((8, 9, 10), np.int16), np.diag([-1.0, 1.0, 1.0, 1.0])
     image[2:4, 3:5, 4:6] = 100
