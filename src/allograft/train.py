@@ -110,8 +110,7 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
             for number in range(start, span.stop):
                 batch = next(stream)  # never zip(range, stream): it draws one batch too many
                 context.seeds.seed_everything(name, number, context.fabric.global_rank)
-                terms = _taken(step, context.fabric.to_device(batch))
-                history.add(terms, number)
+                history.add(_taken(step, context.fabric.to_device(batch)), number)
                 bar.show(number + 1, history)
                 if context.journal.due():
                     context.journal.keep(name, partial(state, number + 1))
