@@ -150,7 +150,7 @@ def test_what_cannot_be_compared_is_refused(model: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="cannot be read as CSV"):
         monitor(model, [tmp_path / "nothing.csv"])
     (model / "deployment.safetensors").unlink()
-    with pytest.raises(ModelError, match="keeps nothing of its validation"):
+    with pytest.raises(ModelError, match="holds no numbers of its validation"):
         monitor(model, [now])
 
 
