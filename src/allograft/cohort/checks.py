@@ -29,7 +29,7 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         (
             "preprocessing",
             "stop",
-            "{} that the preprocessing cannot be applied to; change preprocessing, or store what it asks for",
+            "{} that the preprocessing cannot be applied to; change preprocessing, or store what it needs",
         ),
     )
     for topic, severity, text in topics:
@@ -48,7 +48,7 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
             f"{_count(len(planes), 'plane')}, a volume of one slice for example, and {_count(len(volumes), 'volume')} "
             "in one cohort"
         )
-        text = f"{both}; a study takes one kind, also with slices: remove the rows of the {word}"
+        text = f"{both}; a study takes only one kind, even with slices: remove the rows of the {word}"
         yield Finding("stop", "axes", text, tuple(name(look, _times(look.size)) for look in few[:10]))
 
 
@@ -56,7 +56,7 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
     """What headers say that a reader has to choose about: NaN, turns, two affines, no
     orientation."""
     hole: Severity = "stop" if preprocessing.nan is None else "note"
-    fill = "where NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
+    fill = "if NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
     topics: tuple[tuple[str, Severity, str], ...] = (
         (
             "nan",
@@ -66,14 +66,13 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
         (
             "turn",
             "warning",
-            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; look "
-            "whether "
-            "they lie on each other, and save both without the tag",
+            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; check "
+            "that they overlap, and save both without the tag",
         ),
         (
             "sform",
             "warning",
-            "{} whose NIfTI header holds two places; look which is right, and store that one as both sform and qform",
+            "{} whose NIfTI header holds two positions; check which is right, and store it as both sform and qform",
         ),
         (
             "aspect",
@@ -109,8 +108,8 @@ def check_places(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         ]
     if misplaced:
         text = (
-            f"{_count(len({look.case.subject for look, _ in misplaced}), 'subject')} with volumes that share no "
-            "point in the patient's space; look whether one of them has a wrong place in its header"
+            f"{_count(len({look.case.subject for look, _ in misplaced}), 'subject')} with volumes that do not "
+            "overlap in the patient's space; check whether one of them has a wrong position in its header"
         )
         yield Finding("warning", "place", text, tuple(name(*named) for named in misplaced[:10]))
 
@@ -156,7 +155,7 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
             if alone:
                 cases = (
                     f"{column} class{'es' * (len(alone) > 1)} {', '.join(map(repr, alone))} "
-                    f"live{'s' * (len(alone) == 1)}"
+                    f"occur{'s' * (len(alone) == 1)}"
                 )
                 text = (
                     f"{cases} at site '{name}' only: a network can tell class from site alone; leave out, merge, or "
@@ -165,7 +164,7 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
                 yield Finding("warning", "one-site class", text)
             if len(every) > 1 and len(own) == 1:
                 text = (
-                    f"site '{name}' carries one {column} class only, {min(own)!r}: nothing can be told apart there; "
+                    f"site '{name}' has only one {column} class, {min(own)!r}: no classes can be distinguished there; "
                     "add the others"
                 )
                 yield Finding("warning", "one-class site", text)
@@ -189,7 +188,7 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
             lacking = site.cases - site.labelled.get(key, 0)
             if lacking:
                 bare = f"site '{site.name}': {lacking} of {site.cases} cases have no '{key}'"
-                text = f"{bare}; recipes may see their images, nothing is evaluated on them"
+                text = f"{bare}; recipes may use their images, but nothing is evaluated on them"
                 yield Finding("note", "unlabelled", text)
 
 
@@ -214,7 +213,7 @@ def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Pre
     if len(of("orientations")) > 1:
         removed = preprocessing.orientation is not None
         mend = (
-            f"orientation: {preprocessing.orientation} makes them one"
+            f"orientation: {preprocessing.orientation} makes them the same"
             if removed
             else "set preprocessing: orientation: RAS"
         )
@@ -229,9 +228,9 @@ def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Pre
     ):
         removed = preprocessing.spacing is not None
         mend = (
-            "the preprocessing makes them one"
+            "the preprocessing makes them the same"
             if removed
-            else "set preprocessing: spacing, so that a millimetre is one everywhere"
+            else "set preprocessing: spacing, so that a millimetre is the same size everywhere"
         )
         span = " x ".join(
             f"{low:g}-{high:g}" for low, high in zip(np.min(spacings, 0), np.max(spacings, 0), strict=True)
@@ -239,7 +238,9 @@ def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Pre
         yield Finding("note" if removed else "warning", "spacing", f"voxel sizes differ ({span} mm); {mend}")
     if len(of("depths")) > 1:
         yield Finding(
-            "note", "bit depth", f"pixels are stored as {_listed(of('depths'))}; intensity scaling must make them one"
+            "note",
+            "bit depth",
+            f"pixels are stored as {_listed(of('depths'))}; intensity scaling must bring them to one scale",
         )
 
 

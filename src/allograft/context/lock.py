@@ -43,9 +43,9 @@ class Lease:
             raise gone(folder)
         if not _is_ours(self.held):
             raise LeaseLost(
-                f"{self.held.lock_file}: this process stood still for more than {LEASE:.0f} s and another one took "
-                "its work over; "
-                "it has written nothing since; run the same command again to use what the other one makes"
+                f"{self.held.lock_file}: this process was suspended for more than {LEASE:.0f} s, and another one took "
+                "over its work; this one has written nothing since; run the same command again to use the other one's "
+                "results"
             )
 
 

@@ -174,7 +174,7 @@ class Session:
                 if self.fabric.world_size > 1:
                     raise  # the others of this group wait for this one's part of a step
                 self.say(
-                    f"[{counted}] another process took this unit over while this one stood still; its result "
+                    f"[{counted}] another process took over this unit while this one was suspended; its result "
                     "will be used"
                 )
                 todo.append(row)
