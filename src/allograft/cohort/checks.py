@@ -30,7 +30,7 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         (
             "preprocessing",
             "stop",
-            "{} that the preprocessing cannot be applied to; change preprocessing, or store what it asks for",
+            "{} that the preprocessing cannot be applied to; change preprocessing, or store what it needs",
         ),
     )
     yield from _by_topic(topics, [(look, *problem) for look in looks for problem in look.problems], name)
@@ -39,8 +39,8 @@ def check_files(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         few, word = (planes, "planes") if len(planes) <= len(volumes) else (volumes, "volumes")
         both = f"{counted(len(planes), 'plane')}, a volume of one slice for example, and "
         text = (
-            f"{both}{counted(len(volumes), 'volume')} in one cohort; a study takes one kind, also with slices: remove "
-            f"the rows of the {word}"
+            f"{both}{counted(len(volumes), 'volume')} in one cohort; a study takes only one kind, even with slices: "
+            f"remove the rows of the {word}"
         )
         yield Finding("stop", "axes", text, tuple(name(look, _times(look.size)) for look in few[:10]))
 
@@ -49,7 +49,7 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
     """What headers say that a reader has to choose about: NaN, turns, two affines, no
     orientation."""
     hole: Severity = "stop" if preprocessing.nan is None else "note"
-    fill = "where NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
+    fill = "if NaN is the background, set preprocessing: {{nan: 0}}, else export them again"
     if preprocessing.nan is not None:
         fill = f"they become {preprocessing.nan:g}"
     topics: Topics = (
@@ -57,13 +57,13 @@ def check_headers(looks: Sequence[Look], preprocessing: Preprocessing, name: Nam
         (
             "turn",
             "warning",
-            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; look "
-            "whether they lie on each other, and save both without the tag",
+            "{} turned as the EXIF tag says, with a mask, region, pair or boxes that have another tag or none; check "
+            "that they overlap, and save both without the tag",
         ),
         (
             "sform",
             "warning",
-            "{} whose NIfTI header holds two places; look which is right, and store that one as both sform and qform",
+            "{} whose NIfTI header holds two positions; check which is right, and store it as both sform and qform",
         ),
         (
             "aspect",
@@ -102,8 +102,8 @@ def check_places(looks: Sequence[Look], name: Name) -> Iterator[Finding]:
         ]
     if misplaced:
         text = (
-            f"{counted(len({look.case.subject for look, _ in misplaced}), 'subject')} with volumes that share no "
-            "point in the patient's space; look whether one of them has a wrong place in its header"
+            f"{counted(len({look.case.subject for look, _ in misplaced}), 'subject')} with volumes that do not "
+            "overlap in the patient's space; check whether one of them has a wrong position in its header"
         )
         yield Finding("warning", "place", text, tuple(name(*named) for named in misplaced[:10]))
 

@@ -227,7 +227,8 @@ def _shifts(distances: Sequence[Distance]) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 "content",
-                f"classes of {pair} differ in their shares by {distance.before.between:.2f} (0 to 1): mind the priors",
+                f"class frequencies of {pair} differ by {distance.before.between:.2f} (0 to 1): part of the shift is "
+                "in the labels",
             )
         before, after = distance.before, distance.after
         if distance.measure == "labels" or before is None or after is None:

@@ -44,7 +44,7 @@ def check_labels(sites: Sequence[Site]) -> Iterator[Finding]:
         lacking = site.cases - site.labelled.get(key, 0)
         if lacking:
             bare = f"site '{site.name}': {lacking} of {site.cases} cases have no '{key}'"
-            text = f"{bare}; recipes may see their images, nothing is evaluated on them"
+            text = f"{bare}; recipes may use their images, but nothing is evaluated on them"
             yield Finding("note", "unlabelled", text)
 
 
@@ -55,7 +55,7 @@ def _lone_classes(column: str, here: Mapping[str, set[str]]) -> Iterator[Finding
         alone = sorted(own - set().union(*(others for other, others in here.items() if other != name)))
         if alone:
             listed = ", ".join(map(repr, alone))
-            classes = f"{column} class {listed} lives" if len(alone) == 1 else f"{column} classes {listed} live"
+            classes = f"{column} class {listed} occurs" if len(alone) == 1 else f"{column} classes {listed} occur"
             text = (
                 f"{classes} at site '{name}' only: a network can tell class from site alone; leave out, merge, or "
                 "find other sites"
@@ -63,7 +63,7 @@ def _lone_classes(column: str, here: Mapping[str, set[str]]) -> Iterator[Finding
             yield Finding("warning", "one-site class", text)
         if len(every) > 1 and len(own) == 1:
             text = (
-                f"site '{name}' carries one {column} class only, {min(own)!r}: nothing can be told apart there; "
+                f"site '{name}' has only one {column} class, {min(own)!r}: no classes can be distinguished there; "
                 "add the others"
             )
             yield Finding("warning", "one-class site", text)
@@ -98,17 +98,17 @@ def check_grids(sites: Sequence[Site], looks: Sequence[Look], preprocessing: Pre
         yield Finding("warning", "size", f"{sizes}; batches need one: set preprocessing: size, or patch")
     if len(orientations) > 1:
         to = preprocessing.orientation
-        mend = "set preprocessing: orientation: RAS" if to is None else f"orientation: {to} makes them one"
+        mend = "set preprocessing: orientation: RAS" if to is None else f"orientation: {to} makes them the same"
         text = f"orientations {_listed(orientations)}; {mend}"
         yield Finding("warning" if to is None else "note", "orientation", text)
     if span := _spacing_span(looks):
         severity: Severity = "note"
-        mend = "the preprocessing makes them one"
+        mend = "the preprocessing makes them the same"
         if preprocessing.spacing is None:
-            severity, mend = "warning", "set preprocessing: spacing, so that a millimetre is one everywhere"
+            severity, mend = "warning", "set preprocessing: spacing, so that a millimetre is the same size everywhere"
         yield Finding(severity, "spacing", f"voxel sizes differ ({span} mm); {mend}")
     if len(depths) > 1:
-        text = f"pixels are stored as {_listed(depths)}; intensity scaling must make them one"
+        text = f"pixels are stored as {_listed(depths)}; intensity scaling must bring them to one scale"
         yield Finding("note", "bit depth", text)
 
 

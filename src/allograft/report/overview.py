@@ -239,7 +239,7 @@ def recipes_over(parts: Sequence[Part]) -> Table:
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
         Column("gain", "mean over pairs", f"difference from {against}, mean over pairs"),
-        Column("better", f"than {against}", f"pairs at which it is ahead of {against}"),
+        Column("better", f"than {against}", f"pairs in which it is ahead of {against}"),
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )

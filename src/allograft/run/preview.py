@@ -242,7 +242,7 @@ def preview_table(made: Preview) -> Table:
             "" if unit.seconds is None else duration(unit.seconds),
         )
     table.caption = (
-        f"about {duration(made.seconds)} to go in one process, by three steps of each recipe tried now\n"
+        f"about {duration(made.seconds)} to go in one process, estimated from three steps of each recipe\n"
         f"a training step takes about {_gib(made.memory)} of the {_gib(made.free)} that are free"
     )
     return table

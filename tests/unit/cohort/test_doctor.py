@@ -161,9 +161,9 @@ def test_subjects_and_labels_that_no_number_can_stand_on(tmp_path: Path) -> None
     said = [finding.text for finding in found.findings]
     assert any(text.startswith("site 'lonely' has one subject and cannot be split") for text in said)
     assert any(text.startswith("site 'many': 2 labelled test subjects") and "no p below 0.5" in text for text in said)
-    assert any(text.startswith("label class 'c' lives at site 'lonely' only") for text in said)
-    assert any(text.startswith("label class 'b' lives at site 'many' only") for text in said)
-    assert any(text.startswith("site 'lonely' carries one label class only") for text in said)
+    assert any(text.startswith("label class 'c' occurs at site 'lonely' only") for text in said)
+    assert any(text.startswith("label class 'b' occurs at site 'many' only") for text in said)
+    assert any(text.startswith("site 'lonely' has only one label class") for text in said)
     assert any(text.startswith("site 'bare': 2 of 3 cases have no 'label'") for text in said)
 
 
@@ -192,7 +192,8 @@ def test_channels_and_bit_depths_that_differ(tmp_path: Path) -> None:
     found = topics(examine(cohort(tmp_path, rows)))
     assert found["channels"].startswith("stop")
     assert (
-        found["bit depth"] == "note: pixels are stored as uint8 (2), uint16 (1); intensity scaling must make them one"
+        found["bit depth"]
+        == "note: pixels are stored as uint8 (2), uint16 (1); intensity scaling must bring them to one scale"
     )
 
 
@@ -314,7 +315,7 @@ def some(data_root: Path, name: str, folder: Path, every: int) -> Path:
 def test_the_one_site_class_of_chest_xray(data_root: Path, tmp_path: Path) -> None:
     found = examine(some(data_root, "chest_xray", tmp_path, 6))
     said = [finding.text for finding in found.findings if finding.topic.startswith("one-site")]
-    assert any(text.startswith("label class 'covid-19' lives at site 'covid-collection' only") for text in said)
+    assert any(text.startswith("label class 'covid-19' occurs at site 'covid-collection' only") for text in said)
     assert not any("near-duplicates" in finding.text for finding in found.findings)
 
 
