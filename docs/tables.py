@@ -255,7 +255,8 @@ def facts(spec: Mapping[str, Any]) -> str:
 
     head = ["recipe", *(column[0] for column in spec["columns"])]
     return grid(
-        head, [[name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in spec["rows"].items()]
+        head,
+        [[name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in spec["rows"].items()],
     )
 
 
