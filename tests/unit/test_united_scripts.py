@@ -1,13 +1,16 @@
-"""How many labels a row of figure 4 needs, from a study's budgets."""
+"""What the scripts of United make of a study: names of rows, and how many labels one needs."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
+
+from allograft.recipe import parse_recipe, title
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -45,3 +48,23 @@ def test_each_comparison_has_a_line(script: ModuleType, capsys: pytest.CaptureFi
     first, second = capsys.readouterr().out.splitlines()
     assert "Random has 0.600 with 30 labelled subjects; ((D)+R)+A reaches it with 20, 33 % fewer" in first
     assert "(D)+R has 0.900 with 30 labelled subjects; ((D)+R)+A reaches it never; 0.700 with 30" in second
+
+
+def phase(ingredients: str, pretext: str, first: Any = None) -> dict[str, Any]:
+    return {"united": {"ingredients": ingredients, "pretext": pretext, **({"first": first} if first else {})}}
+
+
+@pytest.mark.parametrize("pretext", ["rotation", "jigsaw"])  # the default, which a title leaves out, and another
+def test_every_row_has_the_name_of_its_phases(script: ModuleType, pretext: str) -> None:
+    d = phase("D", pretext)
+    dr = phase("D+R", pretext, d)
+    named = {
+        "D": d,
+        "(D)+R": dr,
+        "(D)+R, encoder alone": {"encoder_alone": {"first": dr}},
+        "((D)+R)+A": phase("D+R+A", pretext, dr),
+        "D+R+A": phase("D+R+A", pretext),
+    }
+    for name, first in named.items():
+        assert script.strategy(title(parse_recipe({"finetune": {"first": first}}))) == name
+    assert script.strategy("target_supervised") == "Random"
