@@ -89,6 +89,7 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
     "p": p_value,
     "interval": lambda row: f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "",
     "subjects": lambda row: row["subjects"],
+    "parameters": lambda row: f"{float(row['trainable_parameters']):.0f}" if row["trainable_parameters"] else "",
     "predicting": lambda row: f"{float(row['predict_seconds_per_100']):.1f}" if row["predict_seconds_per_100"] else "",
     "seconds": lambda row: f"{float(row['train_seconds']):.0f}" if row["train_seconds"] else "",
 }
