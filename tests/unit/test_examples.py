@@ -242,12 +242,14 @@ def check_each(name: str, study: Study, folder: Path, changes: Sequence[str], sm
             part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None
         )
         plan = session.plan(session.prepare())
-        assert len(plan.rows) == len(part.rows) * max(1, len(part.target)) * part.test.folds
+        assert len(plan.rows) == len(part.rows) * max(1, len(part.target)) * part.test.folds * part.seeds
         assert plan.units
         pretexts = {row.recipe.first for row in plan.rows if hasattr(row.recipe, "first")}
         alone = {row.unit for row in plan.rows if total_needs(row.recipe).only_pool}
         listed = {row.recipe for row in plan.rows}
-        assert not alone or not pretexts <= listed or len(alone) == len(pretexts)  # trained once, whatever is tuned
+        assert (
+            not alone or not pretexts <= listed or len(alone) == len(pretexts) * part.seeds
+        )  # trained once, whatever is tuned
 
 
 def planned(name: str, manifest: Path | Sequence[str], out: Path, *changes: str) -> tuple[World, Plan]:
