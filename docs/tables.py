@@ -89,6 +89,7 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
     "p": p_value,
     "interval": lambda row: f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "",
     "subjects": lambda row: row["subjects"],
+    "parameters": lambda row: f"{float(row['trainable_parameters']):.0f}" if row["trainable_parameters"] else "",
     "predicting": lambda row: f"{float(row['predict_seconds_per_100']):.1f}" if row["predict_seconds_per_100"] else "",
     "seconds": lambda row: f"{float(row['train_seconds']):.0f}" if row["train_seconds"] else "",
 }
@@ -96,19 +97,20 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
 
 def scores(spec: Mapping[str, Any]) -> str:
     """A row per recipe. ``columns``: [heading, site, what of SHOWN or a metric]; ``rows``: title ->
-    what it is called, all titles in their order if absent; ``part`` of a study that has parts. A site
-    that is a target is asked for as that target's."""
+    what it is called, all titles in their order if absent; ``part`` of a study that has parts, which
+    a column may name as its fourth. A site that is a target is asked for as that target's."""
     folder, part = DATA / spec["data"], spec.get("part")
-    results, metrics = ([row for row in read(folder / name) if row.get("part") == part] for name in FILES)
+    parts = {part, *(column[3] for column in spec["columns"] if len(column) > 3)}
+    results, metrics = ([row for row in read(folder / name) if row.get("part") in parts] for name in FILES)
     targets = {row["target"] for row in results}
     titles = spec.get("rows") or {row["recipe"]: row["recipe"] for row in results}
 
-    def cell(title: str, site: str, what: str) -> str:
+    def cell(title: str, site: str, what: str, part: str | None = part) -> str:
         target = site if site in targets else spec.get("target", min(targets))
         of = [
             row
             for row in (results if what in SHOWN else metrics)
-            if (row["recipe"], row["target"], row["site"]) == (title, target, site)
+            if (row.get("part"), row["recipe"], row["target"], row["site"]) == (part, title, target, site)
             and (what in SHOWN or row["metric"] == what)
         ]
         return SHOWN.get(what, score)(of[0]) if of else ""
@@ -243,6 +245,22 @@ def science(spec: Mapping[str, Any]) -> str:
     )
 
 
+def facts(spec: Mapping[str, Any]) -> str:
+    """What the stages of ``rows`` (title -> name) report of themselves, means over seeds: a column
+    for each of ``columns``: [heading, fact, digits]; ``part`` of a study that has parts."""
+    reported = [row for row in read(DATA / spec["data"] / "facts.csv") if row.get("part") == spec.get("part")]
+
+    def cell(title: str, fact: str, digits: str) -> str:
+        values = [float(row["value"]) for row in reported if (row["recipe"], row["fact"]) == (title, fact)]
+        return f"{fmean(values):{digits}}" if values else ""
+
+    head = ["recipe", *(column[0] for column in spec["columns"])]
+    return grid(
+        head,
+        [[name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in spec["rows"].items()],
+    )
+
+
 def counts(spec: Mapping[str, Any]) -> str:
     """How often each of ``values`` occurs in each file of ``rows`` (file -> name)."""
     folder, body = DATA / spec["data"], []
@@ -259,37 +277,49 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "pair_means": pair_means,
     "stream": stream,
     "science": science,
+    "facts": facts,
     "counts": counts,
 }
+
+
+def parts_in(out: Path) -> dict[str, Path]:
+    """The folders of a study's parts by name; of a study in one part, its own under ""."""
+    from allograft.study.parts import part_folder
+
+    names = dict.fromkeys(row.get("part", "") for row in read(out / "results.csv"))
+    return {name: part_folder(out, name) if name else out for name in names}
 
 
 def stage_rows(out: Path) -> Iterator[dict[str, Any]]:
     """The headline of each stage, site and seed on test subjects, from a study's records."""
     from allograft.results.record import read_all
 
-    headline = read(out / "results.csv")[0]["metric"]
-    for record in read_all(out).values():
-        if record.part == "test" and record.status == "done":
-            yield {
-                "recipe": record.recipe["title"],
-                "stage": record.stage,
-                "site": record.site,
-                "seed": record.seed,
-                "score": record.metrics[headline],
-            }
+    headlines = {row.get("part", ""): row["metric"] for row in read(out / "results.csv")}
+    for part, folder in parts_in(out).items():
+        for record in read_all(folder).values():
+            if record.part == "test" and record.status == "done":
+                yield ({"part": part} if part else {}) | {
+                    "recipe": record.recipe["title"],
+                    "stage": record.stage,
+                    "site": record.site,
+                    "seed": record.seed,
+                    "score": record.metrics[headlines[part]],
+                }
 
 
 def fact_rows(out: Path) -> Iterator[dict[str, Any]]:
-    """The numbers that each stage says of itself, once a seed."""
+    """The numbers that each stage reports of itself, once per seed."""
     from allograft.results.record import read_all
 
-    said = {}
-    for record in read_all(out).values():
-        for name, value in record.facts.items():
-            if isinstance(value, (int, float)):
-                said[record.recipe["title"], record.stage, record.seed, name] = value
-    for (title, stage, seed, name), value in said.items():
-        yield {"recipe": title, "stage": stage, "seed": seed, "fact": name, "value": value}
+    for part, folder in parts_in(out).items():
+        reported = {}
+        for record in read_all(folder).values():
+            for name, value in record.facts.items():
+                if isinstance(value, (int, float)):
+                    reported[record.recipe["title"], record.stage, record.seed, name] = value
+        for (title, stage, seed, name), value in reported.items():
+            row = {"recipe": title, "stage": stage, "seed": seed, "fact": name, "value": value}
+            yield ({"part": part} if part else {}) | row
 
 
 def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:

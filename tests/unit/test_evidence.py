@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -101,6 +101,51 @@ def test_science_and_counts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
         "| type | 1 | 2 | unknown |",
         "| --- | --- | --- | --- |",
         "| lightest | 2 | 0 | 1 |",
+    ]
+
+
+def test_a_column_may_be_of_another_part(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    lines = RESULTS.splitlines()
+    parted = [f"few,{line}" for line in lines[1:]] + [f"all,{line.replace('0.5,', '0.7,', 1)}" for line in lines[1:]]
+    _write(tmp_path / "page", "results.csv", "\n".join([f"part,{lines[0]}", *parted]) + "\n")
+    _write(tmp_path / "page", "metrics.csv", "part," + METRICS.splitlines()[0] + "\n")
+    columns = [["few", "b", "score"], ["all", "b", "score", "all"], ["none", "b", "score", "other"]]
+    spec = {"data": "page", "part": "few", "columns": columns, "rows": {"supervised": "nothing"}}
+    assert tables.scores(spec).splitlines()[-1] == "| nothing | 0.500 ± 0.010 | 0.700 ± 0.010 |  |"
+
+
+def test_facts_are_means_over_seeds_of_one_part(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    rows = ["few,simmim,pretrained,0,loss,0.5", "few,simmim,pretrained,1,loss,1.0", "all,simmim,pretrained,0,loss,9"]
+    _write(tmp_path / "page", "facts.csv", "\n".join(["part,recipe,stage,seed,fact,value", *rows]) + "\n")
+    spec = {"data": "page", "part": "few", "columns": [["L1", "loss", ".2f"], ["steps", "steps", ".0f"]]}
+    assert tables.facts({**spec, "rows": {"simmim": "SimMIM"}}).splitlines() == [
+        "| recipe | L1 | steps |",
+        "| --- | --- | --- |",
+        "| SimMIM | 0.75 |  |",
+    ]
+
+
+def test_stages_and_facts_of_every_part_are_kept(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path, "results.csv", "part,recipe,metric\nwide,simmim,dice\nnarrow,simmim,auroc\n")
+
+    def read_all(folder: Path) -> dict[str, SimpleNamespace]:
+        metric = {"wide": "dice", "narrow": "auroc"}[folder.relative_to(tmp_path / "parts").as_posix()]
+        common = {"recipe": {"title": "simmim"}, "stage": "tuned", "seed": 0, "site": "a", "status": "done"}
+        return {"record": SimpleNamespace(**common, part="test", metrics={metric: 0.5}, facts={"steps": 3, "why": "x"})}
+
+    monkeypatch.setattr("allograft.results.record.read_all", read_all)
+    common = {"recipe": "simmim", "stage": "tuned", "seed": 0}
+    assert list(tables.stage_rows(tmp_path)) == [
+        {"part": part, **common, "site": "a", "score": 0.5} for part in ("wide", "narrow")
+    ]
+    assert list(tables.fact_rows(tmp_path)) == [
+        {"part": part, **common, "fact": "steps", "value": 3} for part in ("wide", "narrow")
     ]
 
 

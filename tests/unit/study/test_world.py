@@ -13,7 +13,7 @@ from PIL import Image
 from tests.unit.tiny import write_photographs
 
 from allograft.context import Context
-from allograft.errors import AllograftError, ImageError, ManifestError, NeedsError, SpecError
+from allograft.errors import AllograftError, ImageError, ManifestError, NeedsError, SpecError, SplitError
 from allograft.recipe import Needs, Scenario
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
@@ -149,6 +149,17 @@ def test_a_pool_holds_training_subjects_and_no_label_that_nobody_asked_for(
     alone = next(cohort for cohort in pool if cohort.cases[0].site == "c")
     assert len(alone.cases) == 4  # nothing of a site in the pool alone is tested
     assert first_scenario(world).narrowed(Needs(source_images=True)).pool == ()
+
+
+def test_a_pool_of_which_every_subject_is_tested_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = folder / "one" / "manifest.csv"
+    head, *lines = path.read_text().splitlines()
+    site = head.split(",").index("site")
+    split = [f"{line},{'test' if line.split(',')[site] == 'c' else ''}" for line in lines]
+    (path.parent / "tested.csv").write_text("\n".join([f"{head},split", *split]))
+    study = study_of(folder, cohort=str(path.parent / "tested.csv"), source=["a"], target=["b"], pool=["c"])
+    with pytest.raises(SplitError, match="pool 'c': no image is left for pre-training; its subjects are all tested"):
+        World.read(study, tmp_path)
 
 
 def test_what_needs_a_pool_says_so(folder: Path) -> None:
