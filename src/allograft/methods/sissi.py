@@ -242,8 +242,8 @@ class Sissi:
     def _corrected(
         self, network: AnyNetwork, target: Sequence[Cohort], epoch: int, context: Context
     ) -> Sequence[Cohort]:
-        """The target as it is now with the network's own boxes, made again each epoch; the
-        target itself where nothing is detected in any image: there would be nothing left to learn."""
+        """The target as it is now with the network's own boxes, made again each epoch; the target
+        itself where nothing is detected in any image, which would leave nothing to learn from."""
         corrected, detected = [], 0
         for number, cohort in enumerate(target):
             make = partial(self._pseudo_labels, network, cohort, context)

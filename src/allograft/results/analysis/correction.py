@@ -25,8 +25,8 @@ from allograft.study.world import World
 
 FILE = "correction.csv"
 KEPT = "kept_epochs"
-"""A fact of stages that correct boxes: epochs in which nothing was detected in any image, so that the
-boxes stayed as they were."""
+"""A fact of stages that correct boxes: epochs in which nothing was detected in any image, so that
+the boxes stayed as they were."""
 CAME, CORRECTED = "that came", "corrected"
 """The boxes of the manifest that a method was given, and those with which its training ended."""
 RATES = ("precision", "recall")
