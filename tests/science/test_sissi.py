@@ -92,7 +92,7 @@ def gain(at: dict[str, dict[str, float]], metric: str) -> float:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="seed 0, the only one that was run: loses 0.022; the correction began after 6 epochs, in the other row never",
+    reason="seed 0, the only one run: loses 0.022; its correction began after 6 epochs, that of the other row never",
 )
 def test_missing_boxes_gain_ap(means: Callable[[str], dict[str, dict[str, float]]]) -> None:
     assert gain(means("b"), "ap") >= 0.03
@@ -100,7 +100,7 @@ def test_missing_boxes_gain_ap(means: Callable[[str], dict[str, dict[str, float]
 
 @pytest.mark.xfail(
     strict=True,
-    reason="seed 0, the only one that was run: loses 0.016; the correction began after 6 epochs, in the other row never",
+    reason="seed 0, the only one run: loses 0.016; its correction began after 6 epochs, that of the other row never",
 )
 def test_missing_boxes_gain_ar(means: Callable[[str], dict[str, dict[str, float]]]) -> None:
     assert gain(means("b"), "ar") >= 0.03
