@@ -106,6 +106,6 @@ def test_missing_boxes_gain_ar(means: Callable[[str], dict[str, dict[str, float]
     assert gain(means("b"), "ar") >= 0.03
 
 
-@pytest.mark.xfail(strict=True, reason="seed 0, the only one run: gains 0.073; corrections began after 27 and 29 epochs")
+@pytest.mark.xfail(strict=True, reason="seed 0, the only one run: gains 0.073")
 def test_clean_boxes_neither_gain_nor_lose(means: Callable[[str], dict[str, dict[str, float]]]) -> None:
     assert abs(gain(means("d"), "ap")) <= 0.02
