@@ -29,6 +29,8 @@ README = ROOT / "README.md"
 EVIDENCE = ROOT / "docs" / "evidence"
 DATA = EVIDENCE / "data"
 FILES = ("results.csv", "metrics.csv")
+CORRECTION = "correction.csv"
+"""Kept where a row corrects boxes and others drew boxes of the same images."""
 BLOCK = re.compile(r"<!-- table (\{.*?\}) -->\n.*?<!-- end -->", re.DOTALL)
 
 Row = Mapping[str, str]
@@ -261,6 +263,23 @@ def facts(spec: Mapping[str, Any]) -> str:
     )
 
 
+def correction(spec: Mapping[str, Any]) -> str:
+    """The boxes that came to each of ``rows`` (title -> name), and those that it made of them, with
+    precision and recall against a ``reader`` and 95 % over subjects."""
+
+    def rate(row: Row, name: str) -> str:
+        bounds = [f"{float(row[f'{name}_{end}']):.3f}" for end in ("low", "high") if row[f"{name}_{end}"]]
+        return f"{float(row[name]):.3f}" + (f" ({' to '.join(bounds)})" if bounds else "")
+
+    body = [
+        [name, row["boxes"], f"{float(row['count']):g}", rate(row, "precision"), rate(row, "recall")]
+        for title, name in spec["rows"].items()
+        for row in read(DATA / spec["data"] / CORRECTION)
+        if (row["recipe"], row["reader"]) == (title, spec["reader"])
+    ]
+    return grid(["recipe", "boxes", "number", "precision", "recall"], body)
+
+
 def counts(spec: Mapping[str, Any]) -> str:
     """How often each of ``values`` occurs in each file of ``rows`` (file -> name)."""
     folder, body = DATA / spec["data"], []
@@ -278,6 +297,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "stream": stream,
     "science": science,
     "facts": facts,
+    "correction": correction,
     "counts": counts,
 }
 
@@ -326,7 +346,8 @@ def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
     """Copy a study's CSV files beside a page, and its stages, with what they say of themselves, where
     the page shows them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    further = [CORRECTION] if (out / CORRECTION).is_file() else []
+    for name in (*FILES, *further):
         shutil.copyfile(out / name, folder / name)
     for name, found in {"stages.csv": stage_rows, "facts.csv": fact_rows}.items() if with_stages else ():
         if rows := sorted(found(out), key=lambda row: [str(value) for value in row.values()]):

@@ -149,6 +149,26 @@ def test_stages_and_facts_of_every_part_are_kept(
     ]
 
 
+def test_corrected_boxes_beside_those_that_came(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path / "kept")
+    out = tmp_path / "out"
+    _write(out, "results.csv", RESULTS)
+    _write(out, "metrics.csv", METRICS)
+    head = "recipe,reader,boxes,count,precision,precision_low,precision_high,recall,recall_low,recall_high\n"
+    rows = "sissi,true,that came,6,0.75,0.5,1,0.5,0.25,0.75\nsissi,true,corrected,8.5,0.5,,,0.625,,\n"
+    _write(out, "correction.csv", head + rows + rows.replace("true", "reader2") + rows.replace("sissi", "other"))
+    tables.keep(out, tmp_path / "kept" / "page")
+    spec = {"data": "page", "reader": "true", "rows": {"sissi": "A + SISSI"}}
+    assert tables.correction(spec).splitlines() == [
+        "| recipe | boxes | number | precision | recall |",
+        "| --- | --- | --- | --- | --- |",
+        "| A + SISSI | that came | 6 | 0.750 (0.500 to 1.000) | 0.500 (0.250 to 0.750) |",
+        "| A + SISSI | corrected | 8.5 | 0.500 | 0.625 |",
+    ]
+
+
 def test_pairs_and_their_means(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "DATA", tmp_path)
     rows = ["source,recipe,target,site,mean"]
