@@ -327,14 +327,19 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def words_of(command: str) -> list[str]:
+    """Of a command line, with the variables of the shell filled in."""
+    return [os.path.expandvars(word) for word in shlex.split(command)]
+
+
 def run(page: str) -> None:
     """Run a page's commands, keep what they left, and say with what."""
     plan = json.loads((DATA / page / "run.json").read_text(encoding="utf-8"))
     for command in plan["before"]:
-        subprocess.run(shlex.split(command), cwd=ROOT, check=True)
+        subprocess.run(words_of(command), cwd=ROOT, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name, study in plan["studies"].items():
-        words = [os.path.expandvars(word) for word in shlex.split(study["command"])]
+        words = words_of(study["command"])
         subprocess.run(words, cwd=ROOT, check=True)
         if "--out" in words:
             keep(ROOT / words[words.index("--out") + 1], DATA / page / name, with_stages=study.get("stages", False))
