@@ -289,6 +289,35 @@ def counts(spec: Mapping[str, Any]) -> str:
     return grid([spec["heading"], *spec["values"]], body)
 
 
+def curves(spec: Mapping[str, Any]) -> str:
+    """Curves of a recipe's figure, mean over seeds: a row for each of ``rows``: [name, file below
+    ``data``, recipe, curve], a column for each x; ``digits`` of a value."""
+    found: dict[float, None] = {}
+    body = []
+    for name, file, recipe, line in spec["rows"]:
+        at: dict[float, list[float]] = {}
+        for row in read(DATA / spec["data"] / file):
+            if (row["recipe"], row["line"]) == (recipe, line):
+                at.setdefault(float(row["x"]), []).append(float(row["y"]))
+        found |= dict.fromkeys(at)
+        body.append([name, *(f"{fmean(values):{spec['digits']}}" for _, values in sorted(at.items()))])
+    return grid([spec["heading"], *(f"{x:g}" for x in sorted(found))], body)
+
+
+def shares(spec: Mapping[str, Any]) -> str:
+    """The mean of each of ``lines`` of a figure, as a share of the largest line's, mean over seeds: a
+    row for each of ``rows`` (recipe -> name)."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in read(DATA / spec["data"] / "curves.csv"):
+        values.setdefault((row["recipe"], row["seed"]), {}).setdefault(row["line"], []).append(float(row["y"]))
+    body = []
+    for recipe, name in spec["rows"].items():
+        seeds = [{line: fmean(ys) for line, ys in of.items()} for (title, _), of in values.items() if title == recipe]
+        cells = [fmean(means[line] / max(means.values()) for means in seeds) for line in spec["lines"]]
+        body.append([name, *(f"{share:.3f}" for share in cells)])
+    return grid([spec["heading"], *spec["lines"]], body)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "scores": scores,
     "stages": stages,
@@ -299,6 +328,8 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "facts": facts,
     "correction": correction,
     "counts": counts,
+    "curves": curves,
+    "shares": shares,
 }
 
 
@@ -357,6 +388,24 @@ def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
                 writer.writerows(rows)
 
 
+def keep_curves(out: Path, figure: str, file: Path) -> None:
+    """The points of a figure that recipes drew, once a seed."""
+    from allograft.results.record import read_all
+
+    units = {record.unit: record for record in read_all(out).values()}
+    rows: list[dict[str, Any]] = []
+    for unit, record in units.items():
+        path = out / "units" / unit / "figures.json"
+        drawn = json.loads(path.read_text(encoding="utf-8")).get(figure) if path.exists() else None
+        for line, values in (drawn or {"y": {}})["y"].items():
+            about = {"recipe": record.recipe["title"], "seed": record.seed, "line": line}
+            rows += [about | {"x": x, "y": y} for x, y in zip(drawn["x"], values, strict=True)]
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, ["recipe", "seed", "line", "x", "y"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: [str(value) for value in row.values()]))
+
+
 def keep_counts(table: Path, column: str, file: Path) -> None:
     """How often each value of a column occurs, and nothing of any single image."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -378,17 +427,25 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def words_of(command: str) -> list[str]:
+    """Of a command line, with the variables of the shell filled in."""
+    return [os.path.expandvars(word) for word in shlex.split(command)]
+
+
 def run(page: str) -> None:
     """Run a page's commands, keep what they left, and say with what."""
     plan = json.loads((DATA / page / "run.json").read_text(encoding="utf-8"))
     for command in plan["before"]:
-        subprocess.run(shlex.split(command), cwd=ROOT, check=True)
+        subprocess.run(words_of(command), cwd=ROOT, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name, study in plan["studies"].items():
-        words = [os.path.expandvars(word) for word in shlex.split(study["command"])]
+        words = words_of(study["command"])
         subprocess.run(words, cwd=ROOT, check=True)
         if "--out" in words:
-            keep(ROOT / words[words.index("--out") + 1], DATA / page / name, with_stages=study.get("stages", False))
+            out = ROOT / words[words.index("--out") + 1]
+            keep(out, DATA / page / name, with_stages=study.get("stages", False))
+            if "curves" in study:
+                keep_curves(out, study["curves"], DATA / page / name / "curves.csv")
         elif "count" in study:
             keep_counts(ROOT / words[words.index("-o") + 1], study["count"], DATA / page / f"{name}.csv")
         study |= {"commit": commit.strip(), "hardware": hardware()}
