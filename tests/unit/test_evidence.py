@@ -104,6 +104,34 @@ def test_science_and_counts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
     ]
 
 
+def test_curves_and_shares_of_a_figure_are_means_over_seeds(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    records = {}
+    for seed, (fast, slow) in enumerate([([4.0, 8.0], [1.0, 2.0]), ([4.0, 4.0], [2.0, 2.0])]):
+        figure = {"x": [1, 2], "y": {"head": fast, "body": slow}}
+        _write(tmp_path / "out" / "units" / f"u{seed}", "figures.json", json.dumps({"updates": figure, "other": {}}))
+        records[f"r{seed}"] = SimpleNamespace(unit=f"u{seed}", recipe={"title": "avagrad"}, seed=seed)
+    records["without"] = SimpleNamespace(unit="none", recipe={"title": "adabn"}, seed=0)
+    monkeypatch.setattr("allograft.results.record.read_all", lambda out: records)
+    (tmp_path / "page").mkdir()
+    tables.keep_curves(tmp_path / "out", "updates", tmp_path / "page" / "curves.csv")
+    rows = [["fast", "curves.csv", "avagrad", "head"], ["slow", "curves.csv", "avagrad", "body"]]
+    spec = {"data": "page", "heading": "step", "digits": ".2f", "rows": rows}
+    assert tables.curves(spec).splitlines()[2:] == ["| fast | 4.00 | 6.00 |", "| slow | 1.50 | 2.00 |"]
+    assert tables.curves(spec).startswith("| step | 1 | 2 |")
+    spec = {"data": "page", "heading": "layers", "lines": ["head", "body"], "rows": {"avagrad": "AvaGrad"}}
+    assert tables.shares(spec).splitlines()[-1] == "| AvaGrad | 1.000 | 0.375 |"
+
+
+def test_commands_of_a_page_have_the_variables_of_the_shell(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOGRAFT_DATA", "/data")
+    assert tables.words_of("cp -r $ALLOGRAFT_DATA/chest 'two words'") == ["cp", "-r", "/data/chest", "two words"]
+
+
 def test_a_column_may_be_of_another_part(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "DATA", tmp_path)
     lines = RESULTS.splitlines()
