@@ -44,7 +44,7 @@ def test_kept_files_say_how_they_were_made(page: str) -> None:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert set(run) == {"before", "studies"}
     for name, study in run["studies"].items():
-        assert set(study) - {"stages", "count"} == {"command", "commit", "seeds", "hardware"}
+        assert set(study) - {"stages", "count", "curves"} == {"command", "commit", "seeds", "hardware"}
         assert set(study["hardware"]) == HARDWARE
         if not study["command"].startswith("allograft study examples/"):
             assert (folder / f"{name}.csv").is_file()
