@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.unit.tiny import a_context as plain_context
 from tests.unit.tiny import write_brains
 from torch import nn
 
+from allograft.apply import load
 from allograft.apply.predictions import write_predictions
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
@@ -209,6 +211,17 @@ def test_predict_gives_the_answer_of_the_study_whatever_the_file_is_called(tmp_p
     assert "Does the spread find the errors?" in page
     assert "AUROC of spread against errors" in page
     assert "calibration at a" in page
+    # examples/diffmic_sampler.py: the recorded class, that of ten steps, and the true one
+    script = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "diffmic_sampler.py"))
+    script["answers"].__globals__["STEPS"] = 3
+    rows_of_seeds = script["answers"](tmp_path / "out", manifest)
+    short = replace(load(model).predictor, sampler="ddim", steps=3)  # type: ignore[type-var]
+    for case, (seed, name, recorded, of_few, true) in zip(record.cases, rows_of_seeds, strict=True):
+        assert (seed, name, true) == (0, case["case"], case["label"])
+        assert recorded == case["probabilities"].index(max(case["probabilities"]))
+        cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+        only = cohort.where(lambda other, name=name: other.name == name).case(0)
+        assert of_few == int(short(only.unlabelled())["label"].argmax())  # type: ignore[operator,union-attr]
 
 
 # ------------------------------------------------------------------ bad input
