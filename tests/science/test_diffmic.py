@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.science.kept import keep, lines
+from tests.science.kept import keep
 from tests.unit.tiny import a_context
 from torch import Tensor
 
@@ -116,14 +116,34 @@ def denoised_longer(predictor: DiffMicPredictor, train: Cohort) -> DiffMicPredic
     return replace(predictor, network=network.eval())
 
 
-def on_training_images(predictor: DiffMicPredictor, train: Cohort) -> dict[str, float]:
+def on_training_images(predictor: DiffMicPredictor, train: Cohort) -> dict[tuple[str, str, str], float]:
     """Macro-F1 of the guidance and of the sampler, also with a denoiser that is trained longer, and how
     often ten steps of DDIM name its class: where a fault would show, whatever generalises."""
     longer, (batch, _) = denoised_longer(predictor, train), whole(train)
     short = replace(longer, sampler="ddim", steps=10)
     same = longer(batch)["label"].argmax(1) == short(batch)["label"].argmax(1)
-    found = {"guidance": Direct(predictor.network), "as trained": predictor, "denoiser trained longer": longer}
-    return {name: scores(made, train)[0] for name, made in found.items()} | {"ten steps": float(same.double().mean())}
+    made = {"guidance": Direct(predictor.network), "as trained": predictor, "denoiser trained longer": longer}
+    found = {("training images", name, "macro-f1"): scores(each, train)[0] for name, each in made.items()}
+    return found | {("training images", "ten steps", "same class"): float(same.double().mean())}
+
+
+def cohorts(folder: Path) -> tuple[Cohort, Cohort]:
+    """Training and test subjects, of whom one in six is ill."""
+    manifest = write_chest(folder, sites={"a": "none"}, subjects=400, size=SIZE)
+    cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+    # every second subject is ill; of those every fifth stays
+    kept = [name for number, name in enumerate(cohort.subjects) if number % 2 == 0 or number % 10 == 1]
+    return cohort.of(kept[:TRAINED]), cohort.of(kept[TRAINED:])
+
+
+def measured(train: Cohort, test: Cohort, name: str, seed: int) -> dict[tuple[str, str, str], float]:
+    """Setting, row and measure -> what one training gives."""
+    predictor = trained(train, ROWS[name], seed)
+    score, spread = scores(predictor, test)
+    found = {("chest", name, "macro-f1"): score}
+    if spread is not None:
+        found["chest", name, "spread"] = spread
+    return found | (on_training_images(predictor, train) if name == "full" else {})
 
 
 @pytest.mark.xfail(
@@ -134,27 +154,11 @@ def on_training_images(predictor: DiffMicPredictor, train: Cohort) -> dict[str, 
     "in the frequent class, which the sampler amplifies: of seed 1 98 of 120 images are called rare, 4 by the guidance",
 )
 def test_each_part_earns_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = write_chest(tmp_path, sites={"a": "none"}, subjects=400, size=SIZE)
-    cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
-    subjects = cohort.subjects
-    # every second subject is ill; of those every fifth stays: one in six
-    kept = [name for number, name in enumerate(subjects) if number % 2 == 0 or number % 10 == 1]
-    train, test = cohort.of(kept[:TRAINED]), cohort.of(kept[TRAINED:])
-    found: dict[str, list[tuple[float, float | None]]] = {name: [] for name in ROWS}
-    seen: list[dict[str, float]] = []
-    for seed, (name, recipe) in product(range(SEEDS), ROWS.items()):
-        predictor = trained(train, recipe, seed)
-        found[name].append(scores(predictor, test))
-        if name == "full":
-            seen.append(on_training_images(predictor, train))
-    tested = [{name: each[seed][0] for name, each in found.items()} for seed in range(SEEDS)]
-    other = [("chest", "full", "spread", seed, s) for seed, (_, s) in enumerate(found["full"]) if s is not None]
-    other += [
-        ("training images", "ten steps", "same class", seed, each.pop("ten steps")) for seed, each in enumerate(seen)
-    ]
-    keep("diffmic", [*lines("chest", tested, "macro-f1"), *other, *lines("training images", seen, "macro-f1")])
-    means = {name: fmean(score for score, _ in each) for name, each in found.items()}
-    spreads = [spread for _, spread in found["full"] if spread is not None]
+    train, test = cohorts(tmp_path)
+    found = {(name, seed): measured(train, test, name, seed) for seed, name in product(range(SEEDS), ROWS)}
+    keep("diffmic", [(*key, seed, value) for (_, seed), each in found.items() for key, value in each.items()])
+    means = {name: fmean(found[name, seed]["chest", name, "macro-f1"] for seed in range(SEEDS)) for name in ROWS}
+    spreads = [each["chest", "full", "spread"] for each in found.values() if ("chest", "full", "spread") in each]
     with capsys.disabled():
         print(f"\nmacro-F1: {means}; AUROC of the spread against errors: {spreads}")
     assert means["full"] >= means["basic"] + 0.02
