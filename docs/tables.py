@@ -318,6 +318,24 @@ def shares(spec: Mapping[str, Any]) -> str:
     return grid([spec["heading"], *spec["lines"]], body)
 
 
+def samplers(spec: Mapping[str, Any]) -> str:
+    """How two samplers of one classifier agree, from a file of counts (``data``) whose values are
+    FIRST/SECOND/TRUE class; ``rows``: the names of the two."""
+    counted = [(tuple(map(int, row["value"].split("/"))), int(row["count"])) for row in read(DATA / spec["data"])]
+    total = sum(count for _, count in counted)
+    known = sorted({classes[2] for classes, _ in counted})
+    body = []
+    for place, name in enumerate(spec["rows"]):
+        hits = {label: sum(n for c, n in counted if c[place] == c[2] == label) for label in known}
+        found = {label: sum(n for c, n in counted if c[place] == label) for label in known}
+        true = {label: sum(n for c, n in counted if c[2] == label) for label in known}
+        f1 = fmean(2 * hits[label] / (found[label] + true[label]) for label in known)
+        same = sum(n for c, n in counted if c[0] == c[1]) / total
+        shares = " / ".join(f"{found[label]}" for label in known)
+        body.append([name, f"{f1:.3f}", f"{sum(hits.values()) / total:.3f}", shares, f"{same:.1%}" if place else ""])
+    return grid(["sampler", "macro-F1", "accuracy", "named each class", "the same class as above"], body)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "scores": scores,
     "stages": stages,
@@ -330,6 +348,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "counts": counts,
     "curves": curves,
     "shares": shares,
+    "samplers": samplers,
 }
 
 

@@ -295,3 +295,16 @@ Text.
     )
     _write(tmp_path, "page.md", found)
     assert tables.rebuilt(tmp_path / "page.md") == found
+
+
+def test_two_samplers_agree_where_their_classes_do(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    _write(tmp_path, "classes.csv", "value,count\n0/0/0,6\n0/1/0,1\n1/1/1,2\n0/0/1,1\n")
+    spec = {"data": "classes.csv", "rows": ["100 steps", "10 steps"]}
+    assert tables.samplers(spec).splitlines()[2:] == [
+        # of class 0 7 of 8 found are right and all 7 known; of class 1 2 of 2, and 2 of 3
+        f"| 100 steps | {(14 / 15 + 4 / 5) / 2:.3f} | 0.900 | 8 / 2 |  |",
+        f"| 10 steps | {(12 / 14 + 4 / 6) / 2:.3f} | 0.800 | 7 / 3 | 90.0% |",
+    ]

@@ -36,6 +36,7 @@ FEWEST = {
     "gradient_transfer": 8,
     "gradient_transfer_classes": 88,
     "skin_automatic": 12,
+    "paired_brain": 24,
     "spottunet_policy": 40,
     "united": 12,
 }
@@ -47,7 +48,7 @@ CROPPED = {"united": 16, "united_paper": 16}
 is made small."""
 SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
-SIDES = {"diffmic": 112, "catenorm_vessels": 32}
+SIDES = {"diffmic": 112, "diffmic_pneumonia": 64, "catenorm_vessels": 32}
 """Pixels along a side that an example needs: regions are chosen among the cells of the last feature,
 or a normalisation needs two."""
 

@@ -181,6 +181,24 @@ def test_within_a_site_training_subjects_train_and_test_subjects_are_tested(fold
         session_of(study_of(folder, source=["a"], target=["a"], recipes=["adabn"]), tmp_path / "adabn").prepare()
 
 
+def test_within_a_site_subjects_rotate_through_the_test_set(folder: Path, tmp_path: Path) -> None:
+    """As many folds as subjects leave one out at a time; a source that is no target does not rotate."""
+    sides = {"source": ["a", "b"], "target": ["a"], "test": {"folds": 6, "val": 0.4}}
+    world = World.read(study_of(folder, **sides), tmp_path)
+    (question,) = world.study.questions
+    rotated = [world.part("a", "test", fold).subjects for fold in range(6)]
+    assert sorted(subject for fold in rotated for subject in fold) == sorted(f"a{number}" for number in range(6))
+    for fold, tested in enumerate(rotated):
+        seen = {subject for cohort in world.scenario(question, 0, fold).source for subject in cohort.subjects}
+        assert {subject for subject in seen if subject[0] == "a"} == {f"a{n}" for n in range(6)} - {*tested}
+        assert not seen & {subject for test in world.tests(fold) for subject in test.cohort.subjects}
+        assert {(test.site, test.part, test.fold) for test in world.tests(fold)} == {
+            ("b", "val", 0),
+            ("a", "test", fold),
+            ("b", "test", 0),
+        }
+
+
 def test_no_source_subject_is_tested_where_none_is_asked_for(folder: Path, tmp_path: Path) -> None:
     study = study_of(folder, source=["a", "b"], target=["b", "c"], test={"fraction": 0.5, "source_fraction": 0})
     world = World.read(study, tmp_path)
