@@ -21,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from ratio import keep
 
 from allograft.cohort import read_manifest
@@ -121,14 +122,17 @@ def measure(images: int, folder: Path) -> dict[str, Any]:
 
 
 def in_a_process_of_its_own(images: int) -> dict[str, Any]:
-    """``measure`` with few files, in a fresh process."""
+    """``measure`` with few files, in a fresh process, and on one thread: threads that wait for each
+    other spend processor time too."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, __file__, "--one", str(images), folder], check=True)
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, __file__, "--one", str(images), folder], check=True, env=one_thread)
         found: dict[str, Any] = json.loads((Path(folder) / "found.json").read_text())
     return found
 
 
 def main(counts: list[int]) -> None:
+    torch.set_num_threads(1)
     found: dict[int, Any] = {}
     for count in sorted(counts):
         found[count] = in_a_process_of_its_own(count)

@@ -22,7 +22,7 @@ PARTS = {
     "subjects": ["figure.wide"],
     "predictions": ["h3:has(+ .legend)", ".legend", ".gallery"],
     "no-labels": ["details:has([aria-label*='as if it had no labels'])"],
-    "features": ["details:has([aria-label*='features tell the site']) + details"],
+    "features": ["details:has([aria-label*='features predict the site']) + details"],
 }
 """Picture -> the parts of the report's section of a target that it shows."""
 MARK = (255, 0, 255)

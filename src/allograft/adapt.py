@@ -14,7 +14,8 @@ from allograft.recipe import Grid, title
 from allograft.run.closing import Result
 from allograft.studies import run_study
 from allograft.study.reading import make_study
-from allograft.study.spec import Study, source_free
+from allograft.study.rows import source_free
+from allograft.study.spec import Study
 from allograft.table import find
 
 BEFORE = "before"

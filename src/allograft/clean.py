@@ -10,12 +10,12 @@ from typing import Literal
 from allograft import tree
 from allograft.context import Store
 from allograft.context.lock import held_elsewhere, locked
+from allograft.results.earlier_runs import as_recorded
 from allograft.results.record import read_all
-from allograft.results.select import as_recorded
 from allograft.results.standing import standing_of
 from allograft.run.fabric import local_fabric
+from allograft.run.parted import missing_parts, part_sessions
 from allograft.run.session import Session
-from allograft.studies import missing_parts, part_sessions
 from allograft.study.plan import Plan
 from allograft.study.reading import kept_study
 from allograft.study.world import World
@@ -206,12 +206,12 @@ def lines_of(leftovers_: Leftovers) -> list[str]:
             lines.append(f"  {words:42} {len(these):5} {_amount(sum(leftover.size for leftover in these)):>12}")
     if leftovers_.unknown:
         lines.append(
-            f"  {leftovers_.unknown} unit{'' if leftovers_.unknown == 1 else 's'} of no row kept: the study is not "
-            "finished with this version, one process and 32-true"
+            f"  {leftovers_.unknown} unit{'' if leftovers_.unknown == 1 else 's'} kept that no row has: the study is "
+            "not finished with this version, one process and 32-true"
         )
     if any(leftover.kind == "stage" for leftover in leftovers_.found):
-        lines.append("  a model of such a stage is trained again if new test cases or another selection ask for it")
-    return lines if leftovers_.found or leftovers_.unknown else [*lines, "  nothing can go"]
+        lines.append("  a model of such a stage is trained again if new test cases or another selection need it")
+    return lines if leftovers_.found or leftovers_.unknown else [*lines, "  nothing to remove"]
 
 
 def _amount(size: int) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from allograft.errors import OutputError
 from allograft.results.protocol import Protocol, check_parts, count_scores, make_protocol, read_protocol
 from allograft.run.fabric import local_fabric
+from allograft.run.parted import part_sessions
 from allograft.run.session import Session
-from allograft.studies import part_sessions
 from allograft.study.reading import make_study
 from allograft.study.spec import Study
 

@@ -3,9 +3,8 @@ models, part by part."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,78 +13,24 @@ from allograft.context import Store
 from allograft.errors import MissingWeightsError, SpecError
 from allograft.predictor import load_predictor, save_predictor
 from allograft.recipe import Grid, candidates, title, total_needs
-from allograft.report.overview import Part, write_overview
-from allograft.results.analysis import correction
-from allograft.results.analysis.label_curve import label_curves, write_label_curve
-from allograft.results.analysis.severity import severity_sheet
-from allograft.results.csv_files import join_files
 from allograft.results.deployment import Source, add_deployment
-from allograft.results.evidence import FILE as VERDICTS
+from allograft.results.earlier_runs import as_recorded
 from allograft.results.looks import Looking
 from allograft.results.models import facts
 from allograft.results.protocol import check_parts, protocol_sentence
 from allograft.results.record import read_all
-from allograft.results.select import as_recorded
 from allograft.run.closing import Result
 from allograft.run.executors import Executor, check_executor, execute
 from allograft.run.fabric import local_fabric
+from allograft.run.parted import MISSING, PartsResult, join, missing_parts, part_sessions
 from allograft.run.session import NetworkSource, Session
-from allograft.study.parts import part_folder, parts_of
 from allograft.study.plan import Plan, Row, scenario_of
 from allograft.study.reading import kept_study, make_study
 from allograft.study.spec import Study
 from allograft.study.world import World
 
 if TYPE_CHECKING:
-    import pandas as pd
     from lightning_fabric import Fabric
-
-
-MISSING = "missing.json"
-"""Parts of a study that were not run, each with the reason."""
-
-
-@dataclass(frozen=True)
-class PartsResult:
-    """What a study of several parts leaves: pairs of sites, named settings, numbers of target
-    labels.
-
-    Args:
-        out: the folder.
-        study: what was asked.
-        parts: ``from a``, ``swin24`` or ``subjects-4`` -> what that study left.
-        missing: parts that were not run, since the published weights that they start from are not
-            on this machine and cannot be fetched -> which file, and where to put it.
-    """
-
-    out: Path
-    study: Study
-    parts: Mapping[str, Result]
-    missing: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The tables of all parts, with the column ``part``."""
-        import pandas as pd
-
-        frames = [result.table.assign(part=name) for name, result in self.parts.items()]
-        return pd.concat(frames, ignore_index=True)
-
-    def __repr__(self) -> str:
-        return f"PartsResult({self.out}: {', '.join(self.parts)}; {self.failed} runs failed)"
-
-    @property
-    def named_parts(self) -> list[Part]:
-        """The parts that are there, with the place of each page."""
-        return [
-            Part(name, (one.out / "report.html").relative_to(self.out).as_posix(), one.study, one.plan, one.standing)
-            for name, one in self.parts.items()
-        ]
-
-    @property
-    def failed(self) -> int:
-        """How many runs failed."""
-        return sum(part.failed for part in self.parts.values())
 
 
 def run_study(
@@ -135,36 +80,31 @@ def run_study(
         tree.write_json(out / MISSING, missing)
     results: dict[str, Result] = {}
     continued = _continued(sessions, worlds)
-    plans = {} if executor is None else _executed(executor, sessions, worlds, continued, report=report)
+    sessions = {name: replace(session, continued=continued) for name, session in sessions.items()}
+    plans = {} if executor is None else _executed(executor, sessions, worlds, report=report)
     for number, (name, session) in enumerate(sessions.items(), 1):
         _announce(say, name, number, len(sessions))
-        session = replace(session, continued=continued)
-        plan = plans.get(name) or session.plan(worlds[name])
+        world = worlds[name]
+        plan = plans.get(name) or session.plan(world)
         if executor is None:
-            session.run_all(worlds[name], plan, shard, report=report)
-        session.restore(worlds[name], plan)
+            session.run_all(world, plan, shard, report=report)
+        session.restore(world, plan)
         if not whole.fabric.is_global_zero:
-            results[name] = Result(session.out, worlds[name].study, plan, (), {})
+            results[name] = Result(session.out, world.study, plan, (), {})
             continue
-        results[name] = session.finish(worlds[name], plan, report=report, keeps_page=True)
+        results[name] = session.finish(world, plan, report=report, keeps_page=True)
         if study.is_parted:
-            _join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
+            join(out, PartsResult(out, study, results, missing), len(sessions), report=report)
     _say_protocol(out, say)
     return PartsResult(out, study, results, missing) if study.is_parted else results[""]
 
 
 def _executed(
-    executor: Executor,
-    sessions: Mapping[str, Session],
-    worlds: Mapping[str, World],
-    continued: frozenset[str],
-    *,
-    report: bool,
+    executor: Executor, sessions: Mapping[str, Session], worlds: Mapping[str, World], *, report: bool
 ) -> dict[str, Plan]:
     """Run the units of all parts; returns the plan of each."""
-    own = {name: replace(session, continued=continued) for name, session in sessions.items()}
-    plans = {name: session.plan(worlds[name]) for name, session in own.items()}
-    execute(executor, {name: (session, worlds[name], plans[name]) for name, session in own.items()}, report=report)
+    plans = {name: session.plan(worlds[name]) for name, session in sessions.items()}
+    execute(executor, {name: (session, worlds[name], plans[name]) for name, session in sessions.items()}, report=report)
     return plans
 
 
@@ -185,12 +125,6 @@ def _prepared(
             missing[name] = str(error)
             say(f"missing: {error}")
     return completed, worlds, missing
-
-
-def missing_parts(out: Path) -> dict[str, str]:
-    """The parts of a study that were not run, each with the reason."""
-    missing: dict[str, str] = json.loads((out / MISSING).read_text()) if (out / MISSING).exists() else {}
-    return missing
 
 
 def rebuild(
@@ -223,22 +157,13 @@ def rebuild(
     if not study.is_parted:
         return results[""]
     result = PartsResult(out, study, results, missing)
-    _join(out, result, len(results), report=report)
+    join(out, result, len(results), report=report)
     return result
 
 
 def _say_protocol(out: Path, say: Callable[[str], None]) -> None:
     if sentence := protocol_sentence(out):
         say(sentence)
-
-
-def part_sessions(whole: Session) -> dict[str, Session]:
-    """A session for each part, in a folder of its own; of a study in one part, the session itself
-    under ""."""
-    return {
-        name: replace(whole, study=part, out=part_folder(whole.out, name) if name else whole.out)
-        for name, part in parts_of(whole.study).items()
-    }
 
 
 def _continued(sessions: Mapping[str, Session], worlds: Mapping[str, World]) -> frozenset[str]:
@@ -256,41 +181,6 @@ def _continued(sessions: Mapping[str, Session], worlds: Mapping[str, World]) -> 
 def _announce(say: Callable[[str], None], name: str, number: int, total: int) -> None:
     if name:
         say(f"== {name} ({number} of {total})")
-
-
-def _join(out: Path, whole: PartsResult, parts: int, *, report: bool) -> None:
-    """What holds over all parts that are there, of so many that can be run: one table, and a page
-    over them."""
-    study, results, shown = whole.study, whole.parts, whole.named_parts
-    for file in ("results.csv", "metrics.csv", correction.FILE):
-        every = {name: ("+".join(result.study.source), result.out / file) for name, result in results.items()}
-        if here := {name: part for name, part in every.items() if part[1].exists()}:
-            join_files(out / file, here)
-        else:
-            tree.remove(out / file)
-    joined = {
-        name: {site: tree.plain(asdict(verdict)) for site, verdict in one.standing.verdicts.items()}
-        for name, one in results.items()
-    }
-    if len(results) == parts and all(joined.values()):
-        tree.write_json(out / VERDICTS, joined)
-    else:
-        tree.remove(out / VERDICTS)
-    write_label_curve(out, label_curves(shown))
-    if report:
-        made = list(results.values())
-        units = {unit for result in made for unit in result.plan.units}
-        records = [record for result in made for record in read_all(result.out).values() if record.unit in units]
-        severity = severity_sheet(records, made[0].plan.headline)
-        write_overview(
-            out / "report.html",
-            study,
-            shown,
-            parts,
-            severity,
-            missing=whole.missing,
-            frozen=protocol_sentence(out),
-        )
 
 
 def train_model(

@@ -4,7 +4,6 @@ being declared."""
 from __future__ import annotations
 
 import math
-import sys
 import time
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -19,12 +18,11 @@ from allograft.batch import Batch
 from allograft.errors import TrainingError
 from allograft.figure import thinned
 from allograft.nn.batchnorm import shared_batch_norm
+from allograft.progress import Bar
 from allograft.recipe import Stage
 from allograft.step import Step, Terms
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from allograft.context import Context, Meter
     from allograft.context.journal import Checkpoint
 
@@ -94,13 +92,8 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     if context.rehearsal is not None:
         return _rehearsed(step, batches, span, context)
     history: History = context.meter.histories.setdefault(name, History())
-    saved, at = context.journal.open(name, span), span.start
-    if saved is not None:
-        for path, part in parts(step):
-            part.load_state_dict(saved["parts"][path])
-        history.terms, history.seconds, at = saved["history"], saved["seconds"], saved["at"]
-        context.meter.train_seconds += history.seconds
-    elif context.journal.passed(name, span):
+    start = _resumed(step, span, context, name, history)
+    if start is None:
         return history
     began = time.perf_counter()
 
@@ -110,15 +103,14 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
         spent = history.seconds + time.perf_counter() - began
         return {"at": number, "history": history.terms, "seconds": spent, "parts": kept}
 
-    if at < span.stop:
-        bar = _Bar(f"{context.label}{name}", span, at, context.progress)
+    if start < span.stop:
+        bar = Bar(f"{context.label}{name}", span, start, context.progress)
         with context.seeds.everything(name), shared_batch_norm(modules(step)), bar:
-            stream = batches(at)
-            for number in range(at, span.stop):
+            stream = batches(start)
+            for number in range(start, span.stop):
                 batch = next(stream)  # never zip(range, stream): it draws one batch too many
                 context.seeds.seed_everything(name, number, context.fabric.global_rank)
-                terms = _taken(step, context.fabric.to_device(batch))
-                history.add(terms, number)
+                history.add(_taken(step, context.fabric.to_device(batch)), number)
                 bar.show(number + 1, history)
                 if context.journal.due():
                     context.journal.keep(name, partial(state, number + 1))
@@ -129,6 +121,19 @@ def train(step: Step, batches: Batches, *, steps: int | range, context: Context,
     context.meter.train_seconds += spent
     context.meter.figures[f"loss-{name}"] = thinned(history.terms, f"loss of '{name}'")
     return history
+
+
+def _resumed(step: Step, span: range, context: Context, name: str, history: History) -> int | None:
+    """The step to go on from, with step and history as the newest checkpoint has them; None where
+    an earlier life of the run is past these steps."""
+    saved = context.journal.open(name, span)
+    if saved is None:
+        return None if context.journal.passed(name, span) else span.start
+    for path, part in parts(step):
+        part.load_state_dict(saved["parts"][path])
+    history.terms, history.seconds = saved["history"], saved["seconds"]
+    context.meter.train_seconds += history.seconds
+    return saved["at"]
 
 
 def train_with_checkpoints(
@@ -260,48 +265,3 @@ class _Counters:
     def load_state_dict(self, state: Mapping[str, object], /) -> None:
         for name, value in state.items():
             setattr(self.owner, name, value)
-
-
-@dataclass
-class _Bar:
-    """A progress line with steps a second, loss terms and time left; silent when nobody watches."""
-
-    title: str
-    span: range
-    start: int
-    wanted: bool
-    shown: Progress | None = None
-    task: TaskID | None = None
-
-    def __enter__(self) -> _Bar:
-        if self.wanted and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.shown = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[terms]}"),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self.shown.start()
-            done = self.start - self.span.start
-            self.task = self.shown.add_task(self.title, total=len(self.span), completed=done, terms="", speed="")
-        return self
-
-    def show(self, number: int, history: History) -> None:
-        if self.shown is None or self.task is None:
-            return
-        row = self.shown.tasks[0]
-        terms = "  ".join(f"{key} {value:.3f}" for key, value in history.last.items())
-        self.shown.update(
-            self.task, completed=number - self.span.start, terms=terms, speed=f"{row.speed or 0:.1f} steps/s"
-        )
-
-    def __exit__(self, *reason: object) -> None:
-        if self.shown is not None:
-            self.shown.stop()

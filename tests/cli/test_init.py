@@ -21,7 +21,7 @@ def test_the_study_runs_as_it_is(tmp_path: Path, allograft: Command) -> None:
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "report.html").exists()
     again = allograft("init", manifest, "-o", study)
-    assert (again.code, "is there already" in again.err) == (2, True)
+    assert (again.code, "already exists" in again.err) == (2, True)
 
 
 def test_what_cannot_be_asked_ends_with_2_and_no_file(tmp_path: Path, allograft: Command) -> None:

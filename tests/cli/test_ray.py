@@ -108,6 +108,27 @@ def test_a_process_without_memory_is_a_failed_run_and_the_rest_goes_on(
     assert told(tmp_path / "out") == told(serial)
 
 
+def test_a_shared_folder_that_goes_away_ends_the_study_and_is_resumed_when_it_is_back(
+    manifest: Path, cluster: Any, tmp_path: Path
+) -> None:
+    add(cluster)
+    words = command(manifest, tmp_path, cluster, budget={"steps": 200, "adapt_steps": 2, "batch_size": 2})
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not running(tmp_path) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    (tmp_path / "out").rename(tmp_path / "away")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 2, said
+    assert "no longer there; mount the disk or share" in " ".join(said.split())
+    if (tmp_path / "out").exists():
+        (tmp_path / "out").rename(tmp_path / "litter")
+    (tmp_path / "away").rename(tmp_path / "out")
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert not [record for record in read_all(tmp_path / "out").values() if record.status == "failed"]
+
+
 PLUG = """
 import os, signal, sys, threading
 if "default_worker" in " ".join(sys.orig_argv):

@@ -180,6 +180,6 @@ MANIFESTS: dict[str, Hostile] = {
         damaged(replaced(",a\n", ",<script>alert(1)</script>\n"), "doctor"), success=True
     ),
     "manifest: names from right to left": Hostile(
-        damaged(replaced(",b-00", ",\u202eb-"), "doctor"), ("a character that nobody sees",)
+        damaged(replaced(",b-00", ",\u202eb-"), "doctor"), ("an invisible character",)
     ),
 }

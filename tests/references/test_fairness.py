@@ -14,7 +14,7 @@ from tests.unit.results.analysis.test_fairness import SOURCE, TASK, a_line, a_pl
 from torchmetrics.classification import BinaryFairness, BinaryGroupStatRates
 from torchmetrics.functional.classification import binary_recall
 
-from allograft.results.analysis.fairness import operating_points
+from allograft.results.analysis.operating_points import operating_points
 
 SEEDS = 2
 TONES = ("dark", "light")  # olive has too few subjects to be scored

@@ -155,7 +155,7 @@ def test_an_unfinished_study_keeps_all_that_it_may_go_on_with(folder: Path, out:
     found = leftovers(out)
     assert found.found == ()
     assert found.unknown == len(before)
-    assert "kept: the study is not finished with this version" in lines_of(found)[-1]
+    assert "the study is not finished with this version" in lines_of(found)[-1]
     run_study(study(folder, recipes=["supervised"], seeds=1, budget={"steps": 3, "batch_size": 2}), out)
     assert {one.unit for one in leftovers(out).found if one.kind == "unit"} == {path.name for path in before}
 
@@ -193,7 +193,7 @@ def test_the_command_removes_only_what_it_is_told_to(
     assert files(out) == before
     assert "removed 0.0 MiB" in command("clean", str(out), "--yes")
     assert len(files(out)) < len(before)
-    assert "nothing can go" in command("clean", str(out))
+    assert "nothing to remove" in command("clean", str(out))
 
 
 def test_a_folder_that_no_study_wrote_is_refused(

@@ -4,6 +4,7 @@ too; a type hint may look up."""
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ LAYERS = (
     ("tasks", "networks"),
     ("predictor",),
     ("recipe",),
-    ("schedule", "step", "updates", "train"),
+    ("schedule", "step", "updates", "progress", "train"),
     ("context",),
     ("parts",),
     ("methods",),
@@ -89,6 +90,14 @@ def violations(source: str, path: Path) -> list[str]:
     return [
         f"{path}:{line}: {here} imports {name}" for line, name, part in imported if part and RANK[part] > RANK[here]
     ]
+
+
+def test_the_contributors_page_names_every_layer() -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = re.search(r"^    errors, .*?cli$", page, flags=re.M | re.S)
+    assert listed
+    named = tuple(tuple(re.findall(r"\w+", layer)) for layer in listed.group().split("<-"))
+    assert named == LAYERS[:-1]
 
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

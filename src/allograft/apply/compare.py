@@ -146,8 +146,7 @@ def _shared_task(both: Sequence[Side], asked: Mapping[str, Any] | None) -> Any:
     said += [(str(side.path), side.task) for side in sorted(both, key=lambda side: side.model is None) if side.task]
     if not said:
         raise ModelError(
-            f"{both[0].path}, {both[1].path}: folders of masks say nothing of their classes; name them: "
-            "--classes vessel"
+            f"{both[0].path}, {both[1].path}: folders of masks do not list their classes; name them: --classes vessel"
         )
     has_masks_alone = asked is not None or any(side.task is None for side in both)
     parts = [(who, getattr(task, "segmentation", task) if has_masks_alone else task) for who, task in said]

@@ -41,7 +41,7 @@ def write_segmentation(path: Path, predicted: Predicted, segments: Sequence[Name
     slices = slices_of(predicted, KIND)
     if grid.affine is None:
         raise ImageError(
-            f"{predicted.name}: has no place in the patient (a photograph or a film), so a segmentation cannot say "
+            f"{predicted.name}: has no position in the patient (a photograph or a film), so a segmentation cannot say "
             "where it lies; leave --dicom-seg out: the mask is then a PNG"
         )
     if grid.voxel[1] != "mm3":

@@ -68,7 +68,7 @@ def slices_of(predicted: Predicted, kind: Kind) -> list[Any]:
     files = [file for file in files if is_dicom(file)]
     if not files:
         raise ImageError(
-            f"{predicted.name}: is no DICOM, and a {kind.name} belongs to a DICOM series; give the folder of the "
+            f"{predicted.name}: is not DICOM, and a {kind.name} belongs to a DICOM series; give the folder of the "
             f"series, or leave {kind.option} out"
         )
     with warnings.catch_warnings():

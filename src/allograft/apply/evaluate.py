@@ -72,7 +72,7 @@ def evaluate(
             f"({', '.join(SUFFIXES[:3])}, ...)"
         )
     if task is None or "segmentation" not in task:
-        raise ModelError(f"{judged}: a folder of masks says nothing of its classes; name them: --classes vessel")
+        raise ModelError(f"{judged}: a folder of masks does not list its classes; name them: --classes vessel")
     masks = judged_masks(judged, manifest, measuring(make_segmentation(task), missed, surface_dice))
     return _evaluated(masks, judged, manifest)
 

@@ -21,8 +21,8 @@ def export_model(model: Path, out: Path, *, with_images: bool = False) -> Path:
     card = read_card(model)
     if card.get("contains_images") and not with_images:
         raise ModelError(
-            f"{model}: holds images of patients (contains_images: true in its card), which leave with the model; "
-            "allow it with --with-images, or choose a recipe that keeps none"
+            f"{model}: holds images of patients (contains_images: true in its card), which would leave with "
+            "the model; allow it with --with-images, or choose a recipe that keeps none"
         )
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

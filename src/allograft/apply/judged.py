@@ -162,8 +162,8 @@ def matching(there: Mapping[str, T], folder: Path, cases: Sequence[Case]) -> Cal
         bare = Path(name).name
         if owners[name] > 1:
             raise ModelError(
-                f"{folder}: {owners[name]} cases are called '{name}' but for their suffix, and a prediction has no "
-                "more to tell them by; rename their images"
+                f"{folder}: {owners[name]} cases called '{name}' differ only in their suffix, so it is unknown which "
+                "of them a prediction belongs to; rename their images"
             )
         for wanted in _names(name):
             if wanted in there and (wanted == name or wanted not in owners):

@@ -41,8 +41,8 @@ def monitor(model: Path | str, results: Sequence[Path | str], out: Path | str | 
     loaded = load(folder, device="cpu")
     if loaded.deployment is None:
         raise ModelError(
-            f"{folder}: keeps nothing of its validation, so there is nothing to compare with; use a model that "
-            "'allograft study' left with this version"
+            f"{folder}: holds no numbers of its validation, so there is nothing to compare with; use a model "
+            "that 'allograft study' wrote with this version"
         )
     rows, failed = _rows(files, loaded)
     before: dict[str, list[float]] = dict(loaded.deployment.facts["reference"])

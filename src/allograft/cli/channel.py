@@ -17,7 +17,7 @@ from allograft.errors import OutputError, SpecError
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only warnings, errors and the result, no progress.")]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", help="Also the time of day, and the duration and scores of each finished run."),
+    typer.Option("--verbose", help="Also print the time of day, and the duration and scores of each finished run."),
 ]
 Log = Annotated[Path | None, typer.Option("--log", help="Append everything, with times, to this file.", metavar="FILE")]
 LOGGER = logging.getLogger("allograft")

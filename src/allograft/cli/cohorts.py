@@ -21,13 +21,13 @@ cohorts.add_typer(label, name="label")
 )
 def doctor(
     manifest: Annotated[Path | None, typer.Argument(help="The manifest to check.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page to this HTML file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the result as a page to this HTML file.")] = None,
     without_images: Annotated[
         bool, typer.Option("--without-images", help="Leave patients' images out of the page.")
     ] = False,
     system: Annotated[bool, typer.Option("--system", help="Describe this machine instead.")] = False,
 ) -> None:
-    """Check a cohort before it is used: files, sites, labels, duplicates, and how far apart its
+    """Check a manifest before you use it: files, sites, labels, duplicates, and how far apart the
     sites are."""
     if system or manifest is None:
         from allograft.cohort.system import describe_system
@@ -49,17 +49,19 @@ def doctor(
 @label.command("skin-tone", epilog="Example: allograft label skin-tone photographs/ -o tones.csv")
 def skin_tone(
     images: Annotated[list[Path], typer.Argument(help="Photographs of lesions, or folders of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A CSV file: image, angle, type, patch, note.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The CSV file to write: image, angle, type, patch, note.")],
     skin: Annotated[
         Literal["patches", "ycbcr"],
-        typer.Option(help="Measure eight patches at the border, or all pixels of skin colour."),
+        typer.Option(help="Measure in eight patches at the border, or in all pixels of skin colour."),
     ] = "patches",
     thresholds: Annotated[
         Literal["default", "kinyanjui", "calibrate"],
-        typer.Option(help="Angles between the types: default and kinyanjui are the same, calibrate fits to --human."),
+        typer.Option(
+            help="Angles that separate the types: default and kinyanjui are the same; calibrate fits them to --human."
+        ),
     ] = "default",
     human: Annotated[
-        Path | None, typer.Option(help="A CSV file with the columns image and type (1 to 6), to compare with.")
+        Path | None, typer.Option(help="A CSV file of human labels to compare with: columns image and type (1 to 6).")
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also draw the first photographs with their eight patches to this PNG file.")
@@ -77,7 +79,7 @@ def skin_tone(
     limits = ", ".join(f"{limit:g}" for limit in done.thresholds)
     print(f"{len(done.tones)} images in {out}, {done.unknown} unknown; limits {limits} degrees")
     if done.doubtful:
-        print(f"{done.doubtful} of the darkest type may be lesions over all borders: look at those with a note")
+        print(f"{done.doubtful} of the darkest type may be lesions over all borders: check those with a note")
     if done.within_one is not None:
         note = " (on the labels that the limits were fitted to)" if thresholds == "calibrate" else ""
         few = f"{done.judged} of {len(done.tones)} images"
@@ -92,7 +94,7 @@ def skin_tone(
 @label.command("boxes", epilog="Example: allograft label boxes slides/ -o weak --method hough --radius 8,20")
 def boxes(
     images: Annotated[list[Path], typer.Argument(help="Images of cells, or folders of them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder: boxes/NAME.json per image, and boxes.csv.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for boxes.csv, and boxes/NAME.json per image.")],
     radius: Annotated[
         str,
         typer.Option(
@@ -100,12 +102,14 @@ def boxes(
         ),
     ],
     method: Annotated[
-        Literal["hough", "watershed", "edges"], typer.Option(help="Find circles, separated regions, or enclosed edges.")
+        Literal["hough", "watershed", "edges"],
+        typer.Option(help="Find circles, separate regions, or what edges enclose."),
     ] = "hough",
     name: Annotated[str, typer.Option(help="The class of the boxes.")] = "cell",
-    pixel_size: Annotated[float, typer.Option(help="Side of a pixel, in micrometres for example.")] = 1.0,
+    pixel_size: Annotated[float, typer.Option(help="Side length of a pixel, for example in micrometres.")] = 1.0,
 ) -> None:
-    """Find boxes by image processing alone: weak labels, which sissi corrects while it trains."""
+    """Find boxes by image processing alone. They are weak labels, which sissi corrects while it
+    trains."""
     from allograft.apply.box_labels import label_boxes
 
     low, _, high = radius.partition(",")
@@ -124,9 +128,9 @@ def boxes(
     "a=0.6",
 )
 def phantom(
-    name: Annotated[str, typer.Argument(help=f"Which phantom: {', '.join(rows('phantom'))}.")],
+    name: Annotated[str, typer.Argument(help=f"The phantom: {', '.join(rows('phantom'))}.")],
     out: Annotated[Path, typer.Argument(help="Folder for images, masks and manifest.csv.")],
-    dims: Annotated[int, typer.Option(help="Dimensions: 2 or 3.")] = 2,
+    dims: Annotated[int, typer.Option(help="Number of dimensions: 2 or 3.")] = 2,
     subjects: Annotated[int, typer.Option(help="Subjects per site.")] = 12,
     size: Annotated[int, typer.Option(help="Pixels along each side.")] = 64,
     site: Annotated[
@@ -135,7 +139,7 @@ def phantom(
     confounding: Annotated[
         list[str] | None,
         typer.Option(
-            help="For skin: a site's correlation of melanoma with light skin, -1 to 1: --confounding a=0.6",
+            help="For skin: the correlation of melanoma with light skin at a site, -1 to 1: --confounding a=0.6",
             metavar="NAME=NUMBER",
         ),
     ] = None,

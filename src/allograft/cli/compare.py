@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from allograft.cli.options import Device
 from allograft.errors import SpecError
 
 comparison = typer.Typer(rich_markup_mode=None)
@@ -26,16 +27,22 @@ def compare(
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to compare on.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for compare.html, cases.csv and summary.csv.")],
     classes: Annotated[
-        list[str] | None, typer.Option(help="For two folders of masks: the classes, in order; --classes vessel")
+        list[str] | None,
+        typer.Option(help="For two folders of masks: the classes, in the order of mask values: --classes vessel"),
     ] = None,
-    names: Annotated[str | None, typer.Option(help="Names in the tables: --names old,new", metavar="A,B")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Names of the two in the tables: --names old,new", metavar="A,B")
+    ] = None,
     surface_dice: Annotated[
-        float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
+        float | None, typer.Option(help="Also compute surface Dice, at this tolerance in mm: --surface-dice 1.0")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Compare two models or two sets of predictions: paired differences by case, subject and site,
-    B minus A, with interval, exact test and the worst cases as pictures."""
+    """Compare two models, or two sets of predictions, on the same cases.
+
+    The differences are B minus A, paired by case, subject and site, with an interval and an exact
+    test. The page shows the worst cases as pictures.
+    """
     from allograft.apply.compare import compare as compared
     from allograft.report.head_to_head import sentence, site_lines
 

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 NAMES = ("local", "ray")
 Executor = Annotated[
     str | None,
-    typer.Option(help="Run several units at once: 'local' on processes of this machine, 'ray' on a cluster."),
+    typer.Option(help="Run several units at once: 'local' in processes on this machine, 'ray' on a cluster."),
 ]
-Jobs = Annotated[int | None, typer.Option(help="With --executor local: units at once.")]
-Address = Annotated[str | None, typer.Option(help="With --executor ray: the cluster, auto for this machine's.")]
+Jobs = Annotated[int | None, typer.Option(help="With --executor local: how many units run at once.")]
+Address = Annotated[
+    str | None, typer.Option(help="With --executor ray: HOST:PORT of the cluster, or auto for this machine's.")
+]
 
 
 def made_executor(name: str | None, jobs: int | None, address: str | None, device: str) -> AnyExecutor | None:

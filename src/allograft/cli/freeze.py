@@ -14,20 +14,20 @@ freezing = typer.Typer(rich_markup_mode=None)
 
 
 @freezing.command(
-    short_help="Fix what a study will do before its first test score.",
+    short_help="Freeze what a study will do before its first test score.",
     epilog="Example: allograft freeze examples/vessels.yaml --out runs/vessels",
 )
 def freeze(
-    file: Annotated[Path, typer.Argument(help="A study, see examples/.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the study will run.")],
+    file: Annotated[Path, typer.Argument(help="The study file; see examples/.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder in which the study will run.")],
     set_: Set = None,
     after_scores: Annotated[
         bool,
-        typer.Option("--after-scores", help="Freeze even though there are test scores; the report will state it."),
+        typer.Option("--after-scores", help="Freeze even if there are test scores already; the report then states it."),
     ] = False,
 ) -> None:
-    """Fix study, splits, rules and primary row before the first test score; a different study is
-    then refused in that folder."""
+    """Freeze a study, its splits, its rules and its primary row before the first test score. The
+    folder then refuses any other study."""
     from allograft.freeze import freeze_study
     from allograft.results.protocol import protocol_sentence
     from allograft.study import read_study

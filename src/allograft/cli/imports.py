@@ -22,7 +22,8 @@ Src = Annotated[Path, typer.Argument(help="What to import.", metavar="SRC")]
 Out = Annotated[
     Path,
     typer.Argument(
-        help="A folder that contains all files, for its manifest.csv; or a path that ends in .csv.", metavar="OUT"
+        help="Where to write the manifest: a folder that contains all files, or a path that ends in .csv.",
+        metavar="OUT",
     ),
 ]
 Site = Annotated[str, typer.Option(help="Hospital, scanner or laboratory of the images.")]
@@ -39,14 +40,17 @@ Class = Annotated[
     list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")
 ]
 Append = Annotated[bool, typer.Option("--append", help="Add to an existing manifest.")]
-Split = Annotated[str | None, typer.Option(help="train, val or test, for rows whose source names none.")]
+Split = Annotated[str | None, typer.Option(help="Split of the rows that have none yet: train, val or test.")]
 Prefix = Annotated[str, typer.Option("--subject-prefix", help="Prefix for subject IDs that clash between hospitals.")]
-Shared = Annotated[bool, typer.Option("--shared-subjects", help="A subject at two sites is one patient.")]
+Shared = Annotated[bool, typer.Option("--shared-subjects", help="Treat a subject ID at two sites as one patient.")]
 Mask = Annotated[
-    str | None, typer.Option(help="The mask: a pattern below SRC; for a table, a column or pattern of columns.")
+    str | None,
+    typer.Option(help="The masks: a pattern of paths below SRC; for a table, a column or a pattern of columns."),
 ]
-Paired = Annotated[str | None, typer.Option(help="The registered image of another modality, given as --mask is.")]
-Region = Annotated[str | None, typer.Option(help="A mask of the pixels that count, given as --mask is.")]
+Paired = Annotated[
+    str | None, typer.Option(help="The registered images of another modality, in the same form as --mask.")
+]
+Region = Annotated[str | None, typer.Option(help="Masks of the pixels that count, in the same form as --mask.")]
 
 
 @imports.command(
@@ -60,13 +64,13 @@ def medmnist(
     class_: Class = None,
     once: Once = False,
     test: Annotated[
-        str, typer.Option(help="The part to use as the test set where there are no test images: --test val")
+        str, typer.Option(help="The part to use as the test set if there are no test images: --test val")
     ] = "test",
     append: Append = False,
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """A MedMNIST .npz of images and labels; the images become PNGs."""
+    """Import a MedMNIST .npz file of images and labels; the images are written as PNG files."""
     from allograft.cohort.importers import import_medmnist
 
     options = _options(append, None, prefix, shared)
@@ -91,7 +95,7 @@ def msd(
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """A Medical Segmentation Decathlon folder with its dataset.json."""
+    """Import a Medical Segmentation Decathlon folder with its dataset.json."""
     from allograft.cohort.importers import import_msd
 
     options = _options(append, split, prefix, shared)
@@ -115,7 +119,7 @@ def nnunet(
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """An nnU-Net dataset folder: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz."""
+    """Import an nnU-Net dataset folder: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz."""
     from allograft.cohort.importers import import_nnunet
 
     options = _options(append, split, prefix, shared)
@@ -142,7 +146,7 @@ def coco(
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """A COCO JSON and its images; the boxes go to OUT/boxes."""
+    """Import a COCO JSON file and its images; the boxes are written to OUT/boxes."""
     from allograft.cohort.importers import import_coco
 
     options = _options(append, split, prefix, shared)
@@ -161,14 +165,15 @@ def voc(
     subject: Subject = None,
     once: Once = False,
     zero_based: Annotated[
-        bool, typer.Option("--zero-based", help="Pixels are counted from 0, the end exclusive.")
+        bool, typer.Option("--zero-based", help="The boxes count pixels from 0, with the end exclusive.")
     ] = False,
     append: Append = False,
     split: Split = None,
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """A folder of Pascal VOC XML files and their images; the boxes go to OUT/boxes."""
+    """Import a folder of Pascal VOC XML files and their images; the boxes are written to
+    OUT/boxes."""
     from allograft.cohort.importers import import_voc
 
     options = _options(append, split, prefix, shared)
@@ -193,16 +198,18 @@ def voc(
 def bids(
     src: Src,
     out: Out,
-    suffix: Annotated[list[str] | None, typer.Option(help="T1w by default; several are channels of one image.")] = None,
+    suffix: Annotated[
+        list[str] | None, typer.Option(help="Suffix of the images, by default T1w; several are channels of one image.")
+    ] = None,
     mask: Mask = None,
     site: Annotated[str | None, typer.Option(help="Site of all images.")] = None,
-    site_column: Annotated[str | None, typer.Option(help="Column of participants.tsv with the site.")] = None,
+    site_column: Annotated[str | None, typer.Option(help="The column of participants.tsv that has the site.")] = None,
     append: Append = False,
     split: Split = None,
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """A BIDS folder: sub-*/[ses-*/]anat, masks below derivatives by a pattern."""
+    """Import a BIDS folder: sub-*/[ses-*/]anat, and masks below derivatives by a pattern."""
     from allograft.cohort.importers import import_bids
 
     options = _options(append, split, prefix, shared)
@@ -218,21 +225,21 @@ def folder(
     out: Out,
     image: Annotated[
         list[str],
-        typer.Option(help="A pattern below SRC; names in braces become columns, several patterns are channels."),
+        typer.Option(
+            help="A pattern of paths below SRC. Names in braces become columns; several patterns are channels."
+        ),
     ],
     mask: Mask = None,
     paired: Paired = None,
     region: Region = None,
-    site: Annotated[
-        str | None, typer.Option(help="The one site of the images, unless {site} is in the pattern.")
-    ] = None,
+    site: Annotated[str | None, typer.Option(help="Site of all images, if {site} is not in the pattern.")] = None,
     once: Once = False,
     append: Append = False,
     split: Split = None,
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """Image files whose paths follow a pattern."""
+    """Import image files whose paths follow a pattern."""
     from allograft.cohort.importers import import_folder
 
     options = _options(append, split, prefix, shared)
@@ -261,21 +268,23 @@ def table(
         list[str],
         typer.Option(help="A column of paths, or a pattern of columns: 'images/{id}.png'; several are channels."),
     ],
-    subject: Annotated[str | None, typer.Option(help="The column of the patient.")] = None,
-    site: Annotated[str | None, typer.Option(help="The column of the site.")] = None,
-    site_name: Annotated[str | None, typer.Option(help="Site of all images, where no column names it.")] = None,
-    label: Annotated[str | None, typer.Option(help="The column of the class.")] = None,
+    subject: Annotated[str | None, typer.Option(help="The column of patient IDs.")] = None,
+    site: Annotated[str | None, typer.Option(help="The column of sites.")] = None,
+    site_name: Annotated[str | None, typer.Option(help="Site of all images, if no column has it.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of classes.")] = None,
     mask: Mask = None,
     paired: Paired = None,
     region: Region = None,
-    boxes: Annotated[str | None, typer.Option(help="The boxes file, given as --mask is.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="The column of train, val or test.")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="A further column to keep; others are left out.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="The boxes files, in the same form as --mask.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="The column of splits: train, val or test.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="A further column to keep; all others are left out.")
+    ] = None,
     class_: Class = None,
     missing: Annotated[
         list[str] | None,
         typer.Option(
-            help="A word for a missing value, instead of NA, NaN, N/A, #N/A, <NA>, none and null; '' for none."
+            help="A word for a missing value, in place of NA, NaN, N/A, #N/A, <NA>, none and null; '' for no word."
         ),
     ] = None,
     once: Once = False,
@@ -284,7 +293,7 @@ def table(
     prefix: Prefix = "",
     shared: Shared = False,
 ) -> None:
-    """A CSV of your own, by the names of its columns."""
+    """Import a CSV file of your own, by the names of its columns."""
     from allograft.cohort.importers import import_table
 
     columns: dict[str, Any] = {

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from allograft.cli.options import Device
+
 index = typer.Typer(
-    help="Add cases to the database of a retrieval model, or remove a subject's, without training.",
+    help="Add cases to the database of a retrieval model, or remove those of a subject, without training.",
     short_help="Change the database of a retrieval model.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Model = Annotated[Path, typer.Argument(help="A model folder that mris made.")]
+Model = Annotated[Path, typer.Argument(help="A model folder of the recipe mris.")]
 SHOWN = 5
 """Unmatched rows that are named."""
 
@@ -21,8 +23,8 @@ SHOWN = 5
 @index.command(epilog="Example: allograft index add runs/knee/models/mris@b more/manifest.csv")
 def add(
     model: Model,
-    manifest: Annotated[Path, typer.Argument(help="Cases with the column paired.")],
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    manifest: Annotated[Path, typer.Argument(help="A manifest of the cases to add, with the column paired.")],
+    device: Device = "auto",
 ) -> None:
     """Add the paired images of a manifest to the database; nothing is trained."""
     from allograft.apply.index import add_to_index
@@ -39,24 +41,30 @@ def remove(
     model: Model,
     subject: Annotated[str, typer.Option("--subject", help="The patient's ID in the manifest.")],
 ) -> None:
-    """Remove a patient's images from the database, after a withdrawal of consent, for example."""
+    """Remove a patient's images from the database, for example when consent is withdrawn."""
     from allograft.apply.index import remove_from_index
 
     done = remove_from_index(model, subject)
     print(f"{done.changed} images of {subject} removed, {done.total} in the database")
-    print("the encoders were trained before: where they saw this patient, train the model again without them")
+    print("the encoders have not changed: if they were trained on this patient, train the model again without them")
 
 
 @index.command(epilog="Example: allograft index recall runs/knee/models/mris@b b/manifest.csv --where timepoint=0")
 def recall(
     model: Model,
-    manifest: Annotated[Path, typer.Argument(help="Cases with the column paired that the model has not seen.")],
+    manifest: Annotated[
+        Path, typer.Argument(help="A manifest of cases that the model has not seen, with the column paired.")
+    ],
     where: Annotated[
-        list[str], typer.Option("--where", help="COLUMN=VALUE: count only these rows, for example first visits.")
+        list[str],
+        typer.Option(
+            "--where", help="Count only rows with this value, for example first visits.", metavar="COLUMN=VALUE"
+        ),
     ] = [],  # noqa: B006 - typer copies it
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Measure how often an image finds its own paired image among those of a manifest."""
+    """Measure how often the model finds an image's own paired image among all those of a
+    manifest."""
     from allograft.apply.index import recall_of
     from allograft.errors import SpecError
 

@@ -23,14 +23,14 @@ SCHEMA = "study.schema.json"
 def init(
     manifest: Annotated[Path, typer.Argument(help="The manifest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The study file to write.")],
-    source: Annotated[Sites, typer.Option(help="A site to train on; by default the one with most labels.")] = None,
-    target: Annotated[Sites, typer.Option(help="A site to adapt to; by default the others.")] = None,
+    source: Annotated[Sites, typer.Option(help="A site to train on; by default the one with the most labels.")] = None,
+    target: Annotated[Sites, typer.Option(help="A site to adapt to; by default all others.")] = None,
 ) -> None:
-    """Write a commented study that fits a cohort's images, sites and labels, to run as it is or to
-    change.
+    """Write a commented study that fits your images, sites and labels. Run it as it is, or change
+    it.
 
-    Where study.schema.json is in the same folder (allograft schema -o study.schema.json), the first
-    line names it for editors.
+    If study.schema.json is in the same folder (allograft schema -o study.schema.json), the first
+    line names it, so that editors can complete and check the keys.
     """
     from allograft.run.first_study import first_study
     from allograft.run.study_text import study_text
@@ -38,7 +38,7 @@ def init(
     from allograft.tree import write_bytes
 
     if out.exists():
-        raise OutputError(f"{out}: is there already, and would be replaced; choose another --out, or remove it")
+        raise OutputError(f"{out}: already exists, and would be replaced; choose another --out, or remove it")
     made = first_study(manifest, source=source or (), target=target or ())
     line = f"{schema_line(SCHEMA)}\n" if (out.parent / SCHEMA).is_file() else ""
     write_bytes(out, (line + study_text(made, str(out))).encode())

@@ -11,14 +11,14 @@ merging = typer.Typer(rich_markup_mode=None)
 
 
 @merging.command(
-    short_help="Add the records of other hospitals to one table.",
+    short_help="Combine the records of other hospitals in one table.",
     epilog="Example: allograft merge runs/vessels north.json south.json",
 )
 def merge(
     out: Annotated[Path, typer.Argument(help="The output folder of the study that made the models.")],
-    files: Annotated[list[Path], typer.Argument(help="Records that 'evaluate --record' wrote.", metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(help="Records written by 'evaluate --record'.", metavar="FILE...")],
 ) -> None:
-    """Add the records of other hospitals to one table: every model at every site."""
+    """Combine the records of other hospitals in one table: every model at every site."""
     from rich.console import Console
 
     from allograft.apply.site_table import merge as merged

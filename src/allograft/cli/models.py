@@ -26,8 +26,8 @@ def predict(
     abstain: Annotated[
         float | None,
         typer.Option(
-            help="Predict this share of the images that are like the training images, and abstain from images "
-            "farther away: 0.95"
+            help="Abstain from images that are unlike the training images. The threshold is chosen to let this share "
+            "of similar images through: 0.95"
         ),
     ] = None,
     dicom_seg: Annotated[
@@ -37,22 +37,24 @@ def predict(
         bool,
         typer.Option(
             "--dicom-sr",
-            help="Of DICOM series: volumes, classes and probabilities as a structured report, NAME_sr.dcm; for masks "
-            "together with --dicom-seg.",
+            help="For DICOM series: write volumes, classes and probabilities as structured reports, NAME_sr.dcm. For "
+            "masks, add --dicom-seg too.",
         ),
     ] = False,
     dicom_codes: Annotated[
         Path | None,
         typer.Option(
-            help="A YAML or JSON file with the SNOMED CT or other code of each class: --dicom-seg --dicom-sr "
-            "--dicom-codes codes.yaml"
+            help="A YAML or JSON file with a code for each class, in SNOMED CT or another scheme: --dicom-seg "
+            "--dicom-sr --dicom-codes codes.yaml"
         ),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="32-true; faster but rounded: bf16-mixed, 16-mixed.")] = "32-true",
+    precision: Annotated[
+        str, typer.Option(help="32-true; bf16-mixed and 16-mixed are faster, but less exact.")
+    ] = "32-true",
 ) -> None:
-    """Predict images with a model: masks on each image's own grid, volumes or class probabilities
-    in results.csv."""
+    """Predict images with a model. Masks are written on each image's own grid, and volumes or
+    class probabilities to results.csv."""
     from allograft.apply.predictions import write_predictions
 
     written = write_predictions(
@@ -83,7 +85,7 @@ def evaluate(
     judged: Annotated[Path, typer.Argument(help="A model folder, or a folder of another tool's masks.")],
     manifest: Annotated[Path, typer.Argument(help="The labelled cases to evaluate on.")],
     classes: Annotated[
-        list[str] | None, typer.Option(help="For masks: the classes, in order; --classes vessel")
+        list[str] | None, typer.Option(help="For masks: the classes, in the order of mask values: --classes vessel")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write every case's metrics to this JSON file.")
@@ -91,24 +93,29 @@ def evaluate(
     missed: Annotated[
         str,
         typer.Option(
-            help="The distance to a class that only the truth or only the prediction has: 'undefined', or 'diagonal' "
-            "to add hd95_diagonal and asd_diagonal, with the image's diagonal in its place."
+            help="How distances to a class that only the truth or only the prediction has are reported: 'undefined', "
+            "or 'diagonal' to add hd95_diagonal and asd_diagonal, where they count as the image's diagonal."
         ),
     ] = "undefined",
     surface_dice: Annotated[
-        float | None, typer.Option(help="Also surface Dice, at this tolerance in mm: --surface-dice 1.0")
+        float | None, typer.Option(help="Also compute surface Dice, at this tolerance in mm: --surface-dice 1.0")
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(help="Also write the scores by case number, without names or images, for 'allograft merge'."),
+        typer.Option(
+            help="Also write the scores to this file, by case number, without names or images, for 'allograft merge'."
+        ),
     ] = None,
     sites: Annotated[
         list[str] | None,
-        typer.Option("--site", help="Names of the sites in the record, in the manifest's order; without it, none."),
+        typer.Option(
+            "--site", help="Name of a site in the record, in the manifest's order; by default sites have no names."
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Evaluate a model or predictions on a manifest; images that it was trained on are refused."""
+    """Evaluate a model, or predictions, on labelled cases. Images that the model was trained on are
+    refused."""
     from allograft.apply.evaluate import evaluate as judge
     from allograft.apply.evaluate import summary, write_evaluation
     from allograft.apply.travelling import check_record, site_record
@@ -138,14 +145,15 @@ def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     out: Annotated[Path, typer.Argument(help="The file to write: .zip, .onnx or .pt2.")],
     format_: Annotated[
-        str | None, typer.Option("--format", help="zip, onnx or torch-export; by default from the file's ending.")
+        str | None,
+        typer.Option("--format", help="zip, onnx or torch-export; by default, the ending of the file name decides."),
     ] = None,
     with_images: Annotated[
         bool, typer.Option("--with-images", help="Also export a model that holds images of patients.")
     ] = False,
 ) -> None:
-    """Pack a model to share it; a model that holds patients' images is refused without
-    --with-images. As .onnx or .pt2, its network runs in other programs."""
+    """Pack a model to share it. As .onnx or .pt2, its network runs in other programs. A model that
+    holds patients' images is refused without --with-images."""
     from allograft.apply.export import export_model
     from allograft.apply.graph import export_graph, form_of
 

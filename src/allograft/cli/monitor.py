@@ -15,9 +15,9 @@ monitoring = typer.Typer(rich_markup_mode=None)
     epilog="Example: allograft monitor runs/vessels/models/finetune@chase march/results.csv -o runs/march",
 )
 def monitor(
-    model: Annotated[Path, typer.Argument(help="The model folder that predicted them.")],
-    results: Annotated[list[Path], typer.Argument(help="The results.csv of predict, one or several.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where monitor.html and monitor.csv go.")],
+    model: Annotated[Path, typer.Argument(help="The model folder that made the predictions.")],
+    results: Annotated[list[Path], typer.Argument(help="One or several results.csv of predict.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for monitor.html and monitor.csv.")],
 ) -> None:
     """Compare new images with those that a model was validated on: volumes, distances, confidence,
     and how many are far from the training images."""

@@ -25,16 +25,17 @@ class Kind(StrEnum):
 )
 def schema(
     kind: Annotated[
-        Kind, typer.Argument(help="The study file, a record in OUT/records, or the card.json of a model.")
+        Kind,
+        typer.Argument(help="Which schema: of a study file, of a record in OUT/records, or of a model's card.json."),
     ] = Kind.study,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file to write; without it, print the schema.")
     ] = None,
 ) -> None:
-    """Write the JSON schema of a file, with which editors complete and check its keys.
+    """Write the JSON schema of a file. Editors use it to complete and check the keys.
 
-    Methods, networks and tasks of installed packages are in it: write it again after installing
-    one.
+    The schema includes the methods, networks and tasks of installed packages: write it again after
+    you install one.
     """
     from allograft.tree import write_bytes
 
@@ -45,7 +46,7 @@ def schema(
     write_bytes(out, text.encode())
     print(f"{kind.value} schema: {out}")
     if kind is Kind.study:
-        print("next: put this line first in each study file in the same folder; allograft init does so:")
+        print("next: make this the first line of each study file in the same folder (allograft init adds it for you):")
         print(schema_line(out.name))
 
 

@@ -10,16 +10,16 @@ from allograft.errors import MirrorIncomplete, MissingWeightsError, UnitsFailed
 
 if TYPE_CHECKING:
     from allograft.run.closing import Result
+    from allograft.run.parted import PartsResult
     from allograft.run.session import Session
-    from allograft.studies import PartsResult
 
 
 def show_plan(session: Session) -> None:
     """What would run, part by part."""
     from rich.console import Console
 
+    from allograft.run.parted import part_sessions
     from allograft.run.preview import preview, preview_table
-    from allograft.studies import part_sessions
 
     console = Console(width=None if Console().is_terminal else 160, highlight=False, markup=False)
     for name, part in part_sessions(session).items():
@@ -40,7 +40,7 @@ def show(result: Result | PartsResult, unmirrored: Sequence[str] = ()) -> None:
     """
     from allograft.report.how_many_labels import label_sections
     from allograft.results.table import print_over
-    from allograft.studies import PartsResult
+    from allograft.run.parted import PartsResult
 
     parts = list(result.parts.values()) if isinstance(result, PartsResult) else [result]
     for part in parts:
@@ -58,7 +58,7 @@ def show(result: Result | PartsResult, unmirrored: Sequence[str] = ()) -> None:
 def raise_failed(result: Result | PartsResult, unmirrored: Sequence[str] = ()) -> None:
     """``UnitsFailed`` or ``MirrorIncomplete``, for exit code 3, where some runs failed, or the
     mirror of the study did."""
-    from allograft.studies import PartsResult
+    from allograft.run.parted import PartsResult
 
     mirror = (
         f"the mirror is incomplete: {'; '.join(unmirrored)}; the study itself is in its folder: fix the cause and run "

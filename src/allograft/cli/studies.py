@@ -31,10 +31,10 @@ def study(
         ),
     ],
     set_: Set = None,
-    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
+    workers: Annotated[int, typer.Option(help="How many processes load images.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     shard: Annotated[
-        str, typer.Option(help="Run part I of N of the units; parts share one --out.", metavar="I/N")
+        str, typer.Option(help="Run only part I of N of the units; all parts share one --out.", metavar="I/N")
     ] = "1/1",
     plan: Annotated[
         bool,
@@ -42,10 +42,12 @@ def study(
     ] = False,
     device: Device = "auto",
     devices: Annotated[
-        int, typer.Option(help="Processes that train one network together, each with its share of the batch.")
+        int, typer.Option(help="How many processes train one network together, each with its share of the batch.")
     ] = 1,
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
-    strategy: Annotated[str, typer.Option(help="auto or ddp.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="32-true; bf16-mixed and 16-mixed are faster, but less exact.")
+    ] = "32-true",
+    strategy: Annotated[str, typer.Option(help="With several devices: auto or ddp.")] = "auto",
     quiet: Quiet = False,
     verbose: Verbose = False,
     log: Log = None,
@@ -59,12 +61,13 @@ def study(
         bool, typer.Option("--tensorboard", help="Write TensorBoard event files to OUT/tensorboard at the end.")
     ] = False,
 ) -> None:
-    """Compare recipes: train, adapt and evaluate each one at every site; write a table, a report
-    and the models."""
+    """Compare recipes: train, adapt and evaluate each one at every site, and write a table, a
+    report and the models."""
     from allograft.context.journal import STOP
     from allograft.results.tracking import Sinks
     from allograft.run.fabric import local_fabric
-    from allograft.studies import PartsResult, run_study
+    from allograft.run.parted import PartsResult
+    from allograft.studies import run_study
     from allograft.study import read_study
 
     signal.signal(signal.SIGTERM, lambda *_: STOP.set())
@@ -127,7 +130,9 @@ def adapt(
     recipe: Annotated[str, typer.Option(help="A recipe as YAML: finetune, or '{finetune: {scope: top}}'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, records and the report.")],
     set_: Set = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Also train the baselines that a study has.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also train the baselines that every study includes.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Dry run: list the units, the time and the memory, and train nothing.")
     ] = False,
@@ -169,7 +174,7 @@ def report(
         str | None,
         typer.Option(
             "--format",
-            help="Print the table alone, as csv, json, markdown or latex, and leave the page as it is.",
+            help="Only print the table, as csv, json, markdown or latex, and leave the report as it is.",
             metavar="FORMAT",
         ),
     ] = None,
@@ -188,14 +193,16 @@ def report(
 
 
 @studies.command(
-    short_help="List what nothing needs any more; --yes removes it.",
+    short_help="List files that are no longer needed; --yes removes them.",
     epilog="Example: allograft clean runs/vessels --yes",
 )
 def clean(
     out: Annotated[Path, typer.Argument(help="The output folder of a study.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; otherwise nothing is removed.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove the listed files; without it, nothing is removed.")
+    ] = False,
 ) -> None:
-    """List, and with --yes remove, what no table, report, model or resumed run needs."""
+    """List the files that no table, report, model or resumed run needs. With --yes, remove them."""
     from allograft.clean import leftovers, lines_of, remove
 
     listed = leftovers(out, say_to_stderr)

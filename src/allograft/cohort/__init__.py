@@ -2,10 +2,11 @@
 absent."""
 
 from allograft.cohort.coding import Coding
-from allograft.cohort.cohort import Cohort, Slices
+from allograft.cohort.cohort import Cohort
 from allograft.cohort.loader import Loader
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.slices import Slices
 from allograft.cohort.whole import Whole
 
 __all__ = ["Case", "Coding", "Cohort", "Loader", "Preprocessing", "Slices", "Whole", "read_manifest"]

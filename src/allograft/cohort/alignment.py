@@ -116,9 +116,8 @@ def _check_shapes(other: Grid, grid: Grid, name: Path | str, image: Path | str) 
     if (other.affine is None) != (grid.affine is None) and not (other.displayed and grid.displayed):
         bare, placed = (name, image) if other.affine is None else (image, name)
         raise ImageError(
-            f"{name}: {bare} has no voxel size and place, {placed} has: whether they lie on each other cannot be "
-            "seen; store both as NIfTI "
-            "with one affine: nibabel.Nifti1Image(array, image.affine)"
+            f"{name}: {bare} has no voxel size and position, but {placed} has, so it cannot be checked that they "
+            "overlap; store both as NIfTI with one affine: nibabel.Nifti1Image(array, image.affine)"
         )
     if other.shape != grid.shape:
         raise ImageError(
@@ -144,8 +143,8 @@ def _turn(other: Picture, grid: Grid, name: Path | str, image: Path | str) -> tu
     if len(set(axes)) < dimensions:  # neither: turned by about 45 degrees, or planes that cross
         apart = _apart(other.affine, grid.affine, grid.shape)
         raise ImageError(
-            f"{name}: its axes point elsewhere than those of {image}, up to {apart:.1f} mm apart; resample it onto "
-            "the image"
+            f"{name}: its axes point in other directions than those of {image}, up to {apart:.1f} mm apart; "
+            "resample it onto the image"
         )
     return axes, tuple(axis for axis, old in enumerate(axes) if cosines[axis, old] < 0)
 

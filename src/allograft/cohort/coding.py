@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from allograft.cohort.manifest import Case
 from allograft.cohort.preprocessing import normalise
 from allograft.errors import ImageError, ManifestError, SpecError, nearest
 from allograft.tree import default, plain
@@ -118,3 +119,29 @@ class Coding:
         if self.attributes[key]:
             return self.attributes[key].index(text) if text is not None else -100
         return float(text) if text is not None else float("nan")
+
+
+def categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
+    """Attribute -> its values in order; () for one that is a number throughout."""
+    values: dict[str, set[str]] = {}
+    for case in cases:
+        for key, value in case.attributes.items():
+            values.setdefault(key, set()).add(value)
+    return {key: () if all(map(_is_number, seen)) else tuple(sorted(seen)) for key, seen in sorted(values.items())}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def coding_of(classes: Sequence[str] | Mapping[str, Sequence[int]] | None, cases: Sequence[Case]) -> Coding:
+    """The coding of masks where there are any, else of labels; see ``Cohort.read``."""
+    if classes is not None and not any("mask" in case.labels for case in cases):
+        return Coding(label=tuple(classes))
+    names = ["foreground"] if classes is None else classes
+    values = names if isinstance(names, Mapping) else {name: (value,) for value, name in enumerate(names, 1)}
+    return Coding(mask={name: tuple(wanted) for name, wanted in values.items()})

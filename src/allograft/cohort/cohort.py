@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from allograft.batch import Batch, Boxes
-from allograft.cohort.coding import Coding
+from allograft.cohort.coding import Coding, categories, coding_of
 from allograft.cohort.manifest import Case, read_manifest
 from allograft.cohort.prepared_images import PreparedImages
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.slices import Slices
 from allograft.cohort.whole import Whole
 from allograft.errors import SpecError
 from allograft.seeds import Seeds
@@ -25,26 +26,6 @@ from allograft.tree import content_hash
 
 MOST_SITES = 5
 """Sites that a cohort's ``repr`` names."""
-
-
-@dataclass(frozen=True)
-class Slices:
-    """A volume as 2-D slices, with their neighbours as channels.
-
-    Args:
-        axis: of the study's grid, across which slices are cut: 0, 1 or 2.
-        neighbours: slices on either side that become channels.
-    """
-
-    axis: int = 2
-    neighbours: int = 0
-
-    def __post_init__(self) -> None:
-        if self.axis not in (0, 1, 2) or self.neighbours < 0:
-            raise SpecError(
-                f"slices: found axis {self.axis}, neighbours {self.neighbours}; expected axis 0, 1 or 2, and "
-                "neighbours >= 0"
-            )
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ class Cohort:
             cache: a folder for prepared arrays; in memory when None.
         """
         cases = read_manifest(manifest, root)
-        coding = coding or _coding(classes, cases)
+        coding = coding or coding_of(classes, cases)
         coding = replace(coding, attributes=categories(cases))
         sites = tuple(sorted({case.site for case in cases}))
         return Cohort(cases, sites, PreparedImages(preprocessing or Preprocessing(), coding, cache), slices)
@@ -227,13 +208,7 @@ class Cohort:
     def _depth(self, case: Case, *, uncut: bool = False) -> int:
         if self.slices is None:
             return 1
-        size = self.prepared.image(case, uncut=uncut)[0].shape[1:]
-        if len(size) != 3:
-            mend = "remove its row from the manifest, or slices from the study where no image is a volume"
-            raise SpecError(
-                f"slices: image '{case.name}' has {len(size)} axes, and slices are cut from volumes; {mend}"
-            )
-        return int(size[self.slices.axis])
+        return self.slices.depth(self.prepared.image(case, uncut=uncut)[0].shape[1:], case.name)
 
     def fingerprint(self) -> list[Any]:
         """JSON values that change when anything a recipe could see through this view changes."""
@@ -276,70 +251,33 @@ class Cohort:
         coding, size = self.prepared.coding, len(places)
         labels: dict[str, Any] = {}
         if "mask" in case.labels and coding.mask:
-            mask = self._cut(self.prepared.mask(case, np.int16), places, neighbours=0)
+            mask = self._cut(self.prepared.mask(case, np.int16), places)
             labels["mask"] = mask if narrow else mask.long()
         if "label" in case.labels and coding.label:
             value = coding.label_to_index(str(case.labels["label"]), case.name)
             labels["label"] = torch.tensor([value] * size)
         if "paired" in case.labels and coding.paired:
-            labels["paired"] = self._cut(self.prepared.paired(case), places, neighbours=0)
+            labels["paired"] = self._cut(self.prepared.paired(case), places)
         if case.name in self.given:
             labels["boxes"] = (self.given[case.name],)
         elif "boxes" in case.labels and coding.boxes:
             labels["boxes"] = (self.prepared.boxes(case),)
         region = self.prepared.region(case, uncut=uncut)
         attributes = {key: coding.attribute(key, case.attributes.get(key)) for key in coding.attributes}
-        spacing = geometry.spacing
-        if self.slices is not None:
-            spacing = tuple(mm for axis, mm in enumerate(spacing) if axis != self.slices.axis)
+        spacing = geometry.spacing if self.slices is None else self.slices.plane(geometry.spacing)
         return Batch(
-            image=self._cut(image, places, neighbours=self.slices.neighbours if self.slices else 0),
+            image=self._cut(image, places, self.slices.neighbours if self.slices else 0),
             site=torch.full((size,), self.sites.index(case.site) if case.site in self.sites else -1),
             cases=tuple(f"{case.name}#{slice_index}" for slice_index in places) if self.slices else (case.name,),
             labels=labels,
             attributes={key: torch.tensor([value] * size) for key, value in attributes.items()},
-            region=None if region is None else self._cut(region, places, neighbours=0),
+            region=None if region is None else self._cut(region, places),
             spacing=torch.tensor([spacing] * size, dtype=torch.float32),
             subjects=(case.subject,) * size,
         )
 
-    def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int) -> Tensor:
-        """(C, *size) -> (B, C * (2 neighbours + 1), *spatial); at the ends the last slice is
-        repeated."""
+    def _cut(self, array: np.ndarray, places: tuple[int, ...], neighbours: int = 0) -> Tensor:
+        """(C, *size) -> (B, C, *spatial): the array itself, or slices of it."""
         if self.slices is None:
             return torch.from_numpy(np.asarray(array))[None]
-        axis = 1 + self.slices.axis
-        depth = array.shape[axis]
-        cuts = []
-        for slice_index in places:
-            near = [min(max(slice_index + offset, 0), depth - 1) for offset in range(-neighbours, neighbours + 1)]
-            cut = np.take(array, near, axis=axis)  # (C, ..., 2n + 1, ...)
-            first = np.moveaxis(cut, axis, 1)
-            cuts.append(first.reshape(-1, *first.shape[2:]))
-        return torch.from_numpy(np.stack(cuts))
-
-
-def categories(cases: Iterable[Case]) -> Mapping[str, tuple[str, ...]]:
-    """Attribute -> its values in order; () for one that is a number throughout."""
-    values: dict[str, set[str]] = {}
-    for case in cases:
-        for key, value in case.attributes.items():
-            values.setdefault(key, set()).add(value)
-    return {key: () if all(map(_is_number, seen)) else tuple(sorted(seen)) for key, seen in sorted(values.items())}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _coding(classes: Sequence[str] | Mapping[str, Sequence[int]] | None, cases: Sequence[Case]) -> Coding:
-    """Of masks where there are any, else of labels."""
-    if classes is not None and not any("mask" in case.labels for case in cases):
-        return Coding(label=tuple(classes))
-    names = ["foreground"] if classes is None else classes
-    values = names if isinstance(names, Mapping) else {name: (value,) for value, name in enumerate(names, 1)}
-    return Coding(mask={name: tuple(wanted) for name, wanted in values.items()})
+        return self.slices.cut(array, places, neighbours)

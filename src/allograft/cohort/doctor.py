@@ -13,23 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from allograft.cohort.checks import (
-    check_duplicates,
-    check_files,
-    check_grids,
-    check_headers,
-    check_intensity,
-    check_labels,
-    check_places,
-    check_shared_masks,
-    check_subjects,
-)
+from allograft.cohort.checks import check_duplicates, check_files, check_headers, check_places, check_shared_masks
 from allograft.cohort.coding import Coding
 from allograft.cohort.copies import compare
 from allograft.cohort.findings import Finding, Named, Site
 from allograft.cohort.histograms import Histogram, histograms
 from allograft.cohort.manifest import read_manifest
 from allograft.cohort.preprocessing import Preprocessing
+from allograft.cohort.site_checks import check_grids, check_intensity, check_labels, check_subjects
 from allograft.cohort.splits import draw_splits
 from allograft.cohort.survey import Look, Style, survey
 
@@ -236,7 +227,8 @@ def _shifts(distances: Sequence[Distance]) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 "content",
-                f"classes of {pair} differ in their shares by {distance.before.between:.2f} (0 to 1): mind the priors",
+                f"class frequencies of {pair} differ by {distance.before.between:.2f} (0 to 1): part of the shift is "
+                "in the labels",
             )
         before, after = distance.before, distance.after
         if distance.measure == "labels" or before is None or after is None:

@@ -70,3 +70,12 @@ class Site:
 
 
 Name = Callable[[Look, str], Named]
+
+
+def counted(number: int, word: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "case"), counted(2, "case")
+    ('1 case', '2 cases')
+    """
+    return f"{number} {word}{'' if number == 1 else 's'}"

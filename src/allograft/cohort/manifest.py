@@ -183,11 +183,11 @@ def _case(row: Mapping[str, str], folder: Path, root: Path, where: str) -> Case:
             raise ManifestError(f"{where}: column '{name}' is empty; every case needs one")
     for name in ("subject", "site"):  # as pandas writes what it does not know
         if row[name].lower() == "nan":
-            raise ManifestError(f"{where}: {name} is '{row[name]}', which is no {name}; every case needs one")
+            raise ManifestError(f"{where}: {name} is '{row[name]}', which is not a {name}; every case needs one")
         if not row[name].isprintable():
             raise ManifestError(
-                f"{where}: {name} {row[name]!r} holds a character that nobody sees, and would be another {name} "
-                "without it; remove it"
+                f"{where}: {name} {row[name]!r} holds an invisible character, which makes it a different {name}; "
+                "remove it"
             )
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
@@ -221,7 +221,8 @@ def _labels(row: Mapping[str, str], folder: Path, root: Path, where: str) -> dic
                 raise ManifestError(f"{where}: '{row[name]}' is the image and its {name}; name the file of the {name}")
     if "boxes" not in labels and (further := [name for name in readers if name in labels]):
         raise ManifestError(
-            f"{where}: column '{further[0]}' has a file and 'boxes' has none; the first reader's go to 'boxes'"
+            f"{where}: column '{further[0]}' has a file and 'boxes' has none; the first reader's boxes belong "
+            "in 'boxes'"
         )
     return labels
 
@@ -234,7 +235,7 @@ def _inside(text: str, folder: Path, root: Path, where: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         found = getattr(error, "strerror", None) or type(error).__name__
         raise ManifestError(
-            f"{where}: '{text[:80]}' is no path ({found}); write a path relative to the manifest"
+            f"{where}: '{text[:80]}' is not a path ({found}); write a path relative to the manifest"
         ) from error
     if not path.is_relative_to(root):
         raise ManifestError(
@@ -261,7 +262,7 @@ def _check_names(cases: Iterable[Case], path: Path) -> None:
             if first != value:
                 raise ManifestError(
                     f"{path}: {key[0]} '{value}' is written in two ways that look alike, {first!a} and "
-                    f"{value!a} (image '{case.name}'); write it in one"
+                    f"{value!a} (image '{case.name}'); use only one"
                 )
 
 

@@ -3,11 +3,8 @@ they are made of."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -29,15 +26,9 @@ from allograft.cohort.picture import Grid, Picture, check_pixels
 from allograft.cohort.preprocessing import Preprocessing, normalise, windowed, with_channels
 from allograft.cohort.readers import read_image, read_mask
 from allograft.cohort.readers.files import NOT_FETCHED, Series, companions, is_broken_link
+from allograft.cohort.stored_arrays import Arrays, kept_arrays
 from allograft.errors import ImageError, ManifestError
-from allograft.tree import content_hash, write_bytes
-
-_READS = 4
-"""Part of the names of stored arrays; raise it when the same file is read as other numbers."""
-MAPS = 16_384
-"""Arrays that are mapped at a time: systems allow a process about 65,000 maps."""
-SHORT = 4096
-"""Bytes of a file below which it is read, and not mapped."""
+from allograft.tree import content_hash
 
 
 @dataclass(frozen=True)
@@ -66,28 +57,28 @@ class PreparedImages:
             if cut[1].uncut == cut[1]:
                 return cut
             key = content_hash("uncut", key)
-
-        def make() -> dict[str, np.ndarray]:
-            picture = read_image(case.image, nan=self.preprocessing.nan)
-            picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
-            laid = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
-            laid = laid.uncut if uncut else laid
-            largest = (len(picture.array), *map(max, laid.size, laid.resampled))
-            check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
-            # normalised as stored: what is cut off still counts, and padding does not
-            seen = windowed(picture.array, self.preprocessing.window)
-            array = normalise(seen, self.preprocessing.intensity)
-            if case.alteration is not None:  # squeezed after normalisation, which would undo it
-                array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
-            grid = to_grid(array, laid, nearest=False)
-            facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
-            described = {"geometry": asdict(laid), "grid": facts, "notes": dict(picture.notes)}
-            text = json.dumps(described).encode()
-            affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
-            return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
-
-        made = self._kept(key, ("image", "geometry", "affine"), make)
+        made = self._kept(key, ("image", "geometry", "affine"), lambda: self._made(case, uncut=uncut))
         return made["image"], _geometry(made["geometry"])
+
+    def _made(self, case: Case, *, uncut: bool) -> Arrays:
+        """An image read and laid on the study's grid, its geometry and its affine."""
+        picture = read_image(case.image, nan=self.preprocessing.nan)
+        picture = replace(picture, array=with_channels(picture.array, self.preprocessing.channels, case.name))
+        laid = geometry(picture, self.preprocessing, case.name, mirrored=self._is_mirrored(case))
+        laid = laid.uncut if uncut else laid
+        largest = (len(picture.array), *map(max, laid.size, laid.resampled))
+        check_pixels(case.name, largest, "choose a smaller preprocessing size or a larger spacing")
+        # normalised as stored: what is cut off still counts, and padding does not
+        seen = windowed(picture.array, self.preprocessing.window)
+        array = normalise(seen, self.preprocessing.intensity)
+        if case.alteration is not None:  # squeezed after normalisation, which would undo it
+            array = case.alteration.moved(case.alteration.squeezed(array), picture.spacing, nearest=False)
+        grid = to_grid(array, laid, nearest=False)
+        facts = {"dropped": picture.dropped, "thickness": picture.thickness, "shown": picture.shown}
+        described = {"geometry": asdict(laid), "grid": facts, "notes": dict(picture.notes)}
+        text = json.dumps(described).encode()
+        affine = np.zeros((0, 0)) if picture.affine is None else picture.affine
+        return {"image": grid, "geometry": np.frombuffer(text, dtype=np.uint8), "affine": affine}
 
     def grid(self, case: Case) -> Grid:
         """Where the image's own voxels lie, as stored."""
@@ -111,11 +102,9 @@ class PreparedImages:
         """
         path = Path(case.labels["mask"])
         key = content_hash("mask", file_hash(path), self._image_key(case), list(self.coding.mask.items()))
-        laid = self.image(case, uncut=uncut)[1]
-        if uncut and laid != self.image(case)[1]:
-            key = content_hash("uncut", key)
+        key, laid = self._laid(key, case, uncut=uncut)
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             index = self.coding.mask_to_index(self._on_grid(path, case).array, str(path))
             return {"mask": to_grid(index.astype(np.int16), laid, nearest=True)}
 
@@ -129,7 +118,7 @@ class PreparedImages:
             "paired", file_hash(path), self._image_key(case), self.coding.paired, self.coding.paired_range
         )
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             return {"paired": to_grid(self.stored_pair(case).numpy(), self.image(case)[1], nearest=False)}
 
         return self._kept(key, ("paired",), make)["paired"]
@@ -139,11 +128,9 @@ class PreparedImages:
         if case.region is None:
             return None
         path = case.region
-        key, laid = content_hash("region", file_hash(path), self._image_key(case)), self.image(case, uncut=uncut)[1]
-        if uncut and laid != self.image(case)[1]:
-            key = content_hash("uncut", key)
+        key, laid = self._laid(content_hash("region", file_hash(path), self._image_key(case)), case, uncut=uncut)
 
-        def make() -> dict[str, np.ndarray]:
+        def make() -> Arrays:
             return {"region": to_grid((self._on_grid(path, case).array > 0).astype(np.uint8), laid, nearest=True)}
 
         return self._kept(key, ("region",), make)["region"].view(bool)  # 0 and 1, so nothing is copied
@@ -194,6 +181,12 @@ class PreparedImages:
             case.name, case.subject, case.site, self._image_key(case), labels, region, dict(case.attributes)
         )
 
+    def _laid(self, key: str, case: Case, *, uncut: bool) -> tuple[str, Geometry]:
+        """The name of an array on the study's grid, cut or not, and that grid."""
+        cut = self.image(case)[1]
+        laid = self.image(case, uncut=True)[1] if uncut else cut
+        return key if laid == cut else content_hash("uncut", key), laid
+
     def _on_grid(self, path: Path, case: Case, *, image: bool = False) -> Picture:
         """A mask, region or (``image``) paired image, on its image's own grid."""
         picture = read_image([path], nan=self.preprocessing.nan) if image else read_mask(path)
@@ -224,75 +217,8 @@ class PreparedImages:
     def _settings(self) -> dict[str, Any]:
         return self.preprocessing.keyed
 
-    def _kept(
-        self, key: str, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
-        if key in self.memory:
-            kept: dict[str, np.ndarray] = self.memory[key]
-            return kept
-        if self.folder is None:
-            self.memory[key] = make()
-            made: dict[str, np.ndarray] = self.memory[key]
-            return made
-        paths = {name: self.folder / key[:2] / f"{key}-{_READS}-{name}.npy" for name in names}
-        mapped = _mapped(paths)
-        if mapped is None:
-            for name, array in make().items():
-                file = io.BytesIO()
-                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-                write_bytes(paths[name], file.getvalue())
-            mapped = _mapped(paths)
-            if mapped is None:
-                raise ImageError(
-                    f"{self.folder}: prepared images that were just written are missing or damaged; check the disk, "
-                    "or choose another --out"
-                )
-        while len(self.memory) >= MAPS:
-            del self.memory[next(iter(self.memory))]  # the oldest; it is mapped again when it is needed
-        self.memory[key] = mapped
-        return mapped
-
-
-def _mapped(paths: dict[str, Path]) -> dict[str, np.ndarray] | None:
-    """Name -> array; None when a file is missing or damaged, and has to be written again.
-
-    Raises:
-        ImageError: a file that is there and cannot be opened or mapped.
-    """
-    try:
-        return {name: _map(path) for name, path in paths.items()}
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    except OSError as error:
-        fix = "check its permissions, or choose another --out"
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            fix = "allow this process more open files (ulimit -n), or use fewer loader workers"
-        raise ImageError(
-            f"{error.filename or next(iter(paths.values()))}: cannot be opened ({error.strerror}); {fix}"
-        ) from error
-    except RuntimeError as error:  # torch's word for a failed map
-        raise ImageError(
-            f"{next(iter(paths.values()))}: cannot be mapped into memory ({str(error).splitlines()[0]}); free some "
-            "memory, or allow this process more maps (vm.max_map_count)"
-        ) from error
-
-
-def _map(path: Path) -> np.ndarray:
-    """A stored array, copy-on-write: a tensor may share its memory, the file cannot change.
-
-    ``np.load`` would keep the file open as long as the map lives, torch closes it. Short lists of
-    numbers are read as they are.
-    """
-    with open(path, "rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, kind = np.lib.format.read_array_header_1_0(file)
-        start, size = file.tell(), os.fstat(file.fileno()).st_size
-        if kind.hasobject or size != start + kind.itemsize * math.prod(shape):
-            raise ValueError(f"{path} is cut short")
-        if size < SHORT:
-            return np.frombuffer(bytearray(file.read()), kind).reshape(shape)
-    stored: np.ndarray = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
-    return stored[start:].view(kind).reshape(shape)
+    def _kept(self, key: str, names: tuple[str, ...], make: Callable[[], Arrays]) -> Arrays:
+        return kept_arrays(self.memory, self.folder, key, names, make)
 
 
 def _geometry(text: np.ndarray) -> Geometry:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -13,23 +11,20 @@ import torch
 from torch import nn
 
 from allograft import __version__
-from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
 from allograft.cohort.loader import Transform
 from allograft.cohort.orders import Order, Turns, by_cohort
 from allograft.context.foreign import foreign_code
 from allograft.context.journal import Journal, NoJournal
-from allograft.context.lock import Lease, locked
+from allograft.context.lock import Lease
 from allograft.context.meter import Meter
 from allograft.context.settings import Budget, Settings
-from allograft.context.store import Store
+from allograft.context.unit import Unit
 from allograft.errors import AllograftError, SpecError
 from allograft.figure import Figure, Relabelled
 from allograft.mistakes import argument_mistakes
-from allograft.networks import AnyNetwork, Wrapped, reheaded, transfer
-from allograft.predictor import Weights
-from allograft.predictor.card import read_card
-from allograft.recipe import Carry, Recipe, Saw, Scenario, Stage, every_recipe, title, total_needs
+from allograft.networks import AnyNetwork, Wrapped, copied, reheaded, transfer
+from allograft.recipe import Carry, Recipe, Scenario, Stage, every_recipe, total_needs
 from allograft.recipe.needs import check_needs
 from allograft.schedule import Schedule, make_schedule
 from allograft.seeds import Seeds, generators_kept
@@ -43,7 +38,8 @@ from allograft.tree import content_hash, copied_to_cpu, digest, plain
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Copied = TypeVar("Copied", bound=AnyNetwork)
+__all__ = ["Context", "copied"]
+
 Made = TypeVar("Made")
 
 
@@ -156,119 +152,15 @@ class Context:
         """
         check_needs(recipe, scenario)
         given, bare = self.given(recipe, network)
-        carry = yield from given._run_given(recipe, scenario, bare)
+        draws = self.fabric.broadcast(given.draws(recipe, scenario, bare))
+        key = given.key(draws, recipe)
+        self.asked.add(key)
+        carry = yield from Unit(given, recipe, scenario.narrowed(total_needs(recipe)), bare, draws, key).run()
         if given is self or isinstance(network, Wrapped):
             return carry
         begun = copied(network).to(self.fabric.device)
         transfer(carry.network.state_dict(), begun)
         return replace(carry, network=begun)
-
-    def _run_given(self, recipe: Recipe, scenario: Scenario, network: AnyNetwork) -> Generator[Stage, None, Carry]:
-        draws = self.fabric.broadcast(self.draws(recipe, scenario, network))
-        key = self.key(draws, recipe)
-        self.asked.add(key)
-        scenario = scenario.narrowed(total_needs(recipe))
-        store = Store(self.folder / key, self.fabric.is_global_zero, self.template) if self.folder else None
-        wanted = self.continues or key in self.continued
-        with self._alone(store, wanted) as lease:
-            carried = (
-                store.load(optimizer=wanted) if store and self.fabric.broadcast(store.carry_file.exists()) else None
-            )
-            if carried is None:
-                inner = replace(
-                    self._inside(recipe, draws, store, lease), continued=self.continued | ({key} if wanted else set())
-                )
-                return (yield from inner._run(recipe, scenario, network, key, store))
-        carry, stages, _ = carried
-        if store:
-            store.tidy()
-        for stage in stages:
-            yield self._stamped(stage, key, recipe, scenario)
-        parts = {name: part.to(self.fabric.device) for name, part in carry.parts.items()}
-        optimizer = carry.optimizer if wanted else None  # as it is after a run
-        return replace(carry, network=carry.network.to(self.fabric.device), optimizer=optimizer, parts=parts)
-
-    def _alone(self, store: Store | None, optimizer: bool) -> AbstractContextManager[Lease]:
-        """The unit's lock, while it is unfinished; another process's is waited for, since what it
-        trains may be shared."""
-        if store is None or not self.fabric.is_global_zero or store.serves(optimizer=optimizer):
-            return nullcontext(Lease())
-        return locked(store.lock_file)
-
-    def _inside(self, recipe: Recipe, draws: str, store: Store | None, lease: Lease) -> Context:
-        journal: Journal | NoJournal = NoJournal()
-        if store:
-            journal = Journal(
-                store.folder / "journal", self.checkpoint_seconds, self.fabric.is_global_zero, lease.check
-            )
-        seed, label = self.seeds.seed, f"{title(recipe)}, seed {self.seeds.seed}: "
-        inside = replace(self, seeds=Seeds(seed, (draws,)), journal=journal, meter=Meter(), label=label, lease=lease)
-        return replace(inside, continues=self.continues or recipe.needs.optimizer_state, asked=set())
-
-    def _run(
-        self, recipe: Recipe, scenario: Scenario, network: AnyNetwork, key: str, store: Store | None
-    ) -> Generator[Stage, None, Carry]:
-        running = recipe.run(scenario, copied(network).to(self.fabric.device), self)
-        own: list[Stage] = []
-        inner: set[str] = set()
-        while True:
-            # draws outside train() too are named by content; how many stages an inner unit has does
-            # not count, nor what that is built on, which is not seen where it is loaded
-            try:
-                with self.seeds.everything("run", len(own) + len(inner & self.asked)):
-                    stage = next(running)
-            except StopIteration as stop:
-                carry: Carry = stop.value
-                break
-            if not stage.unit:
-                if stage.name in [earlier.name for earlier in own]:
-                    raise AllograftError(
-                        f"{title(recipe)}: stage '{stage.name}' was yielded twice; give each its own name"
-                    )
-                stage = self._kept(replace(self._stamped(stage, key, recipe, scenario), cost=self.meter.cost()), store)
-                own.append(stage)
-            else:
-                inner.add(stage.unit)
-            yield stage
-        if self.rehearsal is not None:
-            self.rehearsal[key] = self.meter
-        wanted = key in self.continued
-        if store:
-            self.lease.check()
-            # a pre-training: what it leaves can be a start
-            if own and all(stage.predictor is None for stage in own):
-                store.keep_stage(replace(own[-1], predictor=Weights(carry.network)), self._card(own[-1]))
-            store.keep(carry, own, self.meter.cost(), self.meter.figures, optimizer=wanted)
-            self.journal.clear()
-        self.fabric.barrier()
-        return carry if wanted else replace(carry, optimizer=None)  # as it would be loaded
-
-    def _stamped(self, stage: Stage, unit: str, recipe: Recipe, scenario: Scenario) -> Stage:
-        """The stage with what only the context knows of it."""
-        return replace(
-            stage, unit=unit, recipe=recipe, sites=scenario.sites, saw=Saw.from_scenario(scenario, stage.seen)
-        )
-
-    def _kept(self, stage: Stage, store: Store | None) -> Stage:
-        """Keep a stage. One that an earlier life of the run kept is judged as it was then: the
-        network may be ahead of it, or behind."""
-        if store is None or stage.predictor is None:
-            return stage
-        self.lease.check()
-        earlier = store.kept_stage(stage.name) if self.fabric.is_global_zero else None
-        if earlier is not None:
-            return replace(stage, predictor=earlier, cost=read_card(earlier.folder)["cost"])
-        store.keep_stage(stage, self._card(stage))
-        return stage
-
-    def _card(self, stage: Stage) -> dict[str, object]:
-        """What the card of a stage's folder says of the run."""
-        return {
-            "recipe": plain(stage.recipe),
-            "seed": self.seeds.seed,
-            "cost": dict(stage.cost),
-            "sites": list(stage.sites),
-        }
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """A result computed once in the life of a unit, also across restarts, on the first process;
@@ -303,8 +195,7 @@ class Context:
         boxes that a method corrected, which it compares with those of further readers."""
         self.meter.figures[name] = figure
 
-    # ------------------------------------------------------------------ what recipes build steps
-    # from
+    # ------------------------------------------------------------------ what steps are built from
     @property
     def supervised_task(self) -> Task:
         """The task, for a recipe that reads labels or judges, with the loss that the study names.
@@ -315,8 +206,7 @@ class Context:
         if self.task is None:
             raise AllograftError(
                 f"{self.label}this recipe needs only images for pre-training, so it is given no task; use a loss of "
-                "its own, "
-                "or ask for source images or target labels in its Needs"
+                "its own, or ask for source images or target labels in its Needs"
             )
         return with_loss(self.task, self.settings.loss)
 
@@ -408,16 +298,3 @@ class Context:
         """The study's schedule of an optimizer over this many updates; None where the learning rate
         stays."""
         return None if "constant" in self.settings.schedule else make_schedule(self.settings.schedule, optimizer, steps)
-
-
-def copied(network: Copied) -> Copied:
-    """A deep copy that keeps its spec."""
-    twin = copy.deepcopy(network)
-    twin.spec = network.spec
-    return twin
-
-
-def on_device(batch: Batch, fabric: Fabric) -> Batch:
-    """The batch where the network is."""
-    moved: Batch = fabric.to_device(batch)
-    return moved

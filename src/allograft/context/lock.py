@@ -34,16 +34,27 @@ class Lease:
 
         Raises:
             LeaseLost: this process stood still beyond ``LEASE`` and another one holds the lock now.
+            OutputError: the folder of the lock is gone.
         """
         if self.held is None or _is_ours(self.held):
             return
         _sleep()  # whoever examines whether a lock is stale moves its file aside for a moment
+        if not (folder := Path(self.held.lock_file).parent).is_dir():
+            raise gone(folder)
         if not _is_ours(self.held):
             raise LeaseLost(
-                f"{self.held.lock_file}: this process stood still for more than {LEASE:.0f} s and another one took "
-                "its work over; "
-                "it has written nothing since; run the same command again to use what the other one makes"
+                f"{self.held.lock_file}: this process was suspended for more than {LEASE:.0f} s, and another one took "
+                "over its work; this one has written nothing since; run the same command again to use the other one's "
+                "results"
             )
+
+
+def gone(folder: Path) -> OutputError:
+    """Of a folder that this process has written to, on a disk or share that is no longer there."""
+    return OutputError(
+        f"{folder}: is no longer there; mount the disk or share that it is on again, or move it back, then run the "
+        "same command to resume"
+    )
 
 
 @contextmanager

@@ -257,7 +257,7 @@ class Cleaned:
 
     def __call__(self, batch: Batch) -> Prediction:
         """Raises ``OutputError``: it is to be run again."""
-        raise OutputError(f"{self.folder}: 'allograft clean' removed this model; run the study again to have it back")
+        raise OutputError(f"{self.folder}: 'allograft clean' removed this model; run the study again to restore it")
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allograft.errors import SpecError
+from allograft.metrics.masks import IGNORED, box_of, check_maps, check_masks, check_spacing
 from allograft.metrics.nearest import distances_between, surface_of
 from allograft.metrics.surface import surface_dice
 
 METRICS = ("dice", "iou", "hd95", "asd")
 DISTANCES = ("hd95", "asd")
-IGNORED = -100
 Missed = Literal["undefined", "diagonal"]
 """What the distance to a class is that only one of truth and prediction has."""
 
@@ -40,7 +39,7 @@ def dice(prediction: Tensor, target: Tensor) -> float:
         >>> dice(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
         0.6666666666666666
     """
-    _check_masks(prediction, target)
+    check_masks(prediction, target)
     return _dice(*_counts(prediction, target))
 
 
@@ -61,7 +60,7 @@ def iou(prediction: Tensor, target: Tensor) -> float:
         >>> iou(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
         0.5
     """
-    _check_masks(prediction, target)
+    check_masks(prediction, target)
     return _iou(*_counts(prediction, target))
 
 
@@ -91,8 +90,8 @@ def surface_distances(prediction: Tensor, target: Tensor, spacing: Sequence[floa
         >>> there.tolist(), back.tolist()
         ([1.0], [1.0])
     """
-    _check_masks(prediction, target)
-    sampling = _check_spacing(spacing, prediction.ndim)
+    check_masks(prediction, target)
+    sampling = check_spacing(spacing, prediction.ndim)
     surfaces = [surface_of(mask) for mask in _joint_crop(prediction, target)]
     there, back = distances_between(surfaces[0], surfaces[1], sampling)
     return torch.from_numpy(there), torch.from_numpy(back)
@@ -190,7 +189,7 @@ def case_metrics(
         >>> round(scores["dice"], 3), scores["hd95/vessel"], scores["dice/lesion"]
         (0.667, 0.95, nan)
     """
-    whole = _check_maps(prediction, target, region, len(classes))
+    whole = check_maps(prediction, target, region, len(classes))
     # numpy compares several times as fast as torch
     maps, counted = (prediction.cpu().numpy(), target.cpu().numpy()), None
     if region is not None or not whole:
@@ -287,53 +286,6 @@ def _joint_crop(prediction: Tensor, target: Tensor) -> tuple[NDArray[np.bool_], 
     """Both masks, cut to the box that holds them: distances are the same, and the transform sees
     far fewer voxels."""
     masks = prediction.cpu().numpy(), target.cpu().numpy()
-    union, box = masks[0] | masks[1], []
-    for axis in range(union.ndim):
-        held = np.flatnonzero(union.any(axis=tuple(other for other in range(union.ndim) if other != axis)))
-        box.append(slice(int(held[0]), int(held[-1]) + 1) if len(held) else slice(0, 0))
-    return masks[0][tuple(box)], masks[1][tuple(box)]
-
-
-def _check_masks(prediction: Tensor, target: Tensor) -> None:
-    if prediction.shape != target.shape:
-        raise SpecError(
-            f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid"
-        )
-    for name, mask in (("prediction", prediction), ("target", target)):
-        if mask.dtype != torch.bool:
-            raise SpecError(
-                f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first"
-            )
-
-
-def _check_spacing(spacing: Sequence[float] | Tensor, dims: int) -> list[float]:
-    values = [float(value) for value in spacing]
-    if len(values) != dims or not all(0 < value < math.inf for value in values):
-        raise SpecError(f"spacing is {values}, expected {dims} positive numbers in mm, one per axis of the mask")
-    return values
-
-
-def _check_maps(prediction: Tensor, target: Tensor, region: Tensor | None, classes: int) -> bool:
-    """Whether every voxel of the target is annotated."""
-    whole = True
-    shapes = {tuple(each.shape) for each in (prediction, target, region) if each is not None}
-    if len(shapes) > 1:
-        raise SpecError(f"prediction, target and region have different shapes {sorted(shapes)}; bring them to one grid")
-    if region is not None and region.dtype != torch.bool:
-        raise SpecError(f"region is {region.dtype}, expected torch.bool (True = counts)")
-    for name, labels, ignored in (("prediction", prediction, 0), ("target", target, IGNORED)):
-        if labels.is_floating_point() or labels.is_complex():
-            raise SpecError(
-                f"{name} is {labels.dtype}, expected an integer label map; take the argmax of the logits first"
-            )
-        values = labels.cpu().numpy()
-        # read without its sign, a negative number is larger than any class
-        if not values.size or values.view(f"u{values.itemsize}").max() <= classes:
-            continue
-        whole = False
-        wrong = ((values < 0) | (values > classes)) & (values != ignored)
-        if wrong.any():
-            raise SpecError(
-                f"{name} holds {int(values[wrong][0])}, which is no class; expected 0 (background) to {classes}"
-            )
-    return whole
+    union = masks[0] | masks[1]
+    box = box_of(union) if union.any() else (slice(0, 0),) * union.ndim
+    return masks[0][box], masks[1][box]

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from allograft.errors import SpecError
+from allograft.metrics.masks import box_of, check_masks, check_spacing
 
 Codes = NDArray[np.uint8]
 Places = NDArray[np.int64]
@@ -61,7 +61,7 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | 
     either = masks[0] | masks[1]
     if not either.any():
         return math.nan
-    box = _box(either)
+    box = box_of(either)
     steps = _ball(sizes, float(tolerance), tuple(part.stop - part.start for part in box))
     reach = [0] * either.ndim if steps is None else np.abs(steps).max(axis=0, initial=0).tolist()
     # no step from a surface leaves the array or its row
@@ -170,35 +170,13 @@ def _normals() -> NDArray[np.float64]:
     return table
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds a mask, which must not be empty."""
-    box: list[slice] = []
-    while mask.ndim:
-        held = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
-        box.append(slice(int(held[0]), int(held[-1]) + 1))
-        mask = np.logical_or.reduce(mask[box[-1]], axis=0)
-    return tuple(box)
-
-
 def _checked(
     prediction: Tensor, target: Tensor, spacing: Sequence[float] | Tensor, tolerance: float
 ) -> tuple[float, ...]:
-    if prediction.shape != target.shape:
-        raise SpecError(
-            f"prediction has shape {tuple(prediction.shape)} but target {tuple(target.shape)}; bring them to one grid"
-        )
-    for name, mask in (("prediction", prediction), ("target", target)):
-        if mask.dtype != torch.bool:
-            raise SpecError(
-                f"{name} is {mask.dtype}, expected torch.bool; threshold it or compare it with a class first"
-            )
+    check_masks(prediction, target)
     if prediction.ndim not in (2, 3):
         raise SpecError(f"masks have {prediction.ndim} axes, expected 2 or 3")
-    sizes = tuple(float(size) for size in spacing)
-    if len(sizes) != prediction.ndim or not all(0 < size < math.inf for size in sizes):
-        raise SpecError(
-            f"spacing is {list(sizes)}, expected {prediction.ndim} positive numbers in mm, one per axis of the mask"
-        )
+    sizes = check_spacing(spacing, prediction.ndim)
     if not 0 <= tolerance < math.inf:
         raise SpecError(f"tolerance is {tolerance}, expected a number of mm from 0 on")
     return sizes

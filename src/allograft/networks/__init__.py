@@ -2,7 +2,7 @@
 can hold."""
 
 from allograft.networks.load import LoadReport
-from allograft.networks.network import AnyNetwork, Network, Wrapped, build, count_parameters, own_spec, rebuilt
+from allograft.networks.network import AnyNetwork, Network, Wrapped, build, copied, count_parameters, own_spec, rebuilt
 from allograft.networks.rebuildable import rebuildable, remade
 from allograft.networks.rehead import reheaded, transfer
 from allograft.networks.scopes import SCOPES, scope_parameters, trainable
@@ -14,6 +14,7 @@ __all__ = [
     "Network",
     "Wrapped",
     "build",
+    "copied",
     "count_parameters",
     "own_spec",
     "rebuildable",

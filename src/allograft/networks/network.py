@@ -18,6 +18,7 @@ from allograft.table import find
 Spec = Mapping[str, Any]
 """``{"build": {name: arguments}, "surgery": [{name: arguments}, ...]}``, JSON values only."""
 Built = TypeVar("Built")
+Copied = TypeVar("Copied", bound="AnyNetwork")
 
 
 class Network(nn.Module):
@@ -135,6 +136,13 @@ def build(spec: Spec, template: nn.Module | None = None) -> AnyNetwork:
         ((name, arguments),) = step.items()
         network = operate(network, name, **arguments)
     return network
+
+
+def copied(network: Copied) -> Copied:
+    """A deep copy that keeps its spec."""
+    twin = copy.deepcopy(network)
+    twin.spec = network.spec
+    return twin
 
 
 def rebuilt(spec: Spec, state: Mapping[str, Tensor], template: nn.Module | None = None) -> AnyNetwork:

@@ -201,28 +201,27 @@ def _paper(bucket: list[Member], norm: Tensor | float, group: dict[str, Any], on
 
 
 def _released(bucket: list[Member], norm: Tensor | float, group: dict[str, Any]) -> None:
+    """With 1 / (sqrt(v) / c + eps) as c / (sqrt(v) + c eps): the roots are taken once, for c(t - 1)
+    and c(t), and c is multiplied into numbers."""
     age = int(bucket[0][1]["step"])
     beta1, beta2 = group["betas"]
     weights, gradients, means, squares = _prepared(bucket, group, moves=age > 0)
-    etas = list(torch._foreach_sqrt(squares))
+    before, now = (math.sqrt(1 - beta2**count) for count in (age, age + 1))  # c(0) is 0
+    denominators = list(torch._foreach_sqrt(squares))
     if age > 0:
-        torch._foreach_div_(etas, math.sqrt(1 - beta2**age))
-        _invert(etas, group["eps"])
-        _descend(weights, means, etas, norm, group["lr"] / (1 - beta1 ** (age + 1)))
-        # the roots once more in the same memory: fresh pages cost more than the arithmetic
-        torch._foreach_copy_(etas, squares)
-        torch._foreach_sqrt_(etas)
-    torch._foreach_div_(etas, math.sqrt(1 - beta2 ** (age + 1)))
-    _invert(etas, group["eps"])
-    for (_, state), kept in zip(bucket, _norms(etas), strict=True):
-        state["eta_norm"] = kept
+        torch._foreach_add_(denominators, before * group["eps"])
+        size = group["lr"] * before / (1 - beta1 ** (age + 1))
+        if isinstance(norm, Tensor):  # it stays on the device: nobody waits for the number
+            means = list(torch._foreach_mul(means, (1 / norm).to(means[0])))
+        else:
+            size /= norm
+        torch._foreach_addcdiv_(weights, means, denominators, value=-size)
+    torch._foreach_add_(denominators, (now - before) * group["eps"])
+    torch._foreach_reciprocal_(denominators)
+    for (_, state), kept in zip(bucket, _norms(denominators), strict=True):
+        state["eta_norm"] = kept.mul_(now)
     _decay(squares, gradients, beta2)
     torch._foreach_add_([state["step"] for _, state in bucket], 1)
-
-
-def _invert(roots: list[Tensor], eps: float) -> None:
-    torch._foreach_add_(roots, eps)
-    torch._foreach_reciprocal_(roots)
 
 
 def _descend(weights: list[Tensor], means: list[Tensor], etas: list[Tensor], norm: Tensor | float, lr: float) -> None:
@@ -251,7 +250,8 @@ def _renew(
     if ones is None:
         _decay(squares, gradients, beta2)
         etas = list(torch._foreach_sqrt(squares))
-        _invert(etas, eps)
+        torch._foreach_add_(etas, eps)
+        torch._foreach_reciprocal_(etas)
         return etas
     moments = [torch.as_strided(ones, eta.shape, eta.stride()) for eta in etas]
     gradients = [

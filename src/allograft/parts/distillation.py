@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from allograft.batch import Batch
-from allograft.context.context import copied
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.parts.stream import masked_mean
 from allograft.predictor import evaluation_mode
 from allograft.tasks import Task

@@ -49,8 +49,8 @@ class Abstention:
             return Abstention.from_scores(scores, level, column)
         _check_level(level)
         raise ModelError(
-            "--abstain: this model has no scores of held-out cases to compare an image with; use a model that has, "
-            "such as odex or one that a study left with validation cases, or leave --abstain out"
+            "--abstain: this model has no scores of held-out cases to compare an image with; use a model that has "
+            "them, such as odex or a model from a study with validation cases, or leave --abstain out"
         )
 
     @staticmethod

@@ -160,9 +160,8 @@ def found_in_windows(share: float) -> str:
     """What a reader should know of foreground where trainings never looked, found by a network that
     ``normalises_by_image``."""
     return (
-        f"{share:.0%} of what was found lies outside preprocessing.size, in windows that the network normalises each "
-        "by its own pixels, so that it may find something where nothing is: look at the mask, or train with patch in "
-        "the place of size"
+        f"{share:.0%} of what was found lies outside preprocessing.size; the network normalises each window by its own "
+        "pixels, so it may find something where there is nothing: look at the mask, or train with patch instead of size"
     )
 
 

@@ -20,9 +20,9 @@ FORMS = ("{:,.1f}", "{:,.0f}", "{:,.0f}")
 ORDER = ("iou", "hd95", "asd", "hd95_diagonal", "asd_diagonal")
 """These metrics come first; records sort theirs by name."""
 FREE = "label-free/"
-INTERVAL = "over subjects, of the mean over seeds: t on the logit of the mean; of an area under the curve DeLong's"
+INTERVAL = "over subjects, for the mean over seeds: t on the logit of the mean; DeLong's for an area under the curve"
 CLAIM = "probability that the row is no better than no adaptation, shrunk over the rows that compete"
-CLAIM_OF_TWO = "probability that the one that is ahead is no better, with a flat prior"
+CLAIM_OF_TWO = "probability that the one ahead is no better, under a flat prior"
 BADGES = {
     "change": "change to this",
     "keep": "keep",

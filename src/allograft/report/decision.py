@@ -53,7 +53,7 @@ def decision_table(
     compared = compare(lines, plan, target)
     notes = {comparison.note for comparison in compared.values()}
     common = notes.pop() if len(notes) == 1 else ""
-    first = Column("recipe", hint="as in the study; sorts back to its order")
+    first = Column("recipe", hint="in the order of the study; click to sort by it again")
     names = [Cell(line.title, badges_of(line), order, kind="name") for order, line in enumerate(here)]
     filled = [
         (first, names),
@@ -82,7 +82,7 @@ def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
         ),
     ]
     for name in label_free(here, target):
-        hint = "of test cases; lower is surer, which is not better"
+        hint = "on test cases; lower means more certain, which need not be better"
         filled.append((Column(name, "label-free", hint, group), [free_cell(line, target, name) for line in here]))
     filled.append((Column("seeds", "done", "finished seeds", group), [seeds_cell(line) for line in here]))
     return filled
@@ -97,9 +97,7 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
     statistics, exact = study.statistics, any(row.rank_biserial is not None for row in compared.values())
     test = f"{'exact ' * exact}{statistics.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over "
     test += f"subjects, {statistics.adjustment.capitalize()} over the rows of this table"
-    gain = (
-        f"difference from {other or 'no adaptation'}, over the subjects and seeds that both have; 95 % by Student's t"
-    )
+    gain = f"difference from {other or 'no adaptation'}, over the subjects and seeds of both; 95 % by Student's t"
     adjusted = "unadjusted" if statistics.adjustment == "none" else statistics.adjustment.capitalize()
     gains = [
         gain_cell(row, role if line is base else "", other or "nothing")
@@ -118,7 +116,7 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
 def _home(study: Study, plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
     """Scores at the source sites, with the difference to the reference: what is forgotten."""
     base, homes = reference(here, plan, target), [site for site in study.source if site != target]
-    hint = "forgetting shows here; below it the difference to the reference"
+    hint = "forgetting shows here; below it, the difference from the reference"
     return [
         (
             Column(plan.headline, f"at {site}", hint, "home", number >= MOST_HOMES),
@@ -130,7 +128,7 @@ def _home(study: Study, plan: Plan, here: Sequence[Line], target: str) -> list[F
 
 def _cost(here: Sequence[Line], target: str, seconds: Mapping[str, float]) -> list[Filled]:
     source = do_nothing(here, target)
-    hint = "seconds of training given the source model, which rows share; below it with the training of that model"
+    hint = "seconds of training on top of the shared source model; below it, including the training of that model"
     costs = [training_cost(line, source, seconds) for line in here]
     own = [line.cost("train_seconds") for line in here]
     return [
@@ -154,7 +152,7 @@ def _details(study: Study, plan: Plan, here: Sequence[Line], target: str) -> lis
     for metric in extra:
         cells = [cell_beside(plan, line, base, target, metric) for line in here]
         columns.append((metric, f"at {target}", "mean ± sd over seeds", cells))
-    speed = "of test cases at the target, with reading them; what a batch of them would take is less"
+    speed = "for test cases at the target one by one, including reading them; in batches it is less"
     costs = (
         ("predict", "s / 100 cases", speed, [line.predict_seconds(target) for line in here]),
         ("peak", "MB", "highest memory", [line.cost("peak_memory_mb") for line in here]),

@@ -92,7 +92,7 @@ def sentence(compared: HeadToHead) -> tuple[str, str]:
     over = f"over {counted(it.subjects, 'subject')} and {counted(it.cases, 'case')}"
     if it.low is None or it.high is None:
         return f"{a} and {b} cannot be told apart", f"{ahead} is ahead by {gap} {over}; {it.note}."
-    words = f"{b} less {a} is {signed(it.difference, metric)} {metric}, 95 % from {signed(it.low, metric)} to "
+    words = f"{b} minus {a} is {signed(it.difference, metric)} {metric}, 95 % from {signed(it.low, metric)} to "
     words += f"{signed(it.high, metric)} {over}"
     if it.p is not None:
         words += f", p {p_value(it.p)}"
@@ -157,10 +157,10 @@ def _columns(compared: HeadToHead, first: str) -> tuple[Column, ...]:
     return (
         Column(first),
         Column("subjects", "cases", "that both have a value for"),
-        Column(a, unit, "mean over subjects, of the cases that both have"),
-        Column(b, unit, "mean over subjects, of the cases that both have"),
-        Column("difference", f"{b} less {a}", "paired by subject; 95 % by Student's t over subjects"),
-        Column("p", "Holm over sites", "exact two-sided signed-rank test over subjects; of an AUROC DeLong's"),
+        Column(a, unit, "mean over subjects, from the cases that both have"),
+        Column(b, unit, "mean over subjects, from the cases that both have"),
+        Column("difference", f"{b} minus {a}", "paired by subject; 95 % by Student's t over subjects"),
+        Column("p", "Holm over sites", "exact two-sided signed-rank test over subjects; DeLong's test for an AUROC"),
         Column("false", "claim", CLAIM_OF_TWO),
     )
 
@@ -253,7 +253,7 @@ def _strips(compared: HeadToHead) -> Markup:
         if subjects
     ]
     a, b = compared.names
-    axis = f"{compared.of_cases}: {b} less {a}"
+    axis = f"{compared.of_cases}: {b} minus {a}"
     return plots.strip_plot(strips, axis, 0.0, rows="site", at="no difference")
 
 

@@ -16,16 +16,17 @@ from allograft.results.comparison import NOTHING
 from allograft.results.power_law import FEWEST, Fit
 
 BEST_NOTE = (
-    "The best row at a budget has the highest mean test score of all: it is chosen after the fact and optimistic. The "
-    "verdict at each budget follows the rules of its own report. Upper bounds compete in neither."
+    "The best row at a budget is the one with the highest mean test score. It is chosen after the fact, so its score "
+    "is optimistic. The verdict at each budget follows the rules of its own report. Upper bounds compete in neither."
 )
 FIT_NOTE = (
     "The curve is score = a − b · n^(−c) by least squares. Its 95 % interval resamples test subjects and seeds; it "
-    "takes for granted that the curve keeps this form beyond the largest budget and that the next {unit} are like the "
-    "ones labelled so far. It chooses nothing."
+    "assumes that the curve keeps this form beyond the largest budget, and that the next {unit} are like those "
+    "labelled so far. It is not used to choose anything."
 )
 ONE_SEED = (
-    "The study has one seed: the intervals leave out how much depends on which {unit} are labelled, and are too narrow."
+    "The study has one seed: the intervals do not cover how much depends on which {unit} are labelled, so they are too "
+    "narrow."
 )
 
 
@@ -83,10 +84,10 @@ def expected(fit: Fit, unit: str) -> str:
     amount = facts.counted(round(fit.more), unit.removesuffix("s"))
     head = amount.replace(" ", " more ", 1)
     if fit.low is None or fit.high is None:
-        return f"{head}: no interval, since {fit.unclear}"
+        return f"{head}: no interval, because {fit.unclear}"
     low, high = (f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000") for value in (fit.low, fit.high))
     if fit.unclear:
-        return f"{head}: between {low} and {high}; the curve is not identifiable, since {fit.unclear}"
+        return f"{head}: between {low} and {high}; the curve is not identifiable, because {fit.unclear}"
     return f"{head}: {signed(fit.gain)} ({low} to {high})"
 
 
@@ -166,7 +167,7 @@ def _expected_sheet(label_curve: LabelCurve, curves: Sequence[Curve]) -> Sheet:
         rows.append((curve.title, gain, limits or "none", ceiling, rate))
     columns = ("recipe", f"expected of {MORE} more {label_curve.unit}", "95 % interval", "ceiling a", "rate c")
     why = tuple(
-        f"{curve.title}: not identifiable, since {curve.fit.unclear}."
+        f"{curve.title}: not identifiable, because {curve.fit.unclear}."
         for curve in curves
         if curve.fit is not None and curve.fit.unclear
     )
@@ -179,7 +180,8 @@ def _limits(ends: tuple[float, float]) -> str:
 
 def _checks(curve: LabelCurve) -> tuple[str, ...]:
     nested = (
-        f"Budgets are not nested: {curve.nested}. Differences between them mix how many are labelled with who they are."
+        f"Budgets are not nested: {curve.nested}. A difference between budgets then "
+        "also reflects which subjects are labelled, not only how many."
         if curve.nested
         else "Budgets are nested: for each seed the subjects labelled at one budget are among those of the next."
     )

@@ -53,7 +53,7 @@ class Monitored:
         if not tested:
             return "Nothing could be compared", "there are too few cases, or no number that both have."
         if not differ:
-            return "No difference is shown", f"in {counted(tested, 'number')}; small changes may stay unseen."
+            return "No difference is shown", f"in {counted(tested, 'number')}; small changes may go unnoticed."
         return (
             "These images differ from those of the validation",
             f"in {', '.join(differ)}. The scores of the validation may not hold for them: label some and run "
@@ -89,11 +89,11 @@ def _number(value: float | None) -> Cell:
 def _table(drifts: Sequence[Drift]) -> Table:
     columns = (
         Column("number"),
-        Column("validation", "median", "of the validation cases; of abstain the share that is far"),
-        Column("now", "median", "of the new images; of abstain the share that is far"),
-        Column("gap", "largest", "between the two cumulative distributions; of abstain the difference of the shares"),
-        Column("visible", "gap", "the smallest that so many cases show at 5 %, before adjustment"),
-        Column("p", "Holm", "two-sample Kolmogorov-Smirnov test; of abstain Fisher's exact test"),
+        Column("validation", "median", "of the validation cases; for abstain, the share beyond the threshold"),
+        Column("now", "median", "of the new images; for abstain, the share beyond the threshold"),
+        Column("gap", "largest", "between the two cumulative distributions; for abstain, the difference of the shares"),
+        Column("visible", "gap", "the smallest gap that this many cases can show at 5 %, before adjustment"),
+        Column("p", "Holm", "two-sample Kolmogorov-Smirnov test; for abstain, Fisher's exact test"),
         Column("cases", "before, now"),
     )
     rows = []
@@ -126,9 +126,9 @@ def _diagram(site: str, calibration: Mapping[str, Any]) -> Drawn:
     at = tuple(float(each["confidence"]) for each in bins)
     curves: dict[str, tuple[float | None, ...]] = {
         "validation": tuple(float(each["accuracy"]) for each in bins),
-        "as sure as right": at,
+        "perfect calibration": at,
     }
-    return draw_figure(Lines(f"calibration at {site}", at, curves, "confidence", "share that is right"), str)
+    return draw_figure(Lines(f"calibration at {site}", at, curves, "confidence", "share that is correct"), str)
 
 
 def _calibration(known: Mapping[str, Any]) -> Table | None:
@@ -143,7 +143,12 @@ def _calibration(known: Mapping[str, Any]) -> Table | None:
 
 
 def _fairness(known: Mapping[str, Any]) -> Table | None:
-    columns = (Column("group"), Column("subjects"), Column("cases"), Column("score", "", "of groups with 10 subjects"))
+    columns = (
+        Column("group"),
+        Column("subjects"),
+        Column("cases"),
+        Column("score", "", "for groups with at least 10 subjects"),
+    )
     rows = tuple(
         (False, (Cell(f"{audit['attribute']}: {group['name']}", audit["headline"], kind="name"),
                  _number(group["subjects"]), _number(group["cases"]), _number(group["scores"].get(audit["headline"]))))

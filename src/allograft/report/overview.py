@@ -17,7 +17,8 @@ from allograft.report.figures import draw_figure
 from allograft.report.how_many_labels import label_sections
 from allograft.report.page import scripts, template
 from allograft.results.analysis.sheet import Sheet
-from allograft.results.comparison import NOTHING, OverPairs, compare, over_pairs, verdict_reference
+from allograft.results.comparison import NOTHING, compare, verdict_reference
+from allograft.results.over_pairs import OverPairs, over_pairs
 from allograft.results.select import Line
 from allograft.results.sentence import unfinished
 from allograft.results.standing import Standing
@@ -238,7 +239,7 @@ def recipes_over(parts: Sequence[Part]) -> Table:
         Column("recipe"),
         Column(plan.headline, "mean over pairs", "mean over all pairs for each seed, then mean ± sd over seeds"),
         Column("gain", "mean over pairs", f"difference from {against}, mean over pairs"),
-        Column("better", f"than {against}", f"pairs at which it is ahead of {against}"),
+        Column("better", f"than {against}", f"pairs in which it is ahead of {against}"),
         Column("worst", "pair", "the lowest of its scores"),
         Column("runs", "finished"),
     )

@@ -21,4 +21,4 @@ def without_labels(plan: Plan, table: Sequence[Line], target: str) -> list[Extra
         return []
     if not any(line.is_measured(target) for line in table if line.target == target):
         return [Extra(TITLE, (sheet,))]
-    return [Extra(TITLE, folded=Extra("What would be estimated here, next to what was measured", (sheet,)))]
+    return [Extra(TITLE, folded=Extra("Estimates for this site, next to the measured scores", (sheet,)))]

@@ -29,12 +29,12 @@ def reference_note(plan: Plan, lines: Sequence[Line], target: str) -> str:
     told = []
     if base is not other and other is not None:
         told.append(
-            f"{base.title} is the reference that the study names: differences and p are to it. The verdict and its "
+            f"The study names {base.title} as the reference: differences and p are relative to it. The verdict and its "
             f"marks compare with {other.title}."
         )
     if base.score(target) is None and any(line.score(target) is not None for line in lines if line.target == target):
         why = "has no score" if base.done else "failed"
-        told.append(f"{base.title} {why} at {target}, so no row is compared with it, nor with another in its place.")
+        told.append(f"{base.title} {why} at {target}, so no row is compared with it or with any other.")
     return " ".join(told)
 
 

@@ -54,13 +54,14 @@ class Drift:
         if self.p is None:
             return f"too few cases to compare: expected at least {LEAST} on each side"
         if not self.differs:
-            return "no difference is shown, which does not say that there is none"
+            return "no difference is shown, but there may be one"
         assert self.middle_before is not None
         assert self.middle_now is not None
         if self.name == "abstain":
-            return f"{'more' if self.middle_now > self.middle_before else 'fewer'} images are far than at validation"
+            count = "more" if self.middle_now > self.middle_before else "fewer"
+            return f"{count} images are beyond the threshold than at validation"
         if self.middle_now == self.middle_before:
-            return "spread otherwise than at validation"
+            return "distributed differently than at validation"
         return f"{'larger' if self.middle_now > self.middle_before else 'smaller'} than at validation"
 
 

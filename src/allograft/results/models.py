@@ -148,7 +148,6 @@ def refuse_training_images(card: Mapping[str, Any], cases: Iterable[Case], folde
     known = [case.name for case in cases if any(file_hash(path) in training_images for path in case.image)]
     if known:
         raise ModelError(
-            f"{folder}: was trained on {len(known)} of these images, '{known[0]}' for example; a score on them says "
-            "nothing: "
-            "take them out of the manifest"
+            f"{folder}: was trained on {len(known)} of these images, for example '{known[0]}'; a score on them "
+            "means nothing: remove them from the manifest"
         )

@@ -217,7 +217,7 @@ def _unclear(rates: Floats, rise: tuple[float, float]) -> str:
     if rise[0] <= 0 <= rise[1]:
         return "the scores do not change beyond their noise from the smallest to the largest budget"
     if float((rates == RATES[0]).mean()) > MOST_AT_AN_END:
-        return "no ceiling is in sight: the scores still change as a logarithm would"
+        return "no ceiling is in sight: the scores still change like a logarithm"
     if float((rates == RATES[-1]).mean()) > MOST_AT_AN_END:
-        return "the scores change between the first budgets alone, so the rate cannot be told"
+        return "the scores change only between the first budgets, so the rate cannot be determined"
     return ""

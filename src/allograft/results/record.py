@@ -146,7 +146,8 @@ def read_record(path: Path) -> Record:
         return Record(**{**tree, **tuples, "schema": SCHEMA})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
-            f"{path}: not a complete record ({error}); delete it and run the study again, its unit is evaluated again"
+            f"{path}: not a complete record ({error}); delete it and run the study again: its unit is then evaluated "
+            "again"
         ) from error
 
 

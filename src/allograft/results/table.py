@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from allograft.results.caption import caption_of, notes_of, reference_note, signs_of, undefined_note, versus
-from allograft.results.comparison import ALPHA, Comparison, compare, over_pairs
+from allograft.results.comparison import ALPHA, Comparison, compare
+from allograft.results.over_pairs import over_pairs
 from allograft.results.scores import score_interval, subject_ids
 from allograft.results.select import Line
 from allograft.results.statistics import Interval

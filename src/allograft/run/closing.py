@@ -13,7 +13,7 @@ from allograft.results.csv_files import result_frame, write_metrics, write_resul
 from allograft.results.evidence import write_verdicts
 from allograft.results.models import export_models
 from allograft.results.protocol import protocol_sentence
-from allograft.results.record import read_all
+from allograft.results.record import Record, read_all
 from allograft.results.select import NOT_YET, Line
 from allograft.results.standing import Standing, standing_of
 from allograft.run.curves import curves_of
@@ -67,7 +67,7 @@ class Result:
 def restore(session: Session, world: World, plan: Plan) -> None:
     """Run again what ``clean`` removed and the table now needs, after another rule of selection
     say."""
-    table = standing_of(world.study, plan, read_all(session.out), session.units).lines
+    table = standing_of(world.study, plan, _records(session, world), session.units).lines
     for run in (run for line in table if (run := line.best_run) is not None):
         if run.stage in session.store(run.row.unit).cleaned():
             session.store(run.row.unit).forget()
@@ -83,7 +83,7 @@ def finish(
     Args:
         keeps_page: leave a page as it is that was made of the same records.
     """
-    now = standing_of(world.study, plan, read_all(session.out), session.units)
+    now = standing_of(world.study, plan, _records(session, world), session.units)
     if any(run.tests for line in now.lines for run in line.runs):
         session.look()
     frozen = protocol_sentence(shared_folder(session.out))
@@ -100,6 +100,14 @@ def finish(
         write_page(session, world, plan, pictures=pictures, now=now)
         page.written()
     return Result(session.out, world.study, plan, now.lines, models, now)
+
+
+def _records(session: Session, world: World, *, skip_damaged: bool = False) -> dict[str, Record]:
+    """Those at the sites of this study: another study in the same folder may share units with it,
+    which were judged at its own sites too."""
+    sites = {*world.study.source, *world.study.target}
+    records = read_all(session.out, skip_damaged=skip_damaged)
+    return {name: record for name, record in records.items() if record.part == "weights" or record.site in sites}
 
 
 def write_page(
@@ -122,7 +130,7 @@ def write_page(
     from allograft.report.sections import sections_of
     from allograft.run.pictures import pictures_of
 
-    records = read_all(session.out, skip_damaged=not pictures)
+    records = _records(session, world, skip_damaged=not pictures)
     made = now or standing_of(world.study, plan, records, session.units, waiting)
     table = list(made.lines)
     template, device = session.context(0).template, session.fabric.device

@@ -12,9 +12,8 @@ from statistics import median_low
 import torch
 
 from allograft.cohort import Cohort
-from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.predictor import evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import candidates, every_recipe, title

@@ -69,13 +69,13 @@ def _sides(manifest: Path, cases: Sequence[Case], kind: str, source: Sequence[st
     classes = {s: len({c.labels[kind] for c in cases if c.site == s and kind in c.labels}) for s in sites}
     learnt = {s: (min(classes[s], 9) if kind == "label" else 0, labelled[s]) for s in sites if labelled[s]}
     alone = [s for s in sites if subjects[s] < 2]
-    notes = [f"{s} has one subject: it can be trained on and not tested" for s in alone]
+    notes = [f"{s} has one subject: a model can be trained on it, but not tested" for s in alone]
     for name in source:
         if not labelled[name]:
             raise SpecError(f"--source {name}: no case there has a '{kind}'; expected one of {', '.join(learnt)}")
     for name in target:
         if name in alone:
-            raise SpecError(f"--target {name}: has one subject, so that none is left to test; choose another site")
+            raise SpecError(f"--target {name}: has one subject, so none is left to test; choose another site")
     testable = [s for s in sites if s not in alone and s not in source]
     chosen = tuple(source) or _start(learnt, testable, target)
     aims = tuple(target) or tuple(sorted((s for s in testable if s not in chosen), key=lambda s: -labelled[s]))
@@ -83,7 +83,7 @@ def _sides(manifest: Path, cases: Sequence[Case], kind: str, source: Sequence[st
         notes.append(f"left out as targets: {', '.join(aims[MOST_TARGETS:])}; add them to target")
         aims = aims[:MOST_TARGETS]
     if not aims and labelled[chosen[0]] >= 3:
-        notes.append(f"no other site can be tested: this asks within {chosen[0]}, from some patients to others")
+        notes.append(f"no other site can be tested: the study stays within {chosen[0]}, from some patients to others")
         aims = chosen[:1]
     if not aims:
         raise ManifestError(
@@ -92,7 +92,7 @@ def _sides(manifest: Path, cases: Sequence[Case], kind: str, source: Sequence[st
             "rows"
         )
     one_class = [s for s in aims if kind == "label" and classes[s] == 1]
-    notes += [f"{s} has one class alone: its auroc is undefined, accuracy and recall are measured" for s in one_class]
+    notes += [f"{s} has only one class: its auroc is undefined, accuracy and recall are measured" for s in one_class]
     return Sides(chosen if aims != chosen[:1] else aims, aims, labelled, tuple(notes))
 
 

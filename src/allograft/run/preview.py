@@ -13,10 +13,9 @@ from rich import box
 from rich.table import Table
 
 from allograft.context import Meter, Store
-from allograft.context.context import copied
 from allograft.context.lock import held_elsewhere
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.predictor.whole import case_prediction
 from allograft.recipe import Stage, title
 from allograft.run.session import Session
@@ -243,7 +242,7 @@ def preview_table(made: Preview) -> Table:
             "" if unit.seconds is None else duration(unit.seconds),
         )
     table.caption = (
-        f"about {duration(made.seconds)} to go in one process, by three steps of each recipe tried now\n"
+        f"about {duration(made.seconds)} to go in one process, estimated from three steps of each recipe\n"
         f"a training step takes about {_gib(made.memory)} of the {_gib(made.free)} that are free"
     )
     return table

@@ -15,10 +15,9 @@ from torch import nn
 
 from allograft import tree
 from allograft.context import Context, Node, Store
-from allograft.context.context import copied
-from allograft.context.lock import held_elsewhere
+from allograft.context.lock import gone, held_elsewhere
 from allograft.errors import LeaseLost, OutputError
-from allograft.networks import AnyNetwork, build
+from allograft.networks import AnyNetwork, build, copied
 from allograft.networks.load import load_weights
 from allograft.networks.network import Spec, operate, spec_of
 from allograft.recipe import title
@@ -174,7 +173,7 @@ class Session:
                 if self.fabric.world_size > 1:
                     raise  # the others of this group wait for this one's part of a step
                 self.say(
-                    f"[{counted}] another process took this unit over while this one stood still; its result "
+                    f"[{counted}] another process took over this unit while this one was suspended; its result "
                     "will be used"
                 )
                 todo.append(row)
@@ -193,6 +192,7 @@ class Session:
         Returns:
             Whether there was anything to do.
         """
+        self._check_folder()
         context, judge = self.context(row.seed), self._judge(world, row)
         # before anything else: another target's row may have run this unit since
         tree.remove(self.out / "records" / f"{record_name(row.unit, 'failed', row.target, 'test', row.fold)}.json")
@@ -230,6 +230,7 @@ class Session:
     def run_node(self, world: World, row: Row, node: Node, counted: str) -> None:
         """Run one unit that a row is built on, and evaluate nothing. A failure is only said: it
         comes back in every row that is built on it, which keeps it."""
+        self._check_folder()
         self.say(f"[{counted}] {title(node.recipe)}, seed {row.seed}, for rows that are built on it")
         try:
             for _ in self.context(row.seed).run(node.recipe, scenario_of(world, row), self.start(world, row.seed)):
@@ -281,7 +282,13 @@ class Session:
         Args:
             keeps_page: leave a page as it is that was made of the same records.
         """
+        self._check_folder()
         return closing.finish(self, world, plan, report=report, pictures=pictures, keeps_page=keeps_page)
+
+    def _check_folder(self) -> None:
+        """Whether what this run kept when it began is still there, before more is written."""
+        if self.fabric.is_global_zero and not (self.out / "study.json").exists():
+            raise gone(self.out)
 
 
 def _keep_traceback(folder: Path, error: Exception) -> None:

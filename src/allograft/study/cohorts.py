@@ -10,7 +10,7 @@ from typing import Any
 
 from allograft.cohort import Case, Coding, Cohort, Preprocessing
 from allograft.cohort.alteration import drawn_alteration
-from allograft.cohort.cohort import categories
+from allograft.cohort.coding import categories
 from allograft.errors import SpecError, SplitError, nearest
 from allograft.seeds import Seeds
 from allograft.strict import validated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +12,11 @@ from allograft.cohort import Preprocessing, Slices
 from allograft.context import Budget, Settings
 from allograft.context.settings import Strength
 from allograft.errors import SpecError
-from allograft.recipe import (
-    AnyRow,
-    Grid,
-    Needs,
-    Recipe,
-    candidates,
-    is_recipe,
-    parse_recipe,
-    title,
-    total_needs,
-)
+from allograft.recipe import AnyRow, Grid, Needs, Recipe, candidates, title, total_needs
 from allograft.strict import validated
 from allograft.study.checks import check_keys, check_rows, check_sides, check_stream
 from allograft.study.keys import CohortSpec, GradualStream, Question, Statistics, TargetLabels, Test, TransformedStream
+from allograft.study.rows import rooted, rows_of
 from allograft.study.where import Where
 from allograft.table import find
 from allograft.tasks import Task
@@ -176,9 +167,7 @@ class Study:
         return self._title_of(self.reference)
 
     def _title_of(self, row: Recipe | Grid | None) -> str:
-        if row is None:
-            return ""
-        return title(row if self.source or isinstance(row, Grid) else source_free(row))
+        return "" if row is None else title(row if self.source else rooted(row))
 
     @property
     def is_parted(self) -> bool:
@@ -280,20 +269,7 @@ class Study:
         a source, do-nothing is the start itself, and what other recipes would train on the source
         first is replaced by it. With ``baselines: false`` only do-nothing is there unasked.
         """
-        labelled = self.target_labels != "none"
-        nothing: list[str | dict[str, object]] = (
-            ["supervised"] if self.source else ["start"] if self.start != "scratch" else []
-        )
-        more: list[str | dict[str, object]] = []
-        more += [{"supervised": {"augmentation": "strong"}}] if self.source and self.augmentation != "strong" else []
-        more += ["target_supervised"] if labelled else []
-        more += ["joint"] if labelled and self.source else []
-        rows: list[Recipe | Grid] = []
-        for recipe in (*map(parse_recipe, nothing + (more if self.baselines else [])), *self.recipes):
-            rooted = recipe if self.source or isinstance(recipe, Grid) else source_free(recipe)
-            if rooted not in rows:
-                rows.append(rooted)
-        return tuple(rows)
+        return rows_of(self)
 
     def needs(self) -> Needs:
         """What all rows together need."""
@@ -301,18 +277,3 @@ class Study:
         for recipe in (recipe_ for row in self.rows for recipe_ in candidates(row)):
             total = total | total_needs(recipe)
         return total
-
-
-def source_free(recipe: Recipe) -> Recipe:
-    """The recipe with ``supervised`` in its fields replaced by what that begins with, at first
-    ``start``, the model given."""
-    inner = {
-        f.name: _beginning(value) if title(value).startswith("supervised") else source_free(value)
-        for f in fields(recipe)
-        if is_recipe(value := getattr(recipe, f.name))
-    }
-    return replace(recipe, **inner)
-
-
-def _beginning(supervised: Any) -> Recipe:
-    return parse_recipe("start") if supervised.first is None else source_free(supervised.first)

@@ -68,10 +68,11 @@ class Where:
             check_once(source, target)
             return tuple(target)
         if shared and not self.parting:
-            mend = "name it on one side, or give a column values on both sides, none of them the same"
+            mend = "name it on one side only, or filter a column on both sides, without a value in common"
             example = "where: {source: {tone: [1, 2]}, target: {tone: [3, 4]}}"
             raise SpecError(
-                f"target: site '{shared[0]}' is a source too, and no column of where: parts it; {mend}: {example}"
+                f"target: site '{shared[0]}' is a source too, and no column of where: separates the two; {mend}: "
+                f"{example}"
             )
         named = tuple(self.part_of(site) if site in source else site for site in target)
         check_once(source, named)
@@ -175,8 +176,8 @@ def _check_apart(source: Sequence[Case], target: Sequence[Case], where: Where) -
         column = where.parting[0]
         raise LeakageError(
             f"where: subject '{both[0]}' of site '{here_value.site}' has cases on both sides, "
-            f"'{here_value.name}' in the source and '{other.name}' in the target{more}; a patient never crosses: "
-            f"give all cases of a subject one value of '{column}', or leave its rows out of the manifest"
+            f"'{here_value.name}' in the source and '{other.name}' in the target{more}; a patient may be on one "
+            f"side only: give all cases of a subject one value of '{column}', or leave its rows out of the manifest"
         )
 
 

@@ -105,7 +105,7 @@ class World:
                 continue
             count = len({case.subject for case in self.cohort_of(site).cases if case.site == site})
             why = (
-                "has one subject, which trains: no row can be evaluated there; add subjects"
+                "has one subject, which is used for training: no row can be evaluated there; add subjects"
                 if count == 1
                 else f"has {count} subjects and none is tested: no row can be evaluated there; raise test: "
                 "{fraction: ...}, fix the manifest's split column, or choose another --out"

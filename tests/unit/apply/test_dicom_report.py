@@ -280,7 +280,7 @@ def test_predict_writes_reports_and_names_nobody_elsewhere(
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files == {"ct_seg.dcm", "ct_sr.dcm", "more_seg.dcm", "more_sr.dcm", "results.csv"}
     rows = {row["image"]: row for row in csv.DictReader((out / "results.csv").open())}
-    assert rows["brain.nii.gz"]["warnings"].startswith("failed: brain.nii.gz: is no DICOM, and a DICOM segmentation")
+    assert rows["brain.nii.gz"]["warnings"].startswith("failed: brain.nii.gz: is not DICOM, and a DICOM segmentation")
     card = load_predictor(model)[1]
     for name in ("ct", "more"):
         white, grey = groups(out / f"{name}_sr.dcm")

@@ -195,7 +195,7 @@ def test_what_has_no_place_is_refused_and_the_others_follow(model: Path, tmp_pat
     answer = allograft("predict", model, scans, "-o", tmp_path / "out", "--dicom-seg", "--device", "cpu")
     assert answer.code == 3
     said = {row["image"]: row["warnings"] for row in csv.DictReader((tmp_path / "out" / "results.csv").open())}
-    assert said["brain.nii.gz"].startswith("failed: brain.nii.gz: is no DICOM")
+    assert said["brain.nii.gz"].startswith("failed: brain.nii.gz: is not DICOM")
     assert "(it lacks FrameOfReferenceUID)" in said["lacks"]
     assert not said["ct"].startswith("failed")
     assert {path.name for path in (tmp_path / "out").glob("*.dcm")} == {"ct_seg.dcm"}
@@ -207,7 +207,7 @@ def test_an_image_without_geometry_is_refused(tmp_path: Path) -> None:
     film = dicom(tmp_path / "film.dcm", values(0))
     grid = read_image([film]).grid
     one = Predicted("film.dcm", (film,), grid, Answer({}, torch.zeros(grid.shape, dtype=torch.int64)))
-    with pytest.raises(ImageError, match=r"film\.dcm: has no place in the patient"):
+    with pytest.raises(ImageError, match=r"film\.dcm: has no position in the patient"):
         dicom_segmentation.write_segmentation(tmp_path / "seg.dcm", one, SEGMENTS, ALGORITHM)
     assert not (tmp_path / "seg.dcm").exists()
 

@@ -75,7 +75,7 @@ def test_other_places_are_refused(scans: Path, what: str) -> None:
         "far": r"866\.0 mm",
         "size": "1 x 1 x 1 mm, expected 1 x 1 x 3 mm",
         "shape": "shape",
-        "bare": "no voxel size and place",
+        "bare": "no voxel size and position",
     }
     with pytest.raises(ImageError, match=words[what]):
         evaluate(scans / "p", scans / "data" / "manifest.csv", task=TASK)
@@ -160,5 +160,5 @@ def test_two_images_of_one_name_cannot_share_a_prediction(tmp_path: Path) -> Non
         rows.append(f"1.{suffix},truth/1_{suffix}.png,{suffix},a\n")
     (tmp_path / "data" / "manifest.csv").write_text("image,mask,subject,site\n" + "".join(rows))
     write_square(tmp_path / "found" / "1.png")
-    with pytest.raises(ModelError, match="2 cases are called '1' but for their suffix"):
+    with pytest.raises(ModelError, match="2 cases called '1' differ only in their suffix"):
         evaluate(tmp_path / "found", tmp_path / "data" / "manifest.csv", task=TASK)

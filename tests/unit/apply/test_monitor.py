@@ -90,7 +90,7 @@ def test_what_changed_is_said_and_written(model: Path, tmp_path: Path, allograft
     assert answer.code == 0, answer.err
     assert "vessel: no difference is shown" in answer.out
     assert f"{DISTANCE}: larger than at validation" in answer.out
-    assert "abstain: more images are far than at validation" in answer.out
+    assert "abstain: more images are beyond the threshold than at validation" in answer.out
     assert f"These images differ from those of the validation: in {DISTANCE}, abstain." in answer.out
     rows = {row["name"]: row for row in csv.DictReader((tmp_path / "out" / "monitor.csv").open())}
     assert {name: row["differs"] for name, row in rows.items()} == {
@@ -150,7 +150,7 @@ def test_what_cannot_be_compared_is_refused(model: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="cannot be read as CSV"):
         monitor(model, [tmp_path / "nothing.csv"])
     (model / "deployment.safetensors").unlink()
-    with pytest.raises(ModelError, match="keeps nothing of its validation"):
+    with pytest.raises(ModelError, match="holds no numbers of its validation"):
         monitor(model, [now])
 
 

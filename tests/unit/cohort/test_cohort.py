@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tests.unit.tiny import VESSEL, read, write_photographs, write_rows, write_volumes
 
-from allograft.cohort import Cohort, Preprocessing, Slices, prepared_images
+from allograft.cohort import Cohort, Preprocessing, Slices, prepared_images, stored_arrays
 from allograft.cohort.geometry import to_grid
 from allograft.errors import ImageError, SpecError
 from allograft.seeds import Seeds
@@ -300,7 +300,7 @@ def test_a_cohort_on_disk_holds_no_file_open(tmp_path: Path) -> None:
 def test_arrays_beyond_the_most_that_are_mapped_are_mapped_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared_images, "MAPS", 4)
+    monkeypatch.setattr(stored_arrays, "MAPS", 4)
     manifest = write_photographs(tmp_path / "cohort", {"a": 5}, (64, 64))
     cohort, again = read(manifest, cache=tmp_path / "cache"), read(manifest)
     for index in (0, 1, 2, 3, 4, 0, 4):
@@ -321,7 +321,7 @@ def test_a_file_that_cannot_be_opened_is_reported_as_that(
     def refuse(path: Path) -> Any:
         raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(prepared_images, "_map", refuse)
+    monkeypatch.setattr(stored_arrays, "_map", refuse)
     with pytest.raises(ImageError, match=rf"\.npy: cannot be opened \({expected}"):
         read(manifest, cache=tmp_path / "cache").case(0)
 
@@ -331,6 +331,6 @@ def test_a_map_that_fails_is_reported_as_that(manifest: Path, tmp_path: Path, mo
         raise RuntimeError("unable to mmap 99 bytes")
 
     monkeypatch.setattr(torch, "from_file", refuse)
-    monkeypatch.setattr(prepared_images, "SHORT", 0)
+    monkeypatch.setattr(stored_arrays, "SHORT", 0)
     with pytest.raises(ImageError, match=r"cannot be mapped into memory .unable to mmap 99 bytes.*max_map_count"):
         read(manifest, cache=tmp_path / "cache").case(0)

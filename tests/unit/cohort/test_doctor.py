@@ -90,6 +90,13 @@ def test_files_that_cannot_be_read_are_collected(tmp_path: Path) -> None:
     assert [one.row for one in found.findings[0].cases] == [5, 6, 7]
 
 
+def test_a_case_with_two_files_off_its_image_is_one_case(tmp_path: Path) -> None:
+    rows = [{"image": picture(0), "mask": binary(0)[1:], "region": binary(0)[1:]}, {"image": picture(1)}]
+    (wrong,) = [finding for finding in examine(cohort(tmp_path, rows)).findings if finding.topic == "geometry"]
+    assert wrong.text.startswith("1 case with a mask, region, pair or boxes")
+    assert [one.row for one in wrong.cases] == [2, 2]
+
+
 def test_masks_regions_pairs_and_boxes_off_their_image(tmp_path: Path) -> None:
     image, flipped = np.zeros((8, 9, 10), np.int16), np.diag([-1.0, 1.0, 1.0, 1.0])
     image[2:4, 3:5, 4:6] = 100
@@ -154,9 +161,9 @@ def test_subjects_and_labels_that_no_number_can_stand_on(tmp_path: Path) -> None
     said = [finding.text for finding in found.findings]
     assert any(text.startswith("site 'lonely' has one subject and cannot be split") for text in said)
     assert any(text.startswith("site 'many': 2 labelled test subjects") and "no p below 0.5" in text for text in said)
-    assert any(text.startswith("label class 'c' lives at site 'lonely' only") for text in said)
-    assert any(text.startswith("label class 'b' lives at site 'many' only") for text in said)
-    assert any(text.startswith("site 'lonely' carries one label class only") for text in said)
+    assert any(text.startswith("label class 'c' occurs at site 'lonely' only") for text in said)
+    assert any(text.startswith("label class 'b' occurs at site 'many' only") for text in said)
+    assert any(text.startswith("site 'lonely' has only one label class") for text in said)
     assert any(text.startswith("site 'bare': 2 of 3 cases have no 'label'") for text in said)
 
 
@@ -185,7 +192,8 @@ def test_channels_and_bit_depths_that_differ(tmp_path: Path) -> None:
     found = topics(examine(cohort(tmp_path, rows)))
     assert found["channels"].startswith("stop")
     assert (
-        found["bit depth"] == "note: pixels are stored as uint8 (2), uint16 (1); intensity scaling must make them one"
+        found["bit depth"]
+        == "note: pixels are stored as uint8 (2), uint16 (1); intensity scaling must bring them to one scale"
     )
 
 
@@ -307,7 +315,7 @@ def some(data_root: Path, name: str, folder: Path, every: int) -> Path:
 def test_the_one_site_class_of_chest_xray(data_root: Path, tmp_path: Path) -> None:
     found = examine(some(data_root, "chest_xray", tmp_path, 6))
     said = [finding.text for finding in found.findings if finding.topic.startswith("one-site")]
-    assert any(text.startswith("label class 'covid-19' lives at site 'covid-collection' only") for text in said)
+    assert any(text.startswith("label class 'covid-19' occurs at site 'covid-collection' only") for text in said)
     assert not any("near-duplicates" in finding.text for finding in found.findings)
 
 

@@ -46,7 +46,7 @@ def test_names_that_look_alike_are_one_name(folder: Path, column: str, first: st
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\u200e", "\x00", "\ufeff", "\u00ad"])
 def test_a_character_that_nobody_sees_makes_no_second_patient(folder: Path, hidden: str) -> None:
-    with pytest.raises(ManifestError, match=r"row 2: subject .* holds a character that nobody sees"):
+    with pytest.raises(ManifestError, match=r"row 2: subject .* holds an invisible character"):
         rows(folder, f"{HEAD}a.png,1{hidden}1,A\n")
 
 

@@ -86,7 +86,7 @@ def test_whole_numbers_in_parquet_stay_whole(folder: Path) -> None:
         (HEADER + "../outside.png,,1,A,,\n", r"row 2, image: '\.\./outside\.png' leaves the data folder"),
         (HEADER + "a.png,../outside.png,1,A,,\n", "row 2, mask: .* leaves the data folder"),
         (HEADER + "/etc/hostname,,1,A,,\n", "row 2, image: .* leaves the data folder"),
-        (HEADER + f"{'x' * 5000}.png,,1,A,,\n", "row 2, image: 'xxx.* is no path"),
+        (HEADER + f"{'x' * 5000}.png,,1,A,,\n", "row 2, image: 'xxx.* is not a path"),
         (HEADER + "a.png,,1,A,,30,more\n", "row 2: has more cells than the header"),
     ],
 )

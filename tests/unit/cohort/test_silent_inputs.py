@@ -167,7 +167,7 @@ def test_volumes_of_a_subject_that_share_no_point_are_a_finding(tmp_path: Path) 
     rows = "".join(f"{name}.nii.gz,{2 if name == 'w' else 1},a\n" for name in "xyzw")
     (tmp_path / "manifest.csv").write_text("image,subject,site\n" + rows)
     (found,) = (one for one in examine(tmp_path / "manifest.csv").findings if one.topic == "place")
-    assert found.text.startswith("1 subject with volumes that share no point")
+    assert found.text.startswith("1 subject with volumes that do not overlap")
     # 8 voxels of 1 mm
     assert [(one.row, one.detail) for one in found.cases] == [(3, "492 mm from x.nii.gz")]
 

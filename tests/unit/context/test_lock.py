@@ -155,7 +155,7 @@ def test_who_was_taken_over_neither_writes_nor_releases(tmp_path: Path) -> None:
             mine.keep("train", lambda: pytest.fail("made what is not to be written"))
         with pytest.raises(LeaseLost):
             mine.clear()
-        with pytest.raises(LeaseLost, match="unit/lock: this process stood still"):
+        with pytest.raises(LeaseLost, match="unit/lock: this process was suspended"):
             lease.check()
     assert owner(path) == (DEAD, "another")
     assert Journal(journal).open("train", range(4))["at"] == 1  # type: ignore[index]

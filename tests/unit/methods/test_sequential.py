@@ -66,8 +66,8 @@ def test_the_report_shows_a_first_case_after_every_stage_and_compares_the_ends(t
         "Along the stream",
         "after stage-1",
         "after stage-2",
-        "dice on each stage once all are trained on",
-        "joint_stream against each other row",
+        "dice on each stage, after training on all of them",
+        "joint_stream against every other row",
         "p after Holm",
         "peak MB",
     ):

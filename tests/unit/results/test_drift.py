@@ -58,12 +58,12 @@ def test_words_say_which_way() -> None:
     up, down = (compared({"x": drawn(40)}, {"x": drawn(40, shift, 1)}, NOBODY)[0] for shift in (3, -3))
     assert (up.words, down.words) == ("larger than at validation", "smaller than at validation")
     wider = compared({"x": [-1.0, 0.0, 1.0] * 20}, {"x": [-9.0, 0.0, 9.0] * 20}, NOBODY)[0]
-    assert wider.words == "spread otherwise than at validation"
+    assert wider.words == "distributed differently than at validation"
     more, fewer = (compared({}, {}, counts)[0] for counts in ((1, 40, 30, 40), (30, 40, 1, 40)))
-    assert more.words == "more images are far than at validation"
-    assert fewer.words == "fewer images are far than at validation"
+    assert more.words == "more images are beyond the threshold than at validation"
+    assert fewer.words == "fewer images are beyond the threshold than at validation"
     same = compared({"x": drawn(40)}, {"x": drawn(40, 0, 1)}, NOBODY)[0]
-    assert same.words == "no difference is shown, which does not say that there is none"
+    assert same.words == "no difference is shown, but there may be one"
 
 
 def test_few_cases_are_not_compared() -> None:

@@ -132,7 +132,7 @@ def test_with_one_seed_the_interval_leaves_out_which_patients_are_labelled_and_i
     [
         (np.full(5, 0.7), "do not change"),
         (0.5 + 0.02 * np.log(BUDGETS), "no ceiling is in sight"),
-        (np.array([0.5, 0.7, 0.7, 0.7, 0.7]), "between the first budgets alone"),
+        (np.array([0.5, 0.7, 0.7, 0.7, 0.7]), "only between the first budgets"),
     ],
 )
 def test_a_curve_that_cannot_be_told_is_said_to_be(curve: Floats, words: str) -> None:

@@ -66,7 +66,7 @@ def test_the_terminal_the_files_and_the_report_compare_with_it_and_say_so(tmp_pa
     text = shown(study, plan, table)
     assert "vs. fourier: paired difference" in text
     assert "vs. supervised" not in text
-    assert "fourier is the reference that the study names" in text
+    assert "The study names fourier as the reference" in text
     assert "The verdict and its marks compare with supervised." in text
     rows = read(write_results(tmp_path, plan, table))
     assert [rows[row]["compared_with"] for row in SCORES] == ["fourier", "", "fourier", "fourier"]
@@ -115,7 +115,7 @@ def test_a_reference_that_failed_leaves_its_cells_empty_and_no_row_takes_its_pla
     assert compare(table, plan, "b") == {}
     text = shown(study, plan, table)
     assert "vs. supervised" not in text
-    assert "fourier failed at b, so no row is compared with it, nor with another in its place." in text
+    assert "fourier failed at b, so no row is compared with it or with any other." in text
     rows = read(write_results(tmp_path, plan, table))
     assert {rows[row]["difference"] + rows[row]["p"] for row in SCORES} == {""}
     assert [rows[row]["note"] for row in SCORES] == ["fourier failed", "", "fourier failed", "fourier failed"]

@@ -14,8 +14,9 @@ from tests.unit.tiny import a_row
 from allograft.context import Node
 from allograft.recipe import parse_recipe, title
 from allograft.results.analysis.selection import chosen_row
+from allograft.results.earlier_runs import as_recorded
 from allograft.results.record import Record
-from allograft.results.select import as_recorded, lines
+from allograft.results.select import lines
 from allograft.results.table import print_tables, smallest_p
 from allograft.study.plan import Plan, Row
 from allograft.study.reading import make_study

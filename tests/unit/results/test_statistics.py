@@ -21,9 +21,10 @@ from allograft.recipe import parse_recipe, title
 from allograft.report import overview
 from allograft.report.decision import decision_table
 from allograft.results import statistics
-from allograft.results.comparison import Comparison, compare, difference, over_pairs
+from allograft.results.comparison import Comparison, compare, difference
 from allograft.results.csv_files import COLUMNS, write_metrics, write_results
 from allograft.results.evidence import verdicts_of
+from allograft.results.over_pairs import over_pairs
 from allograft.results.record import Record
 from allograft.results.scores import score_interval, seed_scores, subject_scores
 from allograft.results.select import Line, lines

@@ -131,7 +131,7 @@ def test_a_target_of_one_class_is_said_to_have_no_auroc(tmp_path: Path) -> None:
     made = first_study(manifest)
     # b has more subjects, a both classes
     assert (made.keys["source"], made.keys["target"]) == (["a"], ["b"])
-    assert made.notes == ("b has one class alone: its auroc is undefined, accuracy and recall are measured",)
+    assert made.notes == ("b has only one class: its auroc is undefined, accuracy and recall are measured",)
 
 
 def test_one_site_is_asked_within(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_one_site_is_asked_within(tmp_path: Path) -> None:
     keys = keys_of(tmp_path / "manifest.csv")
     assert (keys["source"], keys["target"], keys["pool"]) == (["a"], ["a"], ["a"])
     assert keys["recipes"] == [{"supervised": {"first": "reconstruction"}}]
-    assert made.notes == ("no other site can be tested: this asks within a, from some patients to others",)
+    assert made.notes == ("no other site can be tested: the study stays within a, from some patients to others",)
 
 
 def test_boxes(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_a_site_with_one_patient_is_no_target(tmp_path: Path) -> None:
     made = first_study(a_cohort(tmp_path, {"a": 6, "b": 1}))
     # a can be tested, so b is what is trained on
     assert (made.keys["source"], made.keys["target"]) == (["b"], ["a"])
-    assert made.notes == ("b has one subject: it can be trained on and not tested",)
-    with pytest.raises(AllograftError, match="--target b: has one subject, so that none is left to test"):
+    assert made.notes == ("b has one subject: a model can be trained on it, but not tested",)
+    with pytest.raises(AllograftError, match="--target b: has one subject, so none is left to test"):
         first_study(tmp_path / "manifest.csv", target=["b"])
 
 

@@ -174,7 +174,7 @@ def test_a_site_that_nothing_parts_is_refused(manifest: Path, where: dict[str, A
     part = one_site(manifest, where, target=["b"]).where.part_of("a")
     with pytest.raises(
         SpecError,
-        match=r"^target: site 'a' is a source too, and no column of where: parts it; .*target: \{tone: \[3, 4\]",
+        match=r"^target: site 'a' is a source too, and no column of where: separates .*target: \{tone: \[3, 4\]",
     ):
         one_site(manifest, where, target=["a" if name == "a" else part])
 

@@ -214,7 +214,9 @@ def test_a_target_without_a_test_subject_is_named_before_anything_is_trained(fol
     world = Session(study, tmp_path / "out", None, local_fabric(accelerator="cpu"), 0, 60.0, said.append).prepare()
     assert list(world.untested()) == ["b", "c"]
     told = [line for line in said if line.startswith("warning: ")]
-    assert told[0] == ("warning: target 'b' has one subject, which trains: no row can be evaluated there; add subjects")
+    assert told[0] == (
+        "warning: target 'b' has one subject, which is used for training: no row can be evaluated there; add subjects"
+    )
     assert told[1].startswith(
         "warning: target 'c' has 2 subjects and none is tested: no row can be evaluated there; raise"
     )

@@ -39,7 +39,7 @@ def import_medmnist(
     """
     site = need_site(site, src)
     if not one_image_per_subject:
-        mend = "if each image is of another patient as far as anybody knows, declare it with --one-image-per-subject"
+        mend = "if each image is of a different patient, as far as anybody knows, add --one-image-per-subject"
         raise ManifestError(f"{src}: MedMNIST does not say which patient an image is of; {mend}")
     if options.get("split"):
         raise ManifestError(f"{src}: says itself which image is for training and which for testing; leave split out")

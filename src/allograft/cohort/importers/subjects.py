@@ -38,9 +38,9 @@ def need_subject(
     """Refuse to take a file's name for a patient unless the user says that each image is of another
     one; ``how`` else to name it."""
     if not one_image_per_subject:
-        fix = f"{how}, or, where each image is of another patient, write --one-image-per-subject"
+        fix = f"{how}, or, if each image is of a different patient, add --one-image-per-subject"
         raise ManifestError(
-            f"{source}: does not say which patient an image is of, and images of one must not be on two sides; {fix}"
+            f"{source}: does not say which patient an image is of, and no patient may be on two sides of a split; {fix}"
         )
 
 
@@ -49,8 +49,8 @@ def check_once(subjects: Mapping[str, int], source: Path) -> None:
     twice = [name for name, count in subjects.items() if count > 1]
     if twice:
         raise ManifestError(
-            f"{source}: one image per subject was said, but '{twice[0]}' has {subjects[twice[0]]}; leave that option "
-            "out"
+            f"{source}: --one-image-per-subject was given, but '{twice[0]}' has {subjects[twice[0]]} images; leave "
+            "that option out"
         )
 
 

@@ -32,13 +32,13 @@ COLUMNS = (
     *(f"{rate}{end}" for rate in RATES for end in ("", "_sd_over_runs", "_low", "_high")),
 )
 NOTES = (
-    "Mean ± sd over seeds; in brackets 95 % over subjects, where all seeds have the same. On the training images that "
-    "a reader has seen: precision is the share of the boxes that match a box of that reader, recall the share of the "
-    "reader's boxes that are matched. A match is one to one, of the same class, and overlaps by 0.5 or more. No method "
-    "sees the boxes of these readers. Seeds whose correction never began are left out.",
+    "Mean ± sd over seeds; in brackets 95 % over subjects, if all seeds have the same. Measured on the training images "
+    "that a reader has seen. Precision is the share of the boxes that match a box of that reader; recall is the share "
+    "of the reader's boxes that are matched. A match is one to one, has the same class, and overlaps by 0.5 or more. "
+    "No method sees the boxes of these readers. Seeds whose correction never began are left out.",
 )
 WITHOUT = (
-    "Precision and recall of the correction need true boxes of training images: list them as those of a further "
+    "Precision and recall of the correction need true boxes of training images: list them as the boxes of a further "
     "reader, in a column such as boxes_reader2. No method sees them.",
 )
 

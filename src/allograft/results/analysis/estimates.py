@@ -28,16 +28,17 @@ THRESHOLD, DIFFERENCE, DICE = "average thresholded confidence", "difference of c
 NO_LABELS = "no labels: estimated"
 UNKNOWN = "error unknown"
 NOTES = {
-    "accuracy": "Average thresholded confidence (Garg et al. 2022) counts the cases above the confidence below which "
-    "as many validation cases lie as are wrong; difference of confidences (Guillory et al. 2021) lowers the accuracy "
-    "on validation cases by the loss of confidence.",
+    "accuracy": "Average thresholded confidence (Garg et al. 2022) sets a threshold so that as many validation cases "
+    "lie below it as are wrong, and counts the cases above it. Difference of confidences (Guillory et al. 2021) lowers "
+    "the accuracy on validation cases by the loss of confidence.",
     "dice": "The expected Dice of each mask under the model's own probabilities, after temperature scaling on "
     "validation cases.",
 }
 LIMITS = (
-    "Estimates are fitted on the source's validation cases alone. They take for granted that the model's confidence "
-    "means at this site what it means at the source, which no image without a label can show: a model that is sure "
-    "and wrong is estimated to be right. They are no scores, rank nothing and have no part in the verdict."
+    "Estimates are fitted only on the source's validation cases. They assume that the model's confidence means the "
+    "same at this site as at the source. Images without labels cannot show whether it does: a model that is confident "
+    "and wrong is estimated to be right. Estimates are not scores: they rank nothing, and the verdict does not use "
+    "them."
 )
 
 

@@ -68,7 +68,7 @@ def gap_sheet(audits: Sequence[Audit]) -> Sheet:
         ]
         rows.append((*cells, number(audit.gap()), *([number(audit.gap("auroc"))] if headline != "auroc" else [])))
     notes = (
-        "The gap is the best group less the worst: among several groups it is above 0 by chance alone.",
+        "The gap is the best group's score minus the worst group's: with several groups it is above 0 by chance alone.",
         *_small(audits[0]),
     )
     where = "all evaluated test subjects" if attribute == SITE else f"test subjects of {target}"
@@ -124,7 +124,7 @@ def _between(interval: Interval | None) -> str:
 def _small(audit: Audit) -> list[str]:
     notes = []
     if any(group.is_too_small for group in audit.groups):
-        notes.append(f"Groups of fewer than {LEAST} subjects are too small to be scored, and have no part in the gap.")
+        notes.append(f"Groups of fewer than {LEAST} subjects are too small to be scored, and do not count in the gap.")
     if audit.missing:
         notes.append(
             f"{audit.missing} test subject{'s' if audit.missing > 1 else ''} with no value of {audit.attribute}: in "

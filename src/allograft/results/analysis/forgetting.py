@@ -117,12 +117,13 @@ def forgetting_sheets(forgotten: Forgetting) -> tuple[Sheet, Sheet]:
     to the model before."""
     columns = ("recipe", *(f"{budget} labelled" for budget in forgotten.budgets))
     notes = [
-        "Of each run the last stage, at the test subjects of the source; in brackets the difference to no adaptation, "
-        "over shared seeds."
+        "The last stage of each run, on the test subjects of the source; in brackets the difference from no "
+        "adaptation, over shared seeds."
     ]
     if len(forgotten.budgets) < 3:
         notes.append(
-            "More label budgets: run the study again into the same folder with --set target_labels.subjects=1, =2, =4."
+            "For more label budgets, run the study again into the same folder with "
+            "--set target_labels.subjects=1, =2, =4."
         )
     if forgotten.unclear:
         words = ", ".join(f"{title} ({budget} labelled)" for title, budget in forgotten.unclear)

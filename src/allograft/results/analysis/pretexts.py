@@ -22,14 +22,13 @@ FACTS = {
 FRECHET = {"frechet_start_encoder": "Fréchet distance, start's encoder"}
 """Fact and column of pretexts that measure it."""
 NOTES = (
-    "Of held-out images of the pool, means over images and seeds. MS-SSIM has as many scales as fit. Masks of image "
-    "and restoration are cut at the image's own Otsu threshold; distances are in pixels where the images state no "
-    "spacing. The validation loss is each pretext's own, 1 - SSIM of the restoration unless it trains on something "
-    "else.",
+    "Means over held-out images of the pool and over seeds. MS-SSIM uses as many scales as fit. Masks of image and "
+    "restoration are made with the image's own Otsu threshold; distances are in pixels if the images state no spacing. "
+    "The validation loss is each pretext's own: 1 - SSIM of the restoration, unless it trains on something else.",
 )
 FRECHET_NOTE = (
-    "The Fréchet distance is of restored to true images of the pool, by features of the encoder that the study starts "
-    "from, which rows of one seed share: lower is closer, and it is no FID."
+    "The Fréchet distance is between restored and true images of the pool. It uses features of the encoder that the "
+    "study starts from, which rows of one seed share. Lower is closer; it is no FID."
 )
 
 

@@ -35,7 +35,10 @@ def reader_sheet(lines: Sequence[Line], target: str) -> Sheet | None:
         )
         for line in here
     )
-    notes = ("Mean ± sd over seeds. Reader 1 drew the column boxes, which alone are trained on and give the headline.",)
+    notes = (
+        "Mean ± sd over seeds. Reader 1 drew the boxes in the column boxes: only these are trained on, and give the "
+        "headline.",
+    )
     return Sheet("Against each reader", ("recipe", *(["start epoch"] if with_start else []), *titles), rows, notes)
 
 

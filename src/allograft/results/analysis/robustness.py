@@ -17,7 +17,8 @@ from allograft.cohort import Cohort
 from allograft.errors import SpecError
 from allograft.predictor import load_predictor
 from allograft.predictor.card import sites_of
-from allograft.results.analysis.embedding import FURTHER, class_of, cloud_of, unseen_of
+from allograft.results.analysis.embedding import FURTHER, class_of, unseen_of
+from allograft.results.analysis.features import cloud_of
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.analysis.site_probe import Probe, site_probe
 from allograft.results.intervals import Floats
@@ -29,17 +30,18 @@ NEIGHBOURS = 50
 """Neighbours that are looked at, at most."""
 SCANS = 20
 """Scans cut into slices that are looked at, at most: each takes a prediction of every slice."""
-TITLE = "How well features tell the site"
+TITLE = "How well features predict the site"
 PROBES = (
-    "Site probe: how often a logistic regression on the features names the site of a subject that it was not fitted "
-    "to; in brackets what naming the commonest site would get. The nearer to it, the less the features say of the site."
+    "Site probe: how often a logistic regression on the features predicts the site of a subject that it was not fitted "
+    "to; in brackets, how often always predicting the most common site is right. The nearer the two, the less the "
+    "features say about the site."
 )
 INDEX = (
-    "Robustness index (Kömen et al. 2025, PathoROB): of the {k} nearest neighbours that share either the class or the "
-    "site, the share that has the class and another site. 1: class alone; 0: site alone; in brackets that of features "
-    "that say nothing. A subject's own images do not count as its neighbours."
+    "Robustness index (Kömen et al. 2025, PathoROB): among the {k} nearest neighbours that share either the class or "
+    "the site, the share that has the same class and another site. 1: only the class counts; 0: only the site counts; "
+    "in brackets, the value for features without information. A subject's own images do not count as its neighbours."
 )
-CLASS = "Class probe: the same, naming the class."
+CLASS = "Class probe: the same, for the class."
 NO_INDEX = "The robustness index and the class probe need one class per image, at every site."
 CASES = "Features of {count} validation and test cases, last feature of the encoder averaged over space."
 

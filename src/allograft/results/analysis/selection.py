@@ -89,14 +89,13 @@ def distance_sheet(plan: Plan, records: Mapping[str, Record], target: str) -> Sh
         return None
     rows = []
     for rule, distance in distances.items():
-        cells = ("nothing to go by", "", "", "") if distance is None else _cells(distance)
+        cells = ("no data to choose by", "", "", "") if distance is None else _cells(distance)
         rows.append((rule, *cells))
     notes = (
         *(f"{rule}: {words}." for rule, words in RULES.items()),
-        "The oracle has seen the test scores: what it chose is no guide to new patients, and neither is the rule that "
-        "came closest to it.",
-        "Rules without labels look at training images of the target whose labels no recipe has seen, where there are "
-        "such images.",
+        "The oracle has seen the test scores: its choice says nothing about new patients, and neither does the rule "
+        "that came closest to it.",
+        "Rules without labels look at training images of the target whose labels no recipe has seen, if there are any.",
     )
     columns = ("rule", "chooses", "stage", f"{plan.headline} at {target}", "behind the oracle")
     return Sheet(f"How far each selection rule is from the oracle at {target}", columns, tuple(rows), notes)

@@ -15,7 +15,7 @@ from torch import Tensor
 from allograft.cohort import Cohort
 from allograft.errors import SpecError
 from allograft.predictor.whole import whole_prediction
-from allograft.results.analysis.embedding import encoder_of, features
+from allograft.results.analysis.features import encoder_of, features
 
 FOLDS = 5
 

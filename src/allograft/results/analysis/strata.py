@@ -43,7 +43,7 @@ def strata_sheet(lines: Sequence[Line], cases: Iterable[Case], target: str) -> S
     columns = ("recipe", *(f"{name} ({len(counts[name])} images)" for name in (*strata, ALL)))
     body = tuple((title, *(cells.get(name, "") for name in (*strata, ALL))) for title, cells in rows.items())
     notes = ("Median ± median absolute deviation of the absolute error over an image's pixels, in its unit.",)
-    return Sheet("Error of made images by label", columns, body, notes)
+    return Sheet("Error of synthesised images by label", columns, body, notes)
 
 
 def _spread(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> str:

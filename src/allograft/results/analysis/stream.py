@@ -142,7 +142,7 @@ def ends(plan: Plan, records: Iterable[Record], phases: Sequence[Sequence[str]])
 def ends_figure(ends_: Sequence[End], phases: Sequence[Sequence[str]], headline: str) -> Lines:
     """The score on each stage after the last one, a curve per recipe (fig. 3 of ODEx, left)."""
     return Lines(
-        f"{headline} on each stage once all are trained on",
+        f"{headline} on each stage, after training on all of them",
         tuple(float(number + 1) for number in range(len(phases))),
         {end.title: end.phases for end in ends_},
         "stage",
@@ -171,10 +171,10 @@ def against_sheet(plan: Plan, ends_: Sequence[End]) -> Sheet | None:
     notes = (
         f"Difference of {plan.headline} over the test subjects of all stages, mean over seeds, after the last stage.",
         "p of the one-sided Wilcoxon signed-rank test that it is above 0, and after Holm for the rows here. Rows that "
-        "saw all stages at once are no rivals.",
+        "saw all stages at once do not compete.",
     )
     columns = (f"{plan.primary} against", "subjects", "difference", "p", "p after Holm")
-    return Sheet(f"{plan.primary} against each other row", columns, rows, notes)
+    return Sheet(f"{plan.primary} against every other row", columns, rows, notes)
 
 
 def score_matrix(task: Task, records: Iterable[Record], phases: Sequence[Sequence[str]]) -> Matrix | None:

@@ -18,7 +18,7 @@ BINS = 10
 FEWEST = 5
 """Cases in a bin for it to be drawn."""
 NOTES = (
-    "AUROC of the spread against errors: 0.5 is chance, 1 says that every wrong case has a larger spread than every "
+    "AUROC of the spread against errors: 0.5 is chance, 1 means that every wrong case has a larger spread than every "
     "right one. Calibration error is the mean gap between the probability of the predicted class and its accuracy.",
 )
 
@@ -34,7 +34,7 @@ def uncertainty(lines: Sequence[Line], target: str) -> tuple[Sheet, Lines] | Non
     if not any("spread" in case for runs in by_title.values() for run in runs for case in run):
         return None
     rows = tuple((title, *_cells(runs)) for title, runs in by_title.items())
-    columns = ("recipe", "AUROC of spread against errors", "calibration error", "accuracy", "of the surer half")
+    columns = ("recipe", "AUROC of spread against errors", "calibration error", "accuracy", "of the more certain half")
     curves: dict[str, tuple[float | None, ...]] = {
         title: _curve([case for run in runs for case in run]) for title, runs in by_title.items()
     }
@@ -42,11 +42,11 @@ def uncertainty(lines: Sequence[Line], target: str) -> tuple[Sheet, Lines] | Non
     figure = Lines(
         f"calibration at {target}",
         centres,
-        {**curves, "as sure as right": centres},
+        {**curves, "perfect calibration": centres},
         "probability of the predicted class",
-        "share that is right",
+        "share that is correct",
     )
-    return Sheet(f"What the spread over samples knows, at {target}", columns, rows, NOTES), figure
+    return Sheet(f"What the spread over samples says about errors at {target}", columns, rows, NOTES), figure
 
 
 def _runs(line: Line, target: str) -> list[list[Mapping[str, Any]]]:

@@ -212,7 +212,7 @@ def _reason(code: int) -> str:
     """Why a process was lost."""
     if code == -signal.SIGKILL:
         return (
-            "its process was killed (signal 9), as when memory runs out; choose fewer --jobs, a smaller "
+            "its process was killed (signal 9), probably because memory ran out; choose fewer --jobs, a smaller "
             "budget.batch_size or a smaller patch"
         )
     what = f"by signal {-code}" if code < 0 else f"with exit code {code}"

@@ -20,17 +20,16 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.networks import build
 from allograft.predictor import Direct
-from allograft.results.analysis import embedding as module
+from allograft.results.analysis import features as module
 from allograft.results.analysis.embedding import (
     MOST,
     by_class,
     case_loss,
     embedded,
     embedding,
-    encoder_of,
-    features,
     groups_of,
 )
+from allograft.results.analysis.features import encoder_of, features
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
 

@@ -207,7 +207,7 @@ def test_an_unlabelled_site_shows_them_under_a_heading_of_its_own_and_a_labelled
     assert sheet.title == "accuracy at c, no labels: estimated"
     assert sheet.columns == ("recipe", THRESHOLD, "error at other sites", DIFFERENCE, "error at other sites")
     assert [row[0] for row in sheet.rows] == ["supervised", "adabn"]
-    assert any("no part in the verdict" in note for note in sheet.notes)
+    assert any("the verdict does not use them" in note for note in sheet.notes)
     assert not other.sheets
     assert other.folded is not None
     assert other.folded.sheets[0].columns[-1] == "accuracy, measured here"

@@ -20,13 +20,11 @@ from allograft.results.analysis.fairness import (
     LEAST,
     Audit,
     Group,
-    _rates,
     audits,
     group_columns,
-    operating_points,
-    threshold_at,
 )
 from allograft.results.analysis.fairness_sheets import fairness, gap_sheet, group_sheet
+from allograft.results.analysis.operating_points import operating_points, rates_at, threshold_at
 from allograft.results.areas import area_limits, mean_area
 from allograft.results.ranking import area_of
 from allograft.results.record import Record
@@ -260,7 +258,7 @@ def test_the_threshold_is_the_highest_that_finds_enough(scores: list[float], sha
 
 def test_a_score_at_the_threshold_is_called() -> None:
     cases = [{"label": label, "probabilities": [1 - p, p]} for label, p in ((1, 0.5), (1, 0.4), (0, 0.5), (0, 0.1))]
-    assert _rates(cases, 0.5) == {"sensitivity": 0.5, "specificity": 0.5}
+    assert rates_at(cases, 0.5) == {"sensitivity": 0.5, "specificity": 0.5}
 
 
 def test_several_classes_have_no_operating_point() -> None:

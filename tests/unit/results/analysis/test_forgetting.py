@@ -89,7 +89,7 @@ def test_the_sheets() -> None:
     assert rows["supervised"] == ("0.810 ± 0.014", "", "", "")
     assert rows["finetune"] == ("", "0.460 ± 0.014 (-0.350)", "0.410 ± 0.014 (-0.400)", "0.310 ± 0.014 (-0.500)")
     assert {row[0]: row[1:] for row in away.rows}["finetune"][3] == "0.800 ± 0.000"
-    assert not any("More label budgets" in note for note in home.notes)
+    assert not any("For more label budgets" in note for note in home.notes)
     small = [record for record in a_folder() if len(record.labelled_subjects) in (0, 2)]
     assert any("--set target_labels.subjects=1" in note for note in forgetting_sheets(found(small))[0].notes)
 

@@ -137,13 +137,13 @@ def test_what_the_next_four_bring_is_said_with_its_interval() -> None:
     (row,) = made.sheets[1].rows
     assert row[:3] == ("finetune", "+0.006", "+0.006 to +0.006")
     assert (row[3][:7], row[4]) == ("0.800 (", "0.70")
-    assert any("like the ones labelled so far" in note for note in made.notes)
+    assert any("like those labelled so far" in note for note in made.notes)
 
 
 def test_a_curve_that_is_not_identifiable_has_no_number_but_a_reason() -> None:
     fit = Fit(Power(0.8, 0.1, 0.05), 4, 0.01, -0.002, 0.03, "subjects", None, "no ceiling is in sight")
     assert expected(fit, "subjects") == (
-        "4 more subjects: between −0.002 and 0.030; the curve is not identifiable, since no ceiling is in sight"
+        "4 more subjects: between −0.002 and 0.030; the curve is not identifiable, because no ceiling is in sight"
     )
     assert (
         expected(Fit(Power(0.8, 0.1, 1.0), 1, 0.0123, 0.002, 0.021), "cases") == "1 more case: +0.012 (0.002 to 0.021)"

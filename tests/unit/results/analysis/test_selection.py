@@ -194,7 +194,7 @@ def test_the_sheet_of_distances() -> None:
     assert sheet is not None
     rows = {row[0]: row for row in sheet.rows}
     assert rows["source-val"][1:5] == ("supervised", "end", "0.405", "0.300")
-    assert rows["snd"][1] == "nothing to go by"
+    assert rows["snd"][1] == "no data to choose by"
     assert all(len(row) == len(sheet.columns) for row in sheet.rows)
     assert distance_sheet(plan, {}, "b") is None
 

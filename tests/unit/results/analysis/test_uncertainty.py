@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_cases() -> None:
     assert sheet.rows[0][4] == "0.750 ± 0.354"
     assert sheet.rows[1][1:] == ("", "0.250", "0.500", "")
     assert figure.x == pytest.approx([0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95])
-    assert set(figure.y) == {"diffmic", "supervised", "as sure as right"}
+    assert set(figure.y) == {"diffmic", "supervised", "perfect calibration"}
 
 
 def test_a_bin_shows_its_share_where_it_has_cases_enough() -> None:
