@@ -39,6 +39,8 @@ LOSSES = {
 SGD = {"sgd": {"lr": 1e-3, "momentum": 0.9}}
 """By which a gradient that is 0 but for rounding, as that of a bias before a normalisation, makes no
 step of the whole learning rate."""
+BUDGET = {"steps": 3, "adapt_steps": 2, "batch_size": 2}
+"""An adaptation that takes the steps of a training leaves something else."""
 OTHER_FIRST = {"supervised": {"augmentation": "none"}}
 ALTERED = Alteration(0.3, 0.6, (1.1, 0.9, 1.0), (5.0, 0.0, 0.0), (1.0, 0.0, 0.0))
 Leaves = Callable[..., Left]
@@ -58,7 +60,7 @@ def losses_of(name: str) -> Any:
 def study_of(name: str, under: str = "") -> dict[str, Any]:
     """What the study is of which a method is a row."""
     stated = contract(name)
-    return {"optimizer": SGD, **stated.study, **stated.under.get(under, {}).get("study", {})}
+    return {"optimizer": SGD, "budget": BUDGET, **stated.study, **stated.under.get(under, {}).get("study", {})}
 
 
 def leaving(manifest: Path, folder: Callable[[str], Path]) -> Leaves:
