@@ -29,6 +29,8 @@ README = ROOT / "README.md"
 EVIDENCE = ROOT / "docs" / "evidence"
 DATA = EVIDENCE / "data"
 FILES = ("results.csv", "metrics.csv")
+CORRECTION = "correction.csv"
+"""Kept where a row corrects boxes and others drew boxes of the same images."""
 BLOCK = re.compile(r"<!-- table (\{.*?\}) -->\n.*?<!-- end -->", re.DOTALL)
 
 Row = Mapping[str, str]
@@ -89,6 +91,7 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
     "p": p_value,
     "interval": lambda row: f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "",
     "subjects": lambda row: row["subjects"],
+    "parameters": lambda row: f"{float(row['trainable_parameters']):.0f}" if row["trainable_parameters"] else "",
     "predicting": lambda row: f"{float(row['predict_seconds_per_100']):.1f}" if row["predict_seconds_per_100"] else "",
     "seconds": lambda row: f"{float(row['train_seconds']):.0f}" if row["train_seconds"] else "",
 }
@@ -96,19 +99,20 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
 
 def scores(spec: Mapping[str, Any]) -> str:
     """A row per recipe. ``columns``: [heading, site, what of SHOWN or a metric]; ``rows``: title ->
-    what it is called, all titles in their order if absent; ``part`` of a study that has parts. A site
-    that is a target is asked for as that target's."""
+    what it is called, all titles in their order if absent; ``part`` of a study that has parts, which
+    a column may name as its fourth. A site that is a target is asked for as that target's."""
     folder, part = DATA / spec["data"], spec.get("part")
-    results, metrics = ([row for row in read(folder / name) if row.get("part") == part] for name in FILES)
+    parts = {part, *(column[3] for column in spec["columns"] if len(column) > 3)}
+    results, metrics = ([row for row in read(folder / name) if row.get("part") in parts] for name in FILES)
     targets = {row["target"] for row in results}
     titles = spec.get("rows") or {row["recipe"]: row["recipe"] for row in results}
 
-    def cell(title: str, site: str, what: str) -> str:
+    def cell(title: str, site: str, what: str, part: str | None = part) -> str:
         target = site if site in targets else spec.get("target", min(targets))
         of = [
             row
             for row in (results if what in SHOWN else metrics)
-            if (row["recipe"], row["target"], row["site"]) == (title, target, site)
+            if (row.get("part"), row["recipe"], row["target"], row["site"]) == (part, title, target, site)
             and (what in SHOWN or row["metric"] == what)
         ]
         return SHOWN.get(what, score)(of[0]) if of else ""
@@ -243,6 +247,39 @@ def science(spec: Mapping[str, Any]) -> str:
     )
 
 
+def facts(spec: Mapping[str, Any]) -> str:
+    """What the stages of ``rows`` (title -> name) report of themselves, means over seeds: a column
+    for each of ``columns``: [heading, fact, digits]; ``part`` of a study that has parts."""
+    reported = [row for row in read(DATA / spec["data"] / "facts.csv") if row.get("part") == spec.get("part")]
+
+    def cell(title: str, fact: str, digits: str) -> str:
+        values = [float(row["value"]) for row in reported if (row["recipe"], row["fact"]) == (title, fact)]
+        return f"{fmean(values):{digits}}" if values else ""
+
+    head = ["recipe", *(column[0] for column in spec["columns"])]
+    return grid(
+        head,
+        [[name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in spec["rows"].items()],
+    )
+
+
+def correction(spec: Mapping[str, Any]) -> str:
+    """The boxes that came to each of ``rows`` (title -> name), and those that it made of them, with
+    precision and recall against a ``reader`` and 95 % over subjects."""
+
+    def rate(row: Row, name: str) -> str:
+        bounds = [f"{float(row[f'{name}_{end}']):.3f}" for end in ("low", "high") if row[f"{name}_{end}"]]
+        return f"{float(row[name]):.3f}" + (f" ({' to '.join(bounds)})" if bounds else "")
+
+    body = [
+        [name, row["boxes"], f"{float(row['count']):g}", rate(row, "precision"), rate(row, "recall")]
+        for title, name in spec["rows"].items()
+        for row in read(DATA / spec["data"] / CORRECTION)
+        if (row["recipe"], row["reader"]) == (title, spec["reader"])
+    ]
+    return grid(["recipe", "boxes", "number", "precision", "recall"], body)
+
+
 def counts(spec: Mapping[str, Any]) -> str:
     """How often each of ``values`` occurs in each file of ``rows`` (file -> name)."""
     folder, body = DATA / spec["data"], []
@@ -252,6 +289,53 @@ def counts(spec: Mapping[str, Any]) -> str:
     return grid([spec["heading"], *spec["values"]], body)
 
 
+def curves(spec: Mapping[str, Any]) -> str:
+    """Curves of a recipe's figure, mean over seeds: a row for each of ``rows``: [name, file below
+    ``data``, recipe, curve], a column for each x; ``digits`` of a value."""
+    found: dict[float, None] = {}
+    body = []
+    for name, file, recipe, line in spec["rows"]:
+        at: dict[float, list[float]] = {}
+        for row in read(DATA / spec["data"] / file):
+            if (row["recipe"], row["line"]) == (recipe, line):
+                at.setdefault(float(row["x"]), []).append(float(row["y"]))
+        found |= dict.fromkeys(at)
+        body.append([name, *(f"{fmean(values):{spec['digits']}}" for _, values in sorted(at.items()))])
+    return grid([spec["heading"], *(f"{x:g}" for x in sorted(found))], body)
+
+
+def shares(spec: Mapping[str, Any]) -> str:
+    """The mean of each of ``lines`` of a figure, as a share of the largest line's, mean over seeds: a
+    row for each of ``rows`` (recipe -> name)."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in read(DATA / spec["data"] / "curves.csv"):
+        values.setdefault((row["recipe"], row["seed"]), {}).setdefault(row["line"], []).append(float(row["y"]))
+    body = []
+    for recipe, name in spec["rows"].items():
+        seeds = [{line: fmean(ys) for line, ys in of.items()} for (title, _), of in values.items() if title == recipe]
+        cells = [fmean(means[line] / max(means.values()) for means in seeds) for line in spec["lines"]]
+        body.append([name, *(f"{share:.3f}" for share in cells)])
+    return grid([spec["heading"], *spec["lines"]], body)
+
+
+def samplers(spec: Mapping[str, Any]) -> str:
+    """How two samplers of one classifier agree, from a file of counts (``data``) whose values are
+    FIRST/SECOND/TRUE class; ``rows``: the names of the two."""
+    counted = [(tuple(map(int, row["value"].split("/"))), int(row["count"])) for row in read(DATA / spec["data"])]
+    total = sum(count for _, count in counted)
+    known = sorted({classes[2] for classes, _ in counted})
+    body = []
+    for place, name in enumerate(spec["rows"]):
+        hits = {label: sum(n for c, n in counted if c[place] == c[2] == label) for label in known}
+        found = {label: sum(n for c, n in counted if c[place] == label) for label in known}
+        true = {label: sum(n for c, n in counted if c[2] == label) for label in known}
+        f1 = fmean(2 * hits[label] / (found[label] + true[label]) for label in known)
+        same = sum(n for c, n in counted if c[0] == c[1]) / total
+        shares = " / ".join(f"{found[label]}" for label in known)
+        body.append([name, f"{f1:.3f}", f"{sum(hits.values()) / total:.3f}", shares, f"{same:.1%}" if place else ""])
+    return grid(["sampler", "macro-F1", "accuracy", "named each class", "the same class as above"], body)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "scores": scores,
     "stages": stages,
@@ -259,44 +343,61 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "pair_means": pair_means,
     "stream": stream,
     "science": science,
+    "facts": facts,
+    "correction": correction,
     "counts": counts,
+    "curves": curves,
+    "shares": shares,
+    "samplers": samplers,
 }
+
+
+def parts_in(out: Path) -> dict[str, Path]:
+    """The folders of a study's parts by name; of a study in one part, its own under ""."""
+    from allograft.study.parts import part_folder
+
+    names = dict.fromkeys(row.get("part", "") for row in read(out / "results.csv"))
+    return {name: part_folder(out, name) if name else out for name in names}
 
 
 def stage_rows(out: Path) -> Iterator[dict[str, Any]]:
     """The headline of each stage, site and seed on test subjects, from a study's records."""
     from allograft.results.record import read_all
 
-    headline = read(out / "results.csv")[0]["metric"]
-    for record in read_all(out).values():
-        if record.part == "test" and record.status == "done":
-            yield {
-                "recipe": record.recipe["title"],
-                "stage": record.stage,
-                "site": record.site,
-                "seed": record.seed,
-                "score": record.metrics[headline],
-            }
+    headlines = {row.get("part", ""): row["metric"] for row in read(out / "results.csv")}
+    for part, folder in parts_in(out).items():
+        for record in read_all(folder).values():
+            if record.part == "test" and record.status == "done":
+                yield ({"part": part} if part else {}) | {
+                    "recipe": record.recipe["title"],
+                    "stage": record.stage,
+                    "site": record.site,
+                    "seed": record.seed,
+                    "score": record.metrics[headlines[part]],
+                }
 
 
 def fact_rows(out: Path) -> Iterator[dict[str, Any]]:
-    """The numbers that each stage says of itself, once a seed."""
+    """The numbers that each stage reports of itself, once per seed."""
     from allograft.results.record import read_all
 
-    said = {}
-    for record in read_all(out).values():
-        for name, value in record.facts.items():
-            if isinstance(value, (int, float)):
-                said[record.recipe["title"], record.stage, record.seed, name] = value
-    for (title, stage, seed, name), value in said.items():
-        yield {"recipe": title, "stage": stage, "seed": seed, "fact": name, "value": value}
+    for part, folder in parts_in(out).items():
+        reported = {}
+        for record in read_all(folder).values():
+            for name, value in record.facts.items():
+                if isinstance(value, (int, float)):
+                    reported[record.recipe["title"], record.stage, record.seed, name] = value
+        for (title, stage, seed, name), value in reported.items():
+            row = {"recipe": title, "stage": stage, "seed": seed, "fact": name, "value": value}
+            yield ({"part": part} if part else {}) | row
 
 
 def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
     """Copy a study's CSV files beside a page, and its stages, with what they say of themselves, where
     the page shows them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    further = [CORRECTION] if (out / CORRECTION).is_file() else []
+    for name in (*FILES, *further):
         shutil.copyfile(out / name, folder / name)
     for name, found in {"stages.csv": stage_rows, "facts.csv": fact_rows}.items() if with_stages else ():
         if rows := sorted(found(out), key=lambda row: [str(value) for value in row.values()]):
@@ -304,6 +405,24 @@ def keep(out: Path, folder: Path, *, with_stages: bool = False) -> None:
                 writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
+
+
+def keep_curves(out: Path, figure: str, file: Path) -> None:
+    """The points of a figure that recipes drew, once a seed."""
+    from allograft.results.record import read_all
+
+    units = {record.unit: record for record in read_all(out).values()}
+    rows: list[dict[str, Any]] = []
+    for unit, record in units.items():
+        path = out / "units" / unit / "figures.json"
+        drawn = json.loads(path.read_text(encoding="utf-8")).get(figure) if path.exists() else None
+        for line, values in (drawn or {"y": {}})["y"].items():
+            about = {"recipe": record.recipe["title"], "seed": record.seed, "line": line}
+            rows += [about | {"x": x, "y": y} for x, y in zip(drawn["x"], values, strict=True)]
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, ["recipe", "seed", "line", "x", "y"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: [str(value) for value in row.values()]))
 
 
 def keep_counts(table: Path, column: str, file: Path) -> None:
@@ -327,17 +446,25 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def words_of(command: str) -> list[str]:
+    """Of a command line, with the variables of the shell filled in."""
+    return [os.path.expandvars(word) for word in shlex.split(command)]
+
+
 def run(page: str) -> None:
     """Run a page's commands, keep what they left, and say with what."""
     plan = json.loads((DATA / page / "run.json").read_text(encoding="utf-8"))
     for command in plan["before"]:
-        subprocess.run(shlex.split(command), cwd=ROOT, check=True)
+        subprocess.run(words_of(command), cwd=ROOT, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name, study in plan["studies"].items():
-        words = [os.path.expandvars(word) for word in shlex.split(study["command"])]
+        words = words_of(study["command"])
         subprocess.run(words, cwd=ROOT, check=True)
         if "--out" in words:
-            keep(ROOT / words[words.index("--out") + 1], DATA / page / name, with_stages=study.get("stages", False))
+            out = ROOT / words[words.index("--out") + 1]
+            keep(out, DATA / page / name, with_stages=study.get("stages", False))
+            if "curves" in study:
+                keep_curves(out, study["curves"], DATA / page / name / "curves.csv")
         elif "count" in study:
             keep_counts(ROOT / words[words.index("-o") + 1], study["count"], DATA / page / f"{name}.csv")
         study |= {"commit": commit.strip(), "hardware": hardware()}

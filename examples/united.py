@@ -33,6 +33,8 @@ def scores(out: Path) -> pd.DataFrame:
 
 def strategy(name: str) -> str:
     """D, (D)+R, ((D)+R)+A or D+R+A of a title, Random of a row that is not pre-trained."""
+    if name.endswith("encoder_alone"):  # of its default, (D)+R of rotation
+        return "(D)+R, encoder alone"
     if "united" not in name:
         return "Random"
     alone = ", encoder alone" if "encoder_alone" in name else ""

@@ -182,6 +182,8 @@ def test_merged_scores_are_those_of_the_evaluation(
     done = allograft("merge", out, record)
     assert done.code == 0, done.err
     assert "site 1 (" in done.out
+    row = next(line for line in done.out.splitlines() if "fourier" in line)
+    assert row.lstrip(" │┃|").startswith("fourier")  # the model, then what it learned from
     found = evaluate(model(place), manifest(place), device="cpu")
     with open(out / "sites.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "dice"]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tests.contract.leaving import Leaves, leaving, published_weights
 from tests.contract.undisturbed import Undisturbed, undisturbed_run, with_checkpoints
 from tests.contract.world import write_cohort
 
@@ -38,6 +39,13 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return undisturbed_run(name, manifest, tmp_path_factory.mktemp(name), **changes)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Leaves]:
+    """See ``leaving``; of a method each run is made once."""
+    with published_weights(tmp_path_factory.mktemp("weights")):
+        yield leaving(manifest, tmp_path_factory.mktemp)
 
 
 @pytest.hookimpl(tryfirst=True)

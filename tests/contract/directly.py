@@ -3,15 +3,17 @@ data."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from tests.contract.numbers import Summary, summary
+from torch import Tensor, nn
 
 from allograft.batch import Batch, Boxes, collate
 from allograft.context import Context, Settings
+from allograft.figure import to_json
 from allograft.recipe import Carry, Scenario, Stage, total_needs
 from allograft.run.session import Session
 from allograft.study.world import World
@@ -27,12 +29,14 @@ class Left:
         predictions: stage -> bytes of what it predicts for the target's test images.
         figures: names of what it shows.
         facts: stage -> what it says of itself.
+        numbers: of its networks, optimizer, predictions, figures and facts.
     """
 
     weights: str
     predictions: dict[str, bytes]
     figures: tuple[str, ...]
     facts: dict[str, dict[str, float | int | str]]
+    numbers: Mapping[str, Summary] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,44 @@ def left_by(
         context = OwnSettings(**{**given, "settings": settings}, others=context)
     predictions: dict[str, bytes] = {}
     facts: dict[str, dict[str, float | int | str]] = {}
-    running = recipe.run(scenario, session.start(world, seed), context)
+    predicted: list[Any] = []
+    start = session.start(world, seed)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    running = recipe.run(scenario, start, context)
     while True:
         try:
             with context.seeds.everything("directly"):
                 stage = next(running)
         except StopIteration as end:
-            return Left(digest(end.value.network), predictions, tuple(sorted(context.meter.figures)), facts)
+            left, figures = end.value, context.meter.figures
+            numbers = {**_of_networks(left, before), "predictions": predicted, "facts": facts}
+            numbers |= {f"figure {name}": to_json(figure) for name, figure in figures.items()}
+            kept = {name: made for name, value in numbers.items() if any(made := summary(value))}
+            return Left(digest(left.network), predictions, tuple(sorted(figures)), facts, kept)
         if not stage.unit:
             facts[stage.name] = dict(stage.facts)
         if not stage.unit and stage.predictor is not None:
-            predictions[stage.name] = b"".join(_bytes(value) for _, value in sorted(stage.predictor(batch).items()))
+            predicted.append(stage.predictor(batch))
+            predictions[stage.name] = b"".join(_bytes(value) for _, value in sorted(predicted[-1].items()))
+
+
+def _of_networks(left: Carry, before: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How far what is carried on went from the start, and each entry of the optimizer's state."""
+    numbers: dict[str, Any] = {"weights": _moved(left.network, before)}
+    numbers |= {f"part {name}": _moved(part, before) for name, part in left.parts.items()}
+    state: Any = (left.optimizer or {}).get("state", {})
+    for name, entries in sorted(state.items()):
+        for key, value in entries.items():
+            numbers.setdefault(f"optimizer {key}", []).append((name, value))
+    return numbers
+
+
+def _moved(module: nn.Module, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value - before[name] if name in before and before[name].shape == value.shape else value
+        for name, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
 
 
 def unseen_images(world: World) -> Batch:

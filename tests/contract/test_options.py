@@ -3,100 +3,24 @@ is run by itself: see ``directly``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.directly import Left, left_by
+from tests.contract.directly import left_by
+from tests.contract.leaving import SETTINGS, Leaves, losses_of, options_of, study_of
 from tests.contract.world import METHODS, contract, request, row_of, session_of
 
 from allograft.batch import Batch
-from allograft.cohort import Cohort
-from allograft.cohort.alteration import Alteration
 from allograft.errors import SpecError
-from allograft.networks.fetch import _timm
 from allograft.recipe import parse_recipe, total_needs
-from allograft.seeds import Seeds
 from allograft.step import GradientStep
 from allograft.study.plan import scenario_of
 from allograft.table import find
 
 SEEDS = 6
-SETTINGS: dict[str, Any] = {
-    "augmentation": "none",
-    "patch": [16, 16],
-    "clip": 1e-4,
-    "optimizer": {"adam": {"lr": 1e-2}},
-    "schedule": {"step": {"at": [0.5], "factor": 0.1}},
-}
-"""What a study says about training, and other values of it."""
-OTHER_FIRST = {"supervised": {"augmentation": "none"}}
-ALTERED = Alteration(0.3, 0.6, (1.1, 0.9, 1.0), (5.0, 0.0, 0.0), (1.0, 0.0, 0.0))
-Leaves = Callable[..., Left]
-
-
-def options_of(name: str) -> list[str]:
-    """The fields of a recipe that say what is computed, and not only how."""
-    return [field.name for field in fields(find("method", name)) if not field.metadata.get("how")]
-
-
 OPTIONS = [(name, option) for name in METHODS for option in options_of(name)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _published_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A file for the one name of weights that a contract gives, where nothing is downloaded."""
-    import timm
-    from safetensors.torch import save_file
-
-    folder, name = tmp_path_factory.mktemp("weights"), "mobilenetv3_small_050"
-    with Seeds(5).everything():
-        save_file(timm.create_model(name).state_dict(), folder / _timm(name)[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALLOGRAFT_WEIGHTS", str(folder))
-        yield
-
-
-@pytest.fixture(scope="module")
-def leaves(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Leaves:
-    """What a method leaves with one argument or one setting of the study changed, or with the
-    images of one side ``altered``, or with all that the study has; ``under`` names an option that
-    ``Contract.under`` has."""
-
-    @cache
-    def prepared(name: str, under: str) -> Any:
-        stated = contract(name)
-        given = stated.under.get(under, {})
-        arguments = {**stated.arguments, **given.get("arguments", {})}
-        session = session_of(manifest, tmp_path_factory.mktemp(name), {name: arguments}, **given.get("study", {}))
-        world = session.prepare()
-        return arguments, session, world, row_of(session, world)
-
-    @cache
-    def of(
-        name: str, under: str = "", changed: str = "", setting: str = "", altered: str = "", narrowed: bool = True
-    ) -> Left:
-        arguments, session, world, row = prepared(name, under)
-        value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
-        recipe = parse_recipe({name: {**arguments, **value}})
-        other = losses_of(name) if setting == "loss" else SETTINGS.get(setting)
-        settings = replace(session.study, **{setting: other}).settings if setting else None
-        seen = scenario_of(world, replace(row, recipe=recipe))
-        if altered:
-            cohorts = getattr(seen, altered)
-            kept = 0 if altered == "target" else len(cohorts) - 1  # a target's labelled cases come first
-            seen = replace(seen, **{altered: (*cohorts[:kept], *map(with_other_images, cohorts[kept:]))})
-        assert narrowed or any(not cohort.has_labels for cohort in seen.target)
-        return left_by(recipe, seen, session, world, settings=settings, narrowed=narrowed)
-
-    return of
-
-
-def with_other_images(cohort: Cohort) -> Cohort:
-    return replace(cohort, cases=tuple(replace(case, alteration=ALTERED) for case in cohort.cases))
 
 
 def sides_of(name: str) -> list[str]:
@@ -150,7 +74,7 @@ def test_a_recipe_run_again_leaves_the_same(
         return update(self, batch)
 
     monkeypatch.setattr(GradientStep, "__call__", noted)
-    session = session_of(manifest, tmp_path, request(name))
+    session = session_of(manifest, tmp_path, request(name), **study_of(name))
     world = session.prepare()
     row = row_of(session, world)
     assert left_by(row.recipe, scenario_of(world, row), session, world) == leaves(name)
@@ -188,19 +112,6 @@ def test_every_source_site_counts(name: str, manifest: Path, tmp_path: Path) -> 
         if left_by(recipe, both, session, world, seed=seed) != left_by(recipe, first_alone, session, world, seed=seed):
             return
     pytest.fail("the first source site alone gives the same result")
-
-
-LOSSES = {
-    "segmentation": {"monai.DiceFocalLoss": {}},
-    "classification": {"torch.CrossEntropyLoss": {"label_smoothing": 0.2}},
-}
-"""Task -> another loss; the other tasks refuse one."""
-
-
-def losses_of(name: str) -> Any:
-    """Another loss for the task of a method's contract; None where no loss can be named."""
-    task = contract(name).study.get("task", {"segmentation": {}})
-    return LOSSES.get(next(iter(task)))
 
 
 OWN_LOSS = [name for name in METHODS if getattr(find("method", name), "own_loss", "")]

@@ -10,11 +10,10 @@ import torch
 from tests.unit.networks import tiny
 from torch import nn
 
-from allograft.context.context import copied
 from allograft.errors import MissingExtraError, SpecError
 from allograft.methods.l2sp import Anchored, starting_point_penalty
 from allograft.methods.lora import rest
-from allograft.networks import Network, Wrapped, count_parameters, rebuilt
+from allograft.networks import Network, Wrapped, copied, count_parameters, rebuilt
 from allograft.networks.lora import add_lora, fold
 from allograft.networks.network import operate
 from allograft.seeds import Seeds

@@ -1,9 +1,11 @@
-"""AP and AR against pycocotools, on planted boxes with ties, empty images and several classes."""
+"""AP and AR against pycocotools, on planted boxes with ties, empty images, crowds and several
+classes."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +37,8 @@ def _image(rng: torch.Generator, classes: int, kind: str) -> tuple[Found, True_]
     return (xyxy, label, score), (truth, true_label)
 
 
-def _coco(images: list[tuple[Found, True_]], most: int) -> dict[str, float]:
+def _coco(images: list[tuple[Found, True_]], most: int, crowds: Sequence[Tensor] = ()) -> dict[str, float]:
+    """Of pycocotools, with these boxes of the first image and class as crowds."""
     coco = pytest.importorskip("pycocotools.coco")
     from pycocotools.cocoeval import COCOeval
 
@@ -49,6 +52,10 @@ def _coco(images: list[tuple[Found, True_]], most: int) -> dict[str, float]:
             area = float((box[2] - box[0]) * (box[3] - box[1]))
             entry: dict[str, Any] = {"id": len(truths) + 1, "image_id": image, "category_id": name, "bbox": wide(box)}
             truths.append({**entry, "area": area, "iscrowd": 0})
+        for box in crowds if image == 1 else ():
+            area = float((box[2] - box[0]) * (box[3] - box[1]))
+            entry = {"id": len(truths) + 1, "image_id": image, "category_id": 1, "bbox": wide(box)}
+            truths.append({**entry, "area": area, "iscrowd": 1})
         found += [
             {"image_id": image, "category_id": name, "bbox": wide(box), "score": value}
             for box, name, value in zip(xyxy, label.tolist(), score.double().tolist(), strict=True)
@@ -82,6 +89,24 @@ def test_equal_to_pycocotools(kind: str, classes: int, most: int) -> None:
     rng = torch.Generator().manual_seed(classes * 100 + most)
     images = [_image(rng, classes, "plain") for _ in range(5)] + [_image(rng, classes, kind) for _ in range(4)]
     assert _ours(images, most) == pytest.approx(_coco(images, most), abs=1e-9)
+
+
+def test_a_crowd_is_no_true_box_and_what_is_found_in_it_is_false() -> None:
+    """An import leaves crowds out. pycocotools does not count them either, nor what is found in
+    them."""
+    rng = torch.Generator().manual_seed(7)
+    images = [_image(rng, 2, kind) for kind in ("plain", "ties", "no truth")]
+    crowd = torch.tensor([200.0, 200, 300, 300])  # no box drawn reaches it
+    without = _ours(images, 300)
+    assert without == pytest.approx(_coco(images, 300, [crowd]), abs=1e-9)
+    (xyxy, label, score), truth = images[0]
+    more = (torch.tensor([[210.0, 210, 230, 230]]), label.new_ones(1), score.new_ones(1))
+    images[0] = (tuple(torch.cat(pair) for pair in zip(more, (xyxy, label, score), strict=True)), truth)  # type: ignore[assignment]
+    touched = _ours(images, 300)
+    assert touched == pytest.approx(_coco(images, 300), abs=1e-9)
+    assert without == pytest.approx(_coco(images, 300, [crowd]), abs=1e-9)
+    assert touched["ap50"] < without["ap50"]
+    assert touched["ar"] == without["ar"]
 
 
 def test_worked_by_hand() -> None:

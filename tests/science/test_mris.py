@@ -15,7 +15,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from tests.science.kept import keep
+from tests.science.kept import keep, lines
 from tests.unit.tiny import a_context
 
 from allograft.cohort import Cohort, Preprocessing
@@ -57,29 +57,36 @@ def error(predictor: object, test: Cohort) -> float:
     return THICKEST * float(torch.stack(apart).mean())
 
 
-def test_retrieval_beside_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = write_knee(tmp_path, sites={"a": "none"}, subjects=100, size=SIZE)
+def cohorts(folder: Path) -> tuple[Cohort, Cohort]:
+    """Training and test subjects."""
+    manifest = write_knee(folder, sites={"a": "none"}, subjects=100, size=SIZE)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
-    train, test = cohort.of(cohort.subjects[:70]), cohort.of(cohort.subjects[70:])
-    found: dict[str, list[float]] = {}
-    for seed in range(SEEDS):
-        for name, recipe in ROWS.items():
-            torch.manual_seed(seed)
-            unet = {"in_channels": 1, "outputs": {"paired": 1}, "channels": [16, 32, 64, 128], "norm": "batch"}
-            budget = Budget(steps=STEPS, batch_size=32)
-            context = replace(a_context(seed=seed, budget=budget, optimizer={"adam": {"lr": 1e-3}}), task=TASK)
-            network = build({"build": {"unet": unet}})
-            stage = next(recipe.run(Scenario(source=(train,), sites=("a",)), network, context))
-            found.setdefault(name, []).append(error(stage.predictor, test))
-            if isinstance(stage.predictor, Retrieval):
-                for share in SHARES:
-                    part = Retrieval((smaller(stage.predictor.bands[0], share),))
-                    found.setdefault(f"mris, {share:.0%} of the subjects", []).append(error(part, test))
-    keep(
-        "mris",
-        [("knee", name, "mm", seed, value) for name, values in found.items() for seed, value in enumerate(values)],
-    )
-    means = {name: fmean(values) for name, values in found.items()}
+    return cohort.of(cohort.subjects[:70]), cohort.of(cohort.subjects[70:])
+
+
+def errors(train: Cohort, test: Cohort, seed: int) -> dict[str, float]:
+    """Row, and part of the database -> error."""
+    found = {}
+    for name, recipe in ROWS.items():
+        torch.manual_seed(seed)
+        unet = {"in_channels": 1, "outputs": {"paired": 1}, "channels": [16, 32, 64, 128], "norm": "batch"}
+        budget = Budget(steps=STEPS, batch_size=32)
+        context = replace(a_context(seed=seed, budget=budget, optimizer={"adam": {"lr": 1e-3}}), task=TASK)
+        network = build({"build": {"unet": unet}})
+        stage = next(recipe.run(Scenario(source=(train,), sites=("a",)), network, context))
+        found[name] = error(stage.predictor, test)
+        if isinstance(stage.predictor, Retrieval):
+            for share in SHARES:
+                part = Retrieval((smaller(stage.predictor.bands[0], share),))
+                found[f"mris, {share:.0%} of the subjects"] = error(part, test)
+    return found
+
+
+def test_retrieval_beside_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, test = cohorts(tmp_path)
+    seeds = [errors(train, test, seed) for seed in range(SEEDS)]
+    keep("mris", lines("knee", seeds, "mm"))
+    means = {name: fmean(found[name] for found in seeds) for name in seeds[0]}
     with capsys.disabled():
         print(f"\nmean absolute error, mm: {means}")
     assert means["mris"] <= means["unet"]

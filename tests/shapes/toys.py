@@ -15,8 +15,7 @@ from allograft.batch import Batch, Boxes
 from allograft.cohort import Cohort
 from allograft.cohort.orders import Episodes, by_subject
 from allograft.context import Context
-from allograft.context.context import copied
-from allograft.networks import rebuildable, reheaded
+from allograft.networks import copied, rebuildable, reheaded
 from allograft.predictor import Direct, evaluation_mode
 from allograft.predictor.direct import Prediction, padded
 from allograft.predictor.noise import content_noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_kept_files_say_how_they_were_made(page: str) -> None:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert set(run) == {"before", "studies"}
     for name, study in run["studies"].items():
-        assert set(study) - {"stages", "count"} == {"command", "commit", "seeds", "hardware"}
+        assert set(study) - {"stages", "count", "curves"} == {"command", "commit", "seeds", "hardware"}
         assert set(study["hardware"]) == HARDWARE
         if not study["command"].startswith("allograft study examples/"):
             assert (folder / f"{name}.csv").is_file()
@@ -101,6 +101,99 @@ def test_science_and_counts(tables: ModuleType, tmp_path: Path, monkeypatch: pyt
         "| type | 1 | 2 | unknown |",
         "| --- | --- | --- | --- |",
         "| lightest | 2 | 0 | 1 |",
+    ]
+
+
+def test_curves_and_shares_of_a_figure_are_means_over_seeds(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    records = {}
+    for seed, (fast, slow) in enumerate([([4.0, 8.0], [1.0, 2.0]), ([4.0, 4.0], [2.0, 2.0])]):
+        figure = {"x": [1, 2], "y": {"head": fast, "body": slow}}
+        _write(tmp_path / "out" / "units" / f"u{seed}", "figures.json", json.dumps({"updates": figure, "other": {}}))
+        records[f"r{seed}"] = SimpleNamespace(unit=f"u{seed}", recipe={"title": "avagrad"}, seed=seed)
+    records["without"] = SimpleNamespace(unit="none", recipe={"title": "adabn"}, seed=0)
+    monkeypatch.setattr("allograft.results.record.read_all", lambda out: records)
+    (tmp_path / "page").mkdir()
+    tables.keep_curves(tmp_path / "out", "updates", tmp_path / "page" / "curves.csv")
+    rows = [["fast", "curves.csv", "avagrad", "head"], ["slow", "curves.csv", "avagrad", "body"]]
+    spec = {"data": "page", "heading": "step", "digits": ".2f", "rows": rows}
+    assert tables.curves(spec).splitlines()[2:] == ["| fast | 4.00 | 6.00 |", "| slow | 1.50 | 2.00 |"]
+    assert tables.curves(spec).startswith("| step | 1 | 2 |")
+    spec = {"data": "page", "heading": "layers", "lines": ["head", "body"], "rows": {"avagrad": "AvaGrad"}}
+    assert tables.shares(spec).splitlines()[-1] == "| AvaGrad | 1.000 | 0.375 |"
+
+
+def test_commands_of_a_page_have_the_variables_of_the_shell(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOGRAFT_DATA", "/data")
+    assert tables.words_of("cp -r $ALLOGRAFT_DATA/chest 'two words'") == ["cp", "-r", "/data/chest", "two words"]
+
+
+def test_a_column_may_be_of_another_part(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    lines = RESULTS.splitlines()
+    parted = [f"few,{line}" for line in lines[1:]] + [f"all,{line.replace('0.5,', '0.7,', 1)}" for line in lines[1:]]
+    _write(tmp_path / "page", "results.csv", "\n".join([f"part,{lines[0]}", *parted]) + "\n")
+    _write(tmp_path / "page", "metrics.csv", "part," + METRICS.splitlines()[0] + "\n")
+    columns = [["few", "b", "score"], ["all", "b", "score", "all"], ["none", "b", "score", "other"]]
+    spec = {"data": "page", "part": "few", "columns": columns, "rows": {"supervised": "nothing"}}
+    assert tables.scores(spec).splitlines()[-1] == "| nothing | 0.500 ± 0.010 | 0.700 ± 0.010 |  |"
+
+
+def test_facts_are_means_over_seeds_of_one_part(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    rows = ["few,simmim,pretrained,0,loss,0.5", "few,simmim,pretrained,1,loss,1.0", "all,simmim,pretrained,0,loss,9"]
+    _write(tmp_path / "page", "facts.csv", "\n".join(["part,recipe,stage,seed,fact,value", *rows]) + "\n")
+    spec = {"data": "page", "part": "few", "columns": [["L1", "loss", ".2f"], ["steps", "steps", ".0f"]]}
+    assert tables.facts({**spec, "rows": {"simmim": "SimMIM"}}).splitlines() == [
+        "| recipe | L1 | steps |",
+        "| --- | --- | --- |",
+        "| SimMIM | 0.75 |  |",
+    ]
+
+
+def test_stages_and_facts_of_every_part_are_kept(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path, "results.csv", "part,recipe,metric\nwide,simmim,dice\nnarrow,simmim,auroc\n")
+
+    def read_all(folder: Path) -> dict[str, SimpleNamespace]:
+        metric = {"wide": "dice", "narrow": "auroc"}[folder.relative_to(tmp_path / "parts").as_posix()]
+        common = {"recipe": {"title": "simmim"}, "stage": "tuned", "seed": 0, "site": "a", "status": "done"}
+        return {"record": SimpleNamespace(**common, part="test", metrics={metric: 0.5}, facts={"steps": 3, "why": "x"})}
+
+    monkeypatch.setattr("allograft.results.record.read_all", read_all)
+    common = {"recipe": "simmim", "stage": "tuned", "seed": 0}
+    assert list(tables.stage_rows(tmp_path)) == [
+        {"part": part, **common, "site": "a", "score": 0.5} for part in ("wide", "narrow")
+    ]
+    assert list(tables.fact_rows(tmp_path)) == [
+        {"part": part, **common, "fact": "steps", "value": 3} for part in ("wide", "narrow")
+    ]
+
+
+def test_corrected_boxes_beside_those_that_came(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path / "kept")
+    out = tmp_path / "out"
+    _write(out, "results.csv", RESULTS)
+    _write(out, "metrics.csv", METRICS)
+    head = "recipe,reader,boxes,count,precision,precision_low,precision_high,recall,recall_low,recall_high\n"
+    rows = "sissi,true,that came,6,0.75,0.5,1,0.5,0.25,0.75\nsissi,true,corrected,8.5,0.5,,,0.625,,\n"
+    _write(out, "correction.csv", head + rows + rows.replace("true", "reader2") + rows.replace("sissi", "other"))
+    tables.keep(out, tmp_path / "kept" / "page")
+    spec = {"data": "page", "reader": "true", "rows": {"sissi": "A + SISSI"}}
+    assert tables.correction(spec).splitlines() == [
+        "| recipe | boxes | number | precision | recall |",
+        "| --- | --- | --- | --- | --- |",
+        "| A + SISSI | that came | 6 | 0.750 (0.500 to 1.000) | 0.500 (0.250 to 0.750) |",
+        "| A + SISSI | corrected | 8.5 | 0.500 | 0.625 |",
     ]
 
 
@@ -202,3 +295,16 @@ Text.
     )
     _write(tmp_path, "page.md", found)
     assert tables.rebuilt(tmp_path / "page.md") == found
+
+
+def test_two_samplers_agree_where_their_classes_do(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    _write(tmp_path, "classes.csv", "value,count\n0/0/0,6\n0/1/0,1\n1/1/1,2\n0/0/1,1\n")
+    spec = {"data": "classes.csv", "rows": ["100 steps", "10 steps"]}
+    assert tables.samplers(spec).splitlines()[2:] == [
+        # of class 0 7 of 8 found are right and all 7 known; of class 1 2 of 2, and 2 of 3
+        f"| 100 steps | {(14 / 15 + 4 / 5) / 2:.3f} | 0.900 | 8 / 2 |  |",
+        f"| 10 steps | {(12 / 14 + 4 / 6) / 2:.3f} | 0.800 | 7 / 3 | 90.0% |",
+    ]

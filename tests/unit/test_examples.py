@@ -36,6 +36,7 @@ FEWEST = {
     "gradient_transfer": 8,
     "gradient_transfer_classes": 88,
     "skin_automatic": 12,
+    "paired_brain": 24,
     "spottunet_policy": 40,
     "united": 12,
 }
@@ -49,6 +50,7 @@ SMALLEST = 24
 """Pixels along a side, which CycleGAN asks for; a multiple of what every network of the examples needs."""
 SIDES = {
     "diffmic": 112,
+    "diffmic_pneumonia": 64,
     "catenorm_vessels": 32,
     **dict.fromkeys(("organs_metamedseg", "organs_all_data", "organs_losses"), 24),
 }
@@ -197,9 +199,8 @@ def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]
         heads = {key: _inner(change) for key, change in study.each.items() if "upsampling_head" in str(change)}
-        check_each(
-            name, study, folder, [*changes, *small, *(f"each.{key}.network={SMALL[net]}" for key, net in heads.items())]
-        )
+        small += [f"each.{key}.network={SMALL[net]}" for key, net in heads.items()]
+        check_each(name, study, folder, changes, small if heads else [])
         return
     small += [
         f"cohorts.{key}.preprocessing.size={[side] * len(spec.preprocessing['size'])}"
@@ -217,6 +218,7 @@ def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
 
 
 SMALL = {
+    "unet": "{upsampling_head: {network: {unet: {spatial_dims: 3, channels: [4, 8]}}}}",
     "swin_unetr": "{upsampling_head: {network: {dynunet: {spatial_dims: 3, channels: [4, 8, 8]}}}}",
     "diffusion_unet": "{upsampling_head: {network: {diffusion_unet: {channels: [4, 4, 4], head_channels: 4, "
     "norm_groups: 4, num_res_blocks: 1}}}}",
@@ -229,26 +231,31 @@ def _inner(change: Mapping[str, Any]) -> str:
     return next(iter(change["network"]["upsampling_head"]["network"]))
 
 
-def check_each(name: str, study: Study, folder: Path, small: Sequence[str]) -> None:
+def check_each(name: str, study: Study, folder: Path, changes: Sequence[str], small: Sequence[str]) -> None:
     """Every part of a study of named settings plans, at the sizes that it states, or at small ones
     where its networks are made small."""
     cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder, FEWEST.get(name, 2))}"]
-    given = ["allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts]
-    given += small if any("upsampling_head" in change for change in small) else []
+    given = [*changes, "allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts, *small]
+    if isinstance(study.target_labels, TargetLabels):
+        given += [f"target_labels={{subjects: {FEWEST.get(name, 2)}}}"]
     if name in CROPPED:
-        given += [f"preprocessing.size={[SMALLEST] * 3}", f"patch={[CROPPED[name]] * 3}"]
-        given += ["network={unet: {spatial_dims: 3, channels: [4, 8]}}"]
+        dims = len(study.preprocessing.size or ())
+        given += [f"preprocessing.size={[SMALLEST] * dims}"]
+        given += [f"patch={[CROPPED[name]] * dims}"] if study.patch else []
+        given += [f"network={{unet: {{spatial_dims: {dims}, channels: [4, 8]}}}}"]
     for number, part in enumerate(parts_of(read_study(EXAMPLES / f"{name}.yaml", given)).values()):
         session = Session(
             part, folder / "parts" / str(number), None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None
         )
         plan = session.plan(session.prepare())
-        assert len(plan.rows) == len(part.rows) * max(1, len(part.target)) * part.test.folds
+        assert len(plan.rows) == len(part.rows) * max(1, len(part.target)) * part.test.folds * part.seeds
         assert plan.units
         pretexts = {row.recipe.first for row in plan.rows if hasattr(row.recipe, "first")}
         alone = {row.unit for row in plan.rows if total_needs(row.recipe).only_pool}
         listed = {row.recipe for row in plan.rows}
-        assert not alone or not pretexts <= listed or len(alone) == len(pretexts)  # trained once, whatever is tuned
+        assert (
+            not alone or not pretexts <= listed or len(alone) == len(pretexts) * part.seeds
+        )  # trained once, whatever is tuned
 
 
 def planned(name: str, manifest: Path | Sequence[str], out: Path, *changes: str) -> tuple[World, Plan]:

@@ -46,7 +46,8 @@ def draw_splits(
     The manifest's own ``split`` column wins; a subject in ``known`` never moves; new subjects fill
     whichever part of their site is short. Validation subjects are drawn at source sites only: at a
     target site every label that a recipe may use counts as label budget. With ``folds`` > 1 the
-    subjects of the other sites rotate through the test set.
+    subjects of the other sites rotate through the test set; a source that is to rotate too is not
+    among ``sources``.
 
     Args:
         test, val: shares of a site's subjects, test by site where they differ; val is a share of

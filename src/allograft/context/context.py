@@ -38,8 +38,6 @@ from allograft.tree import content_hash, copied_to_cpu, digest, plain
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Context", "copied"]
-
 Made = TypeVar("Made")
 
 

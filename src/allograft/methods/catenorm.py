@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.figure import Images
 from allograft.grey import grey_of, window_of
-from allograft.networks import AnyNetwork, count_parameters
+from allograft.networks import AnyNetwork, copied, count_parameters
 from allograft.networks.catenorm import layers_of, modulation_by_class, modulation_over
 from allograft.networks.network import operate
 from allograft.nn.catenorm import guided

@@ -15,10 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from allograft.batch import Batch, collate
 from allograft.cohort import Cohort, Loader
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.methods.supervised import Supervised
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.networks.network import operate
 from allograft.parts.adapted_images import changed_images, middle_items
 from allograft.predictor import Prediction, evaluation_mode

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.networks.diffmic import DiffMicNetwork
 from allograft.networks.network import operate
 from allograft.nn.diffusion import Spacing, denoise_step, diffuse, linear_alphas

@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from allograft.batch import Batch
 from allograft.context import Context
-from allograft.context.context import copied
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.parts.by_site import SitePredictor

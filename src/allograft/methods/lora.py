@@ -10,9 +10,8 @@ from annotated_types import Ge, Gt
 from torch import nn
 
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.methods.supervised import Supervised
-from allograft.networks import AnyNetwork, trainable
+from allograft.networks import AnyNetwork, copied, trainable
 from allograft.networks.lora import fold
 from allograft.networks.network import operate
 from allograft.predictor import Direct

@@ -17,10 +17,9 @@ from torch import Generator, Tensor, nn
 from allograft.batch import Batch, collate
 from allograft.cohort import Loader
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.context.settings import Strength
 from allograft.methods.supervised import Supervised
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.nn.processes import count_over_processes
 from allograft.parts.entropy import KINDS, check_probabilities
 from allograft.parts.paired_batches import halves

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork, Network, reheaded, transfer
+from allograft.networks import AnyNetwork, Network, copied, reheaded, transfer
 from allograft.parts.patch_pairs import PatchPairs, datasets_of
 from allograft.parts.pool import (
     check_masks,

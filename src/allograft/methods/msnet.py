@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork
+from allograft.networks import AnyNetwork, copied
 from allograft.networks.dsbn import SiteNetwork
 from allograft.networks.network import operate
 from allograft.nn.dsbn import at_domains, everywhere

@@ -15,9 +15,8 @@ from torch import Tensor
 from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
-from allograft.networks import AnyNetwork, count_parameters
+from allograft.networks import AnyNetwork, copied, count_parameters
 from allograft.parts.domain_features import check_one_size, domain_features, feature_name, features_of
 from allograft.parts.stream import Phase, held_out_of, phases, stage_training, training_dice
 from allograft.predictor import Prediction, evaluation_mode

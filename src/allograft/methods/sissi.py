@@ -135,7 +135,8 @@ class Sissi:
         nms: of two fused boxes that overlap more, the more certain is kept.
         most: boxes an image.
         keep_empty: an image in which nothing is detected keeps its boxes, as in the released code;
-            else it has none.
+            else it has none. Where nothing is detected in any image, all keep theirs in either
+            case, and ``kept_epochs`` of the facts counts the epochs in which that was so.
         patience: for ``source-val``.
     """
 
@@ -180,13 +181,16 @@ class Sissi:
         best: dict[str, Tensor] = {}
         began: int | None = None
         corrected: dict[int, Sequence[Cohort]] = {}  # by epoch
+        kept = 0  # epochs whose correction would leave no box
         current: Sequence[Cohort] = sides.target
         for epoch, steps in enumerate(epochs):
             if began is None and self._begins(curve):
                 began = epoch
                 network.load_state_dict(best or network.state_dict())  # the optimizer's momentum stays
             if began is not None:
-                current = corrected[epoch] = self._corrected(network, current, epoch, context)
+                latest = self._corrected(network, current, epoch, context)
+                kept += latest is current
+                current = corrected[epoch] = latest
             batches = self._batches(sides.source, current, epoch, began is not None, context)
             yield from train_with_checkpoints(
                 step,
@@ -202,8 +206,8 @@ class Sissi:
                 best = weights or best
         context.show("start", self._figure(curve, began))
         if corrected:
-            self._show_boxes(sides.target, corrected, context)
-        yield Stage("corrected", Direct(network), scenario.sites, facts=_facts(sides.target, current, began))
+            self._show_boxes(sides.target, corrected, kept, context)
+        yield Stage("corrected", Direct(network), scenario.sites, facts=_facts(sides.target, current, began, kept))
         return Carry(network)
 
     # ------------------------------------------------------------ the start of the correction
@@ -235,14 +239,18 @@ class Sissi:
         return loss, weights
 
     # ------------------------------------------------------------ boxes and batches
-    def _corrected(self, network: AnyNetwork, target: Sequence[Cohort], epoch: int, context: Context) -> list[Cohort]:
-        """The target as it is now with the network's own boxes, made anew each epoch."""
-        corrected = []
+    def _corrected(
+        self, network: AnyNetwork, target: Sequence[Cohort], epoch: int, context: Context
+    ) -> Sequence[Cohort]:
+        """The target as it is now with the network's own boxes, made again each epoch; the target
+        itself where nothing is detected in any image, which would leave nothing to learn from."""
+        corrected, detected = [], 0
         for number, cohort in enumerate(target):
             make = partial(self._pseudo_labels, network, cohort, context)
             boxes = context.once(f"boxes-{epoch}-{number}", make)
+            detected += sum(len(each["label"]) for each in boxes.values())
             corrected.append(cohort.relabelled({name: Boxes(**each) for name, each in boxes.items()}))
-        return corrected
+        return corrected if detected else target
 
     def _pseudo_labels(self, network: AnyNetwork, cohort: Cohort, context: Context) -> dict[str, dict[str, Tensor]]:
         made: dict[str, dict[str, Tensor]] = {}
@@ -291,12 +299,12 @@ class Sissi:
         return Lines(f"early learning; {start}", epochs, lines, "epoch", what)
 
     def _show_boxes(
-        self, target: Sequence[Cohort], corrected: Mapping[int, Sequence[Cohort]], context: Context
+        self, target: Sequence[Cohort], corrected: Mapping[int, Sequence[Cohort]], kept: int, context: Context
     ) -> None:
         """How many boxes change in each epoch, pictures of the last one's (Fig. 3), and the boxes
         for the report to compare with true ones."""
         by_epoch = {epoch: boxes_of(cohorts) for epoch, cohorts in corrected.items()}
-        context.show("change", change_figure(boxes_of(target), by_epoch))
+        context.show("change", change_figure(boxes_of(target), by_epoch, kept))
         context.show("boxes", correction_images(target, corrected[max(corrected)], self.background))
         context.show("relabelled", relabelled(target, by_epoch))
 
@@ -335,7 +343,9 @@ def noisy_ap50(network: AnyNetwork, target: Sequence[Cohort], context: Context) 
     return value if value == value else 0.0
 
 
-def _facts(target: Sequence[Cohort], current: Sequence[Cohort], began: int | None) -> dict[str, float | int | str]:
+def _facts(
+    target: Sequence[Cohort], current: Sequence[Cohort], began: int | None, kept: int
+) -> dict[str, float | int | str]:
     start: dict[str, float | int | str] = {"start_epoch": "never" if began is None else began}
     before, after = (sum(map(len, boxes_of(cohorts))) for cohorts in (target, current))
-    return {**start, "noisy_boxes": before, "corrected_boxes": after}
+    return {**start, "noisy_boxes": before, "corrected_boxes": after, "kept_epochs": kept}

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
-from allograft.context.context import copied
 from allograft.errors import SpecError
 from allograft.figure import Heatmap
 from allograft.methods.supervised import OptimizerRequest, Supervised, check_optimizer
-from allograft.networks import AnyNetwork, Network
+from allograft.networks import AnyNetwork, Network, copied
 from allograft.networks.gates import MEND, blocks, members, named
 from allograft.networks.network import operate
 from allograft.nn.policy import PolicyNetwork, ResNetPolicy

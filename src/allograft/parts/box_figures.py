@@ -45,12 +45,13 @@ def shared(some: Sequence[Boxes], others: Sequence[Boxes]) -> int:
     return count
 
 
-def change_figure(noisy: Sequence[Boxes], corrected: Mapping[int, Sequence[Boxes]]) -> Lines:
+def change_figure(noisy: Sequence[Boxes], corrected: Mapping[int, Sequence[Boxes]], kept: int = 0) -> Lines:
     """The boxes of the target by epoch, beside those that it came with.
 
     Args:
         noisy: (images,) as they came.
         corrected: epoch, from 0 -> (images,) as that epoch trained on them.
+        kept: epochs whose correction would have left no box in any image, so that all kept theirs.
     """
     before = [noisy, *corrected.values()]
     lines = {
@@ -60,8 +61,9 @@ def change_figure(noisy: Sequence[Boxes], corrected: Mapping[int, Sequence[Boxes
             shared(boxes, last) for boxes, last in zip(corrected.values(), before, strict=False)
         ],
     }
+    stayed = f"; {kept} of {len(corrected)} epochs detect nothing in any image and keep the boxes" if kept else ""
     return Lines(
-        f"boxes of the target while they are corrected; it came with {sum(map(len, noisy))}",
+        f"boxes of the target while they are corrected; it came with {sum(map(len, noisy))}{stayed}",
         tuple(float(epoch + 1) for epoch in corrected),
         {name: tuple(map(float, values)) for name, values in lines.items()},
         "epoch",

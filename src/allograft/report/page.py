@@ -162,6 +162,7 @@ def _content(study: Study, plan: Plan, lines: Sequence[Line], world: World | Non
         "colours": {"agree": AGREE, "missed": MISSED, "extra": EXTRA, "heat": ",".join(HEAT)},
         "classes": [(name, class_colour(index)) for index, name in enumerate(getattr(plan.task, "names", ()), 1)],
         "disagreement": DISAGREEMENT,
+        "is_made": "paired" in plan.task.outputs,
         "annotate_file": FILE,
         **scripts(),
     }

@@ -25,6 +25,7 @@ from allograft.report.boxes import draw_boxes
 from allograft.report.disagreement import dissent, draw_dissent, mean_disagreement, votes
 from allograft.report.facts import ordinals
 from allograft.report.gallery import DISAGREEMENT, Mask, Picture, PictureKey, overlay_picture, stacked
+from allograft.report.made import draw_made
 from allograft.results.models import model_folder
 from allograft.results.select import Chosen, Line
 from allograft.seeds import Seeds
@@ -110,7 +111,8 @@ def pictures_of(
     out: Path, world: World, table: Sequence[Line], template: nn.Module | None = None
 ) -> dict[PictureKey, list[Picture]]:
     """The same test cases of a target as every finished line sees them, where masks or boxes are
-    sought: from the worst to the best by the mean over the lines.
+    sought or images made: from the worst to the best by the mean over the lines; of made images
+    the median one of each label, where there are several.
 
     Where the target has no labels: from the cases the lines are surest of to those they are least
     sure of, without a truth, and where the lines disagree most.
@@ -119,7 +121,7 @@ def pictures_of(
         template: the user's own network, if any.
     """
     outputs = world.study.made_task.outputs
-    if not {"mask", "boxes"} & outputs.keys():
+    if not {"mask", "boxes", "paired"} & outputs.keys():
         return {}
     models, known = Models(out, world, table, template), ordinals(table)
     drawn: dict[PictureKey, list[Picture]] = {}
@@ -141,10 +143,6 @@ def _shown(models: Models, here: Sequence[Line], known: Mapping[str, str]) -> li
     if not ranked:
         return []
     words = WANTED if each[0][0] != "entropy" else UNLABELLED
-    last = len(ranked) - 1
-    places: dict[int, str] = {}
-    for order in (0, 4, 2, 1, 3):  # the ends first, where there are few
-        places.setdefault(round(last * order / 4), words[order])
     subjects = {
         str(case["case"]): known[str(case["subject"])]
         for line in here[:1]
@@ -153,8 +151,30 @@ def _shown(models: Models, here: Sequence[Line], known: Mapping[str, str]) -> li
     }
     return [
         Shown(name, f"{word}, {subjects[name]}", _marked(models, here[0], name))
-        for name, word in ((ranked[rank], word) for rank, word in sorted(places.items()))
+        for name, word in _of_each_label(models, ranked) or _from_end_to_end(ranked, words)
     ]
+
+
+def _from_end_to_end(ranked: Sequence[str], words: Sequence[str]) -> list[tuple[str, str]]:
+    """Cases at even distances through a ranking, each with its word."""
+    places: dict[int, str] = {}
+    for order in (0, 4, 2, 1, 3):  # the ends first, where there are few
+        places.setdefault(round((len(ranked) - 1) * order / 4), words[order])
+    return [(ranked[rank], word) for rank, word in sorted(places.items())]
+
+
+def _of_each_label(models: Models, ranked: Sequence[str]) -> list[tuple[str, str]]:
+    """Of made images the median case of each value of the column ``label`` (Chen and Niethammer
+    2023, fig. 3); none of other tasks, or where there is one value, or more than pictures."""
+    if "paired" not in models.world.study.made_task.outputs:
+        return []
+    labels = {case.name: str(case.labels["label"]) for case in models.world.cases() if "label" in case.labels}
+    strata: dict[str, list[str]] = {}
+    for name in (name for name in ranked if name in labels):
+        strata.setdefault(labels[name], []).append(name)
+    if not 1 < len(strata) <= len(WANTED):
+        return []
+    return [(names[len(names) // 2], f"label {label}") for label, names in sorted(strata.items())]
 
 
 def _marked(models: Models, first: Line, name: str) -> Mask | None:
@@ -185,6 +205,8 @@ def _pictures(models: Models, line: Line, cases: Sequence[Shown], known: Mapping
     captions = [(shown, f"{key} {scores[shown.name]:.3f}") for shown in cases]
     if "boxes" in models.world.study.made_task.outputs:
         return [_boxes(models, model, shown, caption) for shown, caption in captions]
+    if "paired" in models.world.study.made_task.outputs:
+        return [_made(models, model, shown, caption) for shown, caption in captions]
     return [
         *(_overlay(models, model, shown, caption) for shown, caption in captions),
         *_along_the_stream(models, run, known),
@@ -215,6 +237,20 @@ def _boxes(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture
     assert boxes is not None
     truth = cohort.whole(0).boxes if "boxes" in cohort.cases[0].labels else None
     return Picture(shown.title, caption, draw_boxes(plane(models.image(shown.name), 0), truth, boxes))
+
+
+def _made(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture:
+    image, cohort = models.image(shown.name), models.world.named(shown.name)
+    made = np.stack([channel.numpy() for channel in models.answer(model, shown.name).maps.values()])
+    truth = cohort.whole(0).paired.numpy() if "paired" in cohort.cases[0].labels else None
+
+    def draw(index: int, window: tuple[float, float] | None) -> bytes:
+        true = None if truth is None else plane(truth, index)
+        return draw_made(plane(image, index), plane(made, index), true, window)
+
+    # the same slices of every row
+    marked = (image > image.mean()).any(0).astype(np.int64)
+    return stacked(image, marked, draw, words=(shown.title, caption), most=SLICES)
 
 
 def _overlay(models: Models, model: Loaded, shown: Shown, caption: str) -> Picture:

@@ -69,8 +69,12 @@ def check_sides(study: Study) -> None:
             f"target_labels: '{study.within[0]}' is source and target, all its training labels are the source's; "
             "leave them out"
         )
-    if study.within and study.test.folds > 1:
-        raise SpecError(f"test.folds: rotate target subjects, and '{study.within[0]}' is a source too; leave folds out")
+    all_rotate = bool(study.within) and study.test.folds > 1 and set(study.within) == set(study.source)
+    if all_rotate and study.selection == "source-val":
+        raise SpecError(
+            f"selection: source-val needs validation subjects, and with test.folds all others of '{study.within[0]}' "
+            "train; choose last"
+        )
     needy = None if study.source or study.start != "scratch" else next(filter(_adapts, study.rows), None)
     if needy is not None:
         raise SpecError(

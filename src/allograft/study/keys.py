@@ -196,7 +196,9 @@ class Test:
         source_fraction: the same at sites that are source alone; null is ``fraction``. With 0 every
             source subject trains or validates, and nothing tells what a row forgets at home.
         val: share of the remaining subjects of a source site that are kept for validation.
-        folds: rotate the target's subjects through the test set, in so many folds.
+        folds: rotate the target's subjects through the test set, in so many folds. At a site that
+            is a source too, all others train and none is kept for validation; as many folds as
+            subjects leave one out at a time.
     """
 
     __test__ = False  # not for pytest

@@ -274,7 +274,8 @@ def _assigned(study: Study, cohorts: tuple[Cohort, ...], out: Path) -> tuple[tup
     shares = dict.fromkeys(judged, test.fraction)
     if test.source_fraction is not None:
         shares |= dict.fromkeys(judged - {*study.target}, test.source_fraction)
-    assignments = draw_splits(drawn, study.source, test=shares, val=test.val, folds=test.folds, known=known)
+    alone = [site for site in study.source if test.folds == 1 or site not in study.target]
+    assignments = draw_splits(drawn, alone, test=shares, val=test.val, folds=test.folds, known=known)
     for case in cases:
         assignments.setdefault(case.subject, Assignment(case.split or "train"))
     assignments |= {old.subject: assignments[new.subject] for old, new in zip(before, cases, strict=True)}

@@ -31,7 +31,8 @@ class Detection:
     boxes is no property of a single image. Resampling draws subjects, with all their images.
     Where several readers drew boxes, ``boxes`` holds the first one's, which alone are trained on
     and give the headline, and ``boxes_reader2`` and the like those of the others: the same metrics
-    against each, ``ap50/reader2`` say, over the images which that reader has seen.
+    against each, ``ap50/reader2`` say, over the images which that reader has seen. There are no
+    crowds: an import of COCO files leaves them out, and a box found in one is a false one.
 
     Args:
         classes: names, as the boxes files have them.

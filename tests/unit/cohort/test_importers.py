@@ -645,6 +645,14 @@ def test_voc_refusals(tmp_path: Path, body: str, head: str) -> None:
     assert not (tmp_path / "manifest.csv").exists()
 
 
+def test_voc_in_utf_16_is_refused_since_words_could_hide_in_it(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png"), voc(tmp_path / "a.xml", CELL)
+    text = (tmp_path / "a.xml").read_text(encoding="utf-8")
+    (tmp_path / "a.xml").write_bytes(f"<?xml version='1.0' encoding='utf-16'?>{text}".encode("utf-16"))
+    with pytest.raises(ManifestError, match="UTF-16"):
+        import_voc(tmp_path, tmp_path, images=tmp_path, site="A", one_image_per_subject=True)
+
+
 # ---------------------------------------------------------- table
 def table(path: Path, *rows: tuple[str, ...], mark: str = ",") -> Path:
     with open(path, "w", newline="", encoding="utf-8") as file:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from allograft import table, tree
 from allograft.batch import Batch
 from allograft.context import Context, Store
-from allograft.context.context import copied
 from allograft.context.journal import Journal
 from allograft.errors import AllograftError
-from allograft.networks import build, rebuildable
+from allograft.networks import build, copied, rebuildable
 from allograft.predictor import Direct, save_predictor
 from allograft.recipe import AnyRecipe, Carry, Needs, Scenario, Stage
 from allograft.seeds import Seeds

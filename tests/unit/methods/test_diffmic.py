@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from tests.unit.tiny import a_context as plain_context
 from tests.unit.tiny import write_brains
 from torch import nn
 
+from allograft.apply import load
+from allograft.apply.predictions import write_predictions
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.context import Budget, Context
@@ -26,7 +30,9 @@ from allograft.phantoms.histology import CLASSES, write_histology
 from allograft.predictor import Direct
 from allograft.predictor.denoising import DiffMicPredictor
 from allograft.recipe import Carry, Scenario, Stage
+from allograft.results.record import read_all
 from allograft.step import GradientStep
+from allograft.studies import run_study
 from allograft.tasks.classification import Classification
 from allograft.transforms.sample import Sample
 
@@ -165,6 +171,57 @@ def test_the_spread_reaches_the_records(tmp_path: Path) -> None:
     own = [record for record in records.values() if record.unit == row.unit and record.part == "test"]
     assert own
     assert all(0 < case["spread"] < 10 for record in own for case in record.cases)
+
+
+def test_predict_gives_the_answer_of_the_study_whatever_the_file_is_called(tmp_path: Path) -> None:
+    """Class probabilities and spread, also in the table that `predict` writes."""
+    manifest = write_histology(tmp_path / "cells", sites={"a": "none"}, subjects=8, size=32)
+    tree = {
+        "cohort": str(manifest),
+        "task": {"classification": {"classes": list(CLASSES)}},
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}},
+        "preprocessing": {"intensity": "unit"},
+        "source": ["a"],
+        "target": ["a"],
+        "recipes": [{"diffmic": CONTRACT["arguments"]}],
+        "baselines": False,
+        "seeds": 1,
+        "budget": {"steps": 3, "batch_size": 4},
+    }
+    run_study(tree, tmp_path / "out")
+    (record,) = (
+        record
+        for record in read_all(tmp_path / "out").values()
+        if record.part == "test" and record.recipe["name"] == "diffmic"
+    )
+    (model,) = (tmp_path / "out" / "models").glob("diffmic*")
+    renamed = []
+    for number, case in enumerate(record.cases):
+        renamed.append(tmp_path / f"{len(record.cases) - number}.png")
+        renamed[-1].write_bytes((manifest.parent / str(case["case"])).read_bytes())
+    write_predictions(model, renamed[::-1], tmp_path / "made")
+    rows = {row["image"]: row for row in csv.DictReader((tmp_path / "made" / "results.csv").read_text().splitlines())}
+    assert len(rows) == len(record.cases) > 1
+    for case, image in zip(record.cases, renamed, strict=True):
+        row = rows[image.name]
+        shares = [float(row[name]) for name in CLASSES]
+        assert shares == pytest.approx(case["probabilities"], abs=1e-5)
+        assert float(row["spread"]) == pytest.approx(case["spread"], rel=1e-4)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Does the spread find the errors?" in page
+    assert "AUROC of spread against errors" in page
+    assert "calibration at a" in page
+    # examples/diffmic_sampler.py: the recorded class, that of ten steps, and the true one
+    script = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "diffmic_sampler.py"))
+    script["answers"].__globals__["STEPS"] = 3
+    rows_of_seeds = script["answers"](tmp_path / "out", manifest)
+    short = replace(load(model).predictor, sampler="ddim", steps=3)  # type: ignore[type-var]
+    for case, (seed, name, recorded, of_few, true) in zip(record.cases, rows_of_seeds, strict=True):
+        assert (seed, name, true) == (0, case["case"], case["label"])
+        assert recorded == case["probabilities"].index(max(case["probabilities"]))
+        cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
+        only = cohort.where(lambda other, name=name: other.name == name).case(0)
+        assert of_few == int(short(only.unlabelled())["label"].argmax())  # type: ignore[operator,union-attr]
 
 
 # ------------------------------------------------------------------ bad input

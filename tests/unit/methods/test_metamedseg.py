@@ -144,7 +144,7 @@ def test_organs_have_equal_shares_and_their_data_sets_divide_them(tmp_path: Path
     assert chances([*cohorts[:2], *named], {}) == pytest.approx([1 / 3, 1 / 3, 1 / 6, 1 / 6])
 
 
-def test_distances_between_data_sets_are_means_over_pairs(tmp_path: Path) -> None:
+def test_distances_between_data_sets_are_means_over_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_photographs(tmp_path / "p", {"a": 3, "b": 2}, size=(8, 8))
     a, b = (read(manifest).site(site) for site in "ab")
     found = distance_map([a, b], a_context().seeds)
@@ -156,6 +156,8 @@ def test_distances_between_data_sets_are_means_over_pairs(tmp_path: Path) -> Non
     assert found.values[0][0] == pytest.approx(sum(within) / 6)
     small = read(write_photographs(tmp_path / "small", {"c": 1}, size=(8, 4)))
     assert distance_map([a, small], a_context().seeds).values[0][1] is None
+    monkeypatch.setattr("allograft.parts.organs.PAIRED", 3)
+    assert distance_map([a, a], a_context().seeds) == distance_map([a], a_context().seeds)  # three images of a site
 
 
 def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:

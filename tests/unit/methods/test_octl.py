@@ -21,7 +21,11 @@ from allograft.step import named_state
 
 CONTRACT = {
     "options": {"start_step": 1, "momentum": 0.5, "betas": (0.5, 0.9)},
-    "under": {"momentum": {"study": {"optimizer": {"sgd": {"lr": 0.01, "momentum": 0.9}}}}},
+    "under": {
+        "momentum": {"study": {"optimizer": {"sgd": {"lr": 0.01, "momentum": 0.9}}}},
+        "start_step": {"study": {"optimizer": {"adam": {"lr": 1e-3}}}},
+        "betas": {"study": {"optimizer": {"adam": {"lr": 1e-3}}}},
+    },
     # without momentum SGD has no history
     "processes_study": {"optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9}}},
 }

@@ -10,6 +10,9 @@ import pytest
 import torch
 from tests.contract.world import row_of, session_of, write_cohort
 
+from allograft.cohort import Cohort
+from allograft.cohort.preprocessing import Preprocessing
+from allograft.methods.stain_normalisation import source_stains
 from allograft.study.plan import scenario_of
 from allograft.transforms.stain_separation import find_stains
 
@@ -45,3 +48,13 @@ def test_the_reference_is_an_image_of_the_source_and_every_site_may_lend_it(meth
         (place,) = [place for place, vectors in stains.items() if torch.equal(vectors, predictor.vectors)]
         lent.add(place[0])
     assert lent == {"a", "d"}
+
+
+def test_stains_are_the_same_whether_white_is_255_or_1(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path / "cohort").parent / "patches" / "manifest.csv"
+    stored, unit = (
+        source_stains([Cohort.read(manifest, preprocessing=Preprocessing(intensity=intensity))], "macenko", white)
+        for intensity, white in (("none", 255.0), ("unit", 1.0))
+    )
+    assert all(len(table) for table in stored.values())
+    torch.testing.assert_close(stored, unit, rtol=1e-4, atol=1e-4)

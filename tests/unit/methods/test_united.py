@@ -43,6 +43,7 @@ CONTRACT = {
         "variant": {"study": {"network": {"unet": {"channels": [4, 8], "num_res_units": 1}}}},
         "classes": {"arguments": {"pretext": "jigsaw"}},
         "neighbours": {"arguments": {"pretext": "transvw", "classes": 4}},
+        "reduction": {"study": {"optimizer": {"adam": {"lr": 1e-3}}}},
     },
     "processes": {"dropout": 0.0, "restorative_weight": 1.0},
     "marks": (),

@@ -426,3 +426,11 @@ def test_a_pre_training_of_that_layout_loads_into_other_channels_and_heads(tmp_p
     assert all(name.startswith("heads.") for name in report.missing)
     expected = theirs.encoder.stages[0][0].convs[0].conv.weight.sum(1, keepdim=True)
     torch.testing.assert_close(ours.encoder.levels[0].conv1.conv.weight, expected)
+
+
+@pytest.mark.parametrize(("teachers", "said"), [(1, "weights taken from 'state_dict', not from 'teacher'"), (2, "")])
+def test_other_weights_in_a_file_are_named_where_they_are_as_many(tmp_path: Path, teachers: int, said: str) -> None:
+    weights = {str(number): torch.zeros(2) for number in range(teachers)}
+    torch.save({"state_dict": {"0": torch.ones(2)}, "teacher": weights}, tmp_path / "w.pt")
+    tensors, _, taken = stored_weights(str(tmp_path / "w.pt"))
+    assert (float(tensors["0"].sum()), taken) == (2.0, said)

@@ -44,6 +44,7 @@ def test_the_boxes_of_each_epoch_are_counted_beside_those_that_came_and_the_epoc
         "of these, there the epoch before": (1.0, 1.0),
     }
     assert "it came with 3" in figure.title
+    assert "keep the boxes" not in figure.title
 
 
 def test_frames_are_white_and_wide_enough_to_be_seen_when_shrunk() -> None:

@@ -119,7 +119,10 @@ def test_yaml_that_is_refused(text: str, told: str) -> None:
         ({"target": []}, "target: names no site"),
         ({"target": "b"}, 'study.target: .*found "b"'),
         ({"target": ["a"], "target_labels": "all"}, "target_labels: 'a' is source and target"),
-        ({"target": ["a"], "test": {"folds": 2}}, "test.folds: rotate target subjects"),
+        (
+            {"target": ["a"], "test": {"folds": 2}, "selection": "source-val"},
+            "selection: source-val needs validation subjects, and with test.folds all others of 'a' train",
+        ),
         ({"target_labels": "some"}, "target_labels"),
         ({"target_labels": {"subjects": 0}}, "target_labels: expected none, all, or one of"),
         ({"target_labels": {"subjects": 1, "cases": 1}}, "target_labels: expected none, all, or one of"),

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.unit.tiny import write_photographs
 
 from allograft.context import Context
-from allograft.errors import AllograftError, ImageError, ManifestError, NeedsError, SpecError
+from allograft.errors import AllograftError, ImageError, ManifestError, NeedsError, SpecError, SplitError
 from allograft.recipe import Needs, Scenario
 from allograft.run.fabric import local_fabric
 from allograft.run.session import Session
@@ -151,6 +151,17 @@ def test_a_pool_holds_training_subjects_and_no_label_that_nobody_asked_for(
     assert first_scenario(world).narrowed(Needs(source_images=True)).pool == ()
 
 
+def test_a_pool_of_which_every_subject_is_tested_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = folder / "one" / "manifest.csv"
+    head, *lines = path.read_text().splitlines()
+    site = head.split(",").index("site")
+    split = [f"{line},{'test' if line.split(',')[site] == 'c' else ''}" for line in lines]
+    (path.parent / "tested.csv").write_text("\n".join([f"{head},split", *split]))
+    study = study_of(folder, cohort=str(path.parent / "tested.csv"), source=["a"], target=["b"], pool=["c"])
+    with pytest.raises(SplitError, match="pool 'c': no image is left for pre-training; its subjects are all tested"):
+        World.read(study, tmp_path)
+
+
 def test_what_needs_a_pool_says_so(folder: Path) -> None:
     assert Needs(pool=True).only_pool
     assert not Needs(pool=True, source_images=True).only_pool
@@ -168,6 +179,24 @@ def test_within_a_site_training_subjects_train_and_test_subjects_are_tested(fold
     assert world.unlabelled_training(0) == []
     with pytest.raises(NeedsError, match="recipe 'adabn' needs target images"):
         session_of(study_of(folder, source=["a"], target=["a"], recipes=["adabn"]), tmp_path / "adabn").prepare()
+
+
+def test_within_a_site_subjects_rotate_through_the_test_set(folder: Path, tmp_path: Path) -> None:
+    """As many folds as subjects leave one out at a time; a source that is no target does not rotate."""
+    sides = {"source": ["a", "b"], "target": ["a"], "test": {"folds": 6, "val": 0.4}}
+    world = World.read(study_of(folder, **sides), tmp_path)
+    (question,) = world.study.questions
+    rotated = [world.part("a", "test", fold).subjects for fold in range(6)]
+    assert sorted(subject for fold in rotated for subject in fold) == sorted(f"a{number}" for number in range(6))
+    for fold, tested in enumerate(rotated):
+        seen = {subject for cohort in world.scenario(question, 0, fold).source for subject in cohort.subjects}
+        assert {subject for subject in seen if subject[0] == "a"} == {f"a{n}" for n in range(6)} - {*tested}
+        assert not seen & {subject for test in world.tests(fold) for subject in test.cohort.subjects}
+        assert {(test.site, test.part, test.fold) for test in world.tests(fold)} == {
+            ("b", "val", 0),
+            ("a", "test", fold),
+            ("b", "test", 0),
+        }
 
 
 def test_no_source_subject_is_tested_where_none_is_asked_for(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from allograft.cohort.geometry import to_grid
 from allograft.cohort.picture import Grid
 from allograft.errors import ImageError, SpecError
 from allograft.metrics.synthesis import structural_similarity
+from allograft.phantoms.knee import write_knee
 from allograft.results.record import read_all
 from allograft.strict import validated
 from allograft.studies import run_study
@@ -306,7 +308,12 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
     for record in read_all(tmp_path / "out").values():
         assert {"ssim", "mae", "median_error", "mad_error"} <= set(record.metrics)
         assert result.plan.task.aggregate(record.cases) == record.metrics
-    assert "ssim" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8").lower()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "ssim" in page.lower()
+    assert "from left to right: the image; the true image; what was made" in page
+    # three test subjects, as each of the rows sees them
+    assert page.count("data:image/png") == 3 * len({line.title for line in result.lines})
+    assert re.search(r"worst, S\d{3}", page)
     model = next((tmp_path / "out" / "models").iterdir())
     (one,) = load(model).predict([manifest.parent / "b0.png"])
     assert tuple(one.answer.maps["paired"].shape) == (16, 12)
@@ -315,6 +322,32 @@ def test_a_study_its_report_and_a_saved_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(written / 65535, one.answer.maps["paired"], atol=1e-5)
     with open(tmp_path / "made" / "results.csv", newline="", encoding="utf-8") as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["b0.png"]
+
+
+def test_a_report_shows_the_median_image_of_each_label(tmp_path: Path) -> None:
+    """Maps by method and severity, as figure 3 of Chen and Niethammer 2023."""
+    manifest = write_knee(tmp_path / "knee", sites={"a": "none"}, subjects=8, size=32)
+    tree = {
+        "cohort": str(manifest),
+        "task": {"synthesis": {"range": [0, 255]}},
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1}},
+        "source": ["a"],
+        "target": ["a"],
+        "recipes": ["supervised"],
+        "baselines": False,
+        "seeds": 1,
+        "budget": {"steps": 1, "batch_size": 2},
+    }
+    run_study(tree, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (record,) = (one for one in read_all(tmp_path / "out").values() if one.part == "test")
+    rows = {row["image"]: row["label"] for row in csv.DictReader(manifest.read_text().splitlines())}
+    grades = sorted({rows[str(case["case"])] for case in record.cases})
+    assert len(grades) > 1
+    assert re.findall(r">label (\d+), S\d{3}<", page) == grades
+    for grade in grades:
+        scores = sorted(case["ssim"] for case in record.cases if rows[str(case["case"])] == grade)
+        assert f"ssim {scores[len(scores) // 2]:.3f}" in page
 
 
 def test_a_made_volume_is_written_in_the_unit_of_its_range_and_a_photograph_as_shares(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from allograft.study.parts import shared_folder
 from allograft.study.world import World
 
 FILE = "correction.csv"
+KEPT = "kept_epochs"
+"""A fact of stages that correct boxes: epochs in which nothing was detected in any image, so that
+the boxes stayed as they were."""
 CAME, CORRECTED = "that came", "corrected"
 """The boxes of the manifest that a method was given, and those with which its training ended."""
 RATES = ("precision", "recall")
@@ -82,6 +85,7 @@ class Correction:
         agreements: reader -> ``CAME`` or ``CORRECTED`` -> the agreement; {} where nobody else drew
             boxes of these images.
         by_epoch: precision and recall along the run that stands for the row.
+        kept_epochs: of each run, how many epochs detected nothing in any image and kept the boxes.
     """
 
     title: str
@@ -89,6 +93,7 @@ class Correction:
     counts: Mapping[str, Sequence[int]]
     agreements: Mapping[str, Mapping[str, Agreement]]
     by_epoch: Lines | None
+    kept_epochs: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ def _correction(line: Line, kept: Mapping[str, Relabelled], images: Mapping[str,
     }
     shown = kept.get(line.best_run.row.unit) if line.best_run is not None else None
     by_epoch = None if shown is None or not readers else _by_epoch(line.title, shown, images, list(readers))
-    return Correction(line.title, line.target, counts, agreements, by_epoch)
+    records = (run.tests.get(line.target, ()) for run in line.runs)
+    kept_epochs = [max(int(record.facts.get(KEPT, 0)) for record in tests) for tests in records if tests]
+    return Correction(line.title, line.target, counts, agreements, by_epoch, kept_epochs)
 
 
 def _cases(shown: Relabelled, images: Mapping[str, _Image], reader: str, at: int | None = None) -> list[dict[str, Any]]:
@@ -198,7 +205,18 @@ def correction_sheet(made: Sequence[Correction]) -> Sheet | None:
         for each in made
         for boxes in (CAME, CORRECTED)
     )
-    return Sheet("Boxes of the target's training images", columns, rows, NOTES if readers else WITHOUT)
+    notes = (*(NOTES if readers else WITHOUT), *_stayed(made))
+    return Sheet("Boxes of the target's training images", columns, rows, notes)
+
+
+def _stayed(made: Sequence[Correction]) -> Iterator[str]:
+    """A note on each row that kept its boxes in some epoch."""
+    for each in made:
+        if epochs := [count for count in each.kept_epochs if count]:
+            yield (
+                f"{each.title}: in {len(epochs)} of {len(each.kept_epochs)} runs nothing was detected in any image in "
+                f"some epochs ({max(epochs)} at most); the boxes stayed as they were before."
+            )
 
 
 def _shares(correction: Correction, boxes: str, readers: Sequence[str]) -> Iterator[str]:

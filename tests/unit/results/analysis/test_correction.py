@@ -29,6 +29,7 @@ from allograft.results.analysis.correction import (
     corrections,
     write_corrections,
 )
+from allograft.results.record import Record
 from allograft.results.select import Chosen, Line
 from allograft.tasks.detection import Detection
 
@@ -172,3 +173,20 @@ def test_a_rate_that_nothing_defines_is_said(tmp_path: Path, world: Any) -> None
     sheet = correction_sheet([made])
     assert sheet is not None
     assert sheet.rows[1][2:5] == ("0", "undefined", "0.000 (0.000 to 0.000)")
+
+
+def test_epochs_that_kept_all_boxes_are_reported(tmp_path: Path, world: Any) -> None:
+    for unit in ("one", "two", "three"):
+        kept(tmp_path, unit, GOOD)
+    line = a_line("one", "two", "three")
+    facts: dict[str, dict[str, Any]] = {"one": {"kept_epochs": 2}, "two": {"kept_epochs": 0}, "three": {}}
+    runs = [
+        replace(run, tests={"t": (Record(unit, {}, 0, "corrected", 0, "t", "test", facts=each),)})
+        for run, (unit, each) in zip(line.runs, facts.items(), strict=True)
+    ]
+    (made,) = corrections(tmp_path, world, [replace(line, runs=tuple(runs))])
+    sheet = correction_sheet([made])
+    assert sheet is not None
+    assert sheet.notes[-1].startswith("sissi: in 1 of 3 runs nothing was detected in any image in some epochs (2 at")
+    (never,) = corrections(tmp_path, world, [line])
+    assert correction_sheet([never]).notes == correction_sheet([made]).notes[:-1]  # type: ignore[union-attr]

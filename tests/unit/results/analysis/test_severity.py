@@ -103,6 +103,11 @@ def test_several_sources_are_one_side() -> None:
     assert (shift.source, shift.target, round(shift.drop, 6)) == (("a", "b"), "c", 0.2)
 
 
+def test_a_cluster_has_as_many_pairs_as_are_asked_for() -> None:
+    severe = [severity_table(_nothing(), "dice", count)["severe"]["supervised"] for count in (1, 2)]
+    assert severe == pytest.approx([0.3, 0.4])
+
+
 def test_clusters_are_top_middle_and_bottom() -> None:
     shifts = ranked_shifts(_nothing(), "dice")
     clusters = by_severity(shifts)
