@@ -20,7 +20,6 @@ FILES = sorted(str(path.relative_to(SRC)) for path in SRC.rglob("*.py"))
 FOR_OTHERS = {"__dataclass_fields__", "__pydantic_config__", "_root", "_should_skip_dynamo", "false_claim_of_accuracy"}
 FOR_OTHERS |= {
     "average_surface_distance",
-    "on_device",
     "popar_loss",
     "srsim",
     "swap_amplitude",
