@@ -152,6 +152,13 @@ def test_surgery_changes_nothing_until_sites_differ() -> None:
     torch.testing.assert_close(network(x)["mask"], plain, rtol=0, atol=1e-6)
 
 
+def test_every_batch_normalisation_is_replaced() -> None:
+    network = operate(a_network(), "dsbn", sites=["a", "b"])
+    plain = [name for name, module in a_network().named_modules() if type(module) is nn.BatchNorm2d]
+    assert len(plain) > 1
+    assert sorted(name for name, _ in layers(network)) == sorted(plain)
+
+
 def test_what_cannot_be_operated_on_is_refused() -> None:
     with pytest.raises(SpecError, match="norm: batch"):
         operate(a_network("instance"), "dsbn", sites=["a"])
