@@ -18,7 +18,7 @@ def test_two_folders_of_masks(allograft: Command, folders: Path) -> None:  # noq
     # six subjects: .4 and .2 in turn
     assert "b: dice old 0.400, new 0.700, difference +0.300 (+0.185 to +0.415), p 0.031, false claim <0.001" in done.out
     assert "left out: a/2.png: new holds no prediction for 'a/2.png'" in done.out
-    assert "new is ahead of old: new less old is" in done.out
+    assert "new is ahead of old: new minus old is" in done.out
     assert sorted(path.name for path in (folders / "out").iterdir()) == ["cases.csv", "compare.html", "summary.csv"]
 
 

@@ -129,16 +129,16 @@ QUICK = ("--set", "budget={adapt_steps: 2, batch_size: 2}", "--set", "test.fract
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recipes whose ``run`` was started, inner ones included."""
-    from allograft.context import Context
+    from allograft.context.unit import Unit
 
     names: list[str] = []
-    real = Context._run
+    real = Unit._run
 
-    def noted(self: Any, recipe: Any, *arguments: Any) -> Any:
-        names.append(type(recipe).__name__)
-        return real(self, recipe, *arguments)
+    def noted(self: Unit, *arguments: Any) -> Any:
+        names.append(type(self.recipe).__name__)
+        return real(self, *arguments)
 
-    monkeypatch.setattr(Context, "_run", noted)
+    monkeypatch.setattr(Unit, "_run", noted)
     return names
 
 

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "augmentation": "none",
     "patch": [16, 16],
     "clip": 1e-4,
-    "optimizer": {"adam": {"lr": 1e-2}},
+    "optimizer": {"sgd": {"lr": 1e-2, "momentum": 0.9}},
     "schedule": {"step": {"at": [0.5], "factor": 0.1}},
 }
 """What a study says about training, and other values of it."""

@@ -107,7 +107,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "an empty file": (raw(b""), ("manifest.csv: holds no rows",)),
     "blank lines only": (raw(b"\n\n\n"), ("manifest.csv",)),
     "one zero byte": (raw(b"\0"), ("manifest.csv",)),
-    "zero bytes in a cell": (text(HEADER, ROW.replace("a-000.png", "a-\0.png")), ("manifest.csv, row 2", "no path")),
+    "zero bytes in a cell": (text(HEADER, ROW.replace("a-000.png", "a-\0.png")), ("manifest.csv, row 2", "not a path")),
     "UTF-16": (text(HEADER, ROW, encoding="utf-16"), ("manifest.csv", "UTF-8")),
     "UTF-32": (text(HEADER, ROW, encoding="utf-32"), ("manifest.csv",)),
     "Latin-1": (
@@ -120,7 +120,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         ("manifest.csv", "UTF-8"),
     ),
     "a cell of a million characters": (row(image="x" * 10**6), ("manifest.csv", "field larger")),
-    "a path of 100,000 characters": (row(image="x" * 10**5), ("manifest.csv, row 2", "no path")),
+    "a path of 100,000 characters": (row(image="x" * 10**5), ("manifest.csv, row 2", "not a path")),
     "a path 5,000 folders deep": (row(image=DEEP), ("manifest.csv, row 2",)),
     "a quote that never ends": (text(HEADER, '"images/a-000.png,masks/a-000.png,a-000,a', ROW), ("manifest.csv",)),
     "more cells than columns": (text(HEADER, ROW + ",x"), ("row 2", "more cells")),

@@ -236,7 +236,7 @@ def check_each(name: str, study: Study, folder: Path, changes: Sequence[str], sm
     where its networks are made small."""
     cohorts = stand_ins(study, folder) or [f"cohort={stand_in(study, folder, FEWEST.get(name, 2))}"]
     given = [*changes, "allow_duplicates=[]", "near_duplicates=warn", "seeds=1", *cohorts, *small]
-    if isinstance(study.target_labels, TargetLabels):
+    if isinstance(study.target_labels, TargetLabels) and not study.target_labels.subjects:
         given += [f"target_labels={{subjects: {FEWEST.get(name, 2)}}}"]
     if name in CROPPED:
         dims = len(study.preprocessing.size or ())

@@ -50,6 +50,7 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing: Sequence[float] | 
             spacing or tolerance does not fit.
 
     Example:
+        >>> import torch
         >>> square = torch.zeros(8, 8, dtype=torch.bool)
         >>> square[2:6, 2:6] = True
         >>> surface_dice(square, square.roll(1, 0), (1.0, 1.0),

@@ -199,7 +199,7 @@ def test_another_loss_is_another_unit_but_for_what_sees_no_labels(manifest: Path
 
 def test_the_page_names_the_recipes_that_refuse_a_loss() -> None:
     own = {name for name in rows("method") if getattr(find("method", name), "own_loss", "")}
-    sentence = re.search(r"added to this one\. (.*?) are defined by a loss of their", PAGE.read_text(), flags=re.S)
+    sentence = re.search(r"it adds them to yours\. (.*?) are defined by a loss of their", PAGE.read_text(), flags=re.S)
     assert sentence
     assert set(re.findall(r"`(\w+)`", sentence.group(1))) == own
 
