@@ -94,6 +94,8 @@ def read_predictions(path: Path) -> PredictionTable:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, strict=True)
             rows, columns = list(reader), tuple(reader.fieldnames or ())
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; expected the results.csv of predict") from None
     except (OSError, ValueError, csv.Error) as error:
         raise ModelError(f"{path}: cannot be read as CSV ({error}); expected the results.csv of predict") from error
     if "image" not in columns or "warnings" not in columns or any(None in row or None in row.values() for row in rows):

@@ -16,6 +16,7 @@ from tests.unit.apply.squares import write_square
 
 import allograft
 from allograft.apply.compare import compare
+from allograft.apply.prediction_tables import read_predictions
 from allograft.apply.predictions import write_predictions
 from allograft.errors import AllograftError, ImageError, ManifestError, ModelError, SpecError
 from allograft.networks import build
@@ -336,3 +337,8 @@ def test_tables_that_cannot_be_read_are_refused(patients: Path, text: str, words
     good = table(patients / "old" / "results.csv", SICK)
     with pytest.raises(AllograftError, match=re.escape(words)):
         compare(good, patients / "bad.csv", patients / "data" / "manifest.csv")
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=re.escape(f"{tmp_path / 'none.csv'}: no such file; expected the results.csv")):
+        read_predictions(tmp_path / "none.csv")
