@@ -56,7 +56,9 @@ pytestmark = [pytest.mark.science, pytest.mark.timeout(7200)]
 
 TASK = Classification(CLASSES)
 SEEDS = 3
-GAP, SHRINKS, CONTROL_GAIN = 0.10, 0.03, 0.03
+SETTINGS = {"confounded": 0.6, "control": 0.0}
+GAP, SHRINKS, COST = 0.10, 0.03, 0.05
+CONTROL_GAIN, CONTROL_GAP = 0.03, 0.05
 STRONG: dict[str, Any] = {
     "attributes": ("tone",),
     "reversal": 1.0,
@@ -71,6 +73,7 @@ ROWS: Mapping[str, Any] = {
     "tabe": Unlearning("tabe", **STRONG),
     "clgr": Unlearning("clgr", **STRONG),
 }
+METHODS = [name for name in ROWS if name != "supervised"]
 
 
 @dataclass(frozen=True)
@@ -116,47 +119,76 @@ def scores(source: Cohort, there: Judged, recipe: Any, seed: int) -> dict[str, f
     }
 
 
-def table(folder: Path, confounding: float) -> dict[str, dict[str, float]]:
-    """Row -> means over seeds of its gap and AUROC."""
+def seeds(folder: Path, confounding: float) -> dict[str, list[dict[str, float]]]:
+    """Row -> its gap, how well it tells the tone, and its AUROC, per seed."""
     options: dict[str, Any] = {"sites": {"a": "none", "d": "none"}, "subjects": 160, "size": 32, "hairy": 0.0}
     manifest = write_skin(folder, confounding={"a": confounding}, **options)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="unit"))
     there = judged(cohort.site("d"))
-    found = {
+    return {
         name: [scores(cohort.site("a"), there, recipe, seed) for seed in range(SEEDS)] for name, recipe in ROWS.items()
     }
-    setting = "confounded" if confounding else "control"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, float]]]:
+    """Setting -> row -> means over seeds."""
+    made = {name: seeds(tmp_path_factory.mktemp(name), value) for name, value in SETTINGS.items()}
     keep(
-        f"unlearning_{setting}",
+        "unlearning",
         [
             (setting, name, key, seed, one[key])
-            for name, each in found.items()
+            for setting, rows in made.items()
+            for name, each in rows.items()
             for seed, one in enumerate(each)
             for key in one
         ],
     )
-    for name, each in found.items():
-        print(
-            f"confounding {confounding}, {name}:",
-            *({key: round(value, 3) for key, value in one.items()} for one in each),
-        )
-    return {name: {key: mean(one[key] for one in each) for key in each[0]} for name, each in found.items()}
+    means = {
+        setting: {name: {key: mean(one[key] for one in each) for key in each[0]} for name, each in rows.items()}
+        for setting, rows in made.items()
+    }
+    print(means)
+    return means
 
 
-def test_each_method_shrinks_the_gap_between_tones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        found = table(tmp_path, 0.6)
-        print(found)
-    plain = found.pop("supervised")
-    assert plain["gap"] >= GAP
-    for name, row in found.items():
-        assert row["gap"] <= plain["gap"] - SHRINKS, name
+@pytest.fixture(scope="module")
+def confounded(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return found["confounded"]
 
 
-def test_without_confounding_there_is_nothing_to_gain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        found = table(tmp_path, 0.0)
-        print(found)
-    plain = found.pop("supervised")
-    for name, row in found.items():
-        assert row["auroc"] <= plain["auroc"] + CONTROL_GAIN, name
+@pytest.fixture(scope="module")
+def control(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return found["control"]
+
+
+def test_plain_training_has_a_gap(confounded: dict[str, dict[str, float]]) -> None:
+    assert confounded["supervised"]["gap"] >= GAP
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_shrinks_the_gap_between_tones(name: str, confounded: dict[str, dict[str, float]]) -> None:
+    assert confounded[name]["gap"] <= confounded["supervised"]["gap"] - SHRINKS
+
+
+@pytest.mark.xfail(strict=True, reason="AUROC 0.57 LNTL, 0.62 TABE, 0.63 CLGR, of plain training 0.83")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_smaller_gap_costs_little(name: str, confounded: dict[str, dict[str, float]]) -> None:
+    assert confounded[name]["auroc"] >= confounded["supervised"]["auroc"] - COST
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_confounding_there_is_nothing_to_gain(name: str, control: dict[str, dict[str, float]]) -> None:
+    assert control[name]["auroc"] <= control["supervised"]["auroc"] + CONTROL_GAIN
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lntl",
+        pytest.param("tabe", marks=pytest.mark.xfail(strict=True, reason="gap 0.15, of plain training 0.09")),
+        pytest.param("clgr", marks=pytest.mark.xfail(strict=True, reason="gap 0.01, of plain training 0.09")),
+    ],
+)
+def test_without_confounding_gaps_are_those_of_plain_training(name: str, control: dict[str, dict[str, float]]) -> None:
+    assert abs(control[name]["gap"] - control["supervised"]["gap"]) <= CONTROL_GAP
