@@ -15,9 +15,8 @@ OCTL, which in the paper needs more subjects than these, is printed and not asse
 
 The first margin did not hold: the first run gave 0.781 for MMTL against 0.745 for no adaptation, a
 gain of 0.036, and at the control 0.011. There MMTL alone had the paper's learning rate, divided by
-ten for the last quarter. With that schedule for every row the gain is 0.048, and the control gains
-0.022 from the further steps, so that the last margin does not hold either. Both are records,
-printed and not asserted; no margin was moved.
+ten for the last quarter. With that schedule for every row the gain is 0.047, and the control gains
+0.021 from the further steps, so that the last margin does not hold either. No margin was moved.
 """
 
 from __future__ import annotations
@@ -74,29 +73,46 @@ def scores(cohort: Cohort, target: str, seed: int, folder: Path) -> Scores:
     return found
 
 
-def test_mmtl_under_a_shift_and_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = write_brain(tmp_path / "cohort", sites={"a": "none", "b": "severe", "d": "none"}, subjects=24, size=64)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scores]:
+    """Target -> means over seeds."""
+    folder = tmp_path_factory.mktemp("gradient_transfer")
+    manifest = write_brain(folder / "cohort", sites={"a": "none", "b": "severe", "d": "none"}, subjects=24, size=64)
     cohort = Cohort.read(manifest, TASK.coding, preprocessing=Preprocessing(intensity="zscore"))
     means: dict[str, Scores] = {}
     kept = []
     for target in "bd":
-        each = [scores(cohort, target, seed, tmp_path / "units") for seed in range(SEEDS)]
+        each = [scores(cohort, target, seed, folder / "units") for seed in range(SEEDS)]
         means[target] = {
             name: (mean(one[name][0] for one in each), mean(one[name][1] for one in each)) for name in ROWS
         }
         for place, measure in enumerate(("target", "source")):
             kept += lines(target, [{name: one[name][place] for name in ROWS} for one in each], measure)
-        with capsys.disabled():
-            told = ", ".join(f"{name} {there:.3f} (source {home:.3f})" for name, (there, home) in means[target].items())
-            print(f"\n{'severe shift' if target == 'b' else 'no shift'}: {told}", end="")
+        report = ", ".join(f"{name} {there:.4f} (source {home:.4f})" for name, (there, home) in means[target].items())
+        print(f"\n{'severe shift' if target == 'b' else 'no shift'}: {report}", end="")
     keep("gradient_transfer", kept)
-    shifted, control = means["b"], means["d"]
-    with capsys.disabled():
-        print(
-            f"\ngain of MMTL under the shift {shifted['MMTL'][0] - shifted['nothing'][0]:.3f}, 0.05 was expected",
-            end="",
-        )
-        print(f"; at the control {control['MMTL'][0] - control['nothing'][0]:.3f}, at most 0.02 was expected", end="")
-    assert shifted["fine-tune all"][0] <= shifted["MMTL"][0] + 0.02
-    assert shifted["MMTL"][1] >= shifted["nothing"][1] - 0.02
-    assert shifted["MMTL"][1] > shifted["fine-tune all"][1]
+    return means
+
+
+def gain(at: Scores) -> float:
+    """Of MMTL over no adaptation, at the target."""
+    return at["MMTL"][0] - at["nothing"][0]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.7783, no adaptation 0.7316: a gain of 0.047")
+def test_mmtl_gains_under_a_shift(found: dict[str, Scores]) -> None:
+    assert gain(found["b"]) >= 0.05
+
+
+def test_finetuning_all_does_not_win(found: dict[str, Scores]) -> None:
+    assert found["b"]["fine-tune all"][0] <= found["b"]["MMTL"][0] + 0.02
+
+
+def test_the_source_score_survives(found: dict[str, Scores]) -> None:
+    assert found["b"]["MMTL"][1] >= found["b"]["nothing"][1] - 0.02
+    assert found["b"]["MMTL"][1] > found["b"]["fine-tune all"][1]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.8629, no adaptation 0.8416: a gain of 0.021")
+def test_mmtl_gains_nothing_without_a_shift(found: dict[str, Scores]) -> None:
+    assert abs(gain(found["d"])) <= 0.02

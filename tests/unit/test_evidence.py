@@ -38,6 +38,23 @@ def test_the_readme_shows_kept_numbers(tables: ModuleType) -> None:
     assert tables.rebuilt(DOCS.parent / "README.md") == text, "README.md: run 'make tables'"
 
 
+def test_the_page_of_phantoms_has_no_table_that_is_not_built(tables: ModuleType) -> None:
+    text = tables.BLOCK.sub("", (DOCS / "evidence" / "science.md").read_text(encoding="utf-8"))
+    assert [line for line in text.splitlines() if line.startswith("|")] == []
+
+
+def test_every_science_test_is_shown_on_the_page_of_phantoms(tables: ModuleType) -> None:
+    folder = DOCS / "evidence" / "data" / "science"
+    commands = " ".join(
+        study["command"] for study in json.loads((folder / "run.json").read_text(encoding="utf-8"))["studies"].values()
+    )
+    tests = sorted(path.name for path in (DOCS.parent / "tests" / "science").glob("test_*.py"))
+    assert [name for name in tests if f"tests/science/{name}" not in commands] == []
+    text = (DOCS / "evidence" / "science.md").read_text(encoding="utf-8")
+    shown = {json.loads(block[1])["data"] for block in tables.BLOCK.finditer(text)}
+    assert {f"science/{path.name}" for path in folder.glob("*.csv")} == shown
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_kept_files_say_how_they_were_made(page: str) -> None:
     folder = DOCS / "evidence" / "data" / page
