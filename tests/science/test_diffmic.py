@@ -148,6 +148,7 @@ def measured(train: Cohort, test: Cohort, name: str, seed: int) -> dict[tuple[st
 
 @pytest.mark.xfail(
     strict=True,
+    raises=AssertionError,
     reason="macro-F1 over three seeds: full 0.359, basic 0.505 (0.02 more was to be gained); C1 0.423 and the "
     "guidance alone 0.522 beat the full method by more than 0.02 (C2, 0.350, does not); AUROC of the spread against "
     "errors 0.541, not 0.6. On its own training images the guidance has 1.0 and the sampler 0.515, and 0.981 after "

@@ -105,11 +105,13 @@ def test_all_at_once_does_not_win(found: dict[str, dict[str, float]]) -> None:
     assert found["brains"]["D+R+A"] <= found["brains"]["((D)+R)+A"] + AT_ONCE
 
 
-@pytest.mark.xfail(strict=True, reason="the encoder alone is 0.0082 ahead of (D)+R")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the encoder alone is 0.0082 ahead of (D)+R")
 def test_the_pretrained_decoder_is_worth_something(found: dict[str, dict[str, float]]) -> None:
     assert found["brains"]["(D)+R"] >= found["brains"]["(D)+R, encoder"] + DECODER
 
 
-@pytest.mark.xfail(strict=True, reason="noise gains 0.0301, brains 0.0343: most of the gain is not anatomy")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="noise gains 0.0301, brains 0.0343: most of the gain is not anatomy"
+)
 def test_noise_teaches_nothing(found: dict[str, dict[str, float]]) -> None:
     assert found["noise"]["((D)+R)+A"] <= found["noise"]["scratch"] + TOLERANCE
