@@ -336,6 +336,20 @@ def samplers(spec: Mapping[str, Any]) -> str:
     return grid(["sampler", "macro-F1", "accuracy", "named each class", "the same class as above"], body)
 
 
+def distances(spec: Mapping[str, Any]) -> str:
+    """The distance of a shift, and in brackets the threshold that it has to reach (bold where it does):
+    a row per number of fitted cases, a column for each of ``columns`` (feature -> heading)."""
+    found = {(row["fitted"], row["feature"]): row for row in read(DATA / spec["data"])}
+
+    def cell(fitted: str, feature: str) -> str:
+        distance, threshold = (float(found[fitted, feature][key]) for key in ("distance", "threshold"))
+        return f"**{distance:.2f}** ({threshold:.2f})" if distance >= threshold else f"{distance:.2f} ({threshold:.2f})"
+
+    numbers = list(dict.fromkeys(fitted for fitted, _ in found))
+    body = [[fitted, *(cell(fitted, feature) for feature in spec["columns"])] for fitted in numbers]
+    return grid(["fitted cases", *spec["columns"].values()], body)
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "scores": scores,
     "stages": stages,
@@ -349,6 +363,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "curves": curves,
     "shares": shares,
     "samplers": samplers,
+    "distances": distances,
 }
 
 
@@ -467,6 +482,8 @@ def run(page: str) -> None:
                 keep_curves(out, study["curves"], DATA / page / name / "curves.csv")
         elif "count" in study:
             keep_counts(ROOT / words[words.index("-o") + 1], study["count"], DATA / page / f"{name}.csv")
+        elif "-o" in words:
+            shutil.copyfile(ROOT / words[words.index("-o") + 1], DATA / page / f"{name}.csv")
         study |= {"commit": commit.strip(), "hardware": hardware()}
     (DATA / page / "run.json").write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 

@@ -1,11 +1,12 @@
 """How the values of ODEx's feature decide what it sees: the distance of a severe shift, and the threshold.
 
-python examples/odex_features.py runs/odex_features
+python examples/odex_features.py runs/odex_features -o runs/odex_features/features.csv
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ ASKED = ((10_000, 0.0), (10_000, 0.1), (512, 0.0), (128, 0.0), (32, 0.0))
 FITTED, HELD_OUT = (8, 20, 40, 72), 40
 
 
-def main(folder: Path) -> None:
-    """Train on the first scanner, and print a row for each number of fitted cases."""
+def main(folder: Path, out: Path) -> None:
+    """Train on the first scanner, and write a row for each number of fitted cases and each feature."""
     manifest = write_brain(folder / "cohort", sites={"a": "none", "b": "severe"}, subjects=160, size=64)
     tree = {
         "cohort": str(manifest),
@@ -42,8 +43,7 @@ def main(folder: Path) -> None:
     row, context = session.plan(world).rows[0], session.context(0)
     scenario = scenario_of(world, row)
     network = next(context.run(row.recipe, scenario, session.start(world, 0))).predictor.network  # type: ignore[union-attr]
-    print("fitted cases", *(f"limit {limit}, shrinkage {shrinkage}" for limit, shrinkage in ASKED), sep=" | ")
-    cells: dict[int, list[str]] = {count: [] for count in FITTED}
+    rows = []
     for limit, shrinkage in ASKED:
         own, far = (
             features_of(network, replace(stage, sites=()), context, "batch-norm", limit) for stage in scenario.stream
@@ -51,10 +51,16 @@ def main(folder: Path) -> None:
         for count in FITTED:
             fit = Gaussian.fit(own[:count], shrinkage=shrinkage)
             model = Expert(network, (fit,), fit.mahalanobis(own[-HELD_OUT:]))
-            cells[count].append(f"{float(model.scaled(model.distance(far)).mean()):.2f} ({2 * model.mean:.2f})")
-    for count, found in cells.items():
-        print(count, *found, sep=" | ")
+            distance = float(model.scaled(model.distance(far)).mean())
+            rows.append((count, f"limit {limit}, shrinkage {shrinkage}", distance, 2 * model.mean))
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["fitted", "feature", "distance", "threshold"])
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="for the phantom and the study")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the CSV file to write")
+    main(**vars(parser.parse_args()))
