@@ -11,6 +11,7 @@ from allograft.figure import Heatmap, Lines
 from allograft.results.analysis.sheet import Sheet, number, spread
 from allograft.results.record import Record
 from allograft.results.statistics import Cases, adjust, paired, wilcoxon
+from allograft.results.table import p_value
 from allograft.study.plan import Plan
 from allograft.tasks import Task
 
@@ -165,13 +166,16 @@ def against_sheet(plan: Plan, ends_: Sequence[End]) -> Sheet | None:
     known = [p for *_, p in tested if p is not None]
     adjusted = iter(adjust(known, "holm"))
     rows = tuple(
-        (title, str(count), number(gain, "+.3f"), number(p), "undefined" if p is None else number(next(adjusted)))
+        (
+            *(title, str(count), number(gain, "+.3f")),
+            *(("undefined",) * 2 if p is None else (p_value(p), p_value(next(adjusted)))),
+        )
         for title, count, gain, p in tested
     )
     notes = (
         f"Difference of {plan.headline} over the test subjects of all stages, mean over seeds, after the last stage.",
-        "p of the one-sided Wilcoxon signed-rank test that it is above 0, and after Holm for the rows here. Rows that "
-        "saw all stages at once do not compete.",
+        "p of the one-sided Wilcoxon signed-rank test that it is above 0, and after Holm for the rows here. A row "
+        "that saw all stages at once is an upper bound and does not compete.",
     )
     columns = (f"{plan.primary} against", "subjects", "difference", "p", "p after Holm")
     return Sheet(f"{plan.primary} against every other row", columns, rows, notes)

@@ -9,6 +9,7 @@ from tests.unit.tiny import VESSEL, a_row
 
 from allograft.recipe import parse_recipe
 from allograft.results.analysis.stream import (
+    End,
     against_sheet,
     backward_transfer,
     ends,
@@ -107,4 +108,15 @@ def test_rows_that_saw_the_whole_stream_are_compared_where_it_ended() -> None:
     assert other_way is not None
     assert other_way.rows[0][2:] == ("-0.050", "1.000", "1.000")
     assert against_sheet(Plan(rows, 1, VESSEL), found) is None
+    many = End(
+        "joint_stream",
+        found[1].phases,
+        {0: [{"case": f"c{k}", "subject": f"s{k}", "dice": 0.8 + k / 100} for k in range(12)]},
+    )
+    few = End(
+        "sequential", found[0].phases, {0: [{"case": f"c{k}", "subject": f"s{k}", "dice": 0.7} for k in range(12)]}
+    )
+    surely = against_sheet(plan, [many, few])
+    assert surely is not None
+    assert surely.rows[0][3:] == ("<0.001", "<0.001")  # 2^-12, never 0.000
     assert ends(plan, records("u0")[:0], PHASES) == []
