@@ -114,20 +114,12 @@ def gated(network: SpotNetwork, gates: Tensor) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         for gate, frozen, tuned in places:
-            stack.enter_context(_removed(tuned.register_forward_hook(partial(choose, gate, frozen), with_kwargs=True)))
+            stack.enter_context(tuned.register_forward_hook(partial(choose, gate, frozen), with_kwargs=True))
         yield
     if ran != {id(frozen) for _, frozen, _ in places}:
         raise SpecError(
             f"spottunet: some blocks of {named(network)} are not called as modules, so they cannot be gated; {MEND}"
         )
-
-
-@contextmanager
-def _removed(hook: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def add_policy(
