@@ -13,17 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from allograft.phantoms.brain import (
-    CSF,
-    GREY_MATTER,
-    SHIFTS,
-    WHITE_MATTER,
-    Head,
-    acquire,
-    draw_head,
-    label_head,
-    within_head,
-)
+from allograft.phantoms.brain import SHIFTS, acquire
+from allograft.phantoms.head import CSF, GREY_MATTER, WHITE_MATTER, Head, draw_head, label_head, within_head
 from allograft.phantoms.parts import Row, draws
 
 LABELS = ("absent", "small", "present")
@@ -77,7 +68,7 @@ def with_sulcus(head: Head, sulcus: Sulcus, shape: tuple[int, ...]) -> tuple[NDA
     The sulcus is a sheet of CSF with grey matter around it. The skeleton is that of the CSF between
     the folds of the cortex, thinned to lines or sheets one voxel wide.
 
-    >>> from allograft.phantoms.brain import draw_head
+    >>> from allograft.phantoms.head import draw_head
     >>> rng = np.random.default_rng(0)
     >>> tissue, mask = with_sulcus(draw_head(rng, 2), draw_sulcus(rng), (48, 48))
     >>> tissue.shape == mask.shape == (48, 48)
