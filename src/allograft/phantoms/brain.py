@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from allograft.errors import SpecError, nearest
 from allograft.phantoms.head import CSF, GREY_MATTER, SCALP, SKULL, WHITE_MATTER, draw_head, label_head
-from allograft.phantoms.parts import Row, check_request, draws, stretched, write_cohort
+from allograft.phantoms.parts import Row, check_request, draws, stretched, subjects_of, write_cohort
 
 # field strength (T) -> proton density (water = 1), T1, T2 (ms): round figures near those reported
 # in vivo; the scalp is mostly fat
@@ -218,14 +218,13 @@ def write_brain(
 
 
 def _rows(sites: Mapping[str, str], subjects: int, shape: tuple[int, ...], seed: int) -> Iterator[Row]:
-    for site, shift in sites.items():
-        for subject in (f"{site}-{number:03d}" for number in range(subjects)):
-            tissue = anatomy(draws(seed, "anatomy", site, subject), shape)
-            image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
-            mask = np.where(tissue <= GREY_MATTER, tissue, 0).astype(np.uint8)
-            yield {
-                "image": np.rint(image).clip(0, 65535).astype(np.uint16),
-                "mask": mask,
-                "subject": subject,
-                "site": site,
-            }
+    for site, shift, _, subject in subjects_of(sites, subjects):
+        tissue = anatomy(draws(seed, "anatomy", site, subject), shape)
+        image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
+        mask = np.where(tissue <= GREY_MATTER, tissue, 0).astype(np.uint8)
+        yield {
+            "image": np.rint(image).clip(0, 65535).astype(np.uint16),
+            "mask": mask,
+            "subject": subject,
+            "site": site,
+        }

@@ -23,6 +23,7 @@ from allograft.phantoms.parts import (
     draws,
     places,
     smooth_field,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -243,25 +244,21 @@ def write_skin(
         raise SpecError(f"skin phantom: hairy is {hairy}; expected a share from 0 to 1")
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for number in range(subjects):
-                subject = f"{site}-{number:03d}"
-                melanoma, chosen = number % 2 == 1, draws(seed, "patient", site, subject)
-                light = melanoma == (chosen.random() < (1 + strength[site]) / 2)
-                tone = int(chosen.integers(1, LIGHT + 1)) + (0 if light else LIGHT)
-                hair = bool(chosen.random() < hairy)
-                lesion = draw_lesion(
-                    draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair
-                )
-                image = photograph(lesion, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                attributes = {
-                    "label": lesion.label,
-                    "subject": subject,
-                    "site": site,
-                    "tone": str(tone),
-                    "ita": f"{lesion.angle:.2f}",
-                }
-                yield {"image": image, "mask": lesion.mask, **attributes}
+        for site, shift, number, subject in subjects_of(sites, subjects):
+            melanoma, chosen = number % 2 == 1, draws(seed, "patient", site, subject)
+            light = melanoma == (chosen.random() < (1 + strength[site]) / 2)
+            tone = int(chosen.integers(1, LIGHT + 1)) + (0 if light else LIGHT)
+            hair = bool(chosen.random() < hairy)
+            lesion = draw_lesion(draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair)
+            image = photograph(lesion, SHIFTS[shift], draws(seed, "photograph", site, subject))
+            attributes = {
+                "label": lesion.label,
+                "subject": subject,
+                "site": site,
+                "tone": str(tone),
+                "ita": f"{lesion.angle:.2f}",
+            }
+            yield {"image": image, "mask": lesion.mask, **attributes}
 
     cameras = {
         site: {"shift": shift, "confounding": strength[site], **asdict(SHIFTS[shift])} for site, shift in sites.items()

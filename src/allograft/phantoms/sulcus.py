@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from allograft.phantoms.brain import SHIFTS, acquire
 from allograft.phantoms.head import CSF, GREY_MATTER, WHITE_MATTER, Head, draw_head, label_head, within_head
-from allograft.phantoms.parts import Row, draws
+from allograft.phantoms.parts import Row, draws, subjects_of
 
 LABELS = ("absent", "small", "present")
 EXTENT = {"small": (18.0, 28.0), "present": (55.0, 85.0)}
@@ -106,16 +106,15 @@ def _sheet(x: list[NDArray[np.float64]], sulcus: Sulcus, shape: tuple[int, ...])
 def rows_of(sites: Mapping[str, str], subjects: int, shape: tuple[int, ...], seed: int) -> Iterator[Row]:
     """The rows of a cohort: image, mask, label, subject and site. Heads are those of the phantom
     without the sulcus."""
-    for site, shift in sites.items():
-        for subject in (f"{site}-{number:03d}" for number in range(subjects)):
-            head = draw_head(draws(seed, "anatomy", site, subject), len(shape))
-            sulcus = draw_sulcus(draws(seed, "sulcus", site, subject))
-            tissue, mask = with_sulcus(head, sulcus, shape)
-            image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
-            yield {
-                "image": np.rint(image).clip(0, 65535).astype(np.uint16),
-                "mask": mask,
-                "label": sulcus.label,
-                "subject": subject,
-                "site": site,
-            }
+    for site, shift, _, subject in subjects_of(sites, subjects):
+        head = draw_head(draws(seed, "anatomy", site, subject), len(shape))
+        sulcus = draw_sulcus(draws(seed, "sulcus", site, subject))
+        tissue, mask = with_sulcus(head, sulcus, shape)
+        image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
+        yield {
+            "image": np.rint(image).clip(0, 65535).astype(np.uint16),
+            "mask": mask,
+            "label": sulcus.label,
+            "subject": subject,
+            "site": site,
+        }
