@@ -53,6 +53,7 @@ MODULES = (
     "transforms.fourier",
     "transforms.stain",
     "transforms.skin_tone",
+    "transforms.hair",
     "metrics.similarity",
     "metrics.surface",
     "nn.catenorm",

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
-from allograft.methods import fourier
 from allograft.methods.fourier import Fourier, FourierPredictor
 from allograft.parts import donors as donors_module
 from allograft.parts.donors import SIZES, Donors
@@ -99,7 +98,7 @@ def test_all_donors_go_in_one_call(batch: Batch, donors: Tensor, monkeypatch: py
     inner = Linear()
     whole = FourierPredictor(inner, low_amplitude(donors, 0.3), 0.3)(batch)
     assert inner.calls == [6]
-    monkeypatch.setattr(fourier, "PIXELS", 4 * 16 * 12 + 5)
+    monkeypatch.setattr("allograft.parts.versions.PIXELS", 4 * 16 * 12 + 5)
     parts = FourierPredictor(inner, low_amplitude(donors, 0.3), 0.3)(batch)
     assert inner.calls == [6, 4, 2]
     torch.testing.assert_close(parts["mask"], whole["mask"])

@@ -23,15 +23,8 @@ from allograft.grey import plane
 from allograft.report.boxes import draw_boxes
 from allograft.report.gallery import Picture, overlay_picture
 from allograft.report.head_to_head import write_page
-from allograft.results.head_to_head import (
-    HeadToHead,
-    Unmatched,
-    differences,
-    scores_of,
-    worst,
-    write_cases,
-    write_summary,
-)
+from allograft.results.head_to_head import HeadToHead, Unmatched, differences, scores_of, worst
+from allograft.results.head_to_head_files import write_cases, write_summary
 from allograft.results.looks import look_at_model
 from allograft.tasks import Answer
 from allograft.tasks.segmentation import Segmentation

@@ -81,6 +81,30 @@ def bundle_metadata(model: Model, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     import monai
 
+    ((kind, _),) = model.card["task"].items()
+    classes = ", ".join(facts["classes"]) or "images"
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported by Allograft {__version__}"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {},
+        "optional_packages_version": {},
+        "name": str(facts["file"]),
+        "task": f"{kind} of {classes}",
+        "description": f"{kind} of {classes}, from images prepared as the key allograft says; outputs are logits",
+        "authors": "n/a",
+        "copyright": "n/a",
+        "intended_use": USE,
+        "network_data_format": _data_format(facts),
+        "allograft": dict(facts),
+    }
+
+
+def _data_format(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors that go in and come out."""
     multiple, fixed = facts["input"]["multiple"], facts["input"]["size"]
     axes = len(facts["compared_at"][0])
     shape: list[Any] = (
@@ -100,26 +124,7 @@ def bundle_metadata(model: Model, facts: Mapping[str, Any]) -> dict[str, Any]:
             **common,
             "channel_def": {str(number): name for number, name in enumerate(each["channels"])},
         }
-    ((kind, _),) = model.card["task"].items()
-    classes = ", ".join(facts["classes"]) or "images"
     return {
-        "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by Allograft {__version__}"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {},
-        "optional_packages_version": {},
-        "name": str(facts["file"]),
-        "task": f"{kind} of {classes}",
-        "description": f"{kind} of {classes}, from images prepared as the key allograft says; outputs are logits",
-        "authors": "n/a",
-        "copyright": "n/a",
-        "intended_use": USE,
-        "network_data_format": {
-            "inputs": {"image": {**image, "channel_def": {str(n): f"channel {n}" for n in range(channels)}}},
-            "outputs": outputs,
-        },
-        "allograft": dict(facts),
+        "inputs": {"image": {**image, "channel_def": {str(n): f"channel {n}" for n in range(channels)}}},
+        "outputs": outputs,
     }

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from allograft.apply.dicom_objects import DicomObjects
 from allograft.apply.model import Predicted
 from allograft.cohort.readers import read_image
@@ -93,10 +95,8 @@ def written_hidden(
         if dicom is None or not dicom.has_segmentation:
             write_mask(beside(f"mask{suffix}"), answer.mask.numpy(), predicted.affine, axis=predicted.grid.axis)
         if overlay:
-            image, mask = read_image(predicted.files, nan=0.0).array, answer.mask.numpy()
-            index = slice_of(image, mask)
-            drawn = draw_overlay(plane(image, index), None, plane(mask[None], index), classes=len(answer.maps))
-            write_bytes(beside("overlay.png"), drawn)
+            overlaid = _mask_overlay(predicted, answer.mask.numpy())
+            write_bytes(beside("overlay.png"), overlaid)
     if answer.boxes is not None:
         write_json(beside("boxes.json"), boxes_file(answer))
         if overlay:
@@ -106,10 +106,13 @@ def written_hidden(
         # a PNG holds shares of 65535
         low, high = answer.span if predicted.affine is not None else (0.0, 1.0)
         for name, values in answer.maps.items():
-            write_image(
-                beside(f"{name}{suffix}"),
-                low + (high - low) * values.numpy(),
-                predicted.affine,
-                axis=predicted.grid.axis,
-            )
+            drawn = low + (high - low) * values.numpy()
+            write_image(beside(f"{name}{suffix}"), drawn, predicted.affine, axis=predicted.grid.axis)
     return made
+
+
+def _mask_overlay(predicted: Predicted, mask: NDArray[Any]) -> bytes:
+    """A PNG of the slice that shows most of a mask."""
+    image = read_image(predicted.files, nan=0.0).array
+    index = slice_of(image, mask)
+    return draw_overlay(plane(image, index), None, plane(mask[None], index), classes=len(predicted.answer.maps))

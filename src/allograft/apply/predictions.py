@@ -82,9 +82,7 @@ def write_predictions(
         row, is_far = row_of(answered, rule)
         is_far = is_far and asked is not None
         if is_far and rule is not None:
-            blank, score = dict.fromkeys(answered.answer.values, ""), answered.facts[rule.column]
-            named = f"{rule.column} {score:.3g} is above {rule.threshold:.3g}"
-            row |= {**blank, "warnings": f"abstained: {named}"}
+            row |= _withheld(answered, rule)
         try:
             made = {} if is_far else written_hidden(answered, out / name, overlay=overlay, probabilities=probabilities,
                                                     dicom=dicom, rule=rule)  # fmt: skip
@@ -106,12 +104,15 @@ def write_predictions(
     if not names and not failed:
         table.add({"image": ""})
     if failed:
-        reason = str(next(iter(failed.values())))
-        raise UnitsFailed(
-            f"{len(failed)} of {len(failed) + len(names)} images failed; {out / 'results.csv'} says why; the first: "
-            f"{reason}"
-        )
+        raise _failure(failed, len(names), out / "results.csv")
     return len(names)
+
+
+def _failure(failed: Mapping[str, AllograftError], predicted: int, table: Path) -> UnitsFailed:
+    reason = str(next(iter(failed.values())))
+    return UnitsFailed(
+        f"{len(failed)} of {len(failed) + predicted} images failed; {table} says why; the first: {reason}"
+    )
 
 
 def row_of(predicted: Predicted, rule: Abstention | None) -> tuple[dict[str, Any], bool]:
@@ -129,6 +130,13 @@ def row_of(predicted: Predicted, rule: Abstention | None) -> tuple[dict[str, Any
         **said,
         "warnings": "; ".join(predicted.answer.warnings),
     }, is_far
+
+
+def _withheld(predicted: Predicted, rule: Abstention) -> dict[str, Any]:
+    """What the row of an image says that is not answered: no numbers, and why."""
+    score = predicted.facts[rule.column]
+    why = f"{rule.column} {score:.3g} is above {rule.threshold:.3g}"
+    return {**dict.fromkeys(predicted.answer.values, ""), "warnings": f"abstained: {why}"}
 
 
 def described(known: Deployment | None) -> list[str]:

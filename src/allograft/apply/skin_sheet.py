@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from allograft.cohort.readers import read_image
 from allograft.errors import SpecError
-from allograft.transforms.skin_tone import PATCHES, SIDE, SIZE, SkinTone, remove_hair, resized
+from allograft.transforms.hair import remove_hair
+from allograft.transforms.skin_tone import PATCHES, SIDE, SIZE, SkinTone, resized
 from allograft.tree import write_bytes
 
 MOST, COLUMNS = 12, 3

@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from allograft.errors import SpecError
-
-if TYPE_CHECKING:
-    from allograft.cohort.importers import Options
+from allograft.cli.import_options import (
+    Append,
+    Class,
+    Images,
+    Mask,
+    Once,
+    Out,
+    Paired,
+    Prefix,
+    Region,
+    Shared,
+    Site,
+    Split,
+    Src,
+    Subject,
+    Unlabelled,
+    named_classes,
+    shared_options,
+)
 
 imports = typer.Typer(
     help="Make a manifest from a common folder layout. The files are not copied.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Src = Annotated[Path, typer.Argument(help="What to import.", metavar="SRC")]
-Out = Annotated[
-    Path,
-    typer.Argument(
-        help="Where to write the manifest: a folder that contains all files, or a path that ends in .csv.",
-        metavar="OUT",
-    ),
-]
-Site = Annotated[str, typer.Option(help="Hospital, scanner or laboratory of the images.")]
-Images = Annotated[Path, typer.Option(help="The folder of the images.")]
-Subject = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the patient's ID is in the file name: --subject '{subject}_*', '{subject:2}*' for two characters"
-    ),
-]
-Once = Annotated[bool, typer.Option("--one-image-per-subject", help="Treat every image as a separate patient.")]
-Unlabelled = Annotated[bool, typer.Option("--unlabelled", help="Include the test images, which have no masks.")]
-Class = Annotated[
-    list[str] | None, typer.Option("--class", help="Name a stored label: --class 0=normal", metavar="STORED=NAME")
-]
-Append = Annotated[bool, typer.Option("--append", help="Add to an existing manifest.")]
-Split = Annotated[str | None, typer.Option(help="Split of the rows that have none yet: train, val or test.")]
-Prefix = Annotated[str, typer.Option("--subject-prefix", help="Prefix for subject IDs that clash between hospitals.")]
-Shared = Annotated[bool, typer.Option("--shared-subjects", help="Treat a subject ID at two sites as one patient.")]
-Mask = Annotated[
-    str | None,
-    typer.Option(help="The masks: a pattern of paths below SRC; for a table, a column or a pattern of columns."),
-]
-Paired = Annotated[
-    str | None, typer.Option(help="The registered images of another modality, in the same form as --mask.")
-]
-Region = Annotated[str | None, typer.Option(help="Masks of the pixels that count, in the same form as --mask.")]
 
 
 @imports.command(
@@ -73,9 +53,11 @@ def medmnist(
     """Import a MedMNIST .npz file of images and labels; the images are written as PNG files."""
     from allograft.cohort.importers import import_medmnist
 
-    options = _options(append, None, prefix, shared)
+    options = shared_options(append, None, prefix, shared)
     print(
-        import_medmnist(src, out, site=site, classes=_named(class_), one_image_per_subject=once, test=test, **options)
+        import_medmnist(
+            src, out, site=site, classes=named_classes(class_), one_image_per_subject=once, test=test, **options
+        )
     )
 
 
@@ -98,7 +80,7 @@ def msd(
     """Import a Medical Segmentation Decathlon folder with its dataset.json."""
     from allograft.cohort.importers import import_msd
 
-    options = _options(append, split, prefix, shared)
+    options = shared_options(append, split, prefix, shared)
     print(
         import_msd(src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options)
     )
@@ -122,7 +104,7 @@ def nnunet(
     """Import an nnU-Net dataset folder: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz."""
     from allograft.cohort.importers import import_nnunet
 
-    options = _options(append, split, prefix, shared)
+    options = shared_options(append, split, prefix, shared)
     print(
         import_nnunet(
             src, out, site=site, subject=subject, one_image_per_subject=once, unlabelled=unlabelled, **options
@@ -149,7 +131,7 @@ def coco(
     """Import a COCO JSON file and its images; the boxes are written to OUT/boxes."""
     from allograft.cohort.importers import import_coco
 
-    options = _options(append, split, prefix, shared)
+    options = shared_options(append, split, prefix, shared)
     print(import_coco(src, out, images=images, site=site, subject=subject, one_image_per_subject=once, **options))
 
 
@@ -176,7 +158,7 @@ def voc(
     OUT/boxes."""
     from allograft.cohort.importers import import_voc
 
-    options = _options(append, split, prefix, shared)
+    options = shared_options(append, split, prefix, shared)
     print(
         import_voc(
             src,
@@ -212,7 +194,7 @@ def bids(
     """Import a BIDS folder: sub-*/[ses-*/]anat, and masks below derivatives by a pattern."""
     from allograft.cohort.importers import import_bids
 
-    options = _options(append, split, prefix, shared)
+    options = shared_options(append, split, prefix, shared)
     print(import_bids(src, out, suffix=suffix or "T1w", mask=mask, site=site, site_column=site_column, **options))
 
 
@@ -242,7 +224,7 @@ def folder(
     """Import image files whose paths follow a pattern."""
     from allograft.cohort.importers import import_folder
 
-    options = _options(append, split, prefix, shared)
+    options = shared_options(append, split, prefix, shared)
     print(
         import_folder(
             src,
@@ -306,19 +288,8 @@ def table(
     files: dict[str, Any] = {"image": image, "mask": mask, "paired": paired, "region": region, "boxes": boxes}
     more: dict[str, Any] = {
         "attributes": attribute or (),
-        "classes": _named(class_),
+        "classes": named_classes(class_),
         "missing": missing,
         "one_image_per_subject": once,
     }
-    print(import_table(src, out, **columns, **files, **more, **_options(append, split, prefix, shared)))
-
-
-def _options(append: bool, split: str | None, prefix: str, shared: bool) -> Options:
-    return {"append": append, "split": split, "subject_prefix": prefix, "shared_subjects": shared}
-
-
-def _named(pairs: list[str] | None) -> dict[str, str]:
-    parts = [pair.partition("=") for pair in pairs or ()]
-    if wrong := [stored for stored, equals, name in parts if not (equals and name)]:
-        raise SpecError(f"--class {wrong[0]}: expected STORED=NAME, for example --class 0=normal")
-    return {stored: name for stored, _, name in parts}
+    print(import_table(src, out, **columns, **files, **more, **shared_options(append, split, prefix, shared)))

@@ -94,21 +94,7 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
         return Look(case, row, (("unreadable", str(error)),))
     problems: list[tuple[str, str]] = []
     notes: list[tuple[str, str]] = list(picture.notes.items())
-    facts: dict[str, Any] = {}
-    if "mask" in case.labels:
-        facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems, notes)
-    if "boxes" in case.labels:
-        facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
-        for column in case.further_readers.values():
-            _boxes(Path(case.labels[column]), picture, problems)
-        if picture.turn != 1:
-            notes.append(
-                ("turn", f"EXIF orientation {picture.turn}, and boxes that may be those of the pixels as stored")
-            )
-    if case.region is not None:
-        _on_image("region", case.region, picture, problems, notes)
-    if "paired" in case.labels:
-        _on_image("paired", Path(case.labels["paired"]), picture, problems, notes)
+    facts = _on_other_files(case, picture, coding, problems, notes)
     try:
         laid = geometry(picture, preprocessing, case.name)
         facts["prepared"] = laid.size
@@ -136,6 +122,33 @@ def _look(case: Case, row: int, preprocessing: Preprocessing, coding: Coding | N
         scale=_scale(picture.array),
         **facts,
     )
+
+
+def _on_other_files(
+    case: Case,
+    picture: Picture,
+    coding: Coding | None,
+    problems: list[tuple[str, str]],
+    notes: list[tuple[str, str]],
+) -> dict[str, Any]:
+    """What the mask and the boxes of a case hold; what is wrong with these and its other files is
+    added to ``problems``, and what is odd to ``notes``."""
+    facts: dict[str, Any] = {}
+    if "mask" in case.labels:
+        facts["codes"] = _codes(Path(case.labels["mask"]), picture, coding, problems, notes)
+    if "boxes" in case.labels:
+        facts["boxes"] = _boxes(Path(case.labels["boxes"]), picture, problems)
+        for column in case.further_readers.values():
+            _boxes(Path(case.labels[column]), picture, problems)
+        if picture.turn != 1:
+            notes.append(
+                ("turn", f"EXIF orientation {picture.turn}, and boxes that may be those of the pixels as stored")
+            )
+    if case.region is not None:
+        _on_image("region", case.region, picture, problems, notes)
+    if "paired" in case.labels:
+        _on_image("paired", Path(case.labels["paired"]), picture, problems, notes)
+    return facts
 
 
 def style(array: np.ndarray) -> Style:

@@ -3,7 +3,7 @@ segmented (Zhu et al. 2017)."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from allograft.batch import Batch, collate
+from allograft.batch import Batch
 from allograft.cohort import Cohort, Loader
 from allograft.context import Context
 from allograft.errors import SpecError
@@ -20,6 +20,7 @@ from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork, copied
 from allograft.networks.network import operate
 from allograft.parts.adapted_images import changed_images, middle_items
+from allograft.parts.paired_batches import PairedBatches
 from allograft.predictor import Prediction, evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -77,7 +78,7 @@ class CycleGan:
         network = (yield from context.run(self.first, scenario, network)).network
         crop, width = SIZES[self.size]
         side = min(crop, smallest_side((*scenario.source, *scenario.target)) // 4 * 4)
-        batches = Unpaired(
+        batches = PairedBatches(
             *(
                 loader(context, side, cohorts, name)
                 for cohorts, name in ((scenario.source, "s"), (scenario.target, "t"))
@@ -149,19 +150,6 @@ def loader(context: Context, side: int, cohorts: Iterable[Cohort], name: str) ->
     """Crops of (side, side), unlabelled and not augmented."""
     whole = context.loader([cohort.unlabelled() for cohort in cohorts], name)
     return replace(whole, transform=Sample("none", (side, side)))
-
-
-@dataclass(frozen=True)
-class Unpaired:
-    """Batches whose first half is of the source and whose second half is of the target."""
-
-    source: Loader
-    target: Loader
-
-    def __call__(self, start: int) -> Iterator[Batch]:
-        """From step ``start`` on."""
-        for pair in zip(self.source(start), self.target(start), strict=True):
-            yield collate(pair)
 
 
 class ResnetGenerator(nn.Module):

@@ -8,30 +8,29 @@ StyleGAN (0.54) and fast artistic stylisation (0.14), which are not built.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import fmean
 from typing import Annotated, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
-from allograft.errors import NeedsError, SpecError
+from allograft.errors import SpecError
 from allograft.figure import Lines
 from allograft.methods.supervised import Supervised
 from allograft.networks import AnyNetwork
 from allograft.parts.adapted_images import changed_images, middle_items
+from allograft.parts.beta_search import GRID, averaged_beta, beta_grid, curve, short_side
 from allograft.parts.donors import Donors, Search, Spectra, draw_donors, source_scans
+from allograft.parts.versions import mean_prediction
 from allograft.predictor import Direct, Prediction, Predictor
-from allograft.predictor.whole import CHUNK, whole_prediction
+from allograft.predictor.whole import CHUNK
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage, title, total_needs
 from allograft.transforms.fourier import (
     crop_or_pad,
@@ -40,12 +39,6 @@ from allograft.transforms.fourier import (
     swap_kept_amplitude,
     swap_low_amplitude,
 )
-
-GRID = tuple(round(0.005 * step, 3) for step in range(8))
-PAPERS_SIDE = 256
-"""Pixels of the paper's images: what a step of the grid means in whole frequencies."""
-PIXELS = 2**21
-"""Versions of images that the network sees in one call hold at most so many pixels together."""
 
 
 @dataclass(frozen=True)
@@ -202,84 +195,6 @@ def show_adapted(scenario: Scenario, predictor: FourierPredictor, context: Conte
     context.show("adapted", changed_images(title, changed, ("source", middle_items(scenario.source))))
 
 
-def short_side(cohorts: Iterable[Cohort]) -> int:
-    """Pixels of the shortest side of any image."""
-    return min(min(whole.batch.image.shape[-2:]) for cohort in cohorts for whole in cohort.wholes())
-
-
-def beta_grid(side: int) -> tuple[float, ...]:
-    """The paper's 0, 0.005 ... 0.035; where its first step swaps the mean alone, also what those
-    steps are in pixels of the paper's images.
-
-    Warns of the latter: an image of 35 pixels has a radius of more than a pixel only from 1 / 35
-    on.
-
-    Args:
-        side: short side of the images in pixels.
-
-    Example:
-        >>> beta_grid(256)
-        (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035)
-    """
-    if side * GRID[1] > 1:
-        return GRID
-    further = (round(beta * PAPERS_SIDE / side, 4) for beta in GRID)
-    grid = (*GRID, *(beta for beta in further if GRID[-1] < beta <= 0.5))
-    message = (
-        f"on images of {side} pixels a beta of {1 / side:.3f} or less swaps the mean alone; the grid is extended to "
-        f"{grid[-1]}"
-    )
-    warnings.warn(f"fourier: {message}", stacklevel=2)
-    return grid
-
-
-def curve(
-    adapted: Callable[[float], Predictor], grid: Sequence[float], cohort: Cohort, context: Context
-) -> tuple[float | None, ...]:
-    """The headline score of these labelled cases under each beta.
-
-    Raises:
-        SpecError: a budget counted in slices: a score of the whole case would use labels beyond it.
-    """
-    if cohort.chosen is not None:
-        raise SpecError(
-            "fourier: beta is chosen on complete cases, target_labels counts slices; count subjects or cases, or fix "
-            "beta"
-        )
-    scores = []
-    for beta in grid:
-        predictor, cases = adapted(beta), []
-        for whole in cohort.wholes():
-            prediction = whole_prediction(predictor, context.fabric.to_device(whole.batch))
-            measured = context.supervised_task.measure(prediction, whole)
-            cases.append({"case": whole.case.name, "subject": whole.case.subject, **measured})
-        scores.append(context.supervised_task.aggregate(cases).get(context.supervised_task.headline))
-    return tuple(scores)
-
-
-def averaged_beta(curves: Lines) -> float:
-    """The beta with the highest mean score over curves, one a target; of equal ones the smallest.
-
-    Raises:
-        NeedsError: no beta has a score in every curve.
-
-    Example:
-        >>> averaged_beta(Lines("a", (0.0, 0.1), {"b": (0.5, 0.7), "c": (0.6, 0.5)}, "beta", "dice"))
-        0.1
-    """
-    columns = zip(curves.x, zip(*curves.y.values(), strict=True), strict=True)
-    means = {
-        beta: fmean(known)
-        for beta, scores in columns
-        if len(known := [s for s in scores if s is not None]) == len(scores)
-    }
-    if not means:
-        raise NeedsError(
-            "fourier: no beta has a score on every target's labelled cases; label more of them, or fix beta"
-        )
-    return min(means, key=lambda beta: (-means[beta], beta))
-
-
 @dataclass(frozen=True)
 class FourierPredictor:
     """The mean prediction over versions of an image, one a donor; channels are swapped one by one.
@@ -359,51 +274,3 @@ class FourierPredictor:
             raise SpecError(f"fourier: {styled}; prepare the images as the donors were")
         swap = swap_kept_amplitude if self.contains_images else swap_low_amplitude
         return swap(batch.image[:, None], style, self.beta)
-
-
-def mean_prediction(inner: Predictor, batch: Batch, versions: Tensor, *, several: bool) -> dict[str, Tensor]:
-    """The mean over versions of each image, all of them in one call where ``PIXELS`` allows it.
-
-    Args:
-        versions: (B, n, C, *spatial).
-        several: whether a label's classes have a sigmoid each.
-
-    Returns:
-        Logits of the mean probabilities of masks and labels; of other outputs the mean.
-    """
-    count, flat = versions.shape[1], versions.flatten(0, 1)
-    whole = _repeated(batch, count, flat)
-    size = max(1, PIXELS // flat[0, 0].numel())
-    parts = [inner(whole[start : start + size]) for start in range(0, len(whole), size)]
-    together: dict[str, Tensor] = {}
-    for key, first in parts[0].items():
-        if not isinstance(first, Tensor):
-            raise SpecError(f"fourier: '{key}' has no mean over donors; masks, labels and images have")
-        values = torch.cat([value for part in parts if isinstance(value := part[key], Tensor)])
-        together[key] = _mean(key, values.float().unflatten(0, (-1, count)), several)
-    return together
-
-
-def _repeated(batch: Batch, count: int, image: Tensor) -> Batch:
-    """Each case ``count`` times, one behind the other."""
-
-    def each(value: Tensor) -> Tensor:
-        return value.repeat_interleave(count, 0)
-
-    def perhaps(value: Tensor | None) -> Tensor | None:
-        return None if value is None else each(value)
-
-    cases = tuple(case for case in batch.cases for _ in range(count))
-    attributes = {key: each(value) for key, value in batch.attributes.items()}
-    kept = replace(batch.unlabelled(), image=image, site=each(batch.site), cases=cases, attributes=attributes)
-    return replace(kept, region=perhaps(batch.region), spacing=perhaps(batch.spacing), extent=perhaps(batch.extent))
-
-
-def _mean(key: str, values: Tensor, several: bool) -> Tensor:
-    """(B, n, K, ...) -> (B, K, ...)."""
-    if key == "label" and several:
-        # log (mean p / mean (1 - p))
-        return F.logsigmoid(values).logsumexp(1) - F.logsigmoid(-values).logsumexp(1)
-    if key in ("mask", "label"):
-        return values.log_softmax(2).logsumexp(1) - math.log(values.shape[1])
-    return values.mean(1)

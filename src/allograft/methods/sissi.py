@@ -19,12 +19,11 @@ from allograft.cohort import Cohort, Loader
 from allograft.cohort.orders import Shares, by_cohort, dealt
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.figure import Lines
-from allograft.metrics.detection import detection_metrics, match
 from allograft.networks import AnyNetwork, Network
 from allograft.networks.detector import DetectionHead
 from allograft.parts.box_figures import boxes_of, change_figure, correction_images, relabelled
 from allograft.parts.box_views import fuse, views
+from allograft.parts.early_learning import early_learning_figure, fit_early_learning, noisy_ap50
 from allograft.parts.held_out import mean_loss, split_subjects
 from allograft.predictor import Direct
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -57,36 +56,6 @@ def early_learning_ended(ap50: Sequence[float], threshold: float = 0.9) -> bool:
         return False
     first, last = (_slope(float(epoch), *fitted) for epoch in (1, len(ap50)))
     return first != 0 and abs(first - last) / abs(first) > threshold
-
-
-def fit_early_learning(ap50: Sequence[float]) -> tuple[float, float, float] | None:
-    """a, b, c of a (1 - exp(-x^b / c)): 0 <= a, b <= 1, c >= 0, by least squares weighted as the
-    released code has it: sigma falls from 1 to 0.1; x are n points over [0, n]. None for fewer than
-    three epochs, and where the fit does not converge."""
-    from scipy.optimize import curve_fit
-
-    def curve(x: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
-        return np.asarray(a * (1 - np.exp(-(x**b) / c)))
-
-    count = len(ap50)
-    if count < 3:
-        return None
-    try:
-        fitted, _ = curve_fit(
-            curve,
-            np.linspace(0, count, count),
-            np.asarray(ap50, dtype=np.float64),
-            p0=(1, 1, 1),
-            method="trf",
-            sigma=np.geomspace(1, 0.1, count),
-            absolute_sigma=True,
-            bounds=([0, 0, 0], [1, 1, np.inf]),
-            max_nfev=10_000,
-        )
-    except RuntimeError:  # SciPy's word for no convergence
-        return None
-    a, b, c = map(float, fitted)
-    return a, b, c
 
 
 def _slope(x: float, a: float, b: float, c: float) -> float:
@@ -204,7 +173,7 @@ class Sissi:
                 value, weights = self._watched(network, sides, epoch, min(curve, default=math.inf), context)
                 curve.append(value)
                 best = weights or best
-        context.show("start", self._figure(curve, began))
+        self._show_start(curve, began, context)
         if corrected:
             self._show_boxes(sides.target, corrected, kept, context)
         yield Stage("corrected", Direct(network), scenario.sites, facts=_facts(sides.target, current, began, kept))
@@ -287,16 +256,12 @@ class Sissi:
         transform = MixedBatch(self.background if corrected else "none", noisy, context.settings.patch)
         return context.loader(cohorts, name, order=order, transform=transform)
 
-    def _figure(self, curve: Sequence[float], began: int | None) -> Lines:
+    def _show_start(self, curve: Sequence[float], began: int | None, context: Context) -> None:
         """Figure 7 of the paper: the curve, and where the correction starts."""
-        what = "AP50 against the noisy boxes" if self.start == "early-learning" else "loss on held-out source subjects"
-        epochs = tuple(float(epoch) for epoch in range(1, len(curve) + 1))
-        start = "correction never starts" if began is None else f"correction starts after epoch {began}"
-        lines: dict[str, tuple[float | None, ...]] = {what: tuple(curve)}
-        if self.start == "early-learning" and (fitted := fit_early_learning(curve)) is not None:
-            a, b, c = fitted
-            lines["fitted"] = tuple(a * (1 - math.exp(-(epoch**b) / c)) for epoch in epochs)
-        return Lines(f"early learning; {start}", epochs, lines, "epoch", what)
+        what, fitted = "loss on held-out source subjects", None
+        if self.start == "early-learning":
+            what, fitted = "AP50 against the noisy boxes", fit_early_learning(curve)
+        context.show("start", early_learning_figure(what, curve, began, fitted))
 
     def _show_boxes(
         self, target: Sequence[Cohort], corrected: Mapping[int, Sequence[Cohort]], kept: int, context: Context
@@ -323,24 +288,6 @@ def _head(network: AnyNetwork) -> DetectionHead:
     if not isinstance(head, DetectionHead):
         raise SpecError("sissi: corrects boxes; set task: {detection: {classes: [...]}} and network: {faster_rcnn: {}}")
     return head
-
-
-def noisy_ap50(network: AnyNetwork, target: Sequence[Cohort], context: Context) -> float:
-    """AP50 of the network against the target's training boxes, on the study's grid; 0 where there
-    are none."""
-    images = []
-    for cohort in target:
-        for index in range(len(cohort)):
-            case = cohort.case(index)
-            (detected,) = Direct(network)(context.fabric.to_device(case.unlabelled()))["boxes"]
-            (truth,) = case.labels["boxes"]
-            assert isinstance(detected, Boxes)
-            assert isinstance(truth, Boxes)
-            detected = detected.each(Tensor.cpu)
-            assert detected.score is not None
-            images.append(match(detected.xyxy, detected.label, detected.score, truth.xyxy, truth.label))
-    value = detection_metrics(images)["ap50"]
-    return value if value == value else 0.0
 
 
 def _facts(

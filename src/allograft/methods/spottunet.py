@@ -18,12 +18,12 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.figure import Heatmap
 from allograft.methods.supervised import OptimizerRequest, Supervised, check_optimizer
 from allograft.networks import AnyNetwork, Network, copied
 from allograft.networks.gates import MEND, blocks, members, named
 from allograft.networks.network import operate
 from allograft.nn.policy import PolicyNetwork, ResNetPolicy
+from allograft.parts.policy_figure import policy_figure
 from allograft.predictor import evaluation_mode
 from allograft.predictor.direct import padded
 from allograft.recipe import AnyRecipe, Carry, Needs, Paper, Scenario, Stage
@@ -114,20 +114,12 @@ def gated(network: SpotNetwork, gates: Tensor) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         for gate, frozen, tuned in places:
-            stack.enter_context(_removed(tuned.register_forward_hook(partial(choose, gate, frozen), with_kwargs=True)))
+            stack.enter_context(tuned.register_forward_hook(partial(choose, gate, frozen), with_kwargs=True))
         yield
     if ran != {id(frozen) for _, frozen, _ in places}:
         raise SpecError(
             f"spottunet: some blocks of {named(network)} are not called as modules, so they cannot be gated; {MEND}"
         )
-
-
-@contextmanager
-def _removed(hook: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def add_policy(
@@ -299,15 +291,3 @@ def tuned_share(network: SpotNetwork, cohorts: Sequence[Cohort], fabric: Any) ->
         for index in range(len(hidden))
     )
     return torch.cat([1 - SpotTunetPredictor(network)(image)["policy"] for image in images]).mean(0).cpu()
-
-
-def policy_figure(network: SpotNetwork, share: Tensor) -> Heatmap:
-    """(L,) shares -> level x side of the network (Sheikh et al. 2022, fig. 5); an up stands at the
-    level whose skip it takes."""
-    ups = len(getattr(network.decoder, "ups", ()))
-    levels = len(share) - ups
-    decoder = {levels - 2 - which: value for which, value in enumerate(share[levels:].tolist())}
-    columns = ("encoder", "decoder") if ups else ("encoder",)
-    values = tuple((value, decoder.get(level))[: len(columns)] for level, value in enumerate(share[:levels].tolist()))
-    names = tuple(f"level {level + 1}" for level in range(levels))
-    return Heatmap("share of the labelled target images for which a block is tuned", names, columns, values, 0.0, 1.0)

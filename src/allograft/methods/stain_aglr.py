@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from allograft.batch import Batch
-from allograft.cohort import Case, Cohort, Loader
-from allograft.cohort.orders import Shares, by_cohort, dealt
+from allograft.cohort import Cohort, Loader
 from allograft.context import Context
 from allograft.errors import SpecError
-from allograft.figure import Points
 from allograft.networks import AnyNetwork, Network
 from allograft.networks.stain_cnn import StainDecoder
-from allograft.parts.features import images_in_order
-from allograft.parts.held_out import HeldOutStep, mean_loss, split_subjects
-from allograft.parts.stain_figure import stained_images
+from allograft.parts.balanced_classes import balanced
+from allograft.parts.feature_figure import show_features
+from allograft.parts.features import last
+from allograft.parts.held_out import HeldOutStep, mean_loss, split_subjects, train_to_plateau
+from allograft.parts.stain_figure import restored_images, stained_images
 from allograft.parts.white_level import white_level
 from allograft.predictor import Direct, evaluation_mode
 from allograft.recipe import Carry, Needs, Paper, Scenario, Stage
@@ -176,14 +176,7 @@ class StainAgLr:
         steps, epoch = context.settings.budget.training(batches.epoch), batches.epoch
         loss = partial(mean_loss, step.network, context.supervised_task, validation, context)
         scheduler = ReduceLROnPlateau(step.optimizer, factor=0.1, patience=self.patience)
-        watched = HeldOutStep(step, loss, scheduler, epoch, steps)
-        for start in range(0, steps, epoch):
-            span = range(start, min(start + epoch, steps))
-            yield from train_with_checkpoints(watched, batches, steps=span, context=context, along=[stage], total=steps)
-            # 1e-2 * 0.1 ** 3 is a little above 1e-5
-            if watched.learning_rate <= LEAST * (1 + 1e-6):
-                break
-        step.network.load_state_dict(watched.best.state_dict())
+        yield from train_to_plateau(HeldOutStep(step, loss, scheduler, epoch, steps), batches, LEAST, context, stage)
 
     def decoder(self, network: Network, batches: Loader, context: Context) -> StainDecoder | None:
         """A decoder for the size of these images; None at weight 0."""
@@ -284,31 +277,6 @@ class StainObjective(nn.Module):
         return terms
 
 
-def last(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """The encoder's last feature, (B, C, h, w)."""
-    return features if isinstance(features, Tensor) else features[-1]
-
-
-def balanced(cohorts: Sequence[Cohort], context: Context) -> Loader:
-    """Batches with as many cases of one class as of another; what does not divide evenly goes round
-    from step to step."""
-    classes = sorted({str(case.labels["label"]) for cohort in cohorts for case in cohort.cases})
-    groups = [[cohort.where(partial(_is_of, name)) for cohort in cohorts] for name in classes]
-    sizes = [[len(cohort) for cohort in group] for group in groups]
-
-    def share(step: int) -> tuple[int, ...]:
-        counts = dealt(context.batch_size, [1] * len(groups), step)
-        return tuple(number for size, count in zip(sizes, counts, strict=True) for number in dealt(count, size, step))
-
-    views = [cohort for group in groups for cohort in group]
-    order = Shares(by_cohort(views), context.batch_size, context.loader_seeds("balanced"), share)
-    return context.loader(views, "balanced", order=order)
-
-
-def _is_of(name: str, case: Case) -> bool:
-    return case.labels["label"] == name
-
-
 def show_stains(
     network: Network, decoder: StainDecoder | None, transform: TwoViews, cohorts: Sequence[Cohort], context: Context
 ) -> None:
@@ -321,41 +289,7 @@ def show_stains(
 
     def regenerated(cases: Sequence[Batch]) -> list[Tensor]:
         assert decoder is not None
-        images = altered(cases)
-        together = [torch.cat(images)] if len({image.shape for image in images}) == 1 else images
-        with evaluation_mode(network, decoder):
-            made = [
-                # twice, because it normalises by its batch, which needs more than one value
-                decoder(last(network.encoder(torch.cat([each, each]))), each.shape[2:])[: len(each)]
-                for each in together
-            ]
-        return [image[None] * transform.white for batch in made for image in batch]
+        return [image * transform.white for image in restored_images(network, decoder, altered(cases))]
 
     views = {"other stains": altered, **({} if decoder is None else {"regenerated": regenerated})}
     context.show("stains", stained_images("source images in other stains", cohorts, views, transform.white))
-
-
-def show_features(network: Network, cohorts: Sequence[Cohort], context: Context, most: int = 300) -> None:
-    """Keep a t-SNE of pooled features of training images, by laboratory and class, as in fig. 2;
-    none for fewer than 10 images."""
-    every = max(1, -(-sum(map(len, cohorts)) // most))
-    few = [replace(cohort, cases=cohort.cases[::every]) for cohort in cohorts]
-    cases = [(case, cohort.prepared.coding) for cohort in few for case in cohort.cases]
-    if len(cases) < 10:
-        return
-    from sklearn.manifold import TSNE
-
-    with evaluation_mode(network):
-        images = images_in_order(few, context.batch_size)
-        features = torch.cat(
-            [last(network.encoder(image.to(context.fabric.device))).flatten(2).mean(2).cpu() for image in images]
-        )
-    near = min(30.0, (len(cases) - 1) / 3)
-    made = TSNE(perplexity=near, init="pca", random_state=context.seeds.number("t-SNE") % 2**32).fit_transform(
-        features.float().numpy()
-    )
-    x, y = (tuple(column) for column in made.T.tolist())
-    classes: tuple[float | int, ...] = tuple(coding.label.index(str(case.labels["label"])) for case, coding in cases)
-    context.show(
-        "features", Points("t-SNE of training features", x, y, tuple(case.site for case, _ in cases), classes, "class")
-    )

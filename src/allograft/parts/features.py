@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,3 +38,8 @@ def captured(module: nn.Module) -> Generator[list[Any], None, None]:
         yield kept
     finally:
         handle.remove()
+
+
+def last(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """The encoder's last feature, (B, C, h, w)."""
+    return features if isinstance(features, Tensor) else features[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,13 +13,15 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from allograft.batch import Batch, collate
-from allograft.cohort import Cohort
+from allograft.cohort import Cohort, Loader
 from allograft.context import Context
 from allograft.errors import SpecError
 from allograft.networks import AnyNetwork
 from allograft.predictor import evaluation_mode
+from allograft.recipe import Stage
 from allograft.step import GradientStep, Terms
 from allograft.tasks import Task
+from allograft.train import train_with_checkpoints
 
 
 def split_subjects(
@@ -111,3 +113,20 @@ class HeldOutStep:
         """Of the first group of parameters."""
         rate: float = self.step.optimizer.param_groups[0]["lr"]
         return rate
+
+
+def train_to_plateau(
+    watched: HeldOutStep, batches: Loader, least: float, context: Context, stage: Stage
+) -> Generator[Stage, None, None]:
+    """Train epoch by epoch until the learning rate is ``least``, or to the end of the budget;
+    ``stage`` is yielded along the way. Afterwards the network has the weights of the lowest
+    loss."""
+    for start in range(0, watched.total, watched.every):
+        span = range(start, min(start + watched.every, watched.total))
+        yield from train_with_checkpoints(
+            watched, batches, steps=span, context=context, along=[stage], total=watched.total
+        )
+        # 1e-2 * 0.1 ** 3 is a little above 1e-5
+        if watched.learning_rate <= least * (1 + 1e-6):
+            break
+    watched.step.network.load_state_dict(watched.best.state_dict())

@@ -24,6 +24,7 @@ from allograft.phantoms.parts import (
     check_request,
     draws,
     smooth_field,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -145,22 +146,21 @@ def write_cells(
         raise SpecError(f"cells phantom: {subjects} subjects; expected at least 5, of which one tests")
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for number in range(subjects):
-                subject, split = f"{site}-{number:03d}", PART_OF[number % 5]
-                body, rim, boxes = cells(draws(seed, "cells", site, subject), size)
-                image = photograph(body, rim, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                further = dict.fromkeys((f"boxes_{reader}" for reader in (*READERS, TRUE)), "")
-                if split == "test":
-                    for reader, careless in READERS.items():
-                        seen = careless(boxes, (size, size), draws(seed, reader, site, subject)).tolist()
-                        further[f"boxes_{reader}"] = _write_boxes(Path(out), f"{subject}-{reader}", seen)
-                elif site in noise:
-                    further[f"boxes_{TRUE}"] = _write_boxes(Path(out), f"{subject}-{TRUE}", boxes)
-                    boxes = noise[site](boxes, (size, size), draws(seed, "noise", site, subject)).tolist()
-                file = _write_boxes(Path(out), subject, boxes)
-                where: dict[str, str] = {"subject": subject, "site": site, "split": split}
-                yield {"image": to_bytes(image), "boxes": file, **further, **where}
+        for site, shift, number, subject in subjects_of(sites, subjects):
+            split = PART_OF[number % 5]
+            body, rim, boxes = cells(draws(seed, "cells", site, subject), size)
+            image = photograph(body, rim, SHIFTS[shift], draws(seed, "photograph", site, subject))
+            further = dict.fromkeys((f"boxes_{reader}" for reader in (*READERS, TRUE)), "")
+            if split == "test":
+                for reader, careless in READERS.items():
+                    seen = careless(boxes, (size, size), draws(seed, reader, site, subject)).tolist()
+                    further[f"boxes_{reader}"] = _write_boxes(Path(out), f"{subject}-{reader}", seen)
+            elif site in noise:
+                further[f"boxes_{TRUE}"] = _write_boxes(Path(out), f"{subject}-{TRUE}", boxes)
+                boxes = noise[site](boxes, (size, size), draws(seed, "noise", site, subject)).tolist()
+            file = _write_boxes(Path(out), subject, boxes)
+            where: dict[str, str] = {"subject": subject, "site": site, "split": split}
+            yield {"image": to_bytes(image), "boxes": file, **further, **where}
 
     facts = {
         "phantom": "cells",

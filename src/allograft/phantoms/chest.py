@@ -22,6 +22,7 @@ from allograft.phantoms.parts import (
     draws,
     places,
     smooth_field,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -233,12 +234,10 @@ def write_chest(
     check_request("chest", dims, sites, SHIFTS, (subjects, size))
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for number in range(subjects):
-                subject = f"{site}-{number:03d}"
-                chest = draw_chest(draws(seed, "chest", site, subject), size, pneumonia=number % 2 == 1)
-                image = expose(chest, SHIFTS[shift], draws(seed, "radiograph", site, subject))
-                yield {"image": image, "mask": chest.mask, "label": chest.label, "subject": subject, "site": site}
+        for site, shift, number, subject in subjects_of(sites, subjects):
+            chest = draw_chest(draws(seed, "chest", site, subject), size, pneumonia=number % 2 == 1)
+            image = expose(chest, SHIFTS[shift], draws(seed, "radiograph", site, subject))
+            yield {"image": image, "mask": chest.mask, "label": chest.label, "subject": subject, "site": site}
 
     machines = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
     facts = {"phantom": "chest", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": machines}

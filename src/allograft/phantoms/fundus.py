@@ -22,6 +22,7 @@ from allograft.phantoms.parts import (
     draws,
     places,
     smooth_field,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -246,17 +247,16 @@ def write_fundus(
     check_request("fundus", dims, sites, SHIFTS, (subjects, size))
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for subject in (f"{site}-{number:03d}" for number in range(subjects)):
-                eye = draw_eye(draws(seed, "eye", site, subject), size)
-                image = photograph(eye, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                yield {
-                    "image": image,
-                    "mask": eye.mask,
-                    "region": eye.view.astype(np.uint8),
-                    "subject": subject,
-                    "site": site,
-                }
+        for site, shift, _, subject in subjects_of(sites, subjects):
+            eye = draw_eye(draws(seed, "eye", site, subject), size)
+            image = photograph(eye, SHIFTS[shift], draws(seed, "photograph", site, subject))
+            yield {
+                "image": image,
+                "mask": eye.mask,
+                "region": eye.view.astype(np.uint8),
+                "subject": subject,
+                "site": site,
+            }
 
     cameras = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
     facts = {"phantom": "fundus", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": cameras}

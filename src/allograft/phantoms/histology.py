@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allograft.errors import SpecError
-from allograft.phantoms.parts import Row, check_instrument, check_request, draws, smooth_field, to_bytes, write_cohort
+from allograft.phantoms.parts import (
+    Row,
+    check_instrument,
+    check_request,
+    draws,
+    smooth_field,
+    subjects_of,
+    to_bytes,
+    write_cohort,
+)
 
 CLASSES = ("small", "large")
 """Of the nuclei. Their share of the area is the same in both, so that no mean colour tells the
@@ -155,12 +164,11 @@ def write_histology(
     check_request("histology", dims, sites, SHIFTS, (subjects, size))
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for number in range(subjects):
-                subject, kind = f"{site}-{number:03d}", CLASSES[number % 2]
-                amounts = tissue(draws(seed, "tissue", site, subject), size, kind)
-                image = stain(amounts, SHIFTS[shift], draws(seed, "stain", site, subject))
-                yield {"image": to_bytes(image), "label": kind, "subject": subject, "site": site}
+        for site, shift, number, subject in subjects_of(sites, subjects):
+            kind = CLASSES[number % 2]
+            amounts = tissue(draws(seed, "tissue", site, subject), size, kind)
+            image = stain(amounts, SHIFTS[shift], draws(seed, "stain", site, subject))
+            yield {"image": to_bytes(image), "label": kind, "subject": subject, "site": site}
 
     laboratories = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
     facts = {

@@ -22,6 +22,7 @@ from allograft.phantoms.parts import (
     draws,
     places,
     smooth_field,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -149,25 +150,23 @@ def write_knee(
     check_request("knee", dims, sites, SHIFTS, (subjects, size))
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for number in range(subjects):
-                subject = f"{site}-{number:03d}"
-                for side in ("left", "right"):
-                    knee = draw_knee(draws(seed, "knee", site, subject, side), size // 2 * 2)
-                    for years in YEARS:
-                        rng = draws(seed, "radiograph", site, subject, side, str(years))
-                        image = expose(knee, years, SHIFTS[shift], rng, tilt=rng.normal(0, 0.01))
-                        yield {
-                            FILE: f"{subject}-{side}-{years}",
-                            "image": image,
-                            "paired": to_bytes(knee.thickness(years) / THICKEST),
-                            "label": knee.grade(years),
-                            "subject": subject,
-                            "site": site,
-                            "side": side,
-                            "timepoint": str(years),
-                            "progresses": "yes" if knee.progresses(years) else "no",
-                        }
+        for site, shift, _, subject in subjects_of(sites, subjects):
+            for side in ("left", "right"):
+                knee = draw_knee(draws(seed, "knee", site, subject, side), size // 2 * 2)
+                for years in YEARS:
+                    rng = draws(seed, "radiograph", site, subject, side, str(years))
+                    image = expose(knee, years, SHIFTS[shift], rng, tilt=rng.normal(0, 0.01))
+                    yield {
+                        FILE: f"{subject}-{side}-{years}",
+                        "image": image,
+                        "paired": to_bytes(knee.thickness(years) / THICKEST),
+                        "label": knee.grade(years),
+                        "subject": subject,
+                        "site": site,
+                        "side": side,
+                        "timepoint": str(years),
+                        "progresses": "yes" if knee.progresses(years) else "no",
+                    }
 
     machines = {site: {"shift": shift, **asdict(SHIFTS[shift])} for site, shift in sites.items()}
     facts = {"phantom": "knee", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": machines}

@@ -22,6 +22,7 @@ from allograft.phantoms.parts import (
     check_request,
     draws,
     stretched,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -217,12 +218,11 @@ def write_organs(
     grid = (size, size, size)
 
     def rows() -> Iterator[Row]:
-        for site, name in sites.items():
-            for subject in (f"{site}-{number:03d}" for number in range(subjects)):
-                form, organ = draw_form(draws(seed, "form", site, subject)), ORGANS[name]
-                image = scan(form, organ, draws(seed, "scan", site, subject), grid)
-                mask = label_organ(form, organ.shape, grid)
-                yield {"image": image, "mask": mask, "subject": subject, "site": site}
+        for site, name, _, subject in subjects_of(sites, subjects):
+            form, organ = draw_form(draws(seed, "form", site, subject)), ORGANS[name]
+            image = scan(form, organ, draws(seed, "scan", site, subject), grid)
+            mask = label_organ(form, organ.shape, grid)
+            yield {"image": image, "mask": mask, "subject": subject, "site": site}
 
     organs = {site: {"organ": name, **asdict(ORGANS[name])} for site, name in sites.items()}
     facts = {"phantom": "organs", "dims": dims, "size": size, "subjects": subjects, "seed": seed, "sites": organs}

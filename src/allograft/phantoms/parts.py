@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -111,6 +111,15 @@ def check_request(
             raise SpecError(f"{phantom} phantom: site '{site}' becomes a file name; use letters, digits, '_' and '-'")
         if shift not in shifts:
             raise SpecError(f"{phantom} phantom: site '{site}': {nearest(shift, shifts, 'shift')}")
+
+
+def subjects_of(sites: Mapping[str, str], subjects: int) -> Iterator[tuple[str, str, int, str]]:
+    """Site, what it is like, and the number and the name of a subject: those of each site in turn.
+
+    >>> list(subjects_of({"a": "none"}, 2))
+    [('a', 'none', 0, 'a-000'), ('a', 'none', 1, 'a-001')]
+    """
+    return ((site, like, number, f"{site}-{number:03d}") for site, like in sites.items() for number in range(subjects))
 
 
 def write_cohort(out: Path, rows: Iterable[Row], facts: Mapping[str, Any], ending: str = ".png") -> Path:

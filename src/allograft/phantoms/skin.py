@@ -23,6 +23,7 @@ from allograft.phantoms.parts import (
     draws,
     places,
     smooth_field,
+    subjects_of,
     to_bytes,
     write_cohort,
 )
@@ -243,25 +244,19 @@ def write_skin(
         raise SpecError(f"skin phantom: hairy is {hairy}; expected a share from 0 to 1")
 
     def rows() -> Iterator[Row]:
-        for site, shift in sites.items():
-            for number in range(subjects):
-                subject = f"{site}-{number:03d}"
-                melanoma, chosen = number % 2 == 1, draws(seed, "patient", site, subject)
-                light = melanoma == (chosen.random() < (1 + strength[site]) / 2)
-                tone = int(chosen.integers(1, LIGHT + 1)) + (0 if light else LIGHT)
-                hair = bool(chosen.random() < hairy)
-                lesion = draw_lesion(
-                    draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair
-                )
-                image = photograph(lesion, SHIFTS[shift], draws(seed, "photograph", site, subject))
-                attributes = {
-                    "label": lesion.label,
-                    "subject": subject,
-                    "site": site,
-                    "tone": str(tone),
-                    "ita": f"{lesion.angle:.2f}",
-                }
-                yield {"image": image, "mask": lesion.mask, **attributes}
+        for site, shift, number, subject in subjects_of(sites, subjects):
+            melanoma, chosen = number % 2 == 1, draws(seed, "patient", site, subject)
+            tone, hair = _skin_and_hair(chosen, melanoma, strength[site], hairy)
+            lesion = draw_lesion(draws(seed, "lesion", site, subject), size, tone=tone, melanoma=melanoma, hairy=hair)
+            image = photograph(lesion, SHIFTS[shift], draws(seed, "photograph", site, subject))
+            attributes = {
+                "label": lesion.label,
+                "subject": subject,
+                "site": site,
+                "tone": str(tone),
+                "ita": f"{lesion.angle:.2f}",
+            }
+            yield {"image": image, "mask": lesion.mask, **attributes}
 
     cameras = {
         site: {"shift": shift, "confounding": strength[site], **asdict(SHIFTS[shift])} for site, shift in sites.items()
@@ -276,6 +271,13 @@ def write_skin(
         "sites": cameras,
     }
     return write_cohort(Path(out), rows(), facts)
+
+
+def _skin_and_hair(rng: np.random.Generator, melanoma: bool, confounding: float, hairy: float) -> tuple[int, bool]:
+    """Draw a patient's Fitzpatrick type, 1 to 6, and whether there are hairs."""
+    light = melanoma == (rng.random() < (1 + confounding) / 2)
+    tone = int(rng.integers(1, LIGHT + 1)) + (0 if light else LIGHT)
+    return tone, bool(rng.random() < hairy)
 
 
 def _by_site(confounding: float | Mapping[str, float], sites: Mapping[str, str]) -> dict[str, float]:

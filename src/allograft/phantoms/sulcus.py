@@ -13,18 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from allograft.phantoms.brain import (
-    CSF,
-    GREY_MATTER,
-    SHIFTS,
-    WHITE_MATTER,
-    Head,
-    acquire,
-    draw_head,
-    label_head,
-    within_head,
-)
-from allograft.phantoms.parts import Row, draws
+from allograft.phantoms.brain import SHIFTS, acquire
+from allograft.phantoms.head import CSF, GREY_MATTER, WHITE_MATTER, Head, draw_head, label_head, within_head
+from allograft.phantoms.parts import Row, draws, subjects_of
 
 LABELS = ("absent", "small", "present")
 EXTENT = {"small": (18.0, 28.0), "present": (55.0, 85.0)}
@@ -77,7 +68,7 @@ def with_sulcus(head: Head, sulcus: Sulcus, shape: tuple[int, ...]) -> tuple[NDA
     The sulcus is a sheet of CSF with grey matter around it. The skeleton is that of the CSF between
     the folds of the cortex, thinned to lines or sheets one voxel wide.
 
-    >>> from allograft.phantoms.brain import draw_head
+    >>> from allograft.phantoms.head import draw_head
     >>> rng = np.random.default_rng(0)
     >>> tissue, mask = with_sulcus(draw_head(rng, 2), draw_sulcus(rng), (48, 48))
     >>> tissue.shape == mask.shape == (48, 48)
@@ -115,16 +106,15 @@ def _sheet(x: list[NDArray[np.float64]], sulcus: Sulcus, shape: tuple[int, ...])
 def rows_of(sites: Mapping[str, str], subjects: int, shape: tuple[int, ...], seed: int) -> Iterator[Row]:
     """The rows of a cohort: image, mask, label, subject and site. Heads are those of the phantom
     without the sulcus."""
-    for site, shift in sites.items():
-        for subject in (f"{site}-{number:03d}" for number in range(subjects)):
-            head = draw_head(draws(seed, "anatomy", site, subject), len(shape))
-            sulcus = draw_sulcus(draws(seed, "sulcus", site, subject))
-            tissue, mask = with_sulcus(head, sulcus, shape)
-            image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
-            yield {
-                "image": np.rint(image).clip(0, 65535).astype(np.uint16),
-                "mask": mask,
-                "label": sulcus.label,
-                "subject": subject,
-                "site": site,
-            }
+    for site, shift, _, subject in subjects_of(sites, subjects):
+        head = draw_head(draws(seed, "anatomy", site, subject), len(shape))
+        sulcus = draw_sulcus(draws(seed, "sulcus", site, subject))
+        tissue, mask = with_sulcus(head, sulcus, shape)
+        image = acquire(tissue, SHIFTS[shift], draws(seed, "scan", site, subject))
+        yield {
+            "image": np.rint(image).clip(0, 65535).astype(np.uint16),
+            "mask": mask,
+            "label": sulcus.label,
+            "subject": subject,
+            "site": site,
+        }

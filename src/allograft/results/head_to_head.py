@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allograft.results.claims import false_claim
 from allograft.results.comparison import Comparison, of_areas, of_pooled, of_scores
-from allograft.results.csv_files import word, write_rows
 from allograft.results.ranking import area_of
 from allograft.results.statistics import Cases, adjust, bootstrap_pooled, paired
 
@@ -20,10 +18,6 @@ LOWER = ("hd95", "asd", "mae", "ece")
 ALL = "all sites"
 TRUE, CORRECT = "true_probability", "correct"
 NOT_SCORES = ("case", "subject", "site", "label")
-SUMMARY = (
-    *("site", "metric", "better", "subjects", "cases", "undefined_a", "undefined_b", "a", "b"),
-    *("difference", "low", "high", "p", "p_adjusted", "false_claim", "cohen_dz", "rank_biserial", "note"),
-)
 
 
 @dataclass(frozen=True)
@@ -241,68 +235,3 @@ def worst(compared: HeadToHead, most: int = 10) -> list[int]:
         if first is not None and second is not None:
             ranked.append((min(first, second), -abs(first - second), str(pair[0]["case"]), index))
     return [index for *_, index in sorted(ranked)[:most]]
-
-
-def write_cases(path: Path, compared: HeadToHead) -> Path:
-    """``cases.csv``: a row a case, every score of both and their difference; cases that are left
-    out come last, with the reason. It names patients.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    a, b = compared.names
-    metrics = metrics_of(compared.a, compared.headline)
-    known, rows = ordinals_of(compared), list[dict[str, Any]]()
-    for first, second in zip(compared.a, compared.b, strict=True):
-        row = _named(first["case"], str(first["subject"]), first["site"], known)
-        for metric, first_score, other in _both(metrics, first, second):
-            row |= {f"{metric} {a}": _cell(first_score), f"{metric} {b}": _cell(other)}
-            row[f"{metric} difference"] = "" if first_score is None or other is None else other - first_score
-        rows.append(row)
-    rows += [
-        _named(first_score.case, first_score.subject, first_score.site, known)
-        | {"note": word(f"left out: {first_score.name} {first_score.reason}")}
-        for first_score in compared.unmatched
-    ]
-    columns = [f"{metric} {what}" for metric in metrics for what in (a, b, "difference")]
-    return write_rows(path, ("case", "subject", "site", "ordinal", *columns, "note"), rows)
-
-
-def _both(
-    metrics: Sequence[str], first: Mapping[str, Any], second: Mapping[str, Any]
-) -> list[tuple[str, float | None, float | None]]:
-    first_scores, other = scores_of(first), scores_of(second)
-    return [(metric, first_scores.get(metric), other.get(metric)) for metric in metrics]
-
-
-def _named(case: str, subject: str, site: str, known: Mapping[str, str]) -> dict[str, Any]:
-    return {"case": word(case), "subject": word(subject), "site": word(site), "ordinal": known[subject]}
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else value
-
-
-def write_summary(path: Path, compared: HeadToHead) -> Path:
-    """``summary.csv``: a row a site and metric, ``a`` and ``b`` the scores of the two and
-    ``difference`` the second less the first.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    rows = []
-    for difference in compared.differences:
-        row: dict[str, Any] = {
-            "site": word(difference.site),
-            "metric": difference.metric,
-            "a": difference.a,
-            "b": difference.b,
-        }
-        row["better"] = "lower" if difference.is_lower_better else "higher"
-        if (it := difference.found) is not None:
-            row |= {"subjects": it.subjects, "cases": it.cases, "difference": it.difference, "low": it.low}
-            row |= {"undefined_a": it.undefined[0], "undefined_b": it.undefined[1], "high": it.high, "p": it.p}
-            row |= {"p_adjusted": it.adjusted, "false_claim": it.false_claim, "cohen_dz": it.effect}
-            row |= {"rank_biserial": it.rank_biserial, "note": it.note}
-        rows.append({key: _cell(value) for key, value in row.items()})
-    return write_rows(path, SUMMARY, rows)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allograft.errors import SpecError, nearest
+from allograft.transforms.resampling import crop, ignored, resample
 
 
 class Range(NamedTuple):
@@ -181,11 +182,11 @@ def apply(
     start = crop_start(shape, size, centre)
     if any(draw.angles) or draw.log_scale:
         theta = affine(draw, shape, size, start, spacing)
-        image, moved = _resample(image, labels, theta, size)
+        image, moved = resample(image, labels, theta, size)
     else:
         axes = [axis - len(shape) for axis, flipped in enumerate(draw.flips) if flipped]
-        moved = {name: _crop(label, start, size, _ignored(label)).flip(axes) for name, label in labels.items()}
-        image = _crop(image, start, size, 0.0).flip(axes)  # flip copies, even along no axis
+        moved = {name: crop(label, start, size, ignored(label)).flip(axes) for name, label in labels.items()}
+        image = crop(image, start, size, 0.0).flip(axes)  # flip copies, even along no axis
     return _change_intensity(image, draw, rng), moved
 
 
@@ -218,51 +219,6 @@ def affine(
     linear = matrix * wanted[None, :] / given[:, None]
     shift = (2 * torch.tensor(start, dtype=torch.float64) + wanted) / given - 1
     return torch.cat([linear.flip(0, 1), shift.flip(0)[:, None]], dim=1)
-
-
-def _resample(
-    image: Tensor, labels: Mapping[str, Tensor], theta: Tensor, size: tuple[int, ...]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    grid = F.affine_grid(theta[None].to(image), [1, 1, *size], align_corners=False)
-    flat, outside = _nearest_voxels(grid[0], image.shape[1:])
-    moved = {}
-    for name, label in labels.items():
-        if label.is_floating_point():
-            value = F.grid_sample(label[None], grid.to(label), padding_mode="border", align_corners=False)[0]
-        else:  # by index, because grid_sample has no integers and float32 does not hold all of them
-            value = label.flatten(1)[:, flat].reshape(len(label), *size)
-        moved[name] = value.masked_fill(outside, _ignored(label))
-    return F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0], moved
-
-
-def _nearest_voxels(grid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The flat index of the voxel nearest to each place of the grid, (prod(size),), and where that
-    lies outside, (*size) bool."""
-    flat = torch.zeros(grid.shape[:-1], dtype=torch.int64, device=grid.device)
-    outside = torch.zeros(grid.shape[:-1], dtype=torch.bool, device=grid.device)
-    for axis, count in enumerate(shape):
-        index = (((grid[..., len(shape) - 1 - axis] + 1) * count - 1) / 2).round().long()
-        outside |= (index < 0) | (index >= count)
-        flat = flat * count + index.clamp(0, count - 1)
-    return flat.flatten(), outside
-
-
-def _crop(tensor: Tensor, start: Sequence[int], size: Sequence[int], value: float | bool) -> Tensor:
-    pads: list[int] = []
-    for axis, (first, wanted) in enumerate(zip(start, size, strict=True), start=1):
-        last, given = first + wanted, tensor.shape[axis]
-        low, high = min(max(first, 0), given), max(min(last, given), 0)
-        inside = max(high - low, 0)
-        before = min(max(-first, 0), wanted - inside)
-        tensor = tensor.narrow(axis, low, inside)
-        pads = [before, wanted - inside - before, *pads]
-    return F.pad(tensor, pads, value=value) if any(pads) else tensor
-
-
-def _ignored(label: Tensor) -> float | bool:
-    if label.dtype == torch.bool:
-        return False
-    return math.nan if label.is_floating_point() else -100
 
 
 def _change_intensity(image: Tensor, draw: Draw, rng: torch.Generator) -> Tensor:

@@ -3,18 +3,23 @@ another (phase)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from allograft.errors import SpecError
+from allograft.transforms.low_frequencies import (
+    Window,
+    disc,
+    disc_block,
+    low_block,
+    low_frequencies,
+    spectrum_and_phase,
+    waves,
+)
 
-Window = Literal["circle", "square"]
 SMALL_BLOCK = 0.07
 """Columns, as a fraction of the width, up to which a block of frequencies is summed along the
 height without a Fourier transform."""
@@ -91,9 +96,9 @@ def low_amplitude(style: Tensor, beta: float) -> Tensor:
     """
     _check(style, style, beta, "circle")
     height, width = style.shape[-2:]
-    rows, columns = _block(height, width, beta)
+    rows, columns = disc_block(height, width, beta)
     amplitude = torch.fft.rfft2(style.to(torch.promote_types(style.dtype, torch.float32))).abs()[..., :columns]
-    low = _low_frequencies(height, width, beta, "circle")[..., :columns].to(style.device)
+    low = low_frequencies(height, width, beta, "circle")[..., :columns].to(style.device)
     return (amplitude * low)[..., rows, :]
 
 
@@ -109,14 +114,14 @@ def cut_low_amplitude(amplitude: Tensor, size: tuple[int, int], beta: float) -> 
     Raises:
         SpecError: the disc is larger than that of the amplitudes.
     """
-    rows, columns = _block(*size, beta)
+    rows, columns = disc_block(*size, beta)
     margin = (amplitude.shape[-2] - len(rows)) // 2
     if margin < 0 or columns > amplitude.shape[-1]:
         raise SpecError(
             f"beta {beta} needs {len(rows)} x {columns} frequencies, {tuple(amplitude.shape[-2:])} were kept; keep a "
             "larger disc"
         )
-    return amplitude[..., margin : margin + len(rows), :columns] * _disc(*size, beta).to(amplitude.device)
+    return amplitude[..., margin : margin + len(rows), :columns] * disc(*size, beta).to(amplitude.device)
 
 
 def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor:
@@ -142,9 +147,9 @@ def swap_low_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tensor
     rows, columns = _kept_block(target, amplitude, beta)
     height, width = target.shape[-2:]
     precise = target.to(torch.promote_types(target.dtype, torch.float32))
-    block = _low_block(precise, len(rows), columns)
+    block = low_block(precise, len(rows), columns)
     size = block.abs()
-    louder = (amplitude - size) * _disc(height, width, beta).to(target.device)
+    louder = (amplitude - size) * disc(height, width, beta).to(target.device)
     # F / |F| times the change of |F|; where F is 0 the phase is 0, whose factor is 1.
     zero = size == 0
     change = torch.where(zero, torch.ones_like(block), block / torch.where(zero, torch.ones_like(size), size)) * louder
@@ -160,9 +165,9 @@ def swap_kept_amplitude(target: Tensor, amplitude: Tensor, beta: float) -> Tenso
     """
     rows, columns = _kept_block(target, amplitude, beta)
     height, width = target.shape[-2:]
-    spectrum, phase = _spectrum_and_phase(target)
+    spectrum, phase = spectrum_and_phase(target)
     block = (..., rows, slice(columns))
-    mixed = torch.where(_disc(height, width, beta).to(target.device), phase[block] * amplitude, spectrum[block])
+    mixed = torch.where(disc(height, width, beta).to(target.device), phase[block] * amplitude, spectrum[block])
     # only the disc differs from donor to donor
     whole = spectrum.expand(*mixed.shape[:-2], *spectrum.shape[-2:]).clone()
     whole[block] = mixed
@@ -177,7 +182,7 @@ def _kept_block(target: Tensor, amplitude: Tensor, beta: float) -> tuple[list[in
     """Rows and number of columns of the target's disc, where the amplitudes are of the same."""
     _check(target, target, beta, "circle")
     height, width = target.shape[-2:]
-    rows, columns = _block(height, width, beta)
+    rows, columns = disc_block(height, width, beta)
     if amplitude.shape[-2:] != (len(rows), columns):
         raise SpecError(
             f"the target's disc has {len(rows)} x {columns} frequencies, the amplitudes have "
@@ -185,14 +190,6 @@ def _kept_block(target: Tensor, amplitude: Tensor, beta: float) -> tuple[list[in
             "take them from images of the target's size and with the same beta"
         )
     return rows, columns
-
-
-def _low_block(image: Tensor, rows: int, columns: int) -> Tensor:
-    """The frequencies -r to r by 0 to c - 1 of (..., H, W): (..., 2 r + 1, c). Only the kept
-    columns are transformed along the height."""
-    spectrum = torch.fft.fft(torch.fft.rfft(image)[..., :columns], dim=-2)
-    r = rows // 2
-    return torch.cat([spectrum[..., image.shape[-2] - r :, :], spectrum[..., : r + 1, :]], dim=-2)
 
 
 def _image_of(block: Tensor, height: int, width: int) -> Tensor:
@@ -204,7 +201,7 @@ def _image_of(block: Tensor, height: int, width: int) -> Tensor:
     mostly zeros and needs no room for them.
     """
     rows, columns = block.shape[-2:]
-    down, across = _waves(height, width, rows, columns)
+    down, across = waves(height, width, rows, columns)
     if columns > SMALL_BLOCK * width:
         r = rows // 2
         spectrum = block.new_zeros(*block.shape[:-2], height, columns)
@@ -219,31 +216,6 @@ def _image_of(block: Tensor, height: int, width: int) -> Tensor:
     # (..., H, 2 c): real and imaginary part of each column in turn
     parts = torch.view_as_real(lines).flatten(-2)
     return parts @ across.to(parts)
-
-
-@lru_cache(maxsize=16)
-def _waves(height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """exp(2 pi i u r / H) / H as (H, 2 r + 1); cosine and negative sine over W of each v in turn as
-    (2 c, W), twice where v is -v too."""
-    u, v = torch.arange(-(rows // 2), rows // 2 + 1, dtype=torch.float64), torch.arange(columns, dtype=torch.float64)
-    angle = 2 * math.pi * torch.outer(torch.arange(height, dtype=torch.float64), u) / height
-    turn = 2 * math.pi * torch.outer(v, torch.arange(width, dtype=torch.float64)) / width
-    share = torch.where(v > 0, 2.0, 1.0).to(torch.float64)[:, None] / width
-    across = torch.stack([share * turn.cos(), -share * turn.sin()], dim=1).flatten(0, 1)
-    return torch.polar(torch.full_like(angle, 1 / height), angle), across
-
-
-@lru_cache(maxsize=16)
-def _disc(height: int, width: int, beta: float) -> Tensor:
-    """The disc within its block: (2 r + 1, c) bool."""
-    rows, columns = _block(height, width, beta)
-    return _low_frequencies(height, width, beta, "circle")[rows, :columns]
-
-
-def _block(height: int, width: int, beta: float) -> tuple[list[int], int]:
-    """Rows (frequencies -r to r, as indices) and the number of columns that hold the disc."""
-    r = max(math.ceil(beta * min(height, width)) - 1, 0)
-    return [row % height for row in range(-r, r + 1)], min(r, width // 2) + 1 if beta > 0 else 0
 
 
 def crop_or_pad(image: Tensor, size: Sequence[int]) -> Tensor:
@@ -289,31 +261,13 @@ def _swap(target: Tensor, style: Tensor, beta: float, window: Window) -> Tensor:
 def _mixed(target: Tensor, amplitude: Tensor, beta: float, window: Window) -> Tensor:
     """The target with the low frequencies of an amplitude of the half spectrum, (..., H, W // 2 +
     1)."""
-    spectrum, phase = _spectrum_and_phase(target)
+    spectrum, phase = spectrum_and_phase(target)
     height, width = target.shape[-2:]
-    low = _low_frequencies(height, width, beta, window).to(target.device)
+    low = low_frequencies(height, width, beta, window).to(target.device)
     # The window is symmetric about the mean frequency, so the half spectrum says it all and the
     # result is real.
     mixed: Tensor = torch.fft.irfft2(torch.where(low, phase * amplitude, spectrum), s=(height, width))
     return mixed
-
-
-def _spectrum_and_phase(image: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., H, W) -> two of (..., H, W // 2 + 1), complex: F, and F / |F|."""
-    spectrum = torch.fft.rfft2(image.to(torch.promote_types(image.dtype, torch.float32)))
-    # sgn is F / |F| without dividing by a tiny |F|; it is 0 where F is 0, where the formula's phase
-    # 0 wants 1.
-    return spectrum, torch.where(spectrum == 0, torch.ones_like(spectrum), torch.sgn(spectrum))
-
-
-def _low_frequencies(height: int, width: int, beta: float, window: Window) -> Tensor:
-    """The window on the half spectrum of ``rfft2``: (H, W // 2 + 1) bool, not shifted."""
-    rows = (torch.fft.fftfreq(height, dtype=torch.float64) * height).round()[:, None].abs()
-    columns = torch.arange(width // 2 + 1, dtype=torch.float64)
-    radius = beta * min(height, width)
-    if window == "square":
-        return torch.maximum(rows, columns) <= math.floor(radius)
-    return torch.sqrt(rows**2 + columns**2) < radius
 
 
 def _check(target: Tensor, style: Tensor, beta: float, window: str) -> tuple[int, ...]:

@@ -9,39 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from allograft.errors import SpecError
+from allograft.transforms.blocks import Windows, permutations, pixels_of
 
-Indices = NDArray[np.int64]
 BLOCKS = {2: 40, 3: 10_000}
 """How many blocks are shuffled: POPAR's in 2-D, Models Genesis' in 3-D."""
 KNOTS = 500
 """Points at which an intensity curve is evaluated."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Boxes on the image's grid.
-
-    Args:
-        start, size: (N, D) int64; the first voxel, and the voxels along each axis.
-    """
-
-    start: Tensor
-    size: Tensor
-
-    def inside(self, shape: Sequence[int]) -> Tensor:
-        """Whether a voxel lies in any of them: (*shape) bool.
-
-        >>> Windows(torch.tensor([[1]]), torch.tensor([[2]])).inside((4,)).tolist()
-        [False, True, True, False]
-        """
-        inside = torch.zeros(tuple(shape), dtype=torch.bool)
-        for start, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
-            inside[tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))] = True
-        return inside
 
 
 @dataclass(frozen=True)
@@ -76,18 +52,7 @@ def draw_shuffle(
     start = _uniform(torch.zeros_like(longest), torch.tensor(shape) - size, rng, count)
     length = channels * size.prod(1).numpy()
     chances = torch.rand(int(length.sum()), generator=rng, dtype=torch.float64).numpy()
-    return Shuffle(Windows(start, size), torch.from_numpy(_permutations(chances, length)))
-
-
-def _permutations(chances: NDArray[np.float64], length: Indices) -> Indices:
-    """The order of the chances of each block, one block after another: blocks of one length are
-    sorted together, each in a row of its own."""
-    order = np.empty(len(chances), np.int64)
-    begins = length.cumsum() - length
-    for pixels in np.unique(length):
-        rows = begins[length == pixels, None] + np.arange(pixels)
-        order[rows] = chances[rows].argsort(1)
-    return order
+    return Shuffle(Windows(start, size), torch.from_numpy(permutations(chances, length)))
 
 
 def shuffle_pixels(image: Tensor, rng: Generator | None = None, *, drawn: Shuffle | None = None) -> Tensor:
@@ -119,46 +84,11 @@ def shuffle_pixels(image: Tensor, rng: Generator | None = None, *, drawn: Shuffl
             f"{channels} channels; expected {count}, or {channels * count} to mix the channels"
         )
     mixed = channels if len(drawn.order) != count else 1
-    goal, before = _pixels(drawn.blocks, shape, mixed)
+    goal, before = pixels_of(drawn.blocks, shape, mixed)
     taken = np.arange(mixed * voxels)
     taken[goal] = goal[drawn.order.numpy() + before]  # of repeated places the last one counts
     flat = image.reshape(-1) if mixed > 1 else image.reshape(channels, -1)
     return flat.index_select(-1, torch.from_numpy(taken).to(image.device)).reshape(image.shape)
-
-
-def _pixels(blocks: Windows, shape: Sequence[int], channels: int) -> tuple[Indices, Indices]:
-    """The flat places (C, *spatial) of the pixels of each block, one block after another, row-major
-    in each; and for each of these pixels how many lie in earlier blocks.
-
-    Blocks of one size have the same pixels but for where they start, so divisions are done once a
-    size.
-    """
-    strides = np.array([math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
-    size, first = blocks.size.numpy(), blocks.start.numpy() @ strides
-    radix = (int(size.max()) + 1) ** np.arange(len(shape))
-    _, kind, kinds = np.unique(size @ radix, return_index=True, return_inverse=True)
-    offsets, lengths = _offsets(size[kind], [math.prod(shape), *strides], channels)
-    length = lengths[kinds]
-    before = length.cumsum() - length
-    begins = lengths.cumsum() - lengths
-    rows = np.repeat(begins[kinds] - before, length)
-    rows += np.arange(len(rows))
-    return offsets[rows] + np.repeat(first, length), np.repeat(before, length)
-
-
-def _offsets(sizes: Indices, strides: Sequence[int], channels: int) -> tuple[Indices, Indices]:
-    """The places of the pixels of a block of each size that starts at 0, one block after another,
-    and how many each has."""
-    extents = np.concatenate([np.full((len(sizes), 1), channels), sizes], 1)
-    length = extents.prod(1)
-    number = np.repeat(np.arange(len(length)), length)
-    left = np.arange(len(number)) - (length.cumsum() - length)[number]
-    offsets = np.zeros_like(left)
-    for axis in reversed(range(extents.shape[1])):
-        rest, inside = np.divmod(left, extents[number, axis])
-        offsets += inside * strides[axis]
-        left = rest
-    return offsets, length
 
 
 def draw_curve(rng: Generator) -> tuple[Tensor, bool]:

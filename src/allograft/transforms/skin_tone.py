@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from allograft.errors import SpecError, nearest
+from allograft.transforms.hair import as_colours, hair_of, remove_hair
 
 Skin = Literal["patches", "ycbcr"]
 
@@ -117,41 +118,6 @@ def fitzpatrick_type(angle: Any, thresholds: Sequence[float] = THRESHOLDS["defau
     return darker if isinstance(darker, (Tensor, np.ndarray)) else int(darker)
 
 
-def remove_hair(rgb: Any, *, size: int = 17, threshold: int = 10, radius: float = 1) -> Any:
-    """Paint over dark hairs: black-hat of the grey image above a threshold, in-painted by Telea's
-    method.
-
-    The paper names black-hat morphology only; the structuring element (a cross of 17 pixels), the
-    threshold (more than 10 of 255) and the in-painting radius (1 pixel) are those of its released
-    code.
-
-    Args:
-        rgb: (H, W, 3) uint8, an array or a tensor.
-        size: side of the cross in pixels.
-        threshold: grey levels by which a hair is darker than its closing.
-        radius: of the neighbourhood that fills a pixel, in pixels.
-
-    Returns:
-        (H, W, 3) uint8 of the kind given, a new image.
-
-    Raises:
-        SpecError: not (H, W, 3) uint8.
-
-    Example:
-        >>> skin = np.full((40, 40, 3), 180, dtype=np.uint8)
-        >>> skin[:, 20] = 20
-        >>> int(remove_hair(skin).min())
-        180
-    """
-    import cv2
-
-    image = _array(rgb)
-    painted = np.asarray(
-        cv2.inpaint(image, _hair(image, size, threshold).astype(np.uint8) * 255, radius, cv2.INPAINT_TELEA)
-    )
-    return torch.from_numpy(painted) if isinstance(rgb, Tensor) else painted
-
-
 def estimate_skin_tone(
     rgb: Any, *, strict: bool = True, thresholds: str | Sequence[float] = "default", skin: Skin = "patches"
 ) -> SkinTone:
@@ -190,10 +156,10 @@ def estimate_skin_tone(
     from skimage.color import rgb2lab
 
     limits = _limits(thresholds)
-    image = resized(_array(rgb))
+    image = resized(as_colours(rgb))
     clean = remove_hair(image)
     lab = rgb2lab(clean)[..., [0, 2]]
-    valid = ~_hair(image) & (image.max(-1) > 15) & (image.min(-1) < 250)
+    valid = ~hair_of(image) & (image.max(-1) > 15) & (image.min(-1) < 250)
     small = min(rgb.shape[:2]) < SIDE
     if skin == "ycbcr":
         angle, note = _of_skin_pixels(clean, lab, valid, small)
@@ -250,16 +216,6 @@ def calibrate_thresholds(angles: Sequence[float], types: Sequence[int]) -> tuple
     return tuple(middles[sum(kind <= limit for kind in kinds)] for limit in range(5))
 
 
-def _array(rgb: Any) -> NDArray[np.uint8]:
-    image = rgb.cpu().numpy() if isinstance(rgb, Tensor) else np.asarray(rgb)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise SpecError(
-            f"image is {image.dtype} of shape {image.shape}; expected colours, (H, W, 3) uint8; a grey image has no "
-            "skin tone"
-        )
-    return np.ascontiguousarray(image)
-
-
 def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image on which the patches lie: (H, W, 3) uint8 -> (SIZE, SIZE, 3)."""
     import cv2
@@ -268,13 +224,6 @@ def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return image
     way = cv2.INTER_AREA if min(image.shape[:2]) >= SIZE else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=way))
-
-
-def _hair(image: NDArray[np.uint8], size: int = 17, threshold: int = 10) -> NDArray[np.bool_]:
-    import cv2
-
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (size, size))
-    return np.asarray(cv2.morphologyEx(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.MORPH_BLACKHAT, cross) > threshold)
 
 
 def _of_skin_pixels(

@@ -23,7 +23,6 @@ from allograft.methods.cyclegan import (
     CycleGanPredictor,
     CycleGanStep,
     ResnetGenerator,
-    Unpaired,
     judged,
     loader,
     patch_discriminator,
@@ -33,6 +32,7 @@ from allograft.methods.cyclegan import (
 from allograft.networks import build
 from allograft.networks.network import operate
 from allograft.parts.adapted_images import changed_images, middle_items
+from allograft.parts.paired_batches import PairedBatches
 from allograft.predictor import Direct, load_predictor, save_predictor
 from allograft.schedule import Planned
 from allograft.study.plan import scenario_of
@@ -127,7 +127,7 @@ def test_generators_of_any_size_of_image_and_a_patch_of_seventy() -> None:
 def test_a_batch_is_half_source_and_half_target_without_labels(tmp_path: Path) -> None:
     cohort = read(write_photographs(tmp_path, {"a": 3, "b": 3}, size=(24, 28)))
     context = a_context()
-    both = Unpaired(*(loader(context, 24, [cohort.site(name)], name) for name in "ab"))
+    both = PairedBatches(*(loader(context, 24, [cohort.site(name)], name) for name in "ab"))
     batch = next(both(0))
     assert batch.labels == {}
     assert [name[0] for name in batch.cases] == ["a", "a", "b", "b"]

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from allograft.errors import OutputError, SpecError
-from allograft.phantoms import brain
+from allograft.phantoms import brain, head
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ def test_background_is_rayleigh_and_signal_is_rician() -> None:
     drawn = brain.draw_acquisition(np.random.default_rng(0), (400, 400))
     white = float(brain.spin_echo(*brain.TISSUES[brain.WHITE_MATTER][1.5], scanner.tr, scanner.te))
     sigma, grey_value = 0.5 * white, 1000 * drawn.gain
-    means = {brain.AIR: sigma * math.sqrt(math.pi / 2), brain.WHITE_MATTER: stats.rice.mean(white / sigma, scale=sigma)}
+    means = {head.AIR: sigma * math.sqrt(math.pi / 2), brain.WHITE_MATTER: stats.rice.mean(white / sigma, scale=sigma)}
     for tissue, expected in means.items():
         image = brain.scan(np.full((400, 400), tissue, dtype=np.uint8), scanner, drawn)
         assert image.mean() == pytest.approx(grey_value * expected, rel=0.01)

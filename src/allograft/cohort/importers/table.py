@@ -57,16 +57,8 @@ def import_table(
     src = Path(src)
     rows = _read(src)
     images = [image] if isinstance(image, str) else list(image)
-    files = {
-        key: column
-        for key, column in (("mask", mask), ("paired", paired), ("region", region), ("boxes", boxes))
-        if column
-    }
-    texts = {
-        key: column
-        for key, column in (("subject", subject), ("site", site), ("label", label), ("split", split_column))
-        if column
-    }
+    files = _given(mask=mask, paired=paired, region=region, boxes=boxes)
+    texts = _given(subject=subject, site=site, label=label, split=split_column)
     _check_columns(
         src,
         tuple(rows[0]),
@@ -98,6 +90,10 @@ def import_table(
         check_once(Counter(made["subject"] for made in result), src)
     notes = [f"classes: {', '.join(dict.fromkeys(names.values()))}"] if names else []
     return write_manifest(out, result, unmatched, notes=[*notes, *_taken_note(taken)], **options)
+
+
+def _given(**columns: str | None) -> dict[str, str]:
+    return {key: column for key, column in columns.items() if column}
 
 
 def _absent(missing: Sequence[str] | None, classes: Mapping[str, str]) -> Callable[[str, str], bool]:
