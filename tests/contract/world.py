@@ -55,6 +55,7 @@ class Contract:
         trains: whether it makes steps itself.
         in_evaluation_mode: whether it makes steps with dropout off.
         marks: after which of three steps there are checkpoints.
+        patch: crops that are not square, where it takes such.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Contract:
     trains: bool = True
     in_evaluation_mode: bool = False
     marks: tuple[int, ...] = (1, 2)
+    patch: tuple[int, ...] = (16, 32)
 
 
 @cache
