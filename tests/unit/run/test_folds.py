@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import pytest
 from tests.contract.world import session_of, write_cohort
 
+from allograft.context import Store
 from allograft.methods.finetune import Finetune
 from allograft.methods.supervised import Supervised
 from allograft.results.analysis.embedding import groups_of, unseen_of
 from allograft.results.record import Record, read_all
 from allograft.results.select import lines
+from allograft.run.preview import _tried
 from allograft.run.session import Session
 from allograft.study.plan import Plan, Row, scenario_of
 from allograft.study.world import World
@@ -94,6 +96,26 @@ def test_figures_look_at_the_cases_of_their_own_fold(ran: Ran) -> None:
     assert [unseen_of(ran.world, "b", fold)["b, test"].cases for fold in range(FOLDS)] == [
         cohort.cases for cohort in tested
     ]
+
+
+def test_an_image_without_label_is_watched_under_its_own_name(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which its pixels are drawn: two images of a subject have other ones."""
+    monkeypatch.setattr("allograft.run.judge.watched", lambda prediction, task, name: {"drawn by": name})
+    row = ran.plan.rows[0]
+    _, (stage, *_), _ = Store(ran.session.units / row.unit).load()  # type: ignore[misc]
+    (images,) = ran.world.unlabelled_training(row.fold)
+    cases = ran.session._judge(ran.world, row).watch(stage, images)
+    assert [case["drawn by"] for case in cases] == [case.name for case in images.cohort.cases]
+
+
+def test_a_forecast_counts_the_test_cases_of_its_own_fold(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allograft.run.preview._judging", lambda *_: 1.0)
+    cases = [sum(len(test.cohort.cases) for test in ran.world.tests(fold)) for fold in range(FOLDS)]
+    fold = next(fold for fold in range(FOLDS) if cases[fold] != cases[0])
+    row = next(row for row in ran.plan.rows if row.fold == fold and row.recipe == Supervised())
+    judging: dict[tuple[str, str], float] = {}
+    assert list(_tried(ran.session, ran.world, row, {}, judging))
+    assert {*judging.values()} == {cases[fold]}
 
 
 def test_a_fold_is_done_when_it_is_judged_and_fails_by_itself(ran: Ran) -> None:
