@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from unittest.mock import patch
 
 from tests.contract.directly import Left, left_by
+from tests.contract.listening import listening
 from tests.contract.world import contract, row_of, session_of
 
 from allograft.cohort import Cohort
@@ -25,12 +26,12 @@ from allograft.table import find
 
 SETTINGS: dict[str, Any] = {
     "augmentation": "none",
-    "patch": [16, 16],
     "clip": 1e-4,
     "optimizer": {"sgd": {"lr": 1e-2, "momentum": 0.9}},
     "schedule": {"step": {"at": [0.5], "factor": 0.1}},
 }
-"""What a study says about training, and other values of it."""
+"""What a study says about training, and other values of it; the other schedule is one that listens
+to the loss, and crops are in ``Contract.patch``."""
 LOSSES = {
     "segmentation": {"monai.DiceFocalLoss": {}},
     "classification": {"torch.CrossEntropyLoss": {"label_smoothing": 0.2}},
@@ -66,7 +67,8 @@ def study_of(name: str, under: str = "") -> dict[str, Any]:
 def leaving(manifest: Path, folder: Callable[[str], Path]) -> Leaves:
     """What a method leaves with one argument or one setting of the study changed, or with the
     images of one side ``altered``, or with all that the study has; ``under`` names an option that
-    ``Contract.under`` has.
+    ``Contract.under`` has, and ``word`` is a value of the argument instead of that in
+    ``Contract.options``.
 
     Args:
         folder: name -> a new folder.
@@ -82,23 +84,39 @@ def leaving(manifest: Path, folder: Callable[[str], Path]) -> Leaves:
         return arguments, session, world, row_of(session, world)
 
     @cache
-    def of(
-        name: str, under: str = "", changed: str = "", setting: str = "", altered: str = "", narrowed: bool = True
-    ) -> Left:
+    def run(name: str, under: str, changed: str, setting: str, word: Any, altered: str, narrowed: bool) -> Left:
         arguments, session, world, row = prepared(name, under)
-        value = {changed: contract(name).options.get(changed, OTHER_FIRST)} if changed else {}
+        other = contract(name).options.get(changed, OTHER_FIRST) if word is None else word
+        value = {changed: other} if changed else {}
         recipe = parse_recipe({name: {**arguments, **value}})
-        other = losses_of(name) if setting == "loss" else SETTINGS.get(setting)
-        settings = replace(session.study, **{setting: other}).settings if setting else None
+        asked = {**SETTINGS, "patch": [*contract(name).patch], "loss": losses_of(name)}.get(setting)
+        settings = replace(session.study, **{setting: asked}).settings if setting else None
         seen = scenario_of(world, replace(row, recipe=recipe))
         if altered:
             cohorts = getattr(seen, altered)
             kept = 0 if altered == "target" else len(cohorts) - 1  # a target's labelled cases come first
             seen = replace(seen, **{altered: (*cohorts[:kept], *map(_with_other_images, cohorts[kept:]))})
         assert narrowed or any(not cohort.has_labels for cohort in seen.target)
-        return left_by(recipe, seen, session, world, settings=settings, narrowed=narrowed)
+        if setting != "schedule":
+            return left_by(recipe, seen, session, world, settings=settings, narrowed=narrowed)
+        leaves(name, under)  # so that what comes before by ``first`` is found, not trained
+        with listening() as heard:
+            left = left_by(recipe, seen, session, world, settings=settings, narrowed=narrowed)
+        return replace(left, numbers={**left.numbers, **heard.numbers()})
 
-    return of
+    def leaves(
+        name: str,
+        under: str = "",
+        changed: str = "",
+        setting: str = "",
+        word: Any = None,
+        *,
+        altered: str = "",
+        narrowed: bool = True,
+    ) -> Left:
+        return run(name, under, changed, setting, word, altered, narrowed)  # one call is one key of the cache
+
+    return leaves
 
 
 def _with_other_images(cohort: Cohort) -> Cohort:
@@ -118,8 +136,34 @@ def published_weights(folder: Path) -> Iterator[None]:
         yield
 
 
-def variants(name: str) -> dict[str, tuple[str, str]]:
-    """What is pinned of a method: its own arguments, under ``""``, and each option's other value ->
-    the arguments ``under`` and ``changed`` of ``leaving``."""
-    under = contract(name).under
-    return {"": ("", ""), **{option: (option if option in under else "", option) for option in options_of(name)}}
+def variants(name: str) -> dict[str, tuple[Any, ...]]:
+    """What is pinned of a method: its own arguments, under ``""``, each option's other value, each
+    further word that an option may be, and another schedule and crop -> the arguments ``under``,
+    ``changed``, ``setting`` and ``word`` of ``leaving``."""
+    under, made = contract(name).under, {"": ("", "")}
+    for option in options_of(name):
+        given = option if option in under else ""
+        made[option] = (given, option)
+        for word in _further_words(name, option):
+            key = f"{option}: {word}"
+            made[key] = (key if key in under else given, option, "", word)
+    if contract(name).trains:
+        made |= {f"{setting} of the study": ("", "", setting) for setting in ("schedule", "patch")}
+    return made
+
+
+def _further_words(name: str, option: str) -> list[Any]:
+    """The values of a literal type that a method's contract does not name; how strongly images are
+    augmented is the study's matter."""
+    if option in ("first", "augmentation"):
+        return []
+    row, stated = find("method", name), contract(name)
+    kept = stated.under.get(option, {}).get("arguments", {})
+    named = {**stated.arguments, **kept}.get(option, getattr(row(), option)), stated.options[option]
+    return [word for word in _words(get_type_hints(row)[option]) if word not in named]
+
+
+def _words(type_: Any) -> list[Any]:
+    if get_origin(type_) is Literal:
+        return list(get_args(type_))
+    return [word for part in get_args(type_) for word in _words(part)]

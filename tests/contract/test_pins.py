@@ -22,6 +22,7 @@ def test_what_a_method_draws_from_is_as_pinned(name: str, undisturbed: Any) -> N
     )
 
 
+@pytest.mark.filterwarnings("ignore:fourier:UserWarning")  # of small images
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="pinned where MKL draws dropout")
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_leaves_is_as_pinned(name: str, leaves: Leaves) -> None:

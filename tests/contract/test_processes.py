@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.contract.world import METHODS, run, session_of_processes, write_cohort
+from tests.contract.world import METHODS, run, session_of_processes, statistics_of_images, write_cohort
 
 import allograft
 from allograft.context.store import Store
@@ -22,12 +22,13 @@ pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(600)]
 SCRIPT = """
 import sys, json
 from pathlib import Path
-from tests.contract.world import run, session_of_processes
+from tests.contract.world import run, session_of_processes, statistics_of_images
 manifest, out, names = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 
 def work(fabric):
-    for name in names:
-        run(session_of_processes(manifest, out / name, name, fabric))
+    with statistics_of_images():
+        for name in names:
+            run(session_of_processes(manifest, out / name, name, fabric))
 
 if __name__ == "__main__":
     from lightning_fabric import Fabric
@@ -57,6 +58,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@statistics_of_images()
 def test_two_processes_equal_one(name: str, together: tuple[Path, Path], tmp_path: Path) -> None:
     manifest, out = together
     _, row, records = run(session_of_processes(manifest, tmp_path, name))

@@ -10,14 +10,17 @@ from __future__ import annotations
 import ast
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from allograft.cohort.readers import read_mask
 from allograft.phantoms.brain import write_brain
@@ -48,6 +51,8 @@ class Contract:
             to act on.
         processes, processes_study: arguments and study where two processes must equal one up to
             rounding.
+        averages: whether in the comparison of two processes its network keeps statistics of images
+            instead of batches, which no normalisation shares: its own step has to average them.
         own_settings: settings of the study that do not reach it, because its paper has its own;
             ``loss`` where it minimises no loss of labels.
         own_optimizers: whether something of the network moves by an optimizer that the study's
@@ -55,6 +60,7 @@ class Contract:
         trains: whether it makes steps itself.
         in_evaluation_mode: whether it makes steps with dropout off.
         marks: after which of three steps there are checkpoints.
+        patch: crops that are not square, where it takes such.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -63,11 +69,13 @@ class Contract:
     under: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     processes: Mapping[str, Any] = field(default_factory=dict)
     processes_study: Mapping[str, Any] = field(default_factory=dict)
+    averages: bool = False
     own_settings: tuple[str, ...] = ()
     own_optimizers: bool = False
     trains: bool = True
     in_evaluation_mode: bool = False
     marks: tuple[int, ...] = (1, 2)
+    patch: tuple[int, ...] = (16, 32)
 
 
 @cache
@@ -222,11 +230,26 @@ def session_of_processes(manifest: Path, out: Path, name: str, fabric: Any = Non
     """
     stated = contract(name)
     study = {
-        "network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "batch"}},
+        "network": {"unet": {"channels": [4, 8], "num_res_units": 1, "norm": "group" if stated.averages else "batch"}},
         "optimizer": {"sgd": {"lr": 0.1}},
         **stated.processes_study,
     }
     return session_of(manifest, out, {name: {**stated.arguments, **stated.processes}}, fabric=fabric, **study)
+
+
+@contextmanager
+def statistics_of_images() -> Iterator[None]:
+    """Inside, networks with ``norm: group`` have instance normalisations that keep statistics."""
+
+    def with_statistics(whole: nn.Module) -> None:
+        for parent in [*whole.modules()]:
+            for name, child in parent.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    made = nn.InstanceNorm2d(child.num_features, affine=True, track_running_stats=True)
+                    setattr(parent, name, made)
+
+    with patch("allograft.networks.unet.group_normalised", with_statistics):
+        yield
 
 
 def request(name: str) -> dict[str, Any]:

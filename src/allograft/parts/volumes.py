@@ -136,8 +136,8 @@ def tiles_of(image: Tensor, grid: int) -> list[Tensor]:
     at the end.
 
     >>> import torch
-    >>> [tile.flatten().tolist() for tile in tiles_of(torch.arange(6.0).view(1, 1, 2, 3), 2)]
-    [[0.0], [1.0], [3.0], [4.0]]
+    >>> [tile.flatten().tolist() for tile in tiles_of(torch.arange(10).view(1, 1, 2, 5), 2)]
+    [[0, 1], [2, 3], [5, 6], [7, 8]]
     """
     height, width = (size // grid for size in image.shape[2:])
     return [

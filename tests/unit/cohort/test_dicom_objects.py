@@ -17,6 +17,7 @@ from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -24,6 +25,7 @@ from pydicom.uid import (
     MRSpectroscopyStorage,
     ParametricMapStorage,
     RawDataStorage,
+    RLELossless,
     RTDoseStorage,
     SegmentationStorage,
     VLWholeSlideMicroscopyImageStorage,
@@ -182,6 +184,12 @@ def test_signed_pixels_of_twelve_bits(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------- codecs
+def test_only_what_has_a_decoder_is_available() -> None:
+    assert dicom_codecs.is_available(JPEG2000Lossless)
+    assert not dicom_codecs.is_available(RLELossless)
+    assert not dicom_codecs.is_available(ExplicitVRLittleEndian)
+
+
 GREY = np.random.default_rng(0).integers(0, 4096, (16, 24)).astype(np.uint16)
 CODECS = {
     "JPEG-LS": (JPEGLSLossless, lambda pixels: imagecodecs.jpegls_encode(pixels), GREY),

@@ -20,6 +20,7 @@ from PIL import Image
 from allograft.cohort import Coding, Preprocessing
 from allograft.cohort.doctor import Diagnosis, Distance, examine
 from allograft.cohort.doctor_text import to_text
+from allograft.cohort.site_checks import _total
 from allograft.cohort.system import describe_system
 from allograft.errors import ManifestError
 from allograft.report.examination import write_examination
@@ -95,6 +96,10 @@ def test_a_case_with_two_files_off_its_image_is_one_case(tmp_path: Path) -> None
     (wrong,) = [finding for finding in examine(cohort(tmp_path, rows)).findings if finding.topic == "geometry"]
     assert wrong.text.startswith("1 case with a mask, region, pair or boxes")
     assert [one.row for one in wrong.cases] == [2, 2]
+
+
+def test_what_is_as_frequent_is_listed_by_name() -> None:
+    assert list(_total([{"c": 1, "b": 2}, {"a": 1, "b": 1, "d": 1}])) == ["b", "a", "c", "d"]
 
 
 def test_masks_regions_pairs_and_boxes_off_their_image(tmp_path: Path) -> None:

@@ -289,7 +289,8 @@ def coco_folder(folder: Path, entry: dict[str, object], *, turn: int = 1, names:
     [
         ({"width": 30, "height": 20}, 1, ""),
         ({"width": 30, "height": 20}, 6, "30 x 20, and its EXIF tag shows it as 20 x 30"),
-        ({"width": 20, "height": 30}, 6, ""),
+        *(({"width": 20, "height": 30}, across, "") for across in (5, 6, 7, 8)),
+        *(({"width": 30, "height": 20}, along, "") for along in (2, 3, 4)),
         ({"width": 20, "height": 30}, 1, "has 30 x 20; expected the size"),
         ({}, 1, ""),
     ],

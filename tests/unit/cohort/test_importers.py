@@ -591,6 +591,15 @@ def voc(path: Path, body: str, head: str = "") -> Path:
 CELL = "<object><name>wbc</name><bndbox><xmin>1</xmin><ymin>3</ymin><xmax>30</xmax><ymax>9</ymax></bndbox></object>"
 
 
+@pytest.mark.parametrize("width", ["-30", "0", "inf", "1e9", "many", ""])
+def test_a_size_that_is_none_cuts_no_box(width: str, tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png")
+    written = voc(tmp_path / "a.xml", CELL)
+    written.write_text(written.read_text().replace("<width>30<", f"<width>{width}<"))
+    made = import_voc(tmp_path, tmp_path, images=tmp_path, site="A", one_image_per_subject=True)
+    assert boxes(readable(made)[0])["boxes"] == [[0, 2, 30, 9]]
+
+
 def test_voc(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         photograph(tmp_path / "images" / f"{name}.png")

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.cohort.test_importers import CELL, boxes, coco, photograph, readable, voc, volume, write_json
 
 from allograft.cohort.importers import import_bids, import_coco, import_folder, import_msd, import_nnunet, import_voc
+from allograft.cohort.readers import read_image
 from allograft.errors import ManifestError
 
 
@@ -100,6 +101,39 @@ def test_lists_of_channels_as_monai_writes_them(tmp_path: Path) -> None:
     made = import_msd(tmp_path, tmp_path, site="A", one_image_per_subject=True)
     assert [case.name for case in readable(made)] == ["a_t1.nii.gz;a_t2.nii.gz"]
     assert made.unmatched[1] == "b_t2.nii.gz: in dataset.json but not in the folder"
+
+
+def test_the_first_channel_names_a_case_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    for name in ("p1_a", "x1_b", "y1_c", "p2_a", "x2_b", "y2_c", "m", "p3_a"):
+        volume(tmp_path / f"{name}.nii.gz")
+    training = [
+        {"image": [f"{site}{number}_{kind}.nii.gz" for site, kind in ("pa", "xb", "yc")], "label": mask}
+        for number, mask in ((1, "m.nii.gz"), (2, "gone.nii.gz"), (3, "m.nii.gz"))
+    ]
+    write_json(tmp_path / "dataset.json", {"training": training, "modality": {"0": "T1", "1": "T2", "2": "PD"}})
+    made = import_msd(tmp_path, tmp_path, site="A", subject="{subject}_*")
+    cases = readable(made)
+    assert [(case.name.split(";"), case.subject) for case in cases] == [
+        (["p1_a.nii.gz", "x1_b.nii.gz", "y1_c.nii.gz"], "p1"),
+        (["p2_a.nii.gz", "x2_b.nii.gz", "y2_c.nii.gz"], "p2"),
+    ]
+    assert made.unmatched == (
+        "p2_a.nii.gz: its mask gone.nii.gz is missing; imported without",
+        "x3_b.nii.gz: in dataset.json but not in the folder",
+    )
+
+
+@pytest.mark.parametrize("names", [["T1", "T2"], ["T1", "T2", "PD", "FLAIR"]])
+def test_the_fourth_axis_of_a_file_is_its_channels_in_their_order(names: list[str], tmp_path: Path) -> None:
+    values = np.arange(2 * 4 * 5 * len(names), dtype=np.int16).reshape(2, 4, 5, len(names))
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "p1.nii.gz")
+    write_json(tmp_path / "dataset.json", {"training": [], "test": ["p1.nii.gz"], "modality": names})
+    made = import_msd(tmp_path, tmp_path, site="A", one_image_per_subject=True, unlabelled=True)
+    (case,) = readable(made)
+    assert np.array_equal(read_image(case.image).array, np.moveaxis(values, 3, 0))
+    write_json(tmp_path / "dataset.json", {"training": [], "test": ["p1.nii.gz"], "modality": names[:1]})
+    with pytest.raises(ManifestError, match=f"'modality' has 1 channels \\(T1\\), the images have {len(names)}"):
+        import_msd(tmp_path, tmp_path / "b.csv", site="A", one_image_per_subject=True, unlabelled=True)
 
 
 def test_images_of_another_suffix_are_named(tmp_path: Path) -> None:

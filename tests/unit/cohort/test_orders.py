@@ -9,7 +9,17 @@ import pytest
 from tests.unit.tiny import read, write_photographs
 
 from allograft.cohort import Cohort
-from allograft.cohort.orders import Episodes, OnePerSubject, Order, Shares, Turns, by_class, by_cohort, by_subject
+from allograft.cohort.orders import (
+    Episodes,
+    OnePerSubject,
+    Order,
+    Shares,
+    Turns,
+    by_class,
+    by_cohort,
+    by_subject,
+    shuffled,
+)
 from allograft.seeds import Seeds
 
 SEEDS = Seeds(3, ("orders",))
@@ -21,6 +31,14 @@ ORDERS = {
     "one per subject": OnePerSubject(SUBJECTS, 2, SEEDS),
     "episodes": Episodes((GROUPS[0], GROUPS[2]), (1.0, 3.0), SEEDS),
 }
+
+
+def test_groups_of_one_size_are_shuffled_apart() -> None:
+    orders = [tuple(shuffled(SEEDS, group, range(9), number) for number in range(18)) for group in range(3)]
+    assert len(set(orders)) == 3
+    for order in orders:
+        assert sorted(order[:9]) == sorted(order[9:]) == [*range(9)]
+        assert order[:9] != order[9:]
 
 
 @pytest.fixture(scope="module")

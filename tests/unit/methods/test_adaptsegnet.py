@@ -26,6 +26,7 @@ CONTRACT = {
         "auxiliary_segmentation": 0.5,
         "discriminator_lr": 0.01,
     },
+    "averages": True,
 }
 
 

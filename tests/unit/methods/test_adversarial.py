@@ -33,6 +33,7 @@ CONTRACT = {
         "ssim": {"window": 7},
     },
     "marks": (),
+    "averages": True,
 }
 
 

@@ -154,6 +154,8 @@ def test_a_position_that_is_not_there_is_refused() -> None:
     for position in (0, 6):
         with pytest.raises(SpecError, match=f"position is {position}; expected 1 to 5, this network's blocks"):
             operate(a_network(), "catenorm", classes=3, position=position)
+        with pytest.raises(SpecError, match=f"position is {position}"):  # before anything runs
+            CateNorm(position=position).check(Scenario(), a_network(), a_context())
     with pytest.raises(SpecError, match="norm: batch"):
         operate(a_network("group"), "catenorm", classes=3, position=1)
 

@@ -53,6 +53,7 @@ CONTRACT = {
     },
     # of three steps the first is late, and 1 - 1 / (n + 1) is below both
     "under": {"momentum": {"arguments": {"late": 1.0}}, "late": {"arguments": {"late_momentum": 0.0}}},
+    "averages": True,
 }
 
 F64 = torch.float64

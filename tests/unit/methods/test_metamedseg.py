@@ -105,6 +105,16 @@ def test_a_standard_task_is_drawn_anew(tmp_path: Path) -> None:
     assert {place for task in tasks for _, place in task} <= set(range(2, 10))
 
 
+@pytest.mark.parametrize("depths", [[10, 3], [3, 10]])
+def test_the_fewest_shots_of_a_standard_task_are_those_of_the_smallest_data_set(
+    depths: list[int], tmp_path: Path
+) -> None:
+    cohorts = [volumes(tmp_path / str(depth), [depth]) for depth in depths]
+    for shots, fewest in ((2, 2), (5, 3), (20, 3)):
+        _, facts = Metamedseg(shots=shots, task="standard").episodes(cohorts, a_context())
+        assert facts == {"fewest_shots": fewest, "volumes": 2}
+
+
 def test_photographs_are_cut_into_tiles_that_show_foreground(tmp_path: Path) -> None:
     cohort = read(write_photographs(tmp_path, {"a": 2}, size=(16, 16)))  # a square from row 2 to 9, column 3 to 10
     recipe = Metamedseg(shots=5, foreground=4)

@@ -91,6 +91,11 @@ def test_a_grown_model_copies_weights_and_history(manifest: Path, tmp_path: Path
     assert torch.equal(predictor_of(second).reference_scores, torch.cat(scores))
 
 
+def test_the_mean_distance_is_that_of_the_model_it_was_copied_from_too() -> None:
+    expert = Expert(nn.Identity(), (), torch.tensor([0.0, 1.0, 5.0]), inherited=2)  # type: ignore[arg-type]
+    assert expert.mean == pytest.approx((0 + 1 + 5) / 3 / 10)
+
+
 def test_a_pool_that_does_not_grow_moves_its_model_on(manifest: Path, tmp_path: Path) -> None:
     (_, second), _ = stream_of(manifest, tmp_path / "sum", {"grow": "never"})
     (only,) = predictor_of(second).experts

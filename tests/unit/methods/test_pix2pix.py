@@ -29,6 +29,7 @@ CONTRACT = {
     "options": {"weight": 1.0, "widths": [4, 6], "optimizer": {"sgd": {"lr": 0.1}}},
     "own_settings": ("optimizer",),
     "processes": {"optimizer": None, "weight": 0.1},  # the study's SGD, at whose rate 100 diverges
+    "averages": True,
 }
 TASK = Synthesis(range=(0, 255))
 

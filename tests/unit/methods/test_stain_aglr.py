@@ -61,6 +61,7 @@ CONTRACT = {
     "under": {
         "patience": {"study": {"budget": {"steps": 24, "batch_size": 2}, "optimizer": {"sgd": {"lr": 0.5}}}},
         "held_out": {"arguments": {"patience": 0}},
+        "jitter: none": {"arguments": {"regeneration": 0.0, "consistency": 0.0}},
     },
 }
 

@@ -12,7 +12,10 @@ from allograft.errors import SpecError
 from allograft.recipe import parse_recipe, title
 from allograft.step import GradientStep
 
-CONTRACT = {"options": {"augmentation": "none", "optimizer": {"sgd": {"lr": 0.1}}, "epochs": 2, "show_updates": True}}
+CONTRACT = {
+    "options": {"augmentation": "none", "optimizer": {"sgd": {"lr": 0.1}}, "epochs": 2, "show_updates": True},
+    "averages": True,
+}
 
 
 def test_a_row_may_have_its_own_optimizer_and_length_and_the_schedule_spans_it(

@@ -44,9 +44,12 @@ CONTRACT = {
         "classes": {"arguments": {"pretext": "jigsaw"}},
         "neighbours": {"arguments": {"pretext": "transvw", "classes": 4}},
         "reduction": {"study": {"optimizer": {"adam": {"lr": 1e-3}}}},
+        "pretext: transvw": {"arguments": {"pretext": "jigsaw", "classes": 4}},
+        "pretext: deep_clustering": {"arguments": {"pretext": "jigsaw", "classes": 3}},
     },
     "processes": {"dropout": 0.0, "restorative_weight": 1.0},
     "marks": (),
+    "patch": (16, 16),  # a pretext turns them by quarters
 }
 HEAD: dict[str, Any] = {"hidden": (8,), "dropout": 0.0}
 D = United(**HEAD)

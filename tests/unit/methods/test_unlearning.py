@@ -57,6 +57,7 @@ CONTRACT = {
     },
     "under": {"confusion": {"arguments": {"method": "tabe"}}},
     "own_optimizers": True,
+    "averages": True,
 }
 
 METHODS = ["lntl", "tabe", "clgr"]

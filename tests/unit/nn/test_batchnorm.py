@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from allograft.batch import Batch
+from allograft.methods.mean_teacher import THETA, Consistency
 from allograft.nn.adversarial import weighted_cross_entropy
 from allograft.nn.batchnorm import SharedBatchNorm, batch_norm, shared_batch_norm
 from allograft.nn.processes import by_itself, follow_first
+from allograft.parts.entropy import mean_entropies
 from allograft.parts.foreground import Foreground
 from allograft.step import GradientStep, average_buffers
 from allograft.tasks.classification import Classification
@@ -106,6 +109,8 @@ TASKS: dict[str, Any] = {
     "multitask": Multitask(Segmentation(("x", "y")), Classification(("no", "yes")), weight=3.0),
     "weighted": None,
     "foreground": None,
+    "entropy": None,
+    "consistency": None,
 }
 
 
@@ -121,6 +126,15 @@ def loss_gradient(name: str, batch: Batch, values: dict[str, Tensor]) -> dict[st
         assert isinstance(mask, Tensor)
         seen = Batch(batch.image, batch.site, batch.cases, {"mask": mask.clamp_max(1)}, region=batch.region)
         loss = Foreground("iou")(lambda _: {"mask": outputs["mask"][:, :2]}, seen)["iou"]  # type: ignore[arg-type]
+    elif name == "entropy":
+        loss = torch.stack([*mean_entropies(outputs, batch, several=False).values()]).sum()
+    elif name == "consistency":
+        unmoved = torch.eye(2, 3).flatten().repeat(len(batch), 1)
+        seen = replace(batch, attributes={THETA: unmoved})
+        teacher = {key: value.roll(1, 1) for key, value in values.items()}
+        loss = torch.stack(
+            [Consistency._mean_square(None, outputs[key], teacher[key], seen) for key in ("mask", "label")]  # type: ignore[arg-type]
+        ).sum()
     else:
         labels = {**batch.labels, "label": several(label) if name == "multilabel" else label}
         if name == "multitask" and bool((label < 0).all()):

@@ -259,6 +259,18 @@ def test_the_manifest_is_beside_the_study_or_below_the_data_folder(
     assert study.manifest == tmp_path / "beside" / "manifest.csv"
 
 
+def test_a_start_in_the_current_folder_comes_before_one_beside_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked" / "study.yaml").write_text(f"{TEXT}start: weights.safetensors\n")
+    monkeypatch.chdir(tmp_path)
+    study = read_study("asked/study.yaml")
+    assert study.start_path == Path("asked/weights.safetensors")
+    (tmp_path / "weights.safetensors").touch()
+    assert study.start_path == Path("weights.safetensors")
+
+
 def test_what_is_kept_of_a_study_leads_to_its_files_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,17 @@
+"""What the processes of the local executor say is said with their number."""
+
+from __future__ import annotations
+
+import io
+
+from allograft.run.executors.jobs import Asked
+from allograft.run.executors.local import LocalPool
+
+
+def test_jobs_are_counted_from_one() -> None:
+    said: list[str] = []
+    pool = LocalPool(Asked("cpu", "32-true", 0, 60.0, ()), said.append, [{}, {}])
+    pool._show(0, io.StringIO("one\ntwo  \n"))
+    pool._show(1, io.StringIO("three\n"))
+    pool._show(1, None)
+    assert said == ["job 1: one", "job 1: two", "job 2: three"]
