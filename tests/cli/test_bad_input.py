@@ -340,6 +340,7 @@ def test_unknown_commands_and_options(allograft: Command) -> None:
     ("name", "given", "told"),
     [
         ("skin", "a", "--confounding a: expected NAME=VALUE"),
+        ("skin", "a=", "--confounding a=: found '', expected a number"),
         ("skin", "a=much", "--confounding a=much: found 'much', expected a number"),
         ("skin", "a=2", "confounding of site 'a' is 2.0; expected a correlation from -1 to 1"),
         ("skin", "a=nan", "expected a correlation from -1 to 1"),

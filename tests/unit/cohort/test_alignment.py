@@ -126,7 +126,9 @@ def test_a_picture_without_a_place_meets_only_its_like(tmp_path: Path) -> None:
     square = Picture(np.zeros((1, 4, 4)), None)
     with pytest.raises(ImageError, match="no voxel size and position"):
         aligned(square, Picture(np.zeros((1, 4, 4)), np.eye(4), dropped=2).grid, "m.png", "i.nii")
-    with pytest.raises(ImageError, match="no voxel size and position"):
+    with pytest.raises(ImageError, match=r"m\.nii: i\.npy has no voxel size and position, but m\.nii has"):
+        aligned(Picture(np.zeros((1, 4, 4, 4)), np.eye(4)), Grid((4, 4, 4), None), "m.nii", "i.npy")
+    with pytest.raises(ImageError, match=r"m\.npy: m\.npy has no voxel size and position, but i\.nii has"):
         aligned(Picture(np.zeros((1, 4, 4, 4)), None), Grid((4, 4, 4), np.eye(4)), "m.npy", "i.nii")
     shown = Picture(np.zeros((1, 4, 4)), np.eye(4), shown=True)
     assert aligned(square, shown.grid, "m.png", "i.dcm").affine is shown.affine

@@ -134,6 +134,14 @@ def test_other_boxes_are_part_of_the_fingerprint(tmp_path: Path) -> None:
         cohort.relabelled({"c.png": BOXES})
 
 
+def test_other_boxes_are_labels_too_and_hidden_with_them(tmp_path: Path) -> None:
+    cohort = _cohort(tmp_path)
+    hidden = cohort.relabelled({"a.png": BOXES}).unlabelled()
+    assert hidden.given == {}
+    assert hidden.case(0).labels == {}
+    assert hidden == cohort.unlabelled()
+
+
 def test_images_of_several_sizes_share_a_batch(tmp_path: Path) -> None:
     cohort = _cohort(tmp_path, Preprocessing(intensity="none"))
     batch = collate([cohort.case(0), cohort.case(1)])

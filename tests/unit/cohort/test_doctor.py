@@ -102,6 +102,17 @@ def test_what_is_as_frequent_is_listed_by_name() -> None:
     assert list(_total([{"c": 1, "b": 2}, {"a": 1, "b": 1, "d": 1}])) == ["b", "a", "c", "d"]
 
 
+def test_sites_differ_in_how_many_boxes_of_each_kind_they_have(tmp_path: Path) -> None:
+    kinds = {"a": ["n", "n", "n", "m"], "b": ["n", "m"]}
+    rows = [
+        {"image": picture(number), "site": name, "boxes": {"boxes": [[0, 0, 5, 5]] * len(each), "labels": each}}
+        for number, (name, each) in enumerate(kinds.items())
+    ]
+    (apart,) = (one.before for one in examine(cohort(tmp_path, rows)).distances if one.measure == "labels")
+    assert apart is not None
+    assert apart.between == 0.25
+
+
 def test_masks_regions_pairs_and_boxes_off_their_image(tmp_path: Path) -> None:
     image, flipped = np.zeros((8, 9, 10), np.int16), np.diag([-1.0, 1.0, 1.0, 1.0])
     image[2:4, 3:5, 4:6] = 100

@@ -90,6 +90,12 @@ def test_the_list_of_nnunet_2_counts(tmp_path: Path) -> None:
             import_nnunet(tmp_path, tmp_path / "b.csv", site="A", one_image_per_subject=True)
 
 
+def test_a_file_is_no_folder_to_import(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image\n")
+    with pytest.raises(ManifestError, match=r"list\.csv: no such folder"):
+        import_folder(tmp_path / "list.csv", tmp_path, image="{subject}.png", site="A")
+
+
 def test_lists_of_channels_as_monai_writes_them(tmp_path: Path) -> None:
     for name in ("a_t1", "a_t2", "a_m", "b_t1"):
         volume(tmp_path / f"{name}.nii.gz")

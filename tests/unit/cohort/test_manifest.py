@@ -56,6 +56,13 @@ def test_csv_and_parquet_and_a_byte_order_mark_read_alike(folder: Path) -> None:
     assert read_manifest(folder / "manifest.parquet") == plain
 
 
+def test_blanks_around_a_cell_of_parquet_are_none_of_its_text(folder: Path) -> None:
+    frame = pd.DataFrame({"image": [" a.png"], "subject": ["1 "], "site": ["\tA"], "scanner": [" one two "]})
+    frame.to_parquet(folder / "m.parquet")
+    (case,) = read_manifest(folder / "m.parquet")
+    assert (case.name, case.subject, case.site, case.attributes) == ("a.png", "1", "A", {"scanner": "one two"})
+
+
 def test_whole_numbers_in_parquet_stay_whole(folder: Path) -> None:
     frame = pd.DataFrame(
         {"image": ["a.png", "b.png"], "subject": [1, 2], "site": ["A", "A"], "age": pd.array([30, None], dtype="Int64")}

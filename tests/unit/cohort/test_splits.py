@@ -107,7 +107,7 @@ def test_more_folds_than_subjects() -> None:
 
 
 def test_written_and_read(tmp_path: Path) -> None:
-    cases = [*site("a", 4), *site("b", 5), case("b", "a0")]
+    cases = [*site("a", 4), *site("b", 5), case("b", "a0"), case("b", "Jos\u00e9")]
     places = draw_splits(cases, ["a"], folds=2)
     path = tmp_path / "splits.csv"
     assert read_splits(path) == {}

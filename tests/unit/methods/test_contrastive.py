@@ -107,3 +107,6 @@ def test_a_batch_without_negatives_is_refused(tmp_path: Path) -> None:
         context = a_context(budget=Budget(batch_size=size))
         with pytest.raises(SpecError, match=f"a batch of {size} from 3 subjects; expected 2 to 3"):
             Contrastive().check(Scenario(pool=(cohort.unlabelled(),), sites=("a",)), network, context)
+    alone = Scenario(pool=(cohort.of(["a0"]).unlabelled(),), sites=("a",))
+    with pytest.raises(SpecError, match=r"the pool has one subject, and held_out: 0\.2 sets at least one aside"):
+        Contrastive(held_out=0.2).check(alone, network, a_context())

@@ -127,6 +127,7 @@ def test_every_view_comes_back_to_the_image_and_flips_share_a_pass() -> None:
 
         def forward(self, view: torch.Tensor) -> dict[str, Any]:
             seen.append(tuple(view.shape))
+            assert head.roi_heads.score_thresh == 0.01  # type: ignore[union-attr]
             return {"boxes": tuple(self.one(each[0]) for each in view)}
 
         def one(self, view: torch.Tensor) -> Boxes:

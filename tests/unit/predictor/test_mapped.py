@@ -44,6 +44,18 @@ class Reads:
         return self.array[at]
 
 
+def test_every_file_of_rows_belongs_to_a_model(tmp_path: Path) -> None:
+    save_predictor(Retrieval((a_database(), a_database())), tmp_path, {})
+    first, second = sorted(tmp_path.glob("*.bin"))
+    assert intact(tmp_path)
+    kept = second.read_bytes()
+    second.unlink()
+    assert not intact(tmp_path)
+    second.write_bytes(kept)
+    first.unlink()
+    assert not intact(tmp_path)
+
+
 def test_loading_and_predicting_read_the_neighbours_alone(folder: Path) -> None:
     predictor, _ = load_predictor(folder)
     (band,) = predictor.bands  # type: ignore[attr-defined]

@@ -112,6 +112,8 @@ def test_the_ninth_curve_is_dashed() -> None:
     styles = re.findall(r'<path class="curve c(\d)"( stroke-dasharray="[^"]+")? d="M58', drawn.picture)
     assert len(set(styles)) == 9
     assert styles[8] == ("0", ' stroke-dasharray="7 3"')
+    assert re.search(r'class="curve c0" stroke-dasharray="7 3"', drawn.legend[8])
+    assert "dasharray" not in "".join(drawn.legend[:8])
 
 
 def test_a_heatmap_shows_each_number_where_it_stands() -> None:

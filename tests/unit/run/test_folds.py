@@ -129,3 +129,11 @@ def test_a_fold_is_done_when_it_is_judged_and_fails_by_itself(ran: Ran) -> None:
     (ran.session.out / "records" / f"{name}.json").unlink()
     assert [row.unit for row in ran.plan.rows if ran.session.run(ran.world, row, "again")] == [last.unit]
     assert ran.of(last, "test").cases == read_all(ran.session.out)[name].cases
+
+
+def test_a_record_of_other_cases_is_made_again(ran: Ran) -> None:
+    row = ran.plan.rows[0]
+    record = ran.of(row, "test")
+    replace(record, data="0" * len(record.data)).write(ran.session.out / "records")
+    assert ran.session.run(ran.world, row, "again")
+    assert ran.of(row, "test").data == read_all(ran.session.out)[record.name].data
