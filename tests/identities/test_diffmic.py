@@ -114,6 +114,11 @@ def test_the_discrepancy_of_a_sample_with_itself_is_0() -> None:
     assert torch.autograd.gradcheck(lambda a: mmd(x, a), y.requires_grad_())
 
 
+def test_windows_of_an_image_that_is_not_square_lie_where_its_cells_are() -> None:
+    saliency = torch.tensor([[[[0.0, 1.0, 0.0], [3.0, 2.0, 5.0]]]])
+    assert select_rois(saliency, (8, 30), (4, 10), 3).tolist() == [[[4, 20], [4, 0], [4, 10]]]
+
+
 # ------------------------------------------------------------------ regions
 def test_windows_do_not_share_cells_and_a_constant_map_has_no_nan() -> None:
     corners = select_rois(torch.zeros(2, 3, 4, 4), 64, 16, 5)
