@@ -12,10 +12,10 @@ the red cells drawn by hand. White cells and platelets are no cells here.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 TRAIN, TEST = 60, 60
@@ -86,6 +86,19 @@ def main(data: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the folder that has the cohorts bccd, dsb2018 and he_nuclei")
+    parser.add_argument(
+        "out", type=Path, help="the folder for the three cohorts, in which the weak boxes already are, below weak/"
+    )
+    arguments = parser.parse_args()
+    weak = arguments.out / "weak" / "boxes"
+    images = arguments.data / "bccd" / "images"
+    if images.is_dir() and not weak.is_dir():
+        command = f"allograft label boxes {images} -o {weak.parent} --method hough --radius 35,65"
+        parser.exit(2, f"no such folder: {weak}; expected the weak boxes; run '{command}' first\n")
+    try:
+        main(arguments.data, arguments.out)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        hint = "expected cohorts of 'allograft import' and boxes of 'allograft label boxes'; run these first"
+        parser.exit(2, f"no such file: {error.filename or error}; {hint}\n")

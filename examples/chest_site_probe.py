@@ -6,13 +6,12 @@ In ``chest_xray`` no-finding and pneumonia are found at ``nih`` alone, and covid
 collections alone: a model that names the collection names covid-19. Train on one site first
 (``chest_xray.yaml``), then
 
-    python examples/chest_site_probe.py runs/chest/out/models/supervised@covid-collection
-    data/chest_xray/manifest.csv
+    python examples/chest_site_probe.py runs/chest/models/supervised@covid-collection data/chest_xray/manifest.csv
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from allograft.apply import load
@@ -41,9 +40,11 @@ def main(folder: Path, manifest: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the model's folder, below models/ of the study")
+    parser.add_argument("manifest", type=Path, help="the manifest of the radiographs")
+    arguments = parser.parse_args()
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]))
+        main(arguments.folder, arguments.manifest)
     except AllograftError as error:
-        sys.exit(str(error))
+        parser.exit(error.exit_code, f"{error}\n")

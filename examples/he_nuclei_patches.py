@@ -11,9 +11,9 @@ cannot be split: all of it is for testing.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,9 @@ def corners(boxes: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> di
 
 def main(manifest: Path, out: Path) -> None:
     """Write ``images/`` and ``manifest.csv`` below ``out``."""
-    (out / "images").mkdir(parents=True, exist_ok=True)
     with open(manifest, newline="", encoding="utf-8") as file:
         tiles = list(csv.DictReader(file))
+    (out / "images").mkdir(parents=True, exist_ok=True)
     subjects = {tile["site"]: {other["subject"] for other in tiles if other["site"] == tile["site"]} for tile in tiles}
     rows = []
     for number, tile in enumerate(tiles):
@@ -61,6 +61,12 @@ def main(manifest: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="the manifest of the tiles, with columns mask and boxes")
+    parser.add_argument("out", type=Path, help="the folder for the patches and their manifest")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.manifest, arguments.out)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        hint = "expected the manifest of the tiles and the files that it lists; run 'allograft import' first"
+        parser.exit(2, f"no such file: {error.filename or error}; {hint}\n")

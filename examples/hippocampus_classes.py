@@ -10,9 +10,9 @@ absent, small or present.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -55,6 +55,12 @@ def main(manifest: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="the manifest of the hippocampi")
+    parser.add_argument("out", type=Path, help="the folder for the copy")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.manifest, arguments.out)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        hint = "expected the manifest of the hippocampi and the files that it lists; run 'allograft import msd' first"
+        parser.exit(2, f"no such file: {error.filename or error}; {hint}\n")

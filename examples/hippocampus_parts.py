@@ -6,9 +6,9 @@ posterior part, and of both.
 Writes OUT/anterior.csv, OUT/posterior.csv and OUT/whole.csv, with copies of the images and masks below OUT.
 """
 
+import argparse
 import csv
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel
@@ -45,4 +45,12 @@ def main(manifest: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="the manifest of the hippocampi, with both labels in a mask")
+    parser.add_argument("out", type=Path, help="the folder for the three manifests and their files")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.manifest, arguments.out)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        hint = "expected the manifest of the hippocampi and the files that it lists; run 'allograft import msd' first"
+        parser.exit(2, f"no such file: {error.filename or error}; {hint}\n")

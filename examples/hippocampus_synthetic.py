@@ -4,15 +4,14 @@ intensities in [0, 1] are cubed.
 A scale or an offset is removed by normalising each image; a curve is not. Everything else stays as
 it is.
 
-    python examples/hippocampus_synthetic.py data/hippocampus/manifest.csv
-    runs/hippocampus_synthetic intensity-high
+    python examples/hippocampus_synthetic.py data/hippocampus/manifest.csv runs/hippocampus_synthetic intensity-high
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -45,6 +44,13 @@ def main(manifest: Path, out: Path, site: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="the manifest of the hippocampi")
+    parser.add_argument("out", type=Path, help="the folder for the copy")
+    parser.add_argument("site", help="the group whose contrast is changed")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.manifest, arguments.out, arguments.site)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        hint = "expected the manifest of the hippocampi and the files that it lists; run 'allograft import msd' first"
+        parser.exit(2, f"no such file: {error.filename or error}; {hint}\n")

@@ -9,9 +9,9 @@ tests (set 3). Each of the studies in OUT has one site, ``made`` or ``true``, wh
 
 from __future__ import annotations
 
+import argparse
 import csv
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from allograft import load, run_study
 from allograft.apply.predictions import output_name, write_predictions
 from allograft.cohort import Case, read_manifest
 from allograft.cohort.prepared_images import file_hash
+from allograft.errors import AllograftError
 
 RATES = {"grade": 1e-5, "progression": 1e-4}
 """Of the paper, which starts from ImageNet; from scratch the grade needs the larger one too."""
@@ -68,10 +69,16 @@ def study_of(question: str, kind: str, out: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    model, manifest, out = map(Path, sys.argv[1:])
-    write_maps(model, manifest, out)
-    for question in CLASSES:
-        for kind in ("true", "made"):
-            run_study(study_of(question, kind, out), out / f"{question}-{kind}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="the model's folder, below models/ of the study of mris.yaml")
+    parser.add_argument("manifest", type=Path, help="the manifest of the knees")
+    parser.add_argument("out", type=Path, help="the folder for the maps and the four studies")
+    arguments = parser.parse_args()
+    out = arguments.out
+    try:
+        write_maps(arguments.model, arguments.manifest, out)
+        for question in CLASSES:
+            for kind in ("true", "made"):
+                run_study(study_of(question, kind, out), out / f"{question}-{kind}")
+    except AllograftError as error:
+        parser.exit(error.exit_code, f"{error}\n")

@@ -9,6 +9,7 @@ one, whose paths it shares.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -37,4 +38,17 @@ def main(manifest: Path, tones: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="the manifest of the photographs")
+    parser.add_argument("tones", type=Path, help="the CSV file that 'allograft label skin-tone' wrote")
+    parser.add_argument("name", help="the file name of the new manifest, written to the old one's folder")
+    arguments = parser.parse_args()
+    if not arguments.manifest.is_file():
+        parser.exit(
+            2, f"{arguments.manifest}: no such manifest; run 'allograft phantom skin' or 'allograft import' first\n"
+        )
+    if not arguments.tones.is_file():
+        images = arguments.manifest.parent / "images"
+        command = f"allograft label skin-tone {images} -o {arguments.tones}"
+        parser.exit(2, f"{arguments.tones}: no such file; expected the measured skin tones; run '{command}' first\n")
+    main(arguments.manifest, arguments.tones, arguments.name)

@@ -7,20 +7,25 @@ Further folders hold the same study with fewer labels. A test over seeds says wh
 images would come out better; it says nothing about other patients, for which see the study's own table.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
 from scipy.stats import ttest_ind
 
 from allograft import read_records
+from allograft.errors import AllograftError, OutputError
 from allograft.recipe import parse_recipe, title
 
 
 def scores(out: Path) -> pd.DataFrame:
     """A row a part, recipe and seed: IoU or AUROC of the target's test patients."""
     frames = []
-    for folder in sorted((out / "parts").iterdir()):
+    folders = sorted((out / "parts").glob("*"))
+    if not folders:
+        study = "allograft study examples/united.yaml"
+        raise OutputError(f"{out / 'parts'}: no parts of a study; run '{study} --out {out}' first")
+    for folder in folders:
         records = read_records(folder)
         tested = records[(records["part"] == "test") & (records["status"] == "done")]
         names = [title(parse_recipe({recipe["name"]: recipe["parameters"]})) for recipe in tested["recipe"]]
@@ -43,8 +48,15 @@ def strategy(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for out in map(Path, sys.argv[1:]):
-        for part, rows in scores(out).groupby("part"):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path, nargs="+", help="the folder of a study; further ones have fewer labels")
+    arguments = parser.parse_args()
+    for out in arguments.studies:
+        try:
+            every = scores(out)
+        except AllograftError as error:
+            parser.exit(error.exit_code, f"{error}\n")
+        for part, rows in every.groupby("part"):
             groups = {name: list(group["score"]) for name, group in rows.groupby("recipe")}
             random = next((values for name, values in groups.items() if strategy(name) == "Random"), [])
             print(f"\n{out} {part}")

@@ -6,7 +6,7 @@
 Scores are means over seeds; between two budgets they are joined by a straight line.
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -49,7 +49,16 @@ def show(curves: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    measured = pd.read_csv(Path(sys.argv[1]) / "label_curve.csv").query("kind == 'measured'")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the folder of a study with several numbers of target labels")
+    arguments = parser.parse_args()
+    file = arguments.study / "label_curve.csv"
+    if not file.is_file():
+        study = f"allograft study examples/united.yaml --out {arguments.study}"
+        parser.exit(
+            2, f"{file}: no such file; run {study} --set 'target_labels={{fraction: [0.1, 0.25, 0.5, 1]}}' first\n"
+        )
+    measured = pd.read_csv(file).query("kind == 'measured'")
     for part, rows in measured.fillna({"part": ""}).groupby("part"):
         print(part)
         show(rows)
