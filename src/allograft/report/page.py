@@ -216,8 +216,14 @@ def _text(name: str) -> str:
 
 
 def _question(study: Study) -> str:
-    start = facts.listed(study.source) if study.source else "its source"
-    return f"Which recipe adapts a model best from {start} to {facts.listed(study.target)}?"
+    if study.phases:
+        return f"Which recipe learns best along a stream of {len(study.phases)} stages?"
+    target = facts.listed(study.target)
+    if study.source:
+        return f"Which recipe adapts a model best from {facts.listed(study.source)} to {target}?"
+    if study.start == "scratch":
+        return f"Which recipe trains the best model for {target}?"
+    return f"Which recipe adapts a model best from its source to {target}?"
 
 
 def _overlay(picture: Picture, hide: Hide) -> Overlay:

@@ -63,6 +63,8 @@ def test_the_report_shows_a_first_case_after_every_stage_and_compares_the_ends(t
     session.finish(world, plan, report=True)
     page = (tmp_path / "out" / "report.html").read_text()
     for words in (
+        "Which recipe learns best along a stream of 2 stages?",
+        "<dt>Stages</dt><dd>1: a; 2: d + b</dd>",
         "Along the stream",
         "after stage-1",
         "after stage-2",

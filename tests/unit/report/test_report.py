@@ -174,6 +174,11 @@ def test_it_answers_the_question(tmp_path: Path) -> None:
     plan, table = a_table(study, subjects=10)
     html = written(tmp_path, study, plan, table)
     assert "Which recipe adapts a model best from drive to chase and stare?" in html
+    assert page._question(replace(study, source=(), pool=("chase",), recipes=(parse_recipe("target_supervised"),))) == (
+        "Which recipe trains the best model for chase and stare?"
+    )
+    given = replace(study, source=(), start="theirs.pt")
+    assert page._question(given) == "Which recipe adapts a model best from its source to chase and stare?"
     assert html.count("allograft predict models/finetune-scope-top@chase IMAGES") == 1
     assert "the last stage of each run; the first seed" in html
     assert "How this was decided" in html
