@@ -291,6 +291,7 @@ def test_once_is_computed_once(tmp_path: Path) -> None:
 
     assert torch.equal(run()["x"][0], run()["x"][0])
     assert made == [1]
+    assert journalled(tmp_path).once("another", lambda: 5) == 5
     assert a_context().once("split", make)["x"][1] == 3
     assert made == [1, 1]
 

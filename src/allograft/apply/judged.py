@@ -187,6 +187,8 @@ def _names(name: str) -> tuple[str, ...]:
 
     >>> _names("case_0000")
     ('case_0000_mask', 'case_0000', 'case')
+    >>> _names("site/_0000")
+    ('site/_0000_mask', 'site/_0000')
     """
     return (f"{name}_mask", name, *([name[:-5]] if re.search(r"[^/]_0000$", name) else []))
 

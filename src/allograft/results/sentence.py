@@ -230,4 +230,8 @@ def _never_worse(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line
 
 
 def _counted(number: int, noun: str) -> str:
+    """
+    >>> _counted(1, "seed"), _counted(12_000, "subject")
+    ('1 seed', '12,000 subjects')
+    """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

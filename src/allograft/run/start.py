@@ -46,6 +46,9 @@ def classes_of(task: Task) -> dict[str, Classes]:
     >>> from allograft.tasks.segmentation import Segmentation
     >>> classes_of(Segmentation({"tissue": (1, 2)}))
     {'mask': ('one of', ('tissue',))}
+    >>> from allograft.tasks.multilabel import Multilabel
+    >>> classes_of(Multilabel(("nodule", "mass")))
+    {'label': ('several of', ('nodule', 'mass'))}
     """
     coding = task.coding
     known: dict[str, Classes] = {

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -125,6 +126,15 @@ def test_torch_export_runs_without_us(model: Path, tmp_path: Path) -> None:
     assert made.difference < 1e-5
 
 
+@pytest.mark.parametrize("size", [(8, 12), (8, 12, 16)], ids=["images", "volumes"])
+def test_every_axis_is_asked_for_in_any_size(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.export, "export", lambda *given, dynamic_shapes: asked.append(dynamic_shapes[0]))
+    model = cast(Any, SimpleNamespace(card={"channels": 1}))
+    assert graph._traced(cast(Any, None), model, [size], Path())[1]
+    assert [sorted(axes) for axes in asked] == [[0, *range(2, 2 + len(size))]]
+
+
 def test_beside_the_file_is_what_an_image_must_be_like(model: Path, tmp_path: Path) -> None:
     import monai
 
@@ -138,6 +148,7 @@ def test_beside_the_file_is_what_an_image_must_be_like(model: Path, tmp_path: Pa
     required = {"version", "monai_version", "pytorch_version", "numpy_version", "optional_packages_version"}
     required |= {"schema", "required_packages_version"}
     assert bundle.keys() >= required | {"task", "description", "authors", "copyright", "network_data_format"}
+    assert bundle["task"] == "segmentation of white, grey"
     assert bundle["monai_version"] == monai.__version__
     tensor = {"type", "format", "modality", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data"}
     described = [bundle["network_data_format"]["inputs"]["image"], bundle["network_data_format"]["outputs"]["mask"]]

@@ -48,6 +48,13 @@ def test_one_row_an_image_and_reasons_where_unknown(folder: Path, tmp_path: Path
     assert done.within_one is None
 
 
+def test_all_pixels_of_skin_colour_are_measured_where_asked(folder: Path, tmp_path: Path) -> None:
+    """Of all pixels there is no patch to name."""
+    label_skin_tones([folder], tmp_path / "tones.csv", skin="ycbcr")
+    table = rows(tmp_path / "tones.csv")
+    assert (table["fair"]["type"], table["fair"]["patch"]) == ("1", "")
+
+
 def test_an_image_smaller_than_a_patch_is_unknown(tmp_path: Path) -> None:
     Image.fromarray(np.full((12, 40, 3), TONES["fair"], dtype=np.uint8)).save(tmp_path / "small.png")
     assert label_skin_tones([tmp_path / "small.png"], tmp_path / "tones.csv").unknown == 1

@@ -168,6 +168,16 @@ def test_killed_and_resumed_is_undisturbed(
     assert ended(GoingOn(), scenario, tmp_path) == undisturbed
 
 
+def test_another_process_than_the_first_writes_nothing(tmp_path: Path) -> None:
+    store, journal = Store(tmp_path / "unit", writes=False), Journal(tmp_path / "journal", 0.0, writes=False)
+    store.keep_stage(Stage("end", Direct(a_network())), {})
+    store.keep(Carry(a_network()), [], {}, {})
+    assert journal.once("made", lambda: 5) == 5
+    journal.keep("train", dict)  # type: ignore[arg-type]
+    assert not journal.due()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_part_of_the_users_own_module_is_loaded_with_it(tmp_path: Path) -> None:
     own = nn.Conv2d(1, 2, 1)
     spec = {"build": {"custom": {"class": "torch:Conv2d", "key": "mask"}}, "surgery": []}

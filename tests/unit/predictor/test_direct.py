@@ -59,6 +59,16 @@ def test_evaluation_mode_restores_modes_and_keeps_no_graph() -> None:
     assert [module.training for module in network.modules()] == modes
 
 
+def test_a_network_that_trains_answers_as_one_that_is_done() -> None:
+    network = build(
+        {"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [2, 3], "norm": "BATCH"}}}
+    )
+    batch = replace(case("a"), image=torch.randn(1, 1, 8, 8))
+    found = Direct(network.train())(batch)["mask"]
+    assert network.training
+    torch.testing.assert_close(found, Direct(network.eval())(batch)["mask"], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 10])
 def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("allograft.predictor.whole.CHUNK", chunk)

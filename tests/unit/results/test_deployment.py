@@ -171,6 +171,8 @@ def test_calibration_is_of_all_answers_of_a_site() -> None:
     assert found["temperature"] == round(temperature_of(logits, label), 4)
     assert (found["cases"], found["answers"], sum(one["count"] for one in found["reliability"])) == (6, 120, 120)
     assert found["error_after"] < found["error_before"]
+    sure = sum(one["confidence"] * one["count"] for one in found["reliability"]) / 120
+    assert sure == pytest.approx(float(logits.softmax(1).amax(1).mean()))
 
 
 def test_groups_of_the_validation_are_scored_one_by_one() -> None:

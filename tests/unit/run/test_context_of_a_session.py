@@ -9,6 +9,7 @@ import pytest
 from tests.contract.world import session_of, write_cohort
 
 from allograft.context import Context
+from allograft.run import preflight
 from allograft.run.session import Session
 from allograft.studies import run_study
 
@@ -32,3 +33,12 @@ def test_workers_and_seconds_between_checkpoints(tmp_path: Path, monkeypatch: py
     assert (context.workers, context.checkpoint_seconds, context.seeds.seed) == (3, 7.0, 1)
     assert context.fabric is session.fabric
     assert context.loader([session.prepare().part("a", "train", 0)], "source").workers == 3
+
+
+@pytest.mark.parametrize("what", ["completed", "prepare"])
+def test_the_session_as_it_is_is_told_to_the_checks(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_of(write_cohort(tmp_path / "cohort"), tmp_path / "out", "supervised")
+    told: list[Session] = []
+    monkeypatch.setattr(preflight, what, told.append)
+    getattr(session, what)()
+    assert told[0] is session

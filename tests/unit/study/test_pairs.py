@@ -15,6 +15,7 @@ from allograft.cohort.splits import read_splits
 from allograft.errors import MissingWeightsError, SpecError, SplitError
 from allograft.results.record import read_all
 from allograft.studies import PartsResult, rebuild, run_study
+from allograft.study import parts
 from allograft.study.parts import part_folder, parts_of
 from allograft.study.reading import make_study
 from allograft.study.spec import Study
@@ -74,6 +75,21 @@ def test_a_part_is_the_study_but_for_its_sites() -> None:
 def test_what_makes_no_pairs_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         study_of(**changes)
+
+
+NAMED = ("network", "optimizer", "schedule", "task", "loss", "target_labels", "stream")
+
+
+@pytest.mark.parametrize("key", NAMED)
+def test_an_override_of_a_named_value_replaces_it(key: str) -> None:
+    base, other = {"one": {"a": 1}}, {"other": {"b": 2}}
+    assert parts._merged({key: base, "seeds": 1}, {key: other}) == {key: other, "seeds": 1}
+
+
+def test_an_override_of_plain_keys_leaves_the_rest() -> None:
+    assert parts._merged({"budget": {"steps": 1, "clip": 2}}, {"budget": {"steps": 3}}) == {
+        "budget": {"steps": 3, "clip": 2}
+    }
 
 
 def test_no_two_parts_share_a_folder() -> None:

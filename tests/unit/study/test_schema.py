@@ -87,6 +87,9 @@ BROKEN = (
     "recipes=[{finetune: {grid: {scopes: [full]}}}]",
     "cohorts={a: {manifest: a.csv}}",
     "each={a: {seed: 3}}",
+    "each={a: {each: {}}}",
+    "each={a: {cohort: other.csv}}",
+    "each={a: {cohorts: {a: {manifest: a.csv}}}}",
     "preprocessing.window=[1]",
     "stream={gradual: {sites: [a, b], stage: 5}}",
     "optimizer={adams: {lr: 1e-3}}",
@@ -101,6 +104,13 @@ def test_what_a_study_refuses_does_not_pass(change: str) -> None:
     with pytest.raises(SpecError):
         parts_of(make_study(tree))
     assert not VALIDATOR.is_valid(tree)
+
+
+def test_a_key_that_is_told_elsewhere_has_no_type_of_its_own() -> None:
+    told = [node for node in SCHEMA["properties"].values() if "$ref" in node]
+    told.append(SCHEMA["$defs"]["CohortSpec"]["properties"]["preprocessing"])
+    assert len(told) > 5
+    assert not [node for node in told if node.keys() & {"type", "anyOf", "additionalProperties"}]
 
 
 @pytest.mark.parametrize("key", ["task", "recipes"])

@@ -176,7 +176,10 @@ def _check_machines(wanted: dict[str, float], machines: Sequence[dict[str, float
 
 
 def _in_words(resources: dict[str, float]) -> str:
-    """``2 cores, 1 GPU, 1.5 GiB``."""
+    """
+    >>> _in_words({"CPU": 2, "GPU": 4, "memory": 1.5 * 2**30}), _in_words({"CPU": 2, "GPU": 0, "memory": 0})
+    ('2 cores, 4 GPU, 1.5 GiB', '2 cores, 0.0 GiB')
+    """
     gpu = f", {resources['GPU']:.0f} GPU" if resources["GPU"] else ""
     return f"{resources['CPU']:.0f} cores{gpu}, {resources['memory'] / 2**30:.1f} GiB"
 

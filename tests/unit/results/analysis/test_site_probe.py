@@ -19,6 +19,7 @@ from allograft.errors import SpecError
 from allograft.networks import build
 from allograft.networks.network import Wrapped
 from allograft.predictor import Direct, save_predictor
+from allograft.results.analysis import site_probe as probing
 from allograft.results.analysis.site_probe import seen, site_probe
 
 ROOT = Path(__file__).parents[4]
@@ -109,6 +110,17 @@ def test_features_are_the_encoders_and_labels_are_not_shown(tmp_path: Path) -> N
         expected = model.network.encoder(image)[-1].mean((2, 3))
     torch.testing.assert_close(torch.from_numpy(rows).float(), expected, rtol=1e-5, atol=1e-6)
     assert [sorted(one) for one in predictions] == [["label"]] * 3
+
+
+def test_images_go_where_the_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, devices = tiny_model(), set[str]()
+    model.network.to("meta")
+    monkeypatch.setattr(
+        probing, "whole_prediction", lambda predictor, batch: devices.add(batch.image.device.type) or {}
+    )
+    with pytest.raises(SpecError, match="without its encoder"):
+        seen(model, read(write_photographs(tmp_path, {"a": 1})))
+    assert devices == {"meta"}
 
 
 def test_a_network_without_an_encoder_is_refused(tmp_path: Path) -> None:
