@@ -261,7 +261,7 @@ def check_each(name: str, study: Study, folder: Path, changes: Sequence[str], sm
 def planned(name: str, manifest: Path | Sequence[str], out: Path, *changes: str) -> tuple[World, Plan]:
     """A shipped study's world and plan for one seed."""
     cohorts = (f"cohort={manifest}",) if isinstance(manifest, Path) else manifest
-    study = read_study(EXAMPLES / f"{name}.yaml", (*cohorts, *changes, "seeds=1"))
+    study = read_study(EXAMPLES / f"{name}.yaml", (*changes, *cohorts, "seeds=1"))
     session = Session(study, out, None, local_fabric(accelerator="cpu"), 0, 60.0, lambda line: None)
     world = session.prepare()
     return world, session.plan(world)

@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_refused(model: Path, tmp_path: Path) -> None
     (tmp_path / "bad.csv").write_text(f"image,unit,vessel,{DISTANCE},warnings\na.png,pixels,many,3,\n")
     with pytest.raises(ModelError, match="column 'vessel': could not convert"):
         monitor(model, [tmp_path / "bad.csv"])
-    with pytest.raises(ModelError, match="cannot be read as CSV"):
+    with pytest.raises(ModelError, match=r"nothing\.csv: no such file; expected the results.csv of predict"):
         monitor(model, [tmp_path / "nothing.csv"])
     (model / "deployment.safetensors").unlink()
     with pytest.raises(ModelError, match="holds no numbers of its validation"):
