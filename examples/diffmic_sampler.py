@@ -53,11 +53,16 @@ def answers(study: Path, manifest: Path) -> list[tuple[int, str, int, int, int]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("-o", dest="out", type=Path, required=True)
+    parser.add_argument("study", type=Path, help="the folder of a study that has ended, with a row of diffmic")
+    parser.add_argument("manifest", type=Path, help="the manifest of its images")
+    parser.add_argument("-o", dest="out", type=Path, required=True, help="the CSV file to write")
     arguments = parser.parse_args()
+    for needed, what in ((arguments.study / "models", "a study that has ended"), (arguments.manifest, "a manifest")):
+        if not needed.exists():
+            parser.exit(2, f"{needed}: no such file or folder; expected {what}\n")
     rows = answers(arguments.study, arguments.manifest)
+    if not rows:
+        parser.exit(2, f"{arguments.study}: no test record of a row of diffmic; run a study with one\n")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with open(arguments.out, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

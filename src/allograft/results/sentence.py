@@ -22,7 +22,7 @@ def sentence(study: Study, plan: Plan, verdict: Verdict, here: Sequence[Line], b
     """Score, gain, labelled patients, minutes, worst site and what is forgotten at home, in one
     sentence."""
     if verdict.reason == NO_REFERENCE:
-        return _scores_alone(plan, here, target)
+        return _scores_alone(study, plan, here, target)
     if base is None or verdict.action == "not-measured":
         return f"Nothing can be said of {target}: {verdict.reason}."
     row = next((line for line in here if line.title == verdict.looked_at), None)
@@ -71,14 +71,15 @@ def _score(plan: Plan, line: Line, target: str, optimism: float | None = None) -
     return f"{plan.headline} {score:.3f}" + (f" ({'; '.join(words)})" if words else "") + f" at {target}"
 
 
-def _scores_alone(plan: Plan, here: Sequence[Line], target: str) -> str:
+def _scores_alone(study: Study, plan: Plan, here: Sequence[Line], target: str) -> str:
     """The scores in the order of the study, where there is nothing to compare them with."""
     every = ", ".join(
         f"{line.title} {score:.3f}{' (an upper bound)' if is_bound(line.recipe) else ''}"
         for line in here
         if (score := line.score(target)) is not None
     )
-    return f"No row is a reference at {target}, so none is compared or chosen: {plan.headline} of {every}."
+    where = "for a stream" if study.stream else f"at {target}"
+    return f"There is no reference row {where}, so rows are neither compared nor chosen: {plan.headline} of {every}."
 
 
 def _gain(plan: Plan, verdict: Verdict) -> str:

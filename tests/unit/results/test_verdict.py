@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from allograft.results.evidence import evidence_of, marked, verdicts_of, write_v
 from allograft.results.record import Record
 from allograft.results.scores import score_interval
 from allograft.results.select import Chosen, Line, lines
+from allograft.results.sentence import NO_REFERENCE, sentence
 from allograft.results.standing import Standing
 from allograft.results.table import table_of
 from allograft.results.verdict import KEPT, Evidence, Verdict, choose, decide, optimism
@@ -470,12 +472,20 @@ def test_without_a_reference_the_scores_are_listed(from_scratch: Study) -> None:
     found = verdict(from_scratch, scores)
     assert (found.action, found.reason, found.reference) == ("not-measured", "no row is a reference", "")
     assert found.sentence == (
-        f"No row is a reference at b, so none is compared or chosen: dice of {TOP} 0.600, {BOUND} 0.800 (an upper "
-        "bound)."
+        f"There is no reference row at b, so rows are neither compared nor chosen: dice of {TOP} 0.600, {BOUND} 0.800 "
+        "(an upper bound)."
     )
     assert verdict(from_scratch, scores, failed=[ALONE]).reason == (
         f"the reference, {ALONE}, has no score to compare with"
     )
+
+
+def test_a_stream_without_a_reference_is_called_one(from_scratch: Study) -> None:
+    plan, table = planted(from_scratch, {TOP: without_nothing({TOP: 0.1})[TOP]})
+    found = verdicts_of(from_scratch, plan, table)["b"]
+    a_stream = SimpleNamespace(stream=(("a",), ("b",)))  # all that is read of the study here
+    told = sentence(a_stream, plan, replace(found, reason=NO_REFERENCE), table, None, "stream")
+    assert told.startswith("There is no reference row for a stream, so rows are neither compared")
 
 
 def test_where_only_weights_are_left_it_is_said(from_scratch: Study) -> None:
