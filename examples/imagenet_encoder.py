@@ -24,7 +24,7 @@ def packaged() -> Path:
     """The file in the installed package, of which nothing is run."""
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise SystemExit(f"{PACKAGE} is not installed; run: pip install {PACKAGE.replace('_', '-')}")
+        raise LookupError(f"{PACKAGE} is not installed; run: pip install {PACKAGE.replace('_', '-')}")
     return next(Path(found.origin).parent.glob("models/*.pth"))
 
 
@@ -33,7 +33,7 @@ def renamed(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     own = timm.create_model(ENCODER).state_dict()
     shapes = [value.shape for value in stored.values()], [value.shape for value in own.values()]
     if shapes[0] != shapes[1]:
-        raise SystemExit(f"{PACKAGE} holds other weights than timm's {ENCODER}; expected version 0.1.0 of the package")
+        raise LookupError(f"{PACKAGE} holds other weights than timm's {ENCODER}; expected version 0.1.0 of the package")
     return dict(zip(own, (value.contiguous() for value in stored.values()), strict=True))
 
 
@@ -47,4 +47,8 @@ def main(out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
-    main(parser.parse_args().out)
+    arguments = parser.parse_args()
+    try:
+        main(arguments.out)
+    except LookupError as error:
+        parser.exit(2, f"{error}\n")
