@@ -100,7 +100,8 @@ SHOWN: Mapping[str, Callable[[Row], str]] = {
 def scores(spec: Mapping[str, Any]) -> str:
     """A row per recipe. ``columns``: [heading, site, what of SHOWN or a metric]; ``rows``: title ->
     what it is called, all titles in their order if absent; ``part`` of a study that has parts, which
-    a column may name as its fourth. A site that is a target is asked for as that target's."""
+    a column may name as its fourth. A site that is a target is asked for as that target's.
+    ``published``: title -> what a paper states, in a last column."""
     folder, part = DATA / spec["data"], spec.get("part")
     parts = {part, *(column[3] for column in spec["columns"] if len(column) > 3)}
     results, metrics = ([row for row in read(folder / name) if row.get("part") in parts] for name in FILES)
@@ -117,9 +118,15 @@ def scores(spec: Mapping[str, Any]) -> str:
         ]
         return SHOWN.get(what, score)(of[0]) if of else ""
 
-    head = ["recipe", *(column[0] for column in spec["columns"])]
+    published = spec.get("published")
+    last = {title: [published.get(title, "")] if published else [] for title in titles}
+    head = ["recipe", *(column[0] for column in spec["columns"]), *(["published"] if published else [])]
     return grid(
-        head, [[name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in titles.items()]
+        head,
+        [
+            [name, *(cell(title, *column[1:]) for column in spec["columns"]), *last[title]]
+            for title, name in titles.items()
+        ],
     )
 
 

@@ -158,6 +158,9 @@ def test_a_column_may_be_of_another_part(tables: ModuleType, tmp_path: Path, mon
     columns = [["few", "b", "score"], ["all", "b", "score", "all"], ["none", "b", "score", "other"]]
     spec = {"data": "page", "part": "few", "columns": columns, "rows": {"supervised": "nothing"}}
     assert tables.scores(spec).splitlines()[-1] == "| nothing | 0.500 ± 0.010 | 0.700 ± 0.010 |  |"
+    published = tables.scores({**spec, "published": {"supervised": "0.55"}}).splitlines()
+    assert published[0].endswith("| none | published |")
+    assert published[-1].endswith("|  | 0.55 |")
 
 
 def test_facts_are_means_over_seeds_of_one_part(
