@@ -90,7 +90,9 @@ def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
 
 def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: str) -> list[Filled]:
     base = reference(here, plan, target)
-    other = "" if base is None or base.title in NOTHING else base.title
+    if base is None:  # of a stream, or from scratch: nothing to compare with
+        return []
+    other = "" if base.title in NOTHING else base.title
     role = "reference" if other else "no adaptation"
     compared = compare(here, plan, target)
     comparisons = [compared.get(line.title) for line in here]

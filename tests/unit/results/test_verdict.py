@@ -480,6 +480,15 @@ def test_without_a_reference_the_scores_are_listed(from_scratch: Study) -> None:
     )
 
 
+def test_without_a_reference_the_page_has_no_columns_of_gains(from_scratch: Study) -> None:
+    rows = without_nothing({TOP: 0.1, BOUND: 0.3})
+    for kept, gains in ((rows, True), ({name: rows[name] for name in (TOP, BOUND)}, False)):
+        plan, table = planted(from_scratch, kept)
+        made = decision_table(from_scratch, plan, table, "b")
+        assert any(column.group == "gain" for column in made.columns) == gains
+        assert {len(cells) for _, cells in made.rows} == {len(made.columns)}
+
+
 def test_a_stream_without_a_reference_is_called_one(from_scratch: Study) -> None:
     plan, table = planted(from_scratch, {TOP: without_nothing({TOP: 0.1})[TOP]})
     found = verdicts_of(from_scratch, plan, table)["b"]
