@@ -3,6 +3,7 @@ forgotten, what features see, rules."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from allograft.report.without_labels import without_labels
 from allograft.results.analysis.correction import correction_sheet, corrections
 from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_of
 from allograft.results.analysis.fairness_sheets import fairness
+from allograft.results.analysis.features import Known
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
 from allograft.results.analysis.pretexts import pretext_sheet
 from allograft.results.analysis.readers import reader_sheet
@@ -57,8 +59,9 @@ def sections_of(
     parted: dict[bool, list[Line]] = {True: [], False: []}
     for line in table:
         parted[line.chosen or line is reference(table, plan, line.target)].append(line)
-    embeddings = embeddings_of(out, world, parted[True], template, device=device)
-    others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER)
+    known: defaultdict[Path, Known] = defaultdict(dict)
+    embeddings = embeddings_of(out, world, parted[True], template, device=device, known=known)
+    others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER, known=known)
     return {
         target: [
             *without_labels(plan, table, target),
@@ -71,7 +74,7 @@ def sections_of(
             *_corrections(out, world, table, target),
             *_strata(table, world, target),
             *_forgetting(plan, records, world, target),
-            *robustness(out, world, table, target, template, device=device),
+            *robustness(out, world, table, target, template, device=device, known=known),
             *_features(_at(target, embeddings), _at(target, others)),
             *_stages(plan, records, target, world.study),
             *_selection(plan, records, target),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from allograft.figure import Points
 from allograft.metrics.label_free import KEYS, mean_entropy
 from allograft.predictor import load_predictor
 from allograft.predictor.card import sites_of
-from allograft.results.analysis.features import cloud_of
+from allograft.results.analysis.features import Known, cloud_of
 from allograft.results.models import model_folder
 from allograft.results.select import Line
 from allograft.study.world import World
@@ -59,6 +60,7 @@ def embeddings_of(
     *,
     device: Any = "cpu",
     most: int = MOST,
+    known: defaultdict[Path, Known] | None = None,
 ) -> dict[tuple[str, str], Embedding]:
     """(recipe's title, target) -> the embedding of the model that stands for the line, as
     ``OUT/models`` holds it.
@@ -68,8 +70,10 @@ def embeddings_of(
     Args:
         template: the user's own network, if any.
         most: cases in a figure.
+        known: model folder -> features, which is filled here.
     """
     made = {}
+    known = defaultdict(dict) if known is None else known
     for line in table:
         run, folder = line.best_run, model_folder(out, line)
         if (
@@ -81,6 +85,7 @@ def embeddings_of(
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
         options: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
+        options["known"] = known[folder]
         task, fold = world.study.made_task, run.row.fold
         by_loss = embedding(predictor, task, groups_of(world, line.target, fold), **options)
         if by_loss is not None:
@@ -127,6 +132,7 @@ def embedding(
     title: str,
     sites: Sequence[str] | None = None,
     most: int = MOST,
+    known: Known | None = None,
 ) -> Embedding | None:
     """Bottleneck features, global-average-pooled, -> principal components -> t-SNE (Goodman et al.
     2022, figure 1).
@@ -141,6 +147,7 @@ def embedding(
         title: which model.
         sites: as the predictor numbers them; by default as the cohorts do.
         most: cases in all.
+        known: features of cases by this model, which is filled here.
 
     Returns:
         None when the predictor's network has no encoder, when it is not called, or when there are
@@ -151,7 +158,7 @@ def embedding(
         entropy = mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
         return case_loss(task, prediction, whole), entropy
 
-    cloud = cloud_of(predictor, groups, sites, most, colours)
+    cloud = cloud_of(predictor, groups, sites, most, {} if known is None else known, colours)
     if cloud is None:
         return None
     losses, entropies = ([fact[index] for fact in cloud.facts] for index in (0, 1))
@@ -167,14 +174,15 @@ def by_class(
     title: str,
     sites: Sequence[str] | None = None,
     most: int = MOST,
+    known: Known | None = None,
 ) -> tuple[Points, ...]:
     """The features of cases that no training saw, by class and by laboratory (Raipuria et al. 2022,
     figure 2); arguments as ``embedding``.
 
     () where no case has one class of its own.
     """
-    known = {name: cohort.where(lambda case: class_of(task, case) is not None) for name, cohort in groups.items()}
-    cloud = cloud_of(predictor, known, sites, most, lambda _, whole: class_of(task, whole.case) or 0)
+    classed = {name: cohort.where(lambda case: class_of(task, case) is not None) for name, cohort in groups.items()}
+    cloud = cloud_of(predictor, classed, sites, most, {} if known is None else known)
     if cloud is None:
         return ()
     plane, _ = embedded(cloud.rows)
@@ -186,7 +194,7 @@ def by_class(
             x,
             y,
             tuple(cloud.groups),
-            tuple(cloud.facts),
+            tuple(class_of(task, case) or 0 for case in cloud.facts),
             axis,
         ),
     )

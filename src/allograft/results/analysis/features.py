@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from allograft.batch import Batch
-from allograft.cohort import Cohort, Whole
+from allograft.cohort import Case, Cohort, Whole
 from allograft.predictor.whole import whole_prediction
 from allograft.seeds import Seeds
 
@@ -28,15 +28,21 @@ class Cloud:
     notes: tuple[str, ...]
 
 
+Known = dict[tuple[str, str], NDArray[np.float64]]
+"""(Site, case) -> its feature, of one model."""
+
+
 def cloud_of(
     predictor: Any,
     groups: Mapping[str, Cohort],
     sites: Sequence[str] | None,
     most: int,
-    fact: Callable[[Mapping[str, Tensor], Whole], Any],
+    known: Known,
+    fact: Callable[[Mapping[str, Tensor], Whole], Any] | None = None,
 ) -> Cloud | None:
-    """Features of cases, an equal share of each group, and a ``fact`` of each prediction; arguments
-    as ``embedding``, whose None it shares."""
+    """Features of cases, an equal share of each group, and a ``fact`` of each prediction; without
+    one the facts are the cases, and what is ``known`` is not predicted again. Other arguments as
+    ``embedding``, whose None it shares."""
     encoder = encoder_of(predictor)
     chosen, notes = _sampled(groups, most)
     if encoder is None or sum(len(cohort.cases) for cohort in chosen.values()) < 2:
@@ -45,14 +51,20 @@ def cloud_of(
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
             numbered = cohort if sites is None else replace(cohort, sites=tuple(sites))
-            for whole in numbered.wholes():
+            for whole in (numbered if fact else numbered.where(lambda case: _key(case) not in known)).wholes():
                 feature, prediction = _seen(predictor, encoder, whole.batch)
                 if feature is None:
                     return None
-                rows.append(feature)
-                names.append(name)
-                facts.append(fact(prediction, whole))
+                known[_key(whole.case)] = feature
+                facts += [fact(prediction, whole)] if fact else []
+            rows += [known[_key(case)] for case in cohort.cases]
+            names += [name] * len(cohort.cases)
+            facts += [] if fact else cohort.cases
     return Cloud(np.stack(rows), names, facts, notes)
+
+
+def _key(case: Case) -> tuple[str, str]:
+    return case.site, case.name
 
 
 def encoder_of(thing: Any) -> nn.Module | None:

@@ -3,6 +3,7 @@ linear probes of site and class."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from allograft.cohort import Cohort
 from allograft.errors import SpecError
 from allograft.predictor import load_predictor
 from allograft.predictor.card import sites_of
 from allograft.results.analysis.embedding import FURTHER, class_of, unseen_of
-from allograft.results.analysis.features import cloud_of
+from allograft.results.analysis.features import Cloud, Known, cloud_of
 from allograft.results.analysis.sheet import Sheet
 from allograft.results.analysis.site_probe import Probe, site_probe
 from allograft.results.intervals import Floats
@@ -183,11 +183,14 @@ def features_of(
     template: nn.Module | None = None,
     *,
     device: Any = "cpu",
+    known: defaultdict[Path, Known] | None = None,
 ) -> dict[str, Features]:
     """Recipe's title -> features of the model that stands for it, of at most ``FURTHER`` validation
     and test cases of the source and the target (``SCANS`` where scans are cut into slices); lines
-    without a model, or whose network has no encoder, are absent."""
+    without a model, or whose network has no encoder, are absent. ``known`` as for
+    ``embeddings_of``."""
     made: dict[str, Features] = {}
+    known = defaultdict(dict) if known is None else known
     for line in table:
         run, folder = line.best_run, model_folder(out, line)
         if line.target != target or run is None or line.leaves_weights_only or not (folder / "card.json").exists():
@@ -195,18 +198,14 @@ def features_of(
         predictor, card = load_predictor(folder, template=template, device=device)
         groups = unseen_of(world, target, run.row.fold)
         most = FURTHER if world.study.slices is None else SCANS
-        found = _features(predictor, world.study.made_task, groups, sites_of(card), most)
+        cloud = cloud_of(predictor, groups, sites_of(card), most, known[folder])
+        found = None if cloud is None else _features(cloud, world.study.made_task)
         if found is not None:
             made[line.title] = found
     return made
 
 
-def _features(
-    predictor: Any, task: Any, groups: Mapping[str, Cohort], sites: Sequence[str], most: int
-) -> Features | None:
-    cloud = cloud_of(predictor, groups, sites, most, lambda _, whole: whole.case)
-    if cloud is None:
-        return None
+def _features(cloud: Cloud, task: Any) -> Features:
     labels = [class_of(task, case) for case in cloud.facts]
     known = tuple(label for label in labels if label is not None)
     classes = known if len(known) == len(labels) else ()

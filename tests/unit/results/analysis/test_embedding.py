@@ -29,7 +29,7 @@ from allograft.results.analysis.embedding import (
     embedding,
     groups_of,
 )
-from allograft.results.analysis.features import encoder_of, features
+from allograft.results.analysis.features import Known, cloud_of, encoder_of, features
 from allograft.study.reading import make_study
 from allograft.study.world import World
 from allograft.tasks.classification import Classification
@@ -303,3 +303,23 @@ def test_source_cohorts_keep_their_own_preprocessing(tmp_path: Path) -> None:
 
     assert sizes(["one/a", "two/c"], "one/b") == {"source, one": (16, 16), "source, two": (8, 8)}
     assert sizes(["one/a", "one/b"], "two/d") == {"source": (16, 16)}
+
+
+def test_a_model_predicts_a_case_once_whatever_shows_it(cohort: Cohort) -> None:
+    predictor, passes = Direct(made(UNET)), []
+    predictor.network.register_forward_hook(lambda *_: passes.append(1))
+    known: Known = {}
+    assert embedding(predictor, VESSEL, split(cohort), title="x", known=known) is not None
+    assert (len(passes), len(known)) == (12, 12)
+    unseen = {"a, test": cohort.site("a"), "b, test": split(cohort)["target, test"]}
+    again = cloud_of(predictor, unseen, None, 300, known)
+    assert len(passes) == 12
+    afresh = cloud_of(predictor, unseen, None, 300, {})
+    assert len(passes) == 12 + 9
+    assert again is not None
+    assert afresh is not None
+    assert np.array_equal(again.rows, afresh.rows)
+    assert [case.site for case in again.facts] == ["a"] * 6 + ["b"] * 3
+    first = cohort.cases[0]
+    cloud_of(predictor, unseen, None, 300, {(first.site, first.name): known[first.site, first.name]})
+    assert len(passes) == 12 + 9 + 8
