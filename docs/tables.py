@@ -105,11 +105,11 @@ def scores(spec: Mapping[str, Any]) -> str:
     folder, part = DATA / spec["data"], spec.get("part")
     parts = {part, *(column[3] for column in spec["columns"] if len(column) > 3)}
     results, metrics = ([row for row in read(folder / name) if row.get("part") in parts] for name in FILES)
-    targets = {row["target"] for row in results}
     titles = spec.get("rows") or {row["recipe"]: row["recipe"] for row in results}
 
     def cell(title: str, site: str, what: str, part: str | None = part) -> str:
-        target = site if site in targets else spec.get("target", min(targets))
+        targets = {row["target"] for row in results if row.get("part") == part}
+        target = site if site in targets else spec.get("target", min(targets, default=site))
         of = [
             row
             for row in (results if what in SHOWN else metrics)
