@@ -203,3 +203,29 @@ def test_a_site_of_the_pool_alone_trains_with_all_but_those_whom_the_manifest_te
     counts = [len(world.part(*each, 0).subjects) for each in (("a", "test"), ("a", "val"), ("b", "test"), ("b", "val"))]
     assert counts == [1, 2, 3, 0]
     assert (tmp_path / "splits.csv").exists() is False
+
+
+def test_each_fold_watches_its_own_training_images() -> None:
+    world = world_of(SITES, {"c00": Assignment("fold", 0), "c01": Assignment("fold", 1)}, test={"folds": 2})
+    for fold, absent in ((0, "c00"), (1, "c01")):
+        watched = {case.subject for case in world.unlabelled_training(fold)[1].cohort.cases}
+        assert watched == {f"c{n:02}" for n in range(9)} - {absent}
+
+
+def test_a_budget_that_the_last_target_or_the_last_fold_cannot_meet_is_refused_at_once() -> None:
+    with pytest.raises(SplitError, match="asks for 4 subjects, site 'c' has 3 labelled"):
+        world_of({**SITES, "c": 3}, target_labels={"subjects": 4}).check()
+    late = {f"b{n:02}": Assignment("fold", 1) for n in range(6)}
+    with pytest.raises(SplitError, match="asks for 4 subjects, site 'b' has 3 labelled"):
+        world_of(SITES, late, target_labels={"subjects": 4}, test={"folds": 2}).check()
+    world_of(SITES, late, target_labels={"subjects": 3}, test={"folds": 2}).check()
+
+
+def test_every_site_of_every_stage_of_a_stream_needs_a_label() -> None:
+    change = {"source": [], "target": [], "stream": [["a"], ["b", "c"]]}
+    world = world_of(SITES, **change)
+    world.check()
+    for site in "abc":
+        bare = [replace(case, labels={}) if case.site == site else case for case in world.cases()]
+        with pytest.raises(SplitError, match=f"stream: site '{site}' has no training case with a 'mask'"):
+            placed(world.study, bare).check()
