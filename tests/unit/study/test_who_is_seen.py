@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.tiny import write_photographs, write_rows
 
 from allograft.cohort import Case, Coding, Cohort, Preprocessing
 from allograft.cohort.prepared_images import PreparedImages
@@ -190,19 +189,6 @@ def test_a_target_is_untested_where_no_fold_tests_it() -> None:
     world = world_of(SITES, {"b00": Assignment("fold", 1)}, test={"folds": 2})
     assert list(world.untested()) == ["c"]
     assert "has 9 subjects and none is tested" in world.untested()["c"]
-
-
-def test_a_site_of_the_pool_alone_trains_with_all_but_those_whom_the_manifest_tests(tmp_path: Path) -> None:
-    manifest = write_photographs(tmp_path, {"a": 6, "b": 6, "c": 4})
-    head, *lines = [line.split(",") for line in manifest.read_text().splitlines()]
-    rows = [dict(zip(head, line, strict=True)) for line in lines]
-    write_rows(manifest, [{**row, "split": "test" if row["subject"] == "c1" else ""} for row in rows])
-    tree = {**TREE, "cohort": str(manifest), "source": ["a"], "target": ["b"], "pool": ["c"]}
-    world = World.read(make_study({**tree, "test": {"fraction": 0.5, "source_fraction": 0.2, "val": 0.4}}), tmp_path)
-    assert world.part("c", "train", 0).subjects == ("c0", "c2", "c3")
-    counts = [len(world.part(*each, 0).subjects) for each in (("a", "test"), ("a", "val"), ("b", "test"), ("b", "val"))]
-    assert counts == [1, 2, 3, 0]
-    assert (tmp_path / "splits.csv").exists() is False
 
 
 def test_each_fold_watches_its_own_training_images() -> None:
