@@ -182,6 +182,12 @@ def test_a_device_and_a_look_are_of_both_models(place: Path, monkeypatch: pytest
     assert found.unlabelled == 1
 
 
+def test_a_case_that_one_side_has_not_is_no_unlabelled_one(place: Path) -> None:
+    (place / "B" / "1.png").unlink()
+    found = compare(place / "A", place / "B", place / "data" / "manifest.csv", task=BLOB)
+    assert ([each.case for each in found.unmatched], found.unlabelled) == (["1.png"], 1)
+
+
 def test_the_pictures_are_of_each_side_s_own_mask_and_score(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
 
@@ -207,3 +213,13 @@ def test_the_pictures_are_of_each_side_s_own_mask_and_score(place: Path, monkeyp
         assert np.array_equal(marked, also)
         assert (first["words"], second["words"]) == (("A", "dice 0.800"), ("B", "dice 0.600"))
         assert first["classes"] == 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_card_says_which_values_the_truth_has_and_a_table_does_not(turned: bool, place: Path) -> None:
+    coded = {"segmentation": {"classes": {"blob": [7]}}}
+    model = compare_module.Side("m", place / "m", model=Model(Bright(), CARD | {"task": coded}, torch.device("cpu")))
+    (place / "A" / "results.csv").write_text("image,unit,blob,warnings\n")
+    both = [compare_module._side("t", place / "A" / "results.csv", "cpu"), model]
+    shared = compare_module._shared_task(both[::-1] if turned else both, None)
+    assert shared.coding.mask == {"blob": (7,)}
