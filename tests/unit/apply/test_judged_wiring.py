@@ -90,12 +90,18 @@ def test_how_a_missed_class_counts_is_asked_of_masks_and_of_models(
     (place / "model").mkdir()
     (place / "model" / "card.json").write_text("{}")
     how: list[Any] = []
-    made = Model(Bright(), CARD, torch.device("cpu"))
+    made = Model(Listening(), CARD, torch.device("cpu"))
     monkeypatch.setattr("allograft.apply.evaluate.load", lambda folder, **told: how.append(told) or made)
     monkeypatch.setattr("allograft.apply.evaluate.look_at_model", lambda *told: how.append(told))
     found = evaluate(place / "model", manifest, missed="diagonal", device="cuda:7")
     assert "hd95_diagonal" in found.metrics["a"]
     assert how == [{"device": "cuda:7"}, (place / "model", "evaluate", "scores of 3 cases of another manifest")]
+    assert found.warnings == tuple(f"{name}.png: from the predictor" for name in "312")
+    told: list[Any] = []
+    monkeypatch.setattr("allograft.apply.evaluate.measuring", lambda *given: told.append(given) or made.task)
+    evaluate(place / "model", manifest, missed="diagonal", surface_dice=2.0)
+    evaluate(place / "A", manifest, task=BLOB, missed="diagonal", surface_dice=2.0)
+    assert [given[1:] for given in told] == [("diagonal", 2.0)] * 2
 
 
 def test_the_tolerance_is_that_of_a_segmentation_inside_another_task() -> None:
