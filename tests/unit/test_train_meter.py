@@ -79,6 +79,15 @@ def test_each_training_has_a_curve_of_its_own_name() -> None:
     }
 
 
+def test_a_rehearsal_goes_by_the_fastest_step_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take one, three and two seconds; the first warms up."""
+    clock = iter([0.0, 1.0, 10.0, 13.0, 20.0, 22.0])
+    monkeypatch.setattr("allograft.train.time.perf_counter", lambda: next(clock))
+    context = replace(a_context(), rehearsal={})
+    train(Noting(), batches, steps=10, context=context)
+    assert (context.meter.rate, context.meter.planned_seconds) == (2.0, 20.0)
+
+
 class Elsewhere:
     """A fabric whose device is another one."""
 
@@ -159,6 +168,7 @@ def test_the_bar_says_whose_training_it_is_and_goes_where_none_is_wanted(
         ([range(0, 8)], 0, ["tuned-2", "tuned-4", "tuned-6"]),
         ([range(0, 4), range(4, 8)], 8, ["tuned-2", "tuned-4", "tuned-6"]),
         ([range(0, 3), range(3, 8)], 8, ["tuned-2", "tuned-4", "tuned-6"]),
+        ([range(0, 4), range(4, 4), range(4, 8)], 8, ["tuned-2", "tuned-4", "tuned-6"]),
         ([range(0, 4)], 0, ["tuned-1", "tuned-2", "tuned-3"]),
     ],
 )
