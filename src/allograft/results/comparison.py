@@ -207,9 +207,12 @@ def of_areas(ours: Area, theirs: Area, alternative: Alternative) -> Comparison:
     count, limits = len(difference.subjects), area_difference_limits(ours, theirs)
     if count == 1:
         return Comparison(1, difference.value, note="one subject: no interval")
-    if limits is None:
+    if np.isnan(difference.variance):
         kind = "positive" if difference.counts[0] == 1 else "negative"
-        return Comparison(count, difference.value, note=f"one {kind} subject: no interval")
+        low, high = limits or (None, None)
+        note = f"one {kind} subject: {'no interval' if limits is None else 'interval only'}"
+        return Comparison(count, difference.value, low, high, note=note)
+    assert limits is not None
     p = area_difference_p(ours, theirs, alternative)
     sd = float(np.sqrt(count * difference.variance))
     return Comparison(

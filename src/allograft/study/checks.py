@@ -30,7 +30,7 @@ def check_keys(study: Study) -> None:
             "slices: with cohorts each cohort says how its volumes are cut; write cohorts: {NAME: {manifest: "
             "FILE, slices: {axis: 2}}}"
         )
-    if wrong := next((name for name in study.cohorts if "/" in name or not name), None):
+    if (wrong := next((name for name in study.cohorts if "/" in name or not name), None)) is not None:
         raise SpecError(f"cohorts: '{wrong}' cannot be a name, since sites are NAME/SITE; leave out the slash")
     if not 1 <= study.seeds <= 1000:
         raise SpecError(f"seeds: found {study.seeds}, expected 1 to 1000")

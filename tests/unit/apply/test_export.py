@@ -29,6 +29,18 @@ def test_what_is_unpacked_is_the_model(model: Path, tmp_path: Path):
     assert export_model(model, tmp_path / "b.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
 
 
+def test_folders_stay_folders_in_one_order_and_without_a_clock(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "member" / "0").mkdir(parents=True)
+    (model / "member" / "0" / "card.json").write_text("{}")
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: sorted(listed(path, pattern), reverse=True))
+    with zipfile.ZipFile(export_model(model, tmp_path / "a.zip")) as archive:
+        assert archive.namelist() == ["model/card.json", "model/member/0/card.json", "model/model.safetensors"]
+        assert {each.date_time for each in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
 def test_patients_images_leave_only_when_told_to(model: Path, tmp_path: Path):
     card = json.loads((model / "card.json").read_text())
     (model / "card.json").write_text(json.dumps({**card, "contains_images": True}))
