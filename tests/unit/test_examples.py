@@ -192,6 +192,7 @@ def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml", changes)
     side, labelled = SIDES.get(name, SMALLEST if "cyclegan" in str(study.recipes).lower() else 16), FEWEST.get(name, 2)
     small = [f"preprocessing.size={[side] * len(study.preprocessing.size)}"] if study.preprocessing.size else []
+    small += ["start=scratch"] if study.start != "scratch" and not study.start_path.exists() else []  # of a package
     if isinstance(study.target_labels, TargetLabels):
         counted = "cases" if study.target_labels.cases is not None else "subjects"
         small += [f"target_labels={{{counted}: {labelled}}}"]
