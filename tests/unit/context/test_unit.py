@@ -58,7 +58,7 @@ class Showing:
             for p in network.parameters():
                 p.add_(1.0)
         yield Stage("two", None)
-        return Carry(network, parts={"critic": rebuildable(critic_of, width=2)})
+        return Carry(network, {"kind": "none", "state": {}}, {"critic": rebuildable(critic_of, width=2)})
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +218,14 @@ def test_only_the_first_process_takes_the_lock_and_keeps_anything(ran: Ran, tmp_
     inside = Showing.seen[-1][2]
     assert inside.lease.held is None
     assert not inside.journal.writes  # type: ignore[union-attr]
+
+
+def test_a_unit_that_is_run_again_for_its_optimizer_holds_its_lock(ran: Ran, tmp_path: Path) -> None:
+    _, carry = ran(replace(a_context(tmp_path), continues=False))
+    assert carry.optimizer is None
+    _, carry = ran(a_context(tmp_path))
+    assert carry.optimizer == {"kind": "none", "state": {}}
+    assert len(Showing.seen) == 2
+    assert Showing.seen[-1][2].lease.held is not None
+    ran(a_context(tmp_path))
+    assert len(Showing.seen) == 2

@@ -18,7 +18,7 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort, Preprocessing
 from allograft.errors import AllograftError
 from allograft.predictor import Direct
-from allograft.predictor.deployment import DISTANCE, LEAST
+from allograft.predictor.deployment import DISTANCE, FILE, LEAST, Deployment
 from allograft.recipe import total_needs
 from allograft.results import deployment
 from allograft.results.deployment import (
@@ -32,6 +32,7 @@ from allograft.results.deployment import (
     answers_of,
     calibrated,
 )
+from allograft.results.record import Record
 from allograft.study.plan import scenario_of
 from allograft.tasks.classification import Classification
 from allograft.tasks.multilabel import Multilabel
@@ -230,3 +231,36 @@ def test_a_network_without_an_encoder_has_no_distance(cohort: Cohort, monkeypatc
     made = _fitted(Direct(torch.nn.Identity()), Images((cohort,), (), (), ""), source)  # type: ignore[arg-type]
     assert made.facts["notes"] == ["no distance to the training images: its network has no part that is an encoder"]
     assert made.gaussian is None
+
+
+def test_a_pack_is_made_again_where_the_model_its_cases_or_its_records_are_others(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    card = {"checksum": "one", "sites": []}
+    images = Images((cohort,), (), (), "")
+    monkeypatch.setattr(deployment, "read_card", lambda folder: card)
+    monkeypatch.setattr(deployment, "load_predictor", lambda folder, **_: ("a predictor", card))
+    monkeypatch.setattr(Images, "of", staticmethod(lambda *_: images))
+    monkeypatch.setattr(deployment, "_fitted", lambda *_: made.append("fitted") or Deployment())
+    earlier, folder = tmp_path / "earlier", tmp_path / "new"
+    for place in (earlier, folder):
+        place.mkdir()
+    record = Record("u", {}, 0, "end", 0, "a", "val", cases=({"case": "x", "subject": "x", "dice": 0.5},))
+    source = Source(None, None, (record,))  # type: ignore[arg-type]
+    deployment.add_deployment(earlier, source)
+
+    def again(other: Source = source) -> bool:
+        before = len(made)
+        deployment.add_deployment(folder, other, earlier=earlier)
+        return len(made) > before
+
+    assert not again()
+    assert (folder / FILE).read_bytes() == (earlier / FILE).read_bytes()
+    worse = replace(record, cases=({"case": "x", "subject": "x", "dice": 0.4},))
+    assert again(replace(source, validation=(worse,)))
+    monkeypatch.setattr(Images, "of", staticmethod(lambda *_: replace(images, labelled=(cohort,))))
+    assert again()
+    monkeypatch.setattr(Images, "of", staticmethod(lambda *_: images))
+    card["checksum"] = "two"
+    assert again()

@@ -142,3 +142,24 @@ def test_a_unit_of_an_earlier_version_stands_for_the_same_question_alone(changes
     assert [one.unit for one in found.rows if title(one.recipe) == "finetune"] == (["old"] if taken else [row.unit])
     both = as_recorded(plan, [record, a_record(row, 0.5)])
     assert both == plan
+
+
+def test_a_grid_costs_the_trainings_of_all_its_settings_each_shared_one_once() -> None:
+    def run(own: str, *inner: str) -> Any:
+        nodes = tuple(SimpleNamespace(key=key) for key in (*inner, own))
+        return SimpleNamespace(error="", row=SimpleNamespace(nodes=nodes, unit=own), passed_over=())
+
+    seconds = {"source": 100.0, "shared": 10.0, "mine": 1.0, "other": 5.0}
+    chosen = run("mine", "source", "shared", "below mine")
+    chosen.passed_over = (run("other", "source", "shared", "below other"),)
+    line: Any = SimpleNamespace(cost=lambda key: 6.0, runs=[chosen])
+    source: Any = SimpleNamespace(cost=lambda key: 100.0, runs=[run("source")])
+    known = {**seconds, "below mine": 2.0, "below other": 3.0}
+    found = training_cost(line, source, known)
+    assert found is not None
+    # beside its own 6: the source model, what both settings share, and what each is built on
+    assert (found.alone, found.given, found.is_shared) == (6 + 100 + 10 + 2 + 3, 6 + 10 + 2 + 3, True)
+    assert training_cost(line, source, seconds) is None
+    alone = training_cost(source, source, known)
+    assert alone is not None
+    assert (alone.alone, alone.given) == (100.0, 0.0)
