@@ -21,6 +21,8 @@ from allograft.networks import build
 from allograft.predictor import Direct, save_predictor
 from allograft.predictor.card import read_card
 from allograft.predictor.deployment import DISTANCE, Deployment, write_deployment
+from allograft.report.monitor import _table
+from allograft.results.drift import Drift
 
 CARD: dict[str, Any] = {
     "task": {"segmentation": {"classes": ["vessel"]}},
@@ -162,3 +164,11 @@ def test_predictions_of_the_model_can_be_monitored(model: Path, tmp_path: Path, 
     assert "validated at a on 30 cases: calibration error 0.120, 0.030 at temperature 1.50" in done.out
     found = monitor(model, [tmp_path / "out" / "results.csv"])
     assert {one.name: one.now for one in found.drifts} == {"vessel": 6, DISTANCE: 6, "abstain": 6}
+
+
+def test_the_table_has_before_and_now_and_the_adjusted_p() -> None:
+    drift = Drift("dice", 12, 30, 0.8, 0.6, 0.4, 0.3, p=0.01, adjusted=0.07)
+    bare = Drift("entropy", 12, 30, p=0.01)
+    rows = [[cell.text for cell in cells] for _, cells in _table([drift, bare]).rows]
+    assert rows[0][1:] == ["0.8", "0.6", "0.4", "0.3", "0.070", "12, 30"]
+    assert rows[1][1:] == ["–", "–", "–", "–", "0.010", "12, 30"]

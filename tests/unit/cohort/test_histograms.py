@@ -33,6 +33,7 @@ def test_shares_are_those_of_the_pixels_between_two_percentiles() -> None:
 def test_a_value_that_many_pixels_have_is_one_bin() -> None:
     edges = np.array([0.0, 1.0, 2.0, 3.0])
     assert shares_of(np.full(25, 1.5), edges).round(6).tolist() == [0.0, 0.96, 0.0]
+    assert shares_of(np.full(25, 1.0), edges).round(6).tolist() == [0.0, 0.96, 0.0]  # an edge is the next bin's
     assert shares_of(np.full(25, 3.0), edges).round(6).tolist() == [0.0, 0.0, 0.96]  # the last edge is inside
 
 

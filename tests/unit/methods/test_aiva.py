@@ -7,6 +7,7 @@ import weakref
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -468,3 +469,16 @@ def test_wrong_inputs_are_named(tmp_path: Path) -> None:
     opaque = Wrapped(nn.Conv2d(3, 2, 1), "mask")
     with pytest.raises(SpecError, match="aiva: the network is one opaque module"):
         next(Aiva().run(_scenario(tmp_path), opaque, a_context()))
+
+
+def test_clusters_go_to_the_images_that_they_are_of(tmp_path: Path) -> None:
+    items = DomainItems.from_scenario(_scenario(tmp_path), a_context())
+    count = len(items.target) + len(items.others)
+    clusters = SimpleNamespace(target=torch.arange(count), source_means=torch.zeros(2, 3), match=torch.arange(2))
+    objective = SimpleNamespace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiva, "replace", lambda made, **changes: (made, changes))
+        aiva.use_clusters(objective, clusters, items, "cpu")  # type: ignore[arg-type]
+    names = [name_of(item) for item in (*items.target, *items.others)]
+    assert objective.cluster_of == {name: number for number, name in enumerate(names)}
+    assert objective.clusters[0] is clusters

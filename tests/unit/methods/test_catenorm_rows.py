@@ -179,6 +179,8 @@ def test_the_figure_by_class_has_a_row_per_class_and_no_image() -> None:
         for part, value in ((module.categorical.gamma, 0.25), (module.categorical.beta, -0.5)):
             torch.nn.init.zeros_(part.weight)
             torch.nn.init.constant_(part.bias, value * (2 if "levels.1" in name else 1))  # type: ignore[arg-type]
+            with torch.no_grad():  # the same mean over channels that differ
+                part.bias += torch.linspace(-0.1, 0.1, len(part.bias))  # type: ignore[arg-type, operator]
     figure = modulation_by_class(network, ("one", "two"))
     assert not figure.shows_images
     assert figure.rows == ("background", "one", "two")

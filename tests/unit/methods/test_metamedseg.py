@@ -212,6 +212,9 @@ def test_images_that_make_no_task_are_refused_and_a_standard_task_has_them_whole
     tiny = build({"build": {"unet": {"in_channels": 1, "outputs": {"mask": 2}, "channels": [4, 8]}}})
     with pytest.raises(SpecError, match=r"'a' is cut into 3 x 3 tiles of 5 x 5 pixels.*multiples of 2; .*size.* of 6,"):
         Metamedseg(shots=9).check(Scenario(source=(cohort,)), tiny, a_context())
+    even = read(write_photographs(tmp_path / "e", {"a": 2}, size=(6, 6)))  # a multiple of 2, and its tiles are not
+    with pytest.raises(SpecError, match="2 x 2 tiles of 3 x 3 pixels"):
+        Metamedseg(shots=4).check(Scenario(source=(even,)), tiny, a_context())
     for fits in (Metamedseg(shots=4), Metamedseg(shots=9, task="standard")):
         fits.check(Scenario(source=(cohort,)), tiny, a_context())
     recipe = Metamedseg(shots=5, task="standard", foreground=whole)  # no tile shows as much

@@ -169,3 +169,9 @@ def test_between_two_temperatures_sums_are_interpolated_and_beyond_them_held() -
     sums = [float(n) for n in range(len(TEMPERATURES))]
     halves = [expected_dice(1.0, sums, [1.0] * len(sums), t) for t in (2**0.25, 1.0, 100.0, 1e-9)]
     assert halves == pytest.approx([4.5, 4.0, 10.0, 0.0])
+
+
+@pytest.mark.parametrize(("expected", "dice"), [(0.3, None), (0.6, 0.0)])
+def test_less_than_half_a_pixel_is_no_class(expected: float, dice: float | None) -> None:
+    count = len(TEMPERATURES)
+    assert expected_dice(0.0, [0.0] * count, [expected] * count, 1.0) == dice

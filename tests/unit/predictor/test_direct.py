@@ -9,6 +9,7 @@ import torch
 from tests.unit.tiny import case
 from torch import Tensor, nn
 
+from allograft.batch import Boxes
 from allograft.networks import build
 from allograft.predictor import Direct, evaluation_mode
 from allograft.predictor.direct import padded
@@ -85,3 +86,16 @@ def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_stem(name: str, expected: str) -> None:
     assert stem(name) == expected
+
+
+class Boxed(Seen):
+    """Finds a box in the padding, and one that reaches into it."""
+
+    def forward(self, image: Tensor) -> dict[str, object]:  # type: ignore[override]
+        corners = torch.tensor([[0.0, 0.0, 3.0, 4.0], [1.0, 1.0, 8.0, 8.0]])
+        return {"boxes": (Boxes(corners, torch.tensor([1, 1])),)}
+
+
+def test_boxes_end_where_the_image_does() -> None:
+    (found,) = padded(Boxed(), torch.rand(1, 1, 5, 7))["boxes"]  # type: ignore[arg-type]
+    assert found.xyxy.tolist() == [[0.0, 0.0, 3.0, 4.0], [1.0, 1.0, 7.0, 5.0]]  # (x, y, x, y)

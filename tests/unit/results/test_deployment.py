@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,15 @@ def test_groups_of_the_validation_are_scored_one_by_one() -> None:
         "f": (20, 1.0),
         "m": (20, 0.0),
     }
+
+
+def test_outside_the_region_nothing_is_said_of_calibration() -> None:
+    mask = torch.tensor([[0, 1], [1, -100]])
+    region = torch.tensor([[True, True], [False, True]])
+    task = SimpleNamespace(key="mask", probabilities=lambda prediction, whole: prediction["mask"])
+    prediction = {"mask": torch.stack([torch.full((2, 2), 0.25), torch.full((2, 2), 0.75)])}
+    for where, labels in ((None, [0, 1, 1]), (region, [0, 1])):
+        found = deployment.answers_of(prediction, SimpleNamespace(mask=mask, region=where), task)  # type: ignore[arg-type]
+        assert found is not None
+        assert found[1].tolist() == labels
+        assert found[0].exp()[0].tolist() == pytest.approx([0.25, 0.75])

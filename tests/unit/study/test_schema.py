@@ -193,3 +193,8 @@ def test_arguments_of_a_builder_have_their_types_and_defaults() -> None:
 
 def test_names_that_share_a_line_share_its_meaning() -> None:
     assert arguments("Do.\n\nArgs:\n    a, b: two.") == {"a": "two.", "b": "two."}
+
+
+def test_a_name_may_have_no_arguments() -> None:
+    for change in ("network={unet: null}", "recipes=[{finetune: null}]", "optimizer={adam: null}"):
+        assert VALIDATOR.is_valid(overridden(parse_yaml(STUDY, "study"), [change])), change

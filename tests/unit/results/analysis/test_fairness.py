@@ -20,6 +20,7 @@ from allograft.results.analysis.fairness import (
     LEAST,
     Audit,
     Group,
+    _comparable,
     audits,
     group_columns,
 )
@@ -342,3 +343,12 @@ def test_a_group_that_lacks_a_class_of_another_has_no_mean_over_classes() -> Non
             assert by_name(audit)[tone].scores["auroc"] == (pytest.approx(area) if is_scored else None)
             assert bool(by_name(audit)[tone].intervals) == is_scored
         assert (audit.gap() is None) != is_whole
+
+
+def test_a_group_that_is_too_small_keeps_what_it_has() -> None:
+    every, few = (
+        Group(name, subjects, subjects, {"auroc": 0.8}, {}, frozenset(ranked))
+        for name, subjects, ranked in (("light", LEAST, "ab"), ("dark", LEAST - 1, "a"))
+    )
+    lacks = Group("olive", LEAST, LEAST, {"auroc": 0.9}, {}, frozenset("a"))
+    assert [group.scores["auroc"] for group in _comparable([every, few, lacks])] == [0.8, 0.8, None]
