@@ -63,6 +63,7 @@ def test_a_rising_curve_has_no_ceiling_above_the_largest_score_there_is() -> Non
     free, held = fit_curve(BUDGETS, y), fit_curve(BUDGETS, y, most=1.0)
     assert free.ceiling == pytest.approx(1.3, abs=1e-4)
     assert held.ceiling == 1.0
+    assert fit_power(BUDGETS, y, most=1.0)[0] <= 1.0 < fit_power(BUDGETS, y)[0]
     x = BUDGETS**-held.rate
     # with the ceiling given the drop is the only number left: no other has a smaller error
     errors = [((y - 1.0 + b * x) ** 2).sum() for b in (held.drop - 1e-4, held.drop, held.drop + 1e-4)]

@@ -15,6 +15,7 @@ from allograft.cohort import Cohort, Preprocessing
 from allograft.errors import ManifestError, SpecError
 from allograft.metrics.detection import detection_metrics, match
 from allograft.networks import Wrapped
+from allograft.tasks import detection
 from allograft.tasks.detection import Detection
 
 TASK = Detection(("cell", "debris"))
@@ -128,3 +129,26 @@ def test_what_it_cannot_do_is_said(cohort: Cohort) -> None:
         TASK.objective(Wrapped(torch.nn.Conv2d(1, 1, 1), "boxes"), batch)
     with pytest.raises(SpecError, match="inside"):
         TASK.loss({}, batch)
+
+
+class Head:
+    def losses(self, features: torch.Tensor, boxes: tuple[Boxes, ...]) -> dict[str, torch.Tensor]:
+        return {"classes": features.sum(), "corners": features.sum() + len(boxes)}
+
+
+class Net:
+    def __init__(self) -> None:
+        self.heads = {"boxes": Head()}
+
+    def encoder(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+def test_the_terms_of_the_objective_have_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "Network", Net)
+    monkeypatch.setattr(detection, "DetectionHead", Head)
+    boxes = (Boxes(torch.zeros(1, 4), torch.tensor([1])),) * 2
+    batch = Batch(torch.ones(2, 1, 2, 2), torch.zeros(2), ("c", "d"), {"boxes": boxes})
+    task = Detection(("cell",))
+    object.__setattr__(task, "weights", {"classes": 0.5})  # names of terms that the stand-in has
+    assert task.objective(Net(), batch) == {"classes": 4.0, "corners": 10.0}  # type: ignore[arg-type]

@@ -16,7 +16,14 @@ from tests.unit.tiny import VESSEL, read, write_photographs, write_rows
 
 from allograft.batch import Batch
 from allograft.errors import SpecError
-from allograft.tasks.segmentation import Segmentation, cross_entropy, dice_loss, mean_over_subjects, most_probable
+from allograft.tasks.segmentation import (
+    Segmentation,
+    cross_entropy,
+    dice_loss,
+    mean_over_subjects,
+    most_probable,
+    squared_dice_loss,
+)
 
 
 def drawn(dims: int = 2, classes: int = 3, cases: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,6 +63,9 @@ def test_full_masks_equal_monai_and_torch(dims: int, classes: int) -> None:
     terms = Segmentation(tuple("abc"[: classes - 1])).loss({"mask": logits}, a_batch(mask))
     torch.testing.assert_close(terms["dice"], reference.mean())
     torch.testing.assert_close(terms["cross_entropy"], expected.mean())
+    squared = Segmentation(tuple("abc"[: classes - 1])).loss({"mask": logits}, a_batch(mask), dice=squared_dice_loss)
+    torch.testing.assert_close(squared["dice"], squared_dice_loss(logits, mask, everywhere).mean())
+    assert not torch.allclose(squared["dice"], terms["dice"])
 
 
 @pytest.mark.parametrize("by", ["ignore", "region"])
