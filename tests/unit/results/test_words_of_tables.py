@@ -11,13 +11,17 @@ from tests.unit.results.test_select import a_plan as selected_plan
 from tests.unit.results.test_select import a_record
 from tests.unit.results.test_select import a_study as selected
 from tests.unit.results.test_verdict import FREE, FULL, TOP, a_study, planted, scored
+from tests.unit.tiny import a_row
 
-from allograft.recipe import title
+from allograft.recipe import parse_recipe, title
 from allograft.results.caption import caption_of, notes_of, reference_note, signs_of, undefined_note
 from allograft.results.comparison import Comparison, compare
 from allograft.results.costs import training_cost, unit_seconds
 from allograft.results.earlier_runs import as_recorded
+from allograft.results.scores import intervals
+from allograft.results.select import lines
 from allograft.results.table import print_tables, table_of
+from allograft.study.plan import Plan
 
 
 def test_signs_and_notes_are_numbered_from_one_each_once() -> None:
@@ -163,3 +167,26 @@ def test_a_grid_costs_the_trainings_of_all_its_settings_each_shared_one_once() -
     alone = training_cost(source, source, known)
     assert alone is not None
     assert (alone.alone, alone.given) == (100.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "stays"),
+    [
+        ("dice", True),
+        ("iou", True),
+        ("ssim", True),
+        ("surface_dice", True),
+        ("surface_dice/vessel", True),
+        ("hd95", False),
+    ],
+)
+def test_the_interval_of_a_share_stays_between_0_and_1(metric: str, stays: bool) -> None:
+    row = a_row(parse_recipe("finetune"), "b", 0, 0, "u")
+    values = [0.999, 0.999, 0.999, 0.8]
+    cases = tuple({"case": f"{n}", "subject": f"{n}", "dice": 0.5, metric: value} for n, value in enumerate(values))
+    plan = Plan((row,), 1, selected().made_task)
+    record = replace(a_record(row, 0.5), cases=cases)
+    line = replace(lines(plan, {record.name: record}, "last")[0], metrics={"b": {metric: (0.95,)}})
+    low, high = intervals(plan, line, "b")[metric]
+    assert low < 0.95 < high
+    assert (high <= 1) == stays
