@@ -90,7 +90,7 @@ def test_an_embedding_is_of_the_model_on_its_device_and_of_its_fold(
     table: Any = [Line(), Line(leaves_weights_only=True), Line(target="elsewhere"), Line(title="no model")]
     found = embeddings_of(tmp_path, World(), table, template, device="meta", most=7)  # type: ignore[arg-type]
     assert told["loaded"] == [("mine", {"template": template, "device": "meta"})]
-    words = {"title": "mine at b", "sites": ("q", "p"), "most": 7}
+    words = {"title": "mine at b", "sites": ("q", "p"), "most": 7, "known": {}}
     assert told["looked"] == [
         ("the model of mine", "the task", ["groups_of b 2"], words),
         ("the model of mine", "the task", ["unseen_of b 2"], words),
@@ -102,7 +102,8 @@ def test_an_embedding_is_of_the_model_on_its_device_and_of_its_fold(
 def test_features_are_of_the_model_on_its_device_and_of_its_fold(
     slices: Any, most: int, told: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(predictor: Any, groups: Mapping[str, Any], sites: Any, limit: int, fact: Any) -> None:
+    def look(predictor: Any, groups: Mapping[str, Any], sites: Any, limit: int, known: Any) -> None:
+        assert known == {}
         told["looked"].append((predictor, {name: cohort.cases for name, cohort in groups.items()}, sites, limit))
 
     monkeypatch.setattr(robustness, "cloud_of", look)
@@ -142,7 +143,7 @@ def test_sites_have_the_numbers_of_the_predictor(sites: Any, numbers: set[int], 
     groups = {name: cohort.site(name) for name in "ab"}
     if sites is None:
         groups = {name: replace(one, sites=("a", "b")) for name, one in groups.items()}
-    found = cloud_of(predictor, groups, sites, 4, lambda prediction, whole: whole.case.site)
+    found = cloud_of(predictor, groups, sites, 4, {}, lambda prediction, whole: whole.case.site)
     assert found is not None
     assert {*predictor.sites} == numbers
     assert (found.groups, found.facts) == (["a", "a", "b", "b"], ["a", "a", "b", "b"])
