@@ -41,13 +41,14 @@ def summary(thing: Any) -> Summary:
     return size, *(float(signs @ values) / size / math.sqrt(len(values)) for signs in _directions(len(values)))
 
 
-def pinned(made: Summary, older: Summary) -> Summary:
+def pinned(made: Summary, older: Summary, least: float = LEAST) -> Summary:
     """A summary to six digits, and behind it how far another may be; () where that says nothing.
 
     Args:
         older: of the same numbers, made on an older processor.
+        least: how far another may be where both are alike.
     """
-    slack = max(LEAST, TIMES * _apart(older, made))
+    slack = max(least, TIMES * _apart(older, made))
     return () if slack > MOST else tuple(float(f"{value:.6g}") for value in (*made, slack))
 
 

@@ -57,7 +57,8 @@ def test_a_benchmark_with_one_part_has_the_table_of_that_part_alone(
     assert "against best pre-trained CNN" not in told
 
 
-def test_packaged_weights_get_the_names_of_timm() -> None:
+def test_packaged_weights_get_the_names_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # whether or not it is installed
     script = runpy.run_path(str(EXAMPLES / "imagenet_encoder.py"))
     own = timm.create_model(script["ENCODER"]).state_dict()
     stored = {f"_{number}": value for number, value in enumerate(own.values())}
