@@ -24,6 +24,14 @@ from allograft.study.plan import Row
 from allograft.tasks.segmentation import Segmentation
 
 VESSEL = Segmentation(("vessel",))
+PLAIN: dict[str, Any] = {
+    "cohort": "manifest.csv",
+    "task": {"segmentation": {"classes": ["vessel"]}},
+    "source": ["a"],
+    "target": ["b"],
+    "recipes": ["supervised"],
+}
+"""The keys that a study needs."""
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:

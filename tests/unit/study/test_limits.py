@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from tests.unit.tiny import PLAIN
 
 from allograft.errors import SpecError
 from allograft.study import make_study
 from allograft.study.parts import parts_of
 
-PLAIN: dict[str, Any] = {
-    "cohort": "manifest.csv",
-    "task": {"segmentation": {"classes": ["vessel"]}},
-    "source": ["a"],
-    "target": ["b"],
-    "recipes": ["supervised"],
-}
 GRID = {"recipes": [{"finetune": {"grid": {"scope": ["top", "full"]}}}], "target_labels": "all"}
 TWO = {"cohort": "", "cohorts": {"x": {"manifest": "x.csv"}}}
 STREAM = {"source": [], "target": [], "stream": [["a"], ["b"]]}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit import tiny
 
 from allograft.cohort import Case, Coding, Cohort, Preprocessing, Slices
 from allograft.cohort.prepared_images import PreparedImages
@@ -24,13 +25,7 @@ from allograft.study.reading import kept_study
 from allograft.study.where import Where, take_sides
 from allograft.tree import plain
 
-PLAIN: dict[str, Any] = {
-    "cohort": "manifest.csv",
-    "task": {"segmentation": {"classes": ["vessel"]}},
-    "source": ["a"],
-    "target": ["b", "c"],
-    "recipes": ["supervised"],
-}
+PLAIN = {**tiny.PLAIN, "target": ["b", "c"]}
 TEXT = (
     "cohort: manifest.csv\ntask: {segmentation: {classes: [vessel]}}\nsource: [a]\ntarget: [b, c]\n"
     "recipes: [supervised]\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.tiny import PLAIN
 
 from allograft.errors import SpecError
 from allograft.methods.finetune import Finetune
@@ -15,13 +16,6 @@ from allograft.strict import parse_yaml
 from allograft.study import make_study, read_study
 from allograft.study.keys import TargetLabels
 
-PLAIN: dict[str, Any] = {
-    "cohort": "manifest.csv",
-    "task": {"segmentation": {"classes": ["vessel"]}},
-    "source": ["a"],
-    "target": ["b"],
-    "recipes": ["supervised"],
-}
 TEXT = "cohort: manifest.csv\ntask: {segmentation: {classes: [vessel]}}\nsource: [a]\ntarget: [b]\nrecipes: [fourier]\n"
 
 
