@@ -27,8 +27,8 @@ OLDER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENAB
 """How the libraries compute on an older processor; PyTorch itself draws a network's first weights
 alike on both."""
 ELSEWHERE = {"figure matched-": math.inf, "figure stains": 0.02}
-"""What a third processor made otherwise although these two agree: its beginning -> how far it may be. A picture for each
-pair of AIVA's clusters is another picture where one image changes its cluster, so none is pinned."""
+"""What a third processor made otherwise although these two agree: its beginning -> how far it may be. A picture of
+matched clusters is another picture where one image changes its cluster, so none is pinned."""
 Numbers = Mapping[str, Mapping[str, Mapping[str, Summary]]]
 """Method -> variant -> what -> its summary."""
 
