@@ -118,16 +118,13 @@ def scores(spec: Mapping[str, Any]) -> str:
         ]
         return SHOWN.get(what, score)(of[0]) if of else ""
 
-    published = spec.get("published")
-    last = {title: [published.get(title, "")] if published else [] for title in titles}
-    head = ["recipe", *(column[0] for column in spec["columns"]), *(["published"] if published else [])]
-    return grid(
-        head,
-        [
-            [name, *(cell(title, *column[1:]) for column in spec["columns"]), *last[title]]
-            for title, name in titles.items()
-        ],
-    )
+    head = ["recipe", *(column[0] for column in spec["columns"])]
+    body = {title: [name, *(cell(title, *column[1:]) for column in spec["columns"])] for title, name in titles.items()}
+    if "published" in spec:
+        head.append("published")
+        for title, row in body.items():
+            row.append(spec["published"].get(title, ""))
+    return grid(head, list(body.values()))
 
 
 def stages(spec: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from allograft.batch import Batch
-from allograft.cohort import Case, Cohort, Whole
+from allograft.cohort import Cohort, Whole
 from allograft.predictor.whole import whole_prediction
 from allograft.seeds import Seeds
 
@@ -28,8 +28,8 @@ class Cloud:
     notes: tuple[str, ...]
 
 
-Known = dict[tuple[str, str], NDArray[np.float64]]
-"""(Site, case) -> its feature, of one model."""
+Known = dict[str, NDArray[np.float64]]
+"""Case -> its feature, of one model."""
 
 
 def cloud_of(
@@ -51,20 +51,16 @@ def cloud_of(
     with Seeds(0).everything("embedding"):
         for name, cohort in chosen.items():
             numbered = cohort if sites is None else replace(cohort, sites=tuple(sites))
-            for whole in (numbered if fact else numbered.where(lambda case: _key(case) not in known)).wholes():
+            for whole in (numbered if fact else numbered.where(lambda case: case.name not in known)).wholes():
                 feature, prediction = _seen(predictor, encoder, whole.batch)
                 if feature is None:
                     return None
-                known[_key(whole.case)] = feature
+                known[whole.case.name] = feature
                 facts += [fact(prediction, whole)] if fact else []
-            rows += [known[_key(case)] for case in cohort.cases]
+            rows += [known[case.name] for case in cohort.cases]
             names += [name] * len(cohort.cases)
             facts += [] if fact else cohort.cases
     return Cloud(np.stack(rows), names, facts, notes)
-
-
-def _key(case: Case) -> tuple[str, str]:
-    return case.site, case.name
 
 
 def encoder_of(thing: Any) -> nn.Module | None:

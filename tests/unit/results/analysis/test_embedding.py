@@ -321,5 +321,5 @@ def test_a_model_predicts_a_case_once_whatever_shows_it(cohort: Cohort) -> None:
     assert np.array_equal(again.rows, afresh.rows)
     assert [case.site for case in again.facts] == ["a"] * 6 + ["b"] * 3
     first = cohort.cases[0]
-    cloud_of(predictor, unseen, None, 300, {(first.site, first.name): known[first.site, first.name]})
+    cloud_of(predictor, unseen, None, 300, {first.name: known[first.name]})
     assert len(passes) == 12 + 9 + 8
