@@ -14,7 +14,7 @@ from tests.unit.results.analysis.test_forgetting import PLAN, a_folder, run_of
 
 from allograft.figure import Points
 from allograft.report import sections
-from allograft.results.analysis import embedding
+from allograft.results.analysis import embedding, robustness
 from allograft.studies import run_study
 
 
@@ -31,6 +31,9 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
         return real(*positional, **named)
 
     monkeypatch.setattr(embedding, "embedding", watched)
+    seen_before: list[int] = []
+    look = robustness.cloud_of
+    monkeypatch.setattr(robustness, "cloud_of", lambda *given: (seen_before.append(len(given[4])), look(*given))[1])
     made: list[Any] = []
     draw = sections.sections_of
 
@@ -41,6 +44,8 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sections, "sections_of", kept)
     result = run_study(study, tmp_path / "out", say=lambda line: None)
     assert not result.failed
+    assert len(seen_before) == len(result.lines)
+    assert all(seen_before)  # of each model, features that its figure has already
     (extra,) = [one for one in made[-1]["b"] if one.title == "What the features see"]
     first = [line.title for line in result.lines if line.chosen or line.title == "supervised"]
     others = [line.title for line in result.lines if line.title not in first]
