@@ -39,11 +39,12 @@ FEWEST = {
     "paired_brain": 24,
     "spottunet_policy": 40,
     "united": 12,
+    "united_radiographs": 12,
 }
 """Labelled subjects without whom a row of an example is refused; the others plan with two."""
 SUBJECTS = {"luna": 44}
 """Subjects of a cohort without whom a row of an example is refused; others have 8."""
-CROPPED = {"united": 16, "united_paper": 16}
+CROPPED = {"united": 16, "united_paper": 16, "united_radiographs": 16}
 """Examples that cut crops at places: pixels along a side of these, in images of ``SMALLEST``; their network
 is made small."""
 SMALLEST = 24
@@ -52,6 +53,7 @@ SIDES = {
     "diffmic": 112,
     "diffmic_pneumonia": 64,
     "catenorm_vessels": 32,
+    "united_radiographs": 24,
     **dict.fromkeys(("organs_metamedseg", "organs_all_data", "organs_losses"), 24),
 }
 """Pixels along a side that an example needs: regions are chosen among the cells of the last feature,
@@ -196,7 +198,7 @@ def check_plans(name: str, folder: Path, changes: Sequence[str] = ()) -> None:
     if isinstance(study.target_labels, TargetLabels):
         counted = "cases" if study.target_labels.cases is not None else "subjects"
         small += [f"target_labels={{{counted}: {labelled}}}"]
-    small += [f"patch={[side] * len(study.patch)}"] if study.patch else []
+    small += [f"patch={[CROPPED.get(name, side)] * len(study.patch)}"] if study.patch else []
     if study.each:
         small += [f"each.{key}.patch={[side] * 3}" for key, change in study.each.items() if "patch" in change]
         heads = {key: _inner(change) for key, change in study.each.items() if "upsampling_head" in str(change)}
