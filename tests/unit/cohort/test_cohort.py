@@ -306,6 +306,15 @@ def test_other_preprocessing_is_another_array(manifest: Path, tmp_path: Path, re
     assert torch.equal(one.case(0).labels["mask"], other.case(0).labels["mask"])
 
 
+def test_arrays_of_an_earlier_way_of_reading_are_made_again(
+    manifest: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, count in ((1, 2), (2, 4), (1, 4)):
+        monkeypatch.setattr(stored_arrays, "_READS", version)
+        read(manifest, cache=tmp_path / "cache").case(0)
+        assert len(reads) == count
+
+
 def test_an_image_that_changed_is_read_again(manifest: Path, tmp_path: Path) -> None:
     before = read(manifest, cache=tmp_path / "cache").case(0).image
     Image.fromarray(np.full((12, 10), 9, np.uint8)).save(manifest.parent / "a0.png")

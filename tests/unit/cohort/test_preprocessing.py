@@ -421,6 +421,9 @@ def test_each_channel_is_scaled_by_itself_and_the_whole_type_is_one():
         np.testing.assert_allclose(one, two, atol=1e-5)
     assert normalise(values, "percentile")[0, 0, 1:100].tolist() == pytest.approx(np.linspace(0, 1, 99).tolist())
     assert normalise(values, "percentile")[0, 0, [0, 100]].tolist() == [0, 1]
+    sparse = np.zeros((1, 20, 20))
+    sparse[0, 3, 4] = 8.0
+    assert normalise(sparse, "percentile").tolist() == normalise(sparse, "minmax").tolist() == (sparse / 8).tolist()
     assert normalise(np.array([[[0, 2**15]]], np.uint16), "unit").max() == np.float32(2**15 / (2**16 - 1))
 
 
