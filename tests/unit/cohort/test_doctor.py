@@ -15,6 +15,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from allograft.cohort import Case, Coding, Preprocessing, survey
@@ -235,6 +236,7 @@ def test_a_scale_that_zscore_removes_and_a_shift_that_it_does_not(tmp_path: Path
     assert not any("for the recipes" in finding.text for finding in scaled.findings)
     left = examine(tmp_path / "manifest.csv", preprocessing=Preprocessing(intensity="none"))
     assert topics(left)["intensity scale"].startswith("warning")
+    assert "intensity: none does not remove it" in topics(left)["intensity scale"]
     gamma = [
         {"image": np.asarray(255 * (picture(i) / 255) ** (1 + 2 * (i % 2)), np.uint8), "site": "ab"[i % 2]}
         for i in range(24)
@@ -605,6 +607,19 @@ def test_memory_is_named_in_its_order_and_a_small_share_is_warned_of(monkeypatch
     assert facts["memory"] == "8.0 GiB, 4.0 GiB available, this container may use 3.0 GiB"
     Usage.total = 2**31
     assert describe_system()["/dev/shm"] == "2.0 GiB, 0.2 GiB free"
+
+
+def test_each_gpu_is_named_with_its_memory_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        name, major, minor = "H", 9, 1
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((1 + number) * 2**30, 4 * 2**30))
+    facts = describe_system()
+    assert facts["gpu 0"] == "H, 4.0 GiB, 1.0 GiB free, compute capability 9.1"
+    assert facts["gpu 1"] == "H, 4.0 GiB, 2.0 GiB free, compute capability 9.1"
 
 
 # ---------------------------------------------------------- real cohorts

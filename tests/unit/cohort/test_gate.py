@@ -381,7 +381,7 @@ def test_a_group_that_the_manifest_or_an_earlier_run_has_split_is_refused_unless
     allow = [("b", "c"), ("a", "c")]
     assert [case.subject for case in grouped(cases, found, allow=allow)] == ["1", "1", "3"]
     # what the manifest says now is what counts
-    known = {"1": Assignment("test"), "2": Assignment("test")}
+    known = {"1": Assignment("train"), "2": Assignment("test")}
     assert [case.subject for case in grouped(cases, found, allow=allow, known=known)] == ["1", "1", "3"]
     weak = replace(found, near=(), weak=(Pair("b", "c", "weak", 0.96),))
     assert [case.subject for case in grouped(cases, weak)] == ["1", "1", "3"]
