@@ -234,6 +234,13 @@ def test_the_slice_that_is_off_the_line_is_named_however_files_are_called(tmp_pa
         read_image([folder])
 
 
+def test_slices_closer_than_a_tenth_of_a_step_are_copies(tmp_path: Path) -> None:
+    with pytest.raises(
+        ImageError, match=r"lie at one place \(0\.1 mm apart; the usual step is 2\.45\).*remove the copy"
+    ):
+        read_image([series(tmp_path / "s", (0, 2.5, 2.6, 5, 7.5))])
+
+
 def test_a_radiograph_is_a_photograph(tmp_path: Path) -> None:
     picture = read_image([dicom(tmp_path / "a.dcm", values(0), PixelSpacing=[0.1, 0.1])])
     assert picture.affine is None
