@@ -23,7 +23,7 @@ from allograft.cohort import Slices
 from allograft.context import Budget, Store
 from allograft.context.journal import Journal
 from allograft.errors import SpecError
-from allograft.figure import Images
+from allograft.figure import Images, Points
 from allograft.methods import aiva
 from allograft.methods.aiva import PAIRS, Aiva, match_clusters, nearest, show_examples, spans
 from allograft.methods.start import Start
@@ -152,7 +152,8 @@ def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tu
     scenario = _scenario(tmp_path, source, target)
     sides = DomainItems.from_scenario(scenario, a_context(), most)
     assert (len(sides.source), len(sides.target)) == kept
-    assert sides.total == source + target
+    assert (sides.of_source, sides.total) == (source, source + target)
+    assert all(list(part) == sorted(part, key=lambda item: item.index) for part in (sides.source, sides.target))
     assert len({name_of(place) for place in sides.source}) == kept[0]
     assert len({name_of(place) for place in (*sides.target, *sides.others)}) == target
 
@@ -450,6 +451,34 @@ def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert "3 of 12 images" in title
     assert "drawn at random" in title
     assert "1 clusters, not 12" in title
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "kind", "said"),
+    [
+        (7, 3, "images", "images after the adaptation, matched clusters alike"),
+        (9, 5, "crops", "; 7 of 9 crops, drawn at random; 3 clusters, not 5: a side has no more crops that differ"),
+    ],
+)
+def test_matched_clusters_have_the_colour_of_the_source_cluster(total: int, wanted: int, kind: str, said: str) -> None:
+    """Three clusters that are matched in a circle; four source and three target images were seen, two not."""
+    context, match = a_context(), torch.tensor([1, 2, 0])
+    points, centres = torch.arange(14.0).view(7, 2), torch.arange(20.0, 32).view(6, 2)
+    clusters = Clusters(
+        points, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 2, 1, 0, 0]), centres[:3], centres[3:], points, match
+    )
+    items = SimpleNamespace(source=range(4), target=range(3), total=total, kind=kind)
+    clustering.show(clusters, items, context, wanted, "after")  # type: ignore[arg-type]
+    dots, middles = (context.meter.figures[f"{name}-after"] for name in ("clusters", "centres"))
+    assert isinstance(dots, Points)
+    assert isinstance(middles, Points)
+    assert dots.title.endswith(said)
+    assert (dots.x, dots.y) == (tuple(range(0, 14, 2)), tuple(range(1, 14, 2)))
+    assert dots.group == ("source",) * 4 + ("target",) * 3
+    assert dots.colour == (0, 1, 2, 0, 1, 0, 2)
+    assert middles.group == ("source",) * 3 + ("target",) * 3
+    assert middles.colour == (0, 1, 2, 1, 2, 0)
+    assert middles.x == tuple(range(20, 32, 2))
 
 
 def test_a_batch_of_one(tmp_path: Path) -> None:
