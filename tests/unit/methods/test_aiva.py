@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.cluster
+import sklearn.decomposition
 import sklearn.manifold
 import torch
 from tests.contract.world import run, session_of, write_cohort
@@ -111,6 +112,17 @@ def test_tsne_runs_all_its_iterations_at_the_defaults_of_scikit_learn(
     assert tsne.perplexity == pytest.approx(min(30, (count - 1) / 3))
     assert tsne.random_state == 3
     assert tsne.init == "pca"
+
+
+def test_every_draw_of_a_round_is_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    for module, name in ((sklearn.cluster, "KMeans"), (sklearn.decomposition, "PCA")):
+        real = getattr(module, name)
+        told = lambda *sizes, real=real, **given: drawn.append(given["random_state"]) or real(*sizes, **given)  # noqa: E731
+        monkeypatch.setattr(module, name, told)
+    monkeypatch.setattr(clustering, "embed", lambda values, seed: drawn.append(seed) or values[:, :2])
+    cluster(_features(6), _features(5, seed=1), 2, seed=7)
+    assert drawn == [7] * 4
 
 
 def test_images_of_one_feature_are_embedded_too() -> None:
