@@ -48,10 +48,11 @@ def test_a_part_has_the_places_that_are_asked_for() -> None:
 
 def test_a_site_that_is_not_named_needs_one_pixel(tmp_path: Path) -> None:
     cohort = read(write_photographs(tmp_path, {"a": 1, "b": 1}))
-    found = checked_volumes([cohort.site("a"), cohort.site("b")], {"b": 30}, 2)
-    masks = [tiles_of(cohort.case(number).labels["mask"], 2) for number in range(2)]  # type: ignore[arg-type]
-    for volume, tiles, least in zip(found, masks, (1, 30), strict=True):
+    found = checked_volumes([cohort.site("a"), cohort.site("b")], {"b": 12}, 4)
+    masks = [tiles_of(cohort.case(number).labels["mask"], 4) for number in range(2)]  # type: ignore[arg-type]
+    for volume, tiles, least in zip(found, masks, (1, 12), strict=True):
         assert volume.tiles == tuple(place for place, tile in enumerate(tiles) if foreground(tile) >= least)
+        assert 0 < len(volume.tiles) < 16
 
 
 def test_tiles_are_bounded_by_the_short_side_and_slices_need_none(tmp_path: Path) -> None:
