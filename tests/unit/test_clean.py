@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.tiny import write_photographs
 
-from allograft import load, run_study, tree
+from allograft import clean, load, run_study, tree
 from allograft.clean import Leftovers, leftovers, lines_of, remove
 from allograft.cli import main
 from allograft.context import Store
@@ -175,6 +176,67 @@ def test_what_another_process_works_at_is_left_alone(out: Path) -> None:
         assert unit not in {one.unit for one in leftovers(out).found}
         remove(replace(before, found=tuple(one for one in before.found if one.unit == unit)))
         assert (out / "units" / unit / "journal").is_dir()
+
+
+@dataclass(frozen=True)
+class PartSession:
+    """A part that says whether it is finished, and whose table hands over one model."""
+
+    out: Path
+    study: str
+    finished: bool
+    units: Path = Path()
+    say: Any = None
+
+    def plan(self, world: Any) -> Any:
+        name = self.study
+        return SimpleNamespace(units=(f"{name}-unit",), continued=frozenset({f"{name}-continued"}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "finished"),
+    [
+        ((True, True), True),
+        ((False, True), False),
+        ((True, False), False),
+        ((False, False), False),
+        ((True, None), True),
+    ],
+)
+def test_a_study_of_parts_is_finished_once_every_part_is(
+    parts: tuple[bool | None, ...], finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is a part that could not be run; each part's table hands over a model of its own."""
+    sessions = {
+        f"part{number}": PartSession(tmp_path / str(number), f"part{number}", bool(done))
+        for number, done in enumerate(parts)
+    }
+
+    def standing(study: str, *_: Any) -> Any:
+        run = SimpleNamespace(row=SimpleNamespace(unit=f"{study}-unit"), stage=f"{study}-stage")
+        lines = (SimpleNamespace(best_run=run), SimpleNamespace(best_run=None))
+        return SimpleNamespace(lines=lines, verdicts={"b": ""} if sessions[study].finished else {})
+
+    for name, value in {
+        "kept_study": lambda out: "whole",
+        "local_fabric": lambda **_: None,
+        "Session": lambda *_: None,
+        "part_sessions": lambda whole: sessions,
+        "missing_parts": lambda out: {f"part{number}": "" for number, done in enumerate(parts) if done is None},
+        "World": SimpleNamespace(read=lambda study, out: SimpleNamespace(study=study)),
+        "read_all": lambda out: {},
+        "as_recorded": lambda plan, records: SimpleNamespace(
+            units=(plan.units[0].replace("unit", "earlier"),), continued=frozenset({"continued-earlier"})
+        ),
+        "standing_of": standing,
+    }.items():
+        monkeypatch.setattr(clean, name, value)
+    use = clean._use(tmp_path, print)
+    there = [name for name, done in zip(sessions, parts, strict=True) if done is not None]
+    assert use.finished is finished
+    assert use.shown == {(f"{name}-unit", f"{name}-stage") for name in there}
+    assert use.units == {f"{name}-{which}" for name in there for which in ("unit", "earlier")}
+    assert use.continued == {"continued-earlier", *(f"{name}-continued" for name in there)}
 
 
 def test_the_command_removes_only_what_it_is_told_to(

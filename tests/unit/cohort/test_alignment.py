@@ -197,3 +197,44 @@ def test_less_than_a_voxel_over_the_whole_image_passes(tmp_path: Path) -> None:
     check_right_angles("a", sheared(1.0), (30, 40, 20))  # 38 mm * sin 1 degree = 0.66 mm
     with pytest.raises(ImageError):
         check_right_angles("a", sheared(1.0), (30, 400, 50))
+
+
+def test_what_is_brought_onto_a_plane_has_the_facts_of_that_plane() -> None:
+    affine = np.diag([1.0, 2.0, 5.0, 1.0])
+    grid = Grid((3, 4), affine, dropped=2, thickness=5.0)
+    plane = Picture(np.arange(12).reshape(1, 3, 4), affine, dropped=2, thickness=5.0)
+    turned = Picture(plane.array.swapaxes(1, 2)[:, ::-1], affine[:, [1, 0, 2, 3]] @ flipped(4), 0, 5.0, sparse=False)
+    for other in (plane, turned, Picture(plane.array, affine, shown=True)):
+        found = aligned(other, grid, "m", "i")
+        np.testing.assert_array_equal(found.array, plane.array)
+        assert (found.dropped, found.thickness, found.shown, found.sparse) == (2, 5.0, False, False)
+    with pytest.raises(ImageError, match=r"m: found voxels of 1 x 2 x 4 mm, expected 1 x 2 x 5 mm"):
+        aligned(Picture(plane.array, np.diag([1.0, 2.0, 4.0, 1.0]), 2, 4.0), grid, "m", "i")
+    shown = Grid((3, 4), affine, shown=True)
+    drawn = aligned(Picture(plane.array, None), shown, "m.png", "i")
+    assert (drawn.shown, drawn.affine is affine) == (True, True)
+    for bare, placed in ((Picture(plane.array, None), grid), (plane, Grid((3, 4), None))):
+        with pytest.raises(ImageError, match="has no voxel size and position"):
+            aligned(bare, placed, "m", "i")
+
+
+def flipped(length: int) -> np.ndarray:
+    """The first axis of so many voxels the other way round."""
+    return np.array([[-1.0, 0, 0, length - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_the_distance_is_between_corners_and_a_tenth_of_the_smallest_side_passes() -> None:
+    grid = Grid((3, 4, 5), np.diag([1.0, 2.0, 3.0, 1.0]))
+    array = np.zeros((1, 3, 4, 5))
+
+    def other(step: float, *moved: float) -> Picture:
+        affine = np.diag([1.0, 2.0, 3.0 * step, 1.0])
+        affine[:3, 3] = moved
+        return Picture(array, affine)
+
+    assert aligned(other(1.0, 0, 0, 0.09), grid, "m", "i").affine is grid.affine
+    with pytest.raises(ImageError, match=r"up to 0\.1 mm from i, expected at most 0\.1 mm"):
+        aligned(other(1.0, 0, 0, 0.12), grid, "m", "i")
+    assert aligned(other(1.008, 0, 0, 0), grid, "m", "i").array.shape == array.shape  # 0.096 mm at the last corner
+    with pytest.raises(ImageError, match=r"found voxels of 1 x 2 x 3\.06 mm, expected 1 x 2 x 3 mm.*0\.2 mm away"):
+        aligned(other(1.02, 0, 0, 0), grid, "m", "i")

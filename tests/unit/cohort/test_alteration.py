@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.unit.tiny import VESSEL, write_photographs, write_rows
 
-from allograft.cohort import Cohort, Preprocessing
+from allograft.cohort import Coding, Cohort, Preprocessing
 from allograft.cohort.alteration import Alteration, drawn_alteration
 from allograft.errors import SpecError, SplitError
 from allograft.run.fabric import local_fabric
@@ -103,6 +103,39 @@ def test_image_mask_and_truth_of_a_case_move_together(tmp_path: Path) -> None:
     inside = case.image[case.labels["mask"] > 0]  # type: ignore[operator]
     assert float(inside.mean()) > 0.75  # the bright block is where its mask is
     assert np.array_equal(moved.whole(0).mask, case.labels["mask"][0, 0])
+
+
+def test_a_case_is_moved_in_mm_of_its_own_file_and_turned_about_its_own_axes(tmp_path: Path) -> None:
+    """Voxels of 1 x 2 x 3 mm whose axes are not in the order of the study's grid."""
+    values = np.random.default_rng(0).integers(1, 9, (6, 5, 4)).astype(np.int16)
+    affine = np.array([[0, 0, -3.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
+    for name, array in (("image", values), ("mask", values % 2), ("paired", values)):
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")  # type: ignore[attr-defined]
+    row = {name: f"{name}.nii.gz" for name in ("image", "mask", "paired")}
+    manifest = write_rows(tmp_path / "rows.csv", [{**row, "subject": "s", "site": "a"}])
+    coding = Coding(mask={"vessel": (1,)}, paired=1, paired_range=(0.0, 10.0))
+    cohort = Cohort.read(manifest, coding, preprocessing=Preprocessing(intensity="none"))
+    moved = replace(cohort, cases=(replace(cohort.cases[0], alteration=altered(mm=(2.0, 2.0, 3.0))),))
+    whole = moved.whole(0)
+    assert whole.geometry.spacing != whole.geometry.stored_spacing == (1.0, 2.0, 3.0)
+    assert np.array_equal(whole.mask[2:, 1:, 1:], values[:-2, :-1, :-1] % 2)
+    np.testing.assert_allclose(whole.paired[0, 2:, 1:, 1:], values[:-2, :-1, :-1] / 10, atol=1e-5)
+    back = whole.on_image(whole.batch.image.repeat(1, 2, 1, 1, 1))[1]
+    np.testing.assert_allclose(back[2:, 1:, 1:], values[:-2, :-1, :-1], atol=1e-4)
+
+
+def test_each_angle_turns_two_axes_and_each_channel_is_filled_with_its_own_minimum() -> None:
+    for angle, axes in enumerate(((1, 2), (0, 2), (0, 1))):
+        matrix = altered(degrees=tuple(90.0 * (number == angle) for number in range(3))).matrix(3)
+        still = ({0, 1, 2} - set(axes)).pop()
+        assert matrix[still].round(9).tolist() == np.eye(3)[still].tolist()
+        assert matrix[axes[0]].round(9).tolist() == (-np.eye(3)[axes[1]]).tolist()
+    array = np.stack([np.full((4, 5), 3.0), np.full((4, 5), -2.0)])
+    moved = altered(mm=(2.0, 0.0, 0.0)).moved(array, (1, 1), nearest=False)
+    assert moved[:, 0, 0].tolist() == [3.0, -2.0]
+    options: dict[str, Any] = {"intensity": (0.1, 0.9), "scale": (0.8, 1.2), "degrees": 1.0, "mm": 1.0}
+    drawn = drawn_alteration("a", 1.0, **options)
+    assert len({*drawn.degrees, *drawn.mm, *((side - 1) / 0.2 for side in drawn.scale)}) == 9
 
 
 def world_of(manifest: Path, out: Path, **changes: Any) -> Any:

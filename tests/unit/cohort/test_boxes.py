@@ -142,6 +142,33 @@ def test_other_boxes_are_labels_too_and_hidden_with_them(tmp_path: Path) -> None
     assert hidden == cohort.unlabelled()
 
 
+def test_other_boxes_are_added_to_and_replace_those_given_before(tmp_path: Path) -> None:
+    one, two = BOXES[torch.tensor([0])], BOXES[torch.tensor([1])]
+    cohort = _cohort(tmp_path).relabelled({"a.png": one, "b.png": one}).relabelled({"a.png": two})
+    shown = [cohort.case(number).labels["boxes"][0] for number in (0, 1)]
+    assert [boxes.xyxy.tolist() for boxes in shown if boxes is not None] == [two.xyxy.tolist(), one.xyxy.tolist()]
+
+
+def test_further_readers_have_boxes_of_their_own_and_a_method_sees_none_of_them(tmp_path: Path) -> None:
+    cohort = _cohort(tmp_path, Preprocessing(size=(24, 20)))
+    (tmp_path / "second.json").write_text('{"boxes": [[1, 2, 3, 4]], "labels": ["debris"]}')
+    rows = "image,boxes,boxes_reader2,subject,site,age\na.png,a.json,second.json,1,s,3\nb.png,b.json,,2,s,\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    cohort = Cohort.read(tmp_path / "manifest.csv", cohort.prepared.coding, preprocessing=cohort.prepared.preprocessing)
+    first = cohort.cases[0]
+    assert (first.attributes, first.labels["boxes_reader2"]) == ({"age": "3"}, tmp_path / "second.json")
+    further = cohort.whole(0).further_boxes
+    assert {name: boxes.xyxy.tolist() for name, boxes in further.items()} == {"reader2": [[1, 2, 3, 4]]}
+    assert further["reader2"].label.tolist() == [2]
+    assert torch.equal(cohort.whole(0).boxes.xyxy, BOXES.xyxy)
+    assert cohort.prepared.boxes(first, "boxes_reader2").xyxy.tolist() == [[1, 4, 3, 8]]
+    hidden = cohort.one_reader().cases[0]
+    assert (hidden.labels, hidden.attributes) == ({"boxes": tmp_path / "a.json"}, {"age": "3"})
+    (tmp_path / "manifest.csv").write_text(rows.replace("second.json", "../second.json"))
+    with pytest.raises(ManifestError, match=r"row 2, boxes_reader2: '\.\./second\.json' leaves the data folder"):
+        Cohort.read(tmp_path / "manifest.csv")
+
+
 def test_images_of_several_sizes_share_a_batch(tmp_path: Path) -> None:
     cohort = _cohort(tmp_path, Preprocessing(intensity="none"))
     batch = collate([cohort.case(0), cohort.case(1)])

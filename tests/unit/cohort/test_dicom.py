@@ -191,6 +191,56 @@ def test_each_slice_is_scaled_by_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array[0, :, :, 0], 3 * array[0, :, :, 1])
 
 
+def test_a_plane_states_its_thickness_and_that_it_is_shown_as_stored(tmp_path: Path) -> None:
+    thick = read_image([dicom(tmp_path / "a.dcm", values(0), SliceThickness=4.0, **place(1))])
+    assert (thick.thickness, thick.shown, thick.grid.axis) == (4.0, True, 2)
+    assert np.linalg.norm(thick.affine[:3], axis=0)[:3].tolist() == [0.5, 0.75, 4.0]
+    for tags in ({}, {"SliceThickness": 0.0}):
+        bare = read_image([dicom(tmp_path / "a.dcm", values(0), **tags, **place(1))])
+        assert (bare.thickness, np.linalg.norm(bare.affine[:3, 2])) == (None, 1.0)
+
+
+def test_pixels_of_a_radiograph_are_as_high_and_wide_as_the_header_says(tmp_path: Path) -> None:
+    odd = read_image([dicom(tmp_path / "a.dcm", values(0), PixelAspectRatio=[2, 3])])
+    assert odd.notes == {"aspect": "its pixels are 2 high and 3 wide"}
+    assert read_image([dicom(tmp_path / "a.dcm", values(0), PixelAspectRatio=[3, 3])]).notes == {}
+
+
+def test_twelve_stored_bits_are_inverted_within_twelve(tmp_path: Path) -> None:
+    pixels = np.array([[0, 5, 4095]], np.uint16)
+    stored = {"BitsStored": 12, "HighBit": 11, "kind": "MONOCHROME1"}
+    found = read_image([dicom(tmp_path / "a.dcm", pixels, **stored)])
+    assert found.array[0].tolist() == [[4095, 4090, 0]]
+    signed = np.array([[-2048, 0, 2047]], np.int16)
+    assert read_image([dicom(tmp_path / "b.dcm", signed, **stored)]).array[0].tolist() == [[2047, -1, -2048]]
+    intercept = read_image([dicom(tmp_path / "c.dcm", pixels, RescaleIntercept=-7, BitsStored=12, HighBit=11)])
+    assert intercept.array[0].tolist() == [[-7, -2, 4088]]
+
+
+def test_the_slice_that_is_off_the_line_is_named_however_files_are_called(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for number, height in enumerate((7.5, 2.5, 0, 10, 5)):
+        off = 0.3 if height == 5 else 0.0  # of pixels of 0.5 x 0.75 mm more than half the smaller side
+        dicom(folder / f"{number}.dcm", values(number), **place(height, origin=(-10 + off, 20, 5)))
+    (folder / "DICOMDIR").write_bytes((folder / "0.dcm").read_bytes())
+    with pytest.raises(ImageError, match=r"4\.dcm lies 0\.3 mm off the line .* half a pixel, 0\.25 mm"):
+        read_image([folder])
+    dicom(folder / "4.dcm", values(4), **place(5, origin=(-9.8, 20, 5)))
+    found = read_image([folder])
+    assert found.array[0, 0, 0].tolist() == [200, 100, 400, 0, 300]
+    dicom(folder / "4.dcm", values(4), **place(4, origin=(-10, 20, 5)))
+    with pytest.raises(ImageError, match=r"found 3\.5 mm between 4\.dcm and 0\.dcm|1\.5 mm between 1\.dcm and 4\.dcm"):
+        read_image([folder])
+
+
+def test_slices_closer_than_a_tenth_of_a_step_are_copies(tmp_path: Path) -> None:
+    with pytest.raises(
+        ImageError, match=r"lie at one place \(0\.1 mm apart; the usual step is 2\.45\).*remove the copy"
+    ):
+        read_image([series(tmp_path / "s", (0, 2.5, 2.6, 5, 7.5))])
+
+
 def test_a_radiograph_is_a_photograph(tmp_path: Path) -> None:
     picture = read_image([dicom(tmp_path / "a.dcm", values(0), PixelSpacing=[0.1, 0.1])])
     assert picture.affine is None

@@ -324,3 +324,45 @@ def test_one_flipped_bit_of_a_volume_is_found(tmp_path: Path, suffix: str) -> No
     assert silent == 0
     shutil.copy(path, tmp_path / f"c{suffix}")
     np.testing.assert_array_equal(read_image([tmp_path / f"c{suffix}"]).array[0], noise)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_plane_has_the_thickness_and_place_of_the_axis_that_is_left_out(
+    tmp_path: Path, suffix: str, axis: int
+) -> None:
+    """Voxels of 2 x 3 x 7 mm at (4, 5, 6) mm."""
+    array, sizes, path = np.take(NUMBERS, [0], axis), np.array([2.0, 3.0, 7.0]), tmp_path / f"a{suffix}"
+    affine = np.diag([*sizes, 1.0])
+    affine[:3, 3] = 4, 5, 6
+    if suffix == ".nii":
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    elif suffix == ".nrrd":
+        nrrd.write(
+            str(path), array, {"space": "RAS", "space directions": np.diag(sizes), "space origin": [4.0, 5.0, 6.0]}
+        )
+    else:
+        image = sitk.GetImageFromArray(array.transpose(2, 1, 0))
+        image.SetSpacing(sizes.tolist())
+        image.SetDirection(np.diag([-1.0, -1.0, 1.0]).ravel().tolist())
+        image.SetOrigin([-4.0, -5.0, 6.0])
+        sitk.WriteImage(image, str(path))
+    found, kept = read_image([path]), [other for other in range(3) if other != axis]
+    np.testing.assert_array_equal(found.array[0], np.take(NUMBERS, 0, axis))
+    assert (found.dropped, found.thickness, found.spacing) == (axis, sizes[axis], tuple(sizes[kept]))
+    np.testing.assert_allclose(found.affine, affine[:, [*kept, axis, 3]])
+
+
+def test_units_scale_the_place_too(tmp_path: Path) -> None:
+    affine = np.diag([0.5, 0.25, 0.125, 1.0])
+    affine[:3, 3] = 1, 2, 4
+    image = nibabel.Nifti1Image(NUMBERS, affine)
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "a.nii")
+    nrrd.write(
+        str(tmp_path / "a.nrrd"),
+        NUMBERS,
+        {"space": "RAS", "space directions": affine[:3, :3], "space origin": affine[:3, 3], "space units": ["m"] * 3},
+    )
+    for name in ("a.nii", "a.nrrd"):
+        np.testing.assert_allclose(read_image([tmp_path / name]).affine[:3], 1000 * affine[:3])

@@ -17,13 +17,22 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from allograft.cohort import Case, copies, near_duplicates, read_manifest
-from allograft.cohort.copies import Findings, Pair, find_duplicates
-from allograft.cohort.gate import check_leakage, contact_sheet, grouped, sides_of
-from allograft.cohort.near_duplicates import SIDE, correlate, fingerprint, perceptual_hash, propose, standardised
+from allograft.cohort.copies import Findings, Pair, compare, find_duplicates
+from allograft.cohort.gate import check_leakage, check_masks, contact_sheet, grouped, sides_of
+from allograft.cohort.near_duplicates import (
+    SIDE,
+    Fingerprint,
+    correlate,
+    fingerprint,
+    perceptual_hash,
+    propose,
+    standardised,
+    thumbnail,
+)
 from allograft.cohort.readers import Picture, read_image
 from allograft.cohort.splits import Assignment, draw_splits
 from allograft.cohort.writers import write_mask
-from allograft.errors import ImageError, LeakageError, SpecError
+from allograft.errors import ImageError, LeakageError, ManifestError, SpecError
 
 
 def blobs(seed: int, size: int = 96) -> np.ndarray:
@@ -134,6 +143,88 @@ def test_correlation_is_numpys_at_the_best_shift() -> None:
     assert perceptual_hash(first[None])[0] != perceptual_hash(second[None])[0]
 
 
+def smooth(seed: int) -> np.ndarray:
+    """(SIDE, SIDE) of mean 0 and norm 1."""
+    return standardised(gaussian_filter(np.random.default_rng(seed).normal(size=(SIDE, SIDE)), 4, mode="wrap"))
+
+
+def prints_of(images: dict[str, np.ndarray]) -> dict[str, Fingerprint]:
+    return {name: Fingerprint(str(image.tobytes()), standardised(image)) for name, image in images.items()}
+
+
+def test_a_weak_pair_is_alike_beyond_what_the_images_of_its_site_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sites of four images, all of a site alike; two of them share something of their own. And
+    three images of a third site, too few to tell what they share."""
+    monkeypatch.setattr(near_duplicates.propose, "__defaults__", (64,))
+    images = {f"{site}{n}": smooth(s) + 0.15 * smooth(10 * s + n) for s, site in enumerate("pq", 1) for n in range(4)}
+    images["q3"] = images["q0"] + 0.05 * smooth(30)
+    images |= {f"r{n}": smooth(3) + 0.15 * smooth(40 + n) for n in range(3)}
+    cases = [Case(name, f"{number}", name[0], ()) for number, name in enumerate(images)]
+    found = compare(prints_of(images), cases, threshold=0.9995)
+    assert found.near == ()
+    assert {(pair.first, pair.second) for pair in found.weak} == {
+        ("q0", "q3"),
+        *combinations(("r0", "r1", "r2"), 2),
+    }
+    assert all(0.95 < pair.correlation < 0.9995 for pair in found.weak)
+    assert [pair.correlation for pair in found.weak] == sorted((pair.correlation for pair in found.weak), reverse=True)
+    lower = compare(prints_of(images), cases, threshold=0.96)
+    assert {(pair.first[0], pair.second[0]) for pair in lower.near} == {("p", "p"), ("q", "q"), ("r", "r")}
+    alone = [Case(name, "one" if name[0] == "q" else f"{number}", "x", ()) for number, name in enumerate(images)]
+    pairs = compare(prints_of(images), alone, threshold=0.96).near
+    assert {(pair.first[0], pair.second[0]) for pair in pairs} == {("p", "p"), ("r", "r")}  # one subject's are left out
+
+
+def test_equal_pictures_of_two_subjects_are_each_compared_with_others() -> None:
+    """Of a and b, which are equal, a is of the subject of c: c is alike to b alone."""
+    images = {"c": smooth(1) + 0.05 * smooth(2), "b": smooth(1), "a": smooth(1)}
+    prints = prints_of(images)
+    prints["b"] = replace(prints["b"], pixels="same")
+    prints["a"] = replace(prints["a"], pixels="same")
+    cases = [Case(name, subject, "s", ()) for name, subject in (("c", "1"), ("b", "2"), ("a", "1"))]
+    found = compare(prints, [*cases, Case("unread", "3", "s", ())])
+    assert [(pair.first, pair.second) for pair in found.near] == [("b", "c")]
+    assert {(pair.first, pair.second) for pair in found.alike()} == {("b", "c"), ("a", "c")}
+    assert (found.copies, found.subjects) == ((("a", "b"),), {"c": "1", "b": "2", "a": "1"})
+    several = compare(prints, [replace(case, subject=case.name) for case in cases])
+    assert [(pair.first, pair.second) for pair in several.near] == [("a", "c"), ("b", "c")]
+
+
+def test_the_kept_findings_are_of_all_channels_and_of_the_threshold(tmp_path: Path) -> None:
+    """NaN pixels are no reason to refuse an image here."""
+    names = ("a", "b", "c", "d")
+    first = blobs(0).astype(np.float32)
+    for name, array in zip(names, (first, blobs(1).astype(np.float32), first, blobs(2)), strict=True):
+        np.save(tmp_path / f"{name}.npy", np.where(np.eye(96, dtype=bool), np.nan, array))
+    cases = [
+        Case("ab", "1", "s", (tmp_path / "a.npy", tmp_path / "b.npy")),
+        Case("cd", "2", "s", (tmp_path / "c.npy", tmp_path / "d.npy")),
+    ]
+    cache = tmp_path / "cache"
+    assert (
+        find_duplicates(cases, cache=cache)
+        == find_duplicates(cases)
+        == Findings({"ab": "1", "cd": "2"}, find_duplicates(cases).pixels)
+    )
+    (tmp_path / "d.npy").write_bytes((tmp_path / "b.npy").read_bytes())
+    assert find_duplicates(cases, cache=cache).copies == (("ab", "cd"),)
+    np.save(tmp_path / "d.npy", np.where(np.eye(96, dtype=bool), np.nan, blobs(1) + 0.2 * blobs(9)))
+    near, weak = (find_duplicates(cases, threshold=threshold, cache=cache) for threshold in (0.95, 0.99999))
+    assert [pair.why for pair in (*near.near, *near.weak)] == ["near"]
+    assert weak.near == ()
+
+
+def test_a_thumbnail_is_of_all_channels_and_equal_ones_alone_are_grey() -> None:
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 255, (3, SIDE, SIDE), dtype=np.uint8)
+    for array in (colour, colour.astype(np.float32), colour[:2]):
+        np.testing.assert_allclose(thumbnail(array), array.mean(0), atol=1e-3)
+    grey = colour[:1].repeat(3, 0)
+    partly = np.stack([colour[0], colour[0], colour[2]])
+    assert fingerprint(Picture(grey, None)).pixels == fingerprint(Picture(colour[:1], None)).pixels
+    assert fingerprint(Picture(partly, None)).pixels != fingerprint(Picture(colour[:1], None)).pixels
+
+
 def test_findings_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = keep(tmp_path, {"a.png": blobs(0), "b.png": blobs(0), "c.jpg": blobs(0)})
     first = find_duplicates(cases, cache=tmp_path / "cache")
@@ -203,6 +294,57 @@ def test_warnings_come_back_and_allowed_pairs_pass() -> None:
         check_leakage({"a": "train", "b": "test"}, FOUND, near_duplicates="warn")
 
 
+def test_the_surest_leaks_are_named_first_and_the_fix_is_that_of_all() -> None:
+    found = Findings(
+        dict(zip("abcdefgh", "11234567", strict=True)),
+        dict(zip("abcdefgh", "xyzzuvwt", strict=True)),
+        (Pair("e", "f", "near", 0.991), Pair("g", "h", "near", 0.998)),
+    )
+    sides = {name: "train" if name in "aceg" else "test" for name in "abcdefgh"}
+    with pytest.raises(LeakageError) as error:
+        check_leakage(sides, found)
+    told = str(error.value)
+    pairs = (
+        "'a' and 'b' (same subject)",
+        "'c' and 'd' (same pixels)",
+        "'g' and 'h' (correlation 0.998)",
+        "'e' and 'f'",
+    )
+    places = [told.index(pair) for pair in pairs]
+    assert places == sorted(places)
+    assert "near_duplicates: group gives them one split" in told
+    assert told.endswith("allow_duplicates: [['a', 'b']]")
+    with pytest.raises(LeakageError, match="give them one split, remove one of each"):
+        check_leakage(sides, found, near_duplicates="group")
+    every = [("c", "d"), ("e", "f"), ("h", "g")]
+    with pytest.raises(LeakageError, match=r"1 pair of cases.*'a' and 'b'.*give them one split, remove one of each"):
+        check_leakage(sides, found, allow=every)
+    assert [
+        pair.first for pair in check_leakage({**sides, "b": "train"}, found, near_duplicates="warn", allow=every[:1])
+    ] == ["e", "g"]
+    assert check_leakage({name: side for name, side in sides.items() if name not in "bdfh"}, found) == ()
+
+
+def test_each_case_has_the_side_of_its_subject_and_each_fold_is_one() -> None:
+    cases = [Case(name, name, "s", ()) for name in "abcd"]
+    assignments = {"a": Assignment("test"), "b": Assignment("fold", 0), "c": Assignment("fold", 1)}
+    assert sides_of(cases, assignments) == {"a": "test", "b": "fold 0", "c": "fold 1"}
+
+
+def test_one_mask_of_several_subjects_is_refused_unless_it_is_blank(tmp_path: Path) -> None:
+    for name, value in (("one", 1), ("two", 1), ("blank", 0)):
+        write_mask(tmp_path / f"{name}.png", np.full((4, 5), value), None)
+    rows = (("a", "1", "one"), ("b", "1", "one"), ("c", "2", "blank"), ("d", "3", "blank"))
+    cases = [Case(name, subject, "s", (), {"mask": tmp_path / f"{mask}.png"}) for name, subject, mask in rows]
+    check_masks(cases)
+    third = Case("e", "4", "s", (), {"mask": tmp_path / "one.png"})
+    with pytest.raises(ManifestError, match=r"'one\.png' is named for 2 subjects, by images 'a', 'b', 'e'; give each"):
+        check_masks([*cases, third])
+    others = [Case(name, name, "s", (), {"mask": tmp_path / "two.png"}) for name in "fg"]
+    with pytest.raises(ManifestError, match=r"by images 'a', 'b', 'e' \(and 1 more such files\)"):
+        check_masks([*cases, third, *others])
+
+
 def test_at_most_ten_pairs_are_listed() -> None:
     names = [str(i) for i in range(30)]
     found = Findings({name: name for name in names}, dict.fromkeys(names, "x"))
@@ -229,6 +371,25 @@ def test_grouping_refuses_what_is_placed_apart() -> None:
         grouped(cases_of(FOUND), FOUND, known={"2": Assignment("test"), "3": Assignment("train")})
     with pytest.raises(LeakageError, match="split column"):
         grouped(cases_of(FOUND, a="train", b="test"), FOUND)
+
+
+def test_a_group_that_the_manifest_or_an_earlier_run_has_split_is_refused_unless_it_is_allowed() -> None:
+    found = Findings({"a": "1", "b": "2", "c": "3"}, {"a": "x", "b": "x", "c": "y"}, (Pair("b", "c", "near", 0.995),))
+    cases = cases_of(found, a="train", b="train", c="test")
+    with pytest.raises(LeakageError, match=r"2 pairs.*'a' and 'c'"):
+        grouped(cases, found)
+    allow = [("b", "c"), ("a", "c")]
+    assert [case.subject for case in grouped(cases, found, allow=allow)] == ["1", "1", "3"]
+    # what the manifest says now is what counts
+    known = {"1": Assignment("train"), "2": Assignment("test")}
+    assert [case.subject for case in grouped(cases, found, allow=allow, known=known)] == ["1", "1", "3"]
+    weak = replace(found, near=(), weak=(Pair("b", "c", "weak", 0.96),))
+    assert [case.subject for case in grouped(cases, weak)] == ["1", "1", "3"]
+    three = Findings(dict(zip("abc", "123", strict=True)), dict.fromkeys("abc", "x"))
+    apart = grouped(cases_of(three), three, allow=[("a", "b"), ("b", "c")])
+    assert [case.subject for case in apart] == ["1", "2", "1"]  # a and c are still equal
+    one = grouped(cases_of(three)[:2], three)  # a filter leaves c out
+    assert [case.subject for case in one] == ["1", "1"]
 
 
 @st.composite
@@ -263,6 +424,29 @@ def test_a_contact_sheet_shows_each_pair(tmp_path: Path) -> None:
     assert sheet.shape == (2 * 146, 4 * 274)
     assert np.ptp(sheet[146:, :128]) > 200
     assert np.ptp(sheet[146:, 300:]) == 0
+
+
+def test_a_contact_sheet_has_the_first_image_left_the_second_right_and_no_more_than_asked(tmp_path: Path) -> None:
+    dark, bright = np.zeros((128, 128), np.float32), np.zeros((128, 128), np.float32)
+    dark[:64], bright[64:] = 1, 1
+    dark[0, 0] = np.nan
+    deep = np.stack([bright, dark, bright], -1)
+    for name, array in (("a", dark[None]), ("b", bright[None]), ("c", np.nan_to_num(deep)[None])):
+        np.save(tmp_path / f"{name}.npy", array)
+    cases = [Case(name, name, "s", (tmp_path / f"{name}.npy",)) for name in "abc"]
+    pairs = [
+        Pair("a", "b", "near", 0.99),
+        Pair("b", "c", "weak", 0.96),
+        Pair("a", "gone", "weak", 0.95),
+        Pair("a", "a", "x"),
+    ]
+    contact_sheet(pairs, cases, tmp_path / "sheet.png", most=3)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (146, 4 * 274)
+    tops = [sheet[30:70, left + 10 : left + 118].mean() > 128 for left in (0, 128, 274, 402)]
+    bottoms = [sheet[100:140, left + 10 : left + 118].mean() > 128 for left in (0, 128, 274, 402)]
+    assert (tops, bottoms) == ([True, False, False, True], [False, True, True, False])
+    assert (sheet[:, 2 * 274 :] == 255).all()
 
 
 # ---------------------------------------------------------- real cohorts

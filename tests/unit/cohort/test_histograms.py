@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allograft.cohort import Case
 from allograft.cohort.histograms import BINS, histograms, shares_of
-from allograft.cohort.survey import LEVELS, style
+from allograft.cohort.survey import LEVELS, Look, Style, style
 
 
 def looks(**sites: list[np.ndarray]) -> Any:
@@ -48,3 +49,19 @@ def test_sites_share_their_bins_and_images_count_alike() -> None:
     assert sum(made.shares["a"][:half]) == pytest.approx(0.48, abs=1e-3)
     assert sum(made.shares["b"][:half]) == pytest.approx(0.96, abs=1e-3)
     assert histograms([]) == ()
+
+
+def test_each_site_has_a_histogram_before_and_after_in_the_order_of_their_names() -> None:
+    def styled(value: float) -> Style:
+        return Style(np.linspace(value, value + 1.0, 25), np.zeros(24), np.zeros((8, 8)), 1.0)
+
+    seen = [
+        Look(Case(subject, subject, site, ()), 2, before=styled(value), after=styled(value / 10))
+        for subject, site, value in (("1", "b", 40.0), ("2", "b", 60.0), ("3", "a", 50.0))
+    ]
+    before, after = histograms(seen)
+    assert (before.when, after.when) == ("before", "after")
+    assert (before.edges[0], before.edges[-1], after.edges[0], after.edges[-1]) == (40.0, 61.0, 4.0, 7.0)
+    assert list(before.shares) == list(after.shares) == ["a", "b"]
+    assert before.shares["b"][0] == pytest.approx(before.shares["b"][-1], abs=1e-5)
+    assert before.shares["a"][0] == before.shares["a"][-1] == 0

@@ -8,11 +8,20 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from tests.unit.cohort.test_importers import CELL, boxes, coco, photograph, readable, voc, volume, write_json
+from tests.unit.cohort.test_importers import CELL, boxes, coco, photograph, readable, table, voc, volume, write_json
 
-from allograft.cohort.importers import import_bids, import_coco, import_folder, import_msd, import_nnunet, import_voc
+from allograft.cohort.importers import (
+    import_bids,
+    import_coco,
+    import_folder,
+    import_msd,
+    import_nnunet,
+    import_table,
+    import_voc,
+)
+from allograft.cohort.importers.boxes import BoxFile
 from allograft.cohort.readers import read_image
-from allograft.errors import ManifestError
+from allograft.errors import ManifestError, OutputError
 
 
 def test_runs_and_echoes_of_bids_are_columns(tmp_path: Path) -> None:
@@ -155,3 +164,157 @@ def test_a_pair_of_files_is_one_row(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Pair(np.zeros((3, 4, 5), np.int16), np.eye(4)), tmp_path / "p1.img")
     made = import_folder(tmp_path, tmp_path, image="{subject}.*", site="A")
     assert [case.name for case in readable(made)] == ["p1.img"]
+
+
+def test_each_pattern_of_a_folder_fills_its_own_column(tmp_path: Path) -> None:
+    for name in ("p2_L", "p1_R", "p3_L"):
+        for kind in ("c0", "c1", "c2", "mask", "pair", "region"):
+            if (name, kind) not in (("p1_R", "c2"), ("p3_L", "region")):
+                volume(tmp_path / kind / f"{name}.nii.gz")
+    volume(tmp_path / "c1" / "p9_L.nii.gz")
+    made = import_folder(
+        tmp_path,
+        tmp_path,
+        image=[f"c{number}/{{subject}}_{{eye}}.nii.gz" for number in range(3)],
+        mask="mask/{subject}_{eye}.nii.gz",
+        paired="pair/{subject}_{eye}.nii.gz",
+        region="region/{subject}_{eye}.nii.gz",
+        site="A",
+        split="train",
+    )
+    first, second = readable(made)
+    assert [path.parent.name for path in first.image if isinstance(path, Path)] == ["c0", "c1", "c2"]
+    assert first.labels == {"mask": tmp_path / "mask/p2_L.nii.gz", "paired": tmp_path / "pair/p2_L.nii.gz"}
+    assert (first.region, first.attributes, first.split) == (tmp_path / "region/p2_L.nii.gz", {"eye": "L"}, "train")
+    assert (second.subject, second.region) == ("p3", None)
+    assert set(made.unmatched) == {
+        "c0/p1_R.nii.gz: no 'c2/{subject}_{eye}.nii.gz', left out",
+        "c0/p3_L.nii.gz: no region",
+        "c1/p9_L.nii.gz: no image",
+        *(f"{kind}/p1_R.nii.gz: no image" for kind in ("mask", "pair", "region")),
+    }
+
+
+def test_a_split_of_its_own_wins_and_added_rows_are_counted_alone(tmp_path: Path) -> None:
+    for name in ("train/1.png", "val/2.png"):
+        photograph(tmp_path / name)
+    made = import_folder(tmp_path, tmp_path, image="{split}/{subject}.png", site="A", split="test")
+    assert [case.split for case in readable(made)] == ["train", "val"]
+    photograph(tmp_path / "more" / "3.png")
+    more = import_folder(tmp_path, tmp_path, image="more/{subject}.png", site="A", append=True)
+    assert (more.rows, len(readable(more)), len(more.examples)) == (1, 3, 1)
+    assert more.manifest.read_text().splitlines()[0] == "image,subject,site,split"
+
+
+def test_an_image_of_the_test_folder_has_the_mask_of_the_test_folder(tmp_path: Path) -> None:
+    for part in ("Tr", "Ts"):
+        volume(tmp_path / f"images{part}" / "p1_0000.nii.gz")
+        volume(tmp_path / f"labels{part}" / "p1.nii.gz")
+    write_json(tmp_path / "dataset.json", {"numTraining": 1, "channel_names": {"0": "T1"}})
+    made = import_nnunet(tmp_path, tmp_path, site="A", subject="{subject}", unlabelled=True)
+    assert [(case.image[0], case.labels["mask"]) for case in readable(made)] == [
+        (tmp_path / f"images{part}/p1_0000.nii.gz", tmp_path / f"labels{part}/p1.nii.gz") for part in ("Tr", "Ts")
+    ]
+    assert made.unmatched == ()
+
+
+def test_a_channel_that_only_some_cases_have_leaves_the_others_out(tmp_path: Path) -> None:
+    for name in ("p1_0000", "p2_0000", "p2_0001", "p2_0002", "p3_0000", "p3_0001"):
+        volume(tmp_path / "imagesTr" / f"{name}.nii.gz")
+    made = import_nnunet(tmp_path, tmp_path, site="A", one_image_per_subject=True)
+    assert [case.subject for case in readable(made)] == ["p2"]
+    assert [line for line in made.unmatched if "lacks" in line] == [
+        "p1: lacks channel 0001, left out",
+        "p3: lacks channel 0002, left out",
+    ]
+
+
+def test_three_suffixes_of_bids_are_channels_and_the_one_that_lacks_is_named(tmp_path: Path) -> None:
+    for name in ("sub-1/anat/sub-1", "sub-2/ses-b/anat/sub-2_ses-b_run-3"):
+        for suffix in ("T1w", "T2w", "PD"):
+            if (name[:5], suffix) != ("sub-1", "PD"):
+                volume(tmp_path / f"{name}_{suffix}.nii.gz")
+    volume(tmp_path / "masks" / "2_3.nii.gz")
+    (tmp_path / "participants.tsv").write_text("participant_id\tcentre\nsub-1\tN/A\n2\tnorth\n")
+    options: dict[str, Any] = {"suffix": ["T1w", "T2w", "PD"], "mask": "masks/{subject}_{run}.nii.gz"}
+    made = import_bids(tmp_path, tmp_path, site_column="centre", **options)
+    (case,) = readable(made)
+    assert [path.name[-10:] for path in case.image if isinstance(path, Path)] == [
+        "T1w.nii.gz",
+        "T2w.nii.gz",
+        "_PD.nii.gz",
+    ]
+    assert (case.subject, case.site, case.attributes) == ("2", "north", {"run": "3", "timepoint": "b"})
+    assert case.labels == {"mask": tmp_path / "masks" / "2_3.nii.gz"}
+    assert made.unmatched == ("sub-1_T1w.nii.gz: no PD next to it, left out",)
+    with pytest.raises(ManifestError, match=r"sub-1_T1w\.nii\.gz has no site"):
+        import_bids(tmp_path, tmp_path / "b.csv", suffix="T1w", site_column="centre")
+
+
+def test_a_box_of_two_classes_is_two_boxes_and_one_beyond_its_image_is_refused(tmp_path: Path) -> None:
+    some = BoxFile()
+    for label in ("rbc", "wbc", "rbc "):
+        some.add([1, 2, 25, 9], label, (30, 20), "a.json")
+    assert (some.boxes, some.labels) == ([[1, 2, 25, 9]] * 2, ["rbc", "wbc"])
+    some.check(photograph(tmp_path / "a.png"), (30, 20), "a.json")
+    for corner in ([0, 0, 31, 20], [0, 0, 30, 21]):
+        with pytest.raises(ManifestError, match=r"leaves a\.png, which has 30 x 20 pixels"):
+            BoxFile([corner], ["rbc"]).check(tmp_path / "a.png", None, "a.json")
+    BoxFile([[0, 0, 1, 1], [0, 0, 9, 9]], ["rbc"] * 2).check(tmp_path / "a.png", None, "a.json")
+
+
+def test_one_image_per_subject_is_checked_by_every_format(tmp_path: Path) -> None:
+    twice: dict[str, Any] = {"site": "A", "subject": "{subject}_*", "one_image_per_subject": True}
+    for name in ("p_1", "p_2"):
+        photograph(tmp_path / f"{name}.png")
+        voc(tmp_path / f"{name}.xml", CELL)
+        volume(tmp_path / "imagesTr" / f"{name}_0000.nii.gz")
+    images = [{"image": f"imagesTr/p_{n}_0000.nii.gz", "label": f"imagesTr/p_{n}_0000.nii.gz"} for n in (1, 2)]
+    src = coco(tmp_path, [], ("p_1.png", "p_2.png"))
+    rows = table(tmp_path / "t.csv", ("path", "who"), ("p_1.png", "p"), ("p_2.png", "p"))
+    own = {"image": "path", "subject": "who", "site_name": "A", "one_image_per_subject": True}
+    for importer in (
+        lambda: import_voc(tmp_path, tmp_path, images=tmp_path, **twice),
+        lambda: import_coco(src, tmp_path, images=tmp_path, **twice),
+        lambda: import_nnunet(tmp_path, tmp_path, **twice),
+        lambda: write_json(tmp_path / "dataset.json", {"training": images}) and import_msd(tmp_path, tmp_path, **twice),
+        lambda: import_table(rows, tmp_path, **own),
+    ):
+        with pytest.raises(ManifestError, match="--one-image-per-subject was given, but 'p' has 2 images"):
+            importer()
+
+
+def test_a_word_that_is_a_class_is_missing_elsewhere_and_lines_in_a_cell_are_kept(tmp_path: Path) -> None:
+    photograph(tmp_path / "1.png"), photograph(tmp_path / "2.png")
+    src = table(tmp_path / "t.csv", ("id", "dx", "eye", "report"), ("1", "none", "none", "a\nb"), ("2", "x", "L", ""))
+    made = import_table(
+        src,
+        tmp_path,
+        image="{id}.png",
+        label="dx",
+        attributes=["eye"],
+        classes={"none": "healthy"},
+        site_name="A",
+        one_image_per_subject=True,
+    )
+    assert [(case.subject, case.labels, case.attributes) for case in readable(made)] == [
+        ("1", {"label": "healthy"}, {}),
+        ("2", {"label": "x"}, {"eye": "L"}),
+    ]
+    assert made.notes[:2] == ("classes: healthy, x", made.notes[1])
+    assert "taken as missing: eye 'none' 1 time;" in made.notes[1]
+
+
+def test_boxes_of_an_earlier_import_are_kept_where_they_are_the_same_and_refused_where_not(tmp_path: Path) -> None:
+    photograph(tmp_path / "p_1.png")
+    src = coco(tmp_path, [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [1, 2, 10, 5]}], ("p_1.png",))
+    options: dict[str, Any] = {"images": tmp_path, "site": "A", "one_image_per_subject": True}
+    kept = tmp_path / "boxes" / "p_1.png.json"
+    made = import_coco(src, tmp_path, **options)
+    made.manifest.unlink()
+    assert import_coco(src, tmp_path, **options).rows == 1
+    made.manifest.unlink()
+    kept.write_text("other")
+    with pytest.raises(OutputError, match="exists with other content"):
+        import_coco(src, tmp_path, **options)
+    assert (kept.read_text(), made.manifest.exists()) == ("other", False)

@@ -102,3 +102,15 @@ def test_a_damaged_file_is_listed_and_then_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "p1", "1.2.1")
     (tmp_path / "p1" / "x.dcm").write_bytes(b"no DICOM at all")
     assert [name for name, _ in images_below(tmp_path)] == ["p1", "p1/x.dcm"]
+
+
+def test_hidden_folders_and_an_index_are_no_images(tmp_path: Path) -> None:
+    write_series(tmp_path / "p1", "1.2.1")
+    write_series(tmp_path / ".trash", "1.2.2")
+    (tmp_path / "p1" / "DICOMDIR").write_bytes((tmp_path / "p1" / "IM0000").read_bytes())
+    assert [name for name, _ in images_below(tmp_path)] == ["p1"]
+    (series,) = dict(images_below(tmp_path)).values()
+    assert isinstance(series, Series)
+    assert [path.name for path in series.files] == ["IM0000", "IM0001", "IM0002"]
+    write_series(tmp_path / "p2", "1.2.3", count=1, NumberOfFrames=2)
+    assert [name for name, _ in images_below(tmp_path)] == ["p1", "p2/IM0000"]

@@ -61,6 +61,7 @@ def test_workers_change_nothing_and_live_on(sites: tuple[Cohort, Cohort]) -> Non
     made = loader(sites, workers=1)
     first = told(islice(made(0), 3))
     running = made.live["batches"]
+    assert len(running._workers) == 1
     assert first + told(islice(made(3), 3)) == expected
     assert made.live["batches"] is running
 
@@ -145,6 +146,15 @@ def test_an_epoch_is_a_number_of_steps(
 def test_a_batch_that_processes_cannot_share(sites: tuple[Cohort, Cohort]) -> None:
     with pytest.raises(SpecError, match="batch_size 3 cannot be divided among 2 processes"):
         loader(sites, 3, world=2)
+
+
+def test_each_draw_is_that_of_its_own_cohort_and_place(sites: tuple[Cohort, Cohort]) -> None:
+    made = loader(sites)
+    for number, (cohort, item, draw) in enumerate(made.plan(3)):
+        expected = noisy(sites[cohort].case(item), SEEDS.rng("transform", draw))
+        batch = next(made(3))
+        assert batch.cases[number] == sites[cohort].cases[item].name
+        assert torch.equal(batch.image[number], expected.image[0])
 
 
 class Allocated(TorchDispatchMode):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from tests.unit.tiny import read, write_photographs
+from tests.unit.tiny import read, write_photographs, write_volumes
 
-from allograft.cohort import Cohort
+from allograft.cohort import Cohort, Slices
 from allograft.cohort.orders import (
     Episodes,
     OnePerSubject,
     Order,
     Shares,
+    Shots,
     Turns,
     by_class,
     by_cohort,
@@ -30,6 +32,7 @@ ORDERS = {
     "shares": Shares(GROUPS, 4, SEEDS, lambda step: (3, 0, 1) if step % 2 else (1, 0, 3)),
     "one per subject": OnePerSubject(SUBJECTS, 2, SEEDS),
     "episodes": Episodes((GROUPS[0], GROUPS[2]), (1.0, 3.0), SEEDS),
+    "shots": Shots((GROUPS[0], SUBJECTS["s3"]), (1.0, 3.0), 2, SEEDS),
 }
 
 
@@ -98,3 +101,48 @@ def test_groups_hold_each_item_once(cohort: Cohort) -> None:
     every = sorted(item for group in by_cohort(halves) for item in group)
     assert every == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1), (1, 2)]
     assert sorted(item for items in by_subject(halves).values() for item in items) == every
+
+
+def test_a_task_is_of_one_group_by_weight_and_of_different_items() -> None:
+    groups = (GROUPS[0], SUBJECTS["s3"], GROUPS[2])
+    order = Shots(groups, (2.0, 5.0, 1.0), 2, SEEDS)
+    tasks = [order(step) for step in range(400)]
+    drawn = Counter(tuple(sorted((cohort, item) for cohort, item, _ in keys)) for keys in tasks)
+    by_group = {group: sum(drawn[task] for task in drawn if set(task) <= set(group)) for group in groups[:2]}
+    # the one item of the last group is of the second one too, and that has two in each of its tasks
+    assert drawn[GROUPS[2]] / 400 == pytest.approx(1 / 8, abs=0.04)
+    assert by_group[groups[0]] / 400 == pytest.approx(2 / 8, abs=0.05)
+    assert set(map(len, drawn)) == {1, 2}
+    assert {task for task in drawn if set(task) <= set(GROUPS[0])} == {
+        ((0, 0), (0, 1)),
+        ((0, 0), (0, 2)),
+        ((0, 1), (0, 2)),
+    }
+    assert len({tuple(keys[0][:2]) for keys in tasks}) == 5
+    assert [draw for keys in tasks[:3] for _, _, draw in keys] == sorted(
+        step * 2 + rank for step in range(3) for rank in range(len(tasks[step]))
+    )
+
+
+def test_subjects_and_classes_are_in_one_order_whoever_comes_first(cohort: Cohort) -> None:
+    halves = [cohort.site("b"), cohort.site("a")]
+    assert list(by_subject(halves)) == [*(f"a{n}" for n in range(5)), *(f"b{n}" for n in range(3))]
+    assert by_subject(halves)["a1"] == ((1, 1),)
+    assert len(by_class(halves, "mask")) == 8
+    backwards = dict(reversed(SUBJECTS.items()))
+    assert OnePerSubject(backwards, 2, SEEDS)(3) == OnePerSubject(SUBJECTS, 2, SEEDS)(3)
+
+
+def test_each_subject_is_in_a_new_place_and_with_another_item_in_every_pass() -> None:
+    subjects = {name: tuple((0, 10 * number + item) for item in range(4)) for number, name in enumerate("abcdef")}
+    order = OnePerSubject(subjects, 6, SEEDS)
+    passes = [order(step) for step in range(20)]
+    assert len({tuple(item // 10 for _, item, _ in keys) for keys in passes}) > 10
+    items = [{item // 10: item % 10 for _, item, _ in keys} for keys in passes]
+    assert all(len({each[subject] for each in items}) > 1 for subject in range(6))
+    assert any(len(set(each.values())) > 1 for each in items)  # each subject draws by itself
+
+
+def test_slices_belong_to_the_subject_of_their_volume(tmp_path: Path) -> None:
+    cohort = read(write_volumes(tmp_path, [(3, 4, 2), (3, 4, 3)]), slices=Slices(2))
+    assert by_subject([cohort]) == {"v0": ((0, 0), (0, 1)), "v1": ((0, 2), (0, 3), (0, 4))}

@@ -405,6 +405,36 @@ def test_the_99th_percentile_becomes_099_and_nothing_is_clipped():
     assert not normalise(np.full((1, 4, 4), 3.0), "percentile99").any()
 
 
+def test_every_setting_that_is_set_is_part_of_a_key_and_no_other():
+    assert set(Preprocessing().keyed) == {"orientation", "spacing", "size", "intensity"}
+    changed = {"nan": 0.0, "channels": 3, "window": (0, 1), "fit": "crop", "mirror": Mirror("side", "right")}
+    for name, value in changed.items():
+        keyed = Preprocessing(size=(4, 4), **{name: value}).keyed
+        assert set(keyed) == {"orientation", "spacing", "size", "intensity", name}
+    assert keyed["mirror"] == {"attribute": "side", "value": "right", "axis": 1}
+
+
+def test_each_channel_is_scaled_by_itself_and_the_whole_type_is_one():
+    values = np.stack([np.linspace(0, 10, 101), np.linspace(-500, 4000, 101)])[:, None]
+    for intensity in ("zscore", "minmax", "percentile", "percentile99"):
+        one, two = normalise(values, intensity)
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    assert normalise(values, "percentile")[0, 0, 1:100].tolist() == pytest.approx(np.linspace(0, 1, 99).tolist())
+    assert normalise(values, "percentile")[0, 0, [0, 100]].tolist() == [0, 1]
+    sparse = np.zeros((1, 20, 20))
+    sparse[0, 3, 4] = 8.0
+    assert normalise(sparse, "percentile").tolist() == normalise(sparse, "minmax").tolist() == (sparse / 8).tolist()
+    assert normalise(np.array([[[0, 2**15]]], np.uint16), "unit").max() == np.float32(2**15 / (2**16 - 1))
+
+
+def test_a_mirror_reverses_an_axis_of_the_grid_that_orientation_may_have_reversed_already():
+    picture = Picture(np.zeros((1, 3, 4, 5)), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    for axis, flips in ((0, (1,)), (1, (0,)), (2, (0, 1, 2))):
+        settings = Preprocessing(mirror=Mirror("side", "right", axis))
+        assert geometry(picture, settings, "a", mirrored=True).flips == flips
+        assert geometry(picture, settings, "a").flips == (0, 1)
+
+
 def test_images_are_mirrored_by_an_attribute_and_predictions_back(tmp_path):
     from PIL import Image
 

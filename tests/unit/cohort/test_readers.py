@@ -421,3 +421,35 @@ def test_real_files():
     assert len(brain.spatial) == 3
     assert set(np.unique(labels.array)) == {0, 1, 2}
     np.testing.assert_allclose(brain.affine, labels.affine)
+
+
+def test_every_channel_is_named_filled_and_compared(tmp_path):
+    for name, values in (("a", [[1, 2]]), ("b", [[np.nan, 4]]), ("c", [[5, 6, 7]])):
+        np.save(tmp_path / f"{name}.npy", np.array(values, np.float32))
+    paths = [tmp_path / f"{name}.npy" for name in "abc"]
+    assert read_image(paths[:2], nan=9.0).array.tolist() == [[[1, 2]], [[9, 4]]]
+    with pytest.raises(ImageError, match=r"c\.npy: has shape \(1, 3\), expected \(1, 2\), that of .*a\.npy"):
+        read_image([paths[0], paths[2]])
+    np.save(paths[0], np.array([[np.nan, np.inf]], np.float32))
+    with pytest.raises(ImageError, match="1 of 2 pixels are NaN or infinite"):
+        read_image(paths[:1], nan=9.0)
+    for channels in (((1, 2), (1, 3), (1, 2)), ((1, 2), (1, 2), (1, 3))):
+        Image.fromarray(np.array(channels, np.uint8).T[None].repeat(2, 0)).save(tmp_path / "d.png")
+        with pytest.raises(ImageError, match="a mask of 3 channels that differ"):
+            read_mask(tmp_path / "d.png")
+
+
+def test_a_turned_tiff_says_by_what_and_a_plane_is_written_across_its_axis(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(6, dtype=np.uint8).reshape(2, 3), extratags=[(274, "H", 1, 6, True)])
+    turned = read_image([tmp_path / "a.tif"])
+    assert (turned.turn, turned.array.tolist()) == (6, [[[3, 0], [4, 1], [5, 2]]])
+    plane, affine = np.arange(12).reshape(3, 4), np.diag([2.0, 3.0, 7.0, 1.0])
+    for axis, shape in ((0, (1, 3, 4)), (1, (3, 1, 4)), (2, (3, 4, 1)), (None, (3, 4))):
+        for write, values in ((write_mask, plane), (write_image, plane / 7)):
+            write(tmp_path / "m.nii.gz", values, affine, axis=axis)
+            assert nibabel.load(tmp_path / "m.nii.gz").shape == shape
+            found = read_image([tmp_path / "m.nii.gz"])
+            np.testing.assert_allclose(found.array[0], values, rtol=1e-6)
+            if axis is not None:
+                assert (found.dropped, found.thickness) == (axis, 7.0)
+                np.testing.assert_allclose(found.affine, affine)

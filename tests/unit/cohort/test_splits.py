@@ -33,6 +33,21 @@ def test_shares_are_of_subjects_and_targets_do_not_validate() -> None:
     assert counts(places, "b") == {"test": 3, "train": 7}
 
 
+def test_each_site_has_its_own_share_and_its_own_draw() -> None:
+    places = draw_splits([*site("a", 10), *site("b", 10)], ["a", "b"], test={"a": 0.2, "b": 0.5}, val=0.25)
+    assert counts(places, "a") == {"test": 2, "val": 2, "train": 6}
+    assert counts(places, "b") == {"test": 5, "val": 1, "train": 4}
+    tested = [
+        {
+            subject
+            for subject, place in draw_splits([case(name, str(n)) for n in range(12)], []).items()
+            if place.split == "test"
+        }
+        for name in ("a", "b")
+    ]
+    assert tested == [{"0", "5", "6", "9"}, {"10", "11", "2", "9"}]  # as earlier versions drew them
+
+
 def test_rows_in_any_order_give_the_same_places() -> None:
     cases = [*site("a", 9), *site("b", 9)]
     expected = draw_splits(cases, ["a"])
@@ -104,6 +119,22 @@ def test_folds_partition_the_target() -> None:
 def test_more_folds_than_subjects() -> None:
     with pytest.raises(SplitError, match=r"site 'b' has 2 subjects; test: \{folds: 3\} needs at least 3"):
         draw_splits([*site("a", 3), *site("b", 2)], ["a"], folds=3)
+
+
+def test_known_subjects_count_among_those_that_rotate() -> None:
+    known = {"b0": Assignment("fold", 0), "b1": Assignment("fold", 1)}
+    places = draw_splits(site("b", 3), [], folds=3, known=known)
+    assert places["b2"] == Assignment("fold", 2)
+    tested = {f"b{number}": Assignment("test") for number in range(3)}
+    with pytest.raises(SplitError, match=r"site 'b': fold 1 has no test subject, .*never move; choose another --out"):
+        draw_splits(site("b", 4), [], folds=2, known=tested)
+
+
+def test_rows_of_subjects_without_a_place_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "splits.csv"
+    write_splits(path, draw_splits(site("a", 3), []), site("a", 3))
+    write_splits(path, {"a1": Assignment("val"), "b0": Assignment("fold", 2)}, [case("c", "b0")])
+    assert path.read_text() == "subject,site,split,fold\na1,a,val,-1\nb0,c,fold,2\n"
 
 
 def test_written_and_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.cluster
+import sklearn.decomposition
 import sklearn.manifold
 import torch
 from tests.contract.world import run, session_of, write_cohort
@@ -23,7 +24,7 @@ from allograft.cohort import Slices
 from allograft.context import Budget, Store
 from allograft.context.journal import Journal
 from allograft.errors import SpecError
-from allograft.figure import Images
+from allograft.figure import Images, Points
 from allograft.methods import aiva
 from allograft.methods.aiva import PAIRS, Aiva, match_clusters, nearest, show_examples, spans
 from allograft.methods.start import Start
@@ -113,6 +114,17 @@ def test_tsne_runs_all_its_iterations_at_the_defaults_of_scikit_learn(
     assert tsne.init == "pca"
 
 
+def test_every_draw_of_a_round_is_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    for module, name in ((sklearn.cluster, "KMeans"), (sklearn.decomposition, "PCA")):
+        real = getattr(module, name)
+        told = lambda *sizes, real=real, **given: drawn.append(given["random_state"]) or real(*sizes, **given)  # noqa: E731
+        monkeypatch.setattr(module, name, told)
+    monkeypatch.setattr(clustering, "embed", lambda values, seed: drawn.append(seed) or values[:, :2])
+    cluster(_features(6), _features(5, seed=1), 2, seed=7)
+    assert drawn == [7] * 4
+
+
 def test_images_of_one_feature_are_embedded_too() -> None:
     found = cluster(_features(6, 1), _features(5, 1, seed=1), 2, seed=0)
     assert found.points.shape == (11, 2)
@@ -152,7 +164,8 @@ def test_too_many_images_are_drawn(source: int, target: int, most: int, kept: tu
     scenario = _scenario(tmp_path, source, target)
     sides = DomainItems.from_scenario(scenario, a_context(), most)
     assert (len(sides.source), len(sides.target)) == kept
-    assert sides.total == source + target
+    assert (sides.of_source, sides.total) == (source, source + target)
+    assert all(list(part) == sorted(part, key=lambda item: item.index) for part in (sides.source, sides.target))
     assert len({name_of(place) for place in sides.source}) == kept[0]
     assert len({name_of(place) for place in (*sides.target, *sides.others)}) == target
 
@@ -450,6 +463,34 @@ def test_what_was_drawn_or_reduced_is_said(tmp_path: Path, monkeypatch: pytest.M
     assert "3 of 12 images" in title
     assert "drawn at random" in title
     assert "1 clusters, not 12" in title
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "kind", "said"),
+    [
+        (7, 3, "images", "images after the adaptation, matched clusters alike"),
+        (9, 5, "crops", "; 7 of 9 crops, drawn at random; 3 clusters, not 5: a side has no more crops that differ"),
+    ],
+)
+def test_matched_clusters_have_the_colour_of_the_source_cluster(total: int, wanted: int, kind: str, said: str) -> None:
+    """Three clusters that are matched in a circle; four source and three target images were seen, two not."""
+    context, match = a_context(), torch.tensor([1, 2, 0])
+    points, centres = torch.arange(14.0).view(7, 2), torch.arange(20.0, 32).view(6, 2)
+    clusters = Clusters(
+        points, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 2, 1, 0, 0]), centres[:3], centres[3:], points, match
+    )
+    items = SimpleNamespace(source=range(4), target=range(3), total=total, kind=kind)
+    clustering.show(clusters, items, context, wanted, "after")  # type: ignore[arg-type]
+    dots, middles = (context.meter.figures[f"{name}-after"] for name in ("clusters", "centres"))
+    assert isinstance(dots, Points)
+    assert isinstance(middles, Points)
+    assert dots.title.endswith(said)
+    assert (dots.x, dots.y) == (tuple(range(0, 14, 2)), tuple(range(1, 14, 2)))
+    assert dots.group == ("source",) * 4 + ("target",) * 3
+    assert dots.colour == (0, 1, 2, 0, 1, 0, 2)
+    assert middles.group == ("source",) * 3 + ("target",) * 3
+    assert middles.colour == (0, 1, 2, 1, 2, 0)
+    assert middles.x == tuple(range(20, 32, 2))
 
 
 def test_a_batch_of_one(tmp_path: Path) -> None:

@@ -239,6 +239,10 @@ def test_companions_are_of_other_data_sets_and_two_for_each_task() -> None:
         seen[step // 2 % 3] |= {cohort for cohort, _, _ in keys}
     assert seen == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}}
     assert order(7) == order(7) != order(6)
+    assert len({draw for step in range(60) for *_, draw in order(step)}) == 300
+    drawn = [[key[:2] for key in order(step)] for step in range(60)]
+    assert any(one != other for one, other in zip(drawn[::2], drawn[1::2], strict=True))  # two of one task apart
+    assert len({item for items in drawn for _, item in items[:1]}) == 4
 
 
 def test_terms_of_other_data_sets_are_as_written() -> None:

@@ -104,6 +104,9 @@ def test_fusion_is_the_mean_weighted_by_confidence() -> None:
     assert fuse([one, two], (64, 64), skip=0.5).xyxy.tolist() == [[0, 0, 10, 10]]
     assert len(fuse([one, _boxes([8.0, 0, 18, 10])], (64, 64))) == 2  # they overlap by 1/9
     assert len(fuse([_boxes(), _boxes()], (64, 64))) == 0
+    assert len(fuse([one, two], (64, 64), overlap=0.7)) == 2  # they overlap by 80 of 120
+    wide = _boxes([40.0, 3, 60, 20])
+    torch.testing.assert_close(fuse([wide], (32, 64)).xyxy, wide.xyxy)
 
 
 def test_boxes_mirrored_twice_are_themselves() -> None:

@@ -464,6 +464,15 @@ def test_sites_of_one_case_each_are_groups(tmp_path: Path) -> None:
     assert groups_of((read(write_photographs(tmp_path, {"a": 1, "b": 1, "c": 1})),), "site").counts == (1, 1, 1)
 
 
+def test_sites_of_all_cohorts_are_counted_by_code_and_fifty_values_are_groups(tmp_path: Path, cohort: Cohort) -> None:
+    both = read(write_photographs(tmp_path, {"a": 2, "b": 3}))
+    found = groups_of((both.site("b"), both.site("a")), "site")
+    assert (found.codes, found.counts) == ((0, 1), (2, 3))
+    case = cohort.cases[0]
+    many = tuple(replace(case, attributes={**case.attributes, "tone": str(number % 50)}) for number in range(100))
+    assert groups_of((replace(cohort, cases=many),), "tone").counts == (2,) * 50
+
+
 def test_values_are_counted_and_found_again_in_batches(cohort: Cohort) -> None:
     tone, scanner, site = (groups_of((cohort,), name) for name in ("tone", "scanner", "site"))
     # a number keeps its value; two cases have none

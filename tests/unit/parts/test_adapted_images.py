@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from tests.unit.tiny import read, write_photographs, write_volumes
 
 from allograft.cohort import Slices
-from allograft.grey import grey_of, window_of
+from allograft.grey import grey_of, plane, window_of
 from allograft.parts.adapted_images import changed_images, middle_items
 from allograft.parts.thumbnails import subject_of
 
@@ -29,9 +30,17 @@ def test_cohorts_take_turns_and_no_subject_comes_twice(tmp_path: Path) -> None:
     assert [subject_of(item) for item in middle_items([cohort])] == ["a0", "a1", "a2", "b0"]
 
 
-def test_of_a_scan_in_slices_it_is_the_middle_one(tmp_path: Path) -> None:
+def test_of_a_scan_in_slices_it_is_the_middle_one_as_it_lies_in_its_volume(tmp_path: Path) -> None:
     cohort = read(write_volumes(tmp_path, [(5, 4, 3), (5, 4, 7)]), slices=Slices(2, 1))
-    assert [cohort.items[index] for _, index in middle_items([cohort])] == [(0, 1), (1, 3)]
+    items = middle_items([cohort])
+    assert [cohort.items[index] for _, index in items] == [(0, 1), (1, 3)]
+    other_way = replace(cohort, cases=cohort.cases[::-1])
+    assert [subject_of(item) for item in middle_items([other_way])] == ["v0", "v1"]  # by name, whatever the manifest's
+    figure = changed_images("toys", ("target", items, lambda batch: batch.image), ("source", items[1:]))
+    volumes = [read(tmp_path / "manifest.csv").case(number).image[0].numpy() for number in range(2)]
+    window = window_of(volumes[1][..., 2:5])  # a slice and its two neighbours
+    for png, volume, place in zip(figure.rows[0], volumes, (1, 3), strict=True):
+        assert np.array_equal(pixels(png), grey_of(plane(volume, place), window) // 4 * 4)
 
 
 def test_the_change_and_what_it_adds(tmp_path: Path) -> None:
@@ -51,6 +60,9 @@ def test_the_change_and_what_it_adds(tmp_path: Path) -> None:
     added = pixels(figure.rows[2][0])
     assert np.unique(added[:8]).tolist() == [128]
     assert np.unique(added[8:]).tolist() == [252]
+    less = changed_images("toys", ("target", target, lambda batch: batch.image - step), ("source", source))
+    assert less.names[2] == "difference, at most 40"
+    assert np.unique(pixels(less.rows[2][0])[8:]).tolist() == [0]
 
 
 def test_nothing_changed_is_grey_throughout(tmp_path: Path) -> None:

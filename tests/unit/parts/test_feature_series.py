@@ -118,3 +118,13 @@ def test_few_images_of_each_group(tmp_path: Path) -> None:
     (few,) = groups_of(Scenario((long,)))["source"]
     assert len(few.cases) == MOST // 60
     assert set(groups_of(Scenario((cohort,)))) == {"source"}
+
+
+def test_the_cohorts_of_a_group_share_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 5, "b": 5}))
+    monkeypatch.setattr("allograft.parts.feature_series.MOST", 6)
+    groups = groups_of(Scenario((cohort.site("a"), cohort.site("b")), (cohort.site("b").unlabelled(),)))
+    assert {name: [len(few) for few in cohorts] for name, cohorts in groups.items()} == {
+        "source": [3, 3],
+        "target, unlabelled": [5],
+    }

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.unit.pretraining import a_pretraining, pool_of, rng
+from tests.unit.tiny import read, write_photographs, write_volumes
+from torch import nn
 
 from allograft.batch import Batch, collate
+from allograft.cohort import Slices
 from allograft.errors import SpecError
 from allograft.networks import build
 from allograft.parts.deep_clusters import (
@@ -20,6 +25,7 @@ from allograft.parts.deep_clusters import (
     pooled_features,
     samples_of,
 )
+from allograft.parts.pretext_checks import check_pretext, crop_of
 from allograft.parts.pretext_tasks import (
     CLEAN,
     FLAGS,
@@ -33,11 +39,11 @@ from allograft.parts.pretext_tasks import (
     pretext_loss,
     task_of,
 )
-from allograft.parts.visual_words import SIDES, Autoencoder, codes, draw_words, words_in
+from allograft.parts.visual_words import SIDES, Autoencoder, codes, draw_words, restricted, words_in
 from allograft.seeds import Seeds
 from allograft.transforms.genesis import Genesis
 from allograft.transforms.pretexts import clear_centre, permutation_set, shuffle_blocks, turn, turn_blocks, turns
-from allograft.transforms.sample import Sample
+from allograft.transforms.sample import Sample, Tile
 
 STILL = Genesis(0, 0, 0)
 """Distorts nothing."""
@@ -126,11 +132,100 @@ def test_the_head_sees_where_a_feature_is_and_is_drawn_again() -> None:
     assert PretextHead(2, 3, 7, [], 0.0)([torch.zeros(2, 2, 4, 4, 4)]).shape == (2, 7)
 
 
+@pytest.mark.parametrize("patch", [None, (8, 6)])
+def test_a_task_is_made_of_the_studys_crop_augmentation_and_its_own_gap(patch: Any, tmp_path: Path) -> None:
+    pool = pool_of(tmp_path / "images", a=3, b=2).pool
+    context = a_pretraining(tmp_path / "out")
+    context = replace(context, settings=replace(context.settings, patch=patch, augmentation="light"))
+
+    def task(pretext: Any, classes: int = 5) -> Any:
+        return task_of(pretext, classes, 1, pool, (8, 6), context)
+
+    cut = Sample("light", patch)
+    assert (task("rotation").transform, task("rotation").classes) == (Turned(cut, Genesis()), 4)
+    assert (task("jigsaw").transform, task("jigsaw").flags) == (Shuffled(cut, 5, 4 / 64), 0)
+    assert (task("rubik").transform, task("rubik").flags) == (Shuffled(cut, 5, 10 / 64, turned=True), 4)
+    assert task("rubik", 1000).classes == 24  # all that there are
+    tiles = cut if patch is None else Tile(patch, "light")
+    assert (task("deep_clustering").transform, task("deep_clustering").classes) == (Distorted(tiles, Genesis()), 5)
+    words = task("transvw", 2)
+    assert (words.transform.crop, words.transform.strength, words.classes) == ((8, 6), "light", 2)
+    assert sum(map(len, words.pool)) == len(words.transform.classes) <= 4  # a reference and one neighbour each
+    head = task("rubik").head(3, [6, 7], 0.25)
+    layers = [layer for layer in head.layers if not isinstance(layer, nn.ReLU)]
+    assert [getattr(layer, "p", getattr(layer, "out_features", 0)) for layer in layers] == [6, 0.25, 7, 0.25, 9]
+    assert layers[0].in_features == 3 * 4
+    last = torch.zeros(1, 3, 4, 4)
+    assert head([torch.full_like(last, float("nan")), last]).isfinite().all()
+
+
+def test_what_a_sample_had_stays_but_for_what_lies_on_the_grid() -> None:
+    case = replace(a_case(8, 8), attributes={"age": torch.tensor([30])}, extent=torch.tensor([[8, 8]]))
+    made = Turned(Sample(), STILL)(case, rng(2))
+    assert made.attributes["age"].tolist() == [30]
+    assert made.extent is None
+
+
+def test_a_word_is_any_of_its_image_and_in_the_middle_where_the_crop_does_not_fit() -> None:
+    case = a_case(8, 12)
+    places = torch.tensor([[0.99, 0.99], [0.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
+    cut = AtPlaces({"a": (0, 2)}, places, (8, 5), "none", STILL)
+    made = [cut(case, rng(seed)) for seed in range(20)]
+    assert {int(one.attributes[LABEL]) for one in made} == {0, 2}
+    for one in made:
+        left = 7 if int(one.attributes[LABEL]) == 0 else 4  # of eight places
+        torch.testing.assert_close(one.image, case.image[..., left : left + 5])
+    large = AtPlaces({"a": (1,)}, places, (10, 5), "none", STILL)(case, rng())
+    torch.testing.assert_close(large.views[CLEAN][..., 1:9, :], case.image[..., :5])
+
+
+def test_crops_of_visual_words_have_half_the_sides_in_whole_multiples(tmp_path: Path) -> None:
+    pool = (read(write_photographs(tmp_path, {"a": 2}, size=(44, 12))).unlabelled(),)
+    context = a_pretraining(tmp_path / "out")
+    patches = replace(context, settings=replace(context.settings, patch=(16, 8)))
+    assert crop_of("transvw", pool, 8, context) == (16, 8)
+    assert crop_of("transvw", pool, 4, context) == (20, 4)
+    assert crop_of("rotation", pool, 8, context) == (44, 12)
+    assert crop_of("transvw", pool, 4, patches) == crop_of("jigsaw", pool, 4, patches) == (16, 8)
+
+
+def test_words_need_a_patient_each_and_a_side_along_which_a_crop_can_move(tmp_path: Path) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 2, "b": 1}, per_subject=2)).unlabelled()
+    pool, context = (cohort.site("a"), cohort.site("b")), a_pretraining(tmp_path / "out")
+    network = build({"build": {"unet": {"in_channels": 1, "outputs": {}, "channels": [4, 8]}}})
+
+    def check(classes: int, pretext: Any = "transvw", **settings: Any) -> int:
+        given = replace(context, settings=replace(context.settings, **settings))
+        return check_pretext(pretext, classes, pool, network, given)
+
+    assert check(3) == 1  # of two sites together
+    assert check(3, patch=(16, 8)) == 1  # it moves along one side
+    with pytest.raises(SpecError, match="the pool has 3 patients, and each of the 4 classes"):
+        check(4)
+    with pytest.raises(SpecError, match="crops of 16x16 have one place in images of 16x16"):
+        check(3, patch=(16, 16))
+    with pytest.raises(SpecError, match="the pool has 6 images for 7 clusters"):
+        check(7, "deep_clustering")
+    assert check(24, "deep_clustering", patch=(8, 8)) == 1
+
+
 # ------------------------------------------------------------------ visual words
+def test_some_slices_of_a_cohort_are_those_of_their_scans(tmp_path: Path) -> None:
+    def names(cohort: Any, which: Sequence[int]) -> list[str]:
+        return [cohort.case(index).cases[0] for index in which]
+
+    cohort = read(write_volumes(tmp_path, [(4, 4, 3), (4, 4, 2), (4, 4, 3)]), slices=Slices(2)).unlabelled()
+    few = restricted(cohort, [1, 5, 7])
+    assert names(few, range(len(few))) == names(cohort, [1, 5, 7])
+    whole = read(tmp_path / "manifest.csv").unlabelled()
+    assert names(restricted(whole, [0, 2]), range(2)) == ["v0.nii.gz", "v2.nii.gz"]
+
+
 def test_a_word_has_a_reference_of_its_own_and_the_nearest_beside_it() -> None:
     points = torch.tensor([[0.0], [1.0], [5.0], [6.0], [20.0], [20.5]])
     subjects = ["p", "p", "q", "r", "s", "t"]
     words = draw_words(points, subjects, 5, 2, 3, Seeds(0))
+    assert 0 in words.members[:, 0]  # the first image of a patient
     assert words.places.shape == (5, 3)
     assert ((words.places >= 0) & (words.places < 1)).all()
     references = [subjects[n] for n in words.members[:, 0].tolist()]
