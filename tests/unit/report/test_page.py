@@ -20,7 +20,7 @@ from tests.unit.tiny import a_row
 
 from allograft.figure import Images, Lines
 from allograft.recipe import parse_recipe
-from allograft.report import Extra, Picture, Shows, Slice, facts, gallery, write_annotate, write_report
+from allograft.report import Extra, Picture, Shows, Slice, facts, gallery, page, write_annotate, write_report
 from allograft.report.annotate import to_annotate
 from allograft.report.beside import beside, cases_of
 from allograft.report.gallery import DISAGREEMENT, fitting, overlay_picture
@@ -144,9 +144,16 @@ def test_the_page_says_what_its_rule_may_see(made: tuple[Study, Plan, list[Line]
     assert [key for key, words in said.items() if f"It sees {words}" in html] == [rule]
 
 
+def test_made_images_have_a_legend_of_their_own(made: tuple[Study, Plan, list[Line]]) -> None:
+    study, plan, table = made
+    task: Any = SimpleNamespace(outputs={"paired": 1}, names=(), headline="ssim")
+    assert page._content(study, replace(plan, task=task), table, None, str)["is_made"]
+    assert not page._content(study, plan, table, None, str)["is_made"]
+
+
 def test_papers_are_those_of_every_row(made: tuple[Study, Plan, list[Line]], tmp_path: Path) -> None:
-    page = written(tmp_path, made)
-    assert "Feather-Light Fourier Domain Adaptation" in page  # of the last row
+    html = written(tmp_path, made)
+    assert "Feather-Light Fourier Domain Adaptation" in html  # of the last row
 
 
 # ---- facts
