@@ -98,9 +98,9 @@ def _gain(study: Study, plan: Plan, here: Sequence[Line], target: str, common: s
     comparisons = [compared.get(line.title) for line in here]
     statistics, exact = study.statistics, any(row.rank_biserial is not None for row in compared.values())
     test = f"{'exact ' * exact}{statistics.alternative} {'Wilcoxon signed-rank' if exact else 'DeLong'} test over "
-    test += f"subjects, {statistics.adjustment.capitalize()} over the rows of this table"
-    gain = f"difference from {other or 'no adaptation'}, over the subjects and seeds of both; 95 % by Student's t"
     adjusted = "unadjusted" if statistics.adjustment == "none" else statistics.adjustment.capitalize()
+    test += f"subjects, {adjusted}{'' if adjusted == 'unadjusted' else ' over the rows of this table'}"
+    gain = f"difference from {other or 'no adaptation'}, over the subjects and seeds of both; 95 % by Student's t"
     gains = [
         gain_cell(row, role if line is base else "", other or "nothing")
         for line, row in zip(here, comparisons, strict=True)
