@@ -124,7 +124,7 @@ def loss_of(task: Any, measured: Mapping[str, Any]) -> float | None:
 
 
 def one_feature(captured: Sequence[Tensor]) -> NDArray[np.float64]:
-    """(C,) of a case: the mean over slices and over all passes (donors) of what ``features`` kept."""
+    """(C,) of a case: the mean over slices and all passes (donors) of what ``features`` kept."""
     return torch.cat(list(captured)).mean(0).numpy()
 
 

@@ -62,8 +62,10 @@ def write_features(folder: Path, record: Record, features: Mapping[str, NDArray[
 
 
 def known_of(folder: Path, records: Iterable[Record], task: Task) -> Known:
-    """What a model made of the cases that it was judged on, from the ``folder`` of its records. Of a
-    record without the file, or with one that is damaged or of other cases, nothing is known."""
+    """What a model made of the cases that it was judged on, from the ``folder`` of its records.
+
+    Of a record without the file, or with one that is damaged or of other cases, nothing is known.
+    """
     known: Known = {}
     for record in records:
         path = folder / f"{record.name}.safetensors"
