@@ -21,11 +21,10 @@ from allograft.recipe import parse_recipe, title
 def scores(out: Path) -> pd.DataFrame:
     """A row a part, recipe and seed: IoU or AUROC of the target's test patients."""
     frames = []
-    folders = sorted((out / "parts").glob("*"))
-    if not folders:
+    if not (out / "study.json").is_file():
         study = "allograft study examples/united.yaml"
-        raise OutputError(f"{out / 'parts'}: no parts of a study; run '{study} --out {out}' first")
-    for folder in folders:
+        raise OutputError(f"{out / 'study.json'}: no such file; run '{study} --out {out}' first")
+    for folder in sorted((out / "parts").glob("*")) or [out]:
         records = read_records(folder)
         tested = records[(records["part"] == "test") & (records["status"] == "done")]
         names = [title(parse_recipe({recipe["name"]: recipe["parameters"]})) for recipe in tested["recipe"]]
