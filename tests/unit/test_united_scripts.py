@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from allograft.errors import OutputError
 from allograft.recipe import parse_recipe, title
+from allograft.results.record import Record
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -68,3 +70,22 @@ def test_every_row_has_the_name_of_its_phases(script: ModuleType, pretext: str) 
     for name, first in named.items():
         assert script.strategy(title(parse_recipe({"finetune": {"first": first}}))) == name
     assert script.strategy("target_supervised") == "Random"
+
+
+def test_scores_are_those_of_the_study_or_of_its_parts(script: ModuleType, tmp_path: Path) -> None:
+    import united  # type: ignore[import-not-found]  # beside the script
+
+    assert script.strategy is united.strategy
+    with pytest.raises(OutputError, match=r"study\.json: no such file; run 'allograft study .*united\.yaml"):
+        united.scores(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    recipe = {"name": "target_supervised", "parameters": {}}
+    for folder, auroc in (("", 0.25), ("parts/one", 0.5), ("parts/two", 0.75)):
+        for seed, part, status in ((0, "test", "done"), (1, "val", "done"), (2, "test", "failed")):
+            record = Record(f"u{seed}", recipe, seed, "end", 0, "b", part, status=status, metrics={"auroc": auroc})
+            (tmp_path / folder / "records").mkdir(parents=True, exist_ok=True)
+            record.write(tmp_path / folder / "records")
+    of_parts = united.scores(tmp_path)
+    assert of_parts[["seed", "score", "part"]].values.tolist() == [[0, 0.5, "one"], [0, 0.75, "two"]]
+    (tmp_path / "parts").rename(tmp_path / "elsewhere")
+    assert united.scores(tmp_path)[["recipe", "seed", "score"]].values.tolist() == [["target_supervised", 0, 0.25]]

@@ -342,6 +342,8 @@ def test_paper_has_the_colours_of_the_legend_and_all_of_the_protocol(browser: Br
     assert browser.ask("document.documentElement.scrollWidth") <= 720
     assert browser.ask("document.querySelector('#protocol pre').checkVisibility({contentVisibilityAuto: true})")
     assert browser.ask("document.querySelectorAll('.gallery img').length") > 0
+    shown = "document.querySelector('#target-1 .case {}').checkVisibility()"
+    assert [browser.ask(shown.format(part)) for part in ("output", "input")] == [True, False]  # nobody slides on paper
 
 
 @pytest.mark.parametrize("width", [390, 1200])
