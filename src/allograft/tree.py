@@ -22,6 +22,9 @@ from allograft.errors import AllograftError, OutputError
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 """What JSON holds; tuples are written as lists."""
 
+HEADER = "allograft"
+"""The entry of a file's metadata that holds the tree without its tensors, and a checksum of both."""
+
 
 class DamagedFile(AllograftError):
     """A kept file does not match its checksum, or cannot be read at all."""
@@ -140,14 +143,15 @@ def write_json(path: Path, tree: object) -> None:
 
 
 def save(path: Path, tree: object) -> None:
-    """Keep a tree of dict / list / tuple / tensor / JSON values. Other types raise ``TypeError``
-    with their place."""
+    """Keep a tree of dict / list / tuple / tensor / JSON values; the same tree gives the same bytes.
+    Other types raise ``TypeError`` with their place."""
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
     shape = json.dumps(_flatten(tree, tensors, "tree"))
     flat = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()} or {"_": torch.zeros(1)}
-    write_bytes(path, to_bytes(flat, metadata={"tree": shape, "blake2b": _checksum(shape, flat)}))
+    # in one entry: safetensors writes several in any order
+    write_bytes(path, to_bytes(flat, metadata={HEADER: json.dumps({"tree": shape, "blake2b": _checksum(shape, flat)})}))
 
 
 def load(path: Path) -> Any:
@@ -156,10 +160,10 @@ def load(path: Path) -> Any:
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+            header = json.loads(file.metadata()[HEADER])
             # copies, as torch aligns its own: products of unaligned numbers round otherwise
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a mapping
-        shape, checksum = metadata["tree"], metadata["blake2b"]
+        shape, checksum = header["tree"], header["blake2b"]
     # a damaged header may raise anything: an unknown dtype, names that are no UTF-8
     except Exception as error:
         raise DamagedFile(f"{path}: not a complete file ({error}); delete it; it is made again") from error
@@ -175,7 +179,7 @@ def outline(path: Path) -> Any:
 
     try:
         with safe_open(path, "pt") as file:
-            shape = json.loads(file.metadata()["tree"])
+            shape = json.loads(json.loads(file.metadata()[HEADER])["tree"])
     except Exception:  # see ``load``
         return None
     return _restore(shape, _NoTensors())

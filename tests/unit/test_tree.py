@@ -45,6 +45,14 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever order a library has for the entries of a file: several writes agree."""
+    content = {"name": "x", "parts": {"w": torch.arange(6.0), "b": torch.ones(2)}}
+    for number in range(8):
+        tree.save(tmp_path / f"{number}.safetensors", content)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_round_trip(tmp_path: Path) -> None:
     tree.save(tmp_path / "deep" / "kept.safetensors", KEPT)
     assert same(tree.load(tmp_path / "deep" / "kept.safetensors"), KEPT)
