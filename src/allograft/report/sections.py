@@ -20,6 +20,7 @@ from allograft.results.analysis.embedding import FURTHER, Embedding, embeddings_
 from allograft.results.analysis.fairness_sheets import fairness
 from allograft.results.analysis.features import Known
 from allograft.results.analysis.forgetting import forgetting, forgetting_figure, forgetting_sheets
+from allograft.results.analysis.kept_features import known_of
 from allograft.results.analysis.pretexts import pretext_sheet
 from allograft.results.analysis.readers import reader_sheet
 from allograft.results.analysis.selection import distance_sheet
@@ -37,6 +38,7 @@ from allograft.results.analysis.stream import (
 from allograft.results.analysis.sweep import sweeps
 from allograft.results.analysis.uncertainty import uncertainty
 from allograft.results.comparison import reference
+from allograft.results.models import model_folder
 from allograft.results.record import Record
 from allograft.results.select import Line
 from allograft.study.plan import Plan
@@ -59,7 +61,7 @@ def sections_of(
     parted: dict[bool, list[Line]] = {True: [], False: []}
     for line in table:
         parted[line.chosen or line is reference(table, plan, line.target)].append(line)
-    known: defaultdict[Path, Known] = defaultdict(dict)
+    known = _known(out, records, table, world.study)
     embeddings = embeddings_of(out, world, parted[True], template, device=device, known=known)
     others = embeddings_of(out, world, parted[False], template, device=device, most=FURTHER, known=known)
     return {
@@ -82,6 +84,19 @@ def sections_of(
         ]
         for target in (question.name for question in world.study.questions)
     }
+
+
+def _known(out: Path, records: Mapping[str, Record], table: Sequence[Line], study: Study) -> defaultdict[Path, Known]:
+    """Model folder -> what the model made of the cases that it was judged on."""
+    of_stage: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records.values():
+        of_stage[record.unit, record.stage].append(record)
+    known: defaultdict[Path, Known] = defaultdict(dict)
+    for line in table:
+        if (run := line.best_run) is not None:
+            judged = of_stage[run.row.unit, run.stage]
+            known[model_folder(out, line)] = known_of(out / "records", judged, study.made_task)
+    return known
 
 
 def _stream(plan: Plan, records: Mapping[str, Record], study: Study) -> list[Extra]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ import torch
 
 from allograft import __version__
 from allograft.cohort import Whole
+from allograft.context.store import Kept
 from allograft.errors import AllograftError
 from allograft.metrics.label_free import mean_entropy
 from allograft.predictor.whole import case_facts, case_prediction
 from allograft.recipe import Recipe, Stage, title
+from allograft.results.analysis.kept_features import Keeper, write_features
 from allograft.results.analysis.label_free import calibration, pooled, watched
 from allograft.results.record import LABEL_FREE, Part, Record, measured, read_record, record_name
 from allograft.seeds import Seeds
@@ -90,10 +93,13 @@ class Judge:
 
     def _record(self, stage: Stage, ordinal: int, seed: int, test: TestSet) -> Record:
         began = time.perf_counter()
-        cases = self.watch(stage, test) if test.is_unlabelled_training else self.measure(stage, test)
+        if isinstance(stage.predictor, Kept):  # whoever looks into a predictor has to find its network
+            stage = replace(stage, predictor=stage.predictor.on(str(self.fabric.device)))
+        keeper = Keeper.of(stage.predictor, test.cohort)
+        cases = self.watch(stage, test) if test.is_unlabelled_training else self.measure(stage, test, keeper)
         seconds = time.perf_counter() - began
         base = self._base(stage, ordinal, seed, test.site, test.part)
-        return replace(
+        record = replace(
             base,
             fold=test.fold,
             metrics=pooled(cases, self.task) if test.is_unlabelled_training else self._pooled(cases),
@@ -101,6 +107,8 @@ class Judge:
             cost={**base.cost, "predict_seconds": round(seconds, 3)},
             data=self._data(test),
         )
+        write_features(self.folder, record, keeper.kept)
+        return record
 
     def _base(self, stage: Stage, ordinal: int, seed: int, site: str, part: Part) -> Record:
         """What a record says of the stage, before anything is measured."""
@@ -123,28 +131,33 @@ class Judge:
             environment=environment(self.fabric),
         )
 
-    def measure(self, stage: Stage, test: TestSet) -> list[dict[str, object]]:
-        """Every case's metrics; global generators are as they were before."""
+    def measure(self, stage: Stage, test: TestSet, keeper: Keeper | None = None) -> list[dict[str, object]]:
+        """Every case's metrics; global generators are as they were before.
+
+        Args:
+            keeper: of the features of cases.
+        """
 
         def facts(prediction: Mapping[str, Any], whole: Whole) -> dict[str, object]:
             labelled = self.task.measure(prediction, whole) if self.task.key in whole.case.labels else {}
             kept = calibration(prediction, self.task, whole, validates=test.part == "val")
             return {**self._label_free(prediction), **case_facts(prediction), **labelled, **kept}
 
-        return self._each(stage, test, facts)
+        return self._each(stage, test, facts, keeper)
 
     def watch(self, stage: Stage, images: TestSet) -> list[dict[str, object]]:
         """What rules without labels know of every unlabelled training image."""
         return self._each(stage, images, lambda prediction, whole: watched(prediction, self.task, whole.case.name))
 
-    def _each(self, stage: Stage, test: TestSet, facts: Facts) -> list[dict[str, object]]:
+    def _each(self, stage: Stage, test: TestSet, facts: Facts, keeper: Keeper | None = None) -> list[dict[str, object]]:
         # a predictor that knows sites numbers them as its unit did
         cohort = replace(test.cohort, sites=stage.sites)
         cases = []
         assert stage.predictor is not None
         with Seeds(0, (stage.unit, stage.name)).everything("judge"):
             for whole in cohort.wholes():
-                prediction = case_prediction(stage.predictor, whole, self.task, self.fabric.device)
+                with nullcontext() if keeper is None else keeper.look(whole):
+                    prediction = case_prediction(stage.predictor, whole, self.task, self.fabric.device)
                 cases.append({"case": whole.case.name, "subject": whole.case.subject, **facts(prediction, whole)})
         return cases
 

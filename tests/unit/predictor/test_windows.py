@@ -13,6 +13,8 @@ from tests.unit.tiny import VESSEL
 from torch import nn
 
 from allograft.cohort import Cohort, Slices
+from allograft.context.store import Kept
+from allograft.methods.supervised import Supervised
 from allograft.predictor.whole import (
     case_facts,
     case_prediction,
@@ -21,6 +23,11 @@ from allograft.predictor.whole import (
     not_looked_at,
     share_outside,
 )
+from allograft.recipe import Stage
+from allograft.results.record import read_record
+from allograft.run.fabric import local_fabric
+from allograft.run.judge import Judge
+from allograft.study.world import TestSet
 from allograft.tasks.classification import Classification
 from allograft.tasks.multitask import Multitask
 
@@ -48,6 +55,19 @@ def test_foreground_outside_the_middle_is_said_where_windows_are_normalised(whic
     assert case_facts(prediction).get("warnings") == ([found_in_windows(share)] if share else None)
     assert "warnings" not in case_prediction(Thresholded(), whole, VESSEL)
     assert VESSEL.answer(prediction, whole).values == {"vessel": 16.0}
+
+
+def test_a_record_says_it_of_a_model_on_disk_too(cohort: Cohort, tmp_path: Path) -> None:
+    """As after a kill, where the judge gets the place of a model that an earlier process left."""
+    test, cases = TestSet("a", "test", 0, cohort), []
+    for name, predictor in {"live": Normalising(), "kept": Kept(tmp_path, loaded={"cpu": Normalising()})}.items():
+        stage = Stage("end", predictor, unit="unit", recipe=Supervised(), sites=("a",))
+        Judge((test,), VESSEL, tmp_path / name, local_fabric(accelerator="cpu"))(stage, 0, 0)
+        (path,) = (tmp_path / name).glob("*.json")
+        cases.append(read_record(path).cases)
+    assert cases[0] == cases[1]
+    said = [[found_in_windows(share)] if share else None for share in SHARES.values()]
+    assert [case.get("warnings") for case in cases[0]] == said
 
 
 def test_the_share_is_a_percentage_of_what_was_found() -> None:

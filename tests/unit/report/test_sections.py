@@ -14,8 +14,13 @@ from tests.unit.results.analysis.test_forgetting import PLAN, a_folder, run_of
 
 from allograft.figure import Points
 from allograft.report import sections
-from allograft.results.analysis import embedding, robustness
+from allograft.results.analysis import embedding, features, robustness
+from allograft.results.record import read_all
 from allograft.studies import run_study
+
+
+def judged_cases(out: Path) -> list[dict[str, Any]]:
+    return [case for record in read_all(out).values() if record.part in ("val", "test") for case in record.cases]
 
 
 def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +38,10 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(embedding, "embedding", watched)
     seen_before: list[int] = []
     look = robustness.cloud_of
-    monkeypatch.setattr(robustness, "cloud_of", lambda *given: (seen_before.append(len(given[4])), look(*given))[1])
+    monkeypatch.setattr(robustness, "cloud_of", lambda *given: (seen_before.append(len(given[5])), look(*given))[1])
+    predicted: list[str] = []
+    again = features._look
+    monkeypatch.setattr(features, "_look", lambda *given: (predicted.append(given[3].case.name), again(*given))[1])
     made: list[Any] = []
     draw = sections.sections_of
 
@@ -46,6 +54,8 @@ def test_every_finished_line_shows_its_features(tmp_path: Path, monkeypatch: pyt
     assert not result.failed
     assert len(seen_before) == len(result.lines)
     assert all(seen_before)  # of each model, features that its figure has already
+    assert predicted
+    assert not {*predicted} & {case["case"] for case in judged_cases(tmp_path / "out")}
     (extra,) = [one for one in made[-1]["b"] if one.title == "What the features see"]
     first = [line.title for line in result.lines if line.chosen or line.title == "supervised"]
     others = [line.title for line in result.lines if line.title not in first]

@@ -7,7 +7,6 @@ model.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,22 +16,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from allograft.cohort import Case, Cohort, Whole
+from allograft.cohort import Case, Cohort
 from allograft.figure import Points
-from allograft.metrics.label_free import KEYS, mean_entropy
 from allograft.predictor import load_predictor
 from allograft.predictor.card import sites_of
-from allograft.results.analysis.features import Known, cloud_of
+from allograft.results.analysis.features import MOST, Known, cloud_of
 from allograft.results.models import model_folder
 from allograft.results.select import Line
 from allograft.study.world import World
 
-MOST = 300
-"""Cases that a figure holds at most; of more an equal share of each group is drawn."""
 FURTHER = 60
-"""The same for the lines that a report folds away: enough to see groups, and the time of a table's
+"""``MOST`` for the lines that a report folds away: enough to see groups, and the time of a table's
 many lines stays in bounds."""
 COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
 """Principal components that t-SNE gets at most, its perplexity at most, and the cases below which
@@ -70,7 +66,7 @@ def embeddings_of(
     Args:
         template: the user's own network, if any.
         most: cases in a figure.
-        known: model folder -> features, which is filled here.
+        known: model folder -> what it makes of cases, which is filled here.
     """
     made = {}
     known = defaultdict(dict) if known is None else known
@@ -147,21 +143,16 @@ def embedding(
         title: which model.
         sites: as the predictor numbers them; by default as the cohorts do.
         most: cases in all.
-        known: features of cases by this model, which is filled here.
+        known: what this model makes of cases, which is filled here.
 
     Returns:
         None when the predictor's network has no encoder, when it is not called, or when there are
         fewer than two cases.
     """
-
-    def colours(prediction: Mapping[str, Tensor], whole: Whole) -> tuple[float | None, float | None]:
-        entropy = mean_entropy(prediction[task.key], several=task.coding.several) if task.key in KEYS else None
-        return case_loss(task, prediction, whole), entropy
-
-    cloud = cloud_of(predictor, groups, sites, most, {} if known is None else known, colours)
+    cloud = cloud_of(predictor, task, groups, sites, most, {} if known is None else known)
     if cloud is None:
         return None
-    losses, entropies = ([fact[index] for fact in cloud.facts] for index in (0, 1))
+    losses, entropies = [seen.loss for seen in cloud.seen], [seen.entropy for seen in cloud.seen]
     plane, how = embedded(cloud.rows)
     return Embedding(*_drawn(title, plane, cloud.groups, losses, entropies, (*cloud.notes, how)))
 
@@ -182,7 +173,7 @@ def by_class(
     () where no case has one class of its own.
     """
     classed = {name: cohort.where(lambda case: class_of(task, case) is not None) for name, cohort in groups.items()}
-    cloud = cloud_of(predictor, classed, sites, most, {} if known is None else known)
+    cloud = cloud_of(predictor, task, classed, sites, most, {} if known is None else known)
     if cloud is None:
         return ()
     plane, _ = embedded(cloud.rows)
@@ -194,28 +185,10 @@ def by_class(
             x,
             y,
             tuple(cloud.groups),
-            tuple(class_of(task, case) or 0 for case in cloud.facts),
+            tuple(class_of(task, case) or 0 for case in cloud.cases),
             axis,
         ),
     )
-
-
-def case_loss(task: Any, prediction: Mapping[str, Tensor], whole: Whole) -> float | None:
-    """1 - headline of a case, or mean -log of the probabilities of its label(s); None without a
-    label, where it is undefined, and for boxes."""
-    if task.key not in whole.case.labels:
-        return None
-    measured = task.measure(prediction, whole)
-    if task.headline in measured:
-        return None if measured[task.headline] is None else 1.0 - float(measured[task.headline])
-    if task.key != "label":
-        return None
-    if isinstance(measured["label"], list):
-        pairs = zip(measured["label"], measured["probabilities"], strict=True)
-        right = [p if present > 0.5 else 1 - p for present, p in pairs]
-    else:
-        right = [measured["probabilities"][measured["label"]]]
-    return -sum(math.log(max(p, 1e-12)) for p in right) / len(right)
 
 
 def class_of(task: Any, case: Case) -> int | None:

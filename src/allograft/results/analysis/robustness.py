@@ -198,17 +198,18 @@ def features_of(
         predictor, card = load_predictor(folder, template=template, device=device)
         groups = unseen_of(world, target, run.row.fold)
         most = FURTHER if world.study.slices is None else SCANS
-        cloud = cloud_of(predictor, groups, sites_of(card), most, known[folder])
-        found = None if cloud is None else _features(cloud, world.study.made_task)
+        task = world.study.made_task
+        cloud = cloud_of(predictor, task, groups, sites_of(card), most, known[folder])
+        found = None if cloud is None else _features(cloud, task)
         if found is not None:
             made[line.title] = found
     return made
 
 
 def _features(cloud: Cloud, task: Any) -> Features:
-    labels = [class_of(task, case) for case in cloud.facts]
+    labels = [class_of(task, case) for case in cloud.cases]
     known = tuple(label for label in labels if label is not None)
     classes = known if len(known) == len(labels) else ()
     return Features(
-        cloud.rows, tuple(case.site for case in cloud.facts), tuple(case.subject for case in cloud.facts), classes
+        cloud.rows, tuple(case.site for case in cloud.cases), tuple(case.subject for case in cloud.cases), classes
     )

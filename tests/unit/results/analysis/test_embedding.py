@@ -24,12 +24,11 @@ from allograft.results.analysis import features as module
 from allograft.results.analysis.embedding import (
     MOST,
     by_class,
-    case_loss,
     embedded,
     embedding,
     groups_of,
 )
-from allograft.results.analysis.features import Known, cloud_of, encoder_of, features
+from allograft.results.analysis.features import Known, cloud_of, encoder_of, features, loss_of
 from allograft.study.reading import make_study
 from allograft.study.world import World
 from allograft.tasks.classification import Classification
@@ -127,14 +126,17 @@ class Twice:
 def test_a_feature_is_the_mean_over_the_predictors_passes(cohort: Cohort) -> None:
     network = made(UNET)
     twice, once = Twice(Direct(network)), Direct(network)
-    encoder, images = encoder_of(twice), cohort.whole(0).batch
-    assert encoder is network.encoder
-    feature, prediction = module._seen(twice, network.encoder, images)
-    plain, expected = module._seen(once, network.encoder, images)
-    mirrored = module._seen(Twice(lambda batch: once(replace(batch, image=-batch.image))), network.encoder, images)[0]
-    assert feature == pytest.approx(mirrored)
-    assert feature != pytest.approx(plain)
-    assert torch.equal(prediction["mask"], expected["mask"])
+    whole, encoder = cohort.whole(0), network.encoder
+    assert encoder_of(twice) is encoder
+    mirrored = Twice(lambda batch: once(replace(batch, image=-batch.image)))
+    both, plain, turned = (module._look(each, encoder, VESSEL, whole) for each in (twice, once, mirrored))
+    assert both is not None
+    assert plain is not None
+    assert turned is not None
+    assert both.feature == pytest.approx(turned.feature)
+    assert both.feature != pytest.approx(plain.feature)
+    # of the prediction, and not of all passes
+    assert (both.loss, both.entropy) == (plain.loss, plain.entropy)
 
 
 def test_cases_without_a_loss(cohort: Cohort) -> None:
@@ -161,13 +163,19 @@ def test_losses_of_labels(cohort: Cohort) -> None:
         prepared=replace(cohort.prepared, coding=Classification(("a", "b")).coding),
     )
     logits = torch.tensor([[0.5, 2.0]])
+
+    def loss(task: Any, images: Cohort) -> float | None:
+        return loss_of(task, task.measure({"label": logits}, images.whole(0)))
+
     expected = -math.log(math.exp(2.0) / (math.exp(0.5) + math.exp(2.0)))
-    assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.whole(0)) == pytest.approx(expected)
+    assert loss(Classification(("a", "b")), labelled) == pytest.approx(expected)
     several = replace(labelled, prepared=replace(cohort.prepared, coding=Multilabel(("a", "b")).coding))
     first, second = (1 / (1 + math.exp(-value)) for value in (0.5, 2.0))
     expected = -(math.log(1 - first) + math.log(second)) / 2
-    assert case_loss(Multilabel(("a", "b")), {"label": logits}, several.whole(0)) == pytest.approx(expected)
-    assert case_loss(Classification(("a", "b")), {"label": logits}, labelled.unlabelled().whole(0)) is None
+    assert loss(Multilabel(("a", "b")), several) == pytest.approx(expected)
+    assert loss_of(Classification(("a", "b")), {}) is None
+    assert loss_of(VESSEL, {"dice": 0.25, "iou": 0.5}) == 0.75
+    assert loss_of(VESSEL, {"dice": None}) is None
 
 
 def test_a_classification_shows_unseen_cases_by_class_and_site(cohort: Cohort) -> None:
@@ -312,14 +320,14 @@ def test_a_model_predicts_a_case_once_whatever_shows_it(cohort: Cohort) -> None:
     assert embedding(predictor, VESSEL, split(cohort), title="x", known=known) is not None
     assert (len(passes), len(known)) == (12, 12)
     unseen = {"a, test": cohort.site("a"), "b, test": split(cohort)["target, test"]}
-    again = cloud_of(predictor, unseen, None, 300, known)
+    again = cloud_of(predictor, VESSEL, unseen, None, 300, known)
     assert len(passes) == 12
-    afresh = cloud_of(predictor, unseen, None, 300, {})
+    afresh = cloud_of(predictor, VESSEL, unseen, None, 300, {})
     assert len(passes) == 12 + 9
     assert again is not None
     assert afresh is not None
     assert np.array_equal(again.rows, afresh.rows)
-    assert [case.site for case in again.facts] == ["a"] * 6 + ["b"] * 3
+    assert [case.site for case in again.cases] == ["a"] * 6 + ["b"] * 3
     first = cohort.cases[0]
-    cloud_of(predictor, unseen, None, 300, {first.name: known[first.name]})
+    cloud_of(predictor, VESSEL, unseen, None, 300, {first.name: known[first.name]})
     assert len(passes) == 12 + 9 + 8

@@ -102,8 +102,8 @@ def test_an_embedding_is_of_the_model_on_its_device_and_of_its_fold(
 def test_features_are_of_the_model_on_its_device_and_of_its_fold(
     slices: Any, most: int, told: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(predictor: Any, groups: Mapping[str, Any], sites: Any, limit: int, known: Any) -> None:
-        assert known == {}
+    def look(predictor: Any, task: Any, groups: Mapping[str, Any], sites: Any, limit: int, known: Any) -> None:
+        assert (task, known) == ("the task", {})
         told["looked"].append((predictor, {name: cohort.cases for name, cohort in groups.items()}, sites, limit))
 
     monkeypatch.setattr(robustness, "cloud_of", look)
@@ -129,7 +129,8 @@ class Noting:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         assert not batch.labels
         self.sites.extend(batch.site.tolist())
-        return dict(self.network(batch.image))
+        with torch.no_grad():
+            return dict(self.network(batch.image))
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +144,10 @@ def test_sites_have_the_numbers_of_the_predictor(sites: Any, numbers: set[int], 
     groups = {name: cohort.site(name) for name in "ab"}
     if sites is None:
         groups = {name: replace(one, sites=("a", "b")) for name, one in groups.items()}
-    found = cloud_of(predictor, groups, sites, 4, {}, lambda prediction, whole: whole.case.site)
+    found = cloud_of(predictor, VESSEL, groups, sites, 4, {})
     assert found is not None
     assert {*predictor.sites} == numbers
-    assert (found.groups, found.facts) == (["a", "a", "b", "b"], ["a", "a", "b", "b"])
+    assert (found.groups, [case.site for case in found.cases]) == (["a", "a", "b", "b"],) * 2
     assert found.notes == ("4 of 6 cases, drawn by group.",)
 
 
