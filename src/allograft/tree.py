@@ -23,7 +23,8 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 """What JSON holds; tuples are written as lists."""
 
 HEADER = "allograft"
-"""The entry of a file's metadata that holds the tree without its tensors, and a checksum of both."""
+"""The entry of a file's metadata that holds the tree without its tensors, and a checksum of
+both."""
 
 
 class DamagedFile(AllograftError):
@@ -143,8 +144,8 @@ def write_json(path: Path, tree: object) -> None:
 
 
 def save(path: Path, tree: object) -> None:
-    """Keep a tree of dict / list / tuple / tensor / JSON values; the same tree gives the same bytes.
-    Other types raise ``TypeError`` with their place."""
+    """Keep a tree of dict / list / tuple / tensor / JSON values; the same tree gives the same
+    bytes. Other types raise ``TypeError`` with their place."""
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
