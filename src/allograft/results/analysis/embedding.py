@@ -30,6 +30,8 @@ from allograft.study.world import World
 FURTHER = 60
 """``MOST`` for the lines that a report folds away: enough to see groups, and the time of a table's
 many lines stays in bounds."""
+VOLUME = 3
+"""Images that a volume, or a scan in slices, counts as: it takes as long as many."""
 COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
 """Principal components that t-SNE gets at most, its perplexity at most, and the cases below which
 it has no meaning."""
@@ -65,7 +67,7 @@ def embeddings_of(
 
     Args:
         template: the user's own network, if any.
-        most: cases in a figure.
+        most: images in a figure; of volumes a third.
         known: model folder -> what it makes of cases, which is filled here.
     """
     made = {}
@@ -80,14 +82,21 @@ def embeddings_of(
         ):
             continue
         predictor, card = load_predictor(folder, template=template, device=device)
-        options: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card), "most": most}
-        options["known"] = known[folder]
         task, fold = world.study.made_task, run.row.fold
-        by_loss = embedding(predictor, task, groups_of(world, line.target, fold), **options)
+        groups = groups_of(world, line.target, fold)
+        options: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card)}
+        options |= {"most": most // VOLUME if of_volumes(groups) else most, "known": known[folder]}
+        by_loss = embedding(predictor, task, groups, **options)
         if by_loss is not None:
             classes = by_class(predictor, task, unseen_of(world, line.target, fold), **options)
             made[line.title, line.target] = replace(by_loss, figures=(*by_loss.figures, *classes))
     return made
+
+
+def of_volumes(groups: Mapping[str, Cohort]) -> bool:
+    """Whether the first case of all is a volume, in slices or not."""
+    first = next((cohort for cohort in groups.values() if cohort.cases), None)
+    return first is not None and len(first.prepared.image(first.cases[0])[1].size) == 3
 
 
 def groups_of(world: World, target: str, fold: int) -> dict[str, Cohort]:

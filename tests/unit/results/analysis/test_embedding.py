@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.manifold import TSNE
-from tests.unit.tiny import VESSEL, read, write_photographs
+from tests.unit.tiny import VESSEL, read, write_photographs, write_volumes
 from torch import nn
 
 from allograft.batch import Batch
-from allograft.cohort import Cohort
+from allograft.cohort import Cohort, Slices
 from allograft.networks import build
 from allograft.predictor import Direct
 from allograft.results.analysis import features as module
@@ -27,6 +27,7 @@ from allograft.results.analysis.embedding import (
     embedded,
     embedding,
     groups_of,
+    of_volumes,
 )
 from allograft.results.analysis.features import Known, cloud_of, encoder_of, features, loss_of
 from allograft.study.reading import make_study
@@ -137,6 +138,14 @@ def test_a_feature_is_the_mean_over_the_predictors_passes(cohort: Cohort) -> Non
     assert both.feature != pytest.approx(plain.feature)
     # of the prediction, and not of all passes
     assert (both.loss, both.entropy) == (plain.loss, plain.entropy)
+
+
+def test_volumes_are_told_from_images_by_the_first_case_in_slices_or_not(cohort: Cohort, tmp_path: Path) -> None:
+    volumes = Cohort.read(write_volumes(tmp_path, [(6, 5, 4)]))
+    assert of_volumes({"none": replace(volumes, cases=()), "all": volumes})
+    assert of_volumes({"all": replace(volumes, slices=Slices(0))})
+    assert not of_volumes({"none": replace(volumes, cases=()), "all": cohort})
+    assert not of_volumes({"none": replace(volumes, cases=())})
 
 
 def test_cases_without_a_loss(cohort: Cohort) -> None:

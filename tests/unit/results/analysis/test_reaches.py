@@ -75,8 +75,9 @@ class World:
         return SimpleNamespace(cases=((site, part, fold),))
 
 
+@pytest.mark.parametrize(("volumes", "most"), [(False, 7), (True, 2)])
 def test_an_embedding_is_of_the_model_on_its_device_and_of_its_fold(
-    told: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    volumes: bool, most: int, told: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look(predictor: Any, task: Any, groups: Any, **words: Any) -> Any:
         told["looked"].append((predictor, task, [*groups], words))
@@ -84,13 +85,14 @@ def test_an_embedding_is_of_the_model_on_its_device_and_of_its_fold(
 
     monkeypatch.setattr(embedding, "embedding", look)
     monkeypatch.setattr(embedding, "by_class", look)
+    monkeypatch.setattr(embedding, "of_volumes", lambda groups: volumes if list(groups) == ["groups_of b 2"] else None)
     for name in ("groups_of", "unseen_of"):
         monkeypatch.setattr(embedding, name, lambda world, target, fold, name=name: {f"{name} {target} {fold}": ()})
     template = object()
     table: Any = [Line(), Line(leaves_weights_only=True), Line(target="elsewhere"), Line(title="no model")]
     found = embeddings_of(tmp_path, World(), table, template, device="meta", most=7)  # type: ignore[arg-type]
     assert told["loaded"] == [("mine", {"template": template, "device": "meta"})]
-    words = {"title": "mine at b", "sites": ("q", "p"), "most": 7, "known": {}}
+    words = {"title": "mine at b", "sites": ("q", "p"), "most": most, "known": {}}
     assert told["looked"] == [
         ("the model of mine", "the task", ["groups_of b 2"], words),
         ("the model of mine", "the task", ["unseen_of b 2"], words),
