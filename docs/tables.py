@@ -165,8 +165,16 @@ def pairs(spec: Mapping[str, Any]) -> str:
 
 def pair_means(spec: Mapping[str, Any]) -> str:
     """A row per recipe: its mean over all pairs, the gain, pairs ahead, the worst pair, and the mean
-    gain of ``groups`` (name -> pairs)."""
-    found = [row for row in read(DATA / spec["data"] / "results.csv") if row["site"] == row["target"]]
+    gain of ``groups`` (name -> pairs). ``part``: how the names of the study's parts end; ``metric``:
+    in the place of the headline."""
+    part, metric = spec.get("part", ""), spec.get("metric")
+    found = [
+        row
+        for row in read(DATA / spec["data"] / ("metrics.csv" if metric else "results.csv"))
+        if row["site"] == row["target"]
+        and row.get("part", "").endswith(part)
+        and (metric is None or metric == row["metric"])
+    ]
     of: dict[str, dict[str, float]] = {}
     for row in found:
         of.setdefault(row["recipe"], {})[f"{row['source']} to {row['site']}"] = float(row["mean"])
@@ -187,10 +195,10 @@ def pair_means(spec: Mapping[str, Any]) -> str:
         cells.append(f"{of[title][worst]:.3f}, {worst}")
         cells += [
             "" if title == "supervised" else f"{fmean(gains[pair] for pair in group):+.3f}"
-            for group in spec["groups"].values()
+            for group in spec.get("groups", {}).values()
         ]
         body.append(cells)
-    heads = [f"gain, {name}" for name in spec["groups"]]
+    heads = [f"gain, {name}" for name in spec.get("groups", {})]
     return grid(["recipe", f"mean over {len(plain)} pairs", "gain", "pairs ahead", "worst pair", *heads], body)
 
 

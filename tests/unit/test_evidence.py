@@ -238,6 +238,23 @@ def test_pairs_and_their_means(tables: ModuleType, tmp_path: Path, monkeypatch: 
     ]
 
 
+def test_pairs_of_one_part_by_another_metric(
+    tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    rows = ["part,source,recipe,target,site,metric,mean"]
+    for metric, scale in {"surface_dice": 1.0, "dice": 0.5}.items():
+        rows += [f"from-a-one,a,supervised,b,b,{metric},{scale}", f"from-a-one,a,aiva,b,b,{metric},{0.5 * scale}"]
+        rows += [f"to-b-many,a+c,supervised,b,b,{metric},{0.25 * scale}", f"to-b-many,a+c,aiva,b,b,{metric},{scale}"]
+    _write(tmp_path / "page", "metrics.csv", "\n".join(rows) + "\n")
+    spec = {"data": "page", "part": "-many", "metric": "dice", "rows": {"aiva": "AIVA"}}
+    assert tables.pair_means(spec).splitlines() == [
+        "| recipe | mean over 1 pairs | gain | pairs ahead | worst pair |",
+        "| --- | --- | --- | --- | --- |",
+        "| AIVA | 0.500 | +0.375 | 1 of 1 | 0.500, a+c to b |",
+    ]
+
+
 def test_a_pair_is_what_was_made_for_its_target(
     tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
