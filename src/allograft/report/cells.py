@@ -233,7 +233,7 @@ def cell_beside(plan: Plan, line: Line, base: Line | None, site: str, metric: st
 
 def p_cell(compared: Comparison | None, common: str) -> Cell:
     """The adjusted p with the plain one and a note below it, or in its place why there is none;
-    what all rows share stands elsewhere."""
+    what most rows share stands elsewhere."""
     note = "" if compared is None or compared.note == common else compared.note
     if compared is None or compared.adjusted is None or compared.p is None:
         return Cell("–", _narrow(note), kind="quiet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from allograft.report.cells import (
@@ -51,8 +52,7 @@ def decision_table(
     """
     here = [line for line in lines if line.target == target]
     compared = compare(lines, plan, target)
-    notes = {comparison.note for comparison in compared.values()}
-    common = notes.pop() if len(notes) == 1 else ""
+    common = _common([comparison.note for comparison in compared.values()])
     first = Column("recipe", hint="in the order of the study; click to sort by it again")
     names = [Cell(line.title, badges_of(line), order, kind="name") for order, line in enumerate(here)]
     filled = [
@@ -65,6 +65,16 @@ def decision_table(
     ]
     rows = [(line.chosen, tuple(cells[order] for _, cells in filled)) for order, line in enumerate(here)]
     return Table(tuple(column for column, _ in filled), tuple(rows), common)
+
+
+def _common(notes: Sequence[str]) -> str:
+    """The note of more than half of the rows, to stand once; "" where a row has none.
+
+    >>> _common(["few", "no difference", "few"]), _common(["few", "", "few"])
+    ('few', '')
+    """
+    note, count = Counter(notes).most_common(1)[0] if notes else ("", 0)
+    return note if all(notes) and 2 * count > len(notes) else ""
 
 
 def _score(plan: Plan, here: Sequence[Line], target: str) -> list[Filled]:
