@@ -59,6 +59,6 @@ if __name__ == "__main__":
             2, f"{file}: no such file; run {study} --set 'target_labels={{fraction: [0.1, 0.25, 0.5, 1]}}' first\n"
         )
     measured = pd.read_csv(file).query("kind == 'measured'")
-    for part, rows in measured.fillna({"part": ""}).groupby("part"):
+    for part, rows in measured.assign(part=measured["part"].astype(object).fillna("")).groupby("part"):
         print(part)
         show(rows)
