@@ -150,13 +150,13 @@ def test_nothing_is_removed_unless_told_to(answers: Patch, allograft: Command) -
     listed = SimpleNamespace(found=("x",), size=3 * 2**20)
     answers("allograft.clean:leftovers", listed)
     answers("allograft.clean:lines_of", ["one", "two"])
-    answers("allograft.clean:remove", lambda found: removed.append(found) or 2**20)
+    answers("allograft.clean:remove", lambda found: removed.append(found) or 5 * 2**20)
     said = allograft("clean", "out").out
     assert said.splitlines() == [
         "one", "two", "dry run: nothing was removed; allograft clean out --yes removes 3.0 MiB"
     ]  # fmt: skip
     assert removed == []
-    assert allograft("clean", "out", "--yes").out.endswith("removed 1.0 MiB\n")
+    assert allograft("clean", "out", "--yes").out.endswith("removed 5.0 MiB\n")
     assert removed == [listed]
     listed.found = ()
     assert "dry run" not in allograft("clean", "out").out

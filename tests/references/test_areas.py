@@ -84,6 +84,9 @@ def test_paired_delong_against_another_package(score: str, covariance: float, p:
     limits = area_difference_limits(ours, theirs)
     assert limits is not None
     assert limits[0] < 0 < limits[1]
+    for level in (0.5, 0.8):
+        reach = float(stats.t.ppf((1 + level) / 2, found.dof)) * math.sqrt(found.variance)
+        assert area_difference_limits(ours, theirs, level) == pytest.approx((found.value - reach, found.value + reach))
 
 
 def test_several_images_a_subject_against_obuchowskis_own_program() -> None:
@@ -215,6 +218,7 @@ def test_limits_where_every_pair_is_in_order() -> None:
     assert area_limits(worst) == (0.0, pytest.approx(1 - 0.025 ** (1 / 4)))
     assert area_limits(best, 0.5) == (pytest.approx(0.25**0.25), 1.0)
     assert area_difference_limits(best, best) == pytest.approx((0.025**0.25 - 1, 1 - 0.025**0.25))
+    assert area_difference_limits(worst, worst, 0.5) == pytest.approx((0.25**0.25 - 1, 1 - 0.25**0.25))
     # three people with one eye of each kind
     eyes = area([1, 2, 3, 4, 5, 6], [False, True] * 3, "aabbcc")
     assert eyes is not None

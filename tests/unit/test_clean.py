@@ -12,7 +12,7 @@ import pytest
 from tests.unit.tiny import write_photographs
 
 from allograft import clean, load, run_study, tree
-from allograft.clean import Leftovers, leftovers, lines_of, remove
+from allograft.clean import Leftover, Leftovers, leftovers, lines_of, remove
 from allograft.cli import main
 from allograft.context import Store
 from allograft.context.lock import locked
@@ -266,3 +266,10 @@ def test_a_folder_that_no_study_wrote_is_refused(
         main()
     assert done.value.code == 2
     assert "holds no study.json; expected the output folder of 'allograft study'" in capsys.readouterr().err
+
+
+def test_sizes_are_in_powers_of_two() -> None:
+    found = (Leftover("unit", "abc", 700 * 2**20), Leftover("journal", "abc", 2**29))
+    first, *lines = lines_of(Leftovers(Path("out"), found, 3 * 2**30))
+    assert first.startswith("out: 3.00 GiB in")
+    assert {line.split()[-2] for line in lines} == {"700.0", "512.0"}

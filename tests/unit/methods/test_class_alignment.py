@@ -186,6 +186,17 @@ def test_each_source_site_has_the_moments_of_the_labelled_target(tmp_path: Path)
         assert transform.aligned(case) is case
 
 
+def test_the_target_is_every_labelled_site_together(tmp_path: Path) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 2, "b": 2, "c": 3}))
+    (source, first, second), names = map(cohort.site, "abc"), ("background", "vessel")
+    own = moments_by_case([source, first, second], 2)
+    new = new_moments([source], [first, second], own, names)
+    together = replace(first, cases=first.cases + second.cases)
+    assert all(torch.equal(new[name], one) for name, one in new_moments([source], [together], own, names).items())
+    for alone in (first, second):
+        assert any(not torch.equal(new[name], one) for name, one in new_moments([source], [alone], own, names).items())
+
+
 def test_what_trains_is_aligned_and_the_target_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context, scenario, network = a_row_of(tmp_path, augmentation="none", budget={"steps": 4, "batch_size": 6})
     seen: dict[str, Tensor] = {}

@@ -142,6 +142,9 @@ def test_volumes_and_tiny_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="a side of 16 pixels, expected at least 24"):
         smallest_side([read(write_photographs(tmp_path / "p", {"a": 2}))])
     assert smallest_side([read(write_photographs(tmp_path / "q", {"a": 2}, size=(40, 30)))]) == 30
+    sizes = (40, 32), (28, 36)
+    cohorts = [read(write_photographs(tmp_path / str(size), {"a": 1}, size=size)) for size in sizes]
+    assert smallest_side(cohorts) == 28
 
 
 def _network() -> Any:

@@ -111,6 +111,15 @@ def test_the_donor_depends_on_the_seed_and_carries_no_label(tmp_path: Path) -> N
     assert any(not torch.equal(drawn[0], other) for other in drawn[2:])
 
 
+def test_the_donor_is_of_any_source_site(tmp_path: Path) -> None:
+    cohort = read(write_photographs(tmp_path, {"a": 1, "b": 1}))
+    drawn = [
+        drawn_scan((cohort.site("a"), cohort.site("b")), torch.Generator().manual_seed(seed))[0].cases[0]
+        for seed in range(8)
+    ]
+    assert set(drawn) == {case.name for case in cohort.cases}
+
+
 def test_padding_counts_on_neither_side(tmp_path: Path) -> None:
     (image,) = _images(1, 1, 6, 5, 4)
     padded = torch.nn.functional.pad(image, (1, 1, 2, 1, 3, 3), value=float(image.min()))

@@ -103,6 +103,7 @@ def test_what_has_no_margin_is_refused(tmp_path: Path) -> None:
     small = cohort.where(lambda case: case.labels["label"] == "small")
     with pytest.raises(SpecError, match="no source image is large"):
         Ldam().check(Scenario(source=(small,)), a_network(), context)
+    Ldam().check(Scenario(source=(small, cohort)), a_network(), context)
     with pytest.raises(SpecError, match="margins are those of classes"):
         Ldam().check(Scenario(source=(cohort,)), a_network(), a_context())
     with pytest.raises(SpecError, match="no head for labels"):

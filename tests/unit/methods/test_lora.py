@@ -10,6 +10,7 @@ import torch
 from tests.contract.world import run, session_of, write_cohort
 
 from allograft.context import Store
+from allograft.methods.lora import rest
 
 CONTRACT = {"options": {"rank": 1, "alpha": 64.0}}
 
@@ -42,3 +43,11 @@ def test_a_higher_rank_moves_more_parameters(tmp_path: Path) -> None:
         moved += {record.cost["trainable_parameters"] for record in records.values() if record.unit == row.unit}
     assert len(moved) == 2
     assert moved[0] < moved[1]
+
+
+def test_what_learns_in_part_does_not_rest() -> None:
+    frozen = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2)).requires_grad_(False)
+    tuned = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1).requires_grad_(False), torch.nn.BatchNorm2d(2))
+    whole = torch.nn.Sequential(frozen, tuned, torch.nn.Dropout())
+    rest(whole)
+    assert [module.training for module in (whole, *frozen, *tuned, whole[2])] == [True, False, False, False, True, True]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from allograft.batch import Batch
 from allograft.cohort import Cohort
 from allograft.context import Budget
 from allograft.errors import SpecError
+from allograft.methods import mean_teacher
 from allograft.methods.mean_teacher import (
     TEACHER,
     THETA,
@@ -172,6 +174,26 @@ def test_both_views_are_of_one_crop_under_draws_of_their_own(patch: tuple[int, .
     still = TwoDraws("none", patch)(cohort.case(0), rng(3))
     assert torch.equal(still.image, still.views[TEACHER])
     torch.testing.assert_close(still.attributes[THETA].view(2, 3), torch.eye(3)[:2])
+
+
+@pytest.mark.parametrize("spacing", [None, [1.0, 3.0]])
+def test_both_views_and_what_lies_between_them_know_the_spacing(
+    spacing: list[float] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = Draw((30.0,), 0.1, (True, False)), Draw((-20.0,), 0.3)
+    left = iter(draws)
+    monkeypatch.setattr(mean_teacher, "draw", lambda *given: next(left))
+    case = read(write_photographs(tmp_path, {"a": 1})).unlabelled().case(0)
+    region = (torch.arange(256) % 3 > 0).view(1, 1, 16, 16)
+    case = replace(case, region=region, spacing=None if spacing is None else torch.tensor([spacing]))
+    made = TwoDraws("strong")(case, rng())
+    student, moved = apply(case.image[0], {"region": region[0]}, draws[0], rng(), spacing=spacing)
+    teacher, _ = apply(case.image[0], {}, draws[1], rng(), spacing=spacing)
+    assert torch.equal(made.image[0], student)
+    assert torch.equal(made.views[TEACHER][0], teacher)
+    assert made.region is not None
+    assert torch.equal(made.region[0], moved["region"])
+    torch.testing.assert_close(made.attributes[THETA].view(2, 3), theta_between(*draws, (16, 16), spacing).float())
 
 
 # ---------------------------------------------------------- the loss

@@ -7,6 +7,7 @@ import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from allograft.cohort.prepared_images import file_hash
 from allograft.context import Budget, Context
 from allograft.errors import MissingWeightsError, ModelError, SpecError
 from allograft.methods import mris
-from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep
+from allograft.methods.mris import Mris, OfTheImageAlone, TripletStep, paired
 from allograft.networks import build
 from allograft.networks.fetch import _timm
 from allograft.phantoms.knee import write_knee
@@ -393,3 +394,10 @@ def test_both_encoders_start_from_published_weights_and_the_stage_says_so(
     assert recipe._said(Scenario(source=(cohort,)), torch.zeros(3))["encoders"] == f"timm:{name}"
     with pytest.raises(SpecError, match=r"weights is 'imagenet'; expected timm:NAME"):
         Mris(weights="imagenet")
+
+
+def test_pairs_are_taken_of_every_site_that_has_some() -> None:
+    sites: Any = [
+        SimpleNamespace(labelled=lambda key, cases=cases: {"paired": cases}[key]) for cases in ("ab", "", "c")
+    ]
+    assert paired(sites) == ["ab", "c"]

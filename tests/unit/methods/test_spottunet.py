@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,8 @@ def test_the_heat_map_counts_the_images_for_which_a_block_is_tuned(tmp_path: Pat
             return torch.stack([1 - frozen, frozen], -1)
 
     network.policy = Policy()
-    share = tuned_share(network, [cohort], a_context().fabric)
+    parts = [replace(cohort, cases=cases) for cases in (cohort.cases[:2], cohort.cases[2:])]
+    share = tuned_share(network, parts, a_context().fabric)
     assert share.tolist() == pytest.approx([2 / 5, 1.0, *[0.0] * 4])
     assert network.training
     figure = policy_figure(network, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 0.125]))

@@ -107,6 +107,9 @@ def test_a_file_holds_what_memory_does_not(tmp_path: Path) -> None:
         said[0] == f"keeping features of 2 cases, {a_case / 2**20:.1f} MiB each, {2 * a_case / 2**20:.0f} MiB in memory"
     )
     assert said[1].endswith(f"in a file in {tmp_path / 'unit'}")
+    with trainable(network, "top"):
+        OnKept(loss, FrozenOutputs(10**6, say=said.append, in_memory=2**60))(network, a_batch(0, 1))
+    assert said[2].endswith(f" {10**6 * a_case / 2**20:.0f} MiB in memory")
     del kept
     gc.collect()
 

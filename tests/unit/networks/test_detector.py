@@ -108,6 +108,18 @@ def test_the_stated_stride_is_that_of_the_finest_level(backbone: str) -> None:
     assert tuple(finest.shape[-2:]) == (2 * multiple // stride, 4 * multiple // stride)
 
 
+@pytest.mark.parametrize(
+    ("anchors", "sizes"), [([8, 24], ((8, 24),) * 3), ([8, 16, 48], ((8,), (16,), (48,)))], ids=["shared", "a-level"]
+)
+def test_its_options_reach_the_parts_of_torchvision(anchors: list[int], sizes: tuple[tuple[int, ...], ...]) -> None:
+    options = {"anchors": anchors, "detections": 7, "score": 0.2, "overlap": 0.3}
+    made = build({"build": {"faster_rcnn": {**SPEC["build"]["faster_rcnn"], **options}}})
+    assert isinstance(made, Network)
+    roi, rpn = _head(made).roi_heads, _head(made).rpn
+    assert rpn.anchor_generator.sizes == sizes
+    assert (roi.detections_per_img, roi.score_thresh, roi.nms_thresh) == (7, 0.2, 0.3)
+
+
 def test_what_it_cannot_give_is_refused() -> None:
     for arguments, words in (({"outputs": {"mask": 2}}, "gives 'boxes'"), ({"backbone": "vgg"}, "expected one of")):
         with pytest.raises(SpecError, match=words):

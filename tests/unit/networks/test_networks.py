@@ -116,6 +116,15 @@ def test_frozen_stages_of_swin_unetr_are_fused_and_give_the_same(key: str, monke
         )
 
 
+def test_stages_of_swin_unetr_learn_behind_a_frozen_embedding() -> None:
+    network, image = copy.deepcopy(made("swin_unetr")), images("swin_unetr")
+    embedding, *stages = [level["stage"] for level in network.encoder.levels if "stage" in level]  # type: ignore[union-attr]
+    embedding.requires_grad_(False)
+    uneven(network(image)["mask"]).backward()
+    for stage in stages:
+        assert all(p.grad is not None for p in stage.blocks.parameters())
+
+
 def test_the_skip_blocks_of_swin_unetr_belong_to_its_encoder() -> None:
     network = made("swin_unetr-3d")
     ours = {theirs.split(".")[0]: name.split(".")[0] for theirs, name in network.aliases.items()}

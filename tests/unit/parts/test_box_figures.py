@@ -78,6 +78,7 @@ def test_pictures_show_both_kinds_of_boxes_and_the_clone(tmp_path: Path, backgro
     cohort = Cohort.read(manifest, Detection(("cell",)).coding)
     corrected = cohort.relabelled({case.name: boxes([30.0, 30, 60, 60], A) for case in cohort.cases[:1]})
     assert [len(each) for each in boxes_of([corrected])] == [2, 1]
+    assert [len(each) for each in boxes_of([corrected, corrected])] == [2, 1, 2, 1]
     figure = correction_images([cohort], [corrected], background)
     assert [len(row) for row in figure.rows] == [columns, columns]
     assert figure.captions[0][:2] == ("boxes that came: 1", "corrected: 2")

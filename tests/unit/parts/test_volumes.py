@@ -59,6 +59,8 @@ def test_tiles_are_bounded_by_the_short_side_and_slices_need_none(tmp_path: Path
     wide = read(write_photographs(tmp_path / "wide", {"a": 1}, size=(10, 16)))
     with pytest.raises(SpecError, match=r"10 x 16 pixels and .* 12 x 12 tiles; ask for at most 100 shots"):
         checked_volumes([wide], 1, 12)
+    with pytest.raises(SpecError, match="10 x 16 pixels"):
+        checked_volumes([read(write_photographs(tmp_path / "large", {"a": 1})), wide], 1, 12)
     scans = read(write_volumes(tmp_path / "scans", [(6, 6, 3)]), slices=Slices(2))
     network: Any = SimpleNamespace(multiple=4)
     check_tiles([scans], 3, network)

@@ -76,6 +76,11 @@ def test_limits_stay_inside_and_mirror() -> None:
     mirrored = score_limits(1 - values)
     assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
     assert score_limits([1.0, 1.0, 1.0]) == (1.0, 1.0)
+    for level in (0.5, 0.8):
+        reach = [float(logit(limit)) for limit in score_limits([0.7, 0.8, 0.9], level)]
+        usual = [float(logit(limit)) for limit in score_limits([0.7, 0.8, 0.9])]
+        share = float(stats.t.ppf((1 + level) / 2, 2) / stats.t.ppf(0.975, 2))
+        assert reach[1] - reach[0] == pytest.approx(share * (usual[1] - usual[0]))
     assert score_limits([0.0, 0.0]) == (0.0, 0.0)
     assert t_limits(values)[1] > 1  # which is why a score has the other
 

@@ -22,6 +22,7 @@ from allograft.results.head_to_head import (
     HeadToHead,
     Unmatched,
     differences,
+    metrics_of,
     ordinals_of,
     worst,
 )
@@ -177,6 +178,11 @@ def test_every_column_of_the_cases(tmp_path: Path) -> None:
     assert (rows[4]["case"], rows[4]["ordinal"], rows[4]["note"]) == ("c9", "S003", "left out: B has no row")
     assert len(rows) == 5
     assert found.sites == ["s", "t"]
+
+
+def test_scores_that_only_later_cases_have_are_columns_too() -> None:
+    cases = [{"case": "a", "dice": 0.1}, {"case": "b", "hd95": 3.0, "iou/x": 0.2, "iou/y": 0.4}]
+    assert metrics_of(cases, "hd95") == ["hd95", "dice", "iou/x", "iou/y"]
 
 
 def test_the_worst_cases_are_those_of_the_worse_of_the_two() -> None:

@@ -213,6 +213,8 @@ def test_what_a_test_set_can_show_is_at_the_level_of_all_rows(alternative: Any, 
     found = reach_of(0.1, 8, 4, statistics, exact=True)
     assert (found.sd, found.subjects) == (0.1, 8)
     assert (found.sd_low, found.sd_high) == sd_limits(0.1, 8)
+    low, high = sd_limits(0.1, 8, 0.5)
+    assert found.sd_low < low < 0.1 < high < found.sd_high
     assert found.sd_low < 0.1 < found.sd_high
     from allograft.results.power import power, smallest_difference, subjects_needed
 

@@ -240,6 +240,8 @@ def test_a_pooled_mean_has_the_interval_of_the_mean() -> None:
     drawn = values[np.random.default_rng(0).integers(15, size=(9999, 15))].mean(1)
     # a subject drawn twice counts twice
     assert found == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.05)
+    half = bootstrap_pooled([cases], None, mean_over_subjects, draws=2000, level=0.5)["dice"]
+    assert half == pytest.approx(np.quantile(drawn, (0.25, 0.75)), abs=0.05)
     twice, once = (
         bootstrap_pooled(each, None, mean_over_subjects, draws=200)["dice"] for each in ([cases, cases], [cases])
     )

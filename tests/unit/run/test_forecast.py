@@ -192,3 +192,7 @@ def test_every_column_of_the_plan() -> None:
     assert table.title == "2 units, 1 to do"
     assert "about 3 min 20 s to go" in str(table.caption)
     assert "about 3.0 GiB of the 5 MiB that are free" in str(table.caption)
+
+
+def test_room_is_in_powers_of_two() -> None:
+    assert [room._gib(size) for size in (700 * 2**20, 1.5 * 2**30)] == ["700 MiB", "1.5 GiB"]

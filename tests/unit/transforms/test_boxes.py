@@ -90,3 +90,16 @@ def test_a_sample_takes_its_boxes_along() -> None:
     assert boxes.xyxy[0].tolist() == pytest.approx(_bounds(made.image[0, 0] > 0.5), abs=1.5)
     hidden = Sample("strong", (36, 36))(Batch(case.image, case.site, ("a",), {"boxes": (None,)}), torch.Generator())
     assert hidden.labels["boxes"] == (None,)
+
+
+@pytest.mark.parametrize("spacing", [None, [1.0, 3.0]])
+def test_a_sample_moves_pixels_and_boxes_by_the_spacing_of_its_case(spacing: list[float] | None) -> None:
+    boxes = Boxes(torch.tensor([BOX]), torch.tensor([1]))
+    known = None if spacing is None else torch.tensor([spacing])
+    case = Batch(_block()[None], torch.zeros(1), ("a",), {"boxes": (boxes,)}, spacing=known)
+    drawn, rng = Draw(angles=(40.0,)), torch.Generator()
+    made = Sample().drawn(case, drawn, rng)
+    assert torch.equal(made.image[0], apply(case.image[0], {}, drawn, rng, spacing=spacing)[0])
+    (moved,) = made.labels["boxes"]
+    assert isinstance(moved, Boxes)
+    assert torch.equal(moved.xyxy, move_boxes(boxes, drawn, SHAPE, size=SHAPE, spacing=spacing).xyxy)
