@@ -37,6 +37,17 @@ def seen(count: int = 4) -> Batch:
     return replace(case("a"), image=torch.rand(count, 1, 8, 8, generator=rng), cases=tuple(map(str, range(count))))
 
 
+def test_keys_and_queries_are_embedded_in_evaluation_mode() -> None:
+    database, image = a_database(), seen().image
+    before = database.make(image).image, keys_of(database.key, image)
+    database.query.train()
+    database.key.train()
+    after = database.make(image).image, keys_of(database.key, image)
+    assert all(map(torch.equal, before, after))
+    assert database.query.training
+    assert database.key.training
+
+
 def test_a_query_that_equals_a_key_returns_its_image() -> None:
     keys, images = torch.randn(5, 4), torch.rand(5, 2, 3)
     torch.testing.assert_close(synthesise(keys, keys, images, 1), images)

@@ -17,6 +17,7 @@ from allograft.methods.adaptsegnet import AdaptSegNet, Discriminator, auxiliary_
 from allograft.networks import Wrapped, build
 from allograft.recipe import Scenario
 from allograft.tasks.classification import Classification
+from allograft.tree import digest
 
 CONTRACT = {
     "options": {
@@ -84,6 +85,15 @@ def test_the_inner_feature_is_what_enters_the_last_stage(name: str, arguments: d
     with captured(head.place[0]) as seen:
         output = network(image)["mask"]
     assert head(seen[0], image.shape[2:]).shape == output.shape
+
+
+@pytest.mark.parametrize("channels", [[4, 8], [4, 8, 16]])
+def test_the_look_for_the_inner_feature_moves_no_running_statistics(channels: list[int]) -> None:
+    network = _network("unet", channels=channels, norm="batch").train()
+    before = digest(network)
+    head = auxiliary_head(network, torch.rand(2, 1, 16, 16), 2)
+    assert digest(network) == before
+    assert sorted(dict(head.named_parameters())) == ["convolution.bias", "convolution.weight"]
 
 
 def test_networks_and_tasks_without_segmentations_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,22 @@ def test_the_loss_of_noise_is_its_mean_square() -> None:
     kept = recipe.kept.float()[time].reshape(-1, 1, 1, 1)
     predicted = predicted_noise(network, kept.sqrt() * batch.image + (1 - kept).sqrt() * noise, time)
     assert recipe.objective(network, batch)["noise"].item() == pytest.approx(((predicted - noise) ** 2).mean().item())
+
+
+def test_the_validation_loss_is_of_all_probed_steps_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def watched(network: Network, image: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        seen.append((network.training, *time.unique().tolist()))
+        return torch.full_like(image, len(seen))
+
+    monkeypatch.setattr("allograft.methods.denoising_diffusion.predicted_noise", watched)
+    network = a_network().train()
+    recipe, batch = DenoisingDiffusion(loss="noise", train_steps=32, inference_steps=2), a_batch(64)
+    loss = recipe.validation_loss(network, batch)
+    assert seen == [(False, 4), (False, 12), (False, 20), (False, 28)]
+    assert network.training
+    assert float(loss) == pytest.approx(sum(1 + n * n for n in (1, 2, 3, 4)) / 4, rel=0.05)  # of noise of variance 1
 
 
 def test_noise_and_steps_are_drawn_in_the_loader() -> None:

@@ -136,6 +136,8 @@ def test_an_averaged_beta_needs_a_first_that_no_target_has_changed() -> None:
         SpecError, match=r"one model for all targets, and first, 'finetune', is adapted to one; choose per-pair"
     ):
         parse_recipe({"fourier": {"beta": "averaged", "first": "finetune"}})
+    with pytest.raises(SpecError, match="first, 'adabn', is adapted to one"):  # by images alone
+        parse_recipe({"fourier": {"beta": "averaged", "first": "adabn"}})
     parse_recipe({"fourier": {"beta": "per-pair", "first": "finetune"}})
 
 

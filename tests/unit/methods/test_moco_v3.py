@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.unit.pretraining import a_pretraining, pool_of, rng
 from allograft.batch import Batch
 from allograft.context import Budget, Settings
 from allograft.errors import SpecError
-from allograft.methods.moco_v3 import Contrast, MocoV3, contrast, momentum_at
+from allograft.methods.moco_v3 import Contrast, Following, MocoV3, contrast, momentum_at
 from allograft.networks import Wrapped
 from allograft.seeds import Seeds
 
@@ -128,6 +129,15 @@ def test_slow_copies_follow_by_the_momentum() -> None:
     for name, p in objective.named_parameters():
         if name.startswith("slow"):
             torch.testing.assert_close(p, before[name] + 0.25)
+
+
+def test_slow_copies_follow_ever_less_before_each_step() -> None:
+    told: list[Any] = []
+    slow = SimpleNamespace(follow=lambda network, momentum: told.append((network, momentum)))
+    following = Following(lambda batch: told.append(batch), slow, "network", 0.5, 3)  # type: ignore[arg-type, return-value]
+    for number in range(3):
+        following(number)  # type: ignore[arg-type]
+    assert told == [each for number in range(3) for each in (("network", momentum_at(number, 3, 0.5)), number)]
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

@@ -242,6 +242,13 @@ def test_an_image_without_a_box_is_blurred_whole() -> None:
     assert made.std() < 0.4 * image.std()
 
 
+@pytest.mark.parametrize("rows", [[], [[4.0, 4, 20, 20]]], ids=["no box", "a box"])
+def test_a_clone_has_the_range_of_its_image(rows: list[list[float]]) -> None:
+    image = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    moved = cloned(3 * image - 7, _boxes(*rows), "weak")
+    torch.testing.assert_close(moved, 3 * cloned(image, _boxes(*rows), "weak") - 7, rtol=0, atol=0.05)
+
+
 def test_an_image_is_cloned_in_grey_or_in_colour_alone() -> None:
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     box = _boxes([4.0, 4, 20, 20])

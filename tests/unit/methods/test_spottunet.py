@@ -90,6 +90,13 @@ def test_one_is_frozen_and_zero_is_tuned_image_by_image() -> None:
     torch.testing.assert_close(mixed[1], tuned[1])
 
 
+def test_the_noise_has_its_say_in_which_blocks_are_tuned() -> None:
+    network = _spotted().eval()
+    noise = torch.zeros(2, 4, 2)
+    noise[0, :, 1] = noise[1, :, 0] = 1e3
+    assert network(torch.rand(2, 1, 16, 16), noise)["policy"].tolist() == [[1.0] * 4, [0.0] * 4]
+
+
 def test_the_frozen_copy_stays_as_it_is_and_in_evaluation_mode() -> None:
     network = _spotted("batch").train()
     assert not any(module.training for module in network.frozen.modules())

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.unit.tiny import a_context, read, write_photographs, write_volumes
-from torch import nn
+from torch import Tensor, nn
 
 from allograft.batch import Batch
 from allograft.cohort import Cohort, Slices
@@ -21,7 +22,7 @@ from allograft.methods.mmtl import Mmtl
 from allograft.methods.start import Start
 from allograft.networks import build
 from allograft.networks.network import Wrapped
-from allograft.parts.feature_series import MOST, Series, groups_of
+from allograft.parts.feature_series import CELLS, MOST, Series, groups_of
 from allograft.recipe import Needs, Scenario
 from allograft.step import GradientStep
 from allograft.tree import digest
@@ -96,6 +97,24 @@ def test_a_run_that_was_killed_shows_the_same(
     again, _ = ran(recipe, scenario, tmp_path / "killed")
     assert len(calls) == 4  # one step was interrupted
     assert again == figures
+
+
+def test_it_is_the_last_feature_in_evaluation_mode_that_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, image = a_network().train(), torch.rand(5, 1, 16, 16)
+    series, seen = Series(network, {"a": ()}, a_context()), []
+    expected = F.adaptive_avg_pool2d(network.encoder(image)[-1], CELLS).flatten(1)
+    torch.testing.assert_close(series._last(image), expected)
+    monkeypatch.setattr("allograft.parts.feature_series.images_in_order", lambda cohorts, size: [image])
+    real = Series._last
+
+    def watched(self: Series, image: Tensor) -> Tensor:
+        seen.append(self.network.training)
+        return real(self, image)
+
+    monkeypatch.setattr(Series, "_last", watched)
+    series.points()
+    assert seen == [False]
+    assert network.training
 
 
 def test_what_it_needs_and_what_it_refuses(scenario: Scenario) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.unit.pretraining import a_pretraining, pool_of, rng
 from tests.unit.tiny import read, write_photographs, write_volumes
-from torch import nn
+from torch import Tensor, nn
 
 from allograft.batch import Batch, collate
 from allograft.cohort import Slices
@@ -251,6 +251,21 @@ def test_the_autoencoder_finds_alike_what_is_alike(dims: int) -> None:
     apart = torch.cdist(found, found)
     assert apart[:6, :6].max() < apart[:6, 6:].min()
     assert Autoencoder(2, dims)(torch.zeros(1, 2, *(side,) * dims)).shape == (1, 2, *(side,) * dims)
+
+
+def test_the_autoencoder_learns_from_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[float] = set()
+    real = Autoencoder.forward
+
+    def watched(self: Autoencoder, image: Tensor) -> Tensor:
+        seen.update(image.flatten(1).sum(1).tolist())
+        return real(self, image)
+
+    monkeypatch.setattr("allograft.parts.visual_words.STEPS", 20)
+    monkeypatch.setattr("allograft.parts.visual_words.BATCH", 2)
+    monkeypatch.setattr(Autoencoder, "forward", watched)
+    codes(torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, SIDES[2], SIDES[2]), Seeds(0))
+    assert len(seen) == 5
 
 
 def test_words_of_a_pool_are_crops_at_their_places(tmp_path: Path) -> None:

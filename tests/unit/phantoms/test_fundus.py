@@ -98,6 +98,11 @@ def test_eyes_have_vessels_out_of_the_disc_and_none_in_the_macula() -> None:
     assert len({bool(eye.disc[:, :32].any()) for eye in eyes(20)}) == 2  # left and right eyes
 
 
+def test_veins_are_wider_than_arteries() -> None:
+    drawn = eyes(6, 96)
+    assert sum(eye.vein.sum() for eye in drawn) > 1.1 * sum(eye.artery.sum() for eye in drawn)
+
+
 def test_masks_match_the_image() -> None:
     clean = replace(fundus.SHIFTS["none"], noise=0.0, blur=0.0)
     for number, eye in enumerate(eyes(5)):

@@ -104,7 +104,9 @@ def test_a_quarter_of_a_window_overlaps() -> None:
     """20 columns, windows of 8: by steps of 6 they begin at 0, 6 and 12."""
     predictor = Thresholded()
     image = torch.arange(20.0).expand(1, 1, 8, 20)
-    windowed_prediction(predictor, replace(case("a"), image=image), (8, 8))
+    labelled = replace(case("a"), image=image, labels={"label": torch.tensor([1])})
+    windowed_prediction(predictor, labelled, (8, 8))
+    assert not any(batch.labels for batch in predictor.seen)
     assert [float(image[0, 0, 0]) for batch in predictor.seen for image in batch.image] == [0.0, 6.0, 12.0]
 
 

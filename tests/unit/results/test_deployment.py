@@ -198,6 +198,23 @@ def test_groups_of_the_validation_are_scored_one_by_one() -> None:
     }
 
 
+def test_a_group_of_the_validation_without_every_class_has_no_mean_over_classes() -> None:
+    from allograft.cohort import Case
+
+    task = Classification(("no", "some", "all"))
+    cases = [
+        Case(f"c{n}", subject=f"s{n}", site="a", image=(Path(f"c{n}.png"),), attributes={"sex": "fm"[n % 2]})
+        for n in range(40)
+    ]
+    labels = [n // 2 % (3 - n % 2) for n in range(40)]  # of men none has all
+    scored = [
+        {"case": f"c{n}", "subject": f"s{n}", "label": label, "probabilities": torch.eye(3)[label].tolist()}
+        for n, label in enumerate(labels)
+    ]
+    (audit,) = validation_audits(task, scored, cases)
+    assert {one["name"]: one["scores"]["auroc"] for one in audit["groups"]} == {"f": 1.0, "m": None}
+
+
 def test_outside_the_region_nothing_is_said_of_calibration() -> None:
     mask = torch.tensor([[0, 1], [1, -100]])
     region = torch.tensor([[True, True], [False, True]])
