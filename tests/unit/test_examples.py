@@ -53,11 +53,12 @@ SIDES = {
     "diffmic": 112,
     "diffmic_pneumonia": 64,
     "catenorm_vessels": 32,
+    "united": 24,
     "united_radiographs": 24,
     **dict.fromkeys(("organs_metamedseg", "organs_all_data", "organs_losses"), 24),
 }
 """Pixels along a side that an example needs: regions are chosen among the cells of the last feature,
-a normalisation needs two, or the network takes tiles of a multiple of 4."""
+a normalisation needs two, crops have several places, or the network takes tiles of a multiple of 4."""
 
 
 def sites_of(study: Study) -> tuple[str, ...]:
