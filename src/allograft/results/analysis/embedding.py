@@ -30,8 +30,8 @@ from allograft.study.world import World
 FURTHER = 60
 """``MOST`` for the lines that a report folds away: enough to see groups, and the time of a table's
 many lines stays in bounds."""
-VOLUME = 3
-"""Images that a volume, or a scan in slices, counts as: it takes as long as many."""
+IMAGES_PER_VOLUME = 3
+"""A volume, or a scan in slices, counts as so many images: it takes longer."""
 COMPONENTS, PERPLEXITY, FEWEST = 50, 30.0, 8
 """Principal components that t-SNE gets at most, its perplexity at most, and the cases below which
 it has no meaning."""
@@ -85,7 +85,7 @@ def embeddings_of(
         task, fold = world.study.made_task, run.row.fold
         groups = groups_of(world, line.target, fold)
         options: dict[str, Any] = {"title": f"{line.title} at {line.target}", "sites": sites_of(card)}
-        options |= {"most": most // VOLUME if of_volumes(groups) else most, "known": known[folder]}
+        options |= {"most": most // IMAGES_PER_VOLUME if of_volumes(groups) else most, "known": known[folder]}
         by_loss = embedding(predictor, task, groups, **options)
         if by_loss is not None:
             classes = by_class(predictor, task, unseen_of(world, line.target, fold), **options)

@@ -18,7 +18,7 @@ from allograft.cohort import Cohort, Whole
 from allograft.results.analysis.features import MOST, Known, Seen, encoder_of, features, in_turn, loss_of, one_feature
 from allograft.results.record import Record, measured
 from allograft.tasks import Task
-from allograft.tree import DamagedFile, load, save
+from allograft.tree import load_whole, save
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,7 @@ def known_of(folder: Path, records: Iterable[Record], task: Task) -> Known:
     """
     known: Known = {}
     for record in records:
-        path = folder / f"{record.name}.safetensors"
-        try:
-            kept = load(path) if path.exists() else None
-        except DamagedFile:
-            continue
+        kept = load_whole(folder / f"{record.name}.safetensors")
         if kept is None or kept["data"] != record.data:
             continue
         rows = dict(zip(kept["cases"], kept["rows"].numpy(), strict=True))
