@@ -70,8 +70,8 @@ def decision_table(
 def _common(notes: Sequence[str]) -> str:
     """The note of more than half of the rows, to stand once; "" where a row has none.
 
-    >>> _common(["few", "no difference", "few"]), _common(["few", "", "few"])
-    ('few', '')
+    >>> _common(["few", "no difference", "few"]), _common(["few", "", "few"]), _common(["few", "no difference"])
+    ('few', '', '')
     """
     note, count = Counter(notes).most_common(1)[0] if notes else ("", 0)
     return note if all(notes) and 2 * count > len(notes) else ""
